@@ -1,0 +1,73 @@
+"""The selective scan along any number of paths: one operator, several backends.
+
+`selective_scan` checks its arguments and calls `torch.ops.vimamba.selective_scan` (op.py), which
+models call directly. The definition is in reference.py; chunked.py and cpu.py compute the same,
+faster.
+"""
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
+from vimamba_kernels.selective_scan.checks import check_arguments, check_paths
+
+__all__ = ["selective_scan"]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    paths: Tensor | None = None,
+    merge: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """Selective scan (Gu and Dao 2023, arXiv:2312.00752) along K paths over the same L tokens.
+
+    Path k visits the tokens paths[k, 0], paths[k, 1], ...; with dt = softplus(delta + delta_bias),
+    in float32,
+
+        h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = 0
+        y[t] = sum over N of C[t] * h[t], plus D * u[t]
+
+    Everything is read and written at the tokens' own positions, so any order costs the same.
+
+    Args:
+        u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.
+        delta: (B, K, L, D), like B, C and z of the same dtype as `u`.
+        A: (K, D, N), normally negative. A, D and delta_bias may have any floating dtype and are
+            used in at least float32.
+        B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighbouring channels.
+        C: Shaped as `B`.
+        D: (K, D), the weight of the skip connection.
+        z: (B, L, D); the output is multiplied by silu(z).
+        delta_bias: (K, D), added to `delta`.
+        delta_softplus: Whether `delta` passes through softplus (linear above 20).
+        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
+            order. -1 is a zero token: u, delta, B and C are zero there, so the state decays, and
+            the output is dropped.
+        merge: Whether to return the sum over the paths.
+        backend: "cpu" (compiled by numba), "chunked" or "reference" (PyTorch); "auto" takes the
+            environment variable VIMAMBA_BACKEND or else the fastest one that can run.
+
+    Returns:
+        (B, L, D), or (B, K, L, D) without `merge`, in the dtype of `u`. A token that a path never
+        visits gets zero from it.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: A shape, a device, a path or the backend is wrong.
+    """
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
+    if paths is not None:
+        check_paths(paths, u.shape[-2])
+    return torch.ops.vimamba.selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, merge, backend
+    )

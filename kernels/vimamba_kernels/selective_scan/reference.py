@@ -1,0 +1,113 @@
+"""The definition of the selective scan: a readable loop over the steps of every path.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+) -> Tensor:
+    """Selective scan (Gu and Dao 2023, arXiv:2312.00752, alg. 2); arguments as the op's.
+
+    Computes in float64 if `u` is float64 and in float32 otherwise; differentiable by autograd.
+    """
+    dtype = compute_dtype(u)
+    length, channels = u.shape[-2:]
+    u_steps = to_steps(per_path(u, delta).to(dtype), paths)
+    dt = softplus(biased_steps(delta.to(dtype), delta_bias, paths), delta_softplus)
+    B_steps = to_steps(_per_channel(B, channels).to(dtype), paths)
+    C_steps = to_steps(_per_channel(C, channels).to(dtype), paths)
+    A = A.to(dtype)
+
+    h = u_steps.new_zeros(dt.shape[0], *A.shape)
+    outputs = []
+    for t in range(dt.shape[2]):
+        dt_t, u_t = dt[:, :, t, :, None], u_steps[:, :, t, :, None]
+        h = torch.exp(dt_t * A) * h + dt_t * B_steps[:, :, t] * u_t
+        outputs.append((C_steps[:, :, t] * h).sum(-1))
+    y = torch.stack(outputs, dim=2)
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * u_steps
+    return finish(to_tokens(y, paths, length), z, merge, u.dtype)
+
+
+def linear_recurrence_loop(log_decay: Tensor, write: Tensor) -> Tensor:
+    """h[t] = exp(log_decay[t]) * h[t - 1] + write[t] along dimension 2, from h[-1] = 0."""
+    h = torch.zeros_like(write[:, :, 0])
+    states = []
+    for t in range(write.shape[2]):
+        h = log_decay[:, :, t].exp() * h + write[:, :, t]
+        states.append(h)
+    return torch.stack(states, dim=2)
+
+
+def _per_channel(x: Tensor, channels: int) -> Tensor:
+    """(B, K, L, N) or (B, K, G, L, N) to (B, K, L, D, N)."""
+    x = x.unsqueeze(2) if x.dim() == 4 else x
+    return x.repeat_interleave(channels // x.shape[2], dim=2).transpose(2, 3)
+
+
+def compute_dtype(u: Tensor) -> torch.dtype:
+    """float64 for float64, otherwise float32."""
+    return torch.float64 if u.dtype == torch.float64 else torch.float32
+
+
+def per_path(u: Tensor, delta: Tensor) -> Tensor:
+    """(B, L, D), shared by the paths, or (B, K, L, D) to (B, K, L, D)."""
+    return u if u.dim() == 4 else u.unsqueeze(1).expand(-1, delta.shape[1], -1, -1)
+
+
+def biased_steps(delta: Tensor, delta_bias: Tensor | None, paths: Tensor | None) -> Tensor:
+    """(B, K, T, D): delta in the order of the steps, plus its bias."""
+    steps = to_steps(delta, paths)
+    return steps if delta_bias is None else steps + delta_bias.to(steps.dtype)[:, None]
+
+
+def softplus(x: Tensor, enabled: bool) -> Tensor:
+    """log(1 + exp(x)), linear above 20, or `x` itself."""
+    return F.softplus(x, threshold=20.0) if enabled else x
+
+
+def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
+    """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
+    if paths is None:
+        return x
+    k = torch.arange(paths.shape[0], device=x.device).unsqueeze(1)
+    rows = x[:, k, paths.clamp(min=0).long()]
+    visited = (paths >= 0).reshape(1, *paths.shape, *(1,) * (x.dim() - 3))
+    return torch.where(visited, rows, rows.new_zeros(()))
+
+
+def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
+    """(B, K, T, ...) back to (B, K, L, ...); tokens never visited get zeros."""
+    if paths is None:
+        return y
+    k = torch.arange(paths.shape[0], device=y.device).unsqueeze(1)
+    # zero tokens write to a row of their own, which is dropped
+    index = torch.where(paths >= 0, paths, length).long()
+    rows = y.new_zeros(*y.shape[:2], length + 1, *y.shape[3:])
+    rows[:, k, index] = y
+    return rows[:, :, :length]
+
+
+def finish(y: Tensor, z: Tensor | None, merge: bool, dtype: torch.dtype) -> Tensor:
+    """Sum of `y` (B, K, L, D) over the paths if `merge`, times silu(z), in `dtype`."""
+    y = y.sum(1) if merge else y
+    if z is not None:
+        gate = F.silu(z.to(y.dtype))
+        y = y * (gate if merge else gate.unsqueeze(1))
+    return y.to(dtype).contiguous()

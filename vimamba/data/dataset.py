@@ -1,0 +1,88 @@
+"""A torch Dataset whose random streams are a function of (seed, epoch, image) and nothing else.
+
+The sampler hands out (epoch, index) pairs and the dataset derives the augmentation's seed from
+them. Worker processes, their number and interruptions therefore change nothing.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from vimamba.data.augmentation import Transform
+from vimamba.data.samples import Samples
+
+
+def stream_seed(*key: int) -> int:
+    """A 32-bit seed that differs between keys such as (seed, epoch, index)."""
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images with a transform.
+
+    Args:
+        samples: The images and labels.
+        transform: Pixels and a seed to a tensor.
+        in_chans: Channels to read, 1 or 3.
+        seed: Start of all random streams.
+    """
+
+    def __init__(self, samples: Samples, transform: Transform, in_chans: int, seed: int) -> None:
+        self.samples = samples
+        self.transform = transform
+        self.in_chans = in_chans
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.samples)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(C, size, size) float32 and a label, for an index or an (epoch, index) pair."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        pixels = self.samples.image(index, self.in_chans)
+        image = self.transform(pixels, stream_seed(self.seed, epoch, index))
+        return image, torch.as_tensor(self.samples.labels[index])
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A new order in every epoch, as (epoch, index) pairs.
+
+    Args:
+        size: Number of images.
+        seed: Start of the orders.
+        rank: This process, of `world_size`.
+        world_size: Processes that share an epoch; each gets equally many images.
+    """
+
+    def __init__(self, size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+        self.size = size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this before each one."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Images for this process."""
+        return self.size // self.world_size
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Pairs for this process."""
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
+        for index in order[self.rank :: self.world_size][: len(self)]:
+            yield self.epoch, int(index)
+
+
+def start_worker(worker_id: int) -> None:
+    """Keep each worker process to one thread: the workers themselves share the cores."""
+    import cv2
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,159 @@
+"""Lists of labelled images: as files on disk or as one array in memory.
+
+Sizes: N images, C classes, H x W pixels.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vimamba.data.errors import DataError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+PIXEL_MODES = {1: "L", 3: "RGB"}
+
+
+class Samples(Protocol):
+    """N images and their labels."""
+
+    @property
+    def labels(self) -> NDArray:
+        """(N,) int64 class indices, or (N, C) float32 of zeros and ones for multi-label data."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What to call the image in a table or an error."""
+        ...
+
+    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
+        """Pixels, (H, W, in_chans)."""
+        ...
+
+    def take(self, indices: Sequence[int] | NDArray) -> "Samples":
+        """The chosen images, in the order given."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSamples:
+    """Image files, read when asked for.
+
+    Attributes:
+        paths: N files.
+        labels: As in `Samples`.
+        root: Folder that names are given relative to.
+    """
+
+    paths: tuple[Path, ...]
+    labels: NDArray
+    root: Path
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def name(self, index: int) -> str:
+        """Path relative to the root, with forward slashes."""
+        path = self.paths[index]
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
+        """Pixels, (H, W, in_chans)."""
+        return read_image(self.paths[index], in_chans)
+
+    def take(self, indices: Sequence[int] | NDArray) -> "FileSamples":
+        """The chosen images, in the order given."""
+        paths = tuple(self.paths[int(i)] for i in indices)
+        return FileSamples(paths, self.labels[np.asarray(indices, dtype=np.int64)], self.root)
+
+
+@dataclass(frozen=True)
+class ArraySamples:
+    """Images held in memory.
+
+    Attributes:
+        images: (N, H, W) or (N, H, W, 3) uint8.
+        labels: As in `Samples`.
+        prefix: Image i is called `prefix[numbers[i]]`.
+        numbers: (N,) int64.
+    """
+
+    images: NDArray[np.uint8]
+    labels: NDArray
+    prefix: str
+    numbers: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.images)
+
+    def name(self, index: int) -> str:
+        """Name of the array and the image's place in it."""
+        return f"{self.prefix}[{self.numbers[index]}]"
+
+    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
+        """Pixels, (H, W, in_chans)."""
+        return to_channels(Image.fromarray(self.images[index]), in_chans)
+
+    def take(self, indices: Sequence[int] | NDArray) -> "ArraySamples":
+        """The chosen images, in the order given."""
+        at = np.asarray(indices, dtype=np.int64)
+        return ArraySamples(self.images[at], self.labels[at], self.prefix, self.numbers[at])
+
+
+def to_channels(image: Image.Image, in_chans: int) -> NDArray[np.uint8]:
+    """Pixels of any Pillow image as (H, W, in_chans) uint8; 16-bit images keep their upper bits."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
+    pixels = np.asarray(image.convert(PIXEL_MODES[in_chans]))
+    return pixels[:, :, None] if in_chans == 1 else pixels
+
+
+def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
+    """Pixels of an image file, turned upright as its EXIF tag asks.
+
+    Args:
+        path: The file.
+        in_chans: 1 (grey) or 3 (RGB).
+
+    Returns:
+        (H, W, in_chans) uint8.
+
+    Raises:
+        DataError: The file is missing, damaged or no image; the text names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_channels(ImageOps.exif_transpose(image), in_chans)
+    except FileNotFoundError:
+        raise DataError(f"image {path} does not exist") from None
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
+        raise DataError(f"image {path} cannot be read: {error}") from None
+
+
+def natural_order(name: str) -> list[tuple[int, int | str]]:
+    """Sort key that puts `class 2` before `class 10`."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part]
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files below a folder, at any depth, in natural order; hidden ones are left out."""
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+    return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))

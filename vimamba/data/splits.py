@@ -1,0 +1,171 @@
+"""Seeded division of labelled images into train, val and test, and its record split.csv."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vimamba.data.errors import DataError
+from vimamba.data.samples import Samples
+
+SPLITS = ("train", "val", "test")
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+Division = dict[str, NDArray[np.int64]]
+
+
+def parts_of(size: int, fractions: Mapping[str, float]) -> dict[str, int]:
+    """How many of `size` images go to each held-out split: at least one, if three are there."""
+    counts = {}
+    for split, fraction in fractions.items():
+        least = 1 if fraction > 0 and size >= 3 else 0
+        counts[split] = max(least, round(size * fraction))
+    return counts
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Fail unless every fraction lies in [0, 1) and something is left for training."""
+    for split, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise DataError(f"{split}_fraction={fraction} must lie in [0, 1)")
+    if sum(fractions.values()) >= 1:
+        raise DataError(f"nothing is left for training: fractions held out are {dict(fractions)}")
+
+
+def split_stratified(labels: NDArray, fractions: Mapping[str, float], seed: int) -> Division:
+    """Divide so that every split has the classes in the same proportions.
+
+    Multi-label data, whose combinations can be unique, is divided at random.
+
+    Args:
+        labels: (N,) int64 or (N, C) multi-hot.
+        fractions: Part held out for "val" and "test".
+        seed: Same seed, same division.
+
+    Returns:
+        Sorted indices of each split.
+    """
+    check_fractions(fractions)
+    rng = np.random.default_rng(seed)
+    strata = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
+    chosen: dict[str, list[NDArray]] = {split: [] for split in ("train", *fractions)}
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        start = 0
+        for split, count in parts_of(len(members), fractions).items():
+            chosen[split].append(members[start : start + count])
+            start += count
+        chosen["train"].append(members[start:])
+    return {split: np.sort(np.concatenate(parts)) for split, parts in chosen.items() if parts}
+
+
+def split_by_group(
+    labels: NDArray, groups: Sequence[str], fractions: Mapping[str, float], seed: int
+) -> Division:
+    """Divide so that no group (a patient, a scene) is in two splits; classes nearly in proportion.
+
+    Args:
+        labels: (N,) int64 or (N, C) multi-hot.
+        groups: N group names.
+        fractions: Part held out for "val" and "test".
+        seed: Same seed, same division.
+
+    Returns:
+        Sorted indices of each split.
+
+    Raises:
+        DataError: There are fewer groups than splits.
+    """
+    from sklearn.model_selection import GroupShuffleSplit, StratifiedGroupKFold
+
+    check_fractions(fractions)
+    names = np.asarray(groups)
+    wanted = {split: fraction for split, fraction in fractions.items() if fraction > 0}
+    if len(set(groups)) < len(wanted) + 1:
+        raise DataError(
+            f"{len(set(groups))} groups cannot be divided into {len(wanted) + 1} splits; "
+            f"set val_fraction or test_fraction to 0, or add groups"
+        )
+    division: Division = {}
+    rest, left = np.arange(len(labels)), 1.0
+    for split, fraction in wanted.items():
+        folds = max(2, round(left / fraction))
+        rare = labels.ndim > 1 or np.bincount(labels[rest]).max() < folds
+        if rare or len(np.unique(names[rest])) < folds:
+            chooser = GroupShuffleSplit(1, test_size=fraction / left, random_state=seed)
+        else:
+            chooser = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        keep, held = next(chooser.split(rest, labels[rest], names[rest]))
+        division[split], rest = rest[held], rest[keep]
+        left -= fraction
+    return {"train": rest, **division}
+
+
+def check_groups(division: Division, groups: Sequence[str]) -> None:
+    """Fail if a group is in two splits, as then the test would see what training saw."""
+    seen: dict[str, str] = {}
+    for split, indices in division.items():
+        for index in indices:
+            group = groups[int(index)]
+            if seen.setdefault(group, split) != split:
+                raise DataError(f"group {group!r} is in both {seen[group]!r} and {split!r}")
+
+
+def write_split(path: Path, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+    """Write columns path, label, split; a half-written file never appears."""
+    part = path.with_suffix(".tmp")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for split, samples in splits.items():
+            for index in range(len(samples)):
+                label = label_text(samples.labels[index], class_names)
+                writer.writerow([samples.name(index), label, split])
+    os.replace(part, path)
+
+
+def label_text(label: NDArray | np.integer, class_names: Sequence[str]) -> str:
+    """Name of a class index, or the names of a multi-hot row joined by `;`."""
+    chosen = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
+    return ";".join(class_names[index] for index in chosen)
+
+
+def read_split(path: Path, samples: Samples) -> Division:
+    """Read split.csv back and find each of its images among the samples.
+
+    Raises:
+        DataError: The file is missing or names an image that is not there.
+    """
+    if not path.is_file():
+        raise DataError(f"split_csv={str(path)!r} does not exist")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"path", "split"} <= set(rows[0]):
+        raise DataError(f"split_csv={str(path)!r} needs columns path and split")
+    place = {samples.name(index): index for index in range(len(samples))}
+    chosen: dict[str, list[int]] = {}
+    for row in rows:
+        if row["path"] not in place:
+            raise DataError(f"{path} lists {row['path']!r}, which is not in the data set")
+        chosen.setdefault(split_word(row["split"], path), []).append(place[row["path"]])
+    return {split: np.asarray(indices, dtype=np.int64) for split, indices in chosen.items()}
+
+
+def split_word(word: str, source: Path) -> str:
+    """The split a word stands for: `valid` is val."""
+    split = SPLIT_WORDS.get(word.strip().lower())
+    if split is None:
+        raise DataError(f"{source}: split {word!r} is unknown; use train, val or test")
+    return split

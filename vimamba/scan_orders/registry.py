@@ -268,7 +268,7 @@ def _count_steps(order: ScanOrder, parameters: Mapping[str, Any], height: int, w
 
 
 def _check_paths(name: str, paths: Tensor, height: int, width: int) -> Tensor:
-    """`paths` as int64, if they are paths on this grid."""
+    """A copy of `paths` as int64, if they are paths on this grid."""
     where = f"scan order {name!r} on a {height}x{width} grid"
     if not isinstance(paths, Tensor) or paths.ndim != 2 or paths.numel() == 0:
         found = tuple(paths.shape) if isinstance(paths, Tensor) else type(paths).__name__
@@ -290,4 +290,4 @@ def _check_paths(name: str, paths: Tensor, height: int, width: int) -> Tensor:
             f"{where}: cell {int(total.argmin())} is visited {int(total.min())} times, cell "
             f"{int(total.argmax())} {int(total.max())} times; all must be visited equally often"
         )
-    return paths.contiguous()
+    return paths.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,271 @@
+"""Pictures of scan orders: each path as a line over the grid, coloured by time.
+
+A filled circle marks the first step, a square the last. Bold lines join steps of the usual stride,
+thin lines are jumps; where a path is padded by zero tokens, its line is interrupted.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vimamba.scan_orders import list_scan_orders, scan_paths
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+# early to late; all dark enough to be seen on the light grid
+_COLOURS = ("#1f2a6b", "#5b2a9d", "#b0308f", "#ea5a5b", "#f79c2d")
+_INK, _FAINT_INK, _CELL = "#23263b", "#71758c", "#eef0f5"
+_DPI = 160
+
+
+def draw_scan_order(order: str, height: int, width: int, path: str | Path) -> Path:
+    """Draw all K paths of a scan order side by side.
+
+    Args:
+        order: Name of a scan order, with or without parameters: "local(window=4)".
+        height: Rows of the grid.
+        width: Columns of the grid.
+        path: The picture; PNG, or another format of matplotlib by its suffix. Missing folders are
+            made; the file appears complete or not at all.
+
+    Returns:
+        `path`.
+
+    Raises:
+        ValueError: The order, the size or the format is not accepted.
+        ImportError: matplotlib is not installed.
+    """
+    paths = scan_paths(order, height, width)
+    columns = _count_columns(len(paths), height, width)
+    rows = math.ceil(len(paths) / columns)
+    # inches; a panel is never so slim that its title would not fit
+    longest = 2.4 if max(height, width) <= 20 else 3.4
+    cell = longest / max(height, width)
+    panel_width, panel_height = max(cell * width, 1.7), max(cell * height, 0.5)
+    gap, title, header, footer = 0.3, 0.3, 0.55, 0.5
+    figure_width = max(columns * (panel_width + gap) + gap, 4.0)
+    figure_height = header + rows * (panel_height + title + 0.15) + footer
+    figure = _new_figure(figure_width, figure_height)
+    count = f"{len(paths)} path" + ("s" if len(paths) > 1 else "")
+    _write(figure, figure_width / 2, figure_height - 0.32, order, 13, bold=True, centre=True)
+    left = (figure_width - columns * panel_width - (columns - 1) * gap) / 2
+    for index, steps in enumerate(paths):
+        row, column = divmod(index, columns)
+        x = left + column * (panel_width + gap)
+        y = figure_height - header - (row + 1) * (panel_height + title + 0.15) + 0.15
+        axes = _add_panel(figure, x, y, panel_width, panel_height)
+        _draw_path(axes, steps, height, width, cell)
+        padding = int((steps < 0).sum())
+        label = f"path {index} · {len(steps)} step" + ("s" if len(steps) > 1 else "")
+        label += f", {padding} padded" if padding else ""
+        _write(figure, x + panel_width / 2, y + panel_height + 0.1, label, 8.5, centre=True)
+    _write(figure, gap, 0.2, f"{height} x {width} · {count}", 8.5)
+    _draw_legend(figure, figure_width - gap, 0.2)
+    return _save(figure, Path(path))
+
+
+def draw_gallery(path: str | Path, *, size: int = 8) -> Path:
+    """Draw all registered scan orders in one picture; a path that reverses another is left out.
+
+    Args:
+        path: The picture, see `draw_scan_order`.
+        size: Rows and columns of the grid.
+
+    Returns:
+        `path`.
+    """
+    # the default window of 7 would be mostly padding on a small grid
+    orders = ["local(window=4)" if name == "local" else name for name in list_scan_orders()]
+    tables = {order: scan_paths(order, size, size) for order in orders}
+    shown = {order: _drop_reverses(paths) for order, paths in tables.items()}
+    panel, gap, title = 1.25, 0.16, 0.42
+    pitch, margin, room = panel + gap, 0.3, 8
+    rows = _pack(shown, room)
+    figure_width = room * pitch - gap + 2 * margin
+    figure_height = 0.95 + len(rows) * (panel + title) + 0.2
+    figure = _new_figure(figure_width, figure_height)
+    _write(figure, margin, figure_height - 0.42, f"{len(orders)} scan orders", 15, bold=True)
+    note = "K paths per order; reversed copies are not drawn"
+    _write(figure, margin, figure_height - 0.68, note, 9)
+    _draw_legend(figure, figure_width - margin, figure_height - 0.42)
+    for row, names in enumerate(rows):
+        x, y = margin, figure_height - 0.95 - (row + 1) * (panel + title) + 0.1
+        for order in names:
+            _write(figure, x, y + panel + 0.19, order, 8, bold=True)
+            _write(figure, x, y + panel + 0.06, f"K = {len(tables[order])}", 6.5)
+            for steps in shown[order]:
+                axes = _add_panel(figure, x, y, panel, panel)
+                _draw_path(axes, steps, size, size, panel / size)
+                x += pitch
+    return _save(figure, Path(path))
+
+
+def _count_columns(panels: int, height: int, width: int) -> int:
+    """Panels per row: long grids are stacked, others stand side by side."""
+    if width > 3 * height:
+        return 1 if panels <= 4 else 2
+    if panels <= 4 or height > 3 * width:
+        return min(panels, 8)
+    return 4 if panels in (8, 12) else math.ceil(math.sqrt(panels))
+
+
+def _drop_reverses(paths: "Tensor") -> list["Tensor"]:
+    """The paths but those that equal an earlier one or its reverse."""
+    kept: list[Tensor] = []
+    for path in paths:
+        if not any(path.equal(other) or path.equal(other.flip(0)) for other in kept):
+            kept.append(path)
+    return kept
+
+
+def _pack(shown: dict[str, list["Tensor"]], room: int) -> list[list[str]]:
+    """Orders in rows of at most `room` panels, each in the first row that has room for it."""
+    rows: list[list[str]] = []
+    for order, paths in shown.items():
+        for row in rows:
+            if sum(len(shown[name]) for name in row) + len(paths) <= room:
+                row.append(order)
+                break
+        else:
+            rows.append([order])
+    return rows
+
+
+def _new_figure(width: float, height: float) -> "Figure":
+    """An empty white figure, sizes in inches; no pyplot, hence no window and no global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        message = 'pictures need matplotlib; install it with: pip install "vimamba[train]"'
+        raise ImportError(message) from error
+    return Figure(figsize=(width, height), dpi=_DPI, facecolor="white")
+
+
+def _add_panel(figure: "Figure", x: float, y: float, width: float, height: float) -> "Axes":
+    """Axes at a place given in inches from the lower left corner."""
+    all_width, all_height = figure.get_size_inches()
+    box = (x / all_width, y / all_height, width / all_width, height / all_height)
+    axes = figure.add_axes(box)
+    axes.set_axis_off()
+    return axes
+
+
+def _write(
+    figure: "Figure",
+    x: float,
+    y: float,
+    text: str,
+    size: float,
+    *,
+    bold: bool = False,
+    centre: bool = False,
+) -> None:
+    """Text with its base line at a place given in inches from the lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(
+        x / width,
+        y / height,
+        text,
+        fontsize=size,
+        fontweight="bold" if bold else "normal",
+        color=_INK if bold else _FAINT_INK,
+        horizontalalignment="center" if centre else "left",
+    )
+
+
+def _draw_path(axes: "Axes", path: "Tensor", height: int, width: int, cell: float) -> None:
+    """One path over its grid.
+
+    Args:
+        axes: Where to draw.
+        path: (T,), -1 where padded.
+        height: Rows of the grid.
+        width: Columns of the grid.
+        cell: Side of a grid cell in inches.
+    """
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("time", _COLOURS)
+    points = 72 * cell
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), aspect="equal")
+    _draw_cells(axes, height, width, points)
+    row, col = path // width, path % width
+    real = path >= 0
+    stride = (row.diff().abs().maximum(col.diff().abs()))[real[1:] & real[:-1]]
+    # a random order has no usual stride
+    usual = int(stride.mode().values) if stride.numel() else 1
+    usual = usual if (stride <= usual).float().mean() > 0.5 else 1
+    corners, times, widths, opacities = [], [], [], []
+    for step in range(len(path) - 1):
+        if not (real[step] and real[step + 1]):
+            continue
+        ends = [(int(col[at]), int(row[at])) for at in (step, step + 1)]
+        jump = max(abs(ends[0][0] - ends[1][0]), abs(ends[0][1] - ends[1][1])) > usual
+        corners.append(ends)
+        times.append((step + 0.5) / (len(path) - 1))
+        widths.append(min(0.07 * points, 0.6) if jump else min(0.22 * points, 2.6))
+        opacities.append(0.55 if jump else 1.0)
+    lines = LineCollection(corners, linewidths=widths, alpha=opacities or None, capstyle="round")
+    lines.set(array=times, cmap=colours, clim=(0, 1))
+    axes.add_collection(lines)
+    visited = path[real]
+    if len(visited):
+        side = min(max(0.55 * points, 3.0), 9.0)
+        for at, marker, colour in ((-1, "s", colours(1.0)), (0, "o", colours(0.0))):
+            cell_at = int(visited[at])
+            size = side * 0.75 if marker == "o" and len(visited) == 1 else side
+            axes.plot(
+                cell_at % width,
+                cell_at // width,
+                marker=marker,
+                markersize=size,
+                markerfacecolor=colour,
+                markeredgecolor="white",
+                markeredgewidth=0.12 * side,
+                zorder=3,
+                clip_on=False,
+            )
+
+
+def _draw_cells(axes: "Axes", height: int, width: int, points: float) -> None:
+    """The grid: light cells with white gaps, `points` wide each."""
+    from matplotlib.patches import Rectangle
+
+    axes.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor=_CELL, zorder=0))
+    gap = min(0.08 * points, 1.2)
+    axes.vlines([x - 0.5 for x in range(1, width)], -0.5, height - 0.5, "white", linewidth=gap)
+    axes.hlines([y - 0.5 for y in range(1, height)], -0.5, width - 0.5, "white", linewidth=gap)
+
+
+def _draw_legend(figure: "Figure", right: float, y: float) -> None:
+    """First step, colours of time, last step; on the base line y, up to `right`, in inches."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    colours = LinearSegmentedColormap.from_list("time", _COLOURS)
+    axes = _add_panel(figure, right - 1.87, y - 0.06, 1.87, 0.24)
+    axes.set(xlim=(0, 1.87), ylim=(-0.12, 0.12))
+    bar = [[step / 255 for step in range(256)]]
+    axes.imshow(bar, cmap=colours, extent=(0.55, 1.45, -0.03, 0.03), aspect="auto")
+    axes.set(xlim=(0, 1.87), ylim=(-0.12, 0.12))
+    axes.plot(0.5, 0, "o", color=colours(0.0), markersize=6)
+    axes.plot(1.5, 0, "s", color=colours(1.0), markersize=6)
+    text = {"color": _FAINT_INK, "fontsize": 8.5, "verticalalignment": "center_baseline"}
+    axes.text(0.4, 0, "start", horizontalalignment="right", **text)
+    axes.text(1.6, 0, "end", horizontalalignment="left", **text)
+
+
+def _save(figure: "Figure", path: Path) -> Path:
+    """Write next to the target first: an interrupted run leaves no half picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        figure.savefig(partial, format=path.suffix.lstrip(".") or "png", facecolor="white")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path

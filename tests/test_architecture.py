@@ -1,0 +1,158 @@
+"""The lines of the architecture: who may import whom, what loads when, and the sizes of files."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+OURS = ("vimamba", "vimamba_kernels")
+# part -> the parts it may import; None: all of ours
+MAY_IMPORT: dict[str, set[str] | None] = {
+    "vimamba_kernels": set(),
+    "vimamba.scan_orders": set(),
+    "vimamba.checkpoints": set(),
+    "vimamba.pyramid": set(),
+    "vimamba.data": set(),
+    "vimamba.visualise": {"vimamba.scan_orders"},
+    "vimamba.layers": {"vimamba_kernels", "vimamba.scan_orders"},
+    "vimamba.models": {"vimamba.layers", "vimamba.scan_orders", "vimamba.checkpoints"},
+    "vimamba.heads": {"vimamba.layers"},
+    "vimamba.tasks": {"vimamba.heads", "vimamba.pyramid"},
+    "vimamba": None,
+    "vimamba.cli": None,
+    "tools": None,
+}
+NEVER_IMPORTED = {"kernels", "tools", "configs", "tests"}
+HEAVY = [
+    "pytorch_lightning",
+    "lightning",
+    "albumentations",
+    "numba",
+    "matplotlib",
+    "jsonargparse",
+    "sklearn",
+]
+
+
+def list_sources() -> list[Path]:
+    folders = ("vimamba", "kernels", "tools")
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def name_module(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("kernels", "__init__"))
+
+
+def find_part(module: str) -> str:
+    """The row of the table that a module belongs to."""
+    depth = 2 if module.startswith("vimamba.") else 1
+    return ".".join(module.split(".")[:depth])
+
+
+def list_imports(source: str, module: str, *, is_package: bool) -> Iterator[str]:
+    """Full names of everything imported at any depth; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                keep = len(parents) - node.level + int(is_package)
+                base = ".".join([*parents[:keep], *([base] if base else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and node.args:
+            function = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            function = node.func.id if isinstance(node.func, ast.Name) else function
+            target = node.args[0]
+            loads = function in ("import_module", "__import__")
+            if loads and isinstance(target, ast.Constant) and isinstance(target.value, str):
+                yield target.value
+
+
+def find_violations(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    here = find_part(module)
+    if here not in MAY_IMPORT:
+        return [f"{here} is not in the table of the architecture"]
+    allowed = MAY_IMPORT[here]
+    allowed = set(MAY_IMPORT) if allowed is None else {here, *allowed}
+    violations = []
+    for name in list_imports(source, module, is_package=is_package):
+        top = name.split(".")[0]
+        part = find_part(name)
+        # `from vimamba import __version__` takes from the root itself
+        part = part if part in MAY_IMPORT or top != "vimamba" else "vimamba"
+        if top in NEVER_IMPORTED or (top in OURS and part not in allowed):
+            violations.append(f"{module} must not import {name}")
+    return violations
+
+
+@pytest.mark.parametrize("path", list_sources(), ids=name_module)
+def test_imports_respect_the_layers(path):
+    package = path.name == "__init__.py"
+    assert find_violations(path.read_text(), name_module(path), is_package=package) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("vimamba.heads.upernet", "from vimamba.models import vim"),
+        ("vimamba.heads.upernet", "from vimamba import models"),
+        ("vimamba.heads.upernet", "from ..models.vim import Vim"),
+        ("vimamba.heads.upernet", "def f():\n    import vimamba.models.vim"),
+        ("vimamba.heads.upernet", "importlib.import_module('vimamba.models')"),
+        ("vimamba.tasks.classification", "from vimamba.models import vim"),
+        ("vimamba.layers.ss2d", "import vimamba"),
+        ("vimamba.data.folder", "import vimamba.tasks"),
+        ("vimamba_kernels.ssd", "import vimamba.scan_orders"),
+        ("vimamba.scan_orders", "import vimamba_kernels"),
+        ("vimamba.cli", "from tools import gallery"),
+        ("vimamba.cli", "import kernels.vimamba_kernels"),
+        ("vimamba.surprise", ""),
+    ],
+)
+def test_the_rule_finds_what_it_forbids(module, source):
+    assert find_violations(source, module) != []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("vimamba.models.vim", "from vimamba.layers.ss2d import SS2D\nimport timm, torch"),
+        ("vimamba.models.vim", "from .vmamba import VMamba"),
+        ("vimamba.layers.ss2d", "from vimamba_kernels import selective_scan"),
+        ("vimamba.cli", "from vimamba import __version__\nimport vimamba.tasks.classification"),
+    ],
+)
+def test_the_rule_lets_through_what_it_allows(module, source):
+    assert find_violations(source, module) == []
+
+
+def test_kernels_folder_is_no_package():
+    # a top-level package of this name would overwrite Hugging Face's `kernels`
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+
+
+@pytest.mark.parametrize("path", list_sources(), ids=name_module)
+def test_files_stay_short(path):
+    lines = path.read_text().count("\n")
+    assert lines <= 600
+
+
+def test_import_loads_torch_and_timm_only():
+    # Triton counts only beyond what torch and timm load by themselves
+    script = (
+        "import sys, torch, timm\n"
+        "before = 'triton' in sys.modules\n"
+        "import vimamba\n"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]\n"
+        "print(heavy + ['triton'] * ('triton' in sys.modules and not before))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"

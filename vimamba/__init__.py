@@ -1,3 +1,24 @@
 """Vision-Mamba models as timm models, with pluggable scan orders."""
 
+from timm import create_model, list_models
+
+from vimamba import models  # noqa: F401  importing registers every model with timm
+from vimamba.checkpoints import identify
+from vimamba.scan_orders import (
+    list_scan_orders,
+    register_scan_order,
+    register_scan_table,
+    scan_paths,
+)
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "create_model",
+    "identify",
+    "list_models",
+    "list_scan_orders",
+    "register_scan_order",
+    "register_scan_table",
+    "scan_paths",
+]

@@ -1,0 +1,15 @@
+"""Mixers and blocks that two or more families share."""
+
+from vimamba.layers.mamba import MambaMixer
+from vimamba.layers.pyramid import SimplePyramid
+from vimamba.layers.ss2d import SS2D
+from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token
+
+__all__ = [
+    "SS2D",
+    "MambaMixer",
+    "PatchEmbed",
+    "RotaryEmbed",
+    "SimplePyramid",
+    "insert_class_token",
+]

@@ -1,0 +1,128 @@
+"""The Mamba mixer along K paths: what Vim and its descendants put between two norms.
+
+Mamba (arXiv:2312.00752, figure 3) reads one sequence with a causal convolution and a selective
+scan. Vim (arXiv:2401.09417, algorithm 1) reads the same tokens along two paths, each with its own
+convolution and its own scan parameters, and averages. Here K paths do that, whatever they are.
+
+Sizes: N batch, L tokens, C channels, D = expand * C, K paths of T steps, S states, W taps.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimamba.layers.ssm import (
+    init_state_decay_,
+    init_step_bias_,
+    init_step_projection_,
+    state_decay,
+)
+
+
+class MambaMixer(nn.Module):
+    """Causal convolution and selective scan along each path, gated and averaged.
+
+    Args:
+        dim: C.
+        num_paths: K.
+        d_state: S.
+        expand: D / C.
+        d_conv: W.
+        dt_rank: Rank of the step-size projection; C / 16 rounded up if None.
+        average_paths: Divide the sum over the paths by K.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_paths: int = 2,
+        d_state: int = 16,
+        expand: float = 2.0,
+        d_conv: int = 4,
+        dt_rank: int | None = None,
+        average_paths: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        inner = int(expand * dim)
+        self.num_paths = num_paths
+        self.d_state = d_state
+        self.d_conv = d_conv
+        self.dt_rank = dt_rank or math.ceil(dim / 16)
+        self.average_paths = average_paths
+
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
+        self.conv = nn.Conv1d(
+            num_paths * inner, num_paths * inner, d_conv, groups=num_paths * inner, **dd
+        )
+        self.act = nn.SiLU()
+        rows = self.dt_rank + 2 * d_state
+        self.x_proj = nn.ModuleList(
+            nn.Linear(inner, rows, bias=False, **dd) for _ in range(num_paths)
+        )
+        self.dt_proj = nn.ModuleList(
+            nn.Linear(self.dt_rank, inner, bias=False, **dd) for _ in range(num_paths)
+        )
+        self.dt_bias = nn.Parameter(torch.empty(num_paths, inner, **dd))
+        self.A_log = nn.Parameter(torch.empty(num_paths, inner, d_state, **dd))
+        self.D = nn.Parameter(torch.empty(num_paths, inner, **dd))
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the parameters of the scan; the other layers start themselves."""
+        for projection in self.dt_proj:
+            init_step_projection_(projection)  # type: ignore[arg-type]
+        init_step_bias_(self.dt_bias)
+        init_state_decay_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, C) along paths (K, T) to (N, L, C)."""
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        u = self.convolve(x, paths)
+        deltas, Bs, Cs = [], [], []
+        for k, (x_proj, dt_proj) in enumerate(zip(self.x_proj, self.dt_proj)):  # noqa: B905
+            dt, B, C = x_proj(u[:, k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+            deltas.append(dt_proj(dt))
+            Bs.append(B)
+            Cs.append(C)
+        y = torch.ops.vimamba.selective_scan(
+            u,
+            torch.stack(deltas, dim=1),
+            state_decay(self.A_log),
+            torch.stack(Bs, dim=1),
+            torch.stack(Cs, dim=1),
+            self.D,
+            gate,
+            self.dt_bias,
+            True,
+            paths,
+            True,
+            "auto",
+        )
+        if self.average_paths:
+            y = y / self.num_paths
+        return self.out_proj(y)
+
+    def convolve(self, x: Tensor, paths: Tensor) -> Tensor:
+        """Causal depthwise convolution and SiLU along each path: (N, L, D) to (N, K, L, D).
+
+        Step t sees the tokens of steps t - W + 1 .. t; entries of -1 read zero and write nothing.
+        """
+        batch, length, inner = x.shape[0], x.shape[1], x.shape[2]
+        steps = torch.where(paths < 0, length, paths)  # a zero token stands at row L
+        sequences = F.pad(x, (0, 0, 0, 1))[:, steps.flatten()]  # (N, K * T, D)
+        sequences = sequences.unflatten(1, (self.num_paths, -1)).transpose(2, 3)  # (N, K, D, T)
+        sequences = F.pad(sequences.flatten(1, 2), (self.d_conv - 1, 0))
+        sequences = self.act(self.conv(sequences)).unflatten(1, (self.num_paths, inner))
+        index = steps[None, :, :, None].expand(batch, -1, -1, inner)
+        tokens = sequences.new_zeros(batch, self.num_paths, length + 1, inner)
+        return tokens.scatter(2, index, sequences.transpose(2, 3))[:, :, :length]

@@ -1,0 +1,110 @@
+"""From an image to tokens: patches, positions, and the class token's place on the scan paths."""
+
+from typing import Any
+
+import torch
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        patch_size: int,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        *,
+        dynamic_img_size: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.patch_size = to_2tuple(patch_size)
+        self.stride = to_2tuple(stride)
+        self.strict_img_size = not dynamic_img_size
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
+        self.set_input_size(img_size)
+
+    def set_input_size(self, img_size: tuple[int, int]) -> None:
+        """Set `img_size`, `grid_size` and `num_patches`."""
+        if min(s - p for s, p in zip(img_size, self.patch_size, strict=True)) < 0:
+            raise ValueError(f"img_size={img_size} is smaller than a patch {self.patch_size}")
+        self.img_size = tuple(img_size)
+        self.grid_size = self.dynamic_feat_size(self.img_size)
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Grid of an image of this size."""
+        return (
+            (img_size[0] - self.patch_size[0]) // self.stride[0] + 1,
+            (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        if self.strict_img_size:
+            torch._assert(
+                x.shape[2] == self.img_size[0],
+                f"image height must be {self.img_size[0]}; set_input_size() changes it, "
+                "dynamic_img_size=True takes any",
+            )
+            torch._assert(
+                x.shape[3] == self.img_size[1],
+                f"image width must be {self.img_size[1]}; set_input_size() changes it, "
+                "dynamic_img_size=True takes any",
+            )
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+class RotaryEmbed(nn.Module):
+    """Axial rotary embedding of the first generation: rows turn one half of the channels.
+
+    Positions run over 14 cells whatever the grid. No parameters.
+    """
+
+    def __init__(self, dim: int, cells: int = 14) -> None:
+        super().__init__()
+        self.dim = dim
+        self.cells = cells
+
+    def angles(self, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid."""
+        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=like.dtype)
+        frequency = (10000.0 ** (-2 * steps / self.dim)).repeat_interleave(2)
+        rows = torch.arange(height, device=like.device, dtype=like.dtype) * (self.cells / height)
+        cols = torch.arange(width, device=like.device, dtype=like.dtype) * (self.cells / width)
+        row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
+        col = (cols[:, None] * frequency)[None].expand(height, width, -1)
+        return torch.cat([row, col], dim=-1).flatten(0, 1)
+
+    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Rotate neighbouring pairs of channels of (N, L, C)."""
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+        return x * angles.cos() + turned * angles.sin()
+
+
+def insert_class_token(paths: Tensor, position: int) -> Tensor:
+    """Let every path visit a class token that stands before grid token `position`.
+
+    A path that runs from the front of the grid to its back meets it after half of its steps; one
+    that runs the other way counts from its end, so that the reverse of a path stays its reverse.
+
+    Args:
+        paths: (K, T) over a grid of L tokens.
+        position: Index of the class token among the L + 1.
+
+    Returns:
+        (K, T + 1).
+    """
+    length = paths.shape[1]
+    shifted = torch.where(paths >= position, paths + 1, paths)
+    backwards = paths[:, :1] > paths[:, -1:]
+    turn = torch.where(backwards, length - length // 2, length // 2)
+    if position == 0:  # a class token in front is met first, or last on the way back
+        turn = torch.where(backwards, length, 0)
+    step = torch.arange(length + 1, device=paths.device)[None]
+    before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
+    return torch.where(step == turn, position, shifted.gather(1, before))

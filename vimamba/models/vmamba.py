@@ -1,0 +1,533 @@
+"""VMamba (Liu et al. 2024, arXiv:2401.10166): a four-stage pyramid of SS2D blocks.
+
+Two generations share this file. The first (`*_v0`) patchifies, merges patches and gates a 16-state
+scan without MLPs; the second (`*_s<ratio>l<depth>`) uses strided convolutions, one state and MLPs.
+
+Official code: https://github.com/MzeroMiko/VMamba (MIT)
+Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers.helpers import get_device_dtype
+from timm.models import (
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    register_model,
+)
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, check_fit, load_official, rename_keys, unwrap
+from vimamba.layers import SS2D
+
+__all__ = ["VMamba"]
+
+
+class ConvStem(nn.Module):
+    """Two strided 3x3 convolutions, each with a norm: a quarter of the image's side."""
+
+    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
+        self.norm1 = nn.LayerNorm(dim // 2, **dd)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
+        self.norm2 = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
+        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class PatchStem(nn.Module):
+    """One 4x4 convolution of stride 4 and a norm."""
+
+    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim, 4, stride=4, **dd)
+        self.norm1 = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
+        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
+
+
+class ConvDownsample(nn.Module):
+    """Strided 3x3 convolution, then norm."""
+
+    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, **dd)
+        self.norm = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C)."""
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030)."""
+
+    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim_in, **dd)
+        self.reduction = nn.Linear(4 * dim_in, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C); an odd side gets a zero row."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = torch.cat([x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class VSSBlock(nn.Module):
+    """Pre-norm residual block: SS2D, then an MLP (if `mlp_ratio` is not 0)."""
+
+    def __init__(
+        self, dim: int, *, mlp_ratio: float, drop_path: float, dd: dict[str, Any], **mixer: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mixer = SS2D(dim, **mixer, **dd)
+        self.drop_path = DropPath(drop_path)
+        self.has_mlp = mlp_ratio > 0
+        self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if self.has_mlp else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        if self.has_mlp:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class Stage(nn.Module):
+    """Halve the grid (except in the first stage), then run the blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[VSSBlock]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, H / 2, W / 2, C)."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)
+
+
+class VMamba(nn.Module):
+    """VMamba backbone with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        d_state: States per channel of the scan.
+        expand: Inner channels of the mixer over channels.
+        mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
+        gated: Gate the mixer's output.
+        conv_bias: Give the mixer's depthwise convolution a bias.
+        overlapping: Strided 3x3 convolutions in stem and between stages; patchify and merge if
+            False (first generation).
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (2, 2, 8, 2),
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        scan_order: str = "cross",
+        d_state: int = 1,
+        expand: float = 1.0,
+        mlp_ratio: float = 4.0,
+        gated: bool = False,
+        conv_bias: bool = False,
+        overlapping: bool = True,
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if len(depths) != len(dims):
+            raise ValueError(f"depths={depths} and dims={dims} must name the same stages")
+        dd = {"device": device, "dtype": dtype}
+        num_classes = 0 if stage_norm else num_classes
+        self.in_chans, self.num_classes = in_chans, num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.output_fmt = "NHWC"
+        mixer = {
+            "scan_order": scan_order,
+            "d_state": d_state,
+            "expand": expand,
+            "gated": gated,
+            "conv_bias": conv_bias,
+        }
+
+        self.stem = (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd)
+        downsample = ConvDownsample if overlapping else PatchMerging
+        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.Sequential()
+        self.feature_info: list[dict[str, Any]] = []
+        for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
+            blocks = [
+                VSSBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd, **mixer)
+                for rate in stage_rates  # type: ignore[union-attr]
+            ]
+            between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
+            self.stages.append(Stage(between, blocks))
+            self.feature_info.append(
+                {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"}
+            )
+        self.stage_norms = nn.ModuleList(
+            nn.LayerNorm(dim, **dd) if stage_norm else nn.Identity() for dim in dims
+        )
+        self.norm = nn.Identity() if stage_norm else nn.LayerNorm(dims[-1], **dd)
+        self.head = ClassifierHead(
+            dims[-1], num_classes, global_pool, drop_rate, input_fmt=self.output_fmt, **dd
+        )
+        self.init_weights(needs_reset=False)
+
+    @torch.jit.ignore
+    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
+        """Start all parameters as the official code does.
+
+        Args:
+            mode: Only "" is known.
+            needs_reset: Also reset layers that start themselves, as after `to_empty()`.
+        """
+        if mode:
+            raise ValueError(f"mode={mode!r} is unknown; only '' is")
+        for module in self.modules():
+            if needs_reset and isinstance(module, nn.Conv2d | nn.LayerNorm):
+                module.reset_parameters()
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, SS2D):
+                module.reset_parameters()
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of the scan that weight decay would pull away from their meaning."""
+        return {"*.A_log", "*.D", "*.dt_bias"}
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates."""
+        fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
+        return {
+            "stem": r"^stem",
+            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(stage_)?norm", (99999,))],
+        }
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in every stage."""
+        for stage in self.stages:
+            stage.grad_checkpointing = enable  # type: ignore[assignment]
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last linear layer; 0 classes leave pooled features."""
+        self.num_classes = num_classes
+        dd = get_device_dtype(self)
+        self.head.reset(num_classes, global_pool, in_features=self.num_features, **dd)
+        self.head_hidden_size = self.head.num_features
+
+    @torch.jit.ignore
+    def load_pretrained(self, path: str) -> None:
+        """Load an official file strictly."""
+        load_official(self, path, checkpoint_filter_fn)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Features of the chosen stages; see timm's `forward_intermediates`.
+
+        With `norm`, the last stage's features are normed; the others have no norm of their own
+        unless the model was made with `stage_norm`, which always norms all.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NHWC")
+        take, last = feature_take_indices(len(self.stages), indices)
+        stages = self.stages[: last + 1] if stop_early else self.stages
+        x = self.stem(x)
+        features = []
+        for i, stage in enumerate(stages):
+            x = stage(x)
+            is_final = i == len(self.stages) - 1
+            if i in take:
+                feature = self.stage_norms[i](x)
+                features.append(self.norm(feature) if norm and is_final else feature)
+        if output_fmt == "NCHW":
+            features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
+        if intermediates_only:
+            return features
+        return (self.norm(self.stage_norms[-1](x)) if is_final else x), features
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what the chosen features do not need; gives back their absolute indices."""
+        take, last = feature_take_indices(len(self.stages), indices)
+        shortened = last < len(self.stages) - 1
+        self.stages = self.stages[: last + 1]
+        self.stage_norms = self.stage_norms[: last + 1]
+        if shortened:
+            self.num_features = self.feature_info[last]["num_chs"]
+        if shortened or prune_norm:
+            self.norm = nn.Identity()
+        if shortened or prune_head:
+            self.reset_classifier(0, "")
+        return take
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, H / 32, W / 32, C), normed."""
+        return self.norm(self.stage_norms[-1](self.stages(self.stem(x))))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, H, W, C) to (N, num_classes)."""
+        return self.head(x, pre_logits=pre_logits)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    leaf = {"1": "conv", "3": "norm"}.get(match[2], match[2])
+    return f"stages.{int(match[1]) + 1}.downsample.{leaf}.{match[3]}"
+
+
+_MIXER = r"layers\.(\d+)\.blocks\.(\d+)\.(?:op|self_attention)\."
+_OFFICIAL_KEYS = {
+    r"patch_embed\.(?:0|proj)\.(.*)": r"stem.conv1.\1",
+    r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
+    r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
+    r"patch_embed\.7\.(.*)": r"stem.norm2.\1",
+    _MIXER + r"conv2d\.(.*)": r"stages.\1.blocks.\2.mixer.conv.\3",
+    _MIXER + r"x_proj_weight": r"stages.\1.blocks.\2.mixer.x_proj.weight",
+    _MIXER + r"dt_projs_weight": r"stages.\1.blocks.\2.mixer.dt_proj",
+    _MIXER + r"dt_projs_bias": r"stages.\1.blocks.\2.mixer.dt_bias",
+    _MIXER + r"A_logs": r"stages.\1.blocks.\2.mixer.A_log",
+    _MIXER + r"Ds": r"stages.\1.blocks.\2.mixer.D",
+    _MIXER + r"(in_proj|out_norm|out_proj)\.(.*)": r"stages.\1.blocks.\2.mixer.\3.\4",
+    r"layers\.(\d+)\.blocks\.(\d+)\.(?:norm|ln_1)\.(.*)": r"stages.\1.blocks.\2.norm1.\3",
+    r"layers\.(\d+)\.blocks\.(\d+)\.(norm2|mlp\.fc\d)\.(.*)": r"stages.\1.blocks.\2.\3.\4",
+    r"layers\.(\d+)\.downsample\.(1|3|norm|reduction)\.(.*)": _next_stage,
+    r"(?:classifier\.)?norm\.(.*)": r"norm.\1",
+    r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
+    r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
+}
+_OFFICIAL_PATHS = 4
+CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"stage_norm": True})
+
+
+def _from_official(state_dict: StateDict) -> StateDict:
+    """Rename, and give each path's parameters an axis or a layer of its own."""
+    state: StateDict = {}
+    for key, value in rename_keys(state_dict, _OFFICIAL_KEYS).items():
+        leaf = key.rsplit(".", 1)[-1]
+        if leaf == "dt_proj":
+            state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
+        elif leaf in ("A_log", "D"):
+            state[key] = value.unflatten(0, (_OFFICIAL_PATHS, -1))
+        elif key.endswith("x_proj.weight"):
+            state[key] = value.flatten(0, 1)
+        elif "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
+            state[key] = value.flatten(1)
+        else:
+            state[key] = value
+    return state
+
+
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
+    """Adapt official weights of either generation; weights under our names pass through."""
+    state = unwrap(state_dict)
+    if "stem.conv1.weight" not in state:
+        state = _from_official(state)
+    if isinstance(model.stage_norms[0], nn.LayerNorm):  # type: ignore[index]
+        # a dense backbone may start from a classifier, as the official ones did
+        state = {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
+        return check_fit(state, model, fresh=("stage_norms.",))
+    return check_fit(state, model)
+
+
+_RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
+
+
+def _cfg(file: str = "", top1: str = "", tag: str = "%23v2cls", **kwargs: Any) -> dict[str, Any]:
+    generation = "first generation (v0)" if "v0cls" in tag else "second generation (v2)"
+    return {
+        "url": f"{_RELEASES}/{tag}/{file}" if file else "",
+        "custom_load": "hf" if file else False,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "mit",
+        "origin_url": "https://github.com/MzeroMiko/VMamba",
+        "paper_name": "VMamba: Visual State Space Model",
+        "paper_ids": "arXiv:2401.10166",
+        "notes": ("family: VMamba", f"generation: {generation}", f"top-1: {top1 or 'untrained'}"),
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "vmamba_tiny_s1l8.in1k": _cfg("vssm1_tiny_0230s_ckpt_epoch_264.pth", "82.6"),
+        "vmamba_small_s1l20.in1k": _cfg("vssm1_small_0229s_ckpt_epoch_240.pth", "83.3"),
+        "vmamba_base_s1l20.in1k": _cfg("vssm1_base_0229s_ckpt_epoch_225.pth", "83.8"),
+        "vmamba_tiny_s2l5.in1k": _cfg("vssm_tiny_0230_ckpt_epoch_262.pth", "82.5"),
+        "vmamba_small_s2l15.in1k": _cfg("vssm_small_0229_ckpt_epoch_222.pth", "83.6"),
+        "vmamba_base_s2l15.in1k": _cfg("vssm_base_0229_ckpt_epoch_237.pth", "83.9"),
+        "vmamba_tiny_s2l4.in1k": _cfg("vssmtiny_dp02_ckpt_epoch_258.pth", "82.5", "%2320240220"),
+        "vmamba_tiny_v0.in1k": _cfg("vssmtiny_dp01_ckpt_epoch_292.pth", "82.2", "%23v0cls"),
+        "vmamba_small_v0.in1k": _cfg("vssmsmall_dp03_ckpt_epoch_238.pth", "83.5", "%23v0cls"),
+        "vmamba_base_v0.in1k": _cfg("vssmbase_dp06_ckpt_epoch_241.pth", "83.7", "%23v0cls"),
+        "test_vmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
+    if kwargs.get("features_only"):
+        kwargs.setdefault("num_classes", 0)
+    if overlay := kwargs.get("pretrained_cfg_overlay"):
+        kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
+    return build_model_with_cfg(
+        VMamba,
+        variant,
+        pretrained,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **kwargs,
+    )
+
+
+_BASE_DIMS = (128, 256, 512, 1024)
+_V0: dict[str, Any] = {
+    "d_state": 16,
+    "expand": 2.0,
+    "mlp_ratio": 0.0,
+    "gated": True,
+    "conv_bias": True,
+    "overlapping": False,
+}
+
+
+@register_model
+def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T, expansion 1, 8 blocks in stage 3: 30.2 M parameters."""
+    return _create("vmamba_tiny_s1l8", pretrained, **{"depths": (2, 2, 8, 2), **kwargs})
+
+
+@register_model
+def vmamba_small_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S, expansion 1, 20 blocks in stage 3: 49.0 M parameters."""
+    return _create("vmamba_small_s1l20", pretrained, **{"depths": (2, 2, 20, 2), **kwargs})
+
+
+@register_model
+def vmamba_base_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B, expansion 1, 20 blocks in stage 3: 86.6 M parameters."""
+    args = {"depths": (2, 2, 20, 2), "dims": _BASE_DIMS}
+    return _create("vmamba_base_s1l20", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T, expansion 2, 5 blocks in stage 3: 30.7 M parameters."""
+    args = {"depths": (2, 2, 5, 2), "expand": 2.0}
+    return _create("vmamba_tiny_s2l5", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S, expansion 2, 15 blocks in stage 3: 50.1 M parameters."""
+    args = {"depths": (2, 2, 15, 2), "expand": 2.0}
+    return _create("vmamba_small_s2l15", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-B, expansion 2, 15 blocks in stage 3: 88.6 M parameters."""
+    args = {"depths": (2, 2, 15, 2), "dims": _BASE_DIMS, "expand": 2.0}
+    return _create("vmamba_base_s2l15", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vmamba_tiny_s2l4(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T of the pre-release of 20 February 2024: 32.5 M parameters."""
+    args = {"depths": (2, 2, 4, 2), "expand": 2.0, "gated": True}
+    return _create("vmamba_tiny_s2l4", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def vmamba_tiny_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """Vanilla VMamba-T of the first generation: 22.9 M parameters."""
+    return _create("vmamba_tiny_v0", pretrained, **{"depths": (2, 2, 9, 2), **_V0, **kwargs})
+
+
+@register_model
+def vmamba_small_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """Vanilla VMamba-S of the first generation: 44.4 M parameters."""
+    return _create("vmamba_small_v0", pretrained, **{"depths": (2, 2, 27, 2), **_V0, **kwargs})
+
+
+@register_model
+def vmamba_base_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """Vanilla VMamba-B of the first generation: 76.3 M parameters."""
+    args = {"depths": (2, 2, 27, 2), "dims": _BASE_DIMS, **_V0}
+    return _create("vmamba_base_v0", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """A very small VMamba for tests; no weights."""
+    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "mlp_ratio": 2.0}
+    return _create("test_vmamba", pretrained, **{**args, **kwargs})

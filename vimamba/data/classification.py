@@ -32,6 +32,16 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Loader = DataLoader[tuple[Tensor, Tensor]]
 
 
+def default_mean(in_chans: int) -> list[float]:
+    """Mean of ImageNet's images, per channel or over the three."""
+    return list(IMAGENET_MEAN) if in_chans == 3 else [sum(IMAGENET_MEAN) / 3]
+
+
+def default_std(in_chans: int) -> list[float]:
+    """Standard deviation of ImageNet's images, per channel or over the three."""
+    return list(IMAGENET_STD) if in_chans == 3 else [sum(IMAGENET_STD) / 3]
+
+
 @dataclass(frozen=True)
 class Catalogue:
     """What a data set holds.
@@ -95,8 +105,8 @@ class ClassificationData(LightningDataModule):
         self.batch_size = batch_size
         self.workers = workers
         self.in_chans = in_chans
-        self.mean = list(mean or (IMAGENET_MEAN if in_chans == 3 else [sum(IMAGENET_MEAN) / 3]))
-        self.std = list(std or (IMAGENET_STD if in_chans == 3 else [sum(IMAGENET_STD) / 3]))
+        self.mean = list(mean or default_mean(in_chans))
+        self.std = list(std or default_std(in_chans))
         self.interpolation = interpolation
         self.crop_pct = crop_pct or 1.0
         self.augmentation = augmentation

@@ -1,0 +1,112 @@
+"""The `vimamba` command.
+
+Subcommands that do not train are dispatched before Lightning is imported, so they start fast.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+
+HELP = """\
+vimamba: train and use vision-Mamba models, and any other timm model
+
+  vimamba fit --data FOLDER --model vim_tiny_patch16_224     train on a folder of class folders
+  vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
+  vimamba validate | test RUN                                score a run's best checkpoint
+  vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify images
+  vimamba list-models [PATTERN]                              models with size and licence
+  vimamba identify FILE                                      say what a checkpoint file is
+  vimamba visualise scan --order hilbert -o hilbert.png      draw a scan order
+
+`vimamba COMMAND --help` explains each; `vimamba --version` prints the version.
+"""
+
+Command = Callable[[list[str]], int]
+
+
+def _command(name: str) -> Command | None:
+    """The function of a subcommand, imported only now."""
+    if name == "fit":
+        from vimamba.cli.training import fit as command
+    elif name in ("validate", "test"):
+        from functools import partial
+
+        from vimamba.cli.evaluation import evaluate
+
+        command = partial(evaluate, name)
+    elif name == "predict":
+        from vimamba.cli.prediction import predict as command
+    elif name == "list-models":
+        from vimamba.cli.inquiries import list_models as command
+    elif name == "identify":
+        from vimamba.cli.inquiries import identify as command
+    elif name == "visualise":
+        from vimamba.cli.inquiries import visualise as command
+    else:
+        return None
+    return command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments after the program's name; those of the process by default.
+
+    Returns:
+        0, or 2 for an error of the user's, or 130 after Ctrl-C.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    if args[0] == "--version":
+        from vimamba import __version__
+
+        print(f"vimamba {__version__}")
+        return 0
+    try:
+        command = _command(args[0])
+        if command is None:
+            print(f"error: unknown command {args[0]!r}\n\n{HELP}", end="", file=sys.stderr)
+            return 2
+        return command(args[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except ImportError as error:
+        if not _is_train_extra(error):
+            raise
+        print(f'error: {error}; run `pip install "vimamba[train]"`', file=sys.stderr)
+        return 2
+    except ValueError as error:
+        if not _is_users(error):
+            raise
+        print(f"error: {_last_line(str(error))}", file=sys.stderr)
+        return 2
+
+
+TRAIN_EXTRA = (
+    "pytorch_lightning",
+    "jsonargparse",
+    "torchmetrics",
+    "albumentations",
+    "sklearn",
+    "matplotlib",
+)
+
+
+def _is_train_extra(error: ImportError) -> bool:
+    """Whether an import failed because the packages for training are not installed."""
+    return (error.name or "").split(".")[0] in TRAIN_EXTRA
+
+
+def _is_users(error: ValueError) -> bool:
+    """Whether an error is about what the user gave, as opposed to a bug."""
+    return type(error).__name__ in ("DataError", "TaskError", "UsageError")
+
+
+def _last_line(text: str) -> str:
+    """The message itself, where a worker process has put its traceback before it."""
+    if "Original Traceback" not in text:
+        return text
+    return text.strip().splitlines()[-1].split("DataError: ", 1)[-1]

@@ -1,0 +1,58 @@
+"""`vimamba validate` and `vimamba test`: scores of a finished run."""
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+HELP = """\
+Scores a run's checkpoint on its {split} split and prints a table of all classes.
+
+  vimamba {name} runs/digits
+  vimamba {name} runs/digits --tta flips --ckpt last --batch-size 128 --workers 4
+
+Other options are those of `vimamba fit`, for example --data to score other images.
+"""
+
+
+def evaluate(name: str, args: list[str]) -> int:
+    """Score a run.
+
+    Args:
+        name: "validate" or "test".
+        args: The run and options.
+
+    Returns:
+        Exit code.
+    """
+    split = "test" if name == "test" else "val"
+    parser = ArgumentParser(
+        prog=f"vimamba {name}",
+        description=HELP.format(name=name, split=split),
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, help="folder that `vimamba fit` wrote")
+    parser.add_argument("--ckpt", default="best", help="best (default), last or a file")
+    parser.add_argument(
+        "--tta",
+        default="none",
+        choices=("none", "hflip", "flips"),
+        help="average over mirrored views: left-right, or all four",
+    )
+    parser.add_argument("--results", type=Path, help="JSON to write; RUN/metrics.json by default")
+    given, rest = parser.parse_known_args(args)
+
+    from vimamba.cli.runs import find_checkpoint, open_run
+
+    checkpoint = find_checkpoint(given.run, given.ckpt)
+    cli = open_run(given.run, rest)
+    from vimamba.cli.reporting import score, show_scores, write_metrics
+
+    cli.datamodule.dataset(split)
+    cli.model.tta = given.tta
+    report = {"tta": given.tta, **score(cli, split, checkpoint)}
+    results = given.results or given.run / "metrics.json"
+    write_metrics(results, split, report)
+    show_scores(split, report)
+    print(f"{split} accuracy {report['accuracy']:.2%} on {report['images']} images")
+    print(f"written to {results}")
+    return 0

@@ -1,0 +1,143 @@
+"""`vimamba list-models`, `identify` and `visualise`: commands that need torch and timm only."""
+
+import json
+import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.tables import show_table
+
+
+def make_parser(name: str, description: str) -> ArgumentParser:
+    """A parser that shows its description as it is written."""
+    return ArgumentParser(
+        prog=f"vimamba {name}",
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def list_models(args: list[str]) -> int:
+    """Print the models; returns the exit code."""
+    parser = make_parser(
+        "list-models",
+        "Lists models with parameters, input size, published ImageNet-1k top-1 accuracy and the\n"
+        "licence of the weights.\n\n"
+        "  vimamba list-models\n  vimamba list-models 'vmamba_tiny*' --pretrained --json",
+    )
+    parser.add_argument("pattern", nargs="?", default="*", help="name with * and ?")
+    parser.add_argument("--pretrained", action="store_true", help="only those with weights")
+    parser.add_argument("--all", action="store_true", help="also the models timm ships")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    given = parser.parse_args(args)
+    pattern = given.pattern if re.search(r"[*?\[]", given.pattern) else f"*{given.pattern}*"
+    rows = [model_row(name) for name in find_models(pattern, given.all, given.pretrained)]
+    if given.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    if not rows:
+        raise UsageError(f"no model fits {given.pattern!r}; --all looks at timm's own models, too")
+    shown = [
+        [
+            row["name"],
+            f"{row['params'] / 1e6:.1f}",
+            "x".join(str(size) for size in row["input_size"]),
+            "-" if row["top1"] is None else f"{row['top1']:.1f}",
+            row["license"] or "-",
+        ]
+        for row in rows
+    ]
+    head = ["model", "params (M)", "input", "top-1 (%)", "weights' licence"]
+    show_table(f"{len(rows)} models", head, shown)
+    return 0
+
+
+def find_models(pattern: str, everything: bool, pretrained: bool) -> list[str]:
+    """Names that fit a pattern: ours, or all that timm knows."""
+    import timm
+    from timm.models import model_entrypoint
+
+    import vimamba  # noqa: F401  registers the models
+
+    names = timm.list_models(pattern)
+    if not everything:
+        names = [n for n in names if model_entrypoint(n).__module__.startswith("vimamba.")]
+    if pretrained:
+        names = [name for name in names if timm.models.is_model_pretrained(name)]
+    return names
+
+
+def model_row(name: str) -> dict[str, Any]:
+    """What the list says about one model; no memory is spent on its weights."""
+    import timm
+
+    net = timm.create_model(name, device="meta")
+    cfg: Any = net.pretrained_cfg
+    text = f"{cfg.get('notes') or ''} {cfg.get('description') or ''}"
+    found = re.search(r"top-?1\D{0,12}?(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*%?\s*top-?1", text, re.I)
+    return {
+        "name": name,
+        "params": sum(parameter.numel() for parameter in net.parameters()),
+        "input_size": list(cfg["input_size"]),
+        "top1": float(found[1] or found[2]) if found else None,
+        "license": cfg.get("license"),
+        "pretrained": timm.models.is_model_pretrained(name),
+    }
+
+
+def identify(args: list[str]) -> int:
+    """Print what a checkpoint file is; returns the exit code."""
+    parser = make_parser(
+        "identify",
+        "Says which model an official checkpoint file belongs to.\n\n  vimamba identify FILE.pth",
+    )
+    parser.add_argument("file", type=Path)
+    given = parser.parse_args(args)
+    if not given.file.is_file():
+        raise UsageError(f"{given.file} is not a file")
+
+    import vimamba.checkpoints
+
+    try:
+        found: Any = vimamba.checkpoints.identify(given.file)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    accuracy = getattr(found, "accuracy", None)
+    rows = [
+        ["family", found.family],
+        ["variant", found.variant],
+        ["generation", found.generation],
+        ["published top-1", "-" if accuracy is None else accuracy],
+        ["load it with", found.create_model],
+    ]
+    show_table(str(given.file), ["what", "is"], rows)
+    return 0
+
+
+def visualise(args: list[str]) -> int:
+    """Draw a scan order; returns the exit code."""
+    parser = make_parser(
+        "visualise",
+        "Draws every path of a scan order over its grid.\n\n"
+        "  vimamba visualise scan --order hilbert --size 14x14 -o hilbert.png\n"
+        "  vimamba visualise scan --order 'local(window=7)' -o local.png",
+    )
+    parser.add_argument("what", choices=("scan",))
+    parser.add_argument("--order", required=True, help="name of a scan order")
+    parser.add_argument("--size", default="14x14", help="HEIGHTxWIDTH in cells")
+    parser.add_argument("-o", "--out", type=Path, required=True, help="PNG to write")
+    given = parser.parse_args(args)
+    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given.size)
+    if not size:
+        raise UsageError(f"--size {given.size} must be HEIGHTxWIDTH, such as 14x14")
+    from vimamba import visualise as drawing
+
+    try:
+        drawing.draw_scan_order(given.order, int(size[1]), int(size[2]), given.out)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    print(f"written to {given.out}")
+    return 0

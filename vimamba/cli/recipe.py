@@ -1,0 +1,129 @@
+"""Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
+
+import logging
+import re
+import time
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+
+from pytorch_lightning import LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import vimamba.data
+import vimamba.tasks  # noqa: F401  the class names of recipes
+from vimamba.cli.errors import UsageError
+from vimamba.cli.tables import is_terminal
+from vimamba.tasks.backbone import model_cfg
+
+# said by libraries about matters that are settled here
+QUIET = (
+    "LightningCLI's args parameter",
+    "The '.*' does not have many workers",
+    "The number of training batches",
+    "Found .* module\\(s\\) in eval mode",
+    "You are trying to `self.log",
+    ".*litlogger.*",
+    ".*LeafSpec.*",
+    ".*treespec.*",
+    ".*pin_memory.*",
+    ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
+)
+
+
+def explain(error: ArgumentError) -> str:
+    """The useful line of a long message about types."""
+    text = str(error)
+    found = re.findall(r"(Option '.*' is not accepted|arguments are required: .*)", text)
+    if found:
+        return found[0].replace("arguments are required: root", "--data PATH is required")
+    return text
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI with a default task and data set, and settings linked between them.
+
+    Args:
+        args: Typed options.
+        out: Run folder; made up from the time and model if None.
+    """
+
+    def __init__(self, args: list[str], out: Path | None) -> None:
+        self.out = out or Path()
+        self.given_out = out
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            run=False,
+            args=args,
+            parser_kwargs={"exit_on_error": False, "prog": "vimamba fit"},
+            trainer_defaults={
+                "max_epochs": 30,
+                "gradient_clip_val": 1.0,
+                "num_sanity_val_steps": 0,
+                "enable_model_summary": False,
+                "enable_progress_bar": is_terminal(),
+                "use_distributed_sampler": False,
+                "log_every_n_steps": 10,
+                "logger": False,
+                "enable_checkpointing": False,
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Set the defaults and links."""
+        parser.set_defaults(
+            {
+                "model": {"class_path": "vimamba.tasks.Classification"},
+                "data": {"class_path": "vimamba.data.ImageFolder"},
+            }
+        )
+        for name in ("num_classes", "class_names", "class_counts", "multi_label"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        for name in ("img_size", "in_chans"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in what the model's published settings decide, and the run folder."""
+        data, model = self.config.data.init_args, self.config.model.init_args
+        cfg = model_cfg(model.model, model.get("model_kwargs"))
+        if data.get("img_size") is None:
+            size = (model.get("model_kwargs") or {}).get("img_size")
+            data.img_size = size or cfg.input_size[-1]
+        if model.get("pretrained") and len(cfg.mean) == data.in_chans:
+            data.mean = data.mean or list(cfg.mean)
+            data.std = data.std or list(cfg.std)
+            data.crop_pct = data.crop_pct or cfg.crop_pct
+        data.root = str(Path(data.root).absolute())
+        name = re.sub(r"[^\w.-]+", "_", model.model)
+        self.out = self.given_out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
+        self.config.trainer.default_root_dir = str(self.out)
+
+
+def quieten() -> None:
+    """Keep libraries' hints off the screen; errors and unknown warnings stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def build(args: list[str], out: Path | None = None) -> RecipeCLI:
+    """Parse typed options and build data set, task and trainer.
+
+    Raises:
+        UsageError: An unknown or ill-typed option.
+    """
+    quieten()
+    try:
+        return RecipeCLI(args, out)
+    except ArgumentError as error:
+        raise UsageError(explain(error)) from None

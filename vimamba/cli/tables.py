@@ -1,0 +1,62 @@
+"""Text for people: tables and lines, plain unless the output is a terminal."""
+
+import sys
+from collections.abc import Sequence
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal rather than a file or pipe."""
+    return sys.stdout.isatty()
+
+
+def say(text: str = "") -> None:
+    """Print a line, above a progress bar if one is shown."""
+    from tqdm import tqdm
+
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; numbers stand right, text left.
+
+    Args:
+        title: Line above it.
+        columns: Heads.
+        rows: Cells, shown by `str`.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [
+        all(row[i].replace(".", "").replace(",", "").replace("-", "").isdecimal() for row in cells)
+        for i in range(len(columns))
+    ]
+    if is_terminal():
+        try:
+            _show_rich(title, columns, cells, right)
+        except ImportError:
+            pass
+        else:
+            return
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    say(title)
+    for row in [list(columns), *cells]:
+        fitted = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        )
+        say(("  " + "  ".join(fitted)).rstrip())
+
+
+def _show_rich(
+    title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column, number in zip(columns, right, strict=True):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*row)
+    Console().print(table)

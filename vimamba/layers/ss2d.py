@@ -16,7 +16,6 @@ from vimamba.layers.ssm import (
     init_state_decay_,
     init_step_bias_,
     init_step_projection_,
-    state_decay,
 )
 from vimamba.scan_orders import num_paths
 
@@ -106,7 +105,7 @@ class SS2D(nn.Module):
         return torch.ops.vimamba.selective_scan(
             u,
             torch.stack(deltas, dim=1),
-            state_decay(self.A_log),
+            -torch.exp(self.A_log),
             B.transpose(1, 2),
             C.transpose(1, 2),
             self.D,

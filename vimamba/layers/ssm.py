@@ -11,11 +11,6 @@ from torch import Tensor, nn
 import vimamba_kernels  # noqa: F401  registers torch.ops.vimamba.selective_scan
 
 
-def state_decay(A_log: Tensor) -> Tensor:
-    """A = -exp(A_log), in float32 at least whatever the parameter is stored in."""
-    return -torch.exp(A_log if A_log.dtype == torch.float64 else A_log.float())
-
-
 def init_state_decay_(A_log: Tensor) -> None:
     """ln(1..N) in every channel: the real part of S4D (Gu et al. 2022, arXiv:2206.11893)."""
     states = torch.arange(1, A_log.shape[-1] + 1, device=A_log.device, dtype=torch.float32)
@@ -26,7 +21,7 @@ def init_state_decay_(A_log: Tensor) -> None:
 def init_step_bias_(
     dt_bias: Tensor, *, dt_min: float = 1e-3, dt_max: float = 0.1, floor: float = 1e-4
 ) -> None:
-    """Make softplus(dt_bias) log-uniform in [dt_min, dt_max] (Mamba, arXiv:2312.00752, sec. 3.6)."""
+    """Make softplus(dt_bias) log-uniform in [dt_min, dt_max] (Mamba, arXiv:2312.00752, 3.6)."""
     with torch.no_grad():
         log_step = torch.empty_like(dt_bias).uniform_(math.log(dt_min), math.log(dt_max))
         step = log_step.exp().clamp(min=floor)

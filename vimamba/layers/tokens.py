@@ -86,15 +86,17 @@ class RotaryEmbed(nn.Module):
         return x * angles.cos() + turned * angles.sin()
 
 
-def insert_class_token(paths: Tensor, position: int) -> Tensor:
+def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     """Let every path visit a class token that stands before grid token `position`.
 
-    A path that runs from the front of the grid to its back meets it after half of its steps; one
-    that runs the other way counts from its end, so that the reverse of a path stays its reverse.
+    A path that runs from the front of the grid to its back meets it after half of its steps (or
+    first, if it stands in front of all); one that runs the other way counts from its end, so that
+    the reverse of a path stays its reverse.
 
     Args:
         paths: (K, T) over a grid of L tokens.
         position: Index of the class token among the L + 1.
+        front: The class token stands in front of all others.
 
     Returns:
         (K, T + 1).
@@ -102,9 +104,8 @@ def insert_class_token(paths: Tensor, position: int) -> Tensor:
     length = paths.shape[1]
     shifted = torch.where(paths >= position, paths + 1, paths)
     backwards = paths[:, :1] > paths[:, -1:]
-    turn = torch.where(backwards, length - length // 2, length // 2)
-    if position == 0:  # a class token in front is met first, or last on the way back
-        turn = torch.where(backwards, length, 0)
+    half = 0 if front else length // 2
+    turn = torch.where(backwards, length - half, half)
     step = torch.arange(length + 1, device=paths.device)[None]
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
     return torch.where(step == turn, position, shifted.gather(1, before))

@@ -220,8 +220,8 @@ class VisionMamba(nn.Module):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
         return {
-            "stem": r"^(cls_token|pos_embed|patch_embed)",
-            "blocks": [(r"^blocks\.(\d+)", None), (r"^(norm|pyramid)", (99999,))],
+            "stem": r"^(?:cls_token|pos_embed|patch_embed)",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:norm|pyramid)", (99999,))],
         }
 
     @torch.jit.ignore
@@ -293,7 +293,7 @@ class VisionMamba(nn.Module):
             p = self._class_index(x.shape[1])
             token = self.cls_token.expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :p], token, x[:, p:]], dim=1)
-            paths = insert_class_token(paths, p)
+            paths = insert_class_token(paths, p, self.class_token == "first")
         x = self.pos_drop(x + pos_embed)
         angles: Tensor | None = None
         if self.rotary is not None:

@@ -240,7 +240,7 @@ class VMamba(nn.Module):
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {
             "stem": r"^stem",
-            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(stage_)?norm", (99999,))],
+            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(?:stage_)?norm", (99999,))],
         }
 
     @torch.jit.ignore

@@ -5,21 +5,13 @@ from them, the same that the official code was given. The arrays are stored in f
 the tolerance; the smallest wrong detail changes an output by about 1e-3.
 """
 
-import importlib.util
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import timm
 import torch
 
+from tests.parity.official import HERE, fill, filled_state, read_manifest
 from vimamba.models import vim, vmamba
-
-PARITY = Path(__file__).parents[1] / "parity"
-_spec = importlib.util.spec_from_file_location("fill", PARITY / "fill.py")
-fill = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fill)
 
 TOLERANCE = 1e-6
 
@@ -63,22 +55,10 @@ VARIANTS = {
 }
 
 
-def read_manifest(name):
-    return json.loads((PARITY / f"{name}.json").read_text())
-
-
-def official_state(name):
-    rows = [row for row in read_manifest(name)["params"] if row[2:] != ["computed"]]
-    state = {k: torch.from_numpy(v) for k, v in fill.fill_state_dict(rows).items()}
-    for key, shape in (read_manifest(name).get("computed_buffers") or {}).items():
-        state[key] = torch.zeros(shape)  # constants that a loader computes itself
-    return state
-
-
 def load(name, tmp_path):
     """Our model with the filled official file, in float64."""
     timm_name, args = VARIANTS[name]
-    torch.save({"model": official_state(name)}, tmp_path / "official.pth")
+    torch.save({"model": filled_state(name)}, tmp_path / "official.pth")
     overlay = {"file": str(tmp_path / "official.pth"), "num_classes": args.get("num_classes", 1000)}
     model = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay, **args)
     return model.eval().double()
@@ -111,7 +91,7 @@ def intermediates(model, image):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_outputs_equal_the_official_ones(name, tmp_path):
-    manifest, recorded = read_manifest(name), np.load(PARITY / f"{name}.npz")
+    manifest, recorded = read_manifest(name), np.load(HERE / f"{name}.npz")
     model = load(name, tmp_path)
     with torch.no_grad():
         if "logits" not in recorded:
@@ -134,7 +114,7 @@ def test_outputs_equal_the_official_ones(name, tmp_path):
 
 def our_gradient(name, key, model):
     """Gradient in the official shape: number the official entries and see where each one goes."""
-    state = {k: torch.zeros_like(v) for k, v in official_state(name).items()}
+    state = {k: torch.zeros_like(v) for k, v in filled_state(name).items()}
     count = state[key].numel()
     state[key] = torch.arange(1.0, count + 1).view_as(state[key])
     gradient = torch.zeros(count, dtype=torch.float64)
@@ -151,7 +131,7 @@ def our_gradient(name, key, model):
     "name", ["vim_test", "vmamba_test", "vmamba_ln_test", "vmamba_v0_even_test"]
 )
 def test_gradients_equal_the_official_ones(name, tmp_path):
-    manifest, recorded = read_manifest(name), np.load(PARITY / f"{name}.npz")
+    manifest, recorded = read_manifest(name), np.load(HERE / f"{name}.npz")
     model = load(name, tmp_path)
     image = input_of(manifest).requires_grad_()
     logits = model(image)

@@ -1,0 +1,36 @@
+# `make demo` and `make test` do everything on a machine that has Python >= 3.10 and make.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
+
+.PHONY: demo test lint types slow clean
+
+demo: $(VENV)/.train
+	$(BIN)/python tools/demo.py
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/basedpyright
+
+# what `make test` leaves out because it takes long
+slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow
+
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	  || { echo 'vimamba needs Python >= 3.10; name one: make PYTHON=python3.12' >&2; exit 2; }
+	@echo 'Installing vimamba and what it needs into $(VENV): some minutes, once.'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo runs build dist

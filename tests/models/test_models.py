@@ -1,0 +1,250 @@
+"""One contract for every backbone; a new family is covered as soon as its test model registers.
+
+timm's own tests run on the same models in `test_timm_suite.py`; here is what they do not check.
+"""
+
+import pytest
+import timm
+import torch
+from timm.models import group_parameters
+from timm.optim import create_optimizer_v2
+
+import vimamba
+from vimamba.layers import SS2D, MambaMixer, insert_class_token
+
+NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
+VIM_DYNAMIC = {"dynamic_img_size": True}
+
+
+def mixers(model):
+    return [m for m in model.modules() if isinstance(m, SS2D | MambaMixer)]
+
+
+def any_size(name):
+    """Arguments that make a model take any image size."""
+    fixed = timm.create_model(name, device="meta").pretrained_cfg["fixed_input_size"]
+    return VIM_DYNAMIC if fixed else {}
+
+
+def test_every_family_has_a_test_model():
+    families = {timm.model_entrypoint(n).__module__ for n in timm.list_models()}
+    families = {f for f in families if f.startswith("vimamba.")}
+    assert families == {timm.model_entrypoint(n).__module__ for n in NAMES}
+
+
+@pytest.mark.parametrize("scan_order", vimamba.list_scan_orders())
+@pytest.mark.parametrize("name", NAMES)
+def test_every_scan_order_works_in_every_model(name, scan_order):
+    model = timm.create_model(name, num_classes=5, scan_order=scan_order)
+    logits = model(torch.randn(2, *model.pretrained_cfg["input_size"]))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 5)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scan_order_changes_the_result(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    image = torch.randn(1, *model.pretrained_cfg["input_size"])
+    order = {2: "diagonal", 4: "cross_rot90"}[mixers(model)[0].num_paths]
+    other = timm.create_model(name, scan_order=order).eval()
+    other.load_state_dict(model.state_dict())
+    assert not torch.allclose(model(image), other(image), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_unknown_scan_order_is_refused(name):
+    with pytest.raises(ValueError, match="zigzagg"):
+        timm.create_model(name, scan_order="zigzagg")
+
+
+@pytest.mark.parametrize("size", [(64, 96), (75, 101), (33, 130)], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_features_have_exactly_the_described_size(name, size):
+    model = timm.create_model(name, features_only=True, **any_size(name)).eval()
+    patch = getattr(model.model, "patch_embed", None)
+    for feature, info in zip(model(torch.randn(1, 3, *size)), model.feature_info, strict=True):
+        stride = info["reduction"]
+        expected = [patch.dynamic_feat_size(size) if patch else [-(-s // stride) for s in size]]
+        assert list(feature.shape) == [1, info["num_chs"], *expected[0]]
+        assert feature.is_contiguous()
+
+
+@pytest.mark.parametrize("in_chans", [1, 4, 13])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_number_of_channels(name, in_chans):
+    model = timm.create_model(name, in_chans=in_chans)
+    size = model.pretrained_cfg["input_size"][1:]
+    assert model(torch.randn(1, in_chans, *size)).isfinite().all()
+    assert model.in_chans == in_chans
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_drop_path_drops(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, drop_path_rate=0.9).train()
+    image = torch.randn(8, *model.pretrained_cfg["input_size"])
+    assert not torch.allclose(model(image), model(image))
+    rates = [m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"]
+    assert rates[0] == 0
+    assert rates[-1] == pytest.approx(0.9)
+    assert rates == sorted(rates)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weight_decay_spares_what_the_scan_means(name):
+    model = timm.create_model(name)
+    optimizer = create_optimizer_v2(model, "adamw", lr=1e-3, weight_decay=0.1)
+    spared = next(g for g in optimizer.param_groups if g["weight_decay"] == 0)
+    names = {id(p): n for n, p in model.named_parameters()}
+    spared = {names[id(p)] for p in spared["params"]}
+    assert {n for n in names.values() if n.endswith(("A_log", "D", "dt_bias"))} <= spared
+    assert {n for n in names.values() if n.endswith("proj.weight")} & spared == set()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_groups_run_from_the_stem_to_the_head(name):
+    model = timm.create_model(name)
+    groups = group_parameters(model, model.group_matcher())
+    grouped = {name for group in groups.values() for name in group}
+    assert grouped == {name for name, _ in model.named_parameters()}
+    order = [groups[k][0] for k in sorted(groups)]
+    assert order[0].startswith(("stem", "cls_token", "pos_embed"))
+    assert any(n.startswith("head") for n in groups[max(groups)])
+    blocks = [n for n in order if "blocks" in n]
+    assert blocks == sorted(blocks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_made_on_meta_starts_as_any_other(name):
+    model = timm.create_model(name, device="meta").to_empty(device="cpu")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(float("nan"))
+    model.init_weights()
+    twin = timm.create_model(name)
+    for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert p.isfinite().all(), key
+        torch.testing.assert_close(p.std(correction=0), q.std(correction=0), rtol=0.4, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_scan_starts_as_published(name):
+    model = timm.create_model(name)
+    for mixer in mixers(model):
+        states = torch.arange(1.0, mixer.d_state + 1)
+        torch.testing.assert_close(mixer.A_log.exp(), states.expand_as(mixer.A_log))
+        assert (mixer.D == 1).all()
+        steps = torch.nn.functional.softplus(
+            mixer.dt_bias if "vim" not in name else mixer.dt_bias[:1]
+        )
+        assert steps.min() >= 0.99e-3
+        assert steps.max() <= 0.101
+        assert mixer.dt_proj[0].weight.abs().max() <= mixer.dt_rank**-0.5
+
+
+def test_only_the_first_path_of_vim_gets_the_step_sizes_of_mamba():
+    model = timm.create_model("test_vim")
+    assert all((b.mixer.dt_bias[1:] == 0).all() for b in model.blocks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_folder_makes_the_same_model(name, tmp_path):
+    model = timm.create_model(name, num_classes=3, scan_order="spiral").eval()
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.randn(1, *model.pretrained_cfg["input_size"])
+    assert torch.equal(model(image), again(image))
+
+
+def test_a_resized_vim_is_saved_and_read_again(tmp_path):
+    model = timm.create_model("test_vim", num_classes=3).eval()
+    model.set_input_size((64, 128))
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    image = torch.randn(1, 3, 64, 128)
+    assert torch.equal(model(image), again(image))
+    other = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, img_size=96)
+    assert other.pos_embed.shape[1] == 37
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_bf16_follows_float32(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    image = torch.randn(2, *model.pretrained_cfg["input_size"])
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        ours = model(image)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.float(), model(image), rtol=0.1, atol=0.05)
+
+
+def test_vim_takes_any_size_and_the_built_one_unchanged():
+    torch.manual_seed(0)
+    fixed = timm.create_model("test_vim").eval()
+    dynamic = timm.create_model("test_vim", dynamic_img_size=True).eval()
+    dynamic.load_state_dict(fixed.state_dict())
+    image = torch.randn(1, 3, 96, 96)
+    assert torch.equal(fixed(image), dynamic(image))
+    resized = torch.randn(1, 3, 80, 160)
+    fixed.set_input_size((80, 160))
+    torch.testing.assert_close(fixed(resized), dynamic(resized))
+
+
+def test_vim_refuses_another_size_with_the_way_out():
+    with pytest.raises(AssertionError, match="image height must be 96; set_input_size"):
+        timm.create_model("test_vim")(torch.randn(1, 3, 64, 96))
+
+
+def test_vim_refuses_images_below_a_patch():
+    with pytest.raises(ValueError, match=r"img_size=\(8, 8\) is smaller than a patch"):
+        timm.create_model("test_vim", img_size=8)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("class_token", "last"), ("global_pool", "max")], ids=str
+)
+def test_vim_names_the_choices(argument, value):
+    with pytest.raises(ValueError, match=f"{argument}='{value}' is unknown; choose from"):
+        timm.create_model("test_vim", **{argument: value})
+
+
+def test_pooling_over_the_patches_leaves_the_class_token_out():
+    model = timm.create_model("test_vim", global_pool="avg", num_classes=0)
+    tokens = torch.randn(2, 37, 48)
+    expected = torch.cat([tokens[:, :18], tokens[:, 19:]], dim=1).mean(1)
+    torch.testing.assert_close(model.forward_head(tokens), expected)
+
+
+@pytest.mark.parametrize("length", [2, 5, 6, 7])
+@pytest.mark.parametrize("front", [False, True])
+def test_the_class_token_keeps_a_path_and_its_reverse_mirrored(length, front):
+    path = torch.arange(length)
+    position = 0 if front else length // 2
+    forward, backward = insert_class_token(torch.stack([path, path.flip(0)]), position, front)
+    assert torch.equal(forward, torch.arange(length + 1))
+    assert torch.equal(backward, forward.flip(0))
+
+
+def test_the_class_token_is_visited_once_by_every_path():
+    paths = vimamba.scan_paths("omni", 3, 5)
+    with_token = insert_class_token(paths, 7, front=False)
+    assert torch.equal(with_token.sort(1).values, torch.arange(16).expand(len(paths), -1))
+
+
+@pytest.mark.parametrize("path", [[0, 1, 2, 3, 4], [2, -1, 0, 1, -1]])
+def test_the_causal_convolution_follows_the_path(path):
+    mixer = MambaMixer(4, num_paths=1, expand=1.0).double()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    ours = mixer.convolve(x, torch.tensor([path]))[:, 0]
+    weight, expected = mixer.conv.weight[:, 0], torch.zeros_like(ours)
+    for t, token in enumerate(path):
+        if token < 0:
+            continue
+        total = mixer.conv.bias.expand(2, 4).clone()
+        for lag in range(4):
+            if t >= lag and path[t - lag] >= 0:
+                total = total + weight[:, 3 - lag] * x[:, path[t - lag]]
+        expected[:, token] = torch.nn.functional.silu(total)
+    torch.testing.assert_close(ours, expected)

@@ -1,0 +1,18 @@
+"""timm's own model tests, unmodified, on the smallest model of each family.
+
+They lie in timm's source distribution, which `tools/timm_suite.py` fetches.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_timms_own_tests_pass(tmp_path):
+    command = [sys.executable, str(ROOT / "tools" / "timm_suite.py")]
+    options = ["--package", "vimamba", "--fetch", "--report", str(tmp_path / "report.json")]
+    run = subprocess.run(command + options, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " 0 failed, 0 skipped" in run.stdout

@@ -1,23 +1,280 @@
-"""Placeholder until the numba backend is in."""
+"""The selective scan on a CPU: drives the numba kernels of cpu_kernels.py.
 
-from typing import Any
+The kernels are serial and run without the GIL on a small thread pool. Numba's own threads are
+avoided because they do not survive a fork, which DataLoader workers rely on. Work is cut into
+tasks of one batch element and one block of channels. Sums that cross tasks are taken afterwards
+in a fixed order, so results do not depend on the number of threads.
 
+Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
 from torch import Tensor
 
+from vimamba_kernels.selective_scan.checks import check_arguments, check_paths
+
+# steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
 CHUNK = 32
-READY = False
+# as in cpu_kernels.py, which cannot be imported without numba
+_MAX_WIDTH, _ROW = 96, 112
 
 
 def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
-    """Shape of the states that the forward pass keeps."""
+    """Shape of the states that `forward` saves; sizes may be symbolic."""
     return (batch, k, (steps + CHUNK - 1) // CHUNK, states, channels)
 
 
-def forward(*args: Any, save: bool) -> tuple[Tensor, Tensor]:
-    """Forward."""
-    raise NotImplementedError
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+    *,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """The output before the gate in float32, and the states at the chunk borders (empty unless `save`).
+
+    Raises:
+        TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
+    """
+    check_arguments(u, delta, A, B, C, D, None, delta_bias, paths)
+    threads = torch.get_num_threads()
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads)
+    batch, k, length, channels = delta.shape
+    y = torch.empty((batch, length, channels) if merge else delta.shape)
+    shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
+    states = torch.empty(shape)
+    kernel = _kernel("forward", A.shape[2])
+    arrays = (*scan.inputs, _flat(y), _flat(states))
+
+    def work(first: int, last: int) -> None:
+        rows, tiles = _scratch(scan.rows, 2 * scan.padded_states * _ROW)
+        limits = (np.uint64(first), np.uint64(last), delta_softplus)
+        kernel(*arrays, rows, tiles, scan.sizes, scan.strides, *limits)
+
+    _run(work, scan.tasks, threads)
+    return y, states
 
 
-def backward(*args: Any) -> tuple[Tensor, ...]:
-    """Backward."""
-    raise NotImplementedError
+def backward(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+    states: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
+
+    Args:
+        grad: Gradient of the output before the gate.
+        states: What `forward` saved for the same arguments.
+
+    Raises:
+        TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
+    """
+    check_arguments(u, delta, A, B, C, D, None, delta_bias, paths)
+    # two, whatever their number: dB and dC are sums over blocks, which must not depend on it
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads=2)
+    batch, k, length, channels = delta.shape
+    n, padded = A.shape[2], scan.padded_states
+    expected = (batch, length, channels) if merge else tuple(delta.shape)
+    saved = states_shape(batch, k, scan.steps, n, channels)
+    if tuple(grad.shape) != expected or tuple(states.shape) != saved:
+        shapes = tuple(grad.shape), tuple(states.shape)
+        raise ValueError(f"grad and states have shapes {shapes}; expected {(expected, saved)}")
+    du, ddelta = torch.empty(u.shape), torch.empty(delta.shape)
+    dA = torch.empty(batch, k, n, channels)
+    dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
+    dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
+    results = (du, ddelta, dA, dB, dC, dD, dbias)
+    kernel = _kernel("backward", n)
+    arrays = (*scan.inputs, _flat(states), _flat(grad), *map(_flat, results))
+
+    def work(first: int, last: int) -> None:
+        steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
+        sizes = (scan.rows, 3 * padded * _ROW, steps * _ROW, past * _ROW)
+        rows, tiles, steps, past = _scratch(*sizes)
+        limits = (np.uint64(first), np.uint64(last), delta_softplus)
+        kernel(*arrays, rows, tiles, steps, past, past, scan.sizes, scan.strides, *limits)
+
+    _run(work, scan.tasks, torch.get_num_threads())
+    return (
+        du,
+        ddelta,
+        dA.sum(0).transpose(1, 2),
+        dB.sum(0),
+        dC.sum(0),
+        None if D is None else dD.sum(0),
+        None if delta_bias is None else dbias.sum(0),
+    )
+
+
+class _Scan(NamedTuple):
+    """What the kernels of both directions take, and how the work is cut."""
+
+    inputs: tuple[np.ndarray, ...]
+    sizes: tuple[np.uint64, ...]
+    strides: tuple[np.uint64, ...]
+    steps: int
+    padded_states: int
+    # floats in the rows of a step
+    rows: int
+    # blocks of channels in a group, and tasks in all
+    blocks: int
+    tasks: int
+
+
+def _prepare(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    paths: Tensor | None,
+    merge: bool,
+    threads: int,
+) -> _Scan:
+    batch, k, length, channels = delta.shape
+    n = A.shape[2]
+    groups = B.shape[2] if B.dim() == 5 else 1
+    if paths is None:
+        steps, path_stride = length, 0
+        table = torch.arange(length, dtype=torch.int32)
+    else:
+        check_paths(paths, length)
+        steps = path_stride = paths.shape[1]
+        table = paths.to(torch.int32).contiguous()
+    zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
+    inputs = (u, delta, A.transpose(1, 2), B, C, D, delta_bias)
+    width = _block_width(channels // groups, batch * groups, threads)
+    blocks = -(-(channels // groups) // width)
+    shared, separate = (length * channels, 0), (k * length * channels, length * channels)
+    strides = (separate if u.dim() == 4 else shared) + (shared if merge else separate)
+    padded = -(-n // 4) * 4
+    return _Scan(
+        inputs=(*(_flat(zeros if t is None else t) for t in inputs), table.view(-1).numpy()),
+        sizes=tuple(map(np.uint64, (batch, k, length, steps, channels, groups, n, width, CHUNK))),
+        strides=tuple(map(np.uint64, (*strides, path_stride))),
+        steps=steps,
+        padded_states=padded,
+        rows=8 * _ROW + 2 * padded,
+        blocks=blocks,
+        tasks=batch * groups * blocks,
+    )
+
+
+def _block_width(channels: int, rows: int, threads: int) -> int:
+    """Channels per task: as many as allowed, but so few that the threads share the work evenly."""
+    least = -(-channels // _MAX_WIDTH)
+    most = max(least, channels // 32)
+    even = (n for n in range(least, most + 1) if (rows * n) % threads == 0)
+    blocks = least if rows * least >= 8 * threads else next(even, most)
+    # whole vectors of 16 floats
+    return -(-channels // (16 * blocks)) * 16
+
+
+def _flat(t: Tensor | None) -> np.ndarray:
+    assert t is not None
+    return t.detach().to(torch.float32).contiguous().view(-1).numpy()
+
+
+def _scratch(*sizes: int) -> list[np.ndarray]:
+    """Pieces of one uninitialised buffer."""
+    buffer = torch.empty(sum(sizes)).numpy()
+    ends = np.cumsum(sizes)
+    return [buffer[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+
+
+_pool: tuple[ThreadPoolExecutor, int] | None = None
+_lock = threading.Lock()
+
+
+def _run(work: Callable[[int, int], None], tasks: int, threads: int) -> None:
+    """Call `work(first, last)` for ranges that cover the tasks, one for each thread."""
+    threads = min(threads, tasks)
+    if threads <= 1:
+        if tasks:
+            work(0, tasks)
+        return
+    limits = [tasks * i // threads for i in range(threads + 1)]
+    pool = _workers(threads - 1)
+    others = [pool.submit(work, limits[i], limits[i + 1]) for i in range(1, threads)]
+    work(0, limits[1])
+    for other in others:
+        other.result()
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None or _pool[1] < count:
+            _pool = ThreadPoolExecutor(count, thread_name_prefix="vimamba-scan"), count
+        return _pool[0]
+
+
+def _forget_threads() -> None:
+    """In a forked child: the parent's threads are not there, and its lock may be held forever."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_threads)
+
+_kernels: dict[str, Callable[..., None]] = {}
+
+
+def _kernel(direction: str, states: int) -> Callable[..., None]:
+    """The compiled kernel; one line on stderr tells when compiling takes time."""
+    name = f"{direction}_{'one' if states == 1 else 'fours'}"
+    if name not in _kernels:
+        _kernels[name] = _compile(name)
+    return _kernels[name]
+
+
+def _compile(name: str) -> Callable[..., None]:
+    # numba takes a third of a second to import
+    from numba.core import event
+
+    from vimamba_kernels.selective_scan import cpu_kernels
+
+    class Notice(event.Listener):
+        def on_start(self, event: Any) -> None:
+            if event.data["dispatcher"].py_func.__name__ == name:
+                print(
+                    f"vimamba: compiling the CPU scan ({name}), some seconds, once", file=sys.stderr
+                )
+
+        def on_end(self, event: Any) -> None: ...
+
+    kernel = getattr(cpu_kernels, name)
+    with event.install_listener("numba:compile", Notice()):
+        try:
+            kernel.compile(cpu_kernels.SIGNATURES[name])
+        except OSError:
+            # the cache cannot be written
+            kernel = cpu_kernels.without_cache(kernel)
+            kernel.compile(cpu_kernels.SIGNATURES[name])
+    return kernel

@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: unknown command {args[0]!r}\n\n{HELP}", end="", file=sys.stderr)
             return 2
         return command(args[1:])
+    except SystemExit as end:  # argparse, after a help text or a mistake
+        return end.code if isinstance(end.code, int) else 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -102,18 +102,18 @@ def identify(args: list[str]) -> int:
     import vimamba.checkpoints
 
     try:
-        found: Any = vimamba.checkpoints.identify(given.file)
+        found = vimamba.checkpoints.identify(given.file)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    accuracy = getattr(found, "accuracy", None)
     rows = [
         ["family", found.family],
         ["variant", found.variant],
         ["generation", found.generation],
-        ["published top-1", "-" if accuracy is None else accuracy],
-        ["load it with", found.create_model],
+        ["accuracy", found.accuracy],
+        ["licence", found.license],
+        ["load it with", found.create_line.replace("FILE", repr(str(given.file)))],
     ]
-    show_table(str(given.file), ["what", "is"], rows)
+    show_table(str(given.file), ["checkpoint", ""], rows)
     return 0
 
 

@@ -187,14 +187,12 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
         figure = Figure(figsize=(11, 7.4), layout="constrained")
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
-        below.suptitle(
-            f"Answers on the {split} images: {wrong} of {len(batch)} wrong (red, the surest first)",
-            fontsize=11,
-            fontweight="bold",
-        )
-        for axes in (*(grid := above.subplots(2, columns).flat), *below.subplots(2, columns).flat):
-            axes.set_axis_off()
-        for axes, index in zip(grid, shown, strict=False):
+        verdict = f"{wrong} of {len(batch)} wrong (red, the surest first)" if wrong else "all right"
+        below.suptitle(f"Answers on {split} images: {verdict}", fontsize=11, fontweight="bold")
+        for part in (above, below):
+            for axes in part.subplots(2, columns).flat:
+                axes.set_axis_off()
+        for axes, index in zip(above.axes, shown, strict=False):
             image, label = train[0, int(index)]
             axes.set_axis_on()
             show_image(axes, as_pixels(image, data), shorten(label_names(label, names), 16))
@@ -254,7 +252,8 @@ def draw_contact_sheet(
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(1.45 * columns + 0.2, 1.75 * rows + 0.5), layout="constrained")
         more = f" ({left_out} more are in the list)" if left_out else ""
-        figure.suptitle(f"{len(images)} images{more}", fontsize=10, fontweight="bold")
+        count = "1 image" if len(images) == 1 else f"{len(images)} images"
+        figure.suptitle(f"{count}{more}", fontsize=10, fontweight="bold")
         for axes in figure.subplots(rows, columns, squeeze=False).flat:
             axes.set_axis_off()
         for axes, image, caption in zip(figure.axes, images, captions, strict=False):

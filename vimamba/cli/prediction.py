@@ -131,16 +131,15 @@ def classify_files(
     from torch.utils.data import DataLoader
 
     from vimamba.data.augmentation import eval_transform
-    from vimamba.data.classification import default_mean, default_std
     from vimamba.data.dataset import ImageDataset, start_worker
 
     in_chans = settings["in_chans"]
     transform = eval_transform(
         settings["img_size"],
-        settings["mean"] or default_mean(in_chans),
-        settings["std"] or default_std(in_chans),
+        settings["mean"],
+        settings["std"],
         interpolation=settings["interpolation"],
-        crop_pct=settings["crop_pct"] or 1.0,
+        crop_pct=settings["crop_pct"],
     )
     dataset = ImageDataset(samples, transform, in_chans, seed=0)
     loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=start_worker)

@@ -14,6 +14,7 @@ import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.errors import UsageError
 from vimamba.cli.tables import is_terminal
+from vimamba.data.classification import default_mean, default_std
 from vimamba.tasks.backbone import model_cfg
 
 # said by libraries about matters that are settled here
@@ -97,10 +98,10 @@ class RecipeCLI(LightningCLI):
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
             data.img_size = size or cfg.input_size[-1]
-        if model.get("pretrained") and len(cfg.mean) == data.in_chans:
-            data.mean = data.mean or list(cfg.mean)
-            data.std = data.std or list(cfg.std)
-            data.crop_pct = data.crop_pct or cfg.crop_pct
+        published = model.get("pretrained") and len(cfg.mean) == data.in_chans
+        data.mean = data.mean or list(cfg.mean if published else default_mean(data.in_chans))
+        data.std = data.std or list(cfg.std if published else default_std(data.in_chans))
+        data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
         data.root = str(Path(data.root).absolute())
         name = re.sub(r"[^\w.-]+", "_", model.model)
         self.out = self.given_out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"

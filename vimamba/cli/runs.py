@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 def find_checkpoint(run: Path, wish: str) -> Path:
     """The checkpoint meant by "best", "last" or a path."""
+    read_config(run)
     path = run / "checkpoints" / f"{wish}.ckpt" if wish in ("best", "last") else Path(wish)
     if not path.is_file():
         raise UsageError(f"--ckpt {wish}: there is no file {path}")
@@ -56,7 +57,6 @@ def open_run(run: Path, args: list[str]) -> "RecipeCLI":
     from vimamba.cli.recipe import build
     from vimamba.cli.training import translate
 
-    read_config(run)
     config = ["--config", str(run / "config.yaml"), "--model.pretrained=false"]
     options = translate([*config, *args])
     if (run / "split.csv").exists() and not any(o.startswith("--data.root") for o in options):

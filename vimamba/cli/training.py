@@ -56,12 +56,31 @@ FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast
 DATA_BY_SUFFIX = {".csv": "vimamba.data.CSVList", ".npz": "vimamba.data.MedMNIST"}
 
 
+def find_recipe(name: str) -> str:
+    """A recipe's file: as named, or one of those that come with the package."""
+    package = Path(__file__).parents[1]
+    for folder in (Path(), package / "recipes", package.parent / "configs"):
+        for path in (
+            folder / name,
+            folder / f"{name}.yaml",
+            folder / name.removeprefix("configs/"),
+        ):
+            if path.is_file():
+                return str(path)
+    raise UsageError(f"--config {name}: there is no such recipe")
+
+
 def translate(args: list[str]) -> list[str]:
     """Short options to the typed ones; a `--data` file also chooses the kind of data set."""
     translated: list[str] = []
     for arg in args:
         name, equals, value = arg.partition("=")
         translated.append(FLAGS.get(arg) or ALIASES.get(name, name) + equals + value)
+    for place, arg in enumerate(translated):
+        if arg.startswith("--config="):
+            translated[place] = f"--config={find_recipe(arg.removeprefix('--config='))}"
+        elif arg == "--config" and place + 1 < len(translated):
+            translated[place + 1] = find_recipe(translated[place + 1])
     options = [arg.partition("=")[0] for arg in translated]
     if "--config" not in options and "--data.class_path" not in options:
         for place, arg in enumerate(translated):
@@ -148,7 +167,7 @@ def prepare_folder(cli: "RecipeCLI") -> None:
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     part = cli.out / ".config.part"
-    part.write_text(cli.parser.dump(cli.config, skip_none=False), encoding="utf-8")
+    part.write_text(cli.parser.dump(cli.config), encoding="utf-8")
     os.replace(part, cli.out / "config.yaml")
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:

@@ -3,8 +3,6 @@
 Helber et al. 2019, arXiv:1709.00029. There is no official split; a stratified one is drawn.
 """
 
-from pathlib import Path
-
 from vimamba.data.classification import Catalogue
 from vimamba.data.errors import DataError
 from vimamba.data.image_folder import ImageFolder
@@ -28,9 +26,9 @@ class EuroSAT(ImageFolder):
         from torchvision.datasets import EuroSAT as Archive
 
         try:
-            folder = Path(Archive(str(self.root), download=self.download).root)
+            Archive(str(self.root), download=self.download)
         except RuntimeError:
             raise DataError(
                 f"root={str(self.root)!r} does not hold eurosat/2750; set download=true to fetch it"
             ) from None
-        return self.read_folder(folder)
+        return self.read_folder(self.root / "eurosat" / "2750")

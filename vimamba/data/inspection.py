@@ -60,8 +60,8 @@ def inspect_images(data: ClassificationData, budget: float = BUDGET) -> Inspecti
             pixels = samples.image(index, data.in_chans).astype(np.float32) / 255
             sizes.append(pixels.shape[:2])
             weight += 1
-            total += pixels.mean((0, 1))
-            squares += np.square(pixels).mean((0, 1))
+            total += pixels.mean((0, 1), dtype=np.float64)
+            squares += np.square(pixels).mean((0, 1), dtype=np.float64)
     mean = total / weight
     std = np.sqrt(np.maximum(squares / weight - mean**2, 0))
     heights, widths = np.asarray(sizes).T

@@ -30,8 +30,11 @@ def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> Pret
     """What is published with a model: input size, mean, standard deviation and so on."""
     check_name(model)
     if not is_address(model):
-        cfg = timm.get_pretrained_cfg(model, allow_unregistered=True)
-        return cfg or PretrainedCfg()
+        try:
+            return timm.get_pretrained_cfg(model, allow_unregistered=True) or PretrainedCfg()
+        except RuntimeError:
+            tags = ", ".join(timm.list_pretrained(f"{model.split('.')[0]}.*")) or "no tag"
+            raise TaskError(f"tag of model={model!r} is unknown; choose from {tags}") from None
     net = timm.create_model(model, device="meta", **dict(model_kwargs or {}))
     found = cast(dict[str, Any], net.pretrained_cfg)
     fields = PretrainedCfg.__dataclass_fields__

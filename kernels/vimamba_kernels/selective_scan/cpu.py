@@ -1,4 +1,4 @@
-"""The selective scan on a CPU: drives the numba kernels of cpu_kernels.py.
+"""The selective scan on a CPU: drives the numba kernels of cpu_forward.py and cpu_backward.py.
 
 The kernels are serial and run without the GIL on a small thread pool. Numba's own threads are
 avoided because they do not survive a fork, which DataLoader workers rely on. Work is cut into
@@ -23,7 +23,7 @@ from vimamba_kernels.selective_scan.checks import check_arguments, check_paths
 
 # steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
 CHUNK = 32
-# as in cpu_kernels.py, which cannot be imported without numba
+# as in cpu_math.py, which cannot be imported without numba
 _MAX_WIDTH, _ROW = 96, 112
 
 
@@ -46,7 +46,7 @@ def forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output before the gate in float32, and the states at the chunk borders (empty unless `save`).
+    """The output before the gate in float32, and the states at the chunks' begins if `save`.
 
     Raises:
         TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
@@ -59,12 +59,12 @@ def forward(
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = torch.empty(shape)
     kernel = _kernel("forward", A.shape[2])
-    arrays = (*scan.inputs, _flat(y), _flat(states))
+    outputs = (_flat(y), _flat(states))
 
     def work(first: int, last: int) -> None:
-        rows, tiles = _scratch(scan.rows, 2 * scan.padded_states * _ROW)
+        scratch = _scratch(scan.rows, 2 * scan.padded_states * _ROW)
         limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(*arrays, rows, tiles, scan.sizes, scan.strides, *limits)
+        kernel(scan.inputs, scan.paths, outputs, scratch, scan.sizes, scan.strides, *limits)
 
     _run(work, scan.tasks, threads)
     return y, states
@@ -86,9 +86,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
 
-    Args:
-        grad: Gradient of the output before the gate.
-        states: What `forward` saved for the same arguments.
+    `grad` is that of the output before the gate; `states` is what `forward` saved.
 
     Raises:
         TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
@@ -107,16 +105,17 @@ def backward(
     dA = torch.empty(batch, k, n, channels)
     dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
     dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
-    results = (du, ddelta, dA, dB, dC, dD, dbias)
     kernel = _kernel("backward", n)
-    arrays = (*scan.inputs, _flat(states), _flat(grad), *map(_flat, results))
+    inputs = (*scan.inputs, _flat(states), _flat(grad))
+    gradients = tuple(map(_flat, (du, ddelta, dA, dB, dC, dD, dbias)))
 
     def work(first: int, last: int) -> None:
         steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
         sizes = (scan.rows, 3 * padded * _ROW, steps * _ROW, past * _ROW)
-        rows, tiles, steps, past = _scratch(*sizes)
+        scratch = _scratch(*sizes)
+        scratch += scratch[-1:]
         limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(*arrays, rows, tiles, steps, past, past, scan.sizes, scan.strides, *limits)
+        kernel(inputs, scan.paths, gradients, scratch, scan.sizes, scan.strides, *limits)
 
     _run(work, scan.tasks, torch.get_num_threads())
     return (
@@ -134,6 +133,7 @@ class _Scan(NamedTuple):
     """What the kernels of both directions take, and how the work is cut."""
 
     inputs: tuple[np.ndarray, ...]
+    paths: np.ndarray
     sizes: tuple[np.uint64, ...]
     strides: tuple[np.uint64, ...]
     steps: int
@@ -175,7 +175,8 @@ def _prepare(
     strides = (separate if u.dim() == 4 else shared) + (shared if merge else separate)
     padded = -(-n // 4) * 4
     return _Scan(
-        inputs=(*(_flat(zeros if t is None else t) for t in inputs), table.view(-1).numpy()),
+        inputs=tuple(_flat(zeros if t is None else t) for t in inputs),
+        paths=table.view(-1).numpy(),
         sizes=tuple(map(np.uint64, (batch, k, length, steps, channels, groups, n, width, CHUNK))),
         strides=tuple(map(np.uint64, (*strides, path_stride))),
         steps=steps,
@@ -201,11 +202,11 @@ def _flat(t: Tensor | None) -> np.ndarray:
     return t.detach().to(torch.float32).contiguous().view(-1).numpy()
 
 
-def _scratch(*sizes: int) -> list[np.ndarray]:
+def _scratch(*sizes: int) -> tuple[np.ndarray, ...]:
     """Pieces of one uninitialised buffer."""
     buffer = torch.empty(sum(sizes)).numpy()
     ends = np.cumsum(sizes)
-    return [buffer[end - size : end] for end, size in zip(ends, sizes, strict=True)]
+    return tuple(buffer[end - size : end] for end, size in zip(ends, sizes, strict=True))
 
 
 _pool: tuple[ThreadPoolExecutor, int] | None = None
@@ -258,7 +259,13 @@ def _compile(name: str) -> Callable[..., None]:
     # numba takes a third of a second to import
     from numba.core import event
 
-    from vimamba_kernels.selective_scan import cpu_kernels
+    from vimamba_kernels.selective_scan import cpu_backward, cpu_forward
+    from vimamba_kernels.selective_scan.cpu_math import without_cache
+
+    if name.startswith("forward"):
+        kernel, signature = getattr(cpu_forward, name), cpu_forward.FORWARD_SIGNATURE
+    else:
+        kernel, signature = getattr(cpu_backward, name), cpu_backward.BACKWARD_SIGNATURE
 
     class Notice(event.Listener):
         def on_start(self, event: Any) -> None:
@@ -269,12 +276,11 @@ def _compile(name: str) -> Callable[..., None]:
 
         def on_end(self, event: Any) -> None: ...
 
-    kernel = getattr(cpu_kernels, name)
     with event.install_listener("numba:compile", Notice()):
         try:
-            kernel.compile(cpu_kernels.SIGNATURES[name])
+            kernel.compile(signature)
         except OSError:
             # the cache cannot be written
-            kernel = cpu_kernels.without_cache(kernel)
-            kernel.compile(cpu_kernels.SIGNATURES[name])
+            kernel = without_cache(kernel)
+            kernel.compile(signature)
     return kernel

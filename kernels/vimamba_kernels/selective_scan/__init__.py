@@ -8,8 +8,9 @@ faster.
 import torch
 from torch import Tensor
 
+from vimamba_kernels.arguments import check_paths
 from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
-from vimamba_kernels.selective_scan.checks import check_arguments, check_paths
+from vimamba_kernels.selective_scan.checks import check_arguments
 
 __all__ = ["selective_scan"]
 

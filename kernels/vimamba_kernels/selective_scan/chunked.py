@@ -16,15 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.selective_scan.reference import (
-    biased_steps,
-    compute_dtype,
-    finish,
-    per_path,
-    softplus,
-    to_steps,
-    to_tokens,
-)
+from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
+from vimamba_kernels.selective_scan.reference import biased_steps, finish, per_path, softplus
 
 
 def selective_scan_chunked(

@@ -1,30 +1,32 @@
 """The selective scan on a CPU: drives the numba kernels of cpu_forward.py and cpu_backward.py.
 
-The kernels are serial and run without the GIL on a small thread pool. Numba's own threads are
-avoided because they do not survive a fork, which DataLoader workers rely on. Work is cut into
-tasks of one batch element and one block of channels. Sums that cross tasks are taken afterwards
-in a fixed order, so results do not depend on the number of threads.
+Work is cut into tasks of one batch element and one block of channels. Sums that cross tasks are
+taken afterwards in a fixed order, so results do not depend on the number of threads.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
 
-import os
-import sys
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vimamba_kernels.selective_scan.checks import check_arguments, check_paths
+from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.cpu_tasks import (
+    ROW,
+    block_width,
+    compile_kernel,
+    flat,
+    flat_paths,
+    run,
+    scratch,
+)
+from vimamba_kernels.selective_scan.checks import check_arguments
 
 # steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
 CHUNK = 32
-# as in cpu_math.py, which cannot be imported without numba
-_MAX_WIDTH, _ROW = 96, 112
 
 
 def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
@@ -59,14 +61,14 @@ def forward(
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = torch.empty(shape)
     kernel = _kernel("forward", A.shape[2])
-    outputs = (_flat(y), _flat(states))
+    outputs = (flat(y), flat(states))
 
     def work(first: int, last: int) -> None:
-        scratch = _scratch(scan.rows, 2 * scan.padded_states * _ROW)
+        buffers = scratch(scan.rows, 2 * scan.padded_states * ROW)
         limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(scan.inputs, scan.paths, outputs, scratch, scan.sizes, scan.strides, *limits)
+        kernel(scan.inputs, scan.paths, outputs, buffers, scan.sizes, scan.strides, *limits)
 
-    _run(work, scan.tasks, threads)
+    run(work, scan.tasks, threads)
     return y, states
 
 
@@ -106,18 +108,18 @@ def backward(
     dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
     dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
     kernel = _kernel("backward", n)
-    inputs = (*scan.inputs, _flat(states), _flat(grad))
-    gradients = tuple(map(_flat, (du, ddelta, dA, dB, dC, dD, dbias)))
+    inputs = (*scan.inputs, flat(states), flat(grad))
+    gradients = tuple(map(flat, (du, ddelta, dA, dB, dC, dD, dbias)))
 
     def work(first: int, last: int) -> None:
         steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
-        sizes = (scan.rows, 3 * padded * _ROW, steps * _ROW, past * _ROW)
-        scratch = _scratch(*sizes)
-        scratch += scratch[-1:]
+        sizes = (scan.rows, 3 * padded * ROW, steps * ROW, past * ROW)
+        buffers = scratch(*sizes)
+        buffers += buffers[-1:]
         limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(inputs, scan.paths, gradients, scratch, scan.sizes, scan.strides, *limits)
+        kernel(inputs, scan.paths, gradients, buffers, scan.sizes, scan.strides, *limits)
 
-    _run(work, scan.tasks, torch.get_num_threads())
+    run(work, scan.tasks, torch.get_num_threads())
     return (
         du,
         ddelta,
@@ -160,89 +162,29 @@ def _prepare(
     batch, k, length, channels = delta.shape
     n = A.shape[2]
     groups = B.shape[2] if B.dim() == 5 else 1
-    if paths is None:
-        steps, path_stride = length, 0
-        table = torch.arange(length, dtype=torch.int32)
-    else:
+    if paths is not None:
         check_paths(paths, length)
-        steps = path_stride = paths.shape[1]
-        table = paths.to(torch.int32).contiguous()
+    table, path_stride = flat_paths(paths, length)
+    steps = length if paths is None else paths.shape[1]
     zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
     inputs = (u, delta, A.transpose(1, 2), B, C, D, delta_bias)
-    width = _block_width(channels // groups, batch * groups, threads)
+    width = block_width(channels // groups, batch * groups, threads)
     blocks = -(-(channels // groups) // width)
     shared, separate = (length * channels, 0), (k * length * channels, length * channels)
     strides = (separate if u.dim() == 4 else shared) + (shared if merge else separate)
     padded = -(-n // 4) * 4
     return _Scan(
-        inputs=tuple(_flat(zeros if t is None else t) for t in inputs),
-        paths=table.view(-1).numpy(),
+        inputs=tuple(flat(zeros if t is None else t) for t in inputs),
+        paths=table,
         sizes=tuple(map(np.uint64, (batch, k, length, steps, channels, groups, n, width, CHUNK))),
         strides=tuple(map(np.uint64, (*strides, path_stride))),
         steps=steps,
         padded_states=padded,
-        rows=8 * _ROW + 2 * padded,
+        rows=8 * ROW + 2 * padded,
         blocks=blocks,
         tasks=batch * groups * blocks,
     )
 
-
-def _block_width(channels: int, rows: int, threads: int) -> int:
-    """Channels per task: as many as allowed, but so few that the threads share the work evenly."""
-    least = -(-channels // _MAX_WIDTH)
-    most = max(least, channels // 32)
-    even = (n for n in range(least, most + 1) if (rows * n) % threads == 0)
-    blocks = least if rows * least >= 8 * threads else next(even, most)
-    # whole vectors of 16 floats
-    return -(-channels // (16 * blocks)) * 16
-
-
-def _flat(t: Tensor | None) -> np.ndarray:
-    assert t is not None
-    return t.detach().to(torch.float32).contiguous().view(-1).numpy()
-
-
-def _scratch(*sizes: int) -> tuple[np.ndarray, ...]:
-    """Pieces of one uninitialised buffer."""
-    buffer = torch.empty(sum(sizes)).numpy()
-    ends = np.cumsum(sizes)
-    return tuple(buffer[end - size : end] for end, size in zip(ends, sizes, strict=True))
-
-
-_pool: tuple[ThreadPoolExecutor, int] | None = None
-_lock = threading.Lock()
-
-
-def _run(work: Callable[[int, int], None], tasks: int, threads: int) -> None:
-    """Call `work(first, last)` for ranges that cover the tasks, one for each thread."""
-    threads = min(threads, tasks)
-    if threads <= 1:
-        if tasks:
-            work(0, tasks)
-        return
-    limits = [tasks * i // threads for i in range(threads + 1)]
-    pool = _workers(threads - 1)
-    others = [pool.submit(work, limits[i], limits[i + 1]) for i in range(1, threads)]
-    work(0, limits[1])
-    for other in others:
-        other.result()
-
-
-def _workers(count: int) -> ThreadPoolExecutor:
-    global _pool
-    with _lock:
-        if _pool is None or _pool[1] < count:
-            _pool = ThreadPoolExecutor(count, thread_name_prefix="vimamba-scan"), count
-        return _pool[0]
-
-
-def _forget_threads() -> None:
-    """In a forked child: the parent's threads are not there, and its lock may be held forever."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget_threads)
 
 _kernels: dict[str, Callable[..., None]] = {}
 
@@ -256,9 +198,6 @@ def _kernel(direction: str, states: int) -> Callable[..., None]:
 
 
 def _compile(name: str) -> Callable[..., None]:
-    # numba takes a third of a second to import
-    from numba.core import event
-
     from vimamba_kernels.selective_scan import cpu_backward, cpu_forward
     from vimamba_kernels.selective_scan.cpu_math import without_cache
 
@@ -266,21 +205,4 @@ def _compile(name: str) -> Callable[..., None]:
         kernel, signature = getattr(cpu_forward, name), cpu_forward.FORWARD_SIGNATURE
     else:
         kernel, signature = getattr(cpu_backward, name), cpu_backward.BACKWARD_SIGNATURE
-
-    class Notice(event.Listener):
-        def on_start(self, event: Any) -> None:
-            if event.data["dispatcher"].py_func.__name__ == name:
-                print(
-                    f"vimamba: compiling the CPU scan ({name}), some seconds, once", file=sys.stderr
-                )
-
-        def on_end(self, event: Any) -> None: ...
-
-    with event.install_listener("numba:compile", Notice()):
-        try:
-            kernel.compile(signature)
-        except OSError:
-            # the cache cannot be written
-            kernel = without_cache(kernel)
-            kernel.compile(signature)
-    return kernel
+    return compile_kernel(kernel, signature, without_cache)

@@ -40,7 +40,7 @@ def kernel(function: Any) -> Any:
     except RuntimeError:
         return njit(**_OPTIONS)(function)
     # numba looks for changes in the kernel's own file only, not in the one of its helpers
-    cache_file = getattr(compiled._cache, "_cache_file", None)
+    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         cache_file._source_stamp = (cache_file._source_stamp, os.path.getmtime(__file__))
     return compiled

@@ -8,15 +8,14 @@ chunked form with every backend.
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
 
-import importlib.util
-import os
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vimamba_kernels.backends import choose, cpu_obstacle
+from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
 from vimamba_kernels.selective_scan import cpu
 from vimamba_kernels.selective_scan.chunked import (
     linear_recurrence,
@@ -42,46 +41,13 @@ _DIFFERENTIABLE = range(8)
 
 
 def choose_backend(backend: str, u: Tensor) -> str:
-    """The name of the backend that `backend`, the environment and `u` ask for.
-
-    Args:
-        backend: A name of `BACKENDS` or "auto": the environment variable VIMAMBA_BACKEND if it is
-            set,
-            otherwise the fastest that can run.
-        u: The scan's input; its device and dtype count.
-
-    Raises:
-        ValueError: The name is unknown, or the backend that it forces cannot run.
-    """
-    source = "backend"
-    if backend == "auto":
-        backend, source = os.environ.get("VIMAMBA_BACKEND") or "auto", "VIMAMBA_BACKEND"
-    if backend == "auto":
-        return next(name for name in BACKENDS if _obstacle(name, u) is None)
-    if backend not in BACKENDS:
-        choices = ["auto", *BACKENDS]
-        raise ValueError(f"{source}={backend!r} is unknown; choose from {choices}")
-    if (obstacle := _obstacle(backend, u)) is not None:
-        raise ValueError(
-            f"{source}={backend!r} cannot run: {obstacle}; use 'chunked' or 'reference'"
-        )
-    return backend
+    """The name of the backend that `backend`, the environment and `u` ask for; see `choose`."""
+    return choose(backend, BACKENDS, lambda name: _obstacle(name, u))
 
 
 def _obstacle(backend: str, u: Tensor) -> str | None:
     """Why a backend cannot run, or None."""
-    if backend != "cpu":
-        return None
-    if u.device.type != "cpu":
-        return f"u is on {u.device}; it runs on the CPU only"
-    if u.dtype == torch.float64:
-        return "u is float64; it computes in float32"
-    return None if _numba_is_installed() else "numba is not installed"
-
-
-@cache
-def _numba_is_installed() -> bool:
-    return importlib.util.find_spec("numba") is not None
+    return cpu_obstacle("u", u) if backend == "cpu" else None
 
 
 _library = torch.library.Library("vimamba", "FRAGMENT")
@@ -210,7 +176,7 @@ def _backward(
         grads = selective_scan_gradients(
             grad, u, delta, A, B, C, D, z, *options, recurrence=recurrence
         )
-        return _dense(grads, (u, delta, A, B, C, D, z, delta_bias))
+        return dense_gradients(grads, (u, delta, A, B, C, D, z, delta_bias))
     if states.numel() == 0:
         y, states = cpu.forward(u, delta, A, B, C, D, *options, save=True)
         ungated = y if z is not None else ungated
@@ -220,7 +186,7 @@ def _backward(
         grad_z = _gate_gradient(grad, z, ungated, merge)
         grad = grad * _gate(z, merge)
     *grads, grad_bias = cpu.backward(grad, u, delta, A, B, C, D, *options, states)
-    return _dense((*grads, grad_z, grad_bias), (u, delta, A, B, C, D, z, delta_bias))
+    return dense_gradients((*grads, grad_z, grad_bias), (u, delta, A, B, C, D, z, delta_bias))
 
 
 @_backward.register_fake
@@ -255,16 +221,6 @@ def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Ten
     return (product if merge else product.sum(1)) * slope
 
 
-def _dense(grads: tuple[Tensor | None, ...], inputs: tuple[Tensor | None, ...]) -> Any:
-    """Gradients as the operator returns them: in their inputs' dtypes, empty where absent."""
-    pairs = zip(grads, inputs, strict=True)
-    empty = next(t for t in inputs if t is not None)
-    return tuple(
-        empty.new_empty(0) if t is None or g is None else g.to(t.dtype).contiguous()
-        for g, t in pairs
-    )
-
-
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, ungated, states = output
     ctx.mark_non_differentiable(ungated, states)
@@ -292,70 +248,17 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second derivatives: first ones through the chunked form, differentiated by autograd."""
-    tensors: list[Any]
     *tensors, paths = ctx.saved_tensors
-    flags = (None,) * 6
-    pairs = zip(tensors[1:], cotangents, strict=True)
-    wanted = [i for i, (t, c) in enumerate(pairs) if t is not None and c is not None]
-    if not wanted:
-        return (None,) * len(tensors) + flags
-    again = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # new nodes, so that only what leads from these tensors to the gradients is walked
-        tensors = [None if t is None else _leaf(t, again) for t in tensors]
-        grad, *inputs = tensors
-        arguments: Any = (*inputs, ctx.delta_softplus, paths, ctx.merge)
-        out = selective_scan_chunked(*arguments)
-        first = torch.autograd.grad(out, [inputs[i] for i in wanted], grad, create_graph=True)
-        present = [t for t in tensors if t is not None]
-        weights: list[Any] = [cotangents[i] for i in wanted]
-        second = iter(
-            torch.autograd.grad(first, present, weights, allow_unused=True, create_graph=again)
-        )
-    return tuple(None if t is None else next(second) for t in tensors) + flags
 
+    def scan(*tensors: Any) -> Tensor:
+        return selective_scan_chunked(*tensors, ctx.delta_softplus, paths, ctx.merge)
 
-def _leaf(t: Tensor, connected: bool) -> Tensor:
-    """A new node of the graph, `connected` to that of `t` or cut from it."""
-    if connected and t.requires_grad:
-        return t.view_as(t)
-    return t.detach().requires_grad_()
+    return second_gradients(scan, tensors, cotangents) + (None,) * 6
 
 
 _forward.register_autograd(_forward_gradient, setup_context=_forward_setup)
 _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 
 
-def _autocast(key: str, device_type: str) -> None:
-    """Under autocast the activations are cast; A, D and delta_bias keep their precision.
-
-    torch.library.register_autocast would cast every floating tensor, A too, so this does what it
-    does.
-    """
-    keys = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key))
-
-    def scan(
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None = None,
-        z: Tensor | None = None,
-        *rest: Any,
-    ) -> Tensor:
-        dtype = torch.get_autocast_dtype(device_type)
-
-        def cast(t: Tensor) -> Tensor:
-            return t if t.dtype == torch.float64 else t.to(dtype)
-
-        with torch._C._ExcludeDispatchKeyGuard(keys):
-            z = None if z is None else cast(z)
-            u, delta, B, C = cast(u), cast(delta), cast(B), cast(C)
-            return torch.ops.vimamba.selective_scan(u, delta, A, B, C, D, z, *rest)
-
-    _library.impl("selective_scan", scan, key)
-
-
-_autocast("AutocastCPU", "cpu")
-_autocast("AutocastCUDA", "cuda")
+# A, D and delta_bias keep their precision
+register_autocast(_library, "selective_scan", ("u", "delta", "B", "C", "z"))

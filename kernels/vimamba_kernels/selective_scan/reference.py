@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
+
 
 def selective_scan_reference(
     u: Tensor,
@@ -61,11 +63,6 @@ def _per_channel(x: Tensor, channels: int) -> Tensor:
     return x.repeat_interleave(channels // x.shape[2], dim=2).transpose(2, 3)
 
 
-def compute_dtype(u: Tensor) -> torch.dtype:
-    """float64 for float64, otherwise float32."""
-    return torch.float64 if u.dtype == torch.float64 else torch.float32
-
-
 def per_path(u: Tensor, delta: Tensor) -> Tensor:
     """(B, L, D), shared by the paths, or (B, K, L, D) to (B, K, L, D)."""
     return u if u.dim() == 4 else u.unsqueeze(1).expand(-1, delta.shape[1], -1, -1)
@@ -80,28 +77,6 @@ def biased_steps(delta: Tensor, delta_bias: Tensor | None, paths: Tensor | None)
 def softplus(x: Tensor, enabled: bool) -> Tensor:
     """log(1 + exp(x)), linear above 20, or `x` itself."""
     return F.softplus(x, threshold=20.0) if enabled else x
-
-
-def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
-    """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
-    if paths is None:
-        return x
-    k = torch.arange(paths.shape[0], device=x.device).unsqueeze(1)
-    rows = x[:, k, paths.clamp(min=0).long()]
-    visited = (paths >= 0).reshape(1, *paths.shape, *(1,) * (x.dim() - 3))
-    return torch.where(visited, rows, rows.new_zeros(()))
-
-
-def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
-    """(B, K, T, ...) back to (B, K, L, ...); tokens never visited get zeros."""
-    if paths is None:
-        return y
-    k = torch.arange(paths.shape[0], device=y.device).unsqueeze(1)
-    # zero tokens write to a row of their own, which is dropped
-    index = torch.where(paths >= 0, paths, length).long()
-    rows = y.new_zeros(*y.shape[:2], length + 1, *y.shape[3:])
-    rows[:, k, index] = y
-    return rows[:, :, :length]
 
 
 def finish(y: Tensor, z: Tensor | None, merge: bool, dtype: torch.dtype) -> Tensor:

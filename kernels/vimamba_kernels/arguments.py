@@ -1,0 +1,95 @@
+"""Checks that the operators share; every message names the argument and what would do."""
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# paths whose values were found good, by tensor: (version of its contents, number of tokens)
+_good_paths = WeakIdKeyDictionary()
+
+
+def check_types(
+    activations: Mapping[str, Tensor | None],
+    parameters: Mapping[str, Tensor | None],
+    paths: Tensor | None,
+    *,
+    optional: Collection[str],
+) -> None:
+    """Check that all are tensors of a fitting dtype on one device.
+
+    Args:
+        activations: By argument's name; all have the dtype and device of the first.
+        parameters: By argument's name, of any floating dtype.
+        paths: int32 or int64, or None.
+        optional: Names of activations and parameters that may be None.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: An argument is on another device.
+    """
+    first, lead = next(iter(activations.items()))
+    for name, t in {**activations, **parameters, "paths": paths}.items():
+        if t is None and (name == "paths" or name in optional):
+            continue
+        if not isinstance(t, Tensor):
+            raise TypeError(f"{name} is {type(t).__name__}; expected a tensor")
+        assert isinstance(lead, Tensor)
+        if name == "paths" and t.dtype not in (torch.int32, torch.int64):
+            raise TypeError(f"paths is {t.dtype}; expected torch.int32 or torch.int64")
+        if name in parameters and not t.is_floating_point():
+            raise TypeError(f"{name} is {t.dtype}; expected a floating dtype")
+        if name == first and t.dtype not in _DTYPES:
+            raise TypeError(f"{name} is {t.dtype}; expected one of {_DTYPES}")
+        if name in activations and t.dtype != lead.dtype:
+            raise TypeError(f"{name} is {t.dtype}; expected {lead.dtype}, as {first} is")
+        if t.device != lead.device:
+            raise ValueError(f"{name} is on {t.device}; expected {lead.device}, as {first} is")
+
+
+def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, ...]) -> None:
+    """Check that `t` is None or has one of `shapes`, which `symbols` explains.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    if t is not None and tuple(t.shape) not in shapes:
+        sizes = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {symbols} = {sizes}")
+
+
+def expect_paths_shape(paths: Tensor | None, k: int) -> None:
+    """Check that `paths` is None or (K, T) with at least one step.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if paths is not None and (paths.dim() != 2 or paths.shape[0] != k or paths.shape[1] < 1):
+        raise ValueError(f"paths has shape {tuple(paths.shape)}; expected (K, T) = {(k, 'T')}")
+
+
+def check_paths(paths: Tensor, length: int) -> None:
+    """Check that the entries of `paths` (K, T) are in [-1, length) and no token is twice in a row.
+
+    The values are read once for each tensor and again only after they were changed in place.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if torch.compiler.is_compiling() or paths.device.type == "meta":
+        return
+    state = (0 if paths.is_inference() else paths._version, length)
+    if _good_paths.get(paths) == state:
+        return
+    low, high = paths.min().item(), paths.max().item()
+    if low < -1 or high >= length:
+        raise ValueError(f"paths holds values from {low} to {high}; expected [-1, {length})")
+    for k, path in enumerate(paths.sort(dim=1).values):
+        repeated = path[1:][(path[1:] == path[:-1]) & (path[1:] >= 0)]
+        if repeated.numel():
+            raise ValueError(
+                f"paths[{k}] visits token {int(repeated[0])} again; expected each at most once"
+            )
+    _good_paths[paths] = state

@@ -1,0 +1,34 @@
+"""Between tokens and the steps of the paths that visit them, in plain PyTorch.
+
+Sizes: B batch, K paths, L tokens, T steps.
+"""
+
+import torch
+from torch import Tensor
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64, otherwise float32."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
+    """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
+    if paths is None:
+        return x
+    k = torch.arange(paths.shape[0], device=x.device).unsqueeze(1)
+    rows = x[:, k, paths.clamp(min=0).long()]
+    visited = (paths >= 0).reshape(1, *paths.shape, *(1,) * (x.dim() - 3))
+    return torch.where(visited, rows, rows.new_zeros(()))
+
+
+def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
+    """(B, K, T, ...) back to (B, K, L, ...); tokens never visited get zeros."""
+    if paths is None:
+        return y
+    k = torch.arange(paths.shape[0], device=y.device).unsqueeze(1)
+    # zero tokens write to a row of their own, which is dropped
+    index = torch.where(paths >= 0, paths, length).long()
+    rows = y.new_zeros(*y.shape[:2], length + 1, *y.shape[3:])
+    rows[:, k, index] = y
+    return rows[:, :, :length]

@@ -1,0 +1,103 @@
+"""Random selective-scan problems, and what the definition in float64 says about them."""
+
+import torch
+
+from vimamba_kernels.selective_scan.reference import selective_scan_reference
+
+TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+
+
+def make_problem(
+    *,
+    batch=2,
+    k=2,
+    length=13,
+    channels=6,
+    n=3,
+    groups=None,
+    steps=None,
+    zero_tokens=0,
+    u_per_path=False,
+    dtype=torch.float64,
+    without=(),
+    delta_softplus=True,
+    seed=0,
+):
+    """Keyword arguments of `selective_scan`; the parameters are float32 unless `dtype` is float64."""
+    g = torch.Generator().manual_seed(seed)
+    parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
+
+    def normal(*shape, dtype=dtype):
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+
+    by_group = (batch, k, length, n) if groups is None else (batch, k, groups, length, n)
+    rates = torch.rand(k, channels, n, generator=g, dtype=torch.float64) + torch.arange(1, n + 1)
+    delta = normal(batch, k, length, channels)
+    problem = {
+        "u": normal(*((batch, k) if u_per_path else (batch,)), length, channels),
+        "delta": delta if delta_softplus else delta.abs(),
+        "A": -rates.to(parameter_dtype) / 2,
+        "B": normal(*by_group),
+        "C": normal(*by_group),
+        "D": normal(k, channels, dtype=parameter_dtype),
+        "z": normal(batch, length, channels),
+        "delta_bias": normal(k, channels, dtype=parameter_dtype) - 1,
+        "delta_softplus": delta_softplus,
+        "paths": make_paths(k, length, steps, zero_tokens, g),
+    }
+    if not delta_softplus:
+        problem["delta_bias"] = problem["delta_bias"].abs()
+    return problem | dict.fromkeys(without)
+
+
+def make_paths(k, length, steps, zero_tokens, generator):
+    """(K, T) int32: different tokens in random order, the last `zero_tokens` before the end -1."""
+    rows = [torch.randperm(length, generator=generator)[:steps] for _ in range(k)]
+    paths = torch.stack(rows).int()
+    if zero_tokens:
+        paths[:, -1 - zero_tokens : -1] = -1
+    return paths
+
+
+def expected(problem, grad, merge=True):
+    """Output and gradients by autograd through the loop, in float64."""
+    tensors = [problem[name] for name in TENSORS]
+    leaves = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
+    options = (problem["delta_softplus"], problem["paths"], merge)
+    y = selective_scan_reference(*leaves, *options)
+    return [y, *_gradients(y, leaves, grad.double())]
+
+
+def computed(scan, problem, grad, **options):
+    """Output and gradients of `scan`; absent arguments give None."""
+    leaves = {
+        name: None if problem[name] is None else problem[name].detach().requires_grad_()
+        for name in TENSORS
+    }
+    positional = [leaves.pop(name) for name in TENSORS[:6]]
+    rest = {"delta_softplus": problem["delta_softplus"], "paths": problem["paths"]}
+    y = scan(*positional, **leaves, **rest, **options)
+    return [y, *_gradients(y, [*positional, *leaves.values()], grad)]
+
+
+def _gradients(y, leaves, grad):
+    present = [t for t in leaves if t is not None]
+    grads = iter(torch.autograd.grad(y, present, grad))
+    return [None if t is None else next(grads) for t in leaves]
+
+
+def output_gradient(problem, merge=True):
+    """A random gradient of the output."""
+    u, delta = problem["u"], problem["delta"]
+    shape = (delta.shape[0], *delta.shape[2:]) if merge else delta.shape
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(shape, generator=g, dtype=torch.float64).to(u.dtype)
+
+
+def assert_close(results, references, tolerance):
+    """Each result is within `tolerance` of its reference, by relative L2."""
+    for name, result, reference in zip(("y", *TENSORS), results, references, strict=True):
+        assert (result is None) == (reference is None), name
+        if result is not None:
+            error = (result.double() - reference).norm() / reference.norm().clamp(min=1e-30)
+            assert error <= tolerance, f"{name}: {error:.1e}"

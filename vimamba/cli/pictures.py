@@ -71,6 +71,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
+            if title == "Learning rate":
+                axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
             if len(lines) > 1:
                 axes.legend()
         save(figure, path)

@@ -68,7 +68,6 @@ class RecipeCLI(LightningCLI):
                 "gradient_clip_val": 1.0,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
-                "enable_progress_bar": is_terminal(),
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 10,
                 "logger": False,
@@ -106,6 +105,13 @@ class RecipeCLI(LightningCLI):
         name = re.sub(r"[^\w.-]+", "_", model.model)
         self.out = self.given_out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
         self.config.trainer.default_root_dir = str(self.out)
+
+    def instantiate_classes(self) -> None:
+        """Build the parts, with a progress bar on a terminal only if nothing else is wished."""
+        trainer, wish = self.config.trainer, self.config.trainer.enable_progress_bar
+        trainer.enable_progress_bar = is_terminal() if wish is None else wish
+        super().instantiate_classes()
+        trainer.enable_progress_bar = wish
 
 
 def quieten() -> None:

@@ -6,6 +6,7 @@ Lightning is imported only once the options have been looked at, so that help co
 import os
 import signal
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,8 @@ vimamba fit: train a classifier
 
 Every other setting has a typed name, in recipes and as an option: --model.optim.weight_decay 0.1,
 --model.objective.mixup 0.2, --data.augmentation.hflip 0, --trainer.devices 2. See them all with
-`vimamba fit --help-all`, or with `--print_config` and your other options.
+`--print_config` and your other options; `--model.help vimamba.tasks.Classification` and
+`--data.help vimamba.data.ImageFolder` explain them, --help-all those of the trainer.
 """
 
 ALIASES = {
@@ -184,12 +186,15 @@ def train(cli: "RecipeCLI", checkpoint: Path | None) -> bool:
     Returns:
         Whether the end was reached.
     """
+    from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.trainer.states import TrainerStatus
 
     from vimamba.cli.callbacks import EpochLog, RunCheckpoints
 
     trainer: Any = cli.trainer
     log = EpochLog(cli.out / "metrics.csv")
+    if not trainer.loggers and find_spec("tensorboard"):
+        trainer.loggers = [TensorBoardLogger(cli.out, name="tensorboard", version="")]
     trainer.callbacks += [log, RunCheckpoints(cli.out / "checkpoints", cli.model.monitor)]
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)

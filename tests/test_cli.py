@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,6 +265,26 @@ def test_a_mistake_is_named_and_ends_with_2(args, message, request, tmp_path, mo
     assert message in captured.err
     assert "Traceback" not in captured.err
     assert captured.err.startswith("error: ")
+
+
+def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_path, capsys):
+    from vimamba.cli import reporting
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    out = tmp_path / "run"
+    args = ["--model", "test_vit", "--img-size", "32", "--workers", "1", "--out", str(out)]
+
+    def spoil(data):
+        for path in copy.rglob("1*.png"):
+            path.write_text("no picture")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "show_data", spoil)
+        assert main(["fit", "--data", str(copy), *args]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: image ")
+    assert "cannot be read" in error
 
 
 def test_a_bug_shows_its_traceback(folder, monkeypatch):

@@ -57,6 +57,13 @@ def test_a_missing_val_folder_is_drawn_from_the_training_images(make_folder, tmp
     assert all(names(again, s) == names(data, s) for s in ("train", "val", "test"))
 
 
+def test_a_test_folder_alone_is_a_split_but_a_class_can_be_called_test(make_folder, tmp_path):
+    make_folder({"a": 2, "b": 2}, tmp_path / "new" / "test")
+    assert list(ImageFolder(str(tmp_path / "new")).catalogue.splits) == ["test"]
+    data = ImageFolder(str(make_folder({"control": 9, "test": 9}, tmp_path / "trial")))
+    assert data.class_names == ["control", "test"]
+
+
 def test_limit_cuts_every_split(make_folder):
     data = ImageFolder(str(make_folder({"a": 20, "b": 20})), limit=3)
     assert [len(samples) for samples in data.catalogue.splits.values()] == [3, 3, 3]

@@ -1,6 +1,7 @@
 """Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
 
 import logging
+import os
 import re
 import time
 import warnings
@@ -16,6 +17,8 @@ from vimamba.cli.errors import UsageError
 from vimamba.cli.tables import is_terminal
 from vimamba.data.classification import default_mean, default_std
 from vimamba.tasks.backbone import model_cfg
+
+RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
 
 # said by libraries about matters that are settled here
 QUIET = (
@@ -102,8 +105,7 @@ class RecipeCLI(LightningCLI):
         data.std = data.std or list(cfg.std if published else default_std(data.in_chans))
         data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
         data.root = str(Path(data.root).absolute())
-        name = re.sub(r"[^\w.-]+", "_", model.model)
-        self.out = self.given_out or Path("runs") / f"{time.strftime('%Y%m%d-%H%M%S')}_{name}"
+        self.out = self.given_out or name_run(model.model)
         self.config.trainer.default_root_dir = str(self.out)
 
     def instantiate_classes(self) -> None:
@@ -112,6 +114,14 @@ class RecipeCLI(LightningCLI):
         trainer.enable_progress_bar = is_terminal() if wish is None else wish
         super().instantiate_classes()
         trainer.enable_progress_bar = wish
+
+
+def name_run(model: str) -> Path:
+    """A new run folder; the further processes of a distributed run get the name of the first."""
+    if "LOCAL_RANK" not in os.environ or RUN_VARIABLE not in os.environ:
+        name = re.sub(r"[^\w.-]+", "_", model)
+        os.environ[RUN_VARIABLE] = f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{name}"
+    return Path(os.environ[RUN_VARIABLE])
 
 
 def quieten() -> None:

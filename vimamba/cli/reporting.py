@@ -125,6 +125,8 @@ def finish(cli: "RecipeCLI") -> None:
     best = out / "checkpoints" / "best.ckpt"
     split = "test" if "test" in cli.datamodule.catalogue.splits else "val"
     report = score(cli, split, best)
+    if not cli.trainer.is_global_zero:
+        return
     write_metrics(out / "metrics.json", split, report)
     export_run(cli, out / "export")
     draw_curves(out / "metrics.csv", out / "curves.png")

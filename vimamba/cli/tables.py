@@ -1,5 +1,6 @@
 """Text for people: tables and lines, plain unless the output is a terminal."""
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,9 +11,11 @@ def is_terminal() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print a line, above a progress bar if one is shown."""
+    """Print a line, above a progress bar if one is shown; of several processes only the first."""
     from tqdm import tqdm
 
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
 """Images in one folder per class, with or without folders for the splits.
 
 Either `root/{train,val,test}/<class>/*.png` or `root/<class>/*.png`. In the second form, and where
-there is no val folder, a stratified seeded division is drawn.
+train has no val beside it, a stratified seeded division is drawn.
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
 from vimamba.data.samples import FileSamples, Samples, list_images, natural_order
-from vimamba.data.splits import SPLIT_WORDS
+from vimamba.data.splits import SPLIT_WORDS, SPLITS
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -68,15 +68,17 @@ class ImageFolder(ClassificationData):
         if not folders:
             raise DataError(f"root={str(root)!r} has no class folders; expected <class>/<image>")
         given = {SPLIT_WORDS[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_WORDS}
-        if "train" not in given:
+        # a class can be called test, so without train all folders must be splits
+        if "train" not in given and len(given) < len(folders):
             samples = read_classes(root, None, root)
             splits, drawn = self.divide(samples)
             return Catalogue(tuple(f.name for f in folders), False, splits, drawn)
-        names = [path.name for path in subfolders(given["train"])]
-        parts = {"train": read_classes(given["train"], None, root)}
-        for split in sorted(set(given) - {"train"}):
+        first = next(split for split in SPLITS if split in given)
+        names = [path.name for path in subfolders(given[first])]
+        parts = {first: read_classes(given[first], None, root)}
+        for split in sorted(set(given) - {first}):
             parts[split] = read_classes(given[split], names, root)
-        drawn = "val" not in given
+        drawn = first == "train" and "val" not in given
         splits: dict[str, Samples] = {**parts, **(self._hold_out_val(parts) if drawn else {})}
         return Catalogue(tuple(names), False, splits, drawn)
 

@@ -111,7 +111,9 @@ def test_weights_survive_the_way_bit_for_bit(tmp_path):
 
 
 def test_another_variant_is_refused_by_its_name(official_file):
-    with pytest.raises(CheckpointError, match=r"does not fit vmamba_tiny_s2l5.*it is vmamba_tiny_s1l8"):
+    with pytest.raises(
+        CheckpointError, match=r"does not fit vmamba_tiny_s2l5.*it is vmamba_tiny_s1l8"
+    ):
         create("vmamba_tiny_s2l5", official_file("vmamba_tiny_s1l8"))
 
 
@@ -145,7 +147,9 @@ def test_a_missing_key_is_listed(official_file):
     def damage(state):
         return {k: v for k, v in state.items() if k != "layers.1.blocks.0.norm.weight"}
 
-    with pytest.raises(CheckpointError, match=r"1 missing key: stages\.1\.blocks\.0\.norm1\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"1 missing key: stages\.1\.blocks\.0\.norm1\.weight"
+    ):
         create("vmamba_tiny_s1l8", official_file("vmamba_tiny_s1l8", damage))
 
 
@@ -181,7 +185,9 @@ def test_a_dense_vim_drops_the_class_tokens_own_row(tmp_path):
     state["pos_embed"] = rows.expand(1, 197, 192).contiguous()
     torch.save({"model": state}, tmp_path / "official.pth")
     model = create("vim_tiny_patch16_224", tmp_path / "official.pth", class_token="none")
-    assert torch.equal(model.pos_embed, torch.cat([rows[:, :98], rows[:, 99:]], 1).expand(1, 196, 192))
+    assert torch.equal(
+        model.pos_embed, torch.cat([rows[:, :98], rows[:, 99:]], 1).expand(1, 196, 192)
+    )
 
 
 def test_the_position_embedding_is_resampled_around_the_class_token(tmp_path):

@@ -262,7 +262,7 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
                 module.checkpoint_filter_fn(checkpoint, model)
             except CheckpointError:
                 continue
-            cfg = model.pretrained_cfg
+            cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
             yield Identity(
                 variant=name,
                 family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),

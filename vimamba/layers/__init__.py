@@ -3,7 +3,7 @@
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D
-from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token
+from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
 
 __all__ = [
     "SS2D",
@@ -12,4 +12,5 @@ __all__ = [
     "RotaryEmbed",
     "SimplePyramid",
     "insert_class_token",
+    "to_pair",
 ]

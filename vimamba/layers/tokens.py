@@ -3,8 +3,13 @@
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
 from torch import Tensor, nn
+
+
+def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """Height and width, from both or from the side of a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return int(height), int(width)
 
 
 class PatchEmbed(nn.Module):
@@ -22,8 +27,8 @@ class PatchEmbed(nn.Module):
         **dd: Any,
     ) -> None:
         super().__init__()
-        self.patch_size = to_2tuple(patch_size)
-        self.stride = to_2tuple(stride)
+        self.patch_size = to_pair(patch_size)
+        self.stride = to_pair(stride)
         self.strict_img_size = not dynamic_img_size
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
         self.set_input_size(img_size)
@@ -32,7 +37,7 @@ class PatchEmbed(nn.Module):
         """Set `img_size`, `grid_size` and `num_patches`."""
         if min(s - p for s, p in zip(img_size, self.patch_size, strict=True)) < 0:
             raise ValueError(f"img_size={img_size} is smaller than a patch {self.patch_size}")
-        self.img_size = tuple(img_size)
+        self.img_size = img_size
         self.grid_size = self.dynamic_feat_size(self.img_size)
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 

@@ -18,7 +18,6 @@ from timm.layers import (
     calculate_drop_path_rates,
     lecun_normal_,
     resample_abs_pos_embed,
-    to_2tuple,
     trunc_normal_,
 )
 from timm.layers.helpers import get_device_dtype
@@ -41,6 +40,7 @@ from vimamba.layers import (
     RotaryEmbed,
     SimplePyramid,
     insert_class_token,
+    to_pair,
 )
 from vimamba.scan_orders import num_paths
 
@@ -129,7 +129,7 @@ class VisionMamba(nn.Module):
         self.grad_checkpointing = False
 
         self.patch_embed = PatchEmbed(
-            to_2tuple(img_size),
+            to_pair(img_size),
             patch_size,
             stride,
             in_chans,
@@ -159,21 +159,19 @@ class VisionMamba(nn.Module):
         self.feature_info = self._describe_features(depth, stride)
         self.init_weights(needs_reset=False)
 
-    @torch.jit.ignore
     def _checked_pool(self, global_pool: str, class_token: str) -> str:
         allowed = ("token", "avg", "") if class_token != "none" else ("avg", "")
         if global_pool not in allowed:
             raise ValueError(f"global_pool={global_pool!r} is unknown; choose from {allowed}")
         return global_pool
 
-    @torch.jit.ignore
     def _new_head(self) -> nn.Module:
         if not self.num_classes:
             return nn.Identity()
-        head = nn.Linear(self.embed_dim, self.num_classes, **get_device_dtype(self.patch_embed))
+        dd: dict[str, Any] = get_device_dtype(self.patch_embed)
+        head = nn.Linear(self.embed_dim, self.num_classes, **dd)
         return head.train(self.training)
 
-    @torch.jit.ignore
     def _describe_features(self, depth: int, stride: int) -> list[dict[str, Any]]:
         if self.pyramid_blocks:
             strides = (stride // 4, stride // 2, stride, stride * 2)
@@ -182,7 +180,6 @@ class VisionMamba(nn.Module):
             taps = [(f"blocks.{b}", stride) for b in range(depth)]
         return [{"num_chs": self.embed_dim, "reduction": s, "module": name} for name, s in taps]
 
-    @torch.jit.ignore
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Start all parameters as the official code does.
 
@@ -211,12 +208,10 @@ class VisionMamba(nn.Module):
                 nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
                 mixer.out_proj.weight /= math.sqrt(len(self.blocks))
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Embeddings, and parameters of the scan that decay would pull from their meaning."""
         return {"pos_embed", "cls_token", "*.A_log", "*.D", "*.dt_bias"}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
         return {
@@ -224,17 +219,14 @@ class VisionMamba(nn.Module):
             "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:norm|pyramid)", (99999,))],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in every block."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.head
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last linear layer; 0 classes leave pooled features."""
         self.num_classes = num_classes
@@ -242,7 +234,6 @@ class VisionMamba(nn.Module):
             self.global_pool = self._checked_pool(global_pool, self.class_token)
         self.head = self._new_head()
 
-    @torch.jit.ignore
     def set_input_size(
         self,
         img_size: int | tuple[int, int] | None = None,
@@ -253,16 +244,15 @@ class VisionMamba(nn.Module):
         Raises:
             ValueError: `patch_size` is another than the model's.
         """
-        if patch_size is not None and to_2tuple(patch_size) != self.patch_embed.patch_size:
+        if patch_size is not None and to_pair(patch_size) != self.patch_embed.patch_size:
             raise ValueError(f"patch_size={patch_size} must stay {self.patch_embed.patch_size}")
         if img_size is not None:
             old = self.patch_embed.grid_size
-            self.patch_embed.set_input_size(to_2tuple(img_size))
+            self.patch_embed.set_input_size(to_pair(img_size))
             resampled = self._resample(self.pos_embed.detach(), old, self.patch_embed.grid_size)
             self.pos_embed = nn.Parameter(resampled, requires_grad=self.pos_embed.requires_grad)
         update_model_input_size(self, self.patch_embed.img_size)
 
-    @torch.jit.ignore
     def load_pretrained(self, path: str) -> None:
         """Load an official file strictly."""
         load_official(self, path, checkpoint_filter_fn)
@@ -337,7 +327,6 @@ class VisionMamba(nn.Module):
         """(N, C_in, H, W) to (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: Tensor,
@@ -366,7 +355,7 @@ class VisionMamba(nn.Module):
             if self.grad_checkpointing:
                 update = checkpoint(block.update, x, paths)
             else:
-                update = block.update(x, paths)
+                update = block.update(x, paths)  # type: ignore[operator]
             x = x + update
             if i in taps and taps.index(i) in take:
                 feature = update if self.pyramid_blocks else x
@@ -382,7 +371,6 @@ class VisionMamba(nn.Module):
             features = list(zip(features, prefix, strict=True))  # type: ignore[assignment]
         return features if intermediates_only else (self.norm(x), features)
 
-    @torch.jit.ignore
     def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Take the class token (N, 1, C) out of every feature."""
         if self.cls_token is None:
@@ -391,7 +379,6 @@ class VisionMamba(nn.Module):
         patches = [torch.cat([f[:, :p], f[:, p + 1 :]], dim=1) for f in features]
         return patches, [f[:, p : p + 1] for f in features]
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self,
         indices: int | list[int] = 1,
@@ -461,8 +448,9 @@ def _resize_embedding(state: StateDict, model: nn.Module, first: bool) -> None:
         p = 0 if first else (rows.shape[1] - 1) // 2
         state["pos_embed"] = torch.cat([rows[:, :p], rows[:, p + 1 :]], dim=1)
     args: Mapping[str, Any] = model.pretrained_model_args or {}  # type: ignore[assignment]
-    size = args.get("img_size") or model.pretrained_cfg["input_size"][-2:]  # type: ignore[index]
-    old = model.patch_embed.dynamic_feat_size(to_2tuple(size))
+    cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    size = args.get("img_size") or cfg["input_size"][-2:]
+    old = model.patch_embed.dynamic_feat_size(to_pair(size))
     if state["pos_embed"].shape[1] == old[0] * old[1] + model.num_prefix_tokens:
         resample = model._resample
         state["pos_embed"] = resample(state["pos_embed"], old, model.patch_embed.grid_size)

@@ -208,7 +208,6 @@ class VMamba(nn.Module):
         )
         self.init_weights(needs_reset=False)
 
-    @torch.jit.ignore
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Start all parameters as the official code does.
 
@@ -229,12 +228,10 @@ class VMamba(nn.Module):
             if isinstance(module, SS2D):
                 module.reset_parameters()
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Parameters of the scan that weight decay would pull away from their meaning."""
         return {"*.A_log", "*.D", "*.dt_bias"}
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
@@ -243,31 +240,26 @@ class VMamba(nn.Module):
             "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(?:stage_)?norm", (99999,))],
         }
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in every stage."""
         for stage in self.stages:
             stage.grad_checkpointing = enable  # type: ignore[assignment]
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""
         return self.head.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last linear layer; 0 classes leave pooled features."""
         self.num_classes = num_classes
-        dd = get_device_dtype(self)
+        dd: dict[str, Any] = get_device_dtype(self)
         self.head.reset(num_classes, global_pool, in_features=self.num_features, **dd)
         self.head_hidden_size = self.head.num_features
 
-    @torch.jit.ignore
     def load_pretrained(self, path: str) -> None:
         """Load an official file strictly."""
         load_official(self, path, checkpoint_filter_fn)
 
-    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: Tensor,
@@ -290,17 +282,18 @@ class VMamba(nn.Module):
         features = []
         for i, stage in enumerate(stages):
             x = stage(x)
-            is_final = i == len(self.stages) - 1
             if i in take:
                 feature = self.stage_norms[i](x)
+                is_final = i == len(self.stages) - 1
                 features.append(self.norm(feature) if norm and is_final else feature)
         if output_fmt == "NCHW":
             features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
         if intermediates_only:
             return features
-        return (self.norm(self.stage_norms[-1](x)) if is_final else x), features
+        if len(stages) == len(self.stages):
+            x = self.norm(self.stage_norms[-1](x))
+        return x, features
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self,
         indices: int | list[int] = 1,

@@ -1,0 +1,134 @@
+"""Every command and snippet of the README runs."""
+
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm.models
+import torch
+from PIL import Image
+
+from tests.parity.official import filled_state
+from tools.readme_table import with_table
+from vimamba.cli import main
+from vimamba.scan_orders import registry
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^\$ (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+OFFICIAL = "vssm1_tiny_0230s_ckpt_epoch_264.pth"
+# these set up a machine: a slow test of their own, and CI, run them
+SETUP = ("pip install", "make ")
+
+
+@pytest.fixture(scope="module")
+def official_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("official") / OFFICIAL
+    torch.save({"model": filled_state("vmamba_tiny_s1l8")}, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, official_file):
+    """A folder with what the README takes for granted: photos and a downloaded checkpoint."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / OFFICIAL).symlink_to(official_file)
+    rng = np.random.default_rng(0)
+    for name, colour in (("cat", 60), ("dog", 190)):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.normal(colour, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
+    return folder
+
+
+def shortened(command):
+    """The command itself; a training is cut to one epoch of a few images."""
+    argv = shlex.split(command)
+    assert argv[0] == "vimamba", command
+    return argv[1:] + (["--epochs", "1", "--batch-size", "4"] if argv[1] == "fit" else [])
+
+
+def test_the_commands_of_the_readme_run(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    commands = [c for c in COMMANDS if not c.startswith(SETUP)]
+    assert len(commands) >= 5
+    for command in commands:
+        assert main(shortened(command)) == 0, command
+    assert "vmamba_tiny_s1l8" in capsys.readouterr().out
+    assert (workplace / "hilbert.png").stat().st_size > 10_000
+    assert len((workplace / "predictions.csv").read_text().splitlines()) == 21
+    for picture in ("curves.png", "confusion_matrix.png", "samples.png"):
+        assert (workplace / "runs" / "photos" / picture).exists()
+
+
+@pytest.fixture
+def offline_weights(official_file, monkeypatch):
+    """The download is the only thing that does not happen."""
+    asked = []
+
+    def download(url, **kwargs):
+        asked.append(url)
+        return str(official_file)
+
+    monkeypatch.setattr(timm.models._builder, "download_cached_file", download)
+    return asked
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=[s.strip().splitlines()[-1] for s in SNIPPETS])
+def test_a_snippet_of_the_readme_runs(snippet, workplace, monkeypatch, offline_weights):
+    monkeypatch.chdir(workplace)
+    monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
+    if "runs/photos" in snippet:
+        test_export_exists(workplace)
+    exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
+    if "pretrained=True).eval()" in snippet:
+        assert offline_weights == [
+            f"https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/{OFFICIAL}"
+        ]
+
+
+def test_export_exists(workplace):
+    assert (workplace / "runs" / "photos" / "export" / "model.safetensors").exists()
+
+
+def test_the_model_table_is_what_the_registry_says():
+    assert with_table(README) == README
+
+
+def test_the_readme_links_to_files_that_exist():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README) + re.findall(r"`(tests/\S+\.py)`", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_setup_commands_are_known():
+    setup = [c for c in COMMANDS if c.startswith(SETUP)]
+    assert setup == ["pip install .", 'pip install ".[train]"', "make demo", "make test"]
+
+
+@pytest.mark.slow
+def test_a_wheel_is_pure_python_and_holds_both_packages(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.endswith("py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "vimamba/__init__.py" in names
+    assert "vimamba_kernels/__init__.py" in names
+    assert not [n for n in names if n.startswith(("tests", "tools", "kernels/"))]
+
+
+@pytest.mark.slow
+def test_the_demo_reaches_its_accuracy(tmp_path):
+    demo = [sys.executable, str(ROOT / "tools" / "demo.py")]
+    run = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    accuracy = float(re.search(r"test accuracy\D+([\d.]+)", run.stdout, re.IGNORECASE)[1])
+    assert (accuracy if accuracy > 1 else 100 * accuracy) >= 97

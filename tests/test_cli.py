@@ -411,6 +411,8 @@ def test_visualise_draws_a_scan_order(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_recipe_is_accepted(path, capsys):
-    assert main(["fit", "-c", str(path), "--data", "somewhere", "--print_config"]) == 0
+def test_every_recipe_is_accepted_and_found_by_its_name(path, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = path.relative_to(ROOT / "configs").with_suffix("")
+    assert main(["fit", "-c", str(name), "--data", "somewhere", "--print_config"]) == 0
     assert "class_path: vimamba.tasks.Classification" in capsys.readouterr().out

@@ -5,6 +5,7 @@ Lightning is imported only once the options have been looked at, so that help co
 
 import os
 import signal
+import sysconfig
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,8 +61,8 @@ DATA_BY_SUFFIX = {".csv": "vimamba.data.CSVList", ".npz": "vimamba.data.MedMNIST
 
 def find_recipe(name: str) -> str:
     """A recipe's file: as named, or one of those that come with the package."""
-    package = Path(__file__).parents[1]
-    for folder in (Path(), package / "recipes", package.parent / "configs"):
+    source, installed = Path(__file__).parents[2], Path(sysconfig.get_path("data"))
+    for folder in (Path(), source / "configs", installed / "share" / "vimamba" / "configs"):
         for path in (
             folder / name,
             folder / f"{name}.yaml",

@@ -1,5 +1,7 @@
 """Random selective-scan problems, and what the definition in float64 says about them."""
 
+from functools import cache
+
 import torch
 
 from vimamba_kernels.selective_scan.reference import selective_scan_reference
@@ -23,15 +25,16 @@ def make_problem(
     delta_softplus=True,
     seed=0,
 ):
-    """Keyword arguments of `selective_scan`; the parameters are float32 unless `dtype` is float64."""
+    """Keyword arguments of `selective_scan`; parameters are float32 unless `dtype` is float64."""
     g = torch.Generator().manual_seed(seed)
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
+    # float32 values in float64 too, so that the same results are expected of both
     def normal(*shape, dtype=dtype):
-        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=g).to(dtype)
 
     by_group = (batch, k, length, n) if groups is None else (batch, k, groups, length, n)
-    rates = torch.rand(k, channels, n, generator=g, dtype=torch.float64) + torch.arange(1, n + 1)
+    rates = torch.rand(k, channels, n, generator=g) + torch.arange(1, n + 1)
     delta = normal(batch, k, length, channels)
     problem = {
         "u": normal(*((batch, k) if u_per_path else (batch,)), length, channels),
@@ -91,7 +94,21 @@ def output_gradient(problem, merge=True):
     u, delta = problem["u"], problem["delta"]
     shape = (delta.shape[0], *delta.shape[2:]) if merge else delta.shape
     g = torch.Generator().manual_seed(1)
-    return torch.randn(shape, generator=g, dtype=torch.float64).to(u.dtype)
+    return torch.randn(shape, generator=g).to(u.dtype)
+
+
+@cache
+def _expected_of(size, merge):
+    problem = make_problem(**dict(size))
+    return expected(problem, output_gradient(problem, merge), merge)
+
+
+def assert_matches_the_definition(scan, size, dtype, tolerance, merge=True, **options):
+    """Output and gradients of `scan` for `make_problem(**size)` in float32 or float64."""
+    problem = make_problem(**size, dtype=dtype)
+    results = computed(scan, problem, output_gradient(problem, merge), merge=merge, **options)
+    assert results[0].dtype == dtype
+    assert_close(results, _expected_of(tuple(size.items()), merge), tolerance)
 
 
 def assert_close(results, references, tolerance):

@@ -23,7 +23,6 @@ from vimamba_kernels.cpu_tasks import (
     run,
     scratch,
 )
-from vimamba_kernels.selective_scan.checks import check_arguments
 
 # steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
 CHUNK = 32
@@ -51,9 +50,8 @@ def forward(
     """The output before the gate in float32, and the states at the chunks' begins if `save`.
 
     Raises:
-        TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
+        ValueError: `paths` leads out of bounds.
     """
-    check_arguments(u, delta, A, B, C, D, None, delta_bias, paths)
     threads = torch.get_num_threads()
     scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads)
     batch, k, length, channels = delta.shape
@@ -91,9 +89,8 @@ def backward(
     `grad` is that of the output before the gate; `states` is what `forward` saved.
 
     Raises:
-        TypeError, ValueError: An argument is wrong, or `paths` leads out of bounds.
+        ValueError: `paths` leads out of bounds, or `states` are not of these arguments.
     """
-    check_arguments(u, delta, A, B, C, D, None, delta_bias, paths)
     # two, whatever their number: dB and dC are sums over blocks, which must not depend on it
     scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads=2)
     batch, k, length, channels = delta.shape

@@ -17,6 +17,7 @@ from torch import Tensor
 from vimamba_kernels.backends import choose, cpu_obstacle
 from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
 from vimamba_kernels.selective_scan import cpu
+from vimamba_kernels.selective_scan.checks import check_arguments
 from vimamba_kernels.selective_scan.chunked import (
     linear_recurrence,
     selective_scan_chunked,
@@ -97,6 +98,7 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output; with `save` also the ungated output and the states at the chunk borders."""
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
     name = choose_backend(backend, u)
     options = (delta_bias, delta_softplus, paths, merge)
     if name != "cpu":
@@ -168,6 +170,7 @@ def _backward(
     states: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z and delta_bias; those of absent ones are empty."""
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
     name = choose_backend(backend, u)
     options = (delta_bias, delta_softplus, paths, merge)
     if name != "cpu":
@@ -250,8 +253,9 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | N
     """Second derivatives: first ones through the chunked form, differentiated by autograd."""
     *tensors, paths = ctx.saved_tensors
 
-    def scan(*tensors: Any) -> Tensor:
-        return selective_scan_chunked(*tensors, ctx.delta_softplus, paths, ctx.merge)
+    def scan(*inputs: Any) -> Tensor:
+        arguments: Any = (*inputs, ctx.delta_softplus, paths, ctx.merge)
+        return selective_scan_chunked(*arguments)
 
     return second_gradients(scan, tensors, cotangents) + (None,) * 6
 

@@ -1,0 +1,174 @@
+"""The numba backend of the selective scan: memory, threads, forks, caching."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.kernels.problems import computed, make_problem, output_gradient
+from vimamba_kernels import selective_scan
+
+SIZES = [
+    {"length": 70, "n": 5, "channels": 100, "zero_tokens": 3, "steps": 66},
+    {"length": 70, "n": 1, "channels": 100, "zero_tokens": 3, "steps": 66},
+    {"length": 40, "n": 16, "channels": 200, "groups": 2, "u_per_path": True},
+]
+sizes = pytest.mark.parametrize("size", SIZES, ids=["N5", "N1", "N16_groups"])
+
+
+@pytest.fixture
+def threads():
+    """Set the number of threads for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def solve(size, merge=True):
+    problem = make_problem(**size, dtype=torch.float32)
+    grad = output_gradient(problem, merge)
+    return computed(selective_scan, problem, grad, merge=merge, backend="cpu")
+
+
+def assert_equal(results, others):
+    assert all(torch.equal(a, b) for a, b in zip(results, others, strict=True))
+
+
+@sizes
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+def test_memory_that_is_not_zero_at_first_changes_nothing(monkeypatch, size, merge):
+    clean = solve(size, merge)
+    empty = torch.empty
+
+    def poisoned(*args, **kwargs):
+        t = empty(*args, **kwargs)
+        return t.fill_(torch.nan) if t.is_floating_point() else t
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+    assert torch.empty(1).isnan()
+    assert_equal(solve(size, merge), clean)
+
+
+@sizes
+def test_results_are_bit_equal_every_time_and_for_any_number_of_threads(threads, size):
+    threads(1)
+    first = solve(size)
+    for count in (1, 2, 3, 2):
+        threads(count)
+        assert_equal(solve(size), first)
+
+
+def test_an_error_in_a_thread_reaches_the_caller(threads):
+    from vimamba_kernels.cpu_tasks import run
+
+    def fail(first, last):
+        raise ArithmeticError(f"tasks {first} to {last}")
+
+    with pytest.raises(ArithmeticError):
+        run(fail, 4, 2)
+
+
+def python(code, **environment):
+    """Run a script in a process of its own and return what it printed, both streams."""
+    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=root,
+        env=os.environ | environment,
+    )
+
+
+PROBLEM = """
+import os, sys, torch
+from tests.kernels.problems import computed, make_problem, output_gradient
+from vimamba_kernels import selective_scan
+
+def solve(n=16):
+    problem = make_problem(length=40, n=n, channels=200, dtype=torch.float32)
+    return computed(selective_scan, problem, output_gradient(problem), backend="cpu")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_a_forked_child_computes_the_same_with_threads_of_its_own():
+    code = """
+torch.set_num_threads(2)
+before = solve()
+child = os.fork()
+if child == 0:
+    same = all(torch.equal(a, b) for a, b in zip(before, solve()))
+    os._exit(0 if same else 3)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert all(torch.equal(a, b) for a, b in zip(before, solve()))
+"""
+    python(PROBLEM + code)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
+def test_it_works_in_the_workers_of_a_data_loader():
+    code = """
+class Scans(torch.utils.data.Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, index):
+        return solve()[0]
+
+torch.set_num_threads(2)
+first = solve()[0]
+loader = torch.utils.data.DataLoader(
+    Scans(), batch_size=1, num_workers=2, multiprocessing_context="fork"
+)
+assert all(torch.equal(batch[0], first) for batch in loader)
+"""
+    python(PROBLEM + code)
+
+
+def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
+    code = PROBLEM + "solve(), solve(), solve(n=8)"
+    first = python(code, NUMBA_CACHE_DIR=str(tmp_path)).stderr.splitlines()
+    assert sum("compiling a CPU kernel (forward_fours)" in line for line in first) == 1
+    assert sum("compiling a CPU kernel (backward_fours)" in line for line in first) == 1
+    assert len(first) == 2
+    second = python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert second.stderr == second.stdout == ""
+
+
+def test_a_cache_that_cannot_be_written_does_no_harm(monkeypatch, capsys):
+    from vimamba_kernels import cpu_tasks
+    from vimamba_kernels.selective_scan import cpu_forward, cpu_math
+
+    class Unwritable:
+        py_func = cpu_forward.forward_one.py_func
+
+        def compile(self, signature):
+            raise OSError("No space left on device")
+
+    signature = cpu_forward.FORWARD_SIGNATURE
+    kernel = cpu_tasks.compile_kernel(Unwritable(), signature, cpu_math.without_cache)
+    assert len(kernel.overloads) == 1
+    assert "compiling" in capsys.readouterr().err
+
+
+def test_a_missing_cache_directory_does_no_harm(monkeypatch):
+    from vimamba_kernels.selective_scan import cpu_math
+
+    njit = cpu_math.njit
+
+    def without_locator(*args, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return njit(*args, **options)
+
+    monkeypatch.setattr(cpu_math, "njit", without_locator)
+    assert cpu_math.kernel(lambda x: x + 1)(1) == 2
+
+
+def test_importing_the_package_does_not_import_numba():
+    python("import sys, vimamba_kernels; assert 'numba' not in sys.modules")
+    python(PROBLEM + "make_problem(); assert 'numba' not in sys.modules")

@@ -1,0 +1,239 @@
+"""The selective scan as a torch operator: derivatives, tracing, scripting, autocast."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from tests.kernels.problems import (
+    TENSORS,
+    assert_close,
+    computed,
+    expected,
+    make_problem,
+    output_gradient,
+)
+from vimamba_kernels import selective_scan
+
+scan_op = torch.ops.vimamba.selective_scan
+SMALL = {"length": 5, "n": 2, "zero_tokens": 1, "steps": 4}
+CPU_AND_CHUNKED = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def arguments(problem, *rest):
+    """The operator's positional arguments."""
+    return (*(problem[n] for n in TENSORS), problem["delta_softplus"], problem["paths"], *rest)
+
+
+class Scan(torch.nn.Module):
+    """What a model does: parameters of its own, activations from outside."""
+
+    def __init__(self, problem):
+        super().__init__()
+        self.A = torch.nn.Parameter(problem["A"])
+        self.D = torch.nn.Parameter(problem["D"])
+        self.delta_bias = torch.nn.Parameter(problem["delta_bias"])
+        self.register_buffer("paths", problem["paths"])
+
+    def forward(self, u, delta, B, C, z):
+        return torch.ops.vimamba.selective_scan(
+            u, delta, self.A, B, C, self.D, z, self.delta_bias, True, self.paths, True, "auto"
+        )
+
+
+def activations(problem):
+    return tuple(problem[name] for name in ("u", "delta", "B", "C", "z"))
+
+
+@pytest.mark.parametrize("backend", ["reference", "chunked"])
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+def test_first_and_second_derivatives_agree_with_finite_differences(backend, merge):
+    problem = make_problem(**SMALL, groups=2, u_per_path=not merge)
+    tensors = [problem[name].requires_grad_() for name in TENSORS]
+
+    def scan(*tensors):
+        return scan_op(*tensors, True, problem["paths"], merge, backend)
+
+    assert gradcheck(scan, tensors, fast_mode=True)
+    assert gradgradcheck(scan, tensors, fast_mode=True, check_undefined_grad=False)
+
+
+def test_second_derivatives_work_with_the_cpu_backend():
+    def gradient_norm(dtype, backend):
+        problem = make_problem(dtype=dtype)
+        u = problem["u"].requires_grad_()
+        A = problem["A"].requires_grad_()
+        (grad,) = torch.autograd.grad(
+            selective_scan(**problem, backend=backend).square().sum(), u, create_graph=True
+        )
+        return torch.autograd.grad(grad.square().sum(), [u, A])
+
+    for result, reference in zip(
+        gradient_norm(torch.float32, "cpu"), gradient_norm(torch.float64, "chunked"), strict=True
+    ):
+        torch.testing.assert_close(result.double(), reference, rtol=1e-4, atol=1e-3)
+
+
+def test_third_derivatives_work():
+    problem = make_problem(**SMALL)
+    u = problem["delta"].requires_grad_()
+    y = selective_scan(**problem).sum()
+    (first,) = torch.autograd.grad(y, u, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), u, create_graph=True)
+    (third,) = torch.autograd.grad(second.sum(), u)
+    assert third.abs().sum() > 0
+
+
+@CPU_AND_CHUNKED
+@pytest.mark.parametrize("op", ["selective_scan", "selective_scan_forward"])
+def test_opcheck_passes(op, dtype):
+    problem = make_problem(**SMALL, dtype=dtype)
+    for name in TENSORS:
+        problem[name].requires_grad_()
+    save = (True,) if op == "selective_scan_forward" else ()
+    args = arguments(problem, True, "auto", *save)
+    torch.library.opcheck(getattr(torch.ops.vimamba, op).default, args)
+
+
+@CPU_AND_CHUNKED
+def test_opcheck_of_the_backward_operator_passes(dtype):
+    problem = make_problem(**SMALL, dtype=dtype)
+    saved = torch.ops.vimamba.selective_scan_forward(*arguments(problem, True, "auto", True))[1:]
+    args = (output_gradient(problem), *arguments(problem, True, "auto"), *saved)
+    torch.library.opcheck(torch.ops.vimamba.selective_scan_backward.default, args)
+
+
+def test_the_backward_operator_recomputes_states_that_were_not_saved():
+    problem = make_problem(length=40, dtype=torch.float32)
+    grad = output_gradient(problem)
+    forward = torch.ops.vimamba.selective_scan_forward
+    results = []
+    for save in (True, False):
+        _, *saved = forward(*arguments(problem, True, "cpu", save))
+        results.append(
+            torch.ops.vimamba.selective_scan_backward(
+                grad, *arguments(problem, True, "cpu"), *saved
+            )
+        )
+    for with_states, without in zip(*results, strict=True):
+        torch.testing.assert_close(with_states, without, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@pytest.mark.parametrize("backend", ["auto", "reference", "chunked", "cpu"])
+def test_meta_tensors_get_shapes_in_both_directions(backend, merge):
+    problem = make_problem(dtype=torch.bfloat16)
+    meta = {
+        n: v.to("meta").requires_grad_(n in TENSORS) if isinstance(v, torch.Tensor) else v
+        for n, v in problem.items()
+    }
+    y = selective_scan(**meta, merge=merge, backend=backend)
+    assert y.is_meta
+    assert y.dtype == torch.bfloat16
+    assert y.shape == ((2, 13, 6) if merge else (2, 2, 13, 6))
+    y.sum().backward()
+    assert all(meta[n].grad.shape == problem[n].shape for n in TENSORS)
+
+
+@CPU_AND_CHUNKED
+def test_a_compiled_module_gives_the_same_in_one_graph(dtype):
+    problem = make_problem(dtype=dtype)
+    module = Scan(problem)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    y, z = module(*activations(problem)), compiled(*activations(problem))
+    torch.testing.assert_close(y, z)
+    grads = [torch.autograd.grad(out.square().sum(), list(module.parameters())) for out in (y, z)]
+    torch.testing.assert_close(*grads)
+
+
+def test_a_compiled_public_function_gives_the_same_in_one_graph():
+    problem = make_problem(dtype=torch.float32)
+    compiled = torch.compile(selective_scan, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**problem), selective_scan(**problem))
+
+
+def test_one_compilation_serves_all_sizes():
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    torch._dynamo.reset()
+    compiled = torch.compile(scan_op, fullgraph=True, backend=count, dynamic=True)
+    # first sizes that differ from each other: equal ones are taken to stay equal
+    for batch, length in ((5, 13), (3, 20), (4, 31)):
+        problem = make_problem(batch=batch, length=length, dtype=torch.float32)
+        args = arguments(problem, True, "auto")
+        torch.testing.assert_close(compiled(*args), scan_op(*args))
+    assert len(graphs) == 1
+
+
+@CPU_AND_CHUNKED
+def test_an_exported_program_with_dynamic_sizes_gives_the_same(dtype):
+    problem = make_problem(dtype=dtype, without=("paths",))
+    module = Scan(problem)
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2)
+    by_token, by_path = {0: batch, 1: length}, {0: batch, 2: length}
+    program = torch.export.export(
+        module,
+        activations(problem),
+        dynamic_shapes=(by_token, by_path, by_path, by_path, by_token),
+    )
+    targets = [node.target for node in program.graph.nodes]
+    assert scan_op.default in targets
+    other = activations(make_problem(batch=3, length=21, dtype=dtype, without=("paths",)))
+    torch.testing.assert_close(program.module()(*other), module(*other))
+    decomposed = program.run_decompositions().module()
+    torch.testing.assert_close(decomposed(*other), module(*other))
+
+
+def test_a_scripted_module_gives_the_same():
+    problem = make_problem(dtype=torch.float32)
+    module = Scan(problem)
+    scripted = torch.jit.script(module)
+    torch.testing.assert_close(scripted(*activations(problem)), module(*activations(problem)))
+
+
+def test_a_symbolically_traced_module_gives_the_same():
+    problem = make_problem(dtype=torch.float32)
+    module = Scan(problem)
+    traced = torch.fx.symbolic_trace(module)
+    torch.testing.assert_close(traced(*activations(problem)), module(*activations(problem)))
+
+
+def test_autocast_casts_activations_but_keeps_the_parameters():
+    problem = make_problem(length=50, dtype=torch.float32)
+    grad = output_gradient(problem).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        results = computed(selective_scan, problem, grad)
+    assert results[0].dtype == torch.bfloat16
+    assert all(r.dtype == torch.float32 for r in results[1:])
+    rounded = {
+        n: v.bfloat16() if n in ("u", "delta", "B", "C", "z") else v for n, v in problem.items()
+    }
+    # were A rounded too, its own gradient and y would be off by more
+    assert_close(results, expected(rounded, grad), 6e-3)
+    torch.testing.assert_close(results[0], selective_scan(**rounded), rtol=0, atol=0)
+
+
+def test_autocast_leaves_float64_alone():
+    problem = make_problem()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert selective_scan(**problem).dtype == torch.float64
+
+
+def test_nothing_is_saved_without_gradients():
+    problem = make_problem(dtype=torch.float32)
+    problem["u"].requires_grad_()
+    with torch.no_grad():
+        assert selective_scan(**problem).grad_fn is None
+    with torch.inference_mode():
+        assert selective_scan(**problem).is_inference()
+
+
+def test_only_wanted_gradients_are_set():
+    problem = make_problem(dtype=torch.float32)
+    problem["A"].requires_grad_()
+    selective_scan(**problem).sum().backward()
+    assert problem["A"].grad is not None
+    assert problem["u"].grad is None

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 
 from vimamba.cli.tables import say
 
 Row = dict[str, float]
+
+
+class EpochBar(RichProgressBar):
+    """Lightning's bar, with epochs counted as everywhere else here: from 1."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return text.ljust(len(self.validation_description))
 
 
 class EpochLog(Callback):
@@ -82,7 +90,9 @@ def write_rows(path: Path, rows: list[Row]) -> None:
 
 
 class RunCheckpoints(Checkpoint):
-    """Writes last.ckpt after every epoch and best.ckpt when the score improves.
+    """Writes last.ckpt after every epoch and best.ckpt when the score is not beaten.
+
+    Of equal epochs the later one is kept: its learning rate is lower.
 
     last.ckpt always stands for the end of an epoch: an interrupted epoch is run again from its
     beginning, with the same random numbers. Files appear whole or not at all.
@@ -119,7 +129,7 @@ class RunCheckpoints(Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch that just ended."""
         score = trainer.callback_metrics.get(self.monitor)
-        if score is not None and (self.best is None or float(score) > self.best):
+        if score is not None and (self.best is None or float(score) >= self.best):
             self.best = float(score)
             self._save(trainer, "best")
         self._save(trainer, "last")

@@ -56,10 +56,14 @@ def _show_rich(
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    console = Console()
+    if title:
+        console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
     for column, number in zip(columns, right, strict=True):
         table.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in cells:
-        table.add_row(*row)
-    Console().print(table)
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)

@@ -120,7 +120,9 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None, list[str]]:
             return run.out, None, []
         if run.out is None:
             raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
-        return run.out, last if last and last.exists() else None, []
+        if last is None or not last.exists():
+            return run.out, None, []
+        return run.out, last, ["--config", str(run.out / "config.yaml")]
     folder = Path(run.resume)
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
@@ -187,16 +189,18 @@ def train(cli: "RecipeCLI", checkpoint: Path | None) -> bool:
     Returns:
         Whether the end was reached.
     """
+    from pytorch_lightning.callbacks import RichProgressBar
     from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.trainer.states import TrainerStatus
 
-    from vimamba.cli.callbacks import EpochLog, RunCheckpoints
+    from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints
 
     trainer: Any = cli.trainer
     log = EpochLog(cli.out / "metrics.csv")
     if not trainer.loggers and find_spec("tensorboard"):
         trainer.loggers = [TensorBoardLogger(cli.out, name="tensorboard", version="")]
-    trainer.callbacks += [log, RunCheckpoints(cli.out / "checkpoints", cli.model.monitor)]
+    bars = [EpochBar() if type(c) is RichProgressBar else c for c in trainer.callbacks]
+    trainer.callbacks = [*bars, log, RunCheckpoints(cli.out / "checkpoints", cli.model.monitor)]
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:

@@ -323,6 +323,31 @@ def _recompute_one(
                 X[x + STEP_SLOPE + d] = sigmoid(S[BIAS + d], enabled)
 
 
+# on its own because the loop is not vectorised where LLVM sees how `x` changes from step to step
+@helper
+def _step_back_one(
+    S: Any, X: Any, x: Any, du: Any, u0: Any, ddelta: Any, d0: Any, b0: Any, c0: Any, w: Any
+) -> Any:
+    """Gradients of one step; returns those of its B and C."""
+    use_wide_vectors()
+    dB0, dC0 = F(0.0), F(0.0)
+    for d in range(w):
+        g, v, s = X[x + STEP_DY + d], X[x + STEP_U + d], X[x + STEP_DT + d]
+        gh = S[G + d] + g * c0
+        dC0 += g * X[x + OWN + d]
+        dB0 += gh * s * v
+        ga = gh * X[x + STEP_A + d]
+        q = ga * X[x + d]
+        e = (q * S[DECAY + d] * LN2 + gh * b0 * v) * X[x + STEP_SLOPE + d]
+        S[G + d] = ga
+        S[DA + d] += q * s
+        S[DD + d] += g * v
+        S[DBIAS + d] += e
+        ddelta[d0 + d] = e
+        du[u0 + d] += gh * b0 * s + S[SKIP + d] * g
+    return dB0, dC0
+
+
 @helper
 def _walk_back_one(
     inputs: Any,
@@ -351,21 +376,7 @@ def _walk_back_one(
             u0 = uk + token * channels
             d0 = dk + token * channels
             b0, c0 = B[bk + token], C[bk + token]
-            dB0, dC0 = F(0.0), F(0.0)
-            for d in range(w):
-                g, v, s = X[x + STEP_DY + d], X[x + STEP_U + d], X[x + STEP_DT + d]
-                gh = S[G + d] + g * c0
-                dC0 += g * X[x + OWN + d]
-                dB0 += gh * s * v
-                ga = gh * X[x + STEP_A + d]
-                q = ga * X[x + d]
-                e = (q * S[DECAY + d] * LN2 + gh * b0 * v) * X[x + STEP_SLOPE + d]
-                S[G + d] = ga
-                S[DA + d] += q * s
-                S[DD + d] += g * v
-                S[DBIAS + d] += e
-                ddelta[d0 + d] = e
-                du[u0 + d] += gh * b0 * s + S[SKIP + d] * g
+            dB0, dC0 = _step_back_one(S, X, x, du, u0, ddelta, d0, b0, c0, w)
             dB[part + token] = dB0
             dC[part + token] = dC0
         else:

@@ -311,6 +311,27 @@ def test_validate_and_test_score_the_checkpoint_asked_for(run, capsys, tmp_path)
     assert "broad" in out
 
 
+def test_all_images_of_other_data_are_scored(run, folder, tmp_path):
+    results = tmp_path / "m.json"
+    shutil.copytree(folder, tmp_path / "new")
+    shutil.copytree(folder, tmp_path / "divided" / "test")
+    for data, split in (("new", "test"), ("new", "validate"), ("divided", "test")):
+        args = [str(run), "--data", str(tmp_path / data), "--results", str(results)]
+        assert main([split, *args]) == 0
+    assert {k: v["images"] for k, v in json.loads(results.read_text()).items()} == {
+        "test": 48,
+        "val": 48,
+    }
+
+
+def test_our_own_model_trains_the_same_way_twice(folder, tmp_path):
+    args = ["--model", "test_vim", "--img-size", "32", "--epochs", "1", "--workers", "0"]
+    for name in "ab":
+        assert main(["fit", "--data", str(folder), *args, "--out", str(tmp_path / name)]) == 0
+    last = Path("checkpoints") / "last.ckpt"
+    assert same_weights(tmp_path / "a" / last, tmp_path / "b" / last)
+
+
 def test_predict_writes_names_and_probabilities(run, folder, tmp_path, capsys):
     out = tmp_path / "found" / "answers.csv"
     assert main(["predict", str(run), str(folder / "fine"), "--out", str(out), "--topk", "2"]) == 0

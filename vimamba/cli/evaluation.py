@@ -9,7 +9,8 @@ Scores a run's checkpoint on its {split} split and prints a table of all classes
   vimamba {name} runs/digits
   vimamba {name} runs/digits --tta flips --ckpt last --batch-size 128 --workers 4
 
-Other options are those of `vimamba fit`, for example --data to score other images.
+Other options are those of `vimamba fit`. With --data FOLDER, all images of another folder are
+scored, or its {split} folder if it has one.
 """
 
 
@@ -44,7 +45,7 @@ def evaluate(name: str, args: list[str]) -> int:
     from vimamba.cli.runs import find_checkpoint, open_run
 
     checkpoint = find_checkpoint(given.run, given.ckpt)
-    cli = open_run(given.run, rest)
+    cli = open_run(given.run, rest, split)
     from vimamba.cli.reporting import score, show_scores, write_metrics
 
     cli.datamodule.dataset(split)

@@ -100,9 +100,8 @@ def draw_confusion(report: dict[str, Any], class_names: Sequence[str], path: Pat
         step = max(1, count // 60)
         ticks, names = range(0, count, step), [shorten(name, 18) for name in class_names[::step]]
         upright = max(len(name) for name in names) > 3
-        axes.set_xticks(
-            ticks, names, rotation=60 if upright else 0, ha="right" if upright else "center"
-        )
+        slanted = {"rotation": 55, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(ticks, names, **(slanted if upright else {}))
         axes.set_yticks(ticks, names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth")

@@ -47,21 +47,25 @@ def load_task(run: Path, checkpoint: Path) -> Any:
     return task.eval()
 
 
-def open_run(run: Path, args: list[str]) -> "RecipeCLI":
+def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
     """Build data set, task (without weights) and trainer of a run.
 
     Args:
         run: The run folder.
         args: Options that overrule the run's own, short or typed.
+        split: What is going to be scored: all of a data set that `args` name, unless it is split.
     """
     from vimamba.cli.recipe import build
     from vimamba.cli.training import translate
 
     config = ["--config", str(run / "config.yaml"), "--model.pretrained=false"]
     options = translate([*config, *args])
-    if (run / "split.csv").exists() and not any(o.startswith("--data.root") for o in options):
+    other = any(option.partition("=")[0] == "--data.root" for option in options)
+    if (run / "split.csv").exists() and not other:
         options.append(f"--data.split_csv={run / 'split.csv'}")
     cli = build(options, run)
+    if other:
+        cli.datamodule.take_whole(split)
     given = cli.datamodule.class_names
     last = find_checkpoint(run, "last")
     content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)

@@ -114,6 +114,7 @@ class ClassificationData(LightningDataModule):
         self.split_csv = Path(split_csv) if split_csv else None
         self.limit = limit
         self.seed = seed
+        self.whole: str | None = None
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -149,6 +150,11 @@ class ClassificationData(LightningDataModule):
         order = np.random.default_rng(self.seed).permutation(len(samples))
         return samples.take(np.sort(order[:limit]))
 
+    def take_whole(self, split: str) -> None:
+        """Where a division would be drawn, take all images as one split: to score other data."""
+        self.whole = split
+        self.__dict__.pop("catalogue", None)
+
     def divide(
         self, samples: Samples, groups: Sequence[str] | None = None, *, val_only: bool = False
     ) -> tuple[dict[str, Samples], bool]:
@@ -162,6 +168,8 @@ class ClassificationData(LightningDataModule):
         Returns:
             The splits, and whether they were drawn rather than read from `split_csv`.
         """
+        if self.whole:
+            return {} if val_only else {self.whole: samples}, True
         if self.split_csv:
             division: Division = read_split(self.split_csv, samples)
         else:

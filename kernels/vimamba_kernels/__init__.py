@@ -1,5 +1,6 @@
 """Kernels of vision state-space models; they need torch only and know nothing of vision."""
 
+from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import selective_scan
 
-__all__ = ["selective_scan"]
+__all__ = ["causal_conv_along_paths", "selective_scan"]

@@ -11,7 +11,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimamba.layers.ssm import (
@@ -61,7 +60,6 @@ class MambaMixer(nn.Module):
         self.conv = nn.Conv1d(
             num_paths * inner, num_paths * inner, d_conv, groups=num_paths * inner, **dd
         )
-        self.act = nn.SiLU()
         rows = self.dt_rank + 2 * d_state
         self.x_proj = nn.ModuleList(
             nn.Linear(inner, rows, bias=False, **dd) for _ in range(num_paths)
@@ -116,12 +114,13 @@ class MambaMixer(nn.Module):
 
         Step t sees the tokens of steps t - W + 1 .. t; entries of -1 read zero and write nothing.
         """
-        batch, length, inner = x.shape[0], x.shape[1], x.shape[2]
-        steps = torch.where(paths < 0, length, paths)  # a zero token stands at row L
-        sequences = F.pad(x, (0, 0, 0, 1))[:, steps.flatten()]  # (N, K * T, D)
-        sequences = sequences.unflatten(1, (self.num_paths, -1)).transpose(2, 3)  # (N, K, D, T)
-        sequences = F.pad(sequences.flatten(1, 2), (self.d_conv - 1, 0))
-        sequences = self.act(self.conv(sequences)).unflatten(1, (self.num_paths, inner))
-        index = steps[None, :, :, None].expand(batch, -1, -1, inner)
-        tokens = sequences.new_zeros(batch, self.num_paths, length + 1, inner)
-        return tokens.scatter(2, index, sequences.transpose(2, 3))[:, :, :length]
+        bias = self.conv.bias
+        assert bias is not None
+        return torch.ops.vimamba.causal_conv_along_paths(
+            x,
+            self.conv.weight.view(self.num_paths, -1, self.d_conv),
+            bias.view(self.num_paths, -1),
+            paths,
+            "silu",
+            "auto",
+        )

@@ -1,0 +1,58 @@
+"""Causal depthwise convolution along any number of paths: one operator, several backends.
+
+`causal_conv_along_paths` checks its arguments and calls
+`torch.ops.vimamba.causal_conv_along_paths` (op.py), which models call directly. The definition is
+in reference.py; cpu.py computes the same, faster.
+"""
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.path_conv import op as _op  # noqa: F401  registers the operators
+from vimamba_kernels.path_conv.checks import check_arguments
+
+__all__ = ["causal_conv_along_paths"]
+
+
+def causal_conv_along_paths(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    paths: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Causal depthwise convolution (as in Mamba, arXiv:2312.00752) of L tokens along K paths.
+
+    Path k visits the tokens paths[k, 0], paths[k, 1], ...; at the token of step t it gives, in
+    float32,
+
+        activation(bias[k] + sum over j < W of weight[k, :, W - 1 - j] * x[paths[k, t - j]])
+
+    with zeros before the first step. Everything is read and written at the tokens' own positions,
+    so any order costs the same.
+
+    Args:
+        x: (B, L, D); float64, float32, float16 or bfloat16.
+        weight: (K, D, W), the last tap being that of the token itself. `weight` and `bias` may
+            have any floating dtype and are used in at least float32.
+        bias: (K, D).
+        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
+            order. -1 is a zero token, whose output is dropped.
+        activation: "silu" or None.
+        backend: "cpu" (compiled by numba) or "reference" (PyTorch); "auto" takes the environment
+            variable VIMAMBA_BACKEND or else the fastest one that can run.
+
+    Returns:
+        (B, K, L, D) in the dtype of `x`. A token that a path never visits gets zero from it.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: A shape, a device, a path, the activation or the backend is wrong.
+    """
+    check_arguments(x, weight, bias, paths, activation)
+    if paths is not None:
+        check_paths(paths, x.shape[1])
+    return torch.ops.vimamba.causal_conv_along_paths(x, weight, bias, paths, activation, backend)

@@ -1,0 +1,31 @@
+"""Checks of the convolution's arguments; every message names the argument and what would do."""
+
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
+
+ACTIVATIONS = ("silu", None)
+
+
+def check_arguments(
+    x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None, activation: str | None
+) -> None:
+    """Check dtypes, devices, shapes and the activation.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: An argument has the wrong shape or device, or the activation is unknown.
+    """
+    check_types({"x": x}, {"weight": weight, "bias": bias}, paths, optional=("bias",))
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r} is unknown; choose from {list(ACTIVATIONS)}")
+    if x.dim() != 3 or x.shape[1] < 1:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}; expected (B, L, D) with at least one token"
+        )
+    channels = x.shape[2]
+    if weight.dim() != 3 or weight.shape[1] != channels or min(weight.shape[0::2]) < 1:
+        shape = tuple(weight.shape)
+        raise ValueError(f"weight has shape {shape}; expected (K, D, W) = {('K', channels, 'W')}")
+    expect_shape("bias", bias, "(K, D)", (weight.shape[0], channels))
+    expect_paths_shape(paths, weight.shape[0])

@@ -1,0 +1,131 @@
+"""The convolution along paths on a CPU: drives the numba kernels of cpu_kernels.py.
+
+Work is cut into tasks of one batch element and one block of channels. Sums over the batch are
+taken afterwards, so results do not depend on the number of threads.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.cpu_tasks import (
+    ROW,
+    block_width,
+    compile_kernel,
+    flat,
+    flat_paths,
+    run,
+    scratch,
+)
+
+
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None, activation: str | None
+) -> Tensor:
+    """The output, in the dtype of `x`; arguments as the op's.
+
+    Raises:
+        ValueError: `paths` leads out of bounds.
+    """
+    conv = _prepare(x, weight, bias, paths)
+    shape = (x.shape[0], weight.shape[0], *x.shape[1:])
+    y = torch.empty(shape) if conv.visits_all else torch.zeros(shape)
+    kernel, arrays = _kernel("conv_forward"), (conv.inputs, conv.paths, (flat(y),))
+
+    def work(first: int, last: int) -> None:
+        buffers = scratch(2 * ROW, conv.taps * ROW, conv.taps * ROW)
+        limits = (np.uint64(first), np.uint64(last), activation == "silu")
+        kernel(*arrays, buffers, conv.sizes, conv.path_stride, *limits)
+
+    run(work, conv.tasks, torch.get_num_threads())
+    return y.to(x.dtype)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    paths: Tensor | None,
+    activation: str | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias in float32; `grad` is the output's.
+
+    Raises:
+        ValueError: `paths` leads out of bounds.
+    """
+    conv = _prepare(x, weight, bias, paths)
+    batch, _, channels = x.shape
+    k, _, taps = weight.shape
+    dx = torch.empty(x.shape)
+    dweight, dbias = torch.empty(batch, k, conv.taps, channels), torch.empty(batch, k, channels)
+    kernel = _kernel("conv_backward")
+    inputs = (*conv.inputs, flat(grad))
+    outputs = (flat(dx), flat(dweight), flat(dbias))
+
+    def work(first: int, last: int) -> None:
+        rings = (conv.taps * ROW,) * 2
+        buffers = scratch(4 * ROW, 2 * conv.taps * ROW, *rings)
+        limits = (np.uint64(first), np.uint64(last), activation == "silu")
+        kernel(inputs, conv.paths, outputs, buffers, conv.sizes, conv.path_stride, *limits)
+
+    run(work, conv.tasks, torch.get_num_threads())
+    return dx, dweight.sum(0)[:, :taps].flip(1).transpose(1, 2), dbias.sum(0)
+
+
+class _Conv(NamedTuple):
+    """What the kernels of both directions take, and how the work is cut."""
+
+    inputs: tuple[np.ndarray, ...]
+    paths: np.ndarray
+    sizes: tuple[np.uint64, ...]
+    path_stride: np.uint64
+    # W rounded up to a power of two, at least four
+    taps: int
+    tasks: int
+    visits_all: bool
+
+
+def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
+    batch, length, channels = x.shape
+    k, _, taps = weight.shape
+    if paths is not None:
+        check_paths(paths, length)
+    table, path_stride = flat_paths(paths, length)
+    steps = length if paths is None else paths.shape[1]
+    padded = max(4, 1 << (taps - 1).bit_length())
+    # by the distance back, the token's own tap first
+    by_lag = F.pad(weight.detach().transpose(1, 2).flip(1), (0, 0, 0, padded - taps))
+    bias = torch.zeros(k, channels) if bias is None else bias
+    width = block_width(channels, batch, torch.get_num_threads())
+    sizes = (batch, k, length, steps, channels, 1, padded, width)
+    return _Conv(
+        inputs=(flat(x), flat(by_lag), flat(bias)),
+        paths=table,
+        sizes=tuple(map(np.uint64, sizes)),
+        path_stride=np.uint64(path_stride),
+        taps=padded,
+        tasks=batch * -(-channels // width),
+        # as many steps as tokens, none twice: all of them unless there are zero tokens
+        visits_all=steps == length and table.min() >= 0,
+    )
+
+
+_kernels: dict[str, Callable[..., None]] = {}
+
+
+def _kernel(name: str) -> Callable[..., None]:
+    if name not in _kernels:
+        from vimamba_kernels.path_conv import cpu_kernels
+        from vimamba_kernels.selective_scan.cpu_math import without_cache
+
+        signature = cpu_kernels.SIGNATURES[name]
+        _kernels[name] = compile_kernel(getattr(cpu_kernels, name), signature, without_cache)
+    return _kernels[name]

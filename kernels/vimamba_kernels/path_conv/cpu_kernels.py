@@ -1,0 +1,206 @@
+"""Numba kernels of the convolution along paths; cpu.py drives them.
+
+A task owns `w` channels of one batch element and walks its paths one after the other. The rows of
+the last W steps lie in a ring, W being rounded up to a power of two with taps of zero. The
+backward pass walks from the end: a token's gradient is a sum over the W steps from its own on.
+Arguments of both kernels:
+
+    inputs   x, weight (K, W, D) by distance back, bias; backward: the output's gradient
+    paths    (K, T) int32, or (1, T) with a path stride of 0
+    outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
+    buffers  rows of a step; weights (backward: and their gradients); ring of x; ring of gradients
+    sizes    B, K, L, T, D, 1, W, channels of a task
+    first, last  tasks [first, last)
+    enabled  whether SiLU follows
+"""
+
+from typing import Any
+
+from numba import boolean, float32, int32, types, uint64
+
+from vimamba_kernels.selective_scan.cpu_math import (
+    FOUR,
+    ONE,
+    ROW,
+    THREE,
+    TWO,
+    ZERO,
+    F,
+    U,
+    clear,
+    copy,
+    helper,
+    kernel,
+    place,
+    sigmoid,
+    use_wide_vectors,
+)
+
+BIAS, SUM, DX, DBIAS = ZERO, ROW, TWO * ROW, THREE * ROW
+
+
+@helper
+def load(x: Any, batch_start: Any, index: Any, channels: Any, ring: Any, slot: Any, w: Any) -> None:
+    """Put a token's row into the ring; zeros for a zero token."""
+    if index >= 0:
+        copy(x, batch_start + U(index) * channels, ring, slot * ROW, w)
+    else:
+        clear(ring, slot * ROW, ONE, ROW, w)
+
+
+@helper
+def convolve(rows: Any, weights: Any, stride: Any, ring: Any, t: Any, taps: Any, w: Any) -> None:
+    """The sum of step t over the taps and the bias."""
+    wrap = taps - ONE
+    for d in range(w):
+        rows[SUM + d] = rows[BIAS + d]
+    for j in range(ZERO, taps, FOUR):
+        # the step j before t stands at (t - j) modulo W
+        r0 = (t + taps - j & wrap) * ROW
+        r1 = (t + taps - j - ONE & wrap) * ROW
+        r2 = (t + taps - j - TWO & wrap) * ROW
+        r3 = (t + taps - j - THREE & wrap) * ROW
+        q0 = j * stride
+        q1, q2, q3 = q0 + stride, q0 + TWO * stride, q0 + THREE * stride
+        for d in range(w):
+            near = weights[q0 + d] * ring[r0 + d] + weights[q1 + d] * ring[r1 + d]
+            far = weights[q2 + d] * ring[r2 + d] + weights[q3 + d] * ring[r3 + d]
+            rows[SUM + d] += near + far
+
+
+@kernel
+def conv_forward(
+    inputs: Any,
+    paths: Any,
+    outputs: Any,
+    buffers: Any,
+    sizes: Any,
+    path_stride: Any,
+    first: Any,
+    last: Any,
+    enabled: Any,
+) -> None:
+    """Output of tasks [first, last)."""
+    use_wide_vectors()
+    x, weight, bias = inputs
+    (y,) = outputs
+    rows, weights, ring = buffers
+    K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+    wrap = taps - ONE
+    for task in range(first, last):
+        b, _, _, start, w = place(task, sizes)
+        for k in range(K):
+            copy(bias, k * channels + start, rows, BIAS, w)
+            for j in range(taps):
+                copy(weight, (k * taps + j) * channels + start, weights, j * ROW, w)
+            clear(ring, ZERO, taps, ROW, w)
+            for t in range(T):
+                index = paths[k * path_stride + t]
+                load(x, b * L * channels + start, index, channels, ring, t & wrap, w)
+                if index >= 0:
+                    convolve(rows, weights, ROW, ring, t, taps, w)
+                    y0 = ((b * K + k) * L + U(index)) * channels + start
+                    for d in range(w):
+                        v = rows[SUM + d]
+                        y[y0 + d] = v * sigmoid(v, enabled)
+
+
+@kernel
+def conv_backward(
+    inputs: Any,
+    paths: Any,
+    outputs: Any,
+    buffers: Any,
+    sizes: Any,
+    path_stride: Any,
+    first: Any,
+    last: Any,
+    enabled: Any,
+) -> None:
+    """Gradients from tasks [first, last); those of weight and bias per batch element."""
+    use_wide_vectors()
+    x, weight, bias, dy = inputs
+    dx, dweight, dbias = outputs
+    rows, weights, ring, slopes = buffers
+    K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+    wrap = taps - ONE
+    # a tap's weights and their gradient are neighbours
+    PAIR = TWO * ROW
+    for task in range(first, last):
+        b, _, _, start, w = place(task, sizes)
+        x0 = b * L * channels + start
+        clear(dx, x0, L, channels, w)
+        for k in range(K):
+            copy(bias, k * channels + start, rows, BIAS, w)
+            clear(rows, DBIAS, ONE, ROW, w)
+            for j in range(taps):
+                copy(weight, (k * taps + j) * channels + start, weights, j * PAIR, w)
+            clear(weights, ROW, taps, PAIR, w)
+            clear(ring, ZERO, taps, ROW, w)
+            clear(slopes, ZERO, taps, ROW, w)
+            for t in range(T - min(T, taps - ONE), T):
+                load(x, x0, paths[k * path_stride + t], channels, ring, t & wrap, w)
+            for back in range(T):
+                t = T - ONE - back
+                # the oldest step that t reads takes the place of step t + 1
+                if t + ONE >= taps:
+                    oldest = t + ONE - taps
+                    index = paths[k * path_stride + oldest]
+                    load(x, x0, index, channels, ring, oldest & wrap, w)
+                else:
+                    clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
+                index = paths[k * path_stride + t]
+                own = (t & wrap) * ROW
+                if index < 0:
+                    clear(slopes, own, ONE, ROW, w)
+                    continue
+                convolve(rows, weights, PAIR, ring, t, taps, w)
+                y0 = ((b * K + k) * L + U(index)) * channels + start
+                for d in range(w):
+                    v = rows[SUM + d]
+                    s = sigmoid(v, enabled)
+                    g = dy[y0 + d] * s * (F(1.0) + v * (F(1.0) - s))
+                    slopes[own + d] = g
+                    rows[DBIAS + d] += g
+                    rows[DX + d] = F(0.0)
+                for j in range(ZERO, taps, FOUR):
+                    g0 = (t + j & wrap) * ROW
+                    g1 = (t + j + ONE & wrap) * ROW
+                    g2 = (t + j + TWO & wrap) * ROW
+                    g3 = (t + j + THREE & wrap) * ROW
+                    q0 = j * PAIR
+                    q1, q2, q3 = q0 + PAIR, q0 + TWO * PAIR, q0 + THREE * PAIR
+                    for d in range(w):
+                        v = ring[own + d]
+                        near = weights[q0 + d] * slopes[g0 + d] + weights[q1 + d] * slopes[g1 + d]
+                        far = weights[q2 + d] * slopes[g2 + d] + weights[q3 + d] * slopes[g3 + d]
+                        weights[q0 + ROW + d] += v * slopes[g0 + d]
+                        weights[q1 + ROW + d] += v * slopes[g1 + d]
+                        weights[q2 + ROW + d] += v * slopes[g2 + d]
+                        weights[q3 + ROW + d] += v * slopes[g3 + d]
+                        rows[DX + d] += near + far
+                token = x0 + U(index) * channels
+                for d in range(w):
+                    dx[token + d] += rows[DX + d]
+            copy(rows, DBIAS, dbias, (b * K + k) * channels + start, w)
+            for j in range(taps):
+                to = ((b * K + k) * taps + j) * channels + start
+                copy(weights, j * PAIR + ROW, dweight, to, w)
+
+
+def _signature(inputs: int, outputs: int, buffers: int) -> Any:
+    floats = float32[::1]
+    return (
+        types.UniTuple(floats, inputs),
+        int32[::1],
+        types.UniTuple(floats, outputs),
+        types.UniTuple(floats, buffers),
+        types.UniTuple(uint64, 8),
+        uint64,
+        uint64,
+        uint64,
+        boolean,
+    )
+
+
+SIGNATURES = {"conv_forward": _signature(3, 1, 3), "conv_backward": _signature(4, 3, 4)}

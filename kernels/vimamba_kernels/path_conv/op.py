@@ -1,0 +1,136 @@
+"""The convolution along paths as torch operators: choice of the backend, autograd, autocast.
+
+`vimamba::causal_conv_along_paths` is the one to call; its gradient is the operator
+`causal_conv_along_paths_backward`, whose own gradient, for second derivatives, goes through the
+reference with every backend.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.backends import choose, cpu_obstacle
+from vimamba_kernels.path_conv import cpu
+from vimamba_kernels.path_conv.checks import check_arguments
+from vimamba_kernels.path_conv.reference import causal_conv_gradients, causal_conv_reference
+from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
+
+# the slowest last; a Triton backend goes first
+BACKENDS = ("cpu", "reference")
+
+
+def choose_backend(backend: str, x: Tensor) -> str:
+    """The name of the backend that `backend`, the environment and `x` ask for; see `choose`."""
+    return choose(backend, BACKENDS, lambda name: _obstacle(name, x))
+
+
+def _obstacle(backend: str, x: Tensor) -> str | None:
+    """Why a backend cannot run, or None."""
+    return cpu_obstacle("x", x) if backend == "cpu" else None
+
+
+@torch.library.custom_op(
+    "vimamba::causal_conv_along_paths",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias=None, Tensor? paths=None, "
+    'str? activation=None, str backend="auto") -> Tensor',
+)
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    paths: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    check_arguments(x, weight, bias, paths, activation)
+    convolve = cpu.forward if choose_backend(backend, x) == "cpu" else causal_conv_reference
+    return convolve(x, weight, bias, paths, activation)
+
+
+@_forward.register_fake
+def _forward_fake(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    paths: Tensor | None = None,
+    activation: str | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[1:])
+
+
+@torch.library.custom_op(
+    "vimamba::causal_conv_along_paths_backward",
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? paths, "
+    "str? activation, str backend) -> (Tensor, Tensor, Tensor)",
+)
+def _backward(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    paths: Tensor | None,
+    activation: str | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and bias; that of an absent bias is empty."""
+    check_arguments(x, weight, bias, paths, activation)
+    expected = (x.shape[0], weight.shape[0], *x.shape[1:])
+    if grad.shape != expected:
+        raise ValueError(f"grad has shape {tuple(grad.shape)}; expected (B, K, L, D) = {expected}")
+    differentiate = cpu.backward if choose_backend(backend, x) == "cpu" else causal_conv_gradients
+    grads = differentiate(grad, x, weight, bias, paths, activation)
+    return dense_gradients(grads, (x, weight, bias))
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    paths: Tensor | None,
+    activation: str | None,
+    backend: str,
+) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, weight, bias))
+
+
+def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.activation, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _forward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, bias, paths = ctx.saved_tensors
+    arguments = (grad, x, weight, bias, paths, ctx.activation, ctx.backend)
+    grad_x, grad_weight, grad_bias = torch.ops.vimamba.causal_conv_along_paths_backward(*arguments)
+    return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
+
+
+def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    *tensors, ctx.activation, _ = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    *tensors, paths = ctx.saved_tensors
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return causal_conv_reference(x, weight, bias, paths, ctx.activation)
+
+    return (*second_gradients(convolve, tensors, cotangents), None, None, None)
+
+
+_forward.register_autograd(_forward_gradient, setup_context=_forward_setup)
+_backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
+
+_library = torch.library.Library("vimamba", "FRAGMENT")
+# weight and bias keep their precision
+register_autocast(_library, "causal_conv_along_paths", ("x",))

@@ -32,7 +32,7 @@ def block_width(channels: int, rows: int, threads: int) -> int:
 def flat(t: Tensor | None) -> np.ndarray:
     """The elements in float32, a view if they are that already."""
     assert t is not None
-    return t.detach().to(torch.float32).contiguous().view(-1).numpy()
+    return t.detach().to(torch.float32).contiguous().numpy().reshape(-1)
 
 
 def flat_paths(paths: Tensor | None, length: int) -> tuple[np.ndarray, int]:
@@ -45,8 +45,7 @@ def flat_paths(paths: Tensor | None, length: int) -> tuple[np.ndarray, int]:
 def scratch(*sizes: int) -> tuple[np.ndarray, ...]:
     """Pieces of one uninitialised buffer."""
     buffer = torch.empty(sum(sizes)).numpy()
-    ends = np.cumsum(sizes)
-    return tuple(buffer[end - size : end] for end, size in zip(ends, sizes, strict=True))
+    return tuple(buffer[sum(sizes[:i]) :][:size] for i, size in enumerate(sizes))
 
 
 _pool: tuple[ThreadPoolExecutor, int] | None = None

@@ -164,7 +164,7 @@ def _prepare(
     table, path_stride = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
-    inputs = (u, delta, A.transpose(1, 2), B, C, D, delta_bias)
+    inputs = (u, delta, A, B, C, D, delta_bias)
     width = block_width(channels // groups, batch * groups, threads)
     blocks = -(-(channels // groups) // width)
     shared, separate = (length * channels, 0), (k * length * channels, length * channels)

@@ -257,7 +257,7 @@ def backward_fours(
             clear(H, ZERO, TWO * N4, ROW, ROW)
             for n in range(N):
                 for d in range(w):
-                    Q[n * THREE * ROW + d] = A[(k * N + n) * channels + start + d] * LOG2E
+                    Q[n * THREE * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)

@@ -6,7 +6,7 @@ Two are compiled, when first used: states in fours for any N (Vim's 16), and a s
 A task owns `w` channels of one batch element and walks its paths one after the other, so the sum
 over the paths needs no K-fold output and does not depend on threads. Arguments of both kernels:
 
-    inputs   u, delta, A (K, N, D), B, C, D, bias, flat float32
+    inputs   u, delta, A, B, C, D, bias as the operator takes them, flat float32
     paths    (K, T) int32, or (1, T) with a path stride of 0
     outputs  y, states at every chunk's begin (empty: not wanted)
     scratch  rows of a step; tiles of the states
@@ -77,7 +77,7 @@ def forward_fours(
             copy(D, k * channels + start, S, SKIP, w)
             for n in range(N):
                 for d in range(w):
-                    Q[(TWO * n + ONE) * ROW + d] = A[(k * N + n) * channels + start + d] * LOG2E
+                    Q[(TWO * n + ONE) * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
             for t in range(T):
                 if states.size > 0 and t % chunk == ZERO:
                     for n in range(N):

@@ -1,0 +1,139 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import vimamba
+from vimamba.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--data", "nowhere"], "nowhere' is not a folder"),
+        (["fit"], "--data PATH is required"),
+        (["fit", "--data", "{folder}", "--model", "test_vti"], "close names are test_vit"),
+        (["fit", "--data", "{folder}", "--model.modell", "x"], "Option 'modell' is not accepted"),
+        (["fit", "-c", "{bad}"], "Option 'learning_rate' is not accepted"),
+        (["fit", "-c", "no.yaml"], "no.yaml"),
+        (["fit", "--data", "{folder}", "--epochs", "many"], "max_epochs"),
+        (["fit", "--resume", "{folder}"], "there is no"),
+        (["fit", "--data", "{broken}", "--model", "test_vit"], "2.png cannot be read"),
+        (["fit", "--data", "list.csv"], "list.csv' is not a CSV file"),
+        (["test", "{folder}"], "is not a run folder"),
+        (["test", "{run}", "--ckpt", "final"], "--ckpt final"),
+        (["test", "{run}", "--data", "{other}"], "the run was trained on"),
+        (["predict", "{run}", "nowhere.png"], "nowhere.png is neither a file nor a folder"),
+        (["predict", "{run}", "{folder}", "--out", "x.txt"], "must end in .csv or .json"),
+        (["identify", "nowhere.pth"], "nowhere.pth is not a file"),
+        (["visualise", "scan", "--order", "x", "--size", "14", "-o", "x.png"], "HEIGHTxWIDTH"),
+        (["visualise", "scan", "--order", "hilbrt", "-o", "x.png"], "hilbrt"),
+        (["list-models", "no_such_model"], "no model fits"),
+        (["train"], "unknown command 'train'"),
+    ],
+)
+def test_a_mistake_is_named_and_ends_with_2(args, message, request, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    places = {"bad": tmp_path / "bad.yaml", "broken": tmp_path / "broken", "other": tmp_path / "o"}
+    places["bad"].write_text("model: {init_args: {learning_rate: 1}}\ndata: {init_args: {root: x}}")
+    for place, name in (("broken", "a"), ("broken", "b"), ("other", "a"), ("other", "b")):
+        (places[place] / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8)).save(places[place] / name / f"{number}.png")
+    (places["broken"] / "b" / "2.png").write_text("no picture")
+    for name in ("folder", "run"):
+        if f"{{{name}}}" in args:
+            places[name] = request.getfixturevalue(name)
+    assert main([arg.format(**places) for arg in args]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.err.startswith("error: ")
+
+
+def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_path, capsys):
+    from vimamba.cli import reporting
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    out = tmp_path / "run"
+    args = ["--model", "test_vit", "--img-size", "32", "--workers", "1", "--out", str(out)]
+
+    def spoil(data):
+        for path in copy.rglob("1*.png"):
+            path.write_text("no picture")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "show_data", spoil)
+        assert main(["fit", "--data", str(copy), *args]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: image ")
+    assert "cannot be read" in error
+
+
+def test_a_bug_shows_its_traceback(folder, monkeypatch):
+    monkeypatch.setattr("vimamba.data.ImageFolder.read", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["fit", "--data", str(folder), "--model", "test_vit"])
+
+
+@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict", "list-models", "identify"])
+def test_help_shows_an_example(name, capsys):
+    assert main([name, "--help"]) == 0
+    assert f"  vimamba {name}" in capsys.readouterr().out
+
+
+def test_top_level_help_and_version(capsys):
+    assert main([]) == main(["--help"]) == main(["--version"]) == 0
+    out = capsys.readouterr().out
+    assert "vimamba predict RUN" in out
+    assert out.endswith(f"vimamba {vimamba.__version__}\n")
+
+
+def test_list_models_is_quick_and_says_what_matters(start):
+    process = start("list-models", "vim_tiny*", "--json")
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["vim_tiny_patch16_224"]["top1"] == 76.1
+    assert rows["vim_tiny_patch16_224"]["license"]
+    assert 6e6 < rows["vim_tiny_patch16_224"]["params"] < 8e6
+    code = (
+        "import sys; from vimamba.cli import main; main(['list-models', 'test_vim']); "
+        "assert 'pytorch_lightning' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_visualise_draws_a_scan_order(tmp_path):
+    out = tmp_path / "hilbert.png"
+    assert main(["visualise", "scan", "--order", "hilbert", "--size", "6x5", "-o", str(out)]) == 0
+    with Image.open(out) as picture:
+        assert min(picture.size) > 100
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
+def test_every_recipe_is_accepted_and_found_by_its_name(path, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = path.relative_to(ROOT / "configs").with_suffix("")
+    assert main(["fit", "-c", str(name), "--data", "somewhere", "--print_config"]) == 0
+    assert "class_path: vimamba.tasks.Classification" in capsys.readouterr().out
+
+
+def test_a_second_run_does_not_overwrite_the_first(run, recipe, capsys):
+    assert main(["fit", "-c", str(recipe), "--out", str(run)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_dry_run_writes_nothing(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = ["--model", "test_vit", "--img-size", "32", "--workers", "0", "--dry-run"]
+    assert main(["fit", "--data", str(folder), *args]) == 0
+    assert "batch (36, 3, 32, 32)" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

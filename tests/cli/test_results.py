@@ -1,0 +1,104 @@
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from vimamba.cli import main
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def test_validate_and_test_score_the_checkpoint_asked_for(run, capsys, tmp_path):
+    before = json.loads((run / "metrics.json").read_text())["test"]
+    results = tmp_path / "m.json"
+    assert main(["test", str(run), "--results", str(results)]) == 0
+    after = json.loads(results.read_text())["test"]
+    assert {k: after[k] for k in before} == before
+    assert (
+        main(["validate", str(run), "--ckpt", "last", "--tta", "flips", "--results", str(results)])
+        == 0
+    )
+    both = json.loads(results.read_text())
+    assert set(both) == {"test", "val"}
+    assert both["val"]["checkpoint"].endswith("last.ckpt")
+    out = capsys.readouterr().out
+    assert "precision" in out
+    assert "broad" in out
+
+
+def test_all_images_of_other_data_are_scored(run, folder, tmp_path):
+    results = tmp_path / "m.json"
+    shutil.copytree(folder, tmp_path / "new")
+    shutil.copytree(folder, tmp_path / "divided" / "test")
+    for data, split in (("new", "test"), ("new", "validate"), ("divided", "test")):
+        args = [str(run), "--data", str(tmp_path / data), "--results", str(results)]
+        assert main([split, *args]) == 0
+    assert {k: v["images"] for k, v in json.loads(results.read_text()).items()} == {
+        "test": 48,
+        "val": 48,
+    }
+
+
+def test_predict_writes_names_and_probabilities(run, folder, tmp_path, capsys):
+    out = tmp_path / "found" / "answers.csv"
+    assert main(["predict", str(run), str(folder / "fine"), "--out", str(out), "--topk", "2"]) == 0
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["path"]).name for row in rows] == [f"{i}.png" for i in range(16)]
+    assert all(row["label"] == row["label_1"] for row in rows)
+    assert all(float(row["probability_1"]) >= float(row["probability_2"]) for row in rows)
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.size[0] > 500
+
+
+def test_predict_takes_files_and_lists_and_agrees_with_the_export(run, folder, tmp_path):
+    (tmp_path / "list.csv").write_text(f"path\n{folder / 'broad' / '3.png'}\n")
+    out = tmp_path / "answers.json"
+    image = folder / "fine" / "1.png"
+    assert (
+        main(["predict", str(run), str(image), str(tmp_path / "list.csv"), "--out", str(out)]) == 0
+    )
+    rows = json.loads(out.read_text())
+    assert [row["path"] for row in rows] == [str(image), str(folder / "broad" / "3.png")]
+    assert sum(top["probability"] for top in rows[0]["top"]) == pytest.approx(1, abs=1e-4)
+    net = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).eval()
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
+    with Image.open(image) as picture, torch.no_grad():
+        probability = net(transform(picture)[None]).softmax(-1).max().item()
+    # timm resizes with Pillow, which smooths; the pictures are 20 pixels high, the input is 16
+    assert rows[0]["top"][0]["probability"] == pytest.approx(probability, abs=0.1)
+
+
+def test_a_run_leaves_everything_in_its_folder(run):
+    left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
+    left = {name for name in left if not name.startswith("tensorboard/")}
+    assert left == {
+        "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
+        "confusion_matrix.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "export/config.json", "export/model.safetensors",
+    }  # fmt: skip
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert {"lr", "train/loss", "val/loss", "val/accuracy", "val/ece"} <= set(rows[0])
+    report = json.loads((run / "metrics.json").read_text())["test"]
+    assert report["images"] == 6
+    assert [row["class"] for row in report["per_class"]] == ["broad", "fine", "middle"]
+    for name in ("curves", "samples", "confusion_matrix"):
+        with Image.open(run / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_the_export_is_the_best_average(run):
+    net = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True)
+    state = weights(run / "checkpoints" / "best.ckpt")
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[f"average.module.{key}"])
+    assert list(net.pretrained_cfg["label_names"]) == ["broad", "fine", "middle"]

@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.pyramid": set(),
     "vimamba.data": set(),
     "vimamba.visualise": {"vimamba.scan_orders"},
+    "vimamba.benchmark": {"vimamba_kernels", "vimamba.scan_orders", "vimamba"},
     "vimamba.layers": {"vimamba_kernels", "vimamba.scan_orders"},
     "vimamba.models": {"vimamba.layers", "vimamba.scan_orders", "vimamba.checkpoints"},
     "vimamba.heads": {"vimamba.layers"},

@@ -16,6 +16,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba list-models [PATTERN]                              models with size and licence
   vimamba identify FILE                                      say what a checkpoint file is
   vimamba visualise scan --order hilbert -o hilbert.png      draw a scan order
+  vimamba benchmark ops|models                               time them beside others
 
 `vimamba COMMAND --help` explains each; `vimamba --version` prints the version.
 """
@@ -39,6 +40,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.inquiries import list_models as command
     elif name == "identify":
         from vimamba.cli.inquiries import identify as command
+    elif name == "benchmark":
+        from vimamba.cli.benchmark import benchmark as command
     elif name == "visualise":
         from vimamba.cli.inquiries import visualise as command
     else:

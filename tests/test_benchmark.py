@@ -1,0 +1,56 @@
+"""The benchmark compares what it says it compares."""
+
+import csv
+import time
+
+import pytest
+import torch
+
+from vimamba.benchmark import take_turns
+from vimamba.benchmark.ops import CASES, make_inputs, scan, scan_with_copies
+from vimamba.cli.benchmark import benchmark
+
+
+def test_candidates_take_turns_and_ratios_refer_to_the_first():
+    calls = []
+
+    def sleeper(name, seconds):
+        def run():
+            calls.append(name)
+            time.sleep(seconds)
+
+        return run
+
+    runs = {"short": sleeper("short", 0.002), "long": sleeper("long", 0.02)}
+    short, long = take_turns("sleep", runs, seconds=0.05, least=5)
+    assert calls[2:6] == ["short", "long", "short", "long"], "after one warm-up of each"
+    assert short.ratio == 1
+    assert 3 < long.ratio < 12
+    assert long.rounds >= 5
+    assert long.milliseconds >= 20
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.height < 30], ids=lambda c: c.name)
+def test_the_copying_form_computes_the_same(case):
+    x = make_inputs(case, "cpu", torch.float32)
+    torch.testing.assert_close(scan_with_copies(x, "cpu"), scan(x, "cpu"), rtol=1e-3, atol=1e-3)
+
+
+def test_the_command_writes_figures_and_a_picture(tmp_path, capsys):
+    args = "ops --cases stage-4 --backward --seconds 0.2".replace("stage-4", "4").split()
+    files = ["--csv", str(tmp_path / "ops.csv"), "--png", str(tmp_path / "ops.png")]
+    assert benchmark([*args, *files]) == 0
+    out = capsys.readouterr().out
+    assert "VMamba-T stage 4" in out
+    assert "torch" in out.splitlines()[0]
+    rows = list(csv.DictReader((tmp_path / "ops.csv").open()))
+    assert {row["candidate"] for row in rows} >= {"vimamba cpu", "PyTorch loop"}
+    assert (tmp_path / "ops.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_models_are_timed_with_their_memory(capsys):
+    args = ["models", "test_vmamba", "test_vit", "--sizes", "96", "--seconds", "0.1", "--train"]
+    assert benchmark(args) == 0
+    out = capsys.readouterr().out
+    assert "96 px, batch 1, training" in out
+    assert "peak MiB" in out

@@ -1,0 +1,96 @@
+"""Times whole models beside what a user would pick instead, at several image sizes."""
+
+import json
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import vimamba  # noqa: F401  registers the models
+from vimamba.benchmark.timing import Result, Run, take_turns
+
+MODELS = (
+    "vmamba_tiny_s1l8",
+    "vim_tiny_patch16_224",
+    "deit_tiny_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "convnext_tiny",
+    "mambaout_tiny",
+)
+
+
+def make_model(name: str, size: int) -> nn.Module:
+    """A model for images of one size, on the GPU if there is one."""
+    cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    sized = cfg is not None and cfg.fixed_input_size
+    extra: dict[str, Any] = {"img_size": size} if sized else {}
+    model = timm.create_model(name, **extra)
+    return model.cuda() if torch.cuda.is_available() else model
+
+
+def make_run(name: str, size: int, batch: int, train: bool) -> Run:
+    """A step of inference, or of training without the optimiser."""
+    model = make_model(name, size).train(train)
+    image = torch.randn(batch, 3, size, size, device=next(model.parameters()).device)
+    precision = torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda)
+
+    def run() -> object:
+        with torch.set_grad_enabled(train), precision:
+            logits = model(image)
+        if train:
+            model.zero_grad()
+            logits.float().square().mean().backward()
+        return logits
+
+    return run
+
+
+def peak_memory(name: str, size: int, batch: int, train: bool) -> float:
+    """Peak MiB that one step adds to a process of its own."""
+    arguments = json.dumps([name, size, batch, train])
+    command = [sys.executable, "-m", "vimamba.benchmark.models", arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout.strip().splitlines()[-1])
+
+
+def _print_peak_memory(name: str, size: int, batch: int, train: bool) -> None:
+    run = make_run(name, size, batch, train)
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        print(torch.cuda.max_memory_allocated() / 2**20)
+        return
+    make_run(name, 64 if "swin" not in name else 224, 1, train)()  # loads kernels and libraries
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run()
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def benchmark_models(
+    names: Sequence[str], sizes: Sequence[int], *, batch: int, train: bool, seconds: float
+) -> Iterator[list[Result]]:
+    """Time the models at every size, yielding a size's results as soon as they are there.
+
+    Args:
+        names: timm names; ratios refer to the first.
+        sizes: Sides of the square images, pixels.
+        batch: Images per step.
+        train: Forward and backward instead of forward.
+        seconds: About how long per size.
+    """
+    for size in sizes:
+        runs = {name: make_run(name, size, batch, train) for name in names}
+        case = f"{size} px, batch {batch}, {'training' if train else 'inference'}"
+        results = take_turns(case, runs, seconds=seconds, least=3)
+        del runs
+        yield [replace(r, memory=peak_memory(r.candidate, size, batch, train)) for r in results]
+
+
+if __name__ == "__main__":
+    _print_peak_memory(*json.loads(sys.argv[1]))

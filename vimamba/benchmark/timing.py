@@ -1,0 +1,181 @@
+"""Takes the times, and writes what was found as table, CSV and picture."""
+
+import csv
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+import torch
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The time of one candidate in one case.
+
+    Attributes:
+        case: What was computed.
+        candidate: What computed it.
+        milliseconds: Median over the rounds.
+        spread: 90th percentile over the median.
+        rounds: How often every candidate had its turn.
+        ratio: Median over the rounds of this candidate's time over the first one's.
+        floor: Lower bound in milliseconds, or None; what it is stands in the table's title.
+        memory: Peak MiB, where it was measured.
+    """
+
+    case: str
+    candidate: str
+    milliseconds: float
+    spread: float
+    rounds: int
+    ratio: float
+    floor: float | None = None
+    memory: float | None = None
+
+
+def take_turns(
+    case: str,
+    candidates: Mapping[str, Run],
+    *,
+    seconds: float = 2.0,
+    least: int = 5,
+    most: int = 200,
+    floor: float | None = None,
+) -> list[Result]:
+    """Time candidates A B C A B C ..., so that a machine that slows down slows them all.
+
+    Args:
+        case: Name for the results.
+        candidates: Name to a call without arguments; the first is what the ratios refer to.
+        seconds: About how long to measure, all candidates together.
+        least: Rounds at least.
+        most: Rounds at the most.
+        floor: Handed on to the results, milliseconds.
+
+    Returns:
+        One result per candidate.
+    """
+    for run in candidates.values():
+        run()  # compile, fill caches
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    end = time.perf_counter() + seconds
+    for done in range(1, most + 1):
+        for name, run in candidates.items():
+            taken[name].append(_once(run))
+        if time.perf_counter() > end and done >= least:
+            break
+    first = next(iter(taken.values()))
+    return [
+        Result(
+            case,
+            name,
+            milliseconds=1e3 * median(times),
+            spread=sorted(times)[int(0.9 * len(times))] / median(times),
+            rounds=len(times),
+            ratio=median(t / f for t, f in zip(times, first, strict=True)),
+            floor=floor,
+        )
+        for name, times in taken.items()
+    ]
+
+
+def _once(run: Run) -> float:
+    """Seconds of one call, work on the GPU included."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def describe_machine() -> str:
+    """Processor or GPU, threads and versions, in one line."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    packages = " ".join(f"{p} {_version(p)}" for p in ("torch", "triton", "numba", "timm"))
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} threads"
+    return f"{device}, {threads}; Python {platform.python_version()}, {packages}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(names, platform.machine())
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "-"
+
+
+def write_csv(path: Path, results: Sequence[Result], machine: str) -> None:
+    """Write all results with the machine in every row; a half-written file never appears."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Result)] + ["machine"])
+        writer.writeheader()
+        writer.writerows({**asdict(result), "machine": machine} for result in results)
+    part.replace(path)
+
+
+def as_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of a table; columns that nothing was measured for are left out."""
+    has_floor = any(r.floor is not None for r in results)
+    has_memory = any(r.memory is not None for r in results)
+    heads = ["case", "candidate", "ms", "spread", "ratio"]
+    heads += ["over floor"] * has_floor + ["peak MiB"] * has_memory
+    rows = []
+    for r in results:
+        row = [r.case, r.candidate, f"{r.milliseconds:.3g}", f"{r.spread:.2f}", f"{r.ratio:.2f}"]
+        row += [f"{r.milliseconds / r.floor:.2f}" if r.floor else "-"] * has_floor
+        row += [f"{r.memory:.0f}" if r.memory is not None else "-"] * has_memory
+        rows.append(row)
+    return heads, rows
+
+
+def draw(path: Path, results: Sequence[Result], title: str) -> None:
+    """Bars of every candidate, grouped by case, on a logarithmic axis of milliseconds."""
+    from matplotlib.figure import Figure
+
+    cases = list(dict.fromkeys(r.case for r in results))
+    candidates = list(dict.fromkeys(r.candidate for r in results))
+    figure = Figure(
+        figsize=(9, 0.7 + 0.16 * len(results) + 0.25 * len(cases)), layout="constrained"
+    )
+    axes = figure.subplots()
+    colours = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#CC79A7", "#56B4E9")
+    place, ticks = 0.0, []
+    for case in cases:
+        start = place
+        for r in (r for r in results if r.case == case):
+            colour = colours[candidates.index(r.candidate) % len(colours)]
+            axes.barh(place, r.milliseconds, height=0.85, color=colour)
+            axes.text(
+                r.milliseconds * 1.05, place, f"{r.milliseconds:.3g}", va="center", fontsize=7
+            )
+            place += 1
+        ticks.append((start + place - 1) / 2)
+        place += 0.8
+    handles = [axes.barh(0, 0, color=colours[i % len(colours)]) for i in range(len(candidates))]
+    axes.legend(handles, candidates, frameon=False, fontsize=8, loc="lower right")
+    axes.set(xscale="log", xlabel="milliseconds", yticks=ticks, yticklabels=cases)
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.15)
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, dpi=150, format="png", facecolor="white")
+    part.replace(path)

@@ -1,0 +1,110 @@
+"""`vimamba benchmark`: ops and models, side by side with what one would pick instead."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.inquiries import make_parser
+from vimamba.cli.tables import say, show_table
+
+if TYPE_CHECKING:
+    from vimamba.benchmark.ops import Extra
+    from vimamba.benchmark.timing import Result
+
+HELP = """\
+Times the selective scan (ops) or whole models (models). Candidates take turns; medians are shown,
+and the ratio of each to the first. On a GPU everything runs there, in bfloat16.
+
+  vimamba benchmark ops --backward --threads 1
+  vimamba benchmark models vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --sizes 224 1024 --train
+"""
+
+
+def parse(args: list[str]) -> Namespace:
+    """Options of both kinds."""
+    parser = make_parser("benchmark", HELP)
+    parser.add_argument("what", choices=("ops", "models"))
+    parser.add_argument("names", nargs="*", help="models: timm names, compared with the first")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[224], help="models: pixels")
+    parser.add_argument("--batch-size", type=int, default=1, help="models: images per step")
+    parser.add_argument("--train", action="store_true", help="models: forward and backward")
+    parser.add_argument("--backward", action="store_true", help="ops: forward and backward")
+    parser.add_argument("--cases", default="", help="ops: only those whose name contains this")
+    parser.add_argument("--threads", type=int, help="CPU threads; all by default")
+    parser.add_argument("--seconds", type=float, default=3.0, help="about how long per case")
+    parser.add_argument("--csv", type=Path, help="also write the figures to this file")
+    parser.add_argument("--png", type=Path, help="also draw them")
+    return parser.parse_args(args)
+
+
+def benchmark(
+    args: list[str], extras: Mapping[str, "Extra"] | None = None, floor: str | None = None
+) -> int:
+    """Run a benchmark; returns the exit code.
+
+    Args:
+        args: Options.
+        extras: Further candidates for the ops, by name.
+        floor: Which of them counts as the lower bound.
+    """
+    given = parse(args)
+    import torch
+
+    from vimamba.benchmark.timing import describe_machine, draw, write_csv
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    machine = describe_machine()
+    say(machine)
+    groups = _ops(given, extras or {}, floor) if given.what == "ops" else _models(given)
+    results = _show(groups)
+    if given.csv:
+        write_csv(given.csv, results, machine)
+    if given.png:
+        draw(given.png, results, machine)
+    for path in filter(None, (given.csv, given.png)):
+        say(f"written to {path}")
+    return 0
+
+
+def _ops(
+    given: Namespace, extras: Mapping[str, "Extra"], floor: str | None
+) -> Iterable[list["Result"]]:
+    from vimamba.benchmark.ops import CASES, benchmark_ops
+
+    cases = [case for case in CASES if given.cases.lower() in case.name.lower()]
+    if not cases:
+        names = ", ".join(case.name for case in CASES)
+        raise UsageError(f"--cases {given.cases} fits none of: {names}")
+    return benchmark_ops(
+        extras=dict(extras),
+        backward=given.backward,
+        seconds=given.seconds,
+        cases=cases,
+        floor=floor,
+    )
+
+
+def _models(given: Namespace) -> Iterable[list["Result"]]:
+    from vimamba.benchmark.models import MODELS, benchmark_models
+    from vimamba.tasks.backbone import check_name
+
+    names = given.names or list(MODELS)
+    for name in names:
+        check_name(name)
+    options = {"batch": given.batch_size, "train": given.train, "seconds": given.seconds}
+    return benchmark_models(names, given.sizes, **options)
+
+
+def _show(groups: Iterable[list["Result"]]) -> list["Result"]:
+    """Print a table per case as soon as it is there."""
+    from vimamba.benchmark.timing import as_rows
+
+    results = []
+    for group in groups:
+        heads, rows = as_rows(group)
+        show_table(group[0].case, heads[1:], [row[1:] for row in rows])
+        results += group
+    return results

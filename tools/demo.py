@@ -5,6 +5,7 @@ image folder, so that what runs is what runs on a folder of your own.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def main() -> int:
     print(f"{count} handwritten digits written to {IMAGES}", flush=True)
     shutil.rmtree(RUN, ignore_errors=True)
     start = time.monotonic()
-    command = str(Path(sys.executable).with_name("vimamba"))
+    command = os.path.relpath(Path(sys.executable).with_name("vimamba"))
     recipe = ROOT / "configs" / "classification" / "digits_vim.yaml"
     arguments = ["fit", "-c", recipe, "--data", IMAGES, "--out", RUN]
     done = subprocess.run([command, *map(str, arguments)], check=False)

@@ -67,12 +67,12 @@ def draw_curves(metrics: Path, path: Path) -> None:
             for name, label, colour in lines:
                 if name in columns:
                     values = columns[name]
-                    axes.plot(epoch, values, color=colour, label=label, marker=mark, lw=1.8)
+                    # often equal to the accuracy, which then shows between the dashes
+                    style = "--" if label == "macro F1" else "-"
+                    axes.plot(epoch, values, style, color=colour, label=label, marker=mark, lw=1.8)
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if title == "Learning rate":
-                axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
             if len(lines) > 1:
                 axes.legend()
         save(figure, path)
@@ -188,7 +188,9 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
         figure = Figure(figsize=(11, 7.4), layout="constrained")
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
-        verdict = f"{wrong} of {len(batch)} wrong (red, the surest first)" if wrong else "all right"
+        verdict = (
+            f"{wrong} of {len(batch)} wrong (orange, the surest first)" if wrong else "all right"
+        )
         below.suptitle(f"Answers on {split} images: {verdict}", fontsize=11, fontweight="bold")
         for part in (above, below):
             for axes in part.subplots(2, columns).flat:

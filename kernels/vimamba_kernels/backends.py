@@ -49,6 +49,21 @@ def cpu_obstacle(name: str, x: Tensor) -> str | None:
     return None if _numba_is_installed() else "numba is not installed"
 
 
+def triton_obstacle(name: str, x: Tensor) -> str | None:
+    """Why the Triton backend cannot run on `x`, the argument called `name`, or None."""
+    # in the interpreter, which tests use, kernels run anywhere
+    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"{name} is on {x.device}; it runs on a GPU only"
+    if x.dtype == torch.float64:
+        return f"{name} is float64; it computes in float32"
+    return None if _triton_is_installed() else "triton is not installed"
+
+
+@cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
 @cache
 def _numba_is_installed() -> bool:
     return importlib.util.find_spec("numba") is not None

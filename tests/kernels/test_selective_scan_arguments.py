@@ -132,7 +132,8 @@ def test_paths_may_be_int64():
 
 
 def test_an_unknown_backend_gets_the_choices():
-    with pytest.raises(ValueError, match=r"backend='gpu' is unknown; choose from \['auto', 'cpu'"):
+    message = r"backend='gpu' is unknown; choose from \['auto', 'triton', 'cpu'"
+    with pytest.raises(ValueError, match=message):
         selective_scan(**changed(), backend="gpu")
 
 

@@ -1,8 +1,8 @@
 """The selective scan along any number of paths: one operator, several backends.
 
 `selective_scan` checks its arguments and calls `torch.ops.vimamba.selective_scan` (op.py), which
-models call directly. The definition is in reference.py; chunked.py and cpu.py compute the same,
-faster.
+models call directly. The definition is in reference.py; chunked.py, cpu.py and fused.py compute
+the same, faster.
 """
 
 import torch
@@ -55,8 +55,8 @@ def selective_scan(
             order. -1 is a zero token: u, delta, B and C are zero there, so the state decays, and
             the output is dropped.
         merge: Whether to return the sum over the paths.
-        backend: "cpu" (compiled by numba), "chunked" or "reference" (PyTorch); "auto" takes the
-            environment variable VIMAMBA_BACKEND or else the fastest one that can run.
+        backend: "triton" (on a GPU), "cpu" (compiled by numba), "chunked" or "reference" (PyTorch);
+            "auto" takes the environment variable VIMAMBA_BACKEND or else the fastest that can run.
 
     Returns:
         (B, L, D), or (B, K, L, D) without `merge`, in the dtype of `u`. A token that a path never

@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.backends import choose, cpu_obstacle
+from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
-from vimamba_kernels.selective_scan import cpu
+from vimamba_kernels.selective_scan import cpu, fused
 from vimamba_kernels.selective_scan.checks import check_arguments
 from vimamba_kernels.selective_scan.chunked import (
     linear_recurrence,
@@ -28,8 +28,8 @@ from vimamba_kernels.selective_scan.reference import (
     selective_scan_reference,
 )
 
-# the slowest last; a Triton backend goes first
-BACKENDS = ("cpu", "chunked", "reference")
+# the slowest last
+BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 _ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D{0}, Tensor? z{0}, "
@@ -48,6 +48,8 @@ def choose_backend(backend: str, u: Tensor) -> str:
 
 def _obstacle(backend: str, u: Tensor) -> str | None:
     """Why a backend cannot run, or None."""
+    if backend == "triton":
+        return triton_obstacle("u", u)
     return cpu_obstacle("u", u) if backend == "cpu" else None
 
 
@@ -101,6 +103,8 @@ def _forward(
     check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
     name = choose_backend(backend, u)
     options = (delta_bias, delta_softplus, paths, merge)
+    if name == "triton":
+        return fused.forward(u, delta, A, B, C, D, z, *options, save=save)
     if name != "cpu":
         scan = selective_scan_reference if name == "reference" else selective_scan_chunked
         out = scan(u, delta, A, B, C, D, z, *options)
@@ -131,9 +135,12 @@ def _forward_fake(
     batch, k, length, channels = delta.shape
     shape = (batch, length, channels) if merge else (batch, k, length, channels)
     # a forced backend is not at hand on the meta device, where only the output's shape counts
-    keep = save and u.device.type != "meta" and choose_backend(backend, u) == "cpu"
-    steps = length if paths is None else paths.shape[1]
-    states = cpu.states_shape(batch, k, steps, A.shape[2], channels) if keep else (0,)
+    name = choose_backend(backend, u) if save and u.device.type != "meta" else None
+    keep = name in ("triton", "cpu")
+    sizes = (batch, k, length if paths is None else paths.shape[1], A.shape[2], channels)
+    states = (0,)
+    if name == "cpu" or (name == "triton" and fused.saves_states(A.shape[2])):
+        states = (cpu if name == "cpu" else fused).states_shape(*sizes)
     return (
         u.new_empty(shape),
         u.new_empty(shape if keep and z is not None else (0,)),
@@ -173,6 +180,9 @@ def _backward(
     check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
     name = choose_backend(backend, u)
     options = (delta_bias, delta_softplus, paths, merge)
+    if name == "triton":
+        grads = fused.backward(grad, u, delta, A, B, C, D, z, *options, ungated, states)
+        return dense_gradients(grads, (u, delta, A, B, C, D, z, delta_bias))
     if name != "cpu":
         # written out: below the autograd dispatch keys autograd itself is out of reach
         recurrence = linear_recurrence_loop if name == "reference" else linear_recurrence

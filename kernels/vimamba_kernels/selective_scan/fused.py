@@ -1,0 +1,515 @@
+"""The selective scan on a GPU: sizes and launches of the Triton kernels in fused_kernels.py.
+
+Three ways to cut the work, chosen by the number of programs that they give:
+
+1. A program walks all K paths of its channels, one after the other, and adds them up in rows that
+   only it touches. For many chains.
+2. A program for each path. They add up by float32 atomics or, where the result must be
+   reproducible, in rows of their own that are summed afterwards. For few chains.
+3. Paths are cut into segments. A first pass finds what every segment adds to a state and how much
+   it decays one; these are chained; then every segment starts from its true state. The paths
+   follow one another in K launches and add up as in 1. For few, long chains.
+
+Backward, the state is needed at every few steps. For one or two states they are saved by the
+forward pass; for more they are computed again. Whatever else crosses programs leaves them as
+partial sums, which are added in a fixed order.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, N states.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from vimamba_kernels.arguments import check_paths
+
+LOG2E = 1.4426950408889634
+# segments begin at multiples of it, and all groups of steps divide it
+_ALIGNMENT = 16
+_SHORTEST_SEGMENT = 64
+# whether paths visit every token, by tensor: (version of its contents, number of tokens, answer)
+_completeness = WeakIdKeyDictionary()
+
+
+class Plan(NamedTuple):
+    """How one kernel's work is cut."""
+
+    # channels of a program, and steps whose rows it loads together
+    block: int
+    unroll: int
+    # whether every path has programs of its own
+    split: bool
+    segments: int = 1
+
+
+def forward_block(states: int, width: int) -> tuple[int, int]:
+    """Channels of a program and steps loaded together, forward, for groups of `width` channels."""
+    if states == 1:
+        return (32 if width % 64 else 64), 8
+    if states <= 16:
+        return 128, 2
+    return (64, 2) if states <= 32 else (32, 2)
+
+
+def backward_block(states: int, width: int) -> tuple[int, int]:
+    """Channels of a program and steps loaded together, backward, for groups of `width` channels."""
+    return (64 if states == 1 and width % 128 else 128), 4
+
+
+def choose_plan(
+    sizes: tuple[int, int, int, int], shape: tuple[int, int], programs: int, processors: int
+) -> Plan:
+    """The least costly cut that gives every scheduler of the GPU two warps.
+
+    Args:
+        sizes: B, K, T, N.
+        shape: Channels of a program and steps loaded together.
+        programs: How many blocks of channels there are in the batch.
+        processors: Multiprocessors of the GPU, with four schedulers each.
+    """
+    _, k, steps, _ = sizes
+    wanted = 8 * processors
+    if programs >= wanted:
+        return Plan(*shape, split=False)
+    # half as many are taken rather than another pass over the inputs
+    if 2 * programs * k >= wanted or steps < 2 * _SHORTEST_SEGMENT:
+        return Plan(*shape, split=True)
+    segments = min(-(-wanted // programs), steps // _SHORTEST_SEGMENT)
+    return Plan(*shape, split=False, segments=segments)
+
+
+def saves_states(states: int) -> bool:
+    """Whether the forward pass saves states: with few of them they are smaller than delta."""
+    return states <= 2
+
+
+def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
+    """Shape of the states that the backward kernel starts from; sizes may be symbolic."""
+    spacing = backward_block(states, channels)[1]
+    return (batch, k, (steps + spacing - 1) // spacing, states, channels)
+
+
+def forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+    *,
+    save: bool,
+    plan: Plan | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and with `save` what `backward` takes: the ungated output and states, or nothing.
+
+    Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
+    """
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_softplus, paths)
+    plan = plan or scan.plan(forward_block(scan.states, scan.width))
+    merging = merge and scan.k > 1
+    target = _target(scan, plan, merging, u.dtype)
+    # the kernel gates what it finishes
+    finished = target.out is not None and not target.scratch
+    gate = z.contiguous() if z is not None and finished else None
+    keeps = save and z is not None
+    ungated = None
+    if keeps and finished and target.out is not None:
+        ungated = scan.new_rows(target.out)
+    states = u.new_empty(0, dtype=torch.float32)
+    if save and saves_states(scan.states):
+        states = u.new_empty(scan.states_shape, dtype=torch.float32)
+    starts = _enter_segments(scan, plan) if plan.segments > 1 else None
+    _scan_forward(scan, plan, target, gate, ungated, states if states.numel() else None, starts)
+    y = target.sum()
+    if z is not None and gate is None:
+        ungated = y.to(u.dtype) if keeps else None
+        y = y * (F.silu(z.float()) if merge else F.silu(z.float()).unsqueeze(1))
+    shape = u.shape[:1] + delta.shape[2:] if merge else delta.shape
+    kept = u.new_empty(0) if ungated is None else ungated.view(shape)
+    return y.to(u.dtype).view(shape), kept, states
+
+
+def backward(
+    grad: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+    ungated: Tensor,
+    states: Tensor,
+    *,
+    plan: Plan | None = None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D, z and delta_bias; None for absent arguments.
+
+    `grad` is the output's. `ungated` and `states` are what `forward` saved for the same arguments;
+    if it saved nothing, it runs again. `plan` is as in `forward`.
+    """
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, merge)
+    if (z is not None and ungated.numel() == 0) or (
+        saves_states(A.shape[2]) and states.numel() == 0
+    ):
+        _, ungated, states = forward(*arguments, save=True)
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_softplus, paths)
+    plan = plan or scan.plan(backward_block(scan.states, scan.width))
+    gate = None if z is None else z.contiguous()
+    grad = grad.contiguous()
+    if states.numel() == 0:
+        states = _recompute_states(scan, plan)
+    grads = _scan_backward(scan, plan, grad, gate, merge, states)
+    grad_z = None if z is None else _gate_gradient(grad, z, ungated, merge)
+    return (*grads[:6], grad_z, grads[6])
+
+
+class _Scan(NamedTuple):
+    """One call's arguments as the kernels take them."""
+
+    inputs: dict[str, Tensor | None]
+    sizes: dict[str, int]
+    flags: dict[str, Any]
+    batch: int
+    k: int
+    steps: int
+    states: int
+    width: int
+    complete: bool
+
+    @property
+    def states_shape(self) -> tuple[int, ...]:
+        return states_shape(self.batch, self.k, self.steps, self.states, self.sizes["D"])
+
+    @property
+    def rows_shape(self) -> tuple[int, ...]:
+        return (self.batch, self.k, self.sizes["L"], self.sizes["D"])
+
+    def new(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        u = self.inputs["u"]
+        assert u is not None
+        return u.new_empty(shape, dtype=dtype)
+
+    def new_rows(self, like: Tensor) -> Tensor:
+        """For rows that the paths write; those of tokens never visited are zero."""
+        return torch.empty_like(like) if self.complete else torch.zeros_like(like)
+
+    def blocks(self, block: int) -> int:
+        """Blocks of channels; none crosses a group."""
+        return self.sizes["D"] // self.width * -(-self.width // block)
+
+    def plan(self, shape: tuple[int, int]) -> Plan:
+        sizes = (self.batch, self.k, self.steps, self.states)
+        programs = self.batch * self.blocks(shape[0])
+        return choose_plan(sizes, shape, programs, _processors(self.new((0,)).device))
+
+    def cut(self, plan: Plan) -> dict[str, Any]:
+        """Arguments of a kernel that depend on the plan."""
+        steps = -(-self.steps // plan.segments)
+        steps = -(-steps // _ALIGNMENT) * _ALIGNMENT
+        return {
+            "segments": -(-self.steps // steps),
+            "segment_steps": steps,
+            "TAIL": self.steps % plan.unroll != 0,
+            "EVEN": self.width % plan.block == 0,
+            "BLOCK": plan.block,
+            "UNROLL": plan.unroll,
+        }
+
+
+class _Target(NamedTuple):
+    """Where rows that several paths may share are put; see `scan_forward`."""
+
+    mode: str
+    # sum of the paths in float32
+    total: Tensor | None
+    # what the kernel finishes
+    out: Tensor | None
+    # whether `out` is by path, to be summed
+    scratch: bool
+
+    def sum(self) -> Tensor:
+        if self.scratch:
+            assert self.out is not None
+            return self.out.sum(1)
+        result = self.total if self.out is None else self.out
+        assert result is not None
+        return result
+
+
+def _target(scan: _Scan, plan: Plan, merging: bool, dtype: torch.dtype) -> _Target:
+    shape = scan.rows_shape
+    merged = (shape[0], *shape[2:])
+    if not merging or (plan.split and torch.are_deterministic_algorithms_enabled()):
+        out = scan.new(shape, torch.float32 if merging else dtype)
+        return _Target("rows", None, out if scan.complete else out.zero_(), merging)
+    total = scan.new(merged)
+    if plan.split:
+        return _Target("atomic", total.zero_(), None, False)
+    if scan.complete:
+        return _Target("own", total, scan.new(merged, dtype), False)
+    return _Target("own", total.zero_(), None, False)
+
+
+def _prepare(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+) -> _Scan:
+    batch, k, length, channels = delta.shape
+    n = A.shape[2]
+    if length * channels >= 2**31:
+        raise ValueError(f"delta has {length} tokens of {channels} channels; expected below 2**31")
+    rates = A.new_empty(k, n, channels, dtype=torch.float32)
+    torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
+    tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
+    optional = {"skip": D, "bias": delta_bias, "paths": paths}
+    steps = length if paths is None else paths.shape[1]
+    width = channels // (B.shape[2] if B.dim() == 5 else 1)
+    complete = paths is None or _visits_all(paths, length)
+    return _Scan(
+        inputs={
+            **{name: t.detach().contiguous() for name, t in tensors.items()},
+            **{name: None if t is None else t.contiguous() for name, t in optional.items()},
+        },
+        sizes={"K": k, "L": length, "T": steps, "D": channels, "width": width},
+        flags={"N": n, "SOFTPLUS": delta_softplus, "COMPLETE": complete},
+        batch=batch,
+        k=k,
+        steps=steps,
+        states=n,
+        width=width,
+        complete=complete,
+    )
+
+
+def _visits_all(paths: Tensor, length: int) -> bool:
+    """Whether every path visits every token; as none does so twice, it then has no -1."""
+    state = (0 if paths.is_inference() else paths._version, length)
+    known = _completeness.get(paths)
+    if known is None or known[0] != state:
+        # the values cannot be read while a graph is captured; False is always right
+        if paths.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False
+        check_paths(paths, length)
+        complete = paths.shape[1] == length and paths.min().item() >= 0
+        known = _completeness[paths] = (state, complete)
+    return known[1]
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _launch(name: str, programs: int, **arguments: Any) -> None:
+    if programs == 0:
+        return
+    # Triton is imported with the first kernel that runs
+    from vimamba_kernels.selective_scan import fused_kernels
+
+    kernel = getattr(fused_kernels, name)
+    # one warp for a program: sums over channels then need no barrier
+    kernel[(programs,)](**arguments, num_warps=1, enable_fp_fusion=True)
+
+
+def _walks(scan: _Scan, mode: str, segments: int) -> list[dict[str, int]]:
+    """For each launch, the first path, programs side by side along the paths, and paths of each."""
+    names = ("path_first", "path_programs", "path_count")
+    if mode != "own":
+        walks = [(0, scan.k, 1)]
+    elif segments == 1:
+        walks = [(0, 1, scan.k)]
+    else:
+        walks = [(k, 1, 1) for k in range(scan.k)]
+    return [dict(zip(names, walk, strict=True)) for walk in walks]
+
+
+def _scan_forward(
+    scan: _Scan,
+    plan: Plan,
+    target: _Target,
+    z: Tensor | None,
+    ungated: Tensor | None,
+    states: Tensor | None,
+    starts: Tensor | None,
+) -> None:
+    cut = scan.cut(plan)
+    for walk in _walks(scan, target.mode, cut["segments"]):
+        _launch(
+            "scan_forward",
+            scan.batch * scan.blocks(plan.block) * cut["segments"] * walk["path_programs"],
+            **scan.inputs,
+            z=z,
+            total=target.total,
+            ungated=ungated,
+            out=target.out,
+            states=states,
+            starts=starts,
+            **scan.sizes,
+            **scan.flags,
+            **cut,
+            **walk,
+            SHARED_U=_is_shared(scan.inputs["u"]),
+            MERGE=target.mode,
+            SPACING=backward_block(scan.states, scan.width)[1],
+        )
+
+
+def _is_shared(t: Tensor | None) -> bool:
+    return t is not None and t.dim() == 3
+
+
+def _enter_segments(
+    scan: _Scan, plan: Plan, grad: Tensor | None = None, z: Tensor | None = None
+) -> Tensor:
+    """The state that enters every segment, (B, K, segments, N, D), or given `grad` its gradient."""
+    inputs = scan.inputs
+    value, weight = (inputs["u"], inputs["B"]) if grad is None else (grad, inputs["C"])
+    block, unroll = forward_block(scan.states, scan.width)
+    plan = plan._replace(block=block, unroll=unroll)
+    cut = scan.cut(plan)
+    channels = scan.sizes["D"]
+    ends = scan.new((scan.batch, scan.k, cut["segments"], scan.states, channels))
+    sums = scan.new((scan.batch, scan.k, cut["segments"], channels))
+    _launch(
+        "scan_summary",
+        scan.batch * scan.k * scan.blocks(plan.block) * cut["segments"],
+        value=value,
+        weight=weight,
+        **{name: inputs[name] for name in ("delta", "A", "bias", "paths")},
+        z=z,
+        ends=ends,
+        sums=sums,
+        **scan.sizes,
+        **scan.flags,
+        **cut,
+        SHARED=_is_shared(value),
+        REVERSE=grad is not None,
+    )
+    _launch(
+        "carry_segments",
+        scan.batch * scan.k * -(-channels // plan.block),
+        ends=ends,
+        sums=sums,
+        A=inputs["A"],
+        K=scan.k,
+        D=channels,
+        segments=cut["segments"],
+        N=scan.states,
+        REVERSE=grad is not None,
+        BLOCK=plan.block,
+    )
+    return ends
+
+
+def _recompute_states(scan: _Scan, plan: Plan) -> Tensor:
+    """The states that the backward kernel starts from."""
+    block, unroll = forward_block(scan.states, scan.width)
+    plan = plan._replace(block=block, unroll=unroll)
+    states = scan.new(scan.states_shape)
+    starts = _enter_segments(scan, plan) if plan.segments > 1 else None
+    nothing = _Target("rows", None, None, False)
+    _scan_forward(scan, plan, nothing, None, None, states, starts)
+    return states
+
+
+def _scan_backward(
+    scan: _Scan, plan: Plan, grad: Tensor, z: Tensor | None, merge: bool, states: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Gradients of u, delta, A, B, C, D and delta_bias."""
+    inputs, sizes, cut = scan.inputs, scan.sizes, scan.cut(plan)
+    u, delta, B, C = (inputs[name] for name in ("u", "delta", "B", "C"))
+    assert u is not None
+    assert delta is not None
+    assert B is not None
+    assert C is not None
+    segments, blocks = cut["segments"], scan.blocks(plan.block)
+    target = _target(scan, plan, _is_shared(u) and scan.k > 1, u.dtype)
+    ddelta, dB, dC = scan.new_rows(delta), scan.new_rows(B), scan.new_rows(C)
+    own = (scan.batch, scan.k, segments)
+    dA = scan.new((*own, scan.states, sizes["D"])).zero_()
+    carry = _enter_segments(scan, plan, grad, z) if segments > 1 else torch.zeros_like(dA)
+    dskip = None if inputs["skip"] is None else scan.new((*own, sizes["D"]))
+    dbias = None if inputs["bias"] is None else scan.new((*own, sizes["D"]))
+    padded = -(-scan.steps // plan.unroll) * plan.unroll
+    partial = scan.new((2, scan.batch, scan.k, blocks, padded, scan.states))
+    results = {"du": target.out, "ddelta": ddelta, "dA": dA, "dskip": dskip, "dbias": dbias}
+    for walk in _walks(scan, target.mode, segments):
+        _launch(
+            "scan_backward",
+            scan.batch * blocks * segments * walk["path_programs"],
+            grad=grad,
+            **inputs,
+            z=z,
+            states=states,
+            carry=carry,
+            total=target.total,
+            **results,
+            dB=partial[0],
+            dC=partial[1],
+            **sizes,
+            **scan.flags,
+            **cut,
+            **walk,
+            SHARED_U=_is_shared(u),
+            SHARED_GRAD=merge,
+            MERGE=target.mode,
+        )
+    _sum_weights(scan, partial, dB, dC)
+    return (
+        target.sum().to(u.dtype).view(u.shape),
+        ddelta,
+        dA.sum((0, 2)).transpose(1, 2),
+        dB,
+        dC,
+        None if dskip is None else dskip.sum((0, 2)),
+        None if dbias is None else dbias.sum((0, 2)),
+    )
+
+
+def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
+    groups = scan.sizes["D"] // scan.width
+    rows = max(1, 256 // scan.states)
+    rows = 1 << (rows.bit_length() - 1)
+    _launch(
+        "sum_weights",
+        scan.batch * scan.k * groups * -(-scan.steps // rows),
+        dB_blocks=partial[0],
+        dC_blocks=partial[1],
+        paths=scan.inputs["paths"],
+        dB=dB,
+        dC=dC,
+        **{name: scan.sizes[name] for name in ("K", "L", "T")},
+        T_padded=partial.shape[4],
+        groups=groups,
+        per_group=partial.shape[3] // groups,
+        N=scan.states,
+        ROWS=rows,
+    )
+
+
+def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Tensor:
+    z = z.float()
+    sigmoid = torch.sigmoid(z)
+    product = grad.float() * ungated.float()
+    return (product if merge else product.sum(1)) * (sigmoid * (1 + z * (1 - sigmoid)))

@@ -1,0 +1,165 @@
+"""The Triton selective scan in Triton's interpreter against the definition in float64.
+
+test_triton_interpreted.py runs this file in a process of its own, because the mode is fixed when
+Triton is imported. A step of a program takes milliseconds, so the sizes are small.
+"""
+
+import pytest
+import torch
+
+from tests.kernels.problems import (
+    assert_close,
+    assert_matches_the_definition,
+    computed,
+    expected,
+    make_problem,
+    output_gradient,
+)
+from vimamba_kernels import selective_scan
+from vimamba_kernels.selective_scan import fused
+
+# float32 sums of up to 100 terms; measured 5e-8 to 4e-7
+FLOAT32 = 2e-6
+# one rounding of a result, which the interpreter does towards zero for bfloat16: at most 2**-7 and
+# 2**-11, in relative L2 about half of that; more for the gradient of z, whose factor is rounded too
+HALF = {torch.bfloat16: 7e-3, torch.float16: 5e-4}
+SMALL = {"batch": 1, "length": 9}
+SIZES = {
+    "one_of_everything": {"length": 1, "n": 1, "k": 1, "channels": 1},
+    "a_step_before_a_group_of_four": {"length": 3, "n": 4},
+    "a_group_of_four": {"length": 4, "n": 2},
+    "a_step_after_a_group_of_four": {"length": 5, "n": 2},
+    "a_step_before_a_group_of_eight": {"length": 7, "n": 1},
+    "a_group_of_eight": {"length": 8, "n": 1},
+    "a_step_after_a_group_of_eight": {"length": 9, "n": 1},
+    "sixteen_states": {"length": 5, "n": 16, "channels": 20, "batch": 1},
+    "two_blocks": {"length": 5, "n": 3, "channels": 130, "batch": 2},
+    "blocks_without_a_ragged_end": {"length": 8, "n": 1, "channels": 128, "k": 4, "batch": 1},
+    "twenty_states": {"length": 3, "n": 20, "channels": 65, "k": 1, "batch": 1},
+    "forty_states": {"length": 3, "n": 40, "channels": 33, "k": 1, "batch": 1},
+}
+OPTIONS = {
+    "without_D_z_bias": {"without": ("D", "z", "delta_bias")},
+    "without_paths": {"without": ("paths",)},
+    "without_softplus": {"delta_softplus": False},
+    "skipped_tokens": {"steps": 6},
+    "zero_tokens": {"zero_tokens": 3},
+    "zero_and_skipped_tokens_one_state": {"zero_tokens": 2, "steps": 7, "n": 1},
+    "groups": {"groups": 3},
+    "a_group_for_each_channel": {"groups": 2, "n": 1, "channels": 2, "u_per_path": True},
+    "u_per_path": {"u_per_path": True, "zero_tokens": 2},
+}
+# whether each path has programs of its own, and segments; a segment is a multiple of 16 steps
+CUTS = {"split": (True, 1), "split_segments": (True, 2), "segments": (False, 3)}
+LONG = {
+    "a_step_before_a_border": {"length": 31, "n": 1},
+    "up_to_a_border": {"length": 32, "n": 2, "without": ("z",)},
+    "a_step_after_a_border": {"length": 33, "n": 2},
+    "zero_and_skipped_tokens": {"length": 40, "steps": 35, "zero_tokens": 4, "n": 1},
+}
+
+
+@pytest.fixture(params=[False, True], ids=["free", "deterministic"])
+def deterministic(request):
+    """Deterministic algorithms, which also fill new memory with NaN."""
+    torch.use_deterministic_algorithms(request.param)
+    yield request.param
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def poison():
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(1).isnan()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def cut_as(monkeypatch, split, segments):
+    def choose(sizes, shape, programs, processors):
+        return fused.Plan(*shape, split=split, segments=segments)
+
+    monkeypatch.setattr(fused, "choose_plan", choose)
+
+
+def assert_matches(size, merge=True):
+    options = {"merge": merge, "backend": "triton"}
+    assert_matches_the_definition(selective_scan, size, torch.float32, FLOAT32, **options)
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("name", SIZES)
+def test_output_and_gradients_match_at_all_sizes(name, monkeypatch):
+    cut_as(monkeypatch, False, 1)
+    assert_matches(SIZES[name])
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_every_option_matches(name, merge, monkeypatch):
+    cut_as(monkeypatch, False, 1)
+    assert_matches(SMALL | OPTIONS[name], merge)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_every_cut_matches(cut, deterministic, monkeypatch):
+    cut_as(monkeypatch, *CUTS[cut])
+    assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5})
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("name", LONG)
+def test_segments_match_at_their_borders(name, monkeypatch):
+    cut_as(monkeypatch, False, 3)
+    assert_matches({"batch": 1} | LONG[name])
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("dtype", HALF, ids=lambda d: str(d).removeprefix("torch."))
+def test_half_precision_loses_no_more_than_its_rounding(dtype, n):
+    problem = make_problem(**SMALL, dtype=dtype, n=n)
+    grad = output_gradient(problem)
+    results = computed(selective_scan, problem, grad, backend="triton")
+    inputs = [problem[name] for name in ("u", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    assert [r.dtype for r in results] == [t.dtype for t in inputs]
+    assert_close(results, expected(problem, grad), HALF[dtype])
+
+
+def test_large_and_small_steps_stay_finite_and_exact():
+    problem = make_problem(batch=1, k=1, length=6, channels=4, n=2, dtype=torch.float32)
+    problem["delta"] = (
+        torch.tensor([-100.0, -30, -10, 19.9, 20.1, 60]).view(1, 1, 6, 1).repeat(1, 1, 1, 4)
+    )
+    problem["delta_bias"] = torch.zeros(1, 4)
+    grad = output_gradient(problem)
+    results = computed(selective_scan, problem, grad, backend="triton")
+    assert_close(results, expected(problem, grad), FLOAT32)
+
+
+def test_paths_may_be_int64():
+    problem = make_problem(**SMALL, dtype=torch.float32)
+    grad = output_gradient(problem)
+    first = computed(selective_scan, problem, grad, backend="triton")
+    problem["paths"] = problem["paths"].long()
+    second = computed(selective_scan, problem, grad, backend="triton")
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_backward_pass_can_do_without_what_the_forward_pass_saved():
+    problem = make_problem(**SMALL, dtype=torch.float32, n=1)
+    grad = output_gradient(problem)
+    arguments = [problem[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    arguments += [problem["delta_softplus"], problem["paths"], True]
+    _, *saved = fused.forward(*arguments, save=True)
+    nothing = [grad.new_empty(0)] * 2
+    with_saved = fused.backward(grad, *arguments, *saved)
+    without = fused.backward(grad, *arguments, *nothing)
+    assert all(torch.equal(a, b) for a, b in zip(with_saved, without, strict=True))
+
+
+def test_an_empty_batch_gives_empty_results():
+    problem = make_problem(**{**SMALL, "batch": 0}, dtype=torch.float32)
+    results = computed(selective_scan, problem, output_gradient(problem), backend="triton")
+    assert results[0].shape == (0, 9, 6)
+    assert not results[3].any()

@@ -1,0 +1,68 @@
+"""The Triton backend of the selective scan where it cannot run."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.kernels.problems import make_problem
+from vimamba_kernels import backends, selective_scan
+from vimamba_kernels.selective_scan import fused
+from vimamba_kernels.selective_scan.op import choose_backend
+
+PROCESSORS = 132
+
+
+def test_on_a_cpu_it_says_why_it_cannot_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    problem = make_problem(dtype=torch.float32)
+    message = "backend='triton' cannot run: u is on cpu; it runs on a GPU only; use 'cpu' or"
+    with pytest.raises(ValueError, match=message):
+        selective_scan(**problem, backend="triton")
+
+
+def test_without_triton_it_says_so(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(backends, "_triton_is_installed", lambda: False)
+    with pytest.raises(ValueError, match="cannot run: triton is not installed"):
+        choose_backend("triton", torch.zeros(1))
+
+
+def test_in_the_interpreter_it_runs_on_a_cpu_but_not_in_float64(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert choose_backend("triton", torch.zeros(1)) == "triton"
+    with pytest.raises(ValueError, match="u is float64; it computes in float32"):
+        choose_backend("triton", torch.zeros(1, dtype=torch.float64))
+
+
+def test_importing_the_package_does_not_import_triton():
+    script = (
+        "import sys, torch\n"
+        "before = 'triton' in sys.modules\n"
+        "import vimamba_kernels\n"
+        "assert before or 'triton' not in sys.modules\n"
+        "assert 'vimamba_kernels.selective_scan.fused_kernels' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+# what the sizes of the models call for on an H200: chains, then K in the grid, then segments
+@pytest.mark.parametrize(
+    ("sizes", "blocks", "split", "segmented"),
+    [
+        ((512, 4, 784, 1), 3, False, False),
+        ((128, 4, 3136, 1), 3, True, False),
+        ((64, 2, 197, 16), 6, True, False),
+        ((1, 4, 65536, 1), 3, False, True),
+        ((1, 2, 6085, 16), 6, False, True),
+        ((1, 4, 49, 1), 12, True, False),
+        ((1, 1, 1, 1), 1, True, False),
+    ],
+)
+def test_the_plan_follows_from_the_number_of_programs(sizes, blocks, split, segmented):
+    plan = fused.choose_plan(sizes, (64, 8), sizes[0] * blocks, PROCESSORS)
+    assert (plan.split, plan.segments > 1) == (split, segmented)
+    # no segment shorter than 64 steps, and no more programs than wanted
+    assert plan.segments == 1 or plan.segments * 64 <= sizes[2]
+    assert plan.segments == 1 or (plan.segments - 1) * sizes[0] * blocks < 8 * PROCESSORS

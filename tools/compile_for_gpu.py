@@ -1,0 +1,360 @@
+"""What the Triton kernels become on a GPU, found out without one.
+
+Triton brings its own assembler and disassembler, so a kernel compiles for any NVIDIA or AMD
+generation on any machine. This tool runs the launcher on tensors without contents, records what it
+would launch, compiles each kernel and counts the instructions of its loops. From the counts it
+predicts a time, beside the time that the bytes alone would take.
+
+    python tools/compile_for_gpu.py                      every case for an H200
+    python tools/compile_for_gpu.py --target gfx942      registers and spills on an MI300
+    python tools/compile_for_gpu.py --case vmamba_t_1
+
+An issued instruction serves 32 lanes. "per (t, n, d)" counts instructions of one lane for one step,
+state and channel; 8 of them take as long as one exp2 (16 a clock against 128 lanes).
+"""
+
+import argparse
+import collections
+import functools
+import math
+import re
+import subprocess
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from vimamba_kernels.selective_scan import fused, fused_kernels
+
+TARGETS = {
+    **{f"sm_{generation}": GPUTarget("cuda", generation, 32) for generation in (80, 90, 100, 120)},
+    **{name: GPUTarget("hip", name, 64) for name in ("gfx90a", "gfx942")},
+}
+# an H200: bytes and clocks a second (boost), multiprocessors
+BANDWIDTH, CLOCK, PROCESSORS = 4.3e12, 1.98e9, 132
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+class Case(NamedTuple):
+    """Sizes of a scan."""
+
+    batch: int
+    k: int
+    length: int
+    channels: int
+    states: int
+    gate: bool = False
+    dtype: torch.dtype = torch.bfloat16
+    groups: int | None = None
+    merge: bool = True
+    shared_u: bool = True
+    # a path without this many tokens at its end
+    missing: int = 0
+    softplus: bool = True
+    parameters: bool = True
+
+
+CASES = {
+    "vim_s": Case(64, 2, 197, 768, 16, gate=True),
+    "vmamba_t_1": Case(128, 4, 3136, 96, 1),
+    "vmamba_t_2": Case(128, 4, 784, 192, 1),
+    "vmamba_t_3": Case(128, 4, 196, 384, 1),
+    "vmamba_t_4": Case(128, 4, 49, 768, 1),
+    "vim_s_1248": Case(1, 2, 6085, 768, 16, gate=True),
+    "vmamba_t_1_1024": Case(1, 4, 65536, 96, 1),
+}
+
+
+class Launch(NamedTuple):
+    """A kernel as the launcher calls it."""
+
+    kernel: str
+    programs: int
+    arguments: dict[str, Any]
+
+
+class Loop(NamedTuple):
+    """A loop of the machine code: opcodes of its own, and the loops inside it."""
+
+    opcodes: list[str]
+    inner: "list[Loop]"
+
+
+class Compiled(NamedTuple):
+    """What a kernel became."""
+
+    registers: int
+    # bytes, or on AMD registers, that did not fit
+    spilled: int
+    shared: int
+    loops: list[Loop]
+    text: str
+
+
+def tensors(case: Case) -> dict[str, Any]:
+    """Arguments of the operator, without contents but for the paths."""
+
+    def empty(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    rows = (case.batch, case.k, case.length)
+    groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
+    row = (case.k, case.channels)
+    u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
+    paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
+    return {
+        "u": empty(*u),
+        "delta": empty(*rows, case.channels),
+        "A": empty(*row, case.states, dtype=torch.float32),
+        "B": empty(*groups),
+        "C": empty(*groups),
+        "D": empty(*row, dtype=torch.float32) if case.parameters else None,
+        "z": empty(case.batch, case.length, case.channels) if case.gate else None,
+        "delta_bias": empty(*row, dtype=torch.float32) if case.parameters else None,
+        "delta_softplus": case.softplus,
+        "paths": paths,
+        "merge": case.merge,
+    }
+
+
+def record(
+    case: Case, plan: fused.Plan | None = None, *, deterministic: bool = False
+) -> tuple[list[Launch], list[Launch]]:
+    """Launches of the forward pass (with what it saves) and of the backward pass.
+
+    Args:
+        case: The sizes.
+        plan: Which way to cut the work; blocks are the launcher's own. By default what the launcher
+            chooses on an H200.
+        deterministic: Whether atomics are forbidden.
+    """
+    launches: list[Launch] = []
+
+    def note(name: str, programs: int, **arguments: Any) -> None:
+        launches.append(Launch(name, programs, arguments))
+
+    def cut(shape: tuple[int, int]) -> fused.Plan | None:
+        return plan and plan._replace(block=shape[0], unroll=shape[1])
+
+    arguments = tensors(case)
+    width = case.channels // (case.groups or 1)
+    forbidden = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        with (
+            mock.patch.object(fused, "_launch", note),
+            mock.patch.object(fused, "_processors", return_value=PROCESSORS),
+        ):
+            shape = fused.forward_block(case.states, width)
+            y, *saved = fused.forward(**arguments, save=True, plan=cut(shape))
+            forward = launches.copy()
+            launches.clear()
+            shape = fused.backward_block(case.states, width)
+            fused.backward(torch.empty_like(y), *arguments.values(), *saved, plan=cut(shape))
+    finally:
+        torch.use_deterministic_algorithms(forbidden)
+    return forward, launches
+
+
+def specialise(launch: Launch) -> tuple[tuple[str, str], ...]:
+    """Each parameter's type, or how it is fixed, as Triton specialises the call."""
+    return tuple(_specialise(launch, p) for p in getattr(fused_kernels, launch.kernel).params)
+
+
+def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
+    name = parameter.name
+    value = launch.arguments[name]
+    if isinstance(value, Tensor):
+        # tensors that PyTorch allocates are aligned
+        return name, _POINTERS[value.dtype] + "/16"
+    if parameter.is_constexpr or value is None:
+        return name, f"={value!r}"
+    if parameter.do_not_specialize:
+        return name, "i32"
+    if value == 1:
+        return name, "=1"
+    return name, "i32/16" if value % 16 == 0 else "i32"
+
+
+@functools.cache
+def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target: str) -> Compiled:
+    """Compile a kernel for a name in `TARGETS`, with parameters as `specialise` gives them."""
+    function = getattr(fused_kernels, kernel)
+    names = [name for name, _ in parameters]
+    constants, signature, attributes = {}, {}, {}
+    for i, (name, kind) in enumerate(parameters):
+        signature[name] = "constexpr" if kind.startswith("=") else kind.removesuffix("/16")
+        if kind.startswith("="):
+            constants[name] = _literal(kind[1:])
+        if kind.endswith("/16"):
+            attributes[(i,)] = [["tt.divisibility", 16]]
+    assert names == function.arg_names
+    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    options = {"num_warps": 1, "enable_fp_fusion": True}
+    compiled = triton.compile(source, target=TARGETS[target], options=options)
+    shared = compiled.metadata.shared
+    if "cubin" in compiled.asm:
+        return _read_nvidia(compiled.asm["cubin"], shared)
+    text = compiled.asm["amdgcn"]
+    found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
+    spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
+    return Compiled(found["vgpr_count"], spilled, shared, [], text)
+
+
+def _literal(text: str) -> Any:
+    names = {"None": None, "True": True, "False": False}
+    return names[text] if text in names else text[1:-1] if text[0] == "'" else int(text)
+
+
+def _read_nvidia(cubin: bytes, shared: int) -> Compiled:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+        usage, code = (
+            subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    assert found is not None, usage
+    registers, stack, local = map(int, found.groups())
+    return Compiled(registers, stack + local, shared, list(_find_loops(code)), code)
+
+
+def _find_loops(code: str) -> Iterator[Loop]:
+    lines = [(int(a, 16), o) for a, o in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", code)]
+    ranges = []
+    for address, operation in lines:
+        jump = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", operation)
+        if jump and int(jump[1], 16) < address:
+            ranges.append((int(jump[1], 16), address))
+
+    def build(start: int, end: int) -> Loop:
+        within = [r for r in ranges if start <= r[0] and r[1] <= end and r != (start, end)]
+        direct = [r for r in within if not any(_contains(o, r) for o in within if o != r)]
+        own = [
+            re.sub(r"^@!?U?P\w+\s+", "", operation).split()[0]
+            for address, operation in lines
+            if start <= address <= end and not any(a <= address <= b for a, b in direct)
+        ]
+        return Loop(own, [build(*r) for r in direct])
+
+    outer = [r for r in ranges if not any(_contains(o, r) for o in ranges if o != r)]
+    return (build(*r) for r in outer)
+
+
+def _contains(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
+    return outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def step_loop(compiled: Compiled, launch: Launch) -> tuple[Loop, list[str]]:
+    """The loop over groups of steps, and every instruction that one turn of it issues."""
+    loops = compiled.loops
+    while True:
+        largest = max(loops, key=_length)
+        # backward, several states are a loop inside the steps' loop
+        states = launch.kernel == "scan_backward" and launch.arguments["N"] > 1
+        if not largest.inner or (states and not any(loop.inner for loop in largest.inner)):
+            break
+        loops = largest.inner
+    turns = launch.arguments["N"]
+    return largest, largest.opcodes + [o for i in largest.inner for o in i.opcodes] * turns
+
+
+def _length(loop: Loop) -> int:
+    return len(loop.opcodes) + sum(map(_length, loop.inner))
+
+
+class Count(NamedTuple):
+    """Instructions of a lane for one step, state and channel, by kind."""
+
+    issued: float
+    exps: float
+    shuffles: float
+    barriers: float
+    # bits of the widest load
+    widest: int
+
+
+def count(compiled: Compiled, launch: Launch) -> Count:
+    """What the loop over the steps issues."""
+    arguments = launch.arguments
+    _, opcodes = step_loop(compiled, launch)
+    work = arguments["UNROLL"] * arguments["N"] * arguments["BLOCK"] / 32
+    kinds = collections.Counter(o.split(".")[0] for o in opcodes)
+    wide = [int(o.rsplit(".", 1)[1]) for o in opcodes if re.fullmatch(r"LDG\.E.*\.(64|128)", o)]
+    return Count(
+        len(opcodes) / work,
+        kinds["MUFU"] / work,
+        kinds["SHFL"] / work,
+        (kinds["BAR"] + kinds["WARPSYNC"]) / work,
+        max(wide, default=32),
+    )
+
+
+def predict(launch: Launch, counted: Count) -> float:
+    """Seconds on an H200 whose schedulers always have something to issue."""
+    arguments = launch.arguments
+    blocks = launch.programs * arguments.get("path_count", 1)
+    work = blocks * arguments["BLOCK"] * min(arguments["segment_steps"], arguments["T"])
+    lanes = work * arguments["N"] / (PROCESSORS * CLOCK)
+    return max(counted.issued / 128, counted.exps / 16) * lanes
+
+
+def floor(case: Case, *, backward: bool) -> float:
+    """Seconds that an H200 takes to move every input and output once."""
+    arguments = tensors(case)
+    rows = ["u", "delta", "B", "C", "z"]
+    moved = sum(t.nbytes for name in rows if (t := arguments[name]) is not None)
+    y = math.prod((case.batch, 1 if case.merge else case.k, case.length, case.channels))
+    moved = (2 * moved if backward else moved) + y * case.dtype.itemsize
+    return moved / BANDWIDTH
+
+
+def report(name: str, case: Case, target: str) -> None:
+    """Print a line for every kernel that the case launches."""
+    for title, launches in zip(("forward", "backward"), record(case), strict=True):
+        total = 0.0
+        for launch in launches:
+            compiled = compile_launch(launch.kernel, specialise(launch), target)
+            line = f"  {launch.kernel:14} {launch.programs:7} programs {compiled.registers:4} regs"
+            line += f" {compiled.spilled:3} spilled"
+            if compiled.loops and "UNROLL" in launch.arguments:
+                counted = count(compiled, launch)
+                time = predict(launch, counted)
+                total += time
+                line += f"  {counted.issued:5.1f} issued {counted.exps:4.1f} MUFU"
+                line += f" {counted.shuffles:4.1f} SHFL {counted.barriers:4.1f} BAR"
+                line += f" per (t, n, d)  {counted.widest:3}-bit {1e6 * time:6.0f} us"
+            print(line)
+        least = floor(case, backward=title == "backward")
+        print(f"{name} {title}: {1e6 * total:.0f} us to issue, {1e6 * least:.0f} us for the bytes")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--target", choices=TARGETS, default="sm_90")
+    parser.add_argument("--case", choices=CASES, action="append")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    for name in options.case or CASES:
+        report(name, CASES[name], options.target)
+
+
+if __name__ == "__main__":
+    main()

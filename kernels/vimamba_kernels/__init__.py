@@ -2,5 +2,6 @@
 
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import selective_scan
+from vimamba_kernels.ssd import ssd
 
-__all__ = ["causal_conv_along_paths", "selective_scan"]
+__all__ = ["causal_conv_along_paths", "selective_scan", "ssd"]

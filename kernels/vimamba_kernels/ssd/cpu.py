@@ -1,0 +1,47 @@
+"""Mamba-2's scan on a CPU: the selective scan with the decay of a head in all its channels.
+
+Measured for the shapes of VMamba on two cores, the compiled scan over all N states takes a tenth
+of the time of matrix products in PyTorch, although it takes an exponential per state.
+"""
+
+import torch
+from torch import Tensor
+
+
+def ssd_cpu(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    dt_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+) -> Tensor:
+    """The output without states; arguments as the op's."""
+    heads, width = x.shape[-2:]
+    states = B.shape[-1]
+
+    def per_channel(t: Tensor) -> Tensor:
+        return t.unsqueeze(-1).expand(*t.shape, width).flatten(-2)
+
+    if D is not None:
+        D = per_channel(D) if D.dim() == 2 else D.flatten(1)
+    y = torch.ops.vimamba.selective_scan(
+        x.flatten(-2),
+        per_channel(dt),
+        per_channel(A).unsqueeze(-1).expand(-1, -1, states),
+        B if B.dim() == 4 else B.transpose(2, 3),
+        C if C.dim() == 4 else C.transpose(2, 3),
+        D,
+        None if z is None else z.flatten(-2),
+        None if dt_bias is None else per_channel(dt_bias),
+        dt_softplus,
+        paths,
+        merge,
+        "cpu",
+    )
+    return y.unflatten(-1, (heads, width))

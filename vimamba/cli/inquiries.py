@@ -74,15 +74,16 @@ def model_row(name: str) -> dict[str, Any]:
     """What the list says about one model; no memory is spent on its weights."""
     import timm
 
+    from vimamba.checkpoints import cfg_note
+
     net = timm.create_model(name, device="meta")
     cfg: Any = net.pretrained_cfg
-    text = f"{cfg.get('notes') or ''} {cfg.get('description') or ''}"
-    found = re.search(r"top-?1\D{0,12}?(\d+(?:\.\d+)?)|(\d+(?:\.\d+)?)\s*%?\s*top-?1", text, re.I)
+    top1 = cfg_note(cfg, "top-1", "")
     return {
         "name": name,
         "params": sum(parameter.numel() for parameter in net.parameters()),
         "input_size": list(cfg["input_size"]),
-        "top1": float(found[1] or found[2]) if found else None,
+        "top1": float(top1) if top1.replace(".", "").isdecimal() else None,
         "license": cfg.get("license"),
         "pretrained": timm.models.is_model_pretrained(name),
     }

@@ -8,6 +8,7 @@ import torch
 import yaml
 
 from vimamba.cli.errors import UsageError
+from vimamba.cli.options import translate
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -56,7 +57,6 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
         split: What is going to be scored: all of a data set that `args` name, unless it is split.
     """
     from vimamba.cli.recipe import build
-    from vimamba.cli.training import translate
 
     config = ["--config", str(run / "config.yaml"), "--model.pretrained=false"]
     options = translate([*config, *args])

@@ -1,0 +1,67 @@
+"""Our operators are counted, by the convention of the papers."""
+
+import pytest
+import timm
+import torch
+from fvcore.nn import FlopCountAnalysis
+from torch.utils.flop_counter import FlopCounterMode
+
+import vimamba  # noqa: F401
+from vimamba_kernels.flops import fvcore_handles, scan_flops
+
+# GFLOPs at 224 pixels in VMamba's README
+PUBLISHED = {
+    "vmamba_tiny_s1l8": 4.9,
+    "vmamba_small_s1l20": 8.6,
+    "vmamba_base_s1l20": 15.2,
+    "vmamba_tiny_s2l5": 4.9,
+    "vmamba_small_s2l15": 8.7,
+    "vmamba_base_s2l15": 15.4,
+    "vmamba_tiny_v0": 5.6,
+    "vmamba_small_v0": 11.2,
+    "vmamba_base_v0": 18.0,
+}
+
+
+def count(model, image):
+    """(matrix products and convolutions, scans), a multiplication and an addition being two."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    counts = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}
+    scans = sum(flops for op, flops in counts.items() if "selective_scan" in op)
+    return sum(counts.values()) - scans, scans
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_counts_agree_with_the_published_ones(name):
+    model = timm.create_model(name, device="meta").eval()
+    products, scans = count(model, torch.empty(1, 3, 224, 224, device="meta"))
+    assert (products / 2 + scans) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.02)
+
+
+def test_a_scan_counts_nine_operations_per_state():
+    assert scan_flops((2, 4, 49, 96), (4, 96, 16)) == 9 * 2 * 4 * 49 * 96 * 16
+
+
+def test_backward_counts_twice_as_much():
+    model = timm.create_model("test_vmamba")
+    image = torch.randn(1, 3, 96, 96)
+    _, forward = count(model, image)
+    with FlopCounterMode(display=False) as counter:
+        model(image).sum().backward()
+    counts = counter.get_flop_counts()["Global"]
+    both = sum(flops for op, flops in counts.items() if "selective_scan" in str(op))
+    assert both == 3 * forward
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba"])
+def test_fvcore_counts_the_same(name):
+    model = timm.create_model(name).eval()
+    image = torch.randn(1, 3, 96, 96)
+    products, scans = count(model, image)
+    analysis = FlopCountAnalysis(model, image).set_op_handle(**fvcore_handles())
+    analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    counts = analysis.by_operator()
+    assert sum(n for op, n in counts.items() if "selective_scan" in op) == scans
+    assert counts["linear"] + counts["conv"] == pytest.approx(products / 2, rel=0.01)

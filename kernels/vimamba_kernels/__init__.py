@@ -1,9 +1,8 @@
 """Kernels of vision state-space models; they need torch only and know nothing of vision."""
 
+from vimamba_kernels import flops as _flops  # noqa: F401  registers what the operators cost
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import selective_scan
 from vimamba_kernels.ssd import ssd
-
-from vimamba_kernels import flops as _flops  # noqa: F401, I001  after the operators it counts
 
 __all__ = ["causal_conv_along_paths", "selective_scan", "ssd"]

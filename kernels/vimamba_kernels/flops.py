@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
+
 FLOPS_PER_STATE = 9
 
 

@@ -70,6 +70,17 @@ def expect_paths_shape(paths: Tensor | None, k: int) -> None:
         raise ValueError(f"paths has shape {tuple(paths.shape)}; expected (K, T) = {(k, 'T')}")
 
 
+def check_path_bounds(paths: Tensor, length: int) -> None:
+    """Check that the entries of `paths` are in [-1, length): all that memory safety asks for.
+
+    Raises:
+        ValueError: They are not.
+    """
+    low, high = (int(extreme) for extreme in torch.aminmax(paths))
+    if low < -1 or high >= length:
+        raise ValueError(f"paths holds values from {low} to {high}; expected [-1, {length})")
+
+
 def check_paths(paths: Tensor, length: int) -> None:
     """Check that the entries of `paths` (K, T) are in [-1, length) and no token is twice in a row.
 
@@ -83,9 +94,7 @@ def check_paths(paths: Tensor, length: int) -> None:
     state = (0 if paths.is_inference() else paths._version, length)
     if _good_paths.get(paths) == state:
         return
-    low, high = paths.min().item(), paths.max().item()
-    if low < -1 or high >= length:
-        raise ValueError(f"paths holds values from {low} to {high}; expected [-1, {length})")
+    check_path_bounds(paths, length)
     for k, path in enumerate(paths.sort(dim=1).values):
         repeated = path[1:][(path[1:] == path[:-1]) & (path[1:] >= 0)]
         if repeated.numel():

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
     block_width,
@@ -97,7 +97,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     batch, length, channels = x.shape
     k, _, taps = weight.shape
     if paths is not None:
-        check_paths(paths, length)
+        check_path_bounds(paths, length)
     table, path_stride = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     padded = max(4, 1 << (taps - 1).bit_length())

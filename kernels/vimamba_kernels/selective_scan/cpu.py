@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
     block_width,
@@ -160,7 +160,7 @@ def _prepare(
     n = A.shape[2]
     groups = B.shape[2] if B.dim() == 5 else 1
     if paths is not None:
-        check_paths(paths, length)
+        check_path_bounds(paths, length)
     table, path_stride = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None

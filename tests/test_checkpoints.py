@@ -32,6 +32,7 @@ LAYOUTS = {
     "vmamba_tiny_v0": ("vmamba_tiny_v0", {}),
     "vmamba_small_v0": ("vmamba_small_v0", {}),
     "vmamba_base_v0": ("vmamba_base_v0", {}),
+    "vmamba_tiny_m2": ("vmamba_tiny_m2", {}),
     "vmamba_tiny_s1l8_backbone": ("vmamba_tiny_s1l8", {"stage_norm": True}),
     "vmamba_tiny_v0_backbone": ("vmamba_tiny_v0", {"stage_norm": True}),
 }

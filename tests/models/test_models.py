@@ -10,14 +10,14 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 
 import vimamba
-from vimamba.layers import SS2D, MambaMixer, insert_class_token
+from vimamba.layers import SS2D, SSD2D, MambaMixer, insert_class_token
 
 NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 VIM_DYNAMIC = {"dynamic_img_size": True}
 
 
 def mixers(model):
-    return [m for m in model.modules() if isinstance(m, SS2D | MambaMixer)]
+    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]
 
 
 def any_size(name):
@@ -133,9 +133,13 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
 def test_the_scan_starts_as_published(name):
     model = timm.create_model(name)
     for mixer in mixers(model):
+        assert (mixer.D == 1).all()
+        if isinstance(mixer, SSD2D):
+            assert (mixer.A_log == 0).all()
+            assert 0 <= mixer.dt_bias.min() < mixer.dt_bias.max() <= 0.1
+            continue
         states = torch.arange(1.0, mixer.d_state + 1)
         torch.testing.assert_close(mixer.A_log.exp(), states.expand_as(mixer.A_log))
-        assert (mixer.D == 1).all()
         steps = torch.nn.functional.softplus(
             mixer.dt_bias if "vim" not in name else mixer.dt_bias[:1]
         )
@@ -178,6 +182,27 @@ def test_bf16_follows_float32(name):
         ours = model(image)
     with torch.no_grad():
         torch.testing.assert_close(ours.float(), model(image), rtol=0.1, atol=0.05)
+
+
+def test_mamba_2_in_vmamba_takes_a_gate_and_a_bias():
+    args = {"depths": (1,), "dims": (16,), "gated": True, "conv_bias": True}
+    model = timm.create_model("test_vmamba_m2", **args)
+    (mixer,) = mixers(model)
+    model(torch.randn(2, 3, 32, 48)).square().sum().backward()
+    assert mixer.in_proj.out_features == 32
+    assert all(p.grad.abs().sum() > 0 for p in mixer.parameters())
+
+
+def test_vmamba_names_the_mixers():
+    with pytest.raises(
+        ValueError, match=r"mixer='mamba' is unknown; choose from \['ss2d', 'ssd2d'"
+    ):
+        timm.create_model("test_vmamba", mixer="mamba")
+
+
+def test_the_heads_of_mamba_2_must_divide_the_channels():
+    with pytest.raises(ValueError, match="heads=2 must divide the 27 inner channels"):
+        SSD2D(18, expand=1.5)
 
 
 def test_vim_takes_any_size_and_the_built_one_unchanged():

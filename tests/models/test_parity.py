@@ -52,12 +52,22 @@ VARIANTS = {
         {**VMAMBA_TEST, **VMAMBA_V0, "overlapping": False, "num_classes": 10},
     ),
     "vmamba_tiny_v0": ("vmamba_tiny_v0", {}),
+    "vmamba_m2_test": (
+        "test_vmamba_m2",
+        {
+            "depths": (1, 1, 1),
+            "dims": (32, 64, 128),
+            "mlp_ratio": 4.0,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+    ),
 }
 
 
 def load(name, tmp_path):
     """Our model with the filled official file, in float64."""
-    timm_name, args = VARIANTS[name]
+    timm_name, args = VARIANTS.get(name, (name, {}))
     torch.save({"model": filled_state(name)}, tmp_path / "official.pth")
     overlay = {"file": str(tmp_path / "official.pth"), "num_classes": args.get("num_classes", 1000)}
     model = timm.create_model(timm_name, pretrained=True, pretrained_cfg_overlay=overlay, **args)
@@ -112,6 +122,16 @@ def test_outputs_equal_the_official_ones(name, tmp_path):
         assert_close(model(input_of(manifest)), recorded["logits"], "logits")
 
 
+def test_the_logits_of_mamba_2_have_the_official_statistics(tmp_path):
+    # of this size no arrays were recorded
+    manifest = read_manifest("vmamba_tiny_m2")
+    with torch.no_grad():
+        logits = load("vmamba_tiny_m2", tmp_path)(input_of(manifest))
+    ours = {"mean": logits.mean(), "std": logits.std(), "absmax": logits.abs().max()}
+    for name, value in ours.items():
+        assert value.item() == pytest.approx(manifest["checks"]["logits"][name], rel=TOLERANCE)
+
+
 def our_gradient(name, key, model):
     """Gradient in the official shape: number the official entries and see where each one goes."""
     state = {k: torch.zeros_like(v) for k, v in filled_state(name).items()}
@@ -128,7 +148,7 @@ def our_gradient(name, key, model):
 
 
 @pytest.mark.parametrize(
-    "name", ["vim_test", "vmamba_test", "vmamba_ln_test", "vmamba_v0_even_test"]
+    "name", ["vim_test", "vmamba_test", "vmamba_ln_test", "vmamba_v0_even_test", "vmamba_m2_test"]
 )
 def test_gradients_equal_the_official_ones(name, tmp_path):
     manifest, recorded = read_manifest(name), np.load(HERE / f"{name}.npz")

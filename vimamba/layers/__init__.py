@@ -3,10 +3,12 @@
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D
+from vimamba.layers.ssd2d import SSD2D
 from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
 
 __all__ = [
     "SS2D",
+    "SSD2D",
     "MambaMixer",
     "PatchEmbed",
     "RotaryEmbed",

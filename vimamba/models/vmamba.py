@@ -1,7 +1,8 @@
 """VMamba (Liu et al. 2024, arXiv:2401.10166): a four-stage pyramid of SS2D blocks.
 
 Two generations share this file. The first (`*_v0`) patchifies, merges patches and gates a 16-state
-scan without MLPs; the second (`*_s<ratio>l<depth>`) uses strided convolutions, one state and MLPs.
+scan without MLPs; the second (`*_s<ratio>l<depth>`) uses strided convolutions, one state and MLPs,
+and (`*_m2`) Mamba-2's scan with 64 states.
 
 Official code: https://github.com/MzeroMiko/VMamba (MIT)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
@@ -25,7 +26,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, check_fit, load_official, rename_keys, unwrap
-from vimamba.layers import SS2D
+from vimamba.layers import SS2D, SSD2D
 
 __all__ = ["VMamba"]
 
@@ -89,14 +90,14 @@ class PatchMerging(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """Pre-norm residual block: SS2D, then an MLP (if `mlp_ratio` is not 0)."""
+    """Pre-norm residual block: a mixer, then an MLP (if `mlp_ratio` is not 0)."""
 
     def __init__(
-        self, dim: int, *, mlp_ratio: float, drop_path: float, dd: dict[str, Any], **mixer: Any
+        self, dim: int, mixer: nn.Module, *, mlp_ratio: float, drop_path: float, **dd: Any
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, **dd)
-        self.mixer = SS2D(dim, **mixer, **dd)
+        self.mixer = mixer
         self.drop_path = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
         self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
@@ -127,6 +128,9 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
+_MIXERS = {"ss2d": SS2D, "ssd2d": SSD2D}
+
+
 class VMamba(nn.Module):
     """VMamba backbone with a classifier.
 
@@ -134,6 +138,7 @@ class VMamba(nn.Module):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage.
+        mixer: "ss2d", the scan of Mamba, or "ssd2d", that of Mamba-2.
         scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
         d_state: States per channel of the scan.
         expand: Inner channels of the mixer over channels.
@@ -155,6 +160,7 @@ class VMamba(nn.Module):
         *,
         depths: tuple[int, ...] = (2, 2, 8, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
+        mixer: str = "ss2d",
         scan_order: str = "cross",
         d_state: int = 1,
         expand: float = 1.0,
@@ -171,12 +177,14 @@ class VMamba(nn.Module):
         super().__init__()
         if len(depths) != len(dims):
             raise ValueError(f"depths={depths} and dims={dims} must name the same stages")
+        if mixer not in _MIXERS:
+            raise ValueError(f"mixer={mixer!r} is unknown; choose from {list(_MIXERS)}")
         dd = {"device": device, "dtype": dtype}
         num_classes = 0 if stage_norm else num_classes
         self.in_chans, self.num_classes = in_chans, num_classes
         self.num_features = self.head_hidden_size = dims[-1]
         self.output_fmt = "NHWC"
-        mixer = {
+        scan: dict[str, Any] = {
             "scan_order": scan_order,
             "d_state": d_state,
             "expand": expand,
@@ -191,7 +199,13 @@ class VMamba(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
         for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
             blocks = [
-                VSSBlock(dim, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd, **mixer)
+                VSSBlock(
+                    dim,
+                    _MIXERS[mixer](dim, **scan, **dd),
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rate,
+                    **dd,
+                )
                 for rate in stage_rates  # type: ignore[union-attr]
             ]
             between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
@@ -225,7 +239,7 @@ class VMamba(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, SS2D):
+            if isinstance(module, SS2D | SSD2D):
                 module.reset_parameters()
 
     def no_weight_decay(self) -> set[str]:
@@ -338,7 +352,7 @@ _OFFICIAL_KEYS = {
     r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
     r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
     r"patch_embed\.7\.(.*)": r"stem.norm2.\1",
-    _MIXER + r"conv2d\.(.*)": r"stages.\1.blocks.\2.mixer.conv.\3",
+    _MIXER + r"conv2d\.(?:1\.)?(.*)": r"stages.\1.blocks.\2.mixer.conv.\3",
     _MIXER + r"x_proj_weight": r"stages.\1.blocks.\2.mixer.x_proj.weight",
     _MIXER + r"dt_projs_weight": r"stages.\1.blocks.\2.mixer.dt_proj",
     _MIXER + r"dt_projs_bias": r"stages.\1.blocks.\2.mixer.dt_bias",
@@ -364,7 +378,9 @@ def _from_official(state_dict: StateDict) -> StateDict:
         if leaf == "dt_proj":
             state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
         elif leaf in ("A_log", "D"):
-            state[key] = value.unflatten(0, (_OFFICIAL_PATHS, -1))
+            # Mamba-2's have the axis already
+            apart = value.shape[0] == _OFFICIAL_PATHS
+            state[key] = value if apart else value.unflatten(0, (_OFFICIAL_PATHS, -1))
         elif key.endswith("x_proj.weight"):
             state[key] = value.flatten(0, 1)
         elif "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
@@ -422,7 +438,10 @@ default_cfgs = generate_default_cfgs(
         "vmamba_tiny_v0.in1k": _cfg("vssmtiny_dp01_ckpt_epoch_292.pth", "82.2", "%23v0cls"),
         "vmamba_small_v0.in1k": _cfg("vssmsmall_dp03_ckpt_epoch_238.pth", "83.5", "%23v0cls"),
         "vmamba_base_v0.in1k": _cfg("vssmbase_dp06_ckpt_epoch_241.pth", "83.7", "%23v0cls"),
+        "vmamba_tiny_m2.untrained": _cfg(),
+        "vmamba_small_m2.untrained": _cfg(),
         "test_vmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+        "test_vmamba_m2.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )
 
@@ -451,6 +470,7 @@ _V0: dict[str, Any] = {
     "conv_bias": True,
     "overlapping": False,
 }
+_M2: dict[str, Any] = {"mixer": "ssd2d", "d_state": 64}
 
 
 @register_model
@@ -520,7 +540,26 @@ def vmamba_base_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
 
 
 @register_model
+def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-T with Mamba-2's scan, 4 blocks in stage 3: 25.3 M parameters; no weights."""
+    return _create("vmamba_tiny_m2", pretrained, **{"depths": (2, 2, 4, 2), **_M2, **kwargs})
+
+
+@register_model
+def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """VMamba-S with Mamba-2's scan, 12 blocks in stage 3: 39.1 M parameters; no weights."""
+    return _create("vmamba_small_m2", pretrained, **{"depths": (2, 2, 12, 2), **_M2, **kwargs})
+
+
+@register_model
 def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """A very small VMamba for tests; no weights."""
     args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "mlp_ratio": 2.0}
     return _create("test_vmamba", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_vmamba_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
+    """`test_vmamba` with Mamba-2's scan; no weights."""
+    args = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "mlp_ratio": 2.0, **_M2}
+    return _create("test_vmamba_m2", pretrained, **{**args, "d_state": 8, **kwargs})

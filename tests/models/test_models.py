@@ -118,6 +118,7 @@ def test_layer_groups_run_from_the_stem_to_the_head(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_made_on_meta_starts_as_any_other(name):
+    torch.manual_seed(0)
     model = timm.create_model(name, device="meta").to_empty(device="cpu")
     with torch.no_grad():
         for p in model.parameters():
@@ -126,7 +127,9 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
     twin = timm.create_model(name)
     for (key, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert p.isfinite().all(), key
-        torch.testing.assert_close(p.std(correction=0), q.std(correction=0), rtol=0.4, atol=2e-3)
+        # the spread of a few random numbers is itself random
+        rtol = 0.4 + 3 * p.numel() ** -0.5
+        torch.testing.assert_close(p.std(correction=0), q.std(correction=0), rtol=rtol, atol=2e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -19,7 +19,9 @@ def model_table() -> str:
         if row["name"].startswith("test_"):
             continue
         top1 = "-" if row["top1"] is None else f"{row['top1']:.1f}"
-        licence = row["license"] + ("" if row["pretrained"] else " (not hosted: load a file)")
+        licence = row["license"]
+        if not row["pretrained"]:
+            licence = "none published" if row["top1"] is None else f"{licence} (load a file)"
         lines.append(f"| `{row['name']}` | {row['params'] / 1e6:.1f} | {top1} | {licence} |")
     return "\n".join(lines)
 

@@ -2,8 +2,7 @@
 
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
-from vimamba.layers.ss2d import SS2D
-from vimamba.layers.ssd2d import SSD2D
+from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer
 from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
 
 __all__ = [
@@ -12,6 +11,7 @@ __all__ = [
     "MambaMixer",
     "PatchEmbed",
     "RotaryEmbed",
+    "ScanMixer",
     "SimplePyramid",
     "insert_class_token",
     "to_pair",

@@ -1,7 +1,10 @@
-"""SS2D: a selective state space over an image, along any scan order (VMamba, arXiv:2401.10166).
+"""Mixers of image tokens: a convolution, a state space along a scan order's paths, a norm.
 
 The tokens stay where they are: the scan walks the path table, so an order costs no copy. One
 projection makes the step sizes, B and C of all paths at once, since they read the same tokens.
+
+    SS2D   the scan of Mamba: a decay for every channel and state (VMamba, arXiv:2401.10166)
+    SSD2D  that of Mamba-2: one for every head of channels, which affords many more states
 
 Sizes: N batch, H and W grid, L = H * W tokens, C channels, D = expand * C, K paths, S states.
 """
@@ -12,15 +15,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.layers.ssm import (
-    init_state_decay_,
-    init_step_bias_,
-    init_step_projection_,
-)
+from vimamba.layers.ssm import init_state_decay_, init_step_bias_, init_step_projection_
 from vimamba.scan_orders import num_paths
 
 
-class SS2D(nn.Module):
+class ScanMixer(nn.Module):
+    """What these mixers have in common: all but the scan.
+
+    Args:
+        dim: C.
+        inner: D.
+        act: Activation after the convolution, and of the gate.
+        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        gated: Multiply the normed output by an activated gate.
+        conv_bias: Give the depthwise convolution a bias.
+        dd: Device and dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        inner: int,
+        act: nn.Module,
+        *,
+        scan_order: str,
+        gated: bool,
+        conv_bias: bool,
+        dd: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.scan_order = scan_order
+        self.num_paths = num_paths(scan_order)
+        self.gated = gated
+        self.in_proj = nn.Linear(dim, 2 * inner if gated else inner, bias=False, **dd)
+        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias, **dd)
+        self.act = act
+        self.out_norm = nn.LayerNorm(inner, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        height, width = x.shape[1], x.shape[2]
+        x = self.in_proj(x)
+        gate = x
+        if self.gated:
+            x, gate = x.chunk(2, dim=-1)
+        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        paths = torch.ops.vimamba.scan_paths(x, self.scan_order, height, width)
+        y = self.out_norm(self.scan(x.flatten(1, 2), paths))
+        y = y.unflatten(1, (height, width))
+        if self.gated:
+            y = y * self.act(gate)
+        return self.out_proj(y)
+
+    def scan(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Start the parameters of the scan; the other layers start themselves."""
+        raise NotImplementedError
+
+
+class SS2D(ScanMixer):
     """Mix image tokens with one selective scan per path and add the results up.
 
     Args:
@@ -47,18 +104,13 @@ class SS2D(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
-        self.scan_order = scan_order
-        self.num_paths = num_paths(scan_order)
+        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dd": dd}
+        super().__init__(dim, inner, nn.SiLU(), **shell)
         self.d_state = d_state
         self.dt_rank = dt_rank or math.ceil(dim / 16)
-        self.gated = gated
 
-        self.in_proj = nn.Linear(dim, 2 * inner if gated else inner, bias=False, **dd)
-        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias, **dd)
-        self.act = nn.SiLU()
         rows = self.num_paths * (self.dt_rank + 2 * d_state)
         self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
         self.dt_proj = nn.ModuleList(
@@ -67,8 +119,6 @@ class SS2D(nn.Module):
         self.dt_bias = nn.Parameter(torch.empty(self.num_paths, inner, **dd))
         self.A_log = nn.Parameter(torch.empty(self.num_paths, inner, d_state, **dd))
         self.D = nn.Parameter(torch.empty(self.num_paths, inner, **dd))
-        self.out_norm = nn.LayerNorm(inner, **dd)
-        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -79,21 +129,6 @@ class SS2D(nn.Module):
         init_step_bias_(self.dt_bias)
         init_state_decay_(self.A_log)
         nn.init.ones_(self.D)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H, W, C)."""
-        height, width = x.shape[1], x.shape[2]
-        x = self.in_proj(x)
-        gate = x
-        if self.gated:
-            x, gate = x.chunk(2, dim=-1)
-        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order, height, width)
-        y = self.out_norm(self.scan(x.flatten(1, 2), paths))
-        y = y.unflatten(1, (height, width))
-        if self.gated:
-            y = y * self.act(gate)
-        return self.out_proj(y)
 
     def scan(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
@@ -116,3 +151,81 @@ class SS2D(nn.Module):
             True,
             "auto",
         )
+
+
+class SSD2D(ScanMixer):
+    """Mix image tokens with one scan of scalar decays per path and add the results up.
+
+    The D channels stand in R heads of P; the step sizes, one per head, need no projection of their
+    own.
+
+    Args:
+        dim: C.
+        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        d_state: S.
+        expand: D / C.
+        heads: R; C / 16 rounded up if None.
+        gated: Multiply the normed output by a GELU gate.
+        conv_bias: Give the depthwise convolution a bias.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        scan_order: str = "cross",
+        d_state: int = 64,
+        expand: float = 1.0,
+        heads: int | None = None,
+        gated: bool = False,
+        conv_bias: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        inner = int(expand * dim)
+        heads = heads or math.ceil(dim / 16)
+        if inner % heads:
+            raise ValueError(f"heads={heads} must divide the {inner} inner channels")
+        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dd": dd}
+        super().__init__(dim, inner, nn.GELU(), **shell)
+        self.d_state = d_state
+        self.heads = heads
+
+        rows = self.num_paths * (heads + 2 * d_state)
+        self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
+        self.dt_bias = nn.Parameter(torch.empty(self.num_paths, heads, **dd))
+        self.A_log = nn.Parameter(torch.empty(self.num_paths, heads, **dd))
+        self.D = nn.Parameter(torch.empty(self.num_paths, heads, inner // heads, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start the parameters of the scan; the other layers start themselves."""
+        self.x_proj.reset_parameters()
+        nn.init.uniform_(self.dt_bias, 0.0, 0.1)
+        nn.init.zeros_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def scan(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
+        projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.heads + 2 * self.d_state))
+        dt, B, C = projected.transpose(1, 2).split([self.heads, self.d_state, self.d_state], dim=-1)
+        y, _ = torch.ops.vimamba.ssd(
+            u.unflatten(-1, (self.heads, -1)),
+            dt,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            None,
+            self.dt_bias,
+            True,
+            None,
+            None,
+            paths,
+            True,
+            False,
+            "auto",
+        )
+        return y.flatten(-2)

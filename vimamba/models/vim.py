@@ -21,7 +21,7 @@ from timm.layers import (
     trunc_normal_,
 )
 from timm.layers.helpers import get_device_dtype
-from timm.models import build_model_with_cfg, checkpoint, generate_default_cfgs, register_model
+from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from timm.models._input import update_model_input_size
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ from vimamba.layers import (
     insert_class_token,
     to_pair,
 )
+from vimamba.models._builder import build_model
 from vimamba.scan_orders import num_paths
 
 __all__ = ["VisionMamba"]
@@ -522,19 +523,9 @@ default_cfgs = generate_default_cfgs(
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
     depth = kwargs.get("depth", 24)
     quarters = sorted({math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)})
-    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else tuple(quarters)
-    if kwargs.get("features_only"):
-        kwargs.setdefault("num_classes", 0)
-    if overlay := kwargs.get("pretrained_cfg_overlay"):
-        kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
-    return build_model_with_cfg(
-        VisionMamba,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
-        **kwargs,
-    )
+    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters
+    options = {"filter_fn": checkpoint_filter_fn, "features": out_indices}
+    return build_model(VisionMamba, variant, pretrained, **options, **kwargs)
 
 
 @register_model

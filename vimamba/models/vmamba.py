@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import (
-    build_model_with_cfg,
     checkpoint_seq,
     generate_default_cfgs,
     register_model,
@@ -26,7 +25,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, check_fit, load_official, rename_keys, unwrap
-from vimamba.layers import SS2D, SSD2D
+from vimamba.layers import SS2D, SSD2D, ScanMixer
+from vimamba.models._builder import build_model
 
 __all__ = ["VMamba"]
 
@@ -239,7 +239,7 @@ class VMamba(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         for module in self.modules():
-            if isinstance(module, SS2D | SSD2D):
+            if isinstance(module, ScanMixer):
                 module.reset_parameters()
 
     def no_weight_decay(self) -> set[str]:
@@ -447,18 +447,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    if kwargs.get("features_only"):
-        kwargs.setdefault("num_classes", 0)
-    if overlay := kwargs.get("pretrained_cfg_overlay"):
-        kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
-    return build_model_with_cfg(
-        VMamba,
-        variant,
-        pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **kwargs,
-    )
+    options = {"filter_fn": checkpoint_filter_fn, "features": (0, 1, 2, 3)}
+    return build_model(VMamba, variant, pretrained, **options, **kwargs)
 
 
 _BASE_DIMS = (128, 256, 512, 1024)

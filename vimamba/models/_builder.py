@@ -1,0 +1,48 @@
+"""What every family's entry points do with timm's builder."""
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from timm.models import build_model_with_cfg
+from torch import nn
+
+from vimamba.checkpoints import FilterFn
+
+ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+def build_model(
+    model_cls: type[ModelT],
+    variant: str,
+    pretrained: bool,
+    *,
+    filter_fn: FilterFn,
+    features: Sequence[int],
+    **kwargs: Any,
+) -> ModelT:
+    """Build a registered model, and with `features_only` the extractor of its feature maps.
+
+    A file or address that the user gives is read by the model's own `load_pretrained`, which is
+    strict and runs no code of the file.
+
+    Args:
+        model_cls: The family's class.
+        variant: Registered name.
+        pretrained: Load the weights of the pretrained config.
+        filter_fn: Adapts official weights.
+        features: Indices for `features_only` where the user gives no `out_indices`.
+        **kwargs: The model's arguments and those of timm's `create_model`.
+    """
+    if kwargs.get("features_only"):
+        kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
+    if overlay := kwargs.get("pretrained_cfg_overlay"):
+        kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
+    return build_model_with_cfg(
+        model_cls,
+        variant,
+        pretrained,
+        pretrained_filter_fn=filter_fn,
+        # maps in NCHW, whatever the model computes in
+        feature_cfg={"out_indices": tuple(features), "feature_cls": "getter"},
+        **kwargs,
+    )

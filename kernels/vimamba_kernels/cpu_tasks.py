@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# as in selective_scan/cpu_math.py, which cannot be imported without numba
+# as in cpu_math.py, which cannot be imported without numba
 MAX_WIDTH, ROW = 96, 112
 
 

@@ -140,8 +140,8 @@ def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
-    from vimamba_kernels import cpu_tasks
-    from vimamba_kernels.selective_scan import cpu_forward, cpu_math
+    from vimamba_kernels import cpu_math, cpu_tasks
+    from vimamba_kernels.selective_scan import cpu_forward
 
     class Unwritable:
         py_func = staticmethod(cpu_forward.forward_one.py_func)
@@ -156,7 +156,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
 
 
 def test_a_missing_cache_directory_does_no_harm(monkeypatch):
-    from vimamba_kernels.selective_scan import cpu_math
+    from vimamba_kernels import cpu_math
 
     njit = cpu_math.njit
 

@@ -195,8 +195,8 @@ def _kernel(direction: str, states: int) -> Callable[..., None]:
 
 
 def _compile(name: str) -> Callable[..., None]:
+    from vimamba_kernels.cpu_math import without_cache
     from vimamba_kernels.selective_scan import cpu_backward, cpu_forward
-    from vimamba_kernels.selective_scan.cpu_math import without_cache
 
     if name.startswith("forward"):
         kernel, signature = getattr(cpu_forward, name), cpu_forward.FORWARD_SIGNATURE

@@ -14,8 +14,7 @@ from typing import Any
 
 from numba import int32, types
 
-from vimamba_kernels.selective_scan.cpu_forward import COMMON, FLOATS
-from vimamba_kernels.selective_scan.cpu_math import (
+from vimamba_kernels.cpu_math import (
     FOUR,
     LN2,
     LOG2E,
@@ -36,6 +35,7 @@ from vimamba_kernels.selective_scan.cpu_math import (
     softplus,
     use_wide_vectors,
 )
+from vimamba_kernels.selective_scan.cpu_forward import COMMON, FLOATS
 
 # rows of a task
 GW, GDT, DY, BIAS, SKIP, DD, DBIAS = (

@@ -20,7 +20,7 @@ from typing import Any
 
 from numba import boolean, float32, int32, types, uint64
 
-from vimamba_kernels.selective_scan.cpu_math import (
+from vimamba_kernels.cpu_math import (
     FOUR,
     LOG2E,
     ONE,

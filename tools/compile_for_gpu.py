@@ -32,7 +32,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from vimamba_kernels.selective_scan import fused, fused_kernels
+from vimamba_kernels.selective_scan import fused
 
 TARGETS = {
     **{f"sm_{generation}": GPUTarget("cuda", generation, 32) for generation in (80, 90, 100, 120)},
@@ -76,6 +76,20 @@ CASES = {
     "vmamba_t_4": Case(128, 4, 49, 768, 1),
     "vim_s_1248": Case(1, 2, 6085, 768, 16, gate=True),
     "vmamba_t_1_1024": Case(1, 4, 65536, 96, 1),
+}
+# what else the launcher distinguishes: dtypes, ragged ends, options, numbers of states
+VARIANTS = {
+    "float32": Case(2, 2, 200, 768, 16, gate=True, dtype=torch.float32),
+    "float16": Case(128, 4, 784, 192, 1, dtype=torch.float16),
+    "ragged": Case(2, 2, 101, 100, 5, gate=True, missing=3),
+    "ragged_float32": Case(64, 4, 101, 100, 1, dtype=torch.float32, missing=3),
+    "separate": Case(4, 4, 49, 768, 1, gate=True, merge=False),
+    "groups": Case(4, 4, 196, 384, 8, groups=4, shared_u=False),
+    "one_path": Case(64, 1, 196, 384, 16, gate=True),
+    "bare": Case(4, 2, 64, 128, 2, softplus=False, parameters=False),
+    "thirty_two_states": Case(4, 2, 196, 128, 32),
+    "half_a_block": Case(4, 4, 784, 192, 16),
+    "sixty_four_states": Case(4, 4, 196, 128, 64),
 }
 
 
@@ -172,7 +186,7 @@ def record(
 
 def specialise(launch: Launch) -> tuple[tuple[str, str], ...]:
     """Each parameter's type, or how it is fixed, as Triton specialises the call."""
-    return tuple(_specialise(launch, p) for p in getattr(fused_kernels, launch.kernel).params)
+    return tuple(_specialise(launch, p) for p in fused.kernel(launch.kernel).params)
 
 
 def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
@@ -193,7 +207,7 @@ def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
 @functools.cache
 def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target: str) -> Compiled:
     """Compile a kernel for a name in `TARGETS`, with parameters as `specialise` gives them."""
-    function = getattr(fused_kernels, kernel)
+    function = fused.kernel(kernel)
     names = [name for name, _ in parameters]
     constants, signature, attributes = {}, {}, {}
     for i, (name, kind) in enumerate(parameters):
@@ -349,11 +363,12 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", choices=TARGETS, default="sm_90")
-    parser.add_argument("--case", choices=CASES, action="append")
+    cases = CASES | VARIANTS
+    parser.add_argument("--case", choices=cases, action="append", help="default: models' sizes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     for name in options.case or CASES:
-        report(name, CASES[name], options.target)
+        report(name, cases[name], options.target)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The selective scan on a GPU: sizes and launches of the Triton kernels in fused_kernels.py.
+"""The selective scan on a GPU: sizes and launches of the Triton kernels.
+
+The kernels are in fused_forward.py and fused_backward.py.
 
 Three ways to cut the work, chosen by the number of programs that they give:
 
@@ -46,17 +48,26 @@ class Plan(NamedTuple):
 
 
 def forward_block(states: int, width: int) -> tuple[int, int]:
-    """Channels of a program and steps loaded together, forward, for groups of `width` channels."""
+    """Channels of a program and steps loaded together, forward, for groups of `width` channels.
+
+    With 128 channels a warp keeps all states of a channel in one lane. With 64 Triton spreads 16
+    states over lanes and pays for shuffles at every step.
+    """
     if states == 1:
-        return (32 if width % 64 else 64), 8
+        return (128, 4) if width % 128 == 0 else (64, 8) if width % 64 == 0 else (32, 8)
     if states <= 16:
-        return 128, 2
-    return (64, 2) if states <= 32 else (32, 2)
+        return 128, 16 // (1 << (states - 1).bit_length())
+    return (64, 1) if states <= 32 else (32, 1)
 
 
 def backward_block(states: int, width: int) -> tuple[int, int]:
-    """Channels of a program and steps loaded together, backward, for groups of `width` channels."""
-    return (64 if states == 1 and width % 128 else 128), 4
+    """Channels of a program and steps loaded together, backward, for groups of `width` channels.
+
+    128 channels by 4 steps just fit into the registers, where rows are aligned.
+    """
+    if states == 1:
+        return (128 if width % 128 == 0 else 64), 4
+    return (128 if width % 16 == 0 else 64), 4
 
 
 def choose_plan(
@@ -321,15 +332,18 @@ def _processors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
+def kernel(name: str) -> Any:
+    """A kernel of fused_forward.py or fused_backward.py; Triton is imported with the first."""
+    from vimamba_kernels.selective_scan import fused_backward, fused_forward
+
+    return getattr(fused_forward, name, None) or getattr(fused_backward, name)
+
+
 def _launch(name: str, programs: int, **arguments: Any) -> None:
     if programs == 0:
         return
-    # Triton is imported with the first kernel that runs
-    from vimamba_kernels.selective_scan import fused_kernels
-
-    kernel = getattr(fused_kernels, name)
     # one warp for a program: sums over channels then need no barrier
-    kernel[(programs,)](**arguments, num_warps=1, enable_fp_fusion=True)
+    kernel(name)[(programs,)](**arguments, num_warps=1, enable_fp_fusion=True)
 
 
 def _walks(scan: _Scan, mode: str, segments: int) -> list[dict[str, int]]:
@@ -447,13 +461,13 @@ def _scan_backward(
     target = _target(scan, plan, _is_shared(u) and scan.k > 1, u.dtype)
     ddelta, dB, dC = scan.new_rows(delta), scan.new_rows(B), scan.new_rows(C)
     own = (scan.batch, scan.k, segments)
-    dA = scan.new((*own, scan.states, sizes["D"])).zero_()
-    carry = _enter_segments(scan, plan, grad, z) if segments > 1 else torch.zeros_like(dA)
-    dskip = None if inputs["skip"] is None else scan.new((*own, sizes["D"]))
-    dbias = None if inputs["bias"] is None else scan.new((*own, sizes["D"]))
+    sums = scan.new((*own, scan.states + 2, sizes["D"])).zero_()
+    if segments > 1:
+        carry = _enter_segments(scan, plan, grad, z)
+    else:
+        carry = scan.new((*own, scan.states, sizes["D"])).zero_()
     padded = -(-scan.steps // plan.unroll) * plan.unroll
-    partial = scan.new((2, scan.batch, scan.k, blocks, padded, scan.states))
-    results = {"du": target.out, "ddelta": ddelta, "dA": dA, "dskip": dskip, "dbias": dbias}
+    partial = scan.new((scan.batch, scan.k, blocks, padded, scan.states, 2))
     for walk in _walks(scan, target.mode, segments):
         _launch(
             "scan_backward",
@@ -464,9 +478,10 @@ def _scan_backward(
             states=states,
             carry=carry,
             total=target.total,
-            **results,
-            dB=partial[0],
-            dC=partial[1],
+            du=target.out,
+            ddelta=ddelta,
+            sums=sums,
+            partial=partial,
             **sizes,
             **scan.flags,
             **cut,
@@ -476,14 +491,16 @@ def _scan_backward(
             MERGE=target.mode,
         )
     _sum_weights(scan, partial, dB, dC)
+    # one sum each: an operator must not return views of one tensor
+    dA, dskip, dbias = (t.sum((0, 2)) for t in sums.split_with_sizes((scan.states, 1, 1), dim=3))
     return (
         target.sum().to(u.dtype).view(u.shape),
         ddelta,
-        dA.sum((0, 2)).transpose(1, 2),
+        dA.transpose(1, 2),
         dB,
         dC,
-        None if dskip is None else dskip.sum((0, 2)),
-        None if dbias is None else dbias.sum((0, 2)),
+        None if inputs["skip"] is None else dskip.squeeze(1),
+        None if inputs["bias"] is None else dbias.squeeze(1),
     )
 
 
@@ -494,15 +511,14 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
     _launch(
         "sum_weights",
         scan.batch * scan.k * groups * -(-scan.steps // rows),
-        dB_blocks=partial[0],
-        dC_blocks=partial[1],
+        partial=partial,
         paths=scan.inputs["paths"],
         dB=dB,
         dC=dC,
         **{name: scan.sizes[name] for name in ("K", "L", "T")},
-        T_padded=partial.shape[4],
+        T_padded=partial.shape[3],
         groups=groups,
-        per_group=partial.shape[3] // groups,
+        per_group=partial.shape[2] // groups,
         N=scan.states,
         ROWS=rows,
     )

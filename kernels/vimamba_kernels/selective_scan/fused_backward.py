@@ -1,0 +1,309 @@
+"""Triton kernels of the selective scan's backward pass; fused.py launches them.
+
+B and C of a step are shared by a block of channels. Their gradients are summed over it inside the
+program and leave it as one partial sum for each block; `sum_weights` adds these up. fused_steps.py
+says how the kernels work.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false
+
+import triton
+import triton.language as tl
+
+from vimamba_kernels.selective_scan.fused_steps import (
+    LN2,
+    load_parameter,
+    load_row,
+    load_tokens,
+    locate,
+    mask_by,
+    sigmoid,
+    softplus_and_slope,
+    store_row,
+)
+
+
+@triton.jit
+def _fold(x, y):
+    """Half of the sums of `x` and `y` (values, lanes), side by side: (2 * values, lanes / 2)."""
+    VALUES: tl.constexpr = x.shape[0]
+    HALF: tl.constexpr = x.shape[1] // 2
+    x = tl.sum(tl.reshape(x, (VALUES, 2, HALF)), axis=1)
+    y = tl.sum(tl.reshape(y, (VALUES, 2, HALF)), axis=1)
+    first = tl.arange(0, 2)[None, :, None] == 0
+    return tl.reshape(tl.where(first, x[:, None, :], y[:, None, :]), (2 * VALUES, HALF))
+
+
+@triton.jit
+def _sums(rows, BLOCK: tl.constexpr):
+    """Sums of eight rows, in the order 0, 4, 2, 6, 1, 5, 3, 7.
+
+    Every level of the tree adds up two rows in the two halves of the warp, which takes half of the
+    shuffles that one row after the other would.
+    """
+    lanes = ()
+    for i in tl.static_range(8):
+        # first what a lane holds itself
+        row = tl.sum(tl.reshape(rows[i], (32, BLOCK // 32)), axis=1)
+        lanes = lanes + (tl.reshape(row, (1, 32)),)
+    a = _fold(_fold(lanes[0], lanes[1]), _fold(lanes[2], lanes[3]))
+    b = _fold(_fold(lanes[4], lanes[5]), _fold(lanes[6], lanes[7]))
+    return tl.sum(_fold(a, b), axis=1)
+
+
+@triton.jit
+def _one_state(
+    A,
+    states,
+    carry,
+    dA,
+    B,
+    C,
+    partial,
+    tokens,
+    dts,
+    writes,
+    gys,
+    dwrites,
+    ddts,
+    inside,
+    N: tl.constexpr,
+    SKIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One of the N states through four steps, there and back; pointers are that state's.
+
+    Returns the gradients of dt * u and of dt * log2(e), with this state's share added.
+    """
+    decay = tl.load(A, mask=inside, other=0.0)
+    h = tl.load(states, mask=inside, other=0.0)
+    g = tl.load(carry, mask=inside, other=0.0)
+    a_sum = tl.load(dA, mask=inside, other=0.0)
+    Bs, Cs = (), ()
+    for j in tl.static_range(4):
+        if SKIPS:
+            Bs = Bs + (tl.load(B + tokens[j] * N, mask=tokens[j] >= 0, other=0.0).to(tl.float32),)
+            Cs = Cs + (tl.load(C + tokens[j] * N, mask=tokens[j] >= 0, other=0.0).to(tl.float32),)
+        else:
+            Bs = Bs + (tl.load(B + tokens[j] * N).to(tl.float32),)
+            Cs = Cs + (tl.load(C + tokens[j] * N).to(tl.float32),)
+    decays, kepts, sums = (), (), ()
+    for j in tl.static_range(4):
+        a = tl.exp2(decay * dts[j])
+        kept = a * h
+        h = kept + writes[j] * Bs[j]
+        decays = decays + (a,)
+        kepts = kepts + (kept,)
+        sums = sums + (h * gys[j],)
+    new_dwrites, new_ddts = (), ()
+    for j in tl.static_range(3, -1, -1):
+        g += gys[j] * Cs[j]
+        q = g * kepts[j]
+        a_sum += dts[j] * q
+        new_dwrites = (dwrites[j] + g * Bs[j],) + new_dwrites
+        new_ddts = (ddts[j] + decay * q,) + new_ddts
+        sums = sums + (g * writes[j],)
+        g *= decays[j]
+    # dC of the four steps in their order, then dB in the reverse order; dB comes first in memory
+    i = tl.arange(0, 8)
+    i = (i & 1) * 4 + (i & 2) + (i >> 2)
+    j = tl.where(i < 4, i, 7 - i)
+    tl.store(partial + j * N * 2 + (i < 4).to(tl.int32), _sums(sums, BLOCK))
+    tl.store(carry, g, mask=inside)
+    tl.store(dA, a_sum, mask=inside)
+    return new_dwrites, new_ddts
+
+
+@triton.jit
+def _load_rows(pointers, tokens, D, inside, SKIPS: tl.constexpr, UNROLL: tl.constexpr):
+    rows = ()
+    for j in tl.static_range(UNROLL):
+        rows = rows + (load_row(pointers, tokens[j], D, inside, SKIPS),)
+    return rows
+
+
+@triton.jit(do_not_specialize=["path_first"])
+def scan_backward(
+    grad,
+    u,
+    delta,
+    A,
+    B,
+    C,
+    skip,
+    bias,
+    z,
+    paths,
+    states,
+    carry,
+    total,
+    du,
+    ddelta,
+    sums,
+    partial,
+    K,
+    L,
+    T,
+    D,
+    width,
+    segments,
+    segment_steps,
+    path_first,
+    path_programs,
+    path_count,
+    N: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    SHARED_U: tl.constexpr,
+    SHARED_GRAD: tl.constexpr,
+    COMPLETE: tl.constexpr,
+    TAIL: tl.constexpr,
+    EVEN: tl.constexpr,
+    MERGE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """All gradients, walking every path back by UNROLL = 4 steps, whose first states are `states`.
+
+    `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind, and is
+    overwritten. `sums` (B, K, segments, N + 2, D) takes the sums over a segment's steps of dA, dD
+    and the bias's gradient, and must be zero. `partial` (B, K, blocks, T up to a multiple of
+    UNROLL, N, 2) takes sums over a block's channels of dB and dC, by steps. Of all three a program
+    has a part for itself. MERGE is about `du` and means what it means for the output.
+    """
+    SKIPS: tl.constexpr = TAIL or not COMPLETE
+    b, k_program, segment, block, blocks, group, d, inside = locate(
+        D, width, segments, path_programs, BLOCK, EVEN
+    )
+    first = segment * segment_steps
+    last = tl.minimum(first + segment_steps, T)
+    groups = tl.cdiv(last - first, UNROLL)
+    for i in range(path_count):
+        k = path_first + k_program * path_count + i
+        bk = b * K + k
+        u_rows = u + (b if SHARED_U else bk) * L * D + d
+        grad_rows = grad + (b if SHARED_GRAD else bk) * L * D + d
+        delta_row = bk * L * D + d
+        weights = (bk * (D // width) + group) * L * N
+        row = (bk if MERGE == "rows" else b) * L * D + d
+        path = None if paths is None else paths + k * T
+        own = (bk * segments + segment) * N * D + d
+        sum_rows = sums + (bk * segments + segment) * (N + 2) * D + d
+        end = first + (groups - 1) * UNROLL
+        coming = load_tokens(path, end, last, TAIL, UNROLL)
+        for reverse in range(groups):
+            t = end - reverse * UNROLL
+            if N == 1:
+                # there are registers left to load tokens one group ahead
+                tokens = coming
+                coming = load_tokens(path, tl.maximum(t - UNROLL, first), last, TAIL, UNROLL)
+            else:
+                tokens = load_tokens(path, t, last, TAIL, UNROLL)
+            slot = (bk * tl.cdiv(T, UNROLL) + t // UNROLL) * N * D + d
+            place = ((bk * blocks + block) * tl.cdiv(T, UNROLL) * UNROLL + t) * N * 2
+            us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
+            deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
+            grads = _load_rows(grad_rows, tokens, D, inside, SKIPS, UNROLL)
+            if z is not None:
+                gates = _load_rows(z + b * L * D + d, tokens, D, inside, SKIPS, UNROLL)
+            if N == 1 and MERGE == "own":
+                earlier = mask_by(inside, k - 1) if du is not None else inside
+                olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
+            bias_row = load_parameter(bias, k * D + d, inside)
+            dts, slopes, writes, gys, dwrites, ddts = (), (), (), (), (), ()
+            for j in tl.static_range(UNROLL):
+                dt = deltas[j].to(tl.float32) + bias_row
+                if SOFTPLUS:
+                    dt, slope = softplus_and_slope(dt)
+                    if N == 1:
+                        slopes = slopes + (slope,)
+                gy = grads[j].to(tl.float32)
+                if z is not None:
+                    gate = gates[j].to(tl.float32)
+                    gy *= gate * sigmoid(gate)
+                dts = dts + (dt,)
+                writes = writes + (dt * us[j].to(tl.float32),)
+                gys = gys + (gy,)
+                dwrites = dwrites + (tl.zeros((BLOCK,), tl.float32),)
+                ddts = ddts + (tl.zeros((BLOCK,), tl.float32),)
+            for n in range(N):
+                dwrites, ddts = _one_state(
+                    A + k * N * D + n * D + d, states + slot + n * D, carry + own + n * D,
+                    sum_rows + n * D, B + weights + n, C + weights + n, partial + place + n * 2,
+                    tokens, dts, writes, gys, dwrites, ddts, inside, N, SKIPS, BLOCK,
+                )  # fmt: skip
+            if N > 1:
+                # now, or once more: registers are short in the loop over the states
+                bias_row = load_parameter(bias, k * D + d, inside)
+                us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
+                deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
+                if MERGE == "own":
+                    earlier = mask_by(inside, k - 1) if du is not None else inside
+                    olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
+            skip_row = load_parameter(skip, k * D + d, inside)
+            skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
+            bias_sum = tl.load(sum_rows + (N + 1) * D, mask=inside, other=0.0)
+            for j in tl.static_range(UNROLL):
+                x, gy = us[j].to(tl.float32), gys[j]
+                ddt = dwrites[j] * x + ddts[j] * LN2
+                if SOFTPLUS:
+                    if N == 1:
+                        ddt *= slopes[j]
+                    else:
+                        ddt *= softplus_and_slope(deltas[j].to(tl.float32) + bias_row)[1]
+                mask = mask_by(inside, tokens[j]) if SKIPS else inside
+                tl.store(ddelta + delta_row + tokens[j] * D, ddt, mask=mask)
+                value = dwrites[j] * dts[j] + skip_row * gy
+                old = None
+                if MERGE == "own":
+                    old = olds[j]
+                store_row(value, old, None, row + tokens[j] * D, mask, k, K, total, None, du, MERGE)
+                skip_sum += gy * x
+                bias_sum += ddt
+            tl.store(sum_rows + N * D, skip_sum, mask=inside)
+            tl.store(sum_rows + (N + 1) * D, bias_sum, mask=inside)
+            # `carry` and `sums` are read again by the next group
+            tl.debug_barrier()
+
+
+@triton.jit
+def sum_weights(
+    partial,
+    paths,
+    dB,
+    dC,
+    K,
+    L,
+    T,
+    T_padded,
+    groups,
+    per_group,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Add the partial sums that scan_backward left, and put them at the tokens' own places."""
+    NP: tl.constexpr = triton.next_power_of_2(N)
+    chunks = tl.cdiv(T, ROWS)
+    # a batch element, a path and a group
+    owner = (tl.program_id(0) // chunks).to(tl.int64)
+    t = tl.program_id(0) % chunks * ROWS + tl.arange(0, ROWS)
+    n = tl.arange(0, NP)
+    mask = (t < T)[:, None] & (n < N)[None, :]
+    place = owner * per_group * T_padded * N * 2 + (t * N * 2)[:, None] + n[None, :] * 2
+    b_sum = tl.zeros((ROWS, NP), tl.float32)
+    c_sum = tl.zeros((ROWS, NP), tl.float32)
+    for _ in range(per_group):
+        b_sum += tl.load(partial + place, mask=mask, other=0.0)
+        c_sum += tl.load(partial + place + 1, mask=mask, other=0.0)
+        place += T_padded * N * 2
+    token = t
+    if paths is not None:
+        k = owner // groups % K
+        token = tl.load(paths + k * T + t, mask=t < T, other=-1).to(tl.int32)
+        mask = mask & (token >= 0)[:, None]
+    place = owner * L * N + (token * N)[:, None] + n[None, :]
+    tl.store(dB + place, b_sum, mask=mask)
+    tl.store(dC + place, c_sum, mask=mask)

@@ -1,0 +1,292 @@
+"""Triton kernels of the selective scan's forward pass; fused.py launches them.
+
+`scan_forward` computes outputs or states. For paths in segments, `scan_summary` and
+`carry_segments` find the state that enters each. fused_steps.py says how they work.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from vimamba_kernels.selective_scan.fused_steps import (
+    load_parameter,
+    load_row,
+    load_tokens,
+    load_weights,
+    locate,
+    mask_by,
+    sigmoid,
+    softplus,
+    store_row,
+    token_at,
+)
+
+
+@triton.jit
+def _load_steps(
+    u,
+    delta,
+    B,
+    C,
+    z,
+    total,
+    tokens,
+    k,
+    K,
+    D,
+    n,
+    inside,
+    N: tl.constexpr,
+    FINISHES: tl.constexpr,
+    MERGE: tl.constexpr,
+    SKIPS: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """What steps at these tokens need; without C no outputs are wanted. Pointers are to token 0."""
+    us, deltas, Bs, Cs, olds, gates = (), (), (), (), (), ()
+    for j in tl.static_range(UNROLL):
+        token = tokens[j]
+        us = us + (load_row(u, token, D, inside, SKIPS),)
+        deltas = deltas + (load_row(delta, token, D, inside, SKIPS),)
+        Bs = Bs + (load_weights(B, token, n, N, SKIPS),)
+        if C is not None:
+            Cs = Cs + (load_weights(C, token, n, N, SKIPS),)
+        if MERGE == "own" and total is not None:
+            earlier = mask_by(inside, k - 1) if FINISHES else inside
+            olds = olds + (load_row(total, token, D, earlier, SKIPS),)
+        if z is not None:
+            final = mask_by(inside, k - (K - 1)) if MERGE == "own" else inside
+            gates = gates + (load_row(z, token, D, final, SKIPS),)
+    return us, deltas, Bs, Cs, olds, gates
+
+
+@triton.jit(do_not_specialize=["path_first"])
+def scan_forward(
+    u,
+    delta,
+    A,
+    B,
+    C,
+    skip,
+    bias,
+    z,
+    paths,
+    total,
+    ungated,
+    out,
+    states,
+    starts,
+    K,
+    L,
+    T,
+    D,
+    width,
+    segments,
+    segment_steps,
+    path_first,
+    path_programs,
+    path_count,
+    N: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    SHARED_U: tl.constexpr,
+    COMPLETE: tl.constexpr,
+    TAIL: tl.constexpr,
+    EVEN: tl.constexpr,
+    MERGE: tl.constexpr,
+    SPACING: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """Outputs, or the states at every SPACING-th step, or both, whichever pointers are given.
+
+    MERGE "rows": every path has rows of its own in `out`. "own": paths add up in `total` one after
+    the other, within a program or in several launches, and the last one writes `out` if given.
+    "atomic": paths add up in `total` in any order. `A` is (K, N, D) and holds A * log2(e).
+    """
+    SKIPS: tl.constexpr = TAIL or not COMPLETE
+    EMIT: tl.constexpr = out is not None or total is not None
+    NP: tl.constexpr = triton.next_power_of_2(N)
+    b, k_program, segment, _, _, group, d, inside = locate(
+        D, width, segments, path_programs, BLOCK, EVEN
+    )
+    n = tl.arange(0, NP)
+    cells = n[:, None] * D + d[None, :]
+    real = (n < N)[:, None] & inside[None, :]
+    first = segment * segment_steps
+    last = tl.minimum(first + segment_steps, T)
+    for i in range(path_count):
+        k = path_first + k_program * path_count + i
+        bk = b * K + k
+        u_rows = u + (b if SHARED_U else bk) * L * D + d
+        delta_rows = delta + bk * L * D + d
+        weights = (bk * (D // width) + group) * L * N
+        row = (bk if MERGE == "rows" else b) * L * D + d
+        path = None if paths is None else paths + k * T
+        decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
+        bias_row = load_parameter(bias, k * D + d, inside)
+        skip_row = load_parameter(skip, k * D + d, inside)
+        h = tl.zeros((NP, BLOCK), tl.float32)
+        if starts is not None:
+            slot = bk * segments + segment
+            h = tl.load(starts + slot * N * D + cells, mask=real, other=0.0)
+        z_rows = None if z is None else z + b * L * D + d
+        C_rows = C + weights if EMIT else None
+        totals = None if total is None else total + row
+        # rows are loaded one group ahead of the arithmetic, and tokens two
+        tokens = load_tokens(path, first, last, TAIL, UNROLL)
+        coming = load_tokens(path, first + UNROLL, last, TAIL, UNROLL)
+        rows = _load_steps(
+            u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, k, K,
+            D, n, inside, N, out is not None, MERGE, SKIPS, UNROLL,
+        )  # fmt: skip
+        for t in range(first, last, UNROLL):
+            here = tokens
+            us, deltas, Bs, Cs, olds, gates = rows
+            tokens = coming
+            coming = load_tokens(path, t + 2 * UNROLL, last, TAIL, UNROLL)
+            rows = _load_steps(
+                u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, k, K,
+                D, n, inside, N, out is not None, MERGE, SKIPS, UNROLL,
+            )  # fmt: skip
+            for j in tl.static_range(UNROLL):
+                if states is not None and j % SPACING == 0:
+                    slot = bk * tl.cdiv(T, SPACING) + (t + j) // SPACING
+                    # of SPACING and UNROLL one divides the other
+                    if SPACING <= UNROLL:
+                        mask = mask_by(real, last - 1 - t - j) if TAIL else real
+                        tl.store(states + slot * N * D + cells, h, mask=mask)
+                    elif t % SPACING == 0:
+                        tl.store(states + slot * N * D + cells, h, mask=real)
+                dt = deltas[j].to(tl.float32) + bias_row
+                if SOFTPLUS:
+                    dt = softplus(dt)
+                x = us[j].to(tl.float32)
+                write = Bs[j].to(tl.float32)[:, None] * (dt * x)[None, :]
+                h = tl.exp2(decay * dt[None, :]) * h + write
+                if EMIT:
+                    value = tl.sum(h * Cs[j].to(tl.float32)[:, None], axis=0) + skip_row * x
+                    mask = mask_by(inside, here[j]) if SKIPS else inside
+                    old = olds[j] if MERGE == "own" else None
+                    gate = None if z is None else gates[j]
+                    place = row + here[j] * D
+                    store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE)
+        if EMIT and MERGE == "own":
+            # the next path meets rows that other threads may have written
+            tl.debug_barrier()
+
+
+@triton.jit
+def scan_summary(
+    value,
+    delta,
+    A,
+    weight,
+    bias,
+    z,
+    paths,
+    ends,
+    sums,
+    K,
+    L,
+    T,
+    D,
+    width,
+    segments,
+    segment_steps,
+    N: tl.constexpr,
+    SOFTPLUS: tl.constexpr,
+    SHARED: tl.constexpr,
+    COMPLETE: tl.constexpr,
+    TAIL: tl.constexpr,
+    EVEN: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """What each segment does to a state: what it adds (`ends`), and the sum of dt, its decay.
+
+    Forward, `value` and `weight` are u and B. With REVERSE they are the output's gradient and C,
+    and the state's gradient is walked from the last step to the first.
+    """
+    SKIPS: tl.constexpr = TAIL or not COMPLETE
+    NP: tl.constexpr = triton.next_power_of_2(N)
+    b, k, segment, _, _, group, d, inside = locate(D, width, segments, K, BLOCK, EVEN)
+    bk = b * K + k
+    n = tl.arange(0, NP)
+    cells = n[:, None] * D + d[None, :]
+    real = (n < N)[:, None] & inside[None, :]
+    first = segment * segment_steps
+    last = tl.minimum(first + segment_steps, T)
+    values = value + (b if SHARED else bk) * L * D + d
+    delta_rows = delta + bk * L * D + d
+    weights = weight + (bk * (D // width) + group) * L * N
+    path = None if paths is None else paths + k * T
+    decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
+    bias_row = load_parameter(bias, k * D + d, inside)
+    h = tl.zeros((NP, BLOCK), tl.float32)
+    dt_sum = tl.zeros((BLOCK,), tl.float32)
+    for i in range(tl.cdiv(last - first, UNROLL)):
+        t = first + i * UNROLL
+        if REVERSE:
+            t = first + (tl.cdiv(last - first, UNROLL) - 1 - i) * UNROLL
+        xs, deltas, rows, gates = (), (), (), ()
+        for j in tl.static_range(UNROLL):
+            # in the order of the walk
+            step = t + (UNROLL - 1 - j if REVERSE else j)
+            token = token_at(path, step, last, TAIL)
+            xs = xs + (load_row(values, token, D, inside, SKIPS),)
+            deltas = deltas + (load_row(delta_rows, token, D, inside, SKIPS),)
+            rows = rows + (load_weights(weights, token, n, N, SKIPS),)
+            if z is not None:
+                gates = gates + (load_row(z + b * L * D + d, token, D, inside, SKIPS),)
+        for j in tl.static_range(UNROLL):
+            dt = deltas[j].to(tl.float32) + bias_row
+            if SOFTPLUS:
+                dt = softplus(dt)
+            x = xs[j].to(tl.float32)
+            if z is not None:
+                gate = gates[j].to(tl.float32)
+                x *= gate * sigmoid(gate)
+            if not REVERSE:
+                x *= dt
+            a = tl.exp2(decay * dt[None, :])
+            new = rows[j].to(tl.float32)[:, None] * x[None, :]
+            h = (h + new) * a if REVERSE else h * a + new
+            dt_sum += dt
+    slot = bk * segments + segment
+    tl.store(ends + slot * N * D + cells, h, mask=real)
+    tl.store(sums + slot * D + d, dt_sum, mask=inside)
+
+
+@triton.jit
+def carry_segments(
+    ends,
+    sums,
+    A,
+    K,
+    D,
+    segments,
+    N: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Turn what every segment adds into the state that enters it, in place."""
+    NP: tl.constexpr = triton.next_power_of_2(N)
+    blocks = tl.cdiv(D, BLOCK)
+    bk = (tl.program_id(0) // blocks).to(tl.int64)
+    d = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    n = tl.arange(0, NP)
+    cells = n[:, None] * D + d[None, :]
+    real = (n < N)[:, None] & (d < D)[None, :]
+    decay = tl.load(A + bk % K * N * D + cells, mask=real, other=0.0)
+    h = tl.zeros((NP, BLOCK), tl.float32)
+    for i in range(segments):
+        slot = bk * segments + (segments - 1 - i if REVERSE else i)
+        added = tl.load(ends + slot * N * D + cells, mask=real, other=0.0)
+        tl.store(ends + slot * N * D + cells, h, mask=real)
+        dt_sum = tl.load(sums + slot * D + d, mask=d < D, other=0.0)
+        h = tl.exp2(decay * dt_sum[None, :]) * h + added

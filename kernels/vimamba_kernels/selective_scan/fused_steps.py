@@ -1,0 +1,142 @@
+"""What the selective scan's Triton kernels share: their place, rows and weights, softplus.
+
+A program owns one batch element and one block of channels. It walks its steps through the path
+table and reads and writes rows of channels at the tokens' own places. The rows of several steps
+are loaded ahead of the arithmetic, because a store in between would hold later loads back.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, N states. A group of `width` neighbouring
+channels shares B and C. `token` is -1 for a zero token and for steps past the end.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+
+
+@triton.jit
+def _log1p(e):
+    """log(1 + e) for e in [0, 1], fitted at Chebyshev nodes; relative error 3.2e-7 in float32."""
+    p = -0.00833649754 * e + 0.0433708499
+    p = p * e - 0.106677904
+    p = p * e + 0.176754933
+    p = p * e - 0.244704696
+    p = p * e + 0.332711867
+    p = p * e - 0.499971261
+    p = p * e + 0.999999775
+    return e * p
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + exp(x)); in float32 this equals x above 20."""
+    return tl.maximum(x, 0.0) + _log1p(tl.exp2(-tl.abs(x) * LOG2E))
+
+
+@triton.jit
+def softplus_and_slope(x):
+    """Softplus and its derivative, the sigmoid."""
+    e = tl.exp2(-tl.abs(x) * LOG2E)
+    log = _log1p(e)
+    # 1 / (1 + e), without a division
+    inverse = tl.exp2(-log * LOG2E)
+    return tl.maximum(x, 0.0) + log, tl.where(x < 0.0, e, 1.0) * inverse
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
+
+
+@triton.jit
+def locate(D, width, segments, path_programs, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    """What this program owns: batch element, first path, segment, block and channels."""
+    per_group = tl.cdiv(width, BLOCK)
+    blocks = D // width * per_group
+    program = tl.program_id(0)
+    block = program % blocks
+    segment = program // blocks % segments
+    rest = program // blocks // segments
+    within = block % per_group * BLOCK + tl.arange(0, BLOCK)
+    # a constant mask disappears
+    inside = tl.full((BLOCK,), 1, tl.int32) > 0 if EVEN else within < width
+    channels = block // per_group * width + within
+    b = (rest // path_programs).to(tl.int64)
+    return b, rest % path_programs, segment, block, blocks, block // per_group, channels, inside
+
+
+@triton.jit
+def token_at(paths, t, last, TAIL: tl.constexpr):
+    """The token of step t."""
+    token = t
+    if paths is not None:
+        token = tl.load(paths + t, mask=t < last, other=-1) if TAIL else tl.load(paths + t)
+        token = token.to(tl.int32)
+    elif TAIL:
+        token = tl.where(t < last, t, -1)
+    return token
+
+
+@triton.jit
+def load_tokens(path, t, last, TAIL: tl.constexpr, UNROLL: tl.constexpr):
+    """The tokens of UNROLL steps from t; from an earlier one where there are not so many left."""
+    if not TAIL:
+        t = tl.minimum(t, last - UNROLL)
+    tokens = ()
+    for j in tl.static_range(UNROLL):
+        tokens = tokens + (token_at(path, t + j, last, TAIL),)
+    return tokens
+
+
+@triton.jit
+def mask_by(mask, value):
+    """`mask` where the number `value` is not negative; the interpreter cannot mask by a scalar."""
+    return mask & (tl.full(mask.shape, value, tl.int32) >= 0)
+
+
+@triton.jit
+def load_row(pointers, token, D, inside, SKIPS: tl.constexpr):
+    """A row of channels, zeros for no token."""
+    mask = mask_by(inside, token) if SKIPS else inside
+    return tl.load(pointers + token * D, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_weights(pointer, token, n, N: tl.constexpr, SKIPS: tl.constexpr):
+    """B or C of one token, zeros for no token."""
+    mask = mask_by(n < N, token) if SKIPS else n < N
+    return tl.load(pointer + token * N + n, mask=mask, other=0.0)
+
+
+@triton.jit
+def load_parameter(pointer, place, inside):
+    """A row of an optional parameter in float32."""
+    row = 0.0
+    if pointer is not None:
+        row = tl.load(pointer + place, mask=inside, other=0.0).to(tl.float32)
+    return row
+
+
+@triton.jit
+def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: tl.constexpr):
+    """Put a row of one path where MERGE says."""
+    if MERGE == "atomic":
+        tl.atomic_add(total + place, value, mask=mask, sem="relaxed")
+    else:
+        if MERGE == "own":
+            value += old
+            tl.store(total + place, value, mask=mask if out is None else mask_by(mask, K - 2 - k))
+            mask = mask_by(mask, k - (K - 1))
+        if out is not None:
+            if ungated is not None:
+                tl.store(ungated + place, value, mask=mask)
+            if gate is not None:
+                value *= gate.to(tl.float32) * sigmoid(gate.to(tl.float32))
+            tl.store(out + place, value, mask=mask)

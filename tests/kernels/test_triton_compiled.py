@@ -1,0 +1,150 @@
+"""What the Triton kernels become on every GPU generation, compiled without a GPU.
+
+Triton caches what it compiles, so only the first run takes minutes.
+"""
+
+import importlib.util
+import os
+import sys
+import warnings
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+
+TOOL = Path(__file__).parents[2] / "tools" / "compile_for_gpu.py"
+specification = importlib.util.spec_from_file_location("compile_for_gpu", TOOL)
+assert specification is not None
+tool = importlib.util.module_from_spec(specification)
+sys.modules["compile_for_gpu"] = tool
+specification.loader.exec_module(tool)
+
+CASES = tool.CASES | tool.VARIANTS
+OTHERS = [target for target in tool.TARGETS if target != "sm_90"]
+# the sizes that between them take every way to cut the work
+ESSENTIAL = ["vim_s", "vmamba_t_2", "vim_s_1248"]
+# Instructions that a lane issues for one step, state and channel on an H200: what
+# `python tools/compile_for_gpu.py` printed with Triton 3.9 (and 3.6 within 5 %), rounded up.
+# 8 take as long as one exp2.
+BUDGETS = {
+    ("vim_s", "scan_forward"): 8.5,
+    ("vim_s", "scan_backward"): 23,
+    ("vmamba_t_1", "scan_forward"): 53,
+    ("vmamba_t_1", "scan_backward"): 70,
+    ("vmamba_t_2", "scan_forward"): 39,
+    ("vmamba_t_2", "scan_backward"): 66,
+    ("vmamba_t_3", "scan_forward"): 31,
+    ("vmamba_t_3", "scan_backward"): 55,
+    ("vmamba_t_4", "scan_forward"): 33,
+    ("vmamba_t_4", "scan_backward"): 57,
+    ("vim_s_1248", "scan_forward"): 10,
+    ("vim_s_1248", "scan_backward"): 26,
+}
+
+
+@cache
+def launches(name, cut=None, deterministic=False):
+    """Every kernel that the launcher would call, without repetitions."""
+    plan = cut and tool.fused.Plan(0, 0, *cut)
+    both = tool.record(CASES[name], plan, deterministic=deterministic)
+    return list({tool.specialise(launch): launch for part in both for launch in part}.values())
+
+
+def compiled(launch, target="sm_90"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tool.compile_launch(launch.kernel, tool.specialise(launch), target)
+
+
+def assert_nothing_spills(found, target):
+    for launch in found:
+        assert compiled(launch, target).spilled == 0, (launch.kernel, launch.arguments)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_nothing_spills_on_an_h200(name):
+    assert_nothing_spills(launches(name), "sm_90")
+
+
+@pytest.mark.parametrize("cut", [(False, 1), (True, 1), (False, 2)])
+def test_nothing_spills_however_the_work_is_cut(cut):
+    for deterministic in (False, True):
+        assert_nothing_spills(launches("vim_s", cut, deterministic), "sm_90")
+
+
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("name", ESSENTIAL)
+def test_nothing_spills_on_other_generations(name, target):
+    assert_nothing_spills(launches(name), target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", OTHERS)
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ESSENTIAL])
+def test_nothing_spills_anywhere(name, target):
+    assert_nothing_spills(launches(name), target)
+
+
+@pytest.mark.parametrize("name", tool.CASES)
+def test_the_forward_loop_has_no_barrier_no_shuffle_and_no_shared_memory(name):
+    for launch in launches(name):
+        if launch.kernel in ("scan_forward", "scan_summary"):
+            _, opcodes = tool.step_loop(compiled(launch), launch)
+            kinds = {opcode.split(".")[0] for opcode in opcodes}
+            assert not kinds & {"BAR", "SHFL", "WARPSYNC", "LDS", "STS", "LDL", "STL"}
+
+
+@pytest.mark.parametrize("name", tool.CASES)
+def test_the_backward_loop_has_no_shared_memory(name):
+    for launch in launches(name):
+        if launch.kernel == "scan_backward":
+            _, opcodes = tool.step_loop(compiled(launch), launch)
+            kinds = {opcode.split(".")[0] for opcode in opcodes}
+            assert not kinds & {"LDS", "STS", "LDL", "STL"}
+
+
+# 96 and 192 channels are no multiple of 128, so a lane holds one or two of them
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [("vim_s", 128, 128), ("vmamba_t_3", 64, 128), ("vmamba_t_4", 64, 128)],
+)
+def test_loads_are_wide(name, forward, backward):
+    least = {"scan_forward": forward, "scan_backward": backward}
+    for launch in launches(name):
+        if launch.kernel in least:
+            widest = tool.count(compiled(launch), launch).widest
+            assert widest >= least[launch.kernel], launch.kernel
+
+
+@pytest.mark.parametrize("key", BUDGETS, ids="-".join)
+def test_no_more_instructions_are_issued_than_budgeted(key):
+    name, kernel = key
+    counts = [tool.count(compiled(x), x) for x in launches(name) if x.kernel == kernel]
+    assert counts
+    assert max(c.issued for c in counts) <= BUDGETS[key]
+
+
+def test_the_counts_are_what_a_hand_count_gives():
+    code = """
+        /*0000*/ MOV R1, c[0x0][0x28] ;
+        /*0010*/ FADD R2, R2, R3 ;
+        /*0020*/ @P0 MUFU.EX2 R4, R4 ;
+        /*0030*/ LDG.E.128 R8, desc[UR4][R2.64] ;
+        /*0040*/ @!P1 BRA 0x20 ;
+        /*0050*/ STG.E [R2.64], R8 ;
+        /*0060*/ @P2 BRA 0x10 ;
+        /*0070*/ EXIT ;
+    """
+    (outer,) = tool._find_loops(code)
+    assert outer.opcodes == ["FADD", "STG.E", "BRA"]
+    (inner,) = outer.inner
+    assert inner.opcodes == ["MUFU.EX2", "LDG.E.128", "BRA"]
+    arguments = {"N": 4, "UNROLL": 2, "BLOCK": 64}
+    launch = tool.Launch("scan_backward", 1, arguments)
+    found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
+    # 3 of its own and 3 in each of 4 turns, for 2 steps, 4 states and 2 channels a lane
+    assert found == tool.Count((3 + 12) / 16, 4 / 16, 0, 0, 128)

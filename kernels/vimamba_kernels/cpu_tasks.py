@@ -4,7 +4,10 @@ The kernels are serial and run without the GIL on a small thread pool. Numba's o
 avoided because they do not survive a fork, which DataLoader workers rely on.
 """
 
+import contextlib
 import os
+import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -96,24 +99,46 @@ def compile_kernel(
         signature: The types of its arguments.
         without_cache: `cpu_math.without_cache`, for a cache that cannot be written.
     """
-    # numba takes a third of a second to import
-    from numba.core import event
-
-    name = kernel.py_func.__name__
-
-    class Notice(event.Listener):
-        def on_start(self, event: Any) -> None:
-            if event.data["dispatcher"].py_func.__name__ == name:
-                print(
-                    f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr
-                )
-
-        def on_end(self, event: Any) -> None: ...
-
-    with event.install_listener("numba:compile", Notice()):
-        try:
-            kernel.compile(signature)
-        except OSError:
-            kernel = without_cache(kernel)
-            kernel.compile(signature)
+    if not _is_cached(kernel, signature):
+        name = kernel.py_func.__name__
+        print(f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr)
+        _fill_cache(kernel, signature)
+    try:
+        kernel.compile(signature)
+    except OSError:
+        kernel = without_cache(kernel)
+        kernel.compile(signature)
     return kernel
+
+
+def _is_cached(kernel: Any, signature: Any) -> bool:
+    try:
+        return kernel._cache.load_overload(signature, kernel.targetctx) is not None
+    except (AttributeError, OSError):
+        return False
+
+
+def _fill_cache(kernel: Any, signature: Any) -> None:
+    """Compile in another process, whose only trace is the cache on disk.
+
+    Code that numba compiled in this process shares helper functions with the other kernels
+    compiled here, which round differently in the last place from the kernel's own, cached ones.
+    With this, the first run computes what all later runs will. Where it fails (a cache that cannot
+    be written), the kernel is compiled here.
+    """
+    function = kernel.py_func
+    code = (
+        "import importlib, pickle, sys\n"
+        "module, name, signature = pickle.load(sys.stdin.buffer)\n"
+        "getattr(importlib.import_module(module), name).compile(signature)\n"
+    )
+    task = pickle.dumps((function.__module__, function.__name__, signature))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with contextlib.suppress(OSError):
+        subprocess.run(
+            [sys.executable, "-c", code],
+            input=task,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )

@@ -139,6 +139,18 @@ def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
     assert second.stderr == second.stdout == ""
 
 
+def test_the_run_that_compiles_computes_what_later_runs_do(tmp_path):
+    code = PROBLEM + (
+        "import hashlib\n"
+        "numbers = [t.detach().numpy().tobytes() for n in (1, 8) for t in solve(n=n)]\n"
+        "print(hashlib.sha256(b''.join(numbers)).hexdigest())"
+    )
+    runs = [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
+    assert "compiling" in runs[0].stderr
+    assert runs[1].stderr == ""
+    assert runs[0].stdout == runs[1].stdout
+
+
 def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
     from vimamba_kernels import cpu_math, cpu_tasks
     from vimamba_kernels.selective_scan import cpu_forward

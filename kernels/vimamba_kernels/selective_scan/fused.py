@@ -56,7 +56,7 @@ def forward_block(states: int, width: int) -> tuple[int, int]:
     if states == 1:
         return (128, 4) if width % 128 == 0 else (64, 8) if width % 64 == 0 else (32, 8)
     if states <= 16:
-        return 128, 16 // (1 << (states - 1).bit_length())
+        return 128, max(1, 8 // (1 << (states - 1).bit_length()))
     return (64, 1) if states <= 32 else (32, 1)
 
 

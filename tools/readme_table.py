@@ -16,12 +16,10 @@ def model_table() -> str:
         "|---|---:|---:|---|",
     ]
     for row in rows:
-        if row["name"].startswith("test_"):
-            continue
         top1 = "-" if row["top1"] is None else f"{row['top1']:.1f}"
         licence = row["license"]
         if not row["pretrained"]:
-            licence = "none published" if row["top1"] is None else f"{licence} (load a file)"
+            licence = f"{licence} (load a file)" if licence else "none published"
         lines.append(f"| `{row['name']}` | {row['params'] / 1e6:.1f} | {top1} | {licence} |")
     return "\n".join(lines)
 

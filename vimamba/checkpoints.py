@@ -66,7 +66,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = "it needs code of its own"
+        if not isinstance(error, UnpicklingError):
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{str(path)!r} is no checkpoint that can be read safely ({reason}); "
             "a PyTorch zip file or .safetensors is"
@@ -267,7 +269,7 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
                 variant=name,
                 family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
                 generation=cfg_note(cfg, "generation"),
-                accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} as published",
-                license=cfg["license"] or "unstated",
+                accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
+                license=cfg.get("license") or "unstated",
                 arguments=tuple(arguments.items()),
             )

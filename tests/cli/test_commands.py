@@ -9,6 +9,7 @@ from PIL import Image
 
 import vimamba
 from vimamba.cli import main
+from vimamba.cli.tables import command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,7 +23,10 @@ ROOT = Path(__file__).parents[2]
         (["fit", "--data", "{folder}", "--model.modell", "x"], "Option 'modell' is not accepted"),
         (["fit", "-c", "{bad}"], "Option 'learning_rate' is not accepted"),
         (["fit", "-c", "no.yaml"], "no.yaml"),
-        (["fit", "--data", "{folder}", "--epochs", "many"], "max_epochs"),
+        (
+            ["fit", "--data", "{folder}", "--epochs", "many"],
+            "--epochs many: expected a whole number",
+        ),
         (["fit", "--resume", "{folder}"], "there is no"),
         (["fit", "--data", "{broken}", "--model", "test_vit"], "2.png cannot be read"),
         (["fit", "--data", "list.csv"], "list.csv' is not a CSV file"),
@@ -75,6 +79,52 @@ def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_pat
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: image ")
     assert "cannot be read" in error
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ("--epochs abc", "--epochs abc: expected a whole number"),
+        ("--epochs 0", "--epochs 0 must be at least 1"),
+        ("--lr abc", "--lr abc: expected a number"),
+        ("--batch-size x", "--batch-size x: expected a whole number"),
+        ("--epoch 3", "--epoch is unknown; close options are --epochs"),
+        ("--model.optim.lrr 1", "--model.optim.lrr is unknown"),
+        ("--model vim_tiny_patch16_224 --img-size 8", "img_size=(8, 8) is smaller than a patch"),
+        ("--model test_vim --model.model_kwargs {scan_order:hilbertt}", "'hilbertt' is unknown"),
+        ("--model test_vim --pretrained", "pretrained weights of 'test_vim' cannot be loaded"),
+        ("--model test_vim --model.objective.class_weights [1,2]", "2 values for 3 classes"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_that_names_the_option(args, message, folder, capsys):
+    words = args.replace("scan_order:", "scan_order: ").split(" ")
+    if "{scan_order:" in words:  # one word with a space in it
+        words[-2:] = [" ".join(words[-2:])]
+    assert main(["fit", "--data", str(folder), *words]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_one_class_is_not_enough(folder, tmp_path, capsys):
+    shutil.copytree(folder / "fine", tmp_path / "only" / "fine")
+    assert main(["fit", "--data", str(tmp_path / "only"), "--model", "test_vim"]) == 2
+    assert "one class only, ['fine']" in capsys.readouterr().err
+
+
+def test_classes_that_a_split_lacks_are_noted(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "data")
+    for path in sorted((tmp_path / "data" / "fine").iterdir())[2:]:
+        path.unlink()
+    args = ["--model", "test_vit", "--img-size", "32", "--workers", "0", "--dry-run"]
+    assert main(["fit", "--data", str(tmp_path / "data"), *args]) == 0
+    assert "note: no image of fine in val, fine in test" in capsys.readouterr().out
+
+
+def test_commands_to_type_are_quoted(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/vimamba")
+    assert command_line("fit", "--resume", "my run") == "vimamba fit --resume 'my run'"
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setattr("sys.argv", [".venv/bin/vimamba"])
+    assert command_line("fit") == ".venv/bin/vimamba fit"
 
 
 def test_a_bug_shows_its_traceback(folder, monkeypatch):

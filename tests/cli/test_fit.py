@@ -30,9 +30,12 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(run, reci
         assert same_weights(out / last, run / last) == equal
 
 
-@pytest.mark.parametrize("moment", ["first epoch", "within an epoch", "end of an epoch"])
+@pytest.mark.parametrize(
+    ("moment", "workers"),
+    [("first epoch", 0), ("within an epoch", 0), ("end of an epoch", 0), ("within an epoch", 2)],
+)
 def test_ctrl_c_leaves_a_checkpoint_that_continues_bit_for_bit(
-    moment, run, recipe, tmp_path, monkeypatch
+    moment, workers, run, recipe, tmp_path, monkeypatch
 ):
     import vimamba.tasks
 
@@ -59,11 +62,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_bit_for_bit(
             patch.setattr(task, "on_validation_epoch_end", interrupted_end)
         else:
             patch.setattr(task, "training_step", interrupted_step)
-        assert main(["fit", "-c", str(recipe), "--out", str(out)]) == 130
+        args = ["-c", str(recipe), "--workers", str(workers), "--out", str(out)]
+        assert main(["fit", *args]) == 130
     last = out / "checkpoints" / "last.ckpt"
     assert torch.load(last, weights_only=True)["epoch"] <= epoch
     assert not (out / "export").exists()
-    args = ["-c", str(recipe), "--out", str(out), "--resume", "auto"]
+    args += ["--resume", "auto"]
     if moment == "end of an epoch":
         args = ["--resume", str(out)]  # the run folder knows its recipe
     assert main(["fit", *args]) == 0

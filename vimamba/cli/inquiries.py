@@ -65,6 +65,7 @@ def find_models(pattern: str, everything: bool, pretrained: bool) -> list[str]:
     names = timm.list_models(pattern)
     if not everything:
         names = [n for n in names if model_entrypoint(n).__module__.startswith("vimamba.")]
+        names = [n for n in names if not n.startswith("test_") or pattern.startswith("test")]
     if pretrained:
         names = [name for name in names if timm.models.is_model_pretrained(name)]
     return names

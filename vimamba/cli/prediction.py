@@ -46,9 +46,10 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="list to write; RUN/predictions.csv by default")
     parser.add_argument("--topk", type=int, default=3, help="classes to name per image")
     parser.add_argument("--ckpt", default="best", help="best (default), last or a file")
-    parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"))
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0)
+    views = "average over mirrored views: left-right, or all four"
+    parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
+    parser.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     given = parser.parse_args(args)
     out = given.out or given.run / "predictions.csv"
     if out.suffix not in (".csv", ".json"):
@@ -77,7 +78,7 @@ def predict(args: list[str]) -> int:
     shown = rows[:SHEET_IMAGES]
     sheet = out.with_suffix(".png")
     images = [read_image(path, 3) for path in samples.paths[:SHEET_IMAGES]]
-    captions = [caption(row) for row in shown]
+    captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in shown]
     draw_contact_sheet(images, captions, sheet, left_out=len(rows) - len(shown))
     for row in rows[:10]:
         print(f"{row['path']}: {caption(row)}")
@@ -175,8 +176,12 @@ def describe(
 
 def caption(row: dict[str, Any]) -> str:
     """The answer in a few characters."""
-    label = row["label"] or "none"
-    return f"{label if len(label) <= 16 else label[:15] + '…'} {row['probability']:.0%}"
+    return f"{shorten(row['label'] or 'none')} {row['probability']:.0%}"
+
+
+def shorten(text: str, most: int = 16) -> str:
+    """Text that fits under a thumbnail."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def write_list(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,6 @@
 """Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
 
+import difflib
 import logging
 import os
 import re
@@ -14,9 +15,12 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.errors import UsageError
+from vimamba.cli.options import ALIASES, FLAGS
 from vimamba.cli.tables import is_terminal
 from vimamba.data.classification import default_mean, default_std
+from vimamba.data.errors import DataError
 from vimamba.tasks.backbone import model_cfg
+from vimamba.tasks.errors import TaskError
 
 RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
 
@@ -35,13 +39,36 @@ QUIET = (
 )
 
 
+TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
+TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
 def explain(error: ArgumentError) -> str:
-    """The useful line of a long message about types."""
+    """One line that names the option as the user knows it, instead of a message about types."""
     text = str(error)
-    found = re.findall(r"(Option '.*' is not accepted|arguments are required: .*)", text)
-    if found:
-        return found[0].replace("arguments are required: root", "--data PATH is required")
-    return text
+    if "arguments are required: root" in text:
+        return "--data PATH is required"
+    if found := re.search(r"Option '.*' is not accepted", text):
+        return found[0]
+    keys = re.findall(r'Parser key "([\w.]+)"', text)
+    place = ".".join(keys[:1] + keys[-1:] if len(keys) > 1 else keys)
+    if found := re.search(r"unrecognized arguments: --([^\s=]+)", text):
+        return unknown_option(f"{place}.{found[1]}" if place else found[1])
+    value = re.search(r"(?:Got value|Given value): (.*?)$", text, re.MULTILINE)
+    types = re.findall(r"Expected a <class '(\w+)'>", text)
+    if not (place and value and types):
+        return text
+    option = f"--{place}"
+    wanted = " or ".join(TYPE_WORDS[t] for t in dict.fromkeys(types) if t in TYPE_WORDS)
+    return f"{TYPED_TO_SHORT.get(option, option)} {value[1]}: expected {wanted}"
+
+
+def unknown_option(name: str) -> str:
+    """Names the option and those that are written nearly the same."""
+    known = [*ALIASES, *FLAGS, "--out", "--resume"]
+    near = difflib.get_close_matches(f"--{name}", known, n=3, cutoff=0.6)
+    hint = f"; close options are {', '.join(near)}" if near else "; see vimamba fit --help"
+    return f"--{name} is unknown{hint}"
 
 
 class RecipeCLI(LightningCLI):
@@ -104,9 +131,12 @@ class RecipeCLI(LightningCLI):
         data.mean = data.mean or list(cfg.mean if published else default_mean(data.in_chans))
         data.std = data.std or list(cfg.std if published else default_std(data.in_chans))
         data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
-        data.root = str(Path(data.root).absolute())
+        data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)
         self.config.trainer.default_root_dir = str(self.out)
+        epochs = self.config.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise UsageError(f"--epochs {epochs} must be at least 1")
 
     def instantiate_classes(self) -> None:
         """Build the parts, with a progress bar on a terminal only if nothing else is wished."""
@@ -144,3 +174,11 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
         return RecipeCLI(args, out)
     except ArgumentError as error:
         raise UsageError(explain(error)) from None
+    except ValueError as error:
+        # jsonargparse wraps what went wrong while a part was built
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, DataError | TaskError | UsageError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise
+        raise cause from None

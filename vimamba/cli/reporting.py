@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vimamba.cli.tables import say, show_table
+from vimamba.cli.tables import command_line, say, show_table
 from vimamba.data import ClassificationData
 from vimamba.data.inspection import inspect_images
 from vimamba.data.splits import SPLITS
@@ -48,6 +48,15 @@ def show_data(data: ClassificationData) -> None:
     rows.append(["images", *(len(data.catalogue.splits[split]) for split in splits)])
     kind = "labels per image: any number" if data.multi_label else "one label per image"
     show_table(f"{data.root} ({data.num_classes} classes, {kind})", ["class", *splits], rows)
+    unseen = [
+        f"{name} in {split}"
+        for split, count in zip(splits, counts, strict=True)
+        for name, images in zip(data.class_names, count, strict=True)
+        if images == 0
+    ]
+    if unseen:
+        shown = ", ".join(unseen[:6]) + (" …" if len(unseen) > 6 else "")
+        say(f"note: no image of {shown}; scores of a split leave such classes out")
     seen = inspect_images(data)
     (low_h, low_w), (high_h, high_w) = seen.smallest, seen.largest
     size = f"{low_h}x{low_w}"
@@ -141,4 +150,5 @@ def finish(cli: "RecipeCLI") -> None:
         ("samples.png", "what the network sees and says; also curves.png, confusion_matrix.png"),
     ):
         say(f"  {out / name}: {what}")
-    say(f"next: vimamba predict {out} IMAGE_OR_FOLDER --out predictions.csv")
+    predict = command_line("predict", out, "IMAGE_OR_FOLDER", "--out", "predictions.csv")
+    say(f"next: {predict}")

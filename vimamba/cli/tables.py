@@ -1,6 +1,9 @@
 """Text for people: tables and lines, plain unless the output is a terminal."""
 
 import os
+import re
+import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -20,6 +23,14 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def command_line(*words: object) -> str:
+    """A `vimamba` command to type as it is: quoted, and found even if it is not on the PATH."""
+    program = "vimamba" if shutil.which("vimamba") else sys.argv[0]
+    if not program.endswith("vimamba"):
+        program = "vimamba"  # called from Python
+    return shlex.join([program, *map(str, words)])
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers stand right, text left.
 
@@ -30,8 +41,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """
     cells = [[str(cell) for cell in row] for row in rows]
     right = [
-        all(row[i].replace(".", "").replace(",", "").replace("-", "").isdecimal() for row in cells)
-        for i in range(len(columns))
+        all(re.fullmatch(r"-|-?[\d.,]+", row[i]) for row in cells) for i in range(len(columns))
     ]
     if is_terminal():
         try:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import FIT_HELP, translate
-from vimamba.cli.tables import say
+from vimamba.cli.tables import command_line, say
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -83,7 +83,7 @@ def fit(args: list[str]) -> int:
     if checkpoint:
         say(f"continuing {checkpoint}")
     if not train(cli, checkpoint):
-        say(f"interrupted; continue with: vimamba fit --resume {cli.out}")
+        say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
         return 130
     reporting.finish(cli)
     return 0

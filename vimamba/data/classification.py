@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,6 +115,7 @@ class ClassificationData(LightningDataModule):
         self.split_csv = Path(split_csv) if split_csv else None
         self.limit = limit
         self.seed = seed
+        self.first_epoch = 0
         self.whole: str | None = None
         self._check_arguments()
 
@@ -258,12 +260,23 @@ class ClassificationData(LightningDataModule):
             pin_memory=self.trainer is not None and self.trainer.num_devices > 0 and _has_gpu(),
         )
 
+    def state_dict(self) -> dict[str, int]:
+        """Epochs that are finished, for the checkpoint."""
+        progress = cast(Any, self.trainer).fit_loop.epoch_progress
+        return {"epochs": progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin with the epoch after those: workers fetch its images before Lightning names it."""
+        self.first_epoch = state_dict["epochs"]
+
     def train_dataloader(self) -> Loader:
         """Augmented training images in a new order every epoch."""
         dataset = self.dataset("train", augmented=True)
         rank = self.trainer.global_rank if self.trainer else 0
         world_size = self.trainer.world_size if self.trainer else 1
-        sampler = EpochSampler(len(dataset), self.seed, rank=rank, world_size=world_size)
+        sampler = EpochSampler(
+            len(dataset), self.seed, rank=rank, world_size=world_size, epoch=self.first_epoch
+        )
         return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> Loader:

@@ -56,14 +56,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
         seed: Start of the orders.
         rank: This process, of `world_size`.
         world_size: Processes that share an epoch; each gets equally many images.
+        epoch: The first epoch. Workers fetch ahead before `set_epoch` is called.
     """
 
-    def __init__(self, size: int, seed: int, *, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, size: int, seed: int, *, rank: int = 0, world_size: int = 1, epoch: int = 0
+    ) -> None:
         self.size = size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
+        self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this before each one."""

@@ -489,7 +489,7 @@ def _cfg(file: str = "", top1: str = "", hub: str = "", **kwargs: Any) -> dict[s
         "interpolation": "bicubic",
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "apache-2.0",
+        "license": "apache-2.0" if top1 else None,
         "origin_url": "https://github.com/hustvl/Vim",
         "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional "
         "State Space Model",

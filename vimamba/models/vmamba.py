@@ -417,7 +417,7 @@ def _cfg(file: str = "", top1: str = "", tag: str = "%23v2cls", **kwargs: Any) -
         "interpolation": "bicubic",
         "first_conv": "stem.conv1",
         "classifier": "head.fc",
-        "license": "mit",
+        "license": "mit" if top1 else None,
         "origin_url": "https://github.com/MzeroMiko/VMamba",
         "paper_name": "VMamba: Visual State Space Model",
         "paper_ids": "arXiv:2401.10166",

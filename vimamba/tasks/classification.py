@@ -117,6 +117,8 @@ class Classification(LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if num_classes < 2 and not multi_label:
+            raise TaskError(f"there is one class only, {class_names}; at least two are needed")
         self.save_hyperparameters()
         # a checkpoint holds them as plain dicts, so that it loads without running its code
         self.optim = Optimisation(**optim) if isinstance(optim, dict) else optim

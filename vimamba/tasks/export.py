@@ -58,6 +58,9 @@ def export_network(
     for key in ("tag", "notes", "license", "origin_url", "description"):
         config.get("pretrained_cfg", {}).pop(key, None)
     config_file.write_text(json.dumps(config, indent=2))
+    # the weights come readable for their owner only
+    for file in part.iterdir():
+        shutil.copymode(config_file, file)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(part, folder)

@@ -126,6 +126,45 @@ def _load_rows(pointers, tokens, D, inside, SKIPS: tl.constexpr, UNROLL: tl.cons
     return rows
 
 
+@triton.jit
+def _prepare(
+    us,
+    deltas,
+    grads,
+    gates,
+    bias_row,
+    SOFTPLUS: tl.constexpr,
+    N: tl.constexpr,
+    BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
+    """By step: dt, its slope (for one state), dt * u, the ungated output's gradient; two zeros."""
+    dts, slopes, writes, gys, zeros = (), (), (), (), ()
+    for j in tl.static_range(UNROLL):
+        dt = deltas[j].to(tl.float32) + bias_row
+        if SOFTPLUS:
+            dt, slope = softplus_and_slope(dt)
+            if N == 1:
+                slopes = slopes + (slope,)
+        gy = grads[j].to(tl.float32)
+        if gates is not None:
+            gate = gates[j].to(tl.float32)
+            gy *= gate * sigmoid(gate)
+        dts = dts + (dt,)
+        writes = writes + (dt * us[j].to(tl.float32),)
+        gys = gys + (gy,)
+        zeros = zeros + (tl.zeros((BLOCK,), tl.float32),)
+    return dts, slopes, writes, gys, zeros, zeros
+
+
+@triton.jit
+def _slopes(deltas, bias_row, UNROLL: tl.constexpr):
+    slopes = ()
+    for j in tl.static_range(UNROLL):
+        slopes = slopes + (softplus_and_slope(deltas[j].to(tl.float32) + bias_row)[1],)
+    return slopes
+
+
 @triton.jit(do_not_specialize=["path_first"])
 def scan_backward(
     grad,
@@ -169,10 +208,9 @@ def scan_backward(
     """All gradients, walking every path back by UNROLL = 4 steps, whose first states are `states`.
 
     `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind, and is
-    overwritten. `sums` (B, K, segments, N + 2, D) takes the sums over a segment's steps of dA, dD
-    and the bias's gradient, and must be zero. `partial` (B, K, blocks, T up to a multiple of
-    UNROLL, N, 2) takes sums over a block's channels of dB and dC, by steps. Of all three a program
-    has a part for itself. MERGE is about `du` and means what it means for the output.
+    overwritten. `sums` (B, K, segments, N + 2, D), zero at first, takes dA, dD and the bias's
+    gradient over a segment's steps; `partial` (B, K, blocks, T up to a multiple of UNROLL, N, 2)
+    takes dB and dC over a block's channels. MERGE is about `du`; see `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     b, k_program, segment, block, blocks, group, d, inside = locate(
@@ -187,6 +225,8 @@ def scan_backward(
         u_rows = u + (b if SHARED_U else bk) * L * D + d
         grad_rows = grad + (b if SHARED_GRAD else bk) * L * D + d
         delta_row = bk * L * D + d
+        earlier = inside if du is None else mask_by(inside, k - 1)
+        z_rows = None if z is None else z + b * L * D + d
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
         path = None if paths is None else paths + k * T
@@ -207,28 +247,13 @@ def scan_backward(
             us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
             deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
             grads = _load_rows(grad_rows, tokens, D, inside, SKIPS, UNROLL)
-            if z is not None:
-                gates = _load_rows(z + b * L * D + d, tokens, D, inside, SKIPS, UNROLL)
+            gates = None if z is None else _load_rows(z_rows, tokens, D, inside, SKIPS, UNROLL)
             if N == 1 and MERGE == "own":
-                earlier = mask_by(inside, k - 1) if du is not None else inside
                 olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
             bias_row = load_parameter(bias, k * D + d, inside)
-            dts, slopes, writes, gys, dwrites, ddts = (), (), (), (), (), ()
-            for j in tl.static_range(UNROLL):
-                dt = deltas[j].to(tl.float32) + bias_row
-                if SOFTPLUS:
-                    dt, slope = softplus_and_slope(dt)
-                    if N == 1:
-                        slopes = slopes + (slope,)
-                gy = grads[j].to(tl.float32)
-                if z is not None:
-                    gate = gates[j].to(tl.float32)
-                    gy *= gate * sigmoid(gate)
-                dts = dts + (dt,)
-                writes = writes + (dt * us[j].to(tl.float32),)
-                gys = gys + (gy,)
-                dwrites = dwrites + (tl.zeros((BLOCK,), tl.float32),)
-                ddts = ddts + (tl.zeros((BLOCK,), tl.float32),)
+            dts, slopes, writes, gys, dwrites, ddts = _prepare(
+                us, deltas, grads, gates, bias_row, SOFTPLUS, N, BLOCK, UNROLL
+            )
             for n in range(N):
                 dwrites, ddts = _one_state(
                     A + k * N * D + n * D + d, states + slot + n * D, carry + own + n * D,
@@ -237,11 +262,10 @@ def scan_backward(
                 )  # fmt: skip
             if N > 1:
                 # now, or once more: registers are short in the loop over the states
-                bias_row = load_parameter(bias, k * D + d, inside)
                 us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
                 deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
+                slopes = _slopes(deltas, load_parameter(bias, k * D + d, inside), UNROLL)
                 if MERGE == "own":
-                    earlier = mask_by(inside, k - 1) if du is not None else inside
                     olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
             skip_row = load_parameter(skip, k * D + d, inside)
             skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
@@ -250,16 +274,11 @@ def scan_backward(
                 x, gy = us[j].to(tl.float32), gys[j]
                 ddt = dwrites[j] * x + ddts[j] * LN2
                 if SOFTPLUS:
-                    if N == 1:
-                        ddt *= slopes[j]
-                    else:
-                        ddt *= softplus_and_slope(deltas[j].to(tl.float32) + bias_row)[1]
+                    ddt *= slopes[j]
                 mask = mask_by(inside, tokens[j]) if SKIPS else inside
                 tl.store(ddelta + delta_row + tokens[j] * D, ddt, mask=mask)
                 value = dwrites[j] * dts[j] + skip_row * gy
-                old = None
-                if MERGE == "own":
-                    old = olds[j]
+                old = olds[j] if MERGE == "own" else None
                 store_row(value, old, None, row + tokens[j] * D, mask, k, K, total, None, du, MERGE)
                 skip_sum += gy * x
                 bias_sum += ddt

@@ -94,7 +94,7 @@ def draw(file: Path) -> None:
     formula = {"color": INK, "fontsize": 12.5}
     write(7.36, 2.25, r"$h_t = e^{\Delta_t A}\,h_{t-1} + \Delta_t B_t\,u_t$", **formula)
     write(7.36, 1.75, r"$y_t = C_t\,h_t + D\,u_t$", **formula)
-    write(7.36, 1.1, "JIT kernel · PyTorch", fontsize=9)
+    write(7.36, 1.1, "Triton · numba · PyTorch", fontsize=9)
     arrow(8.78)
     show(panel(figure, 9.34, 0.75, 2.2), response(picture))
     titles = ("tokens", "paths of a scan order", "one selective scan", "summed in place")

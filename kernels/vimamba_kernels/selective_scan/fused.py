@@ -317,8 +317,9 @@ def _visits_all(paths: Tensor, length: int) -> bool:
     state = (0 if paths.is_inference() else paths._version, length)
     known = _completeness.get(paths)
     if known is None or known[0] != state:
-        # the values cannot be read while a graph is captured; False is always right
-        if paths.is_cuda and torch.cuda.is_current_stream_capturing():
+        # to read the values would wait for the GPU, at every call that brings a new table; False is
+        # always right, and costs rows that are cleared first
+        if paths.is_cuda:
             return False
         check_paths(paths, length)
         complete = paths.shape[1] == length and paths.min().item() >= 0

@@ -1,11 +1,13 @@
 """Times whole models beside what a user would pick instead, at several image sizes."""
 
 import json
-import resource
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -51,8 +53,10 @@ def make_run(name: str, size: int, batch: int, train: bool) -> Run:
     return run
 
 
-def peak_memory(name: str, size: int, batch: int, train: bool) -> float:
-    """Peak MiB that one step adds to a process of its own."""
+def peak_memory(name: str, size: int, batch: int, train: bool) -> float | None:
+    """Peak MiB that a first step adds to a process of its own; None where it cannot be told."""
+    if not torch.cuda.is_available() and not Path("/proc/self/statm").exists():
+        return None
     arguments = json.dumps([name, size, batch, train])
     command = [sys.executable, "-m", "vimamba.benchmark.models", arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -66,10 +70,25 @@ def _print_peak_memory(name: str, size: int, batch: int, train: bool) -> None:
         run()
         print(torch.cuda.max_memory_allocated() / 2**20)
         return
-    make_run(name, 64 if "swin" not in name else 224, 1, train)()  # loads kernels and libraries
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _resident()
+    peak, done = [before], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.001):
+            peak.append(max(peak.pop(), _resident()))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     run()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    done.set()
+    watcher.join()
+    print((peak[0] - before) / 2**20)
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory now (Linux)."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def benchmark_models(

@@ -131,6 +131,11 @@ def write_csv(path: Path, results: Sequence[Result], machine: str) -> None:
     part.replace(path)
 
 
+def _short(milliseconds: float) -> str:
+    """Three digits that count."""
+    return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
+
+
 def as_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; columns that nothing was measured for are left out."""
     has_floor = any(r.floor is not None for r in results)
@@ -139,7 +144,7 @@ def as_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
     heads += ["over floor"] * has_floor + ["peak MiB"] * has_memory
     rows = []
     for r in results:
-        row = [r.case, r.candidate, f"{r.milliseconds:.3g}", f"{r.spread:.2f}", f"{r.ratio:.2f}"]
+        row = [r.case, r.candidate, _short(r.milliseconds), f"{r.spread:.2f}", f"{r.ratio:.2f}"]
         row += [f"{r.milliseconds / r.floor:.2f}" if r.floor else "-"] * has_floor
         row += [f"{r.memory:.0f}" if r.memory is not None else "-"] * has_memory
         rows.append(row)
@@ -153,7 +158,7 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
     cases = list(dict.fromkeys(r.case for r in results))
     candidates = list(dict.fromkeys(r.candidate for r in results))
     figure = Figure(
-        figsize=(9, 0.7 + 0.16 * len(results) + 0.25 * len(cases)), layout="constrained"
+        figsize=(10, 0.7 + 0.16 * len(results) + 0.25 * len(cases)), layout="constrained"
     )
     axes = figure.subplots()
     colours = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#CC79A7", "#56B4E9")
@@ -163,19 +168,18 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
         for r in (r for r in results if r.case == case):
             colour = colours[candidates.index(r.candidate) % len(colours)]
             axes.barh(place, r.milliseconds, height=0.85, color=colour)
-            axes.text(
-                r.milliseconds * 1.05, place, f"{r.milliseconds:.3g}", va="center", fontsize=7
-            )
+            axes.text(r.milliseconds * 1.05, place, _short(r.milliseconds), va="center", fontsize=7)
             place += 1
         ticks.append((start + place - 1) / 2)
         place += 0.8
     handles = [axes.barh(0, 0, color=colours[i % len(colours)]) for i in range(len(candidates))]
-    axes.legend(handles, candidates, frameon=False, fontsize=8, loc="lower right")
+    beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+    axes.legend(handles, candidates, frameon=False, fontsize=8, **beside)
     axes.set(xscale="log", xlabel="milliseconds", yticks=ticks, yticklabels=cases)
     axes.invert_yaxis()
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15)
-    axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    figure.suptitle(title, fontsize=7, color="#777777")
     part = path.with_name(f".{path.name}.part")
     figure.savefig(part, dpi=150, format="png", facecolor="white")
     part.replace(path)

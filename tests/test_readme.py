@@ -35,7 +35,7 @@ def official_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory, official_file):
+def start_folder(tmp_path_factory, official_file):
     """A folder with what the README takes for granted: photos and a downloaded checkpoint."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / OFFICIAL).symlink_to(official_file)
@@ -55,17 +55,17 @@ def shortened(command):
     return argv[1:] + (["--epochs", "1", "--batch-size", "4"] if argv[1] == "fit" else [])
 
 
-def test_the_commands_of_the_readme_run(workplace, monkeypatch, capsys):
-    monkeypatch.chdir(workplace)
+def test_the_commands_of_the_readme_run(start_folder, monkeypatch, capsys):
+    monkeypatch.chdir(start_folder)
     commands = [c for c in COMMANDS if not c.startswith(SETUP)]
     assert len(commands) >= 5
     for command in commands:
         assert main(shortened(command)) == 0, command
     assert "vmamba_tiny_s1l8" in capsys.readouterr().out
-    assert (workplace / "hilbert.png").stat().st_size > 10_000
-    assert len((workplace / "predictions.csv").read_text().splitlines()) == 21
+    assert (start_folder / "hilbert.png").stat().st_size > 10_000
+    assert len((start_folder / "predictions.csv").read_text().splitlines()) == 21
     for picture in ("curves.png", "confusion_matrix.png", "samples.png"):
-        assert (workplace / "runs" / "photos" / picture).exists()
+        assert (start_folder / "runs" / "photos" / picture).exists()
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def offline_weights(official_file, monkeypatch):
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=[s.strip().splitlines()[-1] for s in SNIPPETS])
-def test_a_snippet_of_the_readme_runs(snippet, workplace, monkeypatch, offline_weights):
-    monkeypatch.chdir(workplace)
+def test_a_snippet_of_the_readme_runs(snippet, start_folder, monkeypatch, offline_weights):
+    monkeypatch.chdir(start_folder)
     monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
     if "runs/photos" in snippet:
-        test_export_exists(workplace)
+        test_export_exists(start_folder)
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     if "pretrained=True).eval()" in snippet:
         assert offline_weights == [
@@ -94,8 +94,8 @@ def test_a_snippet_of_the_readme_runs(snippet, workplace, monkeypatch, offline_w
         ]
 
 
-def test_export_exists(workplace):
-    assert (workplace / "runs" / "photos" / "export" / "model.safetensors").exists()
+def test_export_exists(start_folder):
+    assert (start_folder / "runs" / "photos" / "export" / "model.safetensors").exists()
 
 
 def test_the_model_table_is_what_the_registry_says():

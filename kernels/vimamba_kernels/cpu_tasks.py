@@ -89,16 +89,15 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def compile_kernel(
-    kernel: Any, signature: Any, without_cache: Callable[[Any], Any]
-) -> Callable[..., None]:
+def compile_kernel(kernel: Any, signature: Any) -> Callable[..., None]:
     """The kernel compiled for `signature`; one line on stderr tells when that takes time.
 
     Args:
         kernel: From `cpu_math.kernel`.
         signature: The types of its arguments.
-        without_cache: `cpu_math.without_cache`, for a cache that cannot be written.
     """
+    from vimamba_kernels.cpu_math import without_cache
+
     if not _is_cached(kernel, signature):
         name = kernel.py_func.__name__
         print(f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr)

@@ -152,7 +152,7 @@ def test_the_run_that_compiles_computes_what_later_runs_do(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
-    from vimamba_kernels import cpu_math, cpu_tasks
+    from vimamba_kernels import cpu_tasks
     from vimamba_kernels.selective_scan import cpu_forward
 
     class Unwritable:
@@ -162,7 +162,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
             raise OSError("No space left on device")
 
     signature = cpu_forward.FORWARD_SIGNATURE
-    kernel = cpu_tasks.compile_kernel(Unwritable(), signature, cpu_math.without_cache)
+    kernel = cpu_tasks.compile_kernel(Unwritable(), signature)
     assert len(kernel.overloads) == 1
     assert "compiling" in capsys.readouterr().err
 

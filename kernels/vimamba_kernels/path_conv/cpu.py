@@ -123,9 +123,8 @@ _kernels: dict[str, Callable[..., None]] = {}
 
 def _kernel(name: str) -> Callable[..., None]:
     if name not in _kernels:
-        from vimamba_kernels.cpu_math import without_cache
         from vimamba_kernels.path_conv import cpu_kernels
 
         signature = cpu_kernels.SIGNATURES[name]
-        _kernels[name] = compile_kernel(getattr(cpu_kernels, name), signature, without_cache)
+        _kernels[name] = compile_kernel(getattr(cpu_kernels, name), signature)
     return _kernels[name]

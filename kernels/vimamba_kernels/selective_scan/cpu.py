@@ -195,11 +195,10 @@ def _kernel(direction: str, states: int) -> Callable[..., None]:
 
 
 def _compile(name: str) -> Callable[..., None]:
-    from vimamba_kernels.cpu_math import without_cache
     from vimamba_kernels.selective_scan import cpu_backward, cpu_forward
 
     if name.startswith("forward"):
         kernel, signature = getattr(cpu_forward, name), cpu_forward.FORWARD_SIGNATURE
     else:
         kernel, signature = getattr(cpu_backward, name), cpu_backward.BACKWARD_SIGNATURE
-    return compile_kernel(kernel, signature, without_cache)
+    return compile_kernel(kernel, signature)

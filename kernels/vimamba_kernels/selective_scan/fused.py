@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from vimamba_kernels.arguments import check_paths
 
@@ -32,8 +31,6 @@ LOG2E = 1.4426950408889634
 # segments begin at multiples of it, and all groups of steps divide it
 _ALIGNMENT = 16
 _SHORTEST_SEGMENT = 64
-# whether paths visit every token, by tensor: (version of its contents, number of tokens, answer)
-_completeness = WeakIdKeyDictionary()
 
 
 class Plan(NamedTuple):
@@ -313,18 +310,15 @@ def _prepare(
 
 
 def _visits_all(paths: Tensor, length: int) -> bool:
-    """Whether every path visits every token; as none does so twice, it then has no -1."""
-    state = (0 if paths.is_inference() else paths._version, length)
-    known = _completeness.get(paths)
-    if known is None or known[0] != state:
-        # to read the values would wait for the GPU, at every call that brings a new table; False is
-        # always right, and costs rows that are cleared first
-        if paths.is_cuda:
-            return False
-        check_paths(paths, length)
-        complete = paths.shape[1] == length and paths.min().item() >= 0
-        known = _completeness[paths] = (state, complete)
-    return known[1]
+    """Whether every path is known to visit every token; as none does so twice, it has no -1 then.
+
+    To read the values would wait for the GPU, at every call that brings a new table; False is
+    always right, and costs rows that are cleared first.
+    """
+    if paths.is_cuda:
+        return False
+    check_paths(paths, length)
+    return paths.shape[1] == length and paths.min().item() >= 0
 
 
 def _processors(device: torch.device) -> int:

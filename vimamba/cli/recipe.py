@@ -17,8 +17,8 @@ import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import ALIASES, FLAGS
 from vimamba.cli.tables import is_terminal
-from vimamba.data.classification import default_mean, default_std
 from vimamba.data.errors import DataError
+from vimamba.data.image_data import default_mean, default_std
 from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import TaskError
 

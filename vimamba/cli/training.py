@@ -99,7 +99,7 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     os.replace(part, cli.out / "config.yaml")
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:
-        write_split(cli.out / "split.csv", catalogue.splits, catalogue.class_names)
+        write_split(cli.out / "split.csv", catalogue.splits, cli.datamodule.class_names)
 
 
 def train(cli: "RecipeCLI", checkpoint: Path | None) -> bool:

@@ -94,7 +94,7 @@ class CSVList(ClassificationData):
         if self.split_column in rows[0] and self.split_csv is None:
             splits, drawn = self._given_splits(rows, samples, groups)
         else:
-            splits, drawn = self.divide(samples, groups)
+            splits, drawn = self.divide(samples, groups), True
         return Catalogue(tuple(names), multi_label, splits, drawn)
 
     def _labels(self, cells: list[str]) -> tuple[list[str], NDArray, bool]:
@@ -134,5 +134,5 @@ class CSVList(ClassificationData):
         if "val" in given or "train" not in given:
             return splits, False
         train_groups = None if groups is None else [groups[i] for i in given["train"]]
-        splits.update(self.divide(splits["train"], train_groups, val_only=True)[0])
+        splits.update(self.divide(splits["train"], train_groups, val_only=True))
         return splits, True

@@ -5,6 +5,7 @@ them. Worker processes, their number and interruptions therefore change nothing.
 """
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,18 @@ from vimamba.data.samples import Samples
 def stream_seed(*key: int) -> int:
     """A 32-bit seed that differs between keys such as (seed, epoch, index)."""
     return int(np.random.SeedSequence(key).generate_state(1)[0])
+
+
+class SizedDataset(Protocol):
+    """Images of a split, by index or (epoch, index) pair."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Any:
+        """One image with what belongs to it."""
+        ...
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):

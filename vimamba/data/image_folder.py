@@ -71,8 +71,8 @@ class ImageFolder(ClassificationData):
         # a class can be called test, so without train all folders must be splits
         if "train" not in given and len(given) < len(folders):
             samples = read_classes(root, None, root)
-            splits, drawn = self.divide(samples)
-            return Catalogue(tuple(f.name for f in folders), False, splits, drawn)
+            names = tuple(f.name for f in folders)
+            return Catalogue(names, False, self.divide(samples), True)
         first = next(split for split in SPLITS if split in given)
         names = [path.name for path in subfolders(given[first])]
         parts = {first: read_classes(given[first], None, root)}
@@ -85,10 +85,10 @@ class ImageFolder(ClassificationData):
     def _hold_out_val(self, parts: dict[str, FileSamples]) -> dict[str, Samples]:
         """Draw a val split from the training images, the test split stays as it is."""
         if self.split_csv is None:
-            return self.divide(parts["train"], val_only=True)[0]
+            return self.divide(parts["train"], val_only=True)
         everything = FileSamples(
             tuple(path for part in parts.values() for path in part.paths),
             np.concatenate([part.labels for part in parts.values()]),
             self.root,
         )
-        return self.divide(everything)[0]
+        return self.divide(everything)

@@ -19,13 +19,8 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".g
 PIXEL_MODES = {1: "L", 3: "RGB"}
 
 
-class Samples(Protocol):
-    """N images and their labels."""
-
-    @property
-    def labels(self) -> NDArray:
-        """(N,) int64 class indices, or (N, C) float32 of zeros and ones for multi-label data."""
-        ...
+class Listed(Protocol):
+    """N images with names and labels to write down."""
 
     def __len__(self) -> int:
         """Number of images."""
@@ -33,6 +28,19 @@ class Samples(Protocol):
 
     def name(self, index: int) -> str:
         """What to call the image in a table or an error."""
+        ...
+
+    def label_text(self, index: int, class_names: Sequence[str]) -> str:
+        """The label in words."""
+        ...
+
+
+class Samples(Listed, Protocol):
+    """N images and their labels."""
+
+    @property
+    def labels(self) -> NDArray:
+        """(N,) int64 class indices, or (N, C) float32 of zeros and ones for multi-label data."""
         ...
 
     def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
@@ -71,6 +79,10 @@ class FileSamples:
         """Pixels, (H, W, in_chans)."""
         return read_image(self.paths[index], in_chans)
 
+    def label_text(self, index: int, class_names: Sequence[str]) -> str:
+        """Names of the image's classes."""
+        return label_text(self.labels[index], class_names)
+
     def take(self, indices: Sequence[int] | NDArray) -> "FileSamples":
         """The chosen images, in the order given."""
         paths = tuple(self.paths[int(i)] for i in indices)
@@ -105,10 +117,20 @@ class ArraySamples:
         """Pixels, (H, W, in_chans)."""
         return to_channels(Image.fromarray(self.images[index]), in_chans)
 
+    def label_text(self, index: int, class_names: Sequence[str]) -> str:
+        """Names of the image's classes."""
+        return label_text(self.labels[index], class_names)
+
     def take(self, indices: Sequence[int] | NDArray) -> "ArraySamples":
         """The chosen images, in the order given."""
         at = np.asarray(indices, dtype=np.int64)
         return ArraySamples(self.images[at], self.labels[at], self.prefix, self.numbers[at])
+
+
+def label_text(label: NDArray | np.integer, class_names: Sequence[str]) -> str:
+    """Name of a class index, or the names of a multi-hot row joined by `;`."""
+    chosen = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
+    return ";".join(class_names[index] for index in chosen)
 
 
 def to_channels(image: Image.Image, in_chans: int) -> NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.samples import Samples
+from vimamba.data.samples import Listed
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -123,7 +123,7 @@ def check_groups(division: Division, groups: Sequence[str]) -> None:
                 raise DataError(f"group {group!r} is in both {seen[group]!r} and {split!r}")
 
 
-def write_split(path: Path, splits: Mapping[str, Samples], class_names: Sequence[str]) -> None:
+def write_split(path: Path, splits: Mapping[str, Listed], class_names: Sequence[str]) -> None:
     """Write columns path, label, split; a half-written file never appears."""
     part = path.with_suffix(".tmp")
     with part.open("w", newline="", encoding="utf-8") as file:
@@ -131,18 +131,12 @@ def write_split(path: Path, splits: Mapping[str, Samples], class_names: Sequence
         writer.writerow(["path", "label", "split"])
         for split, samples in splits.items():
             for index in range(len(samples)):
-                label = label_text(samples.labels[index], class_names)
+                label = samples.label_text(index, class_names)
                 writer.writerow([samples.name(index), label, split])
     os.replace(part, path)
 
 
-def label_text(label: NDArray | np.integer, class_names: Sequence[str]) -> str:
-    """Name of a class index, or the names of a multi-hot row joined by `;`."""
-    chosen = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
-    return ";".join(class_names[index] for index in chosen)
-
-
-def read_split(path: Path, samples: Samples) -> Division:
+def read_split(path: Path, samples: Listed) -> Division:
     """Read split.csv back and find each of its images among the samples.
 
     Raises:

@@ -1,0 +1,230 @@
+"""What every data set of images has in common: splits, loaders and progress for resuming."""
+
+import dataclasses
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from vimamba.data.dataset import EpochSampler, SizedDataset, start_worker
+from vimamba.data.errors import DataError
+from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
+
+# mean and standard deviation of ImageNet's training images, as in torchvision and timm
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def default_mean(in_chans: int) -> list[float]:
+    """Mean of ImageNet's images, per channel or over the three."""
+    return list(IMAGENET_MEAN) if in_chans == 3 else [sum(IMAGENET_MEAN) / 3] * in_chans
+
+
+def default_std(in_chans: int) -> list[float]:
+    """Standard deviation of ImageNet's images, per channel or over the three."""
+    return list(IMAGENET_STD) if in_chans == 3 else [sum(IMAGENET_STD) / 3] * in_chans
+
+
+class ImageData(LightningDataModule):
+    """Base of all data sets; a kind of data has to `read` and make a `dataset` of a split.
+
+    Args:
+        root: Folder or file that holds the data.
+        batch_size: Images per step.
+        workers: Processes that load images; 0 loads in the main process.
+        val_fraction: Part of the training images to hold out where there is no val split.
+        test_fraction: Part to hold out for a test where nothing is split yet.
+        split_csv: Take the division from this file (as a run writes it) instead of drawing one.
+        limit: Use at most this many images of each split.
+        seed: Start of all random streams.
+    """
+
+    in_chans: int
+    img_size: int
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        batch_size: int = 64,
+        workers: int = 2,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_csv: str | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.root = Path(root)
+        self.batch_size = batch_size
+        self.workers = workers
+        self.fractions = {"val": val_fraction, "test": test_fraction}
+        self.split_csv = Path(split_csv) if split_csv else None
+        self.limit = limit
+        self.seed = seed
+        self.first_epoch = 0
+        self.whole: str | None = None
+        check_positive(batch_size=batch_size, limit=limit)
+
+    @abstractmethod
+    def read(self) -> Any:
+        """Find the images, without opening them: a catalogue with `splits` and `drawn`."""
+
+    @abstractmethod
+    def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
+        """Images of a split, as the network gets them."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> list[str]:
+        """Names in the order of the labels."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    def settled(self) -> dict[str, Any]:
+        """Arguments that the data decided, to be kept with a run."""
+        return {}
+
+    @cached_property
+    def catalogue(self) -> Any:
+        """The data set, read once and cut down to `limit`."""
+        found = self.read()
+        splits = {name: samples for name, samples in found.splits.items() if len(samples)}
+        if self.limit is not None:
+            splits = {name: self._cut(samples, self.limit) for name, samples in splits.items()}
+        return dataclasses.replace(found, splits=splits)
+
+    def _cut(self, samples: Any, limit: int) -> Any:
+        """A seeded choice of at most `limit` images."""
+        order = np.random.default_rng(self.seed).permutation(len(samples))
+        return samples.take(np.sort(order[:limit]))
+
+    def samples(self, split: str) -> Any:
+        """Images of a split that must exist."""
+        if split not in self.catalogue.splits:
+            have = sorted(self.catalogue.splits)
+            raise DataError(f"root={str(self.root)!r} has no {split} split, only {have}")
+        return self.catalogue.splits[split]
+
+    def check_splits(self) -> None:
+        """Fail unless there is something to train on and to choose the best epoch by."""
+        for split in ("train", "val"):
+            if split not in self.catalogue.splits:
+                raise DataError(f"root={str(self.root)!r}: there is no image in the {split} split")
+
+    def take_whole(self, split: str) -> None:
+        """Where a division would be drawn, take all images as one split: to score other data."""
+        self.whole = split
+        self.__dict__.pop("catalogue", None)
+
+    def divide(
+        self,
+        samples: Any,
+        groups: Sequence[str] | None = None,
+        *,
+        val_only: bool = False,
+    ) -> dict[str, Any]:
+        """Divide images that come without splits.
+
+        Args:
+            samples: All images.
+            groups: Images of one group stay together.
+            val_only: A test split exists already.
+        """
+        if self.whole:
+            return {} if val_only else {self.whole: samples}
+        if self.split_csv:
+            division: Division = read_split(self.split_csv, samples)
+        else:
+            fractions = {"val": self.fractions["val"]} if val_only else self.fractions
+            division = self.draw(samples, groups, fractions)
+        return {name: samples.take(indices) for name, indices in division.items()}
+
+    def draw(
+        self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
+    ) -> Division:
+        """Draw a division from the seed."""
+        labels = self.strata(samples)
+        if groups is None:
+            return split_stratified(labels, fractions, self.seed)
+        return split_by_group(labels, groups, fractions, self.seed)
+
+    def strata(self, samples: Any) -> NDArray:
+        """Labels whose proportions every split keeps; one for all images unless overridden."""
+        return np.zeros(len(samples), dtype=np.int64)
+
+    def _loader(
+        self,
+        dataset: SizedDataset,
+        sampler: EpochSampler | None = None,
+        collate: Callable[[list[Any]], Any] | None = None,
+    ) -> DataLoader[Any]:
+        training = sampler is not None
+        return DataLoader(
+            cast(Any, dataset),
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.workers,
+            drop_last=training and len(sampler) >= self.batch_size,
+            persistent_workers=training and self.workers > 0,
+            worker_init_fn=start_worker,
+            collate_fn=collate,
+            pin_memory=self.trainer is not None
+            and self.trainer.num_devices > 0
+            and torch.cuda.is_available(),
+        )
+
+    def state_dict(self) -> dict[str, int]:
+        """Epochs that are finished, for the checkpoint."""
+        progress = cast(Any, self.trainer).fit_loop.epoch_progress
+        return {"epochs": progress.current.processed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Begin with the epoch after those: workers fetch its images before Lightning names it."""
+        self.first_epoch = state_dict["epochs"]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Augmented training images in a new order every epoch."""
+        dataset = self.dataset("train", augmented=True)
+        rank = self.trainer.global_rank if self.trainer else 0
+        world_size = self.trainer.world_size if self.trainer else 1
+        sampler = EpochSampler(
+            len(dataset), self.seed, rank=rank, world_size=world_size, epoch=self.first_epoch
+        )
+        return self._loader(dataset, sampler)
+
+    def eval_dataloader(self, split: str) -> DataLoader[Any]:
+        """Images of a split in order."""
+        return self._loader(self.dataset(split))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation images in order."""
+        return self.eval_dataloader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test images in order."""
+        return self.eval_dataloader("test")
+
+
+def check_positive(**values: int | None) -> None:
+    """Fail on a number below 1, by its name."""
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise DataError(f"{name}={value} must be at least 1")
+
+
+def check_channels(mean: Sequence[float], std: Sequence[float], in_chans: int) -> None:
+    """Fail unless there is one mean and one deviation per channel."""
+    for name, value in (("mean", mean), ("std", std)):
+        if len(value) != in_chans:
+            raise DataError(f"{name}={value} needs {in_chans} values")

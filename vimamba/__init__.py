@@ -4,6 +4,9 @@ from timm import create_model, list_models
 
 from vimamba import models  # noqa: F401  importing registers every model with timm
 from vimamba.checkpoints import identify
+from vimamba.hub import push_to_hub, save_pretrained
+from vimamba.heads import list_heads
+from vimamba.networks import create_segmenter, list_segmenters
 from vimamba.scan_orders import (
     list_scan_orders,
     register_scan_order,
@@ -15,10 +18,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "create_model",
+    "create_segmenter",
     "identify",
+    "list_heads",
     "list_models",
     "list_scan_orders",
+    "list_segmenters",
     "register_scan_order",
     "register_scan_table",
+    "save_pretrained",
     "scan_paths",
 ]

@@ -1,0 +1,53 @@
+"""What several heads are made of."""
+
+import torch.nn.functional as F
+from timm.layers import ConvNormAct as ConvNormActBase
+from torch import Tensor, nn
+
+
+def check_pyramid(channels: list[int], strides: list[int]) -> None:
+    """Refuse a pyramid that no head can use.
+
+    Raises:
+        ValueError: Fewer than two levels, or `strides` that do not grow.
+    """
+    if len(channels) != len(strides) or len(channels) < 2:
+        raise ValueError(f"channels={channels} and strides={strides} must name two levels or more")
+    if list(strides) != sorted(set(strides)):
+        raise ValueError(f"strides={strides} must grow from level to level")
+
+
+def resize(x: Tensor, like: Tensor, *, mode: str = "bilinear") -> Tensor:
+    """Bring maps to the height and width of others."""
+    align_corners = False if mode == "bilinear" else None
+    return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=align_corners)
+
+
+class ConvNormAct(ConvNormActBase):
+    """Convolution, BatchNorm and ReLU that start as mmcv's ConvModule does."""
+
+    def __init__(self, dim_in: int, dim: int, kernel_size: int) -> None:
+        super().__init__(dim_in, dim, kernel_size)
+        weight: Tensor = self.conv.weight  # type: ignore[assignment]
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
+
+
+class Classifier(nn.Module):
+    """Drop whole channels, then project every pixel to classes.
+
+    Args:
+        dim: Channels in.
+        num_classes: Channels out.
+        drop_rate: Of whole channels.
+    """
+
+    def __init__(self, dim: int, num_classes: int, *, drop_rate: float = 0.1) -> None:
+        super().__init__()
+        self.drop = nn.Dropout2d(drop_rate)
+        self.conv = nn.Conv2d(dim, num_classes, 1)
+        nn.init.normal_(self.conv.weight, std=0.01)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, num_classes, H, W)."""
+        return self.conv(self.drop(x))

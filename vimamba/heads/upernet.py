@@ -1,0 +1,76 @@
+"""UPerNet's semantic head (Xiao et al. 2018, arXiv:1807.10221), as mmseg's `UPerHead`.
+
+The coarsest level is pooled to a few grids (PSPNet, arXiv:1612.01105); a feature pyramid carries it
+down to the finest level, where all levels are put together.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid, resize
+
+
+class PyramidPooling(nn.Module):
+    """Put what a map holds at several coarse grids beside it.
+
+    Args:
+        dim_in, dim: Channels in and out.
+        scales: Sides of the grids, cells.
+    """
+
+    def __init__(self, dim_in: int, dim: int, scales: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scales = scales
+        self.convs = nn.ModuleList(ConvNormAct(dim_in, dim, 1) for _ in scales)
+        self.bottleneck = ConvNormAct(dim_in + len(scales) * dim, dim, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H, W)."""
+        pooled = (F.adaptive_avg_pool2d(x, s) for s in self.scales)
+        grids = [resize(conv(p), x) for conv, p in zip(self.convs, pooled, strict=True)]
+        return self.bottleneck(torch.cat([x, *grids], dim=1))
+
+
+class UPerNetHead(nn.Module):
+    """Pyramid pooling, top-down merge, and all levels together at the finest.
+
+    Args:
+        channels, strides: Of the pyramid, fine to coarse.
+        num_classes: Output channels.
+        width: Channels inside the head.
+        pool_scales: Sides of the pooled grids, cells.
+        drop_rate: Of whole channels before the classifier.
+    """
+
+    finest_stride = 4
+
+    def __init__(
+        self,
+        channels: list[int],
+        strides: list[int],
+        num_classes: int,
+        *,
+        width: int = 512,
+        pool_scales: tuple[int, ...] = (1, 2, 3, 6),
+        drop_rate: float = 0.1,
+    ) -> None:
+        super().__init__()
+        check_pyramid(channels, strides)
+        self.pooling = PyramidPooling(channels[-1], width, pool_scales)
+        self.laterals = nn.ModuleList(ConvNormAct(c, width, 1) for c in channels[:-1])
+        self.outputs = nn.ModuleList(ConvNormAct(width, width, 3) for _ in channels[:-1])
+        self.fuse = ConvNormAct(len(channels) * width, width, 3)
+        self.classifier = Classifier(width, num_classes, drop_rate=drop_rate)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """[(N, C_i, H_i, W_i), ...] to (N, num_classes, H_0, W_0)."""
+        coarsest = self.pooling(features[-1])
+        laterals = [lateral(f) for lateral, f in zip(self.laterals, features[:-1], strict=True)]
+        x, merged = coarsest, []
+        for lateral in reversed(laterals):
+            x = lateral + resize(x, lateral)
+            merged.insert(0, x)
+        levels = [output(m) for output, m in zip(self.outputs, merged, strict=True)]
+        together = [resize(level, levels[0]) for level in [*levels, coarsest]]
+        return self.classifier(self.fuse(torch.cat(together, dim=1)))

@@ -4,8 +4,8 @@ from timm import create_model, list_models
 
 from vimamba import models  # noqa: F401  importing registers every model with timm
 from vimamba.checkpoints import identify
-from vimamba.hub import push_to_hub, save_pretrained
 from vimamba.heads import list_heads
+from vimamba.hub import push_to_hub, save_pretrained
 from vimamba.networks import create_segmenter, list_segmenters
 from vimamba.scan_orders import (
     list_scan_orders,
@@ -24,6 +24,7 @@ __all__ = [
     "list_models",
     "list_scan_orders",
     "list_segmenters",
+    "push_to_hub",
     "register_scan_order",
     "register_scan_table",
     "save_pretrained",

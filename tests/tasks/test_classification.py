@@ -203,7 +203,8 @@ def test_an_export_loads_with_equal_logits(model, tmp_path):
             task.scored_net, folder, class_names=names, img_size=size, mean=[0.3], std=[0.4],
             interpolation="bilinear", crop_pct=0.9,
         )  # fmt: skip
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    files = {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == files
     config = json.loads((folder / "config.json").read_text())
     assert "num_classes" not in config.get("model_args", {})
     net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

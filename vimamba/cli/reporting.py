@@ -123,6 +123,7 @@ def export_run(cli: "RecipeCLI", folder: Path) -> None:
         std=data.std,
         interpolation=data.interpolation,
         crop_pct=data.crop_pct,
+        license=None if cli.model.hparams["pretrained"] else "unknown",
     )
 
 

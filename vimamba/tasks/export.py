@@ -1,13 +1,11 @@
 """Writes a network as a folder that timm, and all that reads timm's folders, can load."""
 
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm.models import save_for_hf
 from torch import nn
+
+from vimamba.hub import save_pretrained
 
 
 def export_network(
@@ -20,8 +18,9 @@ def export_network(
     std: Sequence[float],
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
+    license: str | None = "unknown",
 ) -> None:
-    """Write config.json and model.safetensors for `timm.create_model("local-dir:<folder>")`.
+    """Write a network and its preprocessing for `timm.create_model("local-dir:<folder>")`.
 
     Args:
         net: A timm model.
@@ -32,9 +31,8 @@ def export_network(
         std: Per-channel standard deviation, in [0, 1].
         interpolation: How images are resized.
         crop_pct: Part of the resized shorter side that is kept.
+        license: Of the weights; None for that of the published weights they were trained from.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     data_config = {
         "input_size": (len(mean), img_size, img_size),
         "mean": tuple(mean),
@@ -43,24 +41,4 @@ def export_network(
         "crop_pct": crop_pct,
         "crop_mode": "center",
     }
-    save_for_hf(
-        net,
-        str(part),
-        model_config={"label_names": list(class_names)},
-        safe_serialization=True,
-        data_config=data_config,
-    )
-    config_file = part / "config.json"
-    config = json.loads(config_file.read_text())
-    # transformers passes num_classes itself and would then get it twice
-    config.get("model_args", {}).pop("num_classes", None)
-    # the weights are no longer those that were published
-    for key in ("tag", "notes", "license", "origin_url", "description"):
-        config.get("pretrained_cfg", {}).pop(key, None)
-    config_file.write_text(json.dumps(config, indent=2))
-    # the weights come readable for their owner only
-    for file in part.iterdir():
-        shutil.copymode(config_file, file)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    save_pretrained(net, folder, label_names=class_names, license=license, data_config=data_config)

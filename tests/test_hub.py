@@ -1,0 +1,136 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+
+import vimamba
+import vimamba.hub
+
+NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
+# timm gives a model made without weights no licence: what a download would have left behind
+PUBLISHED = {"license": "mit", "origin_url": "https://example.org", "notes": ("top-1: 82.6",)}
+
+
+def read(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_gives_timm_the_same_model(name, tmp_path):
+    model = timm.create_model(name, num_classes=3, in_chans=4, scan_order="spiral").eval()
+    folder = vimamba.save_pretrained(model, tmp_path / "model", label_names=["a", "b", "c"])
+    assert folder == tmp_path / "model"
+    files = {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in folder.iterdir()} == files
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    image = torch.randn(1, 4, *model.pretrained_cfg["input_size"][1:])
+    assert torch.equal(model(image), again(image))
+    assert again.pretrained_cfg["label_names"] == ["a", "b", "c"]
+
+
+def test_the_number_of_classes_is_said_once(tmp_path):
+    model = timm.create_model("test_vim", num_classes=3, embed_dim=32)
+    config = read(vimamba.save_pretrained(model, tmp_path / "model"))
+    assert config["num_classes"] == 3
+    assert config["model_args"]["embed_dim"] == 32
+    assert "num_classes" not in config["model_args"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
+    folder = tmp_path / "deep" / "model"
+    vimamba.save_pretrained(timm.create_model("test_vim"), folder)
+    (folder / "stale.bin").touch()
+    weights = (folder / "model.safetensors").read_bytes()
+
+    def fail(*args):
+        raise OSError("the disk is full")
+
+    other = timm.create_model("test_vmamba")
+    with monkeypatch.context() as patch:
+        patch.setattr(vimamba.hub, "_card", fail)
+        with pytest.raises(OSError, match="disk is full"):
+            vimamba.save_pretrained(other, folder)
+    assert (folder / "model.safetensors").read_bytes() == weights
+    vimamba.save_pretrained(other, folder)
+    assert read(folder)["architecture"] == "test_vmamba"
+    assert not (folder / "stale.bin").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize(
+    ("published", "wish", "license", "line"),
+    [
+        ({}, None, "unknown", "Licence of the weights: unknown\n"),
+        ({}, "cc-by-4.0", "cc-by-4.0", "Licence of the weights: cc-by-4.0\n"),
+        (PUBLISHED, None, "mit", "weights: mit (published at https://example.org)\n"),
+        (PUBLISHED, "unknown", "unknown", "Licence of the weights: unknown\n"),
+    ],
+)
+def test_the_card_states_the_weights_licence(published, wish, license, line, tmp_path):
+    model = timm.create_model("test_vmamba", pretrained_cfg_overlay=published)
+    folder = vimamba.save_pretrained(model, tmp_path / "net", license=wish)
+    card = (folder / "README.md").read_text()
+    assert f"\nlicense: {license}\n" in card
+    assert line in card
+    assert read(folder)["pretrained_cfg"].get("license", "unknown") == license
+    # the accuracy belongs to the weights as they were published
+    assert "top-1" not in (folder / "config.json").read_text()
+
+
+def test_the_card_says_that_vimamba_is_needed_and_its_snippet_runs(tmp_path):
+    folder = vimamba.save_pretrained(timm.create_model("test_vim", num_classes=7), tmp_path / "net")
+    card = (folder / "README.md").read_text()
+    assert "needs the `vimamba` package" in card
+    assert "`test_vim` (Vision Mamba: " in card
+    assert "7 classes" in card
+    snippet = card.split("```python\n")[1].split("```")[0]
+    scope = {}
+    exec(snippet, scope)
+    assert scope["model"].num_classes == 7
+
+
+def test_a_backbone_is_saved_as_one(tmp_path):
+    model = timm.create_model("test_vmamba", num_classes=0)
+    folder = vimamba.save_pretrained(model, tmp_path / "net")
+    assert "pipeline_tag: image-feature-extraction" in (folder / "README.md").read_text()
+    timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+def test_labels_must_be_as_many_as_the_classes(tmp_path):
+    model = timm.create_model("test_vim", num_classes=3)
+    with pytest.raises(ValueError, match="2 label_names for 3 classes"):
+        vimamba.save_pretrained(model, tmp_path / "net", label_names=["a", "b"])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Hub:
+    """Stands in for the Hub: keeps what is uploaded."""
+
+    def __init__(self, token=None):
+        self.token = token
+
+    def create_repo(self, repo, *, private, exist_ok):
+        assert exist_ok
+        self.log.append(("create", repo, private, self.token))
+        return SimpleNamespace(repo_id=f"me/{repo}")
+
+    def upload_folder(self, *, repo_id, folder_path, commit_message):
+        files = {path.name: path.read_bytes() for path in folder_path.iterdir()}
+        self.log.append(("upload", repo_id, commit_message, files))
+        return "https://huggingface.co/me/net/commit/1"
+
+
+def test_a_push_uploads_the_folder_without_pickles(monkeypatch):
+    Hub.log = []
+    monkeypatch.setattr(vimamba.hub, "HfApi", Hub)
+    model = timm.create_model("test_vim", num_classes=2)
+    url = vimamba.push_to_hub(model, "net", private=True, token="t", license="mit", message="Go")
+    assert url == "https://huggingface.co/me/net/commit/1"
+    assert Hub.log[0] == ("create", "net", True, "t")
+    action, repo, message, files = Hub.log[1]
+    assert (action, repo, message) == ("upload", "me/net", "Go")
+    assert set(files) == {"README.md", "config.json", "model.safetensors"}
+    assert b'timm.create_model("hf-hub:me/net", pretrained=True)' in files["README.md"]
+    assert b"\nlicense: mit\n" in files["README.md"]

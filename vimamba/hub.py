@@ -1,0 +1,174 @@
+"""Saves models as folders and Hub repositories that timm and transformers load.
+
+timm's own `save_for_hf` records `num_classes` among the model's arguments, where transformers
+hands it over a second time and fails; here it stands at the top level alone.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCardData
+from timm.models import save_for_hf
+from torch import nn
+
+# what is said of weights as they were published, and may be wrong once they are trained further
+_OF_PUBLISHED_WEIGHTS = ("tag", "notes", "description")
+
+_CARD = """\
+---
+{data}
+---
+
+# {name}
+
+`{architecture}` ({paper}), {classes}, as a [timm](https://github.com/huggingface/pytorch-image-models)
+model.
+
+It needs the `vimamba` package: timm and transformers know the architecture only once that has been
+imported. Otherwise they call it unknown and advise a newer timm, which does not help.
+
+```python
+import timm
+import vimamba  # makes {architecture} known
+
+model = timm.create_model("{address}", pretrained=True)
+```
+
+Licence of the weights: {license}
+"""
+
+
+def save_pretrained(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    label_names: Sequence[str] | None = None,
+    license: str | None = None,
+    data_config: dict[str, Any] | None = None,
+) -> Path:
+    """Write a model for `timm.create_model("local-dir:<folder>", pretrained=True)`.
+
+    transformers reads the same folder (`AutoModelForImageClassification.from_pretrained`), and
+    `TimmBackbone` its address. Both need `import vimamba` before.
+
+    Args:
+        model: A timm model.
+        folder: Replaced as a whole once config.json, model.safetensors and README.md are written.
+        label_names: Classes in the order of the logits.
+        license: Of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None takes that of the
+            published weights, which weights trained from them inherit; "unknown" if none are.
+        data_config: Input size, mean and the like where they are not those of the pretrained
+            config; see `timm.data.resolve_data_config`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: `label_names` are not as many as the logits, or an argument that the model was
+            made with cannot be written as JSON.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    _write(model, part, f"local-dir:{folder}", label_names, license, data_config)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(part, folder)
+    return folder
+
+
+def push_to_hub(
+    model: nn.Module,
+    repo: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    license: str | None = None,
+    data_config: dict[str, Any] | None = None,
+    private: bool = False,
+    token: str | None = None,
+    message: str = "Add model",
+) -> str:
+    """Upload a model to a Hugging Face Hub repository, which is made if it is not there.
+
+    Args:
+        model: A timm model.
+        repo: "owner/name"; with "name" alone the owner is you.
+        label_names: Classes in the order of the logits.
+        license: Of these weights; see `save_pretrained`.
+        data_config: Preprocessing; see `save_pretrained`.
+        private: Whether a new repository is private.
+        token: Of the Hub; that of `hf auth login` if None.
+        message: Of the commit.
+
+    Returns:
+        Address of the commit.
+    """
+    api = HfApi(token=token)
+    repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+    with TemporaryDirectory() as temporary:
+        part = Path(temporary) / "model"
+        _write(model, part, f"hf-hub:{repo}", label_names, license, data_config)
+        commit = api.upload_folder(repo_id=repo, folder_path=part, commit_message=message)
+    return str(commit)
+
+
+def _write(
+    model: nn.Module,
+    folder: Path,
+    address: str,
+    label_names: Sequence[str] | None,
+    license: str | None,
+    data_config: dict[str, Any] | None,
+) -> None:
+    """Write weights, config.json and the card into a new folder."""
+    if label_names is not None and len(label_names) != model.num_classes:
+        raise ValueError(f"{len(label_names)} label_names for {model.num_classes} classes")
+    names = {"label_names": list(label_names)} if label_names is not None else {}
+    save_for_hf(
+        model, str(folder), model_config=names, safe_serialization=True, data_config=data_config
+    )
+    config_file = folder / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    cfg = config["pretrained_cfg"]
+    for key in _OF_PUBLISHED_WEIGHTS:
+        cfg.pop(key, None)
+    if license is not None:
+        cfg.pop("origin_url", None)
+        cfg["license"] = license
+    config_file.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    card = _card(config, address)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    # the weights come readable for their owner only
+    for file in folder.iterdir():
+        shutil.copymode(config_file, file)
+
+
+def _card(config: dict[str, Any], address: str) -> str:
+    """The model card: what it is, how to load it, whose licence it is under."""
+    cfg, classes = config["pretrained_cfg"], config["num_classes"]
+    license = cfg.get("license", "unknown")
+    data = ModelCardData(
+        library_name="timm",
+        license=license,
+        pipeline_tag="image-classification" if classes else "image-feature-extraction",
+        tags=["timm", "vimamba"],
+    )
+    paper = ", ".join(str(cfg[key]) for key in ("paper_name", "paper_ids") if cfg.get(key))
+    published = cfg.get("license") and cfg.get("origin_url")
+    origin = f" (published at {cfg['origin_url']})" if published else ""
+    return _CARD.format(
+        data=data.to_yaml(),
+        name=address.split(":", 1)[1].rstrip("/").rsplit("/", 1)[-1],
+        architecture=config["architecture"],
+        paper=paper or "no paper named",
+        classes=f"{classes} classes" if classes else "without a classifier",
+        address=address,
+        license=f"{license}{origin}",
+    )

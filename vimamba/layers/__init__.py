@@ -4,15 +4,29 @@ from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer
 from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
+from vimamba.layers.vss import (
+    GATED_SS2D,
+    PatchExpand,
+    PatchMerging,
+    PatchStem,
+    Stage,
+    VSSBlock,
+)
 
 __all__ = [
+    "GATED_SS2D",
     "SS2D",
     "SSD2D",
     "MambaMixer",
     "PatchEmbed",
+    "PatchExpand",
+    "PatchMerging",
+    "PatchStem",
     "RotaryEmbed",
     "ScanMixer",
     "SimplePyramid",
+    "Stage",
+    "VSSBlock",
     "insert_class_token",
     "to_pair",
 ]

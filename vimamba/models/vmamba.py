@@ -12,20 +12,23 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from timm.layers import ClassifierHead, DropPath, Mlp, calculate_drop_path_rates, trunc_normal_
+from timm.layers import ClassifierHead, calculate_drop_path_rates, trunc_normal_
 from timm.layers.helpers import get_device_dtype
-from timm.models import (
-    checkpoint_seq,
-    generate_default_cfgs,
-    register_model,
-)
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, check_fit, load_official, rename_keys, unwrap
-from vimamba.layers import SS2D, SSD2D, ScanMixer
+from vimamba.layers import (
+    GATED_SS2D,
+    SS2D,
+    SSD2D,
+    PatchMerging,
+    PatchStem,
+    ScanMixer,
+    Stage,
+    VSSBlock,
+)
 from vimamba.models._builder import build_model
 
 __all__ = ["VMamba"]
@@ -48,19 +51,6 @@ class ConvStem(nn.Module):
         return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class PatchStem(nn.Module):
-    """One 4x4 convolution of stride 4 and a norm."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_chans, dim, 4, stride=4, **dd)
-        self.norm1 = nn.LayerNorm(dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
-        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
-
-
 class ConvDownsample(nn.Module):
     """Strided 3x3 convolution, then norm."""
 
@@ -74,61 +64,8 @@ class ConvDownsample(nn.Module):
         return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
-class PatchMerging(nn.Module):
-    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030)."""
-
-    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(4 * dim_in, **dd)
-        self.reduction = nn.Linear(4 * dim_in, dim, bias=False, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C); an odd side gets a zero row."""
-        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
-        x = torch.cat([x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
-        return self.reduction(self.norm(x))
-
-
-class VSSBlock(nn.Module):
-    """Pre-norm residual block: a mixer, then an MLP (if `mlp_ratio` is not 0)."""
-
-    def __init__(
-        self, dim: int, mixer: nn.Module, *, mlp_ratio: float, drop_path: float, **dd: Any
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, **dd)
-        self.mixer = mixer
-        self.drop_path = DropPath(drop_path)
-        self.has_mlp = mlp_ratio > 0
-        self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if self.has_mlp else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H, W, C)."""
-        x = x + self.drop_path(self.mixer(self.norm1(x)))
-        if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
-
-
-class Stage(nn.Module):
-    """Halve the grid (except in the first stage), then run the blocks."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[VSSBlock]) -> None:
-        super().__init__()
-        self.grad_checkpointing = False
-        self.downsample = downsample
-        self.blocks = nn.Sequential(*blocks)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C_in) to (N, H / 2, W / 2, C)."""
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
-            return checkpoint_seq(self.blocks, x)
-        return self.blocks(x)
-
-
 _MIXERS = {"ss2d": SS2D, "ssd2d": SSD2D}
+FIRST_GENERATION: dict[str, Any] = {**GATED_SS2D, "mlp_ratio": 0.0, "overlapping": False}
 
 
 class VMamba(nn.Module):
@@ -452,14 +389,6 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
 
 
 _BASE_DIMS = (128, 256, 512, 1024)
-_V0: dict[str, Any] = {
-    "d_state": 16,
-    "expand": 2.0,
-    "mlp_ratio": 0.0,
-    "gated": True,
-    "conv_bias": True,
-    "overlapping": False,
-}
 _M2: dict[str, Any] = {"mixer": "ssd2d", "d_state": 64}
 
 
@@ -513,19 +442,23 @@ def vmamba_tiny_s2l4(pretrained: bool = False, **kwargs: Any) -> VMamba:
 @register_model
 def vmamba_tiny_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-T of the first generation: 22.9 M parameters."""
-    return _create("vmamba_tiny_v0", pretrained, **{"depths": (2, 2, 9, 2), **_V0, **kwargs})
+    return _create(
+        "vmamba_tiny_v0", pretrained, **{"depths": (2, 2, 9, 2), **FIRST_GENERATION, **kwargs}
+    )
 
 
 @register_model
 def vmamba_small_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-S of the first generation: 44.4 M parameters."""
-    return _create("vmamba_small_v0", pretrained, **{"depths": (2, 2, 27, 2), **_V0, **kwargs})
+    return _create(
+        "vmamba_small_v0", pretrained, **{"depths": (2, 2, 27, 2), **FIRST_GENERATION, **kwargs}
+    )
 
 
 @register_model
 def vmamba_base_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-B of the first generation: 76.3 M parameters."""
-    args = {"depths": (2, 2, 27, 2), "dims": _BASE_DIMS, **_V0}
+    args = {"depths": (2, 2, 27, 2), "dims": _BASE_DIMS, **FIRST_GENERATION}
     return _create("vmamba_base_v0", pretrained, **{**args, **kwargs})
 
 

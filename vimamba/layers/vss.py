@@ -1,0 +1,105 @@
+"""Blocks of VMamba's first generation, which most medical networks are built from.
+
+Sizes: N batch, H and W image or grid, P patch, C channels. Everything is channels-last.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+
+# arguments of its SS2D
+GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv_bias": True}
+
+
+class PatchStem(nn.Module):
+    """One convolution whose patches do not overlap, and a norm."""
+
+    def __init__(self, in_chans: int, dim: int, *, patch_size: int = 4, **dd: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
+        self.norm1 = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, H / P, W / P, C)."""
+        return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
+
+
+class PatchMerging(nn.Module):
+    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030)."""
+
+    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim_in, **dd)
+        self.reduction = nn.Linear(4 * dim_in, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C); an odd side gets a zero row."""
+        x = F.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = torch.cat([x[:, ::2, ::2], x[:, 1::2, ::2], x[:, ::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+        return self.reduction(self.norm(x))
+
+
+class PatchExpand(nn.Module):
+    """Project every cell to a square of finer cells, then norm: the inverse of merging.
+
+    Swin-Unet (Cao et al. 2021, arXiv:2105.05537).
+
+    Args:
+        dim_in, dim: Channels in and out.
+        scale: Side of the square, cells.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(self, dim_in: int, dim: int, *, scale: int = 2, **dd: Any) -> None:
+        super().__init__()
+        self.scale = scale
+        self.expand = nn.Linear(dim_in, scale * scale * dim, bias=False, **dd)
+        self.norm = nn.LayerNorm(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, H * scale, W * scale, C)."""
+        x = self.expand(x).unflatten(-1, (self.scale, self.scale, -1))
+        return self.norm(x.transpose(2, 3).flatten(1, 2).flatten(2, 3))
+
+
+class VSSBlock(nn.Module):
+    """Pre-norm residual block: a mixer, then an MLP (if `mlp_ratio` is not 0)."""
+
+    def __init__(
+        self, dim: int, mixer: nn.Module, *, mlp_ratio: float, drop_path: float, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mixer = mixer
+        self.drop_path = DropPath(drop_path)
+        self.has_mlp = mlp_ratio > 0
+        self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if self.has_mlp else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        if self.has_mlp:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class Stage(nn.Module):
+    """Halve the grid (except in the first stage), then run the blocks."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[VSSBlock]) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+        self.downsample = downsample
+        self.blocks = nn.Sequential(*blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, H / 2, W / 2, C)."""
+        x = self.downsample(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            return checkpoint_seq(self.blocks, x)
+        return self.blocks(x)

@@ -43,6 +43,12 @@ def test_a_scan_counts_nine_operations_per_state():
     assert scan_flops((2, 4, 49, 96), (4, 96, 16)) == 9 * 2 * 4 * 49 * 96 * 16
 
 
+def test_a_projection_in_the_scan_counts_as_the_papers_count_a_matrix_product():
+    scan = 9 * 2 * 4 * 49 * 96 * 16
+    sizes = (2, 4, 49, 6), (4, 96, 16), (4, 96, 6)
+    assert scan_flops(*sizes) == scan + 2 * 4 * 49 * 96 * 6
+
+
 def test_backward_counts_twice_as_much():
     model = timm.create_model("test_vmamba")
     image = torch.randn(1, 3, 96, 96)

@@ -1,11 +1,13 @@
 """What the operators cost, for tools that count floating-point operations.
 
 A selective scan counts 9 operations per token, path, channel and state, the convention of the
-vision-Mamba papers (state-spaces/mamba, issue 110); backward counts twice as much. torch's
+vision-Mamba papers (state-spaces/mamba, issue 110), and one for each multiplication and addition
+of its projection of the step sizes; backward counts twice as much. torch's
 `FlopCounterMode` counts a multiplication and an addition of a matrix product as two, the papers
 as one: their figure is half of its matrix products and convolutions plus the scans.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,25 +19,31 @@ from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers th
 FLOPS_PER_STATE = 9
 
 
-def scan_flops(delta_shape: Sequence[int], A_shape: Sequence[int]) -> int:
+def scan_flops(
+    delta_shape: Sequence[int],
+    A_shape: Sequence[int],
+    weight_shape: Sequence[int] | None = None,
+) -> int:
     """Operations of one selective scan.
 
     Args:
-        delta_shape: (B, K, L, D).
+        delta_shape: (B, K, L, D), or (B, K, L, R) with a weight.
         A_shape: (K, D, N).
+        weight_shape: (K, D, R), or None without a weight.
     """
-    batch, paths, length, channels = delta_shape
-    return FLOPS_PER_STATE * batch * paths * length * channels * A_shape[-1]
+    _, channels, states = A_shape
+    rank = 0 if weight_shape is None else weight_shape[-1]
+    return math.prod(delta_shape[:3]) * channels * (FLOPS_PER_STATE * states + rank)
 
 
 @register_flop_formula(torch.ops.vimamba.selective_scan_forward)
-def _forward_flops(u: Any, delta: Any, A: Any, *_: Any, **__: Any) -> int:
-    return scan_flops(delta, A)
+def _forward_flops(*shapes: Any, **_: Any) -> int:
+    return scan_flops(shapes[1], shapes[2], shapes[8])
 
 
 @register_flop_formula(torch.ops.vimamba.selective_scan_backward)
-def _backward_flops(grad: Any, u: Any, delta: Any, A: Any, *_: Any, **__: Any) -> int:
-    return 2 * scan_flops(delta, A)
+def _backward_flops(grad: Any, *shapes: Any, **_: Any) -> int:
+    return 2 * scan_flops(shapes[1], shapes[2], shapes[8])
 
 
 def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
@@ -45,7 +53,9 @@ def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:
     """
 
     def count(inputs: list[Any], outputs: list[Any]) -> int:
-        return scan_flops(inputs[1].type().sizes(), inputs[2].type().sizes())
+        delta, A, weight = (inputs[i].type() for i in (1, 2, 8))
+        given = weight.kind() == "TensorType"
+        return scan_flops(delta.sizes(), A.sizes(), weight.sizes() if given else None)
 
     names = ("selective_scan", "selective_scan_forward")
     return {f"vimamba::{name}": count for name in names}

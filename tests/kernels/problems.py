@@ -6,7 +6,7 @@ import torch
 
 from vimamba_kernels.selective_scan.reference import selective_scan_reference
 
-TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
+TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_weight")
 
 
 def make_problem(
@@ -17,6 +17,7 @@ def make_problem(
     channels=6,
     n=3,
     groups=None,
+    rank=None,
     steps=None,
     zero_tokens=0,
     u_per_path=False,
@@ -35,7 +36,7 @@ def make_problem(
 
     by_group = (batch, k, length, n) if groups is None else (batch, k, groups, length, n)
     rates = torch.rand(k, channels, n, generator=g) + torch.arange(1, n + 1)
-    delta = normal(batch, k, length, channels)
+    delta = normal(batch, k, length, rank or channels)
     problem = {
         "u": normal(*((batch, k) if u_per_path else (batch,)), length, channels),
         "delta": delta if delta_softplus else delta.abs(),
@@ -48,6 +49,10 @@ def make_problem(
         "delta_softplus": delta_softplus,
         "paths": make_paths(k, length, steps, zero_tokens, g),
     }
+    weight = normal(k, channels, rank) / rank**0.5 if rank else None
+    if weight is not None and not delta_softplus:
+        weight = weight.abs()
+    problem["delta_weight"] = weight
     if not delta_softplus:
         problem["delta_bias"] = problem["delta_bias"].abs()
     return problem | dict.fromkeys(without)
@@ -91,8 +96,9 @@ def _gradients(y, leaves, grad):
 
 def output_gradient(problem, merge=True):
     """A random gradient of the output."""
-    u, delta = problem["u"], problem["delta"]
-    shape = (delta.shape[0], *delta.shape[2:]) if merge else delta.shape
+    u, (batch, k, length, _) = problem["u"], problem["delta"].shape
+    channels = u.shape[-1]
+    shape = (batch, length, channels) if merge else (batch, k, length, channels)
     g = torch.Generator().manual_seed(1)
     return torch.randn(shape, generator=g).to(u.dtype)
 
@@ -109,6 +115,12 @@ def assert_matches_the_definition(scan, size, dtype, tolerance, merge=True, **op
     results = computed(scan, problem, output_gradient(problem, merge), merge=merge, **options)
     assert results[0].dtype == dtype
     assert_close(results, _expected_of(tuple(size.items()), merge), tolerance)
+
+
+def all_equal(results, others):
+    """Whether both have the same bits, or nothing, everywhere."""
+    pairs = list(zip(results, others, strict=True))
+    return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 
 
 def assert_close(results, references, tolerance):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.kernels.problems import (
+    TENSORS,
     assert_close,
     assert_matches_the_definition,
     computed,
@@ -48,6 +49,14 @@ CASES = {
     "groups_one_state": {"groups": 2, "n": 1, "u_per_path": True},
     "a_group_for_each_channel": {"groups": 6, "n": 4},
     "u_per_path": {"u_per_path": True, "zero_tokens": 2},
+    "projected": {"rank": 2},
+    "projected_one_state": {"rank": 5, "n": 1, "zero_tokens": 3, "steps": 10},
+    "projected_without_softplus_from_rank_one": {"rank": 1, "delta_softplus": False},
+    "projected_without_D_z_bias_paths": {
+        "rank": 7,
+        "without": ("D", "z", "delta_bias", "paths"),
+    },
+    "projected_groups": {"rank": 3, "groups": 3, "u_per_path": True},
     "everything_over_many_chunks": {
         "length": 150,
         "steps": 131,
@@ -56,6 +65,15 @@ CASES = {
         "channels": 70,
         "n": 5,
         "u_per_path": True,
+    },
+    "everything_projected": {
+        "length": 150,
+        "steps": 131,
+        "zero_tokens": 40,
+        "groups": 2,
+        "channels": 70,
+        "n": 5,
+        "rank": 9,
     },
 }
 backends = pytest.mark.parametrize(
@@ -94,6 +112,16 @@ def test_two_tokens_are_worked_out_by_hand():
     # token 1 comes first: h = 0.5 * 2; then h = exp(-1) * 1 + 0.5 * 1
     expected = torch.tensor([[[torch.e**-1 + 0.5], [1.0]]], dtype=torch.float64)
     torch.testing.assert_close(y, expected)
+
+
+@backends
+def test_a_projected_step_size_is_that_of_a_linear_layer(backend, dtype, tolerance):
+    problem = make_problem(rank=4, dtype=dtype)
+    weight = problem.pop("delta_weight")
+    y = selective_scan(**problem, delta_weight=weight, backend=backend)
+    layers = [F.linear(problem["delta"][:, k], weight[k]) for k in range(2)]
+    problem["delta"] = torch.stack(layers, dim=1)
+    torch.testing.assert_close(y, selective_scan(**problem, backend=backend))
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
@@ -156,8 +184,8 @@ def test_an_empty_batch_gives_empty_outputs_and_zero_gradients(backend, dtype, t
     problem = make_problem(batch=0, n=n, dtype=dtype)
     y, *grads = computed(selective_scan, problem, output_gradient(problem), backend=backend)
     assert y.shape == (0, 13, 6)
-    assert all(g.shape == problem[name].shape for name, g in zip(problem, grads, strict=False))
-    assert all(not g.any() for g in grads)
+    for name, g in zip(TENSORS, grads, strict=True):
+        assert g is None or (g.shape == problem[name].shape and not g.any())
 
 
 @pytest.mark.parametrize("backend", ["reference", "chunked", "cpu"])
@@ -167,13 +195,15 @@ def test_an_empty_batch_gives_empty_outputs_and_zero_gradients(backend, dtype, t
     [(torch.bfloat16, 6e-3), (torch.float16, 1e-3)],
     ids=["bfloat16", "float16"],
 )
-def test_half_precision_rounds_only_inputs_and_outputs(backend, dtype, tolerance):
-    problem = make_problem(length=197, n=16, dtype=dtype)
+@pytest.mark.parametrize("rank", [None, 4])
+def test_half_precision_rounds_only_inputs_and_outputs(backend, dtype, tolerance, rank):
+    problem = make_problem(length=197, n=16, rank=rank, dtype=dtype)
     grad = output_gradient(problem)
     results = computed(selective_scan, problem, grad, backend=backend)
     dtypes = [None if r is None else r.dtype for r in results]
     half, full = dtype, torch.float32
-    assert dtypes == [half, half, half, full, half, half, full, half, full]
+    weight = half if rank else None
+    assert dtypes == [half, half, half, full, half, half, full, half, full, weight]
     assert_close(results, expected(problem, grad), tolerance)
 
 
@@ -184,7 +214,7 @@ def test_parameters_may_be_half_precision_and_get_gradients_in_it(backend):
         problem[name] = problem[name].bfloat16()
     grad = output_gradient(problem)
     results = computed(selective_scan, problem, grad, backend=backend)
-    assert all(r.dtype == torch.bfloat16 for r in results)
+    assert all(r is None or r.dtype == torch.bfloat16 for r in results)
     assert_close(results, expected(problem, grad), 6e-3)
 
 
@@ -213,7 +243,7 @@ def test_decays_that_underflow_stay_finite(backend):
     problem["A"] *= 1000
     grad = output_gradient(problem)
     results = computed(selective_scan, problem, grad, backend=backend)
-    assert all(r.isfinite().all() for r in results)
+    assert all(r is None or r.isfinite().all() for r in results)
 
 
 @pytest.mark.parametrize("delta", [-200.0, -30.0, 0.0, 19.9, 20.1, 200.0])

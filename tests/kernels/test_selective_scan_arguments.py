@@ -10,9 +10,9 @@ from vimamba_kernels import arguments, backends, selective_scan
 from vimamba_kernels.selective_scan.op import choose_backend
 
 
-def changed(**changes):
+def changed(rank=None, **changes):
     """A good float32 problem with some arguments replaced or, if callable, changed."""
-    problem = make_problem(dtype=torch.float32)
+    problem = make_problem(dtype=torch.float32, rank=rank)
     for name, change in changes.items():
         problem[name] = change(problem[name]) if callable(change) else change
     return problem
@@ -68,6 +68,37 @@ def repeated(paths):
 def test_a_wrong_value_is_named(changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         selective_scan(**changed(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"delta": lambda t: t[0]}, "delta has shape (2, 13, 4); expected (B, K, L, R)"),
+        ({"u": lambda t: t[..., :5]}, "u has shape (2, 13, 5); expected (B, L, D) or"),
+        (
+            {"delta_weight": lambda t: t[..., :3]},
+            "delta_weight has shape (2, 6, 3); expected (K, D, R) = (2, 'D', 4)",
+        ),
+        (
+            {"delta_weight": lambda t: t[0]},
+            "delta_weight has shape (6, 4); expected (K, D, R) = (2, 'D', 4)",
+        ),
+        ({"delta_weight": lambda t: t[:, :5]}, "A has shape (2, 6, 3); expected (K, D, N) = (2, 5"),
+        (
+            {"delta": lambda t: t[..., :0], "delta_weight": lambda t: t[..., :0]},
+            "delta_weight has shape (2, 6, 0); expected (K, D, R) = (2, 'D', 1)",
+        ),
+    ],
+)
+def test_a_wrong_value_of_a_projected_scan_is_named(changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        selective_scan(**changed(rank=4, **changes))
+
+
+def test_the_weight_of_the_projection_has_the_dtype_of_u():
+    message = "delta_weight is torch.float64; expected torch.float32, as u is"
+    with pytest.raises(TypeError, match=message):
+        selective_scan(**changed(rank=4, delta_weight=lambda t: t.double()))
 
 
 @pytest.mark.parametrize(

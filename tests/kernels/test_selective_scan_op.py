@@ -16,6 +16,7 @@ from vimamba_kernels import selective_scan
 
 scan_op = torch.ops.vimamba.selective_scan
 SMALL = {"length": 5, "n": 2, "zero_tokens": 1, "steps": 4}
+RANKS = pytest.mark.parametrize("rank", [None, 3], ids=["delta", "projected"])
 CPU_AND_CHUNKED = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
@@ -29,6 +30,9 @@ class Scan(torch.nn.Module):
 
     def __init__(self, problem):
         super().__init__()
+        self.delta_weight = problem["delta_weight"]
+        if self.delta_weight is not None:
+            self.delta_weight = torch.nn.Parameter(self.delta_weight)
         self.A = torch.nn.Parameter(problem["A"])
         self.D = torch.nn.Parameter(problem["D"])
         self.delta_bias = torch.nn.Parameter(problem["delta_bias"])
@@ -36,19 +40,39 @@ class Scan(torch.nn.Module):
 
     def forward(self, u, delta, B, C, z):
         return torch.ops.vimamba.selective_scan(
-            u, delta, self.A, B, C, self.D, z, self.delta_bias, True, self.paths, True, "auto"
+            u,
+            delta,
+            self.A,
+            B,
+            C,
+            self.D,
+            z,
+            self.delta_bias,
+            self.delta_weight,
+            True,
+            self.paths,
+            True,
+            "auto",
         )
+
+
+def require_gradients(problem):
+    for name in TENSORS:
+        if problem[name] is not None:
+            problem[name].requires_grad_()
 
 
 def activations(problem):
     return tuple(problem[name] for name in ("u", "delta", "B", "C", "z"))
 
 
+@RANKS
 @pytest.mark.parametrize("backend", ["reference", "chunked"])
 @pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
-def test_first_and_second_derivatives_agree_with_finite_differences(backend, merge):
-    problem = make_problem(**SMALL, groups=2, u_per_path=not merge)
-    tensors = [problem[name].requires_grad_() for name in TENSORS]
+def test_first_and_second_derivatives_agree_with_finite_differences(backend, merge, rank):
+    problem = make_problem(**SMALL, groups=2, u_per_path=not merge, rank=rank)
+    require_gradients(problem)
+    tensors = [problem[name] for name in TENSORS]
 
     def scan(*tensors):
         return scan_op(*tensors, True, problem["paths"], merge, backend)
@@ -57,9 +81,10 @@ def test_first_and_second_derivatives_agree_with_finite_differences(backend, mer
     assert gradgradcheck(scan, tensors, fast_mode=True, check_undefined_grad=False)
 
 
-def test_second_derivatives_work_with_the_cpu_backend():
+@RANKS
+def test_second_derivatives_work_with_the_cpu_backend(rank):
     def gradient_norm(dtype, backend):
-        problem = make_problem(dtype=dtype)
+        problem = make_problem(dtype=dtype, rank=rank)
         u = problem["u"].requires_grad_()
         A = problem["A"].requires_grad_()
         (grad,) = torch.autograd.grad(
@@ -83,20 +108,21 @@ def test_third_derivatives_work():
     assert third.abs().sum() > 0
 
 
+@RANKS
 @CPU_AND_CHUNKED
 @pytest.mark.parametrize("op", ["selective_scan", "selective_scan_forward"])
-def test_opcheck_passes(op, dtype):
-    problem = make_problem(**SMALL, dtype=dtype)
-    for name in TENSORS:
-        problem[name].requires_grad_()
+def test_opcheck_passes(op, dtype, rank):
+    problem = make_problem(**SMALL, dtype=dtype, rank=rank)
+    require_gradients(problem)
     save = (True,) if op == "selective_scan_forward" else ()
     args = arguments(problem, True, "auto", *save)
     torch.library.opcheck(getattr(torch.ops.vimamba, op).default, args)
 
 
+@RANKS
 @CPU_AND_CHUNKED
-def test_opcheck_of_the_backward_operator_passes(dtype):
-    problem = make_problem(**SMALL, dtype=dtype)
+def test_opcheck_of_the_backward_operator_passes(dtype, rank):
+    problem = make_problem(**SMALL, dtype=dtype, rank=rank)
     saved = torch.ops.vimamba.selective_scan_forward(*arguments(problem, True, "auto", True))[1:]
     args = (output_gradient(problem), *arguments(problem, True, "auto"), *saved)
     torch.library.opcheck(torch.ops.vimamba.selective_scan_backward.default, args)
@@ -118,10 +144,11 @@ def test_the_backward_operator_recomputes_states_that_were_not_saved():
         torch.testing.assert_close(with_states, without, rtol=0, atol=0)
 
 
+@RANKS
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize("backend", ["auto", "reference", "chunked", "cpu"])
-def test_meta_tensors_get_shapes_in_both_directions(backend, merge):
-    problem = make_problem(dtype=torch.bfloat16)
+def test_meta_tensors_get_shapes_in_both_directions(backend, merge, rank):
+    problem = make_problem(dtype=torch.bfloat16, rank=rank)
     meta = {
         n: v.to("meta").requires_grad_(n in TENSORS) if isinstance(v, torch.Tensor) else v
         for n, v in problem.items()
@@ -131,12 +158,14 @@ def test_meta_tensors_get_shapes_in_both_directions(backend, merge):
     assert y.dtype == torch.bfloat16
     assert y.shape == ((2, 13, 6) if merge else (2, 2, 13, 6))
     y.sum().backward()
-    assert all(meta[n].grad.shape == problem[n].shape for n in TENSORS)
+    present = [n for n in TENSORS if problem[n] is not None]
+    assert all(meta[n].grad.shape == problem[n].shape for n in present)
 
 
+@RANKS
 @CPU_AND_CHUNKED
-def test_a_compiled_module_gives_the_same_in_one_graph(dtype):
-    problem = make_problem(dtype=dtype)
+def test_a_compiled_module_gives_the_same_in_one_graph(dtype, rank):
+    problem = make_problem(dtype=dtype, rank=rank)
     module = Scan(problem)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     y, z = module(*activations(problem)), compiled(*activations(problem))
@@ -168,9 +197,10 @@ def test_one_compilation_serves_all_sizes():
     assert len(graphs) == 1
 
 
+@RANKS
 @CPU_AND_CHUNKED
-def test_an_exported_program_with_dynamic_sizes_gives_the_same(dtype):
-    problem = make_problem(dtype=dtype, without=("paths",))
+def test_an_exported_program_with_dynamic_sizes_gives_the_same(dtype, rank):
+    problem = make_problem(dtype=dtype, without=("paths",), rank=rank)
     module = Scan(problem)
     batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("length", min=2)
     by_token, by_path = {0: batch, 1: length}, {0: batch, 2: length}
@@ -181,36 +211,40 @@ def test_an_exported_program_with_dynamic_sizes_gives_the_same(dtype):
     )
     targets = [node.target for node in program.graph.nodes]
     assert scan_op.default in targets
-    other = activations(make_problem(batch=3, length=21, dtype=dtype, without=("paths",)))
+    other = activations(
+        make_problem(batch=3, length=21, dtype=dtype, without=("paths",), rank=rank)
+    )
     torch.testing.assert_close(program.module()(*other), module(*other))
     decomposed = program.run_decompositions().module()
     torch.testing.assert_close(decomposed(*other), module(*other))
 
 
-def test_a_scripted_module_gives_the_same():
-    problem = make_problem(dtype=torch.float32)
+@RANKS
+def test_a_scripted_module_gives_the_same(rank):
+    problem = make_problem(dtype=torch.float32, rank=rank)
     module = Scan(problem)
     scripted = torch.jit.script(module)
     torch.testing.assert_close(scripted(*activations(problem)), module(*activations(problem)))
 
 
-def test_a_symbolically_traced_module_gives_the_same():
-    problem = make_problem(dtype=torch.float32)
+@RANKS
+def test_a_symbolically_traced_module_gives_the_same(rank):
+    problem = make_problem(dtype=torch.float32, rank=rank)
     module = Scan(problem)
     traced = torch.fx.symbolic_trace(module)
     torch.testing.assert_close(traced(*activations(problem)), module(*activations(problem)))
 
 
-def test_autocast_casts_activations_but_keeps_the_parameters():
-    problem = make_problem(length=50, dtype=torch.float32)
+@RANKS
+def test_autocast_casts_activations_but_keeps_the_parameters(rank):
+    problem = make_problem(length=50, dtype=torch.float32, rank=rank)
     grad = output_gradient(problem).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         results = computed(selective_scan, problem, grad)
     assert results[0].dtype == torch.bfloat16
-    assert all(r.dtype == torch.float32 for r in results[1:])
-    rounded = {
-        n: v.bfloat16() if n in ("u", "delta", "B", "C", "z") else v for n, v in problem.items()
-    }
+    assert all(r is None or r.dtype == torch.float32 for r in results[1:])
+    cast = ("u", "delta", "B", "C", "z", "delta_weight")
+    rounded = {n: v.bfloat16() if n in cast and v is not None else v for n, v in problem.items()}
     # were A rounded too, its own gradient and y would be off by more
     assert_close(results, expected(rounded, grad), 6e-3)
     torch.testing.assert_close(results[0], selective_scan(**rounded), rtol=0, atol=0)

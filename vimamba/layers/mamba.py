@@ -100,6 +100,7 @@ class MambaMixer(nn.Module):
             self.D,
             gate,
             self.dt_bias,
+            None,
             True,
             paths,
             True,

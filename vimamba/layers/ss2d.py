@@ -146,6 +146,7 @@ class SS2D(ScanMixer):
             self.D,
             None,
             self.dt_bias,
+            None,
             True,
             paths,
             True,

@@ -25,6 +25,7 @@ def selective_scan(
     *,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
     delta_softplus: bool = False,
     paths: Tensor | None = None,
     merge: bool = True,
@@ -33,7 +34,7 @@ def selective_scan(
     """Selective scan (Gu and Dao 2023, arXiv:2312.00752) along K paths over the same L tokens.
 
     Path k visits the tokens paths[k, 0], paths[k, 1], ...; with dt = softplus(delta + delta_bias),
-    in float32,
+    in float32, or softplus(delta @ delta_weight^T + delta_bias),
 
         h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = 0
         y[t] = sum over N of C[t] * h[t], plus D * u[t]
@@ -42,7 +43,8 @@ def selective_scan(
 
     Args:
         u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.
-        delta: (B, K, L, D), like B, C and z of the same dtype as `u`.
+        delta: (B, K, L, D), or its factor (B, K, L, R) with `delta_weight`; like B, C, z and
+            delta_weight of the same dtype as `u`.
         A: (K, D, N), normally negative. A, D and delta_bias may have any floating dtype and are
             used in at least float32.
         B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighbouring channels.
@@ -50,6 +52,8 @@ def selective_scan(
         D: (K, D), the weight of the skip connection.
         z: (B, L, D); the output is multiplied by silu(z).
         delta_bias: (K, D), added to `delta`.
+        delta_weight: (K, D, R), what `delta` is multiplied by, in float32. On a CPU and in PyTorch
+            that is a matrix product of its own, and its gradients are two more.
         delta_softplus: Whether `delta` passes through softplus (linear above 20).
         paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
             order. -1 is a zero token: u, delta, B and C are zero there, so the state decays, and
@@ -66,9 +70,9 @@ def selective_scan(
         TypeError: An argument is no tensor or has the wrong dtype.
         ValueError: A shape, a device, a path or the backend is wrong.
     """
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     if paths is not None:
         check_paths(paths, u.shape[-2])
     return torch.ops.vimamba.selective_scan(
-        u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, merge, backend
+        u, delta, A, B, C, D, z, delta_bias, delta_weight, delta_softplus, paths, merge, backend
     )

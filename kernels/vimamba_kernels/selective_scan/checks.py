@@ -4,7 +4,7 @@ from torch import Tensor
 
 from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
 
-_OPTIONAL = ("z", "D", "delta_bias")
+_OPTIONAL = ("z", "D", "delta_bias", "delta_weight")
 
 
 def check_arguments(
@@ -16,6 +16,7 @@ def check_arguments(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     paths: Tensor | None,
 ) -> None:
     """Check dtypes, devices and shapes.
@@ -24,7 +25,7 @@ def check_arguments(
         TypeError: An argument is no tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device.
     """
-    activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z}
+    activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "delta_weight": delta_weight}
     parameters = {"A": A, "D": D, "delta_bias": delta_bias}
     check_types(activations, parameters, paths, optional=_OPTIONAL)
     _check_shapes(activations, parameters, paths)
@@ -39,28 +40,39 @@ def _check_shapes(
     assert u is not None
     assert delta is not None
     assert A is not None
+    weight = activations["delta_weight"]
+    last = "D" if weight is None else "R"
     if delta.dim() != 4:
-        raise ValueError(f"delta has shape {tuple(delta.shape)}; expected (B, K, L, D)")
+        raise ValueError(f"delta has shape {tuple(delta.shape)}; expected (B, K, L, {last})")
     batch, k, length, channels = delta.shape
     if length < 1:
         raise ValueError(f"delta has shape {tuple(delta.shape)}; expected at least one token")
+    if weight is not None:
+        channels = _projected_channels(weight, k, delta.shape[3])
     if A.dim() != 3 or A.shape[:2] != (k, channels) or A.shape[2] < 1:
         raise ValueError(f"A has shape {tuple(A.shape)}; expected (K, D, N) = {(k, channels, 'N')}")
     merged, separate = (batch, length, channels), (batch, k, length, channels)
     expect_shape("u", u, "(B, L, D) or (B, K, L, D)", merged, separate)
-    _check_groups(activations, A.shape[2])
+    _check_groups(activations, channels, A.shape[2])
     expect_shape("z", activations["z"], "(B, L, D)", merged)
     for name in ("D", "delta_bias"):
         expect_shape(name, parameters[name], "(K, D)", (k, channels))
     expect_paths_shape(paths, k)
 
 
-def _check_groups(activations: dict[str, Tensor | None], states: int) -> None:
+def _projected_channels(weight: Tensor, k: int, rank: int) -> int:
+    if weight.dim() != 3 or weight.shape[::2] != (k, rank) or rank < 1:
+        shape, expected = tuple(weight.shape), (k, "D", max(rank, 1))
+        raise ValueError(f"delta_weight has shape {shape}; expected (K, D, R) = {expected}")
+    return weight.shape[1]
+
+
+def _check_groups(activations: dict[str, Tensor | None], channels: int, states: int) -> None:
     delta, B, C = activations["delta"], activations["B"], activations["C"]
     assert delta is not None
     assert B is not None
     assert C is not None
-    batch, k, length, channels = delta.shape
+    batch, k, length = delta.shape[:3]
     groups = B.shape[2] if B.dim() == 5 else 1
     if groups < 1 or channels % groups:
         raise ValueError(f"B has {groups} groups; expected a divisor of D = {channels}")

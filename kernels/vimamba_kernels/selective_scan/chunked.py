@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
+from vimamba_kernels.selective_scan.projection import project_gradients, project_steps
 from vimamba_kernels.selective_scan.reference import biased_steps, finish, per_path, softplus
 
 
@@ -29,6 +30,7 @@ def selective_scan_chunked(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -39,8 +41,9 @@ def selective_scan_chunked(
     autograd.
     """
     dtype = compute_dtype(u)
+    steps = project_steps(delta.to(dtype), delta_weight)
     u_steps = to_steps(per_path(u, delta).to(dtype), paths)
-    dt = softplus(biased_steps(delta.to(dtype), delta_bias, paths), delta_softplus)
+    dt = softplus(biased_steps(steps, delta_bias, paths), delta_softplus)
     B_steps, C_steps = (to_steps(_group_last(x).to(dtype), paths) for x in (B, C))
     log_decay = _grouped(dt, B_steps) * _grouped_parameter(A, B_steps)
     h = linear_recurrence(log_decay, _grouped(dt * u_steps, B_steps) * B_steps.unsqueeze(-2))
@@ -60,20 +63,22 @@ def selective_scan_gradients(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
     *,
     recurrence: Callable[[Tensor, Tensor], Tensor],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias, written out; None for absent arguments.
+    """Gradients of all tensors but `paths`, in their order, written out; None for absent ones.
 
     `grad` is the output's gradient; `recurrence` is `linear_recurrence` or the loop in its place.
     """
     dtype = compute_dtype(u)
+    steps = project_steps(delta.to(dtype), delta_weight)
     length = u.shape[-2]
     u_steps = to_steps(per_path(u, delta).to(dtype), paths)
-    biased = biased_steps(delta.to(dtype), delta_bias, paths)
+    biased = biased_steps(steps, delta_bias, paths)
     dt = softplus(biased, delta_softplus)
     B_steps, C_steps = (to_steps(_group_last(x).to(dtype), paths) for x in (B, C))
     A_steps = _grouped_parameter(A, B_steps)
@@ -104,17 +109,20 @@ def selective_scan_gradients(
     if delta_softplus:
         grad_dt = torch.where(biased > 20.0, grad_dt, grad_dt * torch.sigmoid(biased))
     grad_u = to_tokens(grad_u, paths, length)
+    grad_steps = to_tokens(grad_dt, paths, length)
+    grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
     grad_B = to_tokens((grad_h * _grouped(dt * u_steps, B_steps)).sum(-2), paths, length)
     grad_C = to_tokens((h * _grouped(grad_y, C_steps)).sum(-2), paths, length)
     return (
         grad_u if u.dim() == 4 else grad_u.sum(1),
-        to_tokens(grad_dt, paths, length),
+        grad_delta,
         (grad_log_decay * _grouped(dt, B_steps)).sum((0, 2)).flatten(1, 2),
         grad_B.transpose(2, 3).reshape(B.shape),
         grad_C.transpose(2, 3).reshape(C.shape),
         None if D is None else (grad_y * u_steps).sum((0, 2)),
         None if grad_z is None else grad_z.squeeze(1),
         None if delta_bias is None else grad_dt.sum((0, 2)),
+        grad_weight,
     )
 
 

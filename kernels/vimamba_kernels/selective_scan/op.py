@@ -23,6 +23,7 @@ from vimamba_kernels.selective_scan.chunked import (
     selective_scan_chunked,
     selective_scan_gradients,
 )
+from vimamba_kernels.selective_scan.projection import project_gradients, project_steps
 from vimamba_kernels.selective_scan.reference import (
     linear_recurrence_loop,
     selective_scan_reference,
@@ -33,12 +34,13 @@ BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 _ARGUMENTS = (
     "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D{0}, Tensor? z{0}, "
-    "Tensor? delta_bias{0}, bool delta_softplus{1}, Tensor? paths{0}, bool merge{2}, str backend{3}"
+    "Tensor? delta_bias{0}, Tensor? delta_weight{0}, bool delta_softplus{1}, Tensor? paths{0}, "
+    "bool merge{2}, str backend{3}"
 )
 _REQUIRED = _ARGUMENTS.format("", "", "", "")
 _OPTIONAL = _ARGUMENTS.format("=None", "=False", "=True", '="auto"')
 # positions of the tensors with a gradient in these arguments
-_DIFFERENTIABLE = range(8)
+_DIFFERENTIABLE = range(9)
 
 
 def choose_backend(backend: str, u: Tensor) -> str:
@@ -67,12 +69,13 @@ def _selective_scan(
     D: Tensor | None = None,
     z: Tensor | None = None,
     delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
     delta_softplus: bool = False,
     paths: Tensor | None = None,
     merge: bool = True,
     backend: str = "auto",
 ) -> Tensor:
-    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return torch.ops.vimamba.selective_scan_forward(
         *tensors, delta_softplus, paths, merge, backend, save
@@ -93,6 +96,7 @@ def _forward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -100,15 +104,17 @@ def _forward(
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output; with `save` also the ungated output and the states at the chunk borders."""
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     name = choose_backend(backend, u)
+    if name in ("chunked", "reference"):
+        scan = selective_scan_reference if name == "reference" else selective_scan_chunked
+        tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+        out = scan(*tensors, delta_softplus, paths, merge)
+        return out, out.new_empty(0), out.new_empty(0, dtype=torch.float32)
     options = (delta_bias, delta_softplus, paths, merge)
+    delta = project_steps(delta, delta_weight)
     if name == "triton":
         return fused.forward(u, delta, A, B, C, D, z, *options, save=save)
-    if name != "cpu":
-        scan = selective_scan_reference if name == "reference" else selective_scan_chunked
-        out = scan(u, delta, A, B, C, D, z, *options)
-        return out, out.new_empty(0), out.new_empty(0, dtype=torch.float32)
     y, states = cpu.forward(u, delta, A, B, C, D, *options, save=save)
     ungated = y.to(u.dtype, copy=True) if save and z is not None else u.new_empty(0)
     if z is not None:
@@ -126,13 +132,14 @@ def _forward_fake(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
     backend: str,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    batch, k, length, channels = delta.shape
+    (batch, k, length), channels = delta.shape[:3], A.shape[1]
     shape = (batch, length, channels) if merge else (batch, k, length, channels)
     # a forced backend is not at hand on the meta device, where only the output's shape counts
     name = choose_backend(backend, u) if save and u.device.type != "meta" else None
@@ -157,7 +164,7 @@ def _gate(z: Tensor, merge: bool) -> Tensor:
     "vimamba::selective_scan_backward",
     mutates_args=(),
     schema=f"(Tensor grad, {_REQUIRED}, Tensor ungated, Tensor states) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 def _backward(
     grad: Tensor,
@@ -169,37 +176,44 @@ def _backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
     backend: str,
     ungated: Tensor,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias; those of absent ones are empty."""
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, paths)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the nine tensors in their order; those of absent ones are empty."""
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     name = choose_backend(backend, u)
-    options = (delta_bias, delta_softplus, paths, merge)
-    if name == "triton":
-        grads = fused.backward(grad, u, delta, A, B, C, D, z, *options, ungated, states)
-        return dense_gradients(grads, (u, delta, A, B, C, D, z, delta_bias))
-    if name != "cpu":
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+    if name in ("chunked", "reference"):
         # written out: below the autograd dispatch keys autograd itself is out of reach
         recurrence = linear_recurrence_loop if name == "reference" else linear_recurrence
-        grads = selective_scan_gradients(
-            grad, u, delta, A, B, C, D, z, *options, recurrence=recurrence
-        )
-        return dense_gradients(grads, (u, delta, A, B, C, D, z, delta_bias))
-    if states.numel() == 0:
-        y, states = cpu.forward(u, delta, A, B, C, D, *options, save=True)
-        ungated = y if z is not None else ungated
-    grad = grad.float()
-    grad_z = None
-    if z is not None:
-        grad_z = _gate_gradient(grad, z, ungated, merge)
-        grad = grad * _gate(z, merge)
-    *grads, grad_bias = cpu.backward(grad, u, delta, A, B, C, D, *options, states)
-    return dense_gradients((*grads, grad_z, grad_bias), (u, delta, A, B, C, D, z, delta_bias))
+        options = (delta_softplus, paths, merge)
+        grads = selective_scan_gradients(grad, *tensors, *options, recurrence=recurrence)
+        return dense_gradients(grads, tensors)
+    options = (delta_bias, delta_softplus, paths, merge)
+    steps = project_steps(delta, delta_weight)
+    if name == "triton":
+        grads = fused.backward(grad, u, steps, A, B, C, D, z, *options, ungated, states)
+        grad_u, grad_steps, *grads = grads
+    else:
+        if states.numel() == 0:
+            y, states = cpu.forward(u, steps, A, B, C, D, *options, save=True)
+            ungated = y if z is not None else ungated
+        grad = grad.float()
+        grad_z = None
+        if z is not None:
+            grad_z = _gate_gradient(grad, z, ungated, merge)
+            grad = grad * _gate(z, merge)
+        grads = cpu.backward(grad, u, steps, A, B, C, D, *options, states)
+        grad_u, grad_steps, *grads, grad_bias = grads
+        grads = (*grads, grad_z, grad_bias)
+    assert grad_steps is not None
+    grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
+    return dense_gradients((grad_u, grad_delta, *grads, grad_weight), tensors)
 
 
 @_backward.register_fake
@@ -213,6 +227,7 @@ def _backward_fake(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -222,7 +237,7 @@ def _backward_fake(
 ) -> tuple[Tensor, ...]:
     return tuple(
         u.new_empty(0) if t is None else t.new_empty(t.shape)
-        for t in (u, delta, A, B, C, D, z, delta_bias)
+        for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     )
 
 
@@ -275,4 +290,4 @@ _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 
 
 # A, D and delta_bias keep their precision
-register_autocast(_library, "selective_scan", ("u", "delta", "B", "C", "z"))
+register_autocast(_library, "selective_scan", ("u", "delta", "B", "C", "z", "delta_weight"))

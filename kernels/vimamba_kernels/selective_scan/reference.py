@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
+from vimamba_kernels.selective_scan.projection import project_steps
 
 
 def selective_scan_reference(
@@ -19,6 +20,7 @@ def selective_scan_reference(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -28,9 +30,10 @@ def selective_scan_reference(
     Computes in float64 if `u` is float64 and in float32 otherwise; differentiable by autograd.
     """
     dtype = compute_dtype(u)
+    steps = project_steps(delta.to(dtype), delta_weight)
     length, channels = u.shape[-2:]
     u_steps = to_steps(per_path(u, delta).to(dtype), paths)
-    dt = softplus(biased_steps(delta.to(dtype), delta_bias, paths), delta_softplus)
+    dt = softplus(biased_steps(steps, delta_bias, paths), delta_softplus)
     B_steps = to_steps(_per_channel(B, channels).to(dtype), paths)
     C_steps = to_steps(_per_channel(C, channels).to(dtype), paths)
     A = A.to(dtype)

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from tests.kernels.problems import (
+    TENSORS,
+    all_equal,
     assert_close,
     assert_matches_the_definition,
     computed,
@@ -121,8 +123,9 @@ def test_half_precision_loses_no_more_than_its_rounding(dtype, n):
     problem = make_problem(**SMALL, dtype=dtype, n=n)
     grad = output_gradient(problem)
     results = computed(selective_scan, problem, grad, backend="triton")
-    inputs = [problem[name] for name in ("u", "u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
-    assert [r.dtype for r in results] == [t.dtype for t in inputs]
+    inputs = [problem[name] for name in ("u", *TENSORS)]
+    dtypes = [[t if t is None else t.dtype for t in tensors] for tensors in (results, inputs)]
+    assert dtypes[0] == dtypes[1]
     assert_close(results, expected(problem, grad), HALF[dtype])
 
 
@@ -143,7 +146,7 @@ def test_paths_may_be_int64():
     first = computed(selective_scan, problem, grad, backend="triton")
     problem["paths"] = problem["paths"].long()
     second = computed(selective_scan, problem, grad, backend="triton")
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert all_equal(first, second)
 
 
 def test_the_backward_pass_can_do_without_what_the_forward_pass_saved():
@@ -155,7 +158,7 @@ def test_the_backward_pass_can_do_without_what_the_forward_pass_saved():
     nothing = [grad.new_empty(0)] * 2
     with_saved = fused.backward(grad, *arguments, *saved)
     without = fused.backward(grad, *arguments, *nothing)
-    assert all(torch.equal(a, b) for a, b in zip(with_saved, without, strict=True))
+    assert all_equal(with_saved, without)
 
 
 def test_an_empty_batch_gives_empty_results():

@@ -1,0 +1,32 @@
+"""The step sizes of a scan from a factor of low rank, by matrix products.
+
+Sizes: B batch, K paths, L tokens, D channels, R rank.
+"""
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.paths import compute_dtype
+
+
+def project_steps(delta: Tensor, delta_weight: Tensor | None) -> Tensor:
+    """(B, K, L, D): the factor `delta` (B, K, L, R) times `delta_weight` (K, D, R), or itself.
+
+    The product is float64 if `delta` is, and float32 otherwise.
+    """
+    if delta_weight is None:
+        return delta
+    dtype = compute_dtype(delta)
+    return delta.to(dtype) @ delta_weight.to(dtype).transpose(1, 2)
+
+
+def project_gradients(
+    grad: Tensor, delta: Tensor, delta_weight: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """Gradients of `delta` and `delta_weight` from that of `project_steps`, `grad`."""
+    if delta_weight is None:
+        return grad, None
+    weight, factor = delta_weight.to(grad.dtype), delta.to(grad.dtype)
+    # one product for each batch element: L * B rows at once would need a copy
+    grad_weight = torch.matmul(grad.transpose(2, 3), factor).sum(0)
+    return grad @ weight, grad_weight

@@ -2,7 +2,7 @@
 
 `causal_conv_along_paths` checks its arguments and calls
 `torch.ops.vimamba.causal_conv_along_paths` (op.py), which models call directly. The definition is
-in reference.py; cpu.py computes the same, faster.
+in reference.py; cpu.py and fused.py (Triton) compute the same, faster.
 """
 
 import torch
@@ -42,8 +42,8 @@ def causal_conv_along_paths(
         paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
             order. -1 is a zero token, whose output is dropped.
         activation: "silu" or None.
-        backend: "cpu" (compiled by numba) or "reference" (PyTorch); "auto" takes the environment
-            variable VIMAMBA_BACKEND or else the fastest one that can run.
+        backend: "triton" (on a GPU), "cpu" (compiled by numba) or "reference" (PyTorch); "auto"
+            takes the environment variable VIMAMBA_BACKEND or else the fastest one that can run.
 
     Returns:
         (B, K, L, D) in the dtype of `x`. A token that a path never visits gets zero from it.

@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vimamba_kernels.backends import choose, cpu_obstacle
-from vimamba_kernels.path_conv import cpu
+from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
+from vimamba_kernels.path_conv import cpu, fused
 from vimamba_kernels.path_conv.checks import check_arguments
 from vimamba_kernels.path_conv.reference import causal_conv_gradients, causal_conv_reference
 from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
 
-# the slowest last; a Triton backend goes first
-BACKENDS = ("cpu", "reference")
+# the slowest last
+BACKENDS = ("triton", "cpu", "reference")
+
+_FORWARD = {"triton": fused.forward, "cpu": cpu.forward, "reference": causal_conv_reference}
+_BACKWARD = {"triton": fused.backward, "cpu": cpu.backward, "reference": causal_conv_gradients}
 
 
 def choose_backend(backend: str, x: Tensor) -> str:
@@ -29,6 +32,8 @@ def choose_backend(backend: str, x: Tensor) -> str:
 
 def _obstacle(backend: str, x: Tensor) -> str | None:
     """Why a backend cannot run, or None."""
+    if backend == "triton":
+        return triton_obstacle("x", x)
     return cpu_obstacle("x", x) if backend == "cpu" else None
 
 
@@ -47,8 +52,7 @@ def _forward(
     backend: str = "auto",
 ) -> Tensor:
     check_arguments(x, weight, bias, paths, activation)
-    convolve = cpu.forward if choose_backend(backend, x) == "cpu" else causal_conv_reference
-    return convolve(x, weight, bias, paths, activation)
+    return _FORWARD[choose_backend(backend, x)](x, weight, bias, paths, activation)
 
 
 @_forward.register_fake
@@ -83,7 +87,7 @@ def _backward(
     expected = (x.shape[0], weight.shape[0], *x.shape[1:])
     if grad.shape != expected:
         raise ValueError(f"grad has shape {tuple(grad.shape)}; expected (B, K, L, D) = {expected}")
-    differentiate = cpu.backward if choose_backend(backend, x) == "cpu" else causal_conv_gradients
+    differentiate = _BACKWARD[choose_backend(backend, x)]
     grads = differentiate(grad, x, weight, bias, paths, activation)
     return dense_gradients(grads, (x, weight, bias))
 

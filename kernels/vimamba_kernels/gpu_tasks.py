@@ -1,0 +1,72 @@
+"""How the Triton kernels of several operators are launched; gpu_kernels.py holds what they share.
+
+Sizes: K paths, L tokens, T steps.
+"""
+
+import importlib
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_path_bounds
+
+_ROWS = 1024
+
+
+@cache
+def kernel(name: str) -> Any:
+    """A Triton kernel by module and name below this package; Triton is imported with the first."""
+    module, _, function = name.rpartition(".")
+    return getattr(importlib.import_module(f"vimamba_kernels.{module}"), function)
+
+
+def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
+    """Run a kernel, as `kernel` names it, in so many programs; none is allowed."""
+    if programs > 0:
+        kernel(name)[(programs,)](**arguments, num_warps=warps)
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; 1 elsewhere, where kernels are interpreted."""
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
+    """The table as kernels take it.
+
+    Its values are not read on a GPU, which would wait for it at every call.
+
+    Raises:
+        ValueError: A table in the CPU's memory leads out of bounds.
+    """
+    if paths is None:
+        return None
+    if paths.device.type == "cpu":
+        check_path_bounds(paths, length)
+    return paths.contiguous()
+
+
+def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
+    """At which step each path visits each token, -1 for never: (K, L) int32; None without paths."""
+    if paths is None:
+        return None
+    k, steps = paths.shape
+    inverse = torch.full((k, length), -1, dtype=torch.int32, device=paths.device)
+    tiles = -(-steps // _ROWS)
+    arguments = {"paths": paths, "inverse": inverse, "L": length, "T": steps, "ROWS": _ROWS}
+    launch("gpu_kernels.invert_paths", k * tiles, warps=4, **arguments)
+    return inverse
+
+
+def check_row_sizes(name: str, rows: int, width: int) -> None:
+    """Check that the kernels' 32-bit offsets reach all elements of one path.
+
+    Raises:
+        ValueError: They do not.
+    """
+    if rows * width >= 2**31:
+        raise ValueError(f"{name} has {rows} rows of {width} numbers; expected below 2**31")

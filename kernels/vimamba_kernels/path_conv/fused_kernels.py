@@ -1,0 +1,192 @@
+"""Triton kernels of the convolution along paths; fused.py launches them.
+
+A tile is some steps, or tokens, by a block of channels. Rows of the W steps that a step sees are
+gathered one tap after the other: all but the first are in the multiprocessor's cache by then.
+
+Sizes: B batch, K paths, L tokens, T steps, D channels, W taps. The kernels by steps go through
+`per_program` of the `items`, the tiles of steps of the whole batch, with one path's weights.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+
+
+@triton.jit
+def _channels(D, BLOCK: tl.constexpr, EVEN: tl.constexpr):
+    """The program's block of channels, which of them exist, and the program's number besides."""
+    blocks = tl.cdiv(D, BLOCK)
+    d = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    # a constant mask disappears
+    inside = tl.full((BLOCK,), 1, tl.int32) > 0 if EVEN else d < D
+    return d, inside, tl.program_id(0) // blocks
+
+
+@triton.jit
+def _load_rows(rows, index, D, d, inside):
+    """Rows of channels in float32, by an index that is -1 for a row of zeros."""
+    mask = (index >= 0)[:, None] & inside[None, :]
+    return tl.load(rows + (index * D)[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_taps(weight, k, D, d, inside, W: tl.constexpr):
+    """The W rows of weights of path k, by the distance back."""
+    taps = ()
+    for lag in tl.static_range(W):
+        tap = tl.load(weight + (k * D + d) * W + W - 1 - lag, mask=inside, other=0.0)
+        taps = taps + (tap.to(tl.float32),)
+    return taps
+
+
+@triton.jit
+def _load_bias(bias, k, D, d, inside, BLOCK: tl.constexpr):
+    row = tl.zeros((BLOCK,), tl.float32)
+    if bias is not None:
+        row = tl.load(bias + k * D + d, mask=inside, other=0.0).to(tl.float32)
+    return row
+
+
+@triton.jit
+def _convolve(x, path, t, T, D, d, inside, taps, bias_row, W: tl.constexpr):
+    """The rows that steps `t` see, by distance back, and their sums over the taps and the bias."""
+    seen = ()
+    total = bias_row[None, :]
+    for lag in tl.static_range(W):
+        rows = _load_rows(x, tokens_at(path, t - lag, T), D, d, inside)
+        seen = seen + (rows,)
+        total += taps[lag][None, :] * rows
+    return seen, total
+
+
+@triton.jit
+def conv_forward(
+    x,
+    weight,
+    bias,
+    paths,
+    y,
+    items,
+    per_program,
+    K,
+    L,
+    T,
+    D,
+    W: tl.constexpr,
+    SILU: tl.constexpr,
+    EVEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Outputs, put at their tokens' places in `y` (B, K, L, D)."""
+    d, inside, rest = _channels(D, BLOCK, EVEN)
+    k = rest % K
+    tiles = tl.cdiv(T, ROWS)
+    path = None if paths is None else paths + k * T
+    taps = _load_taps(weight, k, D, d, inside, W)
+    bias_row = _load_bias(bias, k, D, d, inside, BLOCK)
+    first = rest // K * per_program
+    for item in range(first, tl.minimum(first + per_program, items)):
+        b = (item // tiles).to(tl.int64)
+        t = item % tiles * ROWS + tl.arange(0, ROWS)
+        _, total = _convolve(x + b * L * D, path, t, T, D, d, inside, taps, bias_row, W)
+        if SILU:
+            total *= sigmoid(total)
+        token = tokens_at(path, t, T)
+        mask = (token >= 0)[:, None] & inside[None, :]
+        tl.store(y + (b * K + k) * L * D + (token * D)[:, None] + d[None, :], total, mask=mask)
+
+
+@triton.jit
+def conv_slopes(
+    grad,
+    x,
+    weight,
+    bias,
+    paths,
+    slopes,
+    sums,
+    items,
+    per_program,
+    K,
+    L,
+    T,
+    D,
+    W: tl.constexpr,
+    SILU: tl.constexpr,
+    EVEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of the sums before the activation, by step, and what they give to weight and bias.
+
+    `slopes` is (B, K, T, D). `sums` (programs, K, W + 1, D) takes each program's share of the
+    weight's gradient, by distance back, and of the bias's.
+    """
+    d, inside, rest = _channels(D, BLOCK, EVEN)
+    k = rest % K
+    tiles = tl.cdiv(T, ROWS)
+    path = None if paths is None else paths + k * T
+    taps = _load_taps(weight, k, D, d, inside, W)
+    bias_row = _load_bias(bias, k, D, d, inside, BLOCK)
+    # added up over the rows at the end only, because that crosses threads
+    shares = ()
+    for _ in tl.static_range(W + 1):
+        shares = shares + (tl.zeros((ROWS, BLOCK), tl.float32),)
+    first = rest // K * per_program
+    for item in range(first, tl.minimum(first + per_program, items)):
+        b = (item // tiles).to(tl.int64)
+        t = item % tiles * ROWS + tl.arange(0, ROWS)
+        seen, total = _convolve(x + b * L * D, path, t, T, D, d, inside, taps, bias_row, W)
+        token = tokens_at(path, t, T)
+        g = _load_rows(grad + (b * K + k) * L * D, token, D, d, inside)
+        if SILU:
+            s = sigmoid(total)
+            g *= s * (1.0 + total * (1.0 - s))
+        mask = (t < T)[:, None] & inside[None, :]
+        tl.store(slopes + (b * K + k) * T * D + (t * D)[:, None] + d[None, :], g, mask=mask)
+        new = ()
+        for lag in tl.static_range(W):
+            new = new + (shares[lag] + g * seen[lag],)
+        shares = new + (shares[W] + g,)
+    for row in tl.static_range(W + 1):
+        place = (rest * (W + 1) + row) * D + d
+        tl.store(sums + place, tl.sum(shares[row], axis=0), mask=inside)
+
+
+@triton.jit
+def conv_inputs(
+    slopes,
+    weight,
+    inverse,
+    dx,
+    K,
+    L,
+    T,
+    D,
+    W: tl.constexpr,
+    EVEN: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Gradients of a tile of tokens: from each path, those of the W steps that see a token."""
+    d, inside, rest = _channels(D, BLOCK, EVEN)
+    tiles = tl.cdiv(L, ROWS)
+    token = rest % tiles * ROWS + tl.arange(0, ROWS)
+    b = (rest // tiles).to(tl.int64)
+    total = tl.zeros((ROWS, BLOCK), tl.float32)
+    for k in range(K):
+        taps = _load_taps(weight, k, D, d, inside, W)
+        step = tokens_at(None if inverse is None else inverse + k * L, token, L)
+        for lag in tl.static_range(W):
+            index = tl.where((step >= 0) & (step + lag < T), step + lag, -1)
+            rows = _load_rows(slopes + (b * K + k) * T * D, index, D, d, inside)
+            total += taps[lag][None, :] * rows
+    mask = (token < L)[:, None] & inside[None, :]
+    tl.store(dx + b * L * D + (token * D)[:, None] + d[None, :], total, mask=mask)

@@ -1,5 +1,6 @@
 import json
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import timm
@@ -108,6 +109,8 @@ def test_labels_must_be_as_many_as_the_classes(tmp_path):
 class Hub:
     """Stands in for the Hub: keeps what is uploaded."""
 
+    log: ClassVar = []
+
     def __init__(self, token=None):
         self.token = token
 
@@ -123,7 +126,7 @@ class Hub:
 
 
 def test_a_push_uploads_the_folder_without_pickles(monkeypatch):
-    Hub.log = []
+    Hub.log.clear()
     monkeypatch.setattr(vimamba.hub, "HfApi", Hub)
     model = timm.create_model("test_vim", num_classes=2)
     url = vimamba.push_to_hub(model, "net", private=True, token="t", license="mit", message="Go")

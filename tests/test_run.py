@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -112,10 +111,3 @@ def test_mistakes_are_told_in_one_line(args, code, capsys):
     said = capsys.readouterr()
     assert "usage: python -m vimamba.run SCRIPT.py" in (said.out if code == 0 else said.err)
     assert ("there is no script nowhere.py" in said.err) == (args == ["nowhere.py"])
-
-
-def test_the_modules_own_folder_is_not_on_the_path(tmp_path):
-    (tmp_path / "probe.py").write_text("import sys; print([p for p in sys.path if 'vimamba' in p])")
-    done = start("probe.py", cwd=tmp_path)
-    package = str(Path(run.__file__).parent)
-    assert package not in done.stdout

@@ -1,0 +1,30 @@
+"""The small models that stand for their families in tests of every kind."""
+
+from typing import Any
+
+import timm
+
+import vimamba  # noqa: F401  registers them
+
+TEST_MODELS = [
+    name
+    for name in timm.list_models("test_*")
+    if timm.model_entrypoint(name).__module__.startswith("vimamba.")
+]
+
+
+def any_size(name: str) -> dict[str, Any]:
+    """Arguments that make a model take any image size."""
+    fixed = timm.get_pretrained_cfg(name).fixed_input_size
+    return {"dynamic_img_size": True} if fixed else {}
+
+
+def is_plain(name: str) -> bool:
+    """Whether all maps of a model have one stride."""
+    model = timm.create_model(name, features_only=True, device="meta")
+    return len(set(model.feature_info.reduction())) == 1
+
+
+def pyramid(name: str) -> dict[str, Any]:
+    """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
+    return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}

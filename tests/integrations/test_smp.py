@@ -1,0 +1,57 @@
+"""segmentation_models_pytorch takes the models by their timm names."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+
+from tests.backbones import TEST_MODELS, any_size, is_plain
+
+PLAIN = [name for name in TEST_MODELS if is_plain(name)]
+STAGED = [name for name in TEST_MODELS if not is_plain(name)]
+LOSS = smp.losses.DiceLoss("multiclass")
+
+
+@pytest.mark.parametrize("architecture", ["Unet", "UPerNet", "FPN", "Segformer"])
+@pytest.mark.parametrize("name", STAGED)
+def test_models_of_four_stages_train_in(architecture, name, train_once):
+    options = {"encoder_weights": None, "in_channels": 13, "classes": 4}
+    net = getattr(smp, architecture)(f"tu-{name}", **options)
+    image, mask = torch.randn(2, 13, 64, 96), torch.randint(0, 4, (2, 64, 96))
+    train_once(net, lambda: LOSS(net(image), mask))
+    assert net.eval()(image).shape == (2, 4, 64, 96)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_models_train_in_dpt(name, train_once):
+    net = smp.DPT(f"tu-{name}", encoder_weights=None, in_channels=1, classes=4, **any_size(name))
+    image, mask = torch.randn(2, 1, 64, 96), torch.randint(0, 4, (2, 64, 96))
+    # DPT reads the features before the last norm
+    train_once(
+        net,
+        lambda: LOSS(net(image), mask),
+        unused=("encoder.model.norm", "encoder.model.head"),
+    )
+    assert net.eval()(image).shape == (2, 4, 64, 96)
+
+
+def test_a_network_is_saved_and_read_again(tmp_path):
+    net = smp.Unet("tu-test_vmamba", encoder_weights=None, classes=2).eval()
+    net.save_pretrained(tmp_path)
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(smp.from_pretrained(tmp_path).eval()(image), net(image))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: smp.Unet("tu-test_vim", encoder_weights=None), ValueError, "downsampling pattern"),
+        (
+            lambda: smp.DeepLabV3Plus("tu-test_vmamba", encoder_weights=None),
+            TypeError,
+            "output_stride",
+        ),
+    ],
+)
+def test_what_does_not_work_is_refused_when_it_is_built(make, error, message):
+    with pytest.raises(error, match=message):
+        make()

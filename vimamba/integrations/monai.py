@@ -1,0 +1,106 @@
+"""timm models as encoders of MONAI's FlexibleUNet."""
+
+from typing import Any
+
+import timm
+from monai.networks.blocks import BaseEncoder
+from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE
+from torch import Tensor, nn
+
+_STRIDES = (4, 8, 16, 32)
+
+
+class TimmEncoder(nn.Module):
+    """A timm model below a convolution that gives the map of half the image's size.
+
+    Args:
+        model: timm name of a model with maps of strides 4, 8, 16 and 32.
+        stem_channels: Channels of the map of stride 2.
+        spatial_dims: 2.
+        in_channels: Of the image.
+        pretrained: Load the model's published weights.
+        **kwargs: Further arguments of `timm.create_model`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        stem_channels: int,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        pretrained: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if spatial_dims != 2:
+            raise ValueError(f"spatial_dims={spatial_dims} must be 2: {model} is a model of images")
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_channels, stem_channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(stem_channels),
+            nn.ReLU(),
+        )
+        self.body = timm.create_model(
+            model, pretrained=pretrained, features_only=True, in_chans=in_channels, **kwargs
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C, H, W), sides multiples of 32, to five maps of strides 2, 4, 8, 16 and 32."""
+        # elsewhere these maps are rounded up, and FlexibleUNet's decoder expects them rounded down
+        if x.shape[2] % _STRIDES[-1] or x.shape[3] % _STRIDES[-1]:
+            raise ValueError(f"image of {tuple(x.shape[2:])}: sides must be multiples of 32")
+        return [self.stem(x), *self.body(x)]
+
+
+def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> str:
+    """Make a timm model known to `FlexibleUNet`.
+
+    Args:
+        model: timm name, or address, of a model with maps of strides 4, 8, 16 and 32.
+        stem_channels: Channels of the map of stride 2, which a convolution adds.
+        **kwargs: Arguments of `timm.create_model`.
+
+    Returns:
+        The name for `FlexibleUNet(backbone=...)`: that of the model.
+
+    Raises:
+        ValueError: The model has other strides.
+    """
+    probe = timm.create_model(model, features_only=True, device="meta", **kwargs)
+    info: Any = probe.feature_info
+    if tuple(info.reduction()) != _STRIDES:
+        raise ValueError(
+            f"model={model!r} has maps of strides {info.reduction()}, not {list(_STRIDES)}; "
+            "a Vim gets these with pyramid=(…), four of its blocks"
+        )
+    parameters = {
+        "model": model,
+        "stem_channels": stem_channels,
+        "spatial_dims": 2,
+        "in_channels": 3,
+        "pretrained": False,
+        **kwargs,
+    }
+    channels = (stem_channels, *info.channels())
+
+    class Encoder(TimmEncoder, BaseEncoder):
+        """What the registry asks a class for, of this model."""
+
+        @classmethod
+        def get_encoder_names(cls) -> list[str]:
+            return [model]
+
+        @classmethod
+        def num_outputs(cls) -> list[int]:
+            return [len(channels)]
+
+        @classmethod
+        def num_channels_per_output(cls) -> list[tuple[int, ...]]:
+            return [channels]
+
+        @classmethod
+        def get_encoder_parameters(cls) -> list[dict[str, Any]]:
+            return [parameters]
+
+    FLEXUNET_BACKBONE.register_class(Encoder)
+    return model

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.layers.ssm import (
+    StepProjection,
     init_state_decay_,
     init_step_bias_,
     init_step_projection_,
@@ -64,7 +65,7 @@ class MambaMixer(nn.Module):
         self.x_proj = nn.ModuleList(
             nn.Linear(inner, rows, bias=False, **dd) for _ in range(num_paths)
         )
-        self.dt_proj = nn.ModuleList(
+        self.dt_proj = StepProjection(
             nn.Linear(self.dt_rank, inner, bias=False, **dd) for _ in range(num_paths)
         )
         self.dt_bias = nn.Parameter(torch.empty(num_paths, inner, **dd))
@@ -85,22 +86,22 @@ class MambaMixer(nn.Module):
         """Tokens (N, L, C) along paths (K, T) to (N, L, C)."""
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         u = self.convolve(x, paths)
-        deltas, Bs, Cs = [], [], []
-        for k, (x_proj, dt_proj) in enumerate(zip(self.x_proj, self.dt_proj)):  # noqa: B905
-            dt, B, C = x_proj(u[:, k]).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-            deltas.append(dt_proj(dt))
-            Bs.append(B)
-            Cs.append(C)
+        projected = []
+        for k, x_proj in enumerate(self.x_proj):
+            projected.append(x_proj(u[:, k]))
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
+        delta, delta_weight = self.dt_proj(dt)
         y = torch.ops.vimamba.selective_scan(
             u,
-            torch.stack(deltas, dim=1),
+            delta,
             -torch.exp(self.A_log),
-            torch.stack(Bs, dim=1),
-            torch.stack(Cs, dim=1),
+            B,
+            C,
             self.D,
             gate,
             self.dt_bias,
-            None,
+            delta_weight,
             True,
             paths,
             True,

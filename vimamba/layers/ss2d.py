@@ -15,7 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.layers.ssm import init_state_decay_, init_step_bias_, init_step_projection_
+from vimamba.layers.ssm import (
+    StepProjection,
+    init_state_decay_,
+    init_step_bias_,
+    init_step_projection_,
+)
 from vimamba.scan_orders import num_paths
 
 
@@ -113,7 +118,7 @@ class SS2D(ScanMixer):
 
         rows = self.num_paths * (self.dt_rank + 2 * d_state)
         self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
-        self.dt_proj = nn.ModuleList(
+        self.dt_proj = StepProjection(
             nn.Linear(self.dt_rank, inner, bias=False, **dd) for _ in range(self.num_paths)
         )
         self.dt_bias = nn.Parameter(torch.empty(self.num_paths, inner, **dd))
@@ -133,20 +138,19 @@ class SS2D(ScanMixer):
     def scan(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
         projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
+        projected = projected.transpose(1, 2)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        deltas = []
-        for k, dt_proj in enumerate(self.dt_proj):
-            deltas.append(dt_proj(dt[:, :, k]))
+        delta, delta_weight = self.dt_proj(dt)
         return torch.ops.vimamba.selective_scan(
             u,
-            torch.stack(deltas, dim=1),
+            delta,
             -torch.exp(self.A_log),
-            B.transpose(1, 2),
-            C.transpose(1, 2),
+            B,
+            C,
             self.D,
             None,
             self.dt_bias,
-            None,
+            delta_weight,
             True,
             paths,
             True,

@@ -1,14 +1,59 @@
 """Parameters that every selective-scan mixer has, and how they start.
 
-Sizes: K paths, D inner channels, N states, R rank of the step size.
+Sizes: B batch, L tokens, K paths, D inner channels, N states, R rank of the step size.
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 import vimamba_kernels  # noqa: F401  registers torch.ops.vimamba.selective_scan
+
+
+class StepProjection(nn.ModuleList):
+    """The linear layers from R to D, one for each path, that make the step sizes.
+
+    Their weights are given to the scan, which multiplies by them itself, unless a layer is more
+    than a weight: an adapter, a quantised or a hooked layer is called.
+    """
+
+    def forward(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the scan takes as `delta` and `delta_weight` for the factors dt (B, K, L, R).
+
+        Returns:
+            `dt` itself and the weights (K, D, R), or the step sizes (B, K, L, D) and None.
+        """
+        # a script cannot look at its modules, and calls them
+        if not torch.jit.is_scripting():  # noqa: SIM102  the compiler knows this form
+            if all(_is_only_a_weight(layer) for layer in self):
+                return dt, torch.stack([cast(nn.Linear, layer).weight for layer in self])
+        deltas = []
+        for k, layer in enumerate(self):
+            deltas.append(layer(dt[:, k]))
+        return torch.stack(deltas, dim=1), None
+
+
+# what a module calls besides its own `forward`
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_only_a_weight(layer: nn.Module) -> bool:
+    """Whether to call `layer` is to multiply by its weight and no more."""
+    weight = layer._parameters.get("weight")
+    return (
+        type(layer) is nn.Linear
+        # no subclass, which may mean more by a product; export puts fake tensors in its place
+        and type(weight) in (nn.Parameter, FakeTensor)
+        and weight is not None
+        and weight.is_floating_point()
+        and layer._parameters.get("bias") is None
+        and "forward" not in vars(layer)
+        and not any(getattr(layer, hooks) for hooks in _HOOKS)
+        and not nn.modules.module._has_any_global_hook()
+    )
 
 
 def init_state_decay_(A_log: Tensor) -> None:

@@ -6,9 +6,19 @@ from vimamba.data.csv_list import CSVList
 from vimamba.data.errors import DataError
 from vimamba.data.eurosat import EuroSAT
 from vimamba.data.image_folder import ImageFolder
+from vimamba.data.isic import ISIC
+from vimamba.data.labels import Labels
+from vimamba.data.mask_csv import MaskCSV
+from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.medmnist import MedMNIST
+from vimamba.data.nifti import NiftiSlices
+from vimamba.data.paired_augmentation import PairedAugmentation
+from vimamba.data.preprocessing import Intensity
+from vimamba.data.segmentation import SegmentationData
+from vimamba.data.synapse import Synapse
 
 __all__ = [
+    "ISIC",
     "Augmentation",
     "CSVList",
     "Catalogue",
@@ -16,5 +26,13 @@ __all__ = [
     "DataError",
     "EuroSAT",
     "ImageFolder",
+    "Intensity",
+    "Labels",
+    "MaskCSV",
+    "MaskFolder",
     "MedMNIST",
+    "NiftiSlices",
+    "PairedAugmentation",
+    "SegmentationData",
+    "Synapse",
 ]

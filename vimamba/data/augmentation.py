@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vimamba.data.samples import PIXEL_MODES
+
 INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}
 
 Transform = Callable[[NDArray[np.uint8], int], Tensor]
@@ -109,6 +111,18 @@ def train_transform(
         steps.append(A.RandomResizedCrop((size, size), scale, ratio, interpolation=method))
     else:
         steps.append(A.Resize(size, size, interpolation=method))
+    steps += [*placement(augmentation, method), *appearance(augmentation, len(mean))]
+    return SeededTransform(steps, mean, std)
+
+
+def placement(augmentation: Augmentation, method: int) -> list[Any]:
+    """Mirroring, turning and shifting.
+
+    Args:
+        augmentation: What to change and how much.
+        method: A value of `INTERPOLATIONS`.
+    """
+    A, a, steps = import_albumentations(), augmentation, []
     if a.hflip:
         steps.append(A.HorizontalFlip(p=a.hflip))
     if a.vflip:
@@ -122,20 +136,33 @@ def train_transform(
                 translate_percent=(-a.shift, a.shift),
                 rotate=(-a.rotate, a.rotate),
                 interpolation=method if method < 3 else 1,
-                border_mode=2,  # repeat the edge's pixels
+                border_mode=2,  # mirror what lies at the edge
                 p=1.0,
             )
         )
-    if a.colour:
-        c = a.colour
+    return steps
+
+
+def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
+    """Changes of the values, which leave everything where it is.
+
+    Args:
+        augmentation: What to change and how much.
+        in_chans: Channels; saturation and hue need three.
+    """
+    A, a, c = import_albumentations(), augmentation, augmentation.colour
+    steps: list[Any] = []
+    if c and in_chans in PIXEL_MODES:
         steps.append(A.ColorJitter((1 - c, 1 + c), (1 - c, 1 + c), (1 - c, 1 + c), (-c / 4, c / 4)))
+    elif c:
+        steps.append(A.RandomBrightnessContrast((-c, c), (-c, c)))
     if a.blur:
         steps.append(A.GaussianBlur(blur_limit=(3, 5), p=a.blur))
     if a.noise:
         steps.append(A.GaussNoise(std_range=(0.02, 0.1), p=a.noise))
     if a.erase:
         steps.append(A.Erasing(scale=(0.02, 0.2), p=a.erase))
-    return SeededTransform(steps, mean, std)
+    return steps
 
 
 def eval_transform(

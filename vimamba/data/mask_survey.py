@@ -1,0 +1,149 @@
+"""A look at all masks before training: do they fit their images, and which values do they hold?"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from vimamba.data.errors import DataError
+from vimamba.data.labels import LabelTable, colour_codes
+from vimamba.data.masked import MaskedImage, MaskedSamples
+
+MOST_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One mask.
+
+    Attributes:
+        pixels: Pixels of each value; of each colour's place where masks are in colour.
+        size: Height and width.
+        trouble: What is wrong with it, if anything is.
+    """
+
+    pixels: dict[int, int]
+    size: tuple[int, int]
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was seen.
+
+    Attributes:
+        pixels: Pixels of each mask value in each split.
+        images: Images in which each mask value occurs, in each split.
+        smallest: Smallest height and width.
+        largest: Largest height and width.
+        holders: For each value, the first mask that holds it.
+    """
+
+    pixels: dict[str, dict[int, int]]
+    images: dict[str, dict[int, int]]
+    smallest: tuple[int, int]
+    largest: tuple[int, int]
+    holders: dict[int, str]
+
+    @property
+    def values(self) -> list[int]:
+        """All values that occur."""
+        return sorted(self.holders)
+
+    def check_values(self, table: LabelTable) -> None:
+        """Fail on a value that is no class, with the mask that holds it."""
+        if table.codes is None:
+            for value, name in self.holders.items():
+                table.indices(np.asarray([[value]]), name)
+
+
+def survey_masks(
+    splits: Mapping[str, MaskedSamples], colours: list[list[int]] | None, workers: int
+) -> Survey:
+    """Read every mask and the head of every image.
+
+    Args:
+        splits: The images.
+        colours: Colours of the classes, where masks are in colour.
+        workers: Threads to read with.
+
+    Raises:
+        DataError: The text names the files that cannot be read or do not fit together.
+    """
+    codes = None if colours is None else colour_codes(np.asarray(colours))
+    pixels: dict[str, dict[int, int]] = {}
+    images: dict[str, dict[int, int]] = {}
+    holders: dict[int, str] = {}
+    sizes: list[tuple[int, int]] = []
+    troubles: list[str] = []
+    for split, samples in splits.items():
+        total, count = pixels.setdefault(split, {}), images.setdefault(split, {})
+        looked = in_threads(lambda item: look(item, codes), samples.items, workers)
+        for item, seen in zip(samples.items, looked, strict=True):
+            if seen.trouble:
+                troubles.append(seen.trouble)
+                continue
+            sizes.append(seen.size)
+            for value, number in seen.pixels.items():
+                total[value] = total.get(value, 0) + number
+                count[value] = count.get(value, 0) + 1
+                holders.setdefault(value, item.mask_name)
+    if troubles:
+        more = len(troubles) - MOST_NAMED
+        rest = f"; and {more} more" if more > 0 else ""
+        raise DataError("; ".join(troubles[:MOST_NAMED]) + rest)
+    heights, widths = np.asarray(sizes).reshape(-1, 2).T
+    return Survey(
+        pixels,
+        images,
+        smallest=(int(heights.min(initial=1 << 30)), int(widths.min(initial=1 << 30))),
+        largest=(int(heights.max(initial=0)), int(widths.max(initial=0))),
+        holders=holders,
+    )
+
+
+def in_threads(
+    work: Callable[[MaskedImage], Seen], items: Sequence[MaskedImage], workers: int
+) -> Iterator[Seen]:
+    """Results in order; with `workers` 0 without threads."""
+    if workers == 0:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(work, items, chunksize=8)
+
+
+def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
+    """Read one mask and its image's size."""
+    try:
+        stored, size = item.mask(), item.size()
+    except DataError as error:
+        return Seen({}, (0, 0), str(error))
+    if stored.shape[:2] != size:
+        return Seen({}, size, wrong_size(item.name, size, stored.shape))
+    if stored.ndim == 3:
+        if codes is None:
+            text = f"mask {item.mask_name} is in colour; name the colours: labels.colours"
+            return Seen({}, size, text)
+        found, counts = np.unique(colour_codes(stored), return_counts=True)
+        place = {int(code): index for index, code in enumerate(codes)}
+        unknown = [code for code in found.tolist() if code not in place]
+        if unknown:
+            colour = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]
+            text = f"mask {item.mask_name} holds the colour {colour}, which is no class"
+            return Seen({}, size, text)
+        found = [place[code] for code in found.tolist()]
+    elif stored.dtype in (np.uint8, np.uint16):
+        counts = np.bincount(stored.ravel())  # many times faster than sorting
+        found = np.flatnonzero(counts).tolist()
+        counts = counts[found]
+    else:
+        found, counts = np.unique(stored, return_counts=True)
+        found = found.tolist()
+    return Seen(dict(zip(map(int, found), counts.tolist(), strict=True)), size)
+
+
+def wrong_size(name: str, image: Sequence[int], mask: Sequence[int]) -> str:
+    """Text for an image whose mask has another size."""
+    return f"image {name} has {image[0]}x{image[1]} pixels, its mask {mask[0]}x{mask[1]}"

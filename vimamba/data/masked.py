@@ -1,0 +1,183 @@
+"""Images with masks: what one is, whatever it is stored in, and lists of them.
+
+Sizes: H x W pixels, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vimamba.data.pixels import image_size, read_mask, read_pixels
+
+
+class MaskedImage(Protocol):
+    """One image and its mask, read when asked for."""
+
+    @property
+    def name(self) -> str:
+        """What to call the image in a table or an error."""
+        ...
+
+    @property
+    def mask_name(self) -> str:
+        """What to call the mask."""
+        ...
+
+    @property
+    def case(self) -> str:
+        """Images of one case, such as the slices of a volume, are scored together."""
+        ...
+
+    @property
+    def group(self) -> str:
+        """Images of one group, such as a patient, are never in two splits."""
+        ...
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Distance between neighbours of a case along (rows, columns) or (slices, rows, columns).
+
+        Pixels where nothing is known, else millimetres.
+        """
+        ...
+
+    def image(self) -> NDArray:
+        """(H, W, C) uint8, uint16 or float32."""
+        ...
+
+    def mask(self) -> NDArray:
+        """(H, W) integers or (H, W, 3) colours, as stored."""
+        ...
+
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image, without reading all of it where that is possible."""
+        ...
+
+    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+        """Percentiles of the values of the case, for each channel, (C,) each."""
+        ...
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """An image file and a mask file of the same size.
+
+    Attributes:
+        path: The image.
+        mask_path: The mask; None where there is none yet.
+        root: Names are given relative to it.
+        group: As in `MaskedImage`; the image alone by default.
+    """
+
+    path: Path
+    mask_path: Path | None
+    root: Path
+    group: str = ""
+    spacing: tuple[float, ...] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if not self.group:
+            object.__setattr__(self, "group", self.name)
+
+    @property
+    def name(self) -> str:
+        """Path relative to the root, with forward slashes."""
+        return relative_name(self.path, self.root)
+
+    @property
+    def mask_name(self) -> str:
+        """Path of the mask relative to the root."""
+        return relative_name(self.mask_path, self.root) if self.mask_path else ""
+
+    @property
+    def case(self) -> str:
+        """The image alone."""
+        return self.name
+
+    def image(self) -> NDArray:
+        """(H, W, C) uint8, uint16 or float32."""
+        return read_pixels(self.path)
+
+    def mask(self) -> NDArray:
+        """(H, W) integers or (H, W, 3) colours, as stored."""
+        assert self.mask_path is not None
+        return read_mask(self.mask_path)
+
+    def size(self) -> tuple[int, int]:
+        """Height and width from the file's head."""
+        return image_size(self.path)
+
+    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+        """Percentiles of the image's own values."""
+        return percentile_limits(self.image(), percentiles)
+
+
+def percentile_limits(pixels: NDArray, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+    """Percentiles of the finite values of each channel, (C,) each.
+
+    Args:
+        pixels: (..., C).
+        percentiles: Low and high, in [0, 100].
+    """
+    channels = pixels.reshape(-1, pixels.shape[-1]).T
+    found = [
+        np.percentile(values[np.isfinite(values)], percentiles)
+        if np.isfinite(values).any()
+        else (0, 1)
+        for values in channels
+    ]
+    low, high = np.asarray(found, dtype=np.float32).T
+    return low, high
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """Path relative to the root where it lies below it, with forward slashes."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+@dataclass(frozen=True)
+class MaskedSamples:
+    """A list of images with masks.
+
+    Attributes:
+        items: In order; the images of one case follow each other.
+    """
+
+    items: tuple[MaskedImage, ...]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        """What to call the image in a table or an error."""
+        return self.items[index].name
+
+    def label_text(self, index: int, class_names: Sequence[str]) -> str:
+        """What to call the mask."""
+        return self.items[index].mask_name
+
+    def take(self, indices: Sequence[int] | NDArray) -> "MaskedSamples":
+        """The chosen images, in the order given."""
+        return MaskedSamples(tuple(self.items[int(i)] for i in indices))
+
+    def groups(self) -> list[str]:
+        """Group of each image."""
+        return [item.group for item in self.items]
+
+
+@dataclass(frozen=True)
+class MaskedCatalogue:
+    """What a data set holds.
+
+    Attributes:
+        splits: Images of "train", "val" and "test", as far as they exist.
+        drawn: The division was drawn here rather than given with the data.
+    """
+
+    splits: dict[str, MaskedSamples]
+    drawn: bool

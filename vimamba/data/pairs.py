@@ -1,0 +1,74 @@
+"""Finds the mask of each image by its name, never by its place in a list."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vimamba.data.errors import DataError
+from vimamba.data.masked import FilePair
+
+MOST_NAMED = 3
+
+
+def pair_files(
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    *,
+    image_root: Path,
+    mask_root: Path,
+    root: Path,
+    mask_suffix: str = "",
+) -> list[FilePair]:
+    """Images with the masks of the same name, endings aside.
+
+    Args:
+        images: Image files.
+        masks: Mask files.
+        image_root: Folder below which an image's path is its name.
+        mask_root: The same for masks.
+        root: Names in errors and tables are given relative to it.
+        mask_suffix: What a mask's name has at its end beyond the image's.
+
+    Raises:
+        DataError: A file has no partner, or two have the same name; the text names them.
+    """
+    named_images = by_stem(images, image_root)
+    named_masks = by_stem(masks, mask_root, mask_suffix)
+    match_names(named_images, named_masks, image_root, mask_root)
+    return [FilePair(path, named_masks[stem], root) for stem, path in named_images.items()]
+
+
+def match_names(
+    images: Mapping[str, object], masks: Mapping[str, object], image_root: Path, mask_root: Path
+) -> None:
+    """Fail unless both have the same names."""
+    troubles = [
+        f"{what} in {folder} without {partner}: {some(names)}"
+        for what, folder, partner, names in (
+            ("images", image_root, f"a mask in {mask_root}", images.keys() - masks.keys()),
+            ("masks", mask_root, f"an image in {image_root}", masks.keys() - images.keys()),
+        )
+        if names
+    ]
+    if troubles:
+        raise DataError("; ".join(troubles))
+
+
+def by_stem(paths: Iterable[Path], folder: Path, suffix: str = "") -> dict[str, Path]:
+    """Files by their path below a folder, without the ending and a suffix before it."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if not name.endswith(suffix):
+            raise DataError(f"mask {path} does not end in mask_suffix={suffix!r}")
+        name = name.removesuffix(suffix)
+        if name in found:
+            raise DataError(f"{found[name]} and {path} have the same name")
+        found[name] = path
+    return found
+
+
+def some(names: Iterable[str]) -> str:
+    """The first few of some names."""
+    ordered = sorted(names)
+    more = len(ordered) - MOST_NAMED
+    return ", ".join(ordered[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,94 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from vimamba.tasks.mask_metrics import CaseTable, case_scores, class_scores
+
+
+def test_scores_of_counts_agree_with_a_hand_calculation():
+    # 10 pixels of background, 5 of a, none of b; b is never said
+    confusion = torch.tensor([[8, 2, 0], [1, 4, 0], [0, 0, 0]])
+    report = class_scores(confusion, ["background", "a", "b"], background=True)
+    assert report["dice"] == pytest.approx(2 * 4 / (5 + 6))
+    assert report["miou"] == pytest.approx((8 / 11 + 4 / 7) / 2)
+    assert report["accuracy"] == pytest.approx(12 / 15)
+    assert report["per_class"][1] == pytest.approx(
+        {"class": "a", "pixels": 5, "dice": 8 / 11, "iou": 4 / 7, "precision": 4 / 6, "recall": 0.8}
+    )
+    assert report["per_class"][2]["dice"] is None
+    whole = class_scores(confusion, ["x", "a", "b"], background=False)
+    assert whole["dice"] == pytest.approx((16 / 19 + 8 / 11) / 2)
+
+
+def test_a_class_that_is_only_said_counts_as_0():
+    report = class_scores(torch.tensor([[3, 1], [0, 0]]), ["background", "a"], background=True)
+    assert report["dice"] == 0
+    assert report["per_class"][1]["recall"] is None
+
+
+def square(top, left, side, size=(20, 20)):
+    mask = np.zeros(size, dtype=np.uint8)
+    mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+def test_distances_of_shifted_squares_are_the_shift():
+    # 6 x 6 squares, 3 columns apart: they share 6 x 3 pixels
+    (row,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 1), 2)
+    assert row["dice"] == pytest.approx(2 * 18 / 72)
+    assert row["hd95"] == pytest.approx(3)
+    (wide,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 0.5), 2)
+    assert wide["hd95"] == pytest.approx(1.5)
+    assert wide["surface_dice"] == 1  # nothing is further than 1.5 away
+    # each outline has 20 pixels; those of the far column and, at 3 > 2, its neighbours are missed
+    assert 0 < row["surface_dice"] < 1
+    (strict,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 1), 3)
+    assert strict["surface_dice"] == 1
+
+
+def test_surface_dice_agrees_with_a_count_by_hand():
+    # lines of 4 and of 6 pixels, the first in the second: all of 4 and 4 + 2 within 1, of 6
+    found, truth = np.zeros((5, 12), np.uint8), np.zeros((5, 12), np.uint8)
+    found[2, 3:7] = 1
+    truth[2, 3:10] = 1
+    (row,) = case_scores(found, truth, [1], (1, 1), 1.0)
+    # of the truth's 7 pixels those at distance 2 and 3 are too far
+    assert row["surface_dice"] == pytest.approx((4 + 5) / (4 + 7))
+
+
+def test_empty_masks_are_handled_as_documented():
+    empty, full = np.zeros((20, 20), np.uint8), square(5, 5, 6)
+    diagonal = math.hypot(20, 20)
+    assert case_scores(empty, empty, [1], (1, 1), 1) == [
+        {"dice": None, "hd95": None, "surface_dice": None}
+    ]
+    for pair in ((empty, full), (full, empty)):
+        (row,) = case_scores(*pair, [1], (1, 1), 1)
+        assert row == {"dice": 0, "hd95": pytest.approx(diagonal), "surface_dice": 0}
+
+
+def test_ignored_pixels_belong_to_no_class():
+    truth = square(5, 5, 6)
+    truth[:, 11:] = 255
+    found = square(5, 5, 6)
+    found[:, 11:] = 1
+    assert case_scores(found, truth, [1], (1, 1), 1)[0]["dice"] == 1
+
+
+def test_slices_are_scored_as_one_volume():
+    table = CaseTable(["background", "a"], background=True, tolerance=1)
+    truth, empty = square(5, 5, 6), square(0, 0, 0)
+    # the volume has 2 of its 3 slices found and one false one: 2 * 36 * 2 / (3 + 3) / 36
+    for case in ("first", "second"):
+        for found, wanted in ((truth, truth), (truth, truth), (empty, truth), (truth, empty)):
+            table.add(case, found, wanted, (4.0, 1.0, 1.0))
+    table.add("nothing", empty, empty, (4.0, 1.0, 1.0))
+    table.close()
+    assert [row["case"] for row in table.rows] == ["first", "second", "nothing"]
+    assert table.rows[0]["dice"] == pytest.approx(4 / 6)
+    assert table.rows[0]["hd95"] == pytest.approx(4)  # one slice
+    means, per_class = table.means()
+    assert means["dice"] == pytest.approx(4 / 6)
+    assert per_class == [{"class": "a", "cases": 2, **means}]

@@ -1,0 +1,256 @@
+"""Semantic segmentation of images, and of volumes slice by slice, with any segmentation network."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from vimamba.networks import create_segmenter
+from vimamba.tasks.errors import TaskError
+from vimamba.tasks.mask_loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
+from vimamba.tasks.mask_metrics import CaseTable, class_scores
+from vimamba.tasks.task import (
+    DEFAULT_OPTIMISATION,
+    FLIPS,
+    Optimisation,
+    Task,
+    balanced_weights,
+)
+
+# image, mask at its own size, case, spacing
+Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
+
+
+class Segmentation(Task):
+    """Trains and scores a segmentation network.
+
+    Two classes have one output with a sigmoid, more have one output each with a softmax. Scores are
+    taken at the masks' own sizes. Images of another size than the network's are predicted in
+    windows that overlap and are blended with Gaussian weights.
+
+    Args:
+        model: A network (vimamba.list_segmenters()) or a timm backbone.
+        head: Decoder on a backbone (vimamba.list_heads()); UPerNet by default.
+        model_kwargs: Further arguments of the network or backbone.
+        pretrained: Start from the published weights.
+        drop_path_rate: Stochastic depth; the model's own default if None.
+        aux: Train auxiliary outputs, too: an FCN head on a backbone, deep supervision in networks.
+        in_chans: Input channels.
+        num_classes: Classes; the data module knows.
+        class_names: In the order of the classes; numbers by default.
+        label_values: Value of each class in masks; 0, 1, 2 and so on by default.
+        background: The first class is no class of interest.
+        img_size: Side of the square the network gets, pixels.
+        optim: Optimiser and schedule.
+        objective: The losses.
+        score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
+        case_scores: In tests, score each image or volume by itself, with distances of surfaces.
+        tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
+        overlap: Part that neighbouring windows share, in [0, 1).
+        grad_checkpointing: Spend time to save memory.
+        compile: Compile the network.
+        seed: Start of all random streams.
+    """
+
+    def __init__(
+        self,
+        model: str = "vm_unet",
+        *,
+        head: str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        pretrained: bool = False,
+        drop_path_rate: float | None = None,
+        aux: bool = False,
+        in_chans: int = 3,
+        num_classes: int = 2,
+        class_names: list[str] | None = None,
+        label_values: list[int] | None = None,
+        background: bool = True,
+        img_size: int | None = None,
+        optim: Optimisation = DEFAULT_OPTIMISATION,
+        objective: MaskObjective = DEFAULT_MASK_OBJECTIVE,
+        score: Literal["dice", "miou"] = "dice",
+        case_scores: bool = True,
+        tolerance: float = 2.0,
+        overlap: float = 0.5,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise TaskError(f"there is one class only, {class_names}; at least two are needed")
+        if not 0 <= overlap < 1:
+            raise TaskError(f"overlap={overlap} must lie in [0, 1)")
+        self.save_hyperparameters()
+        self.objective = MaskObjective(**objective) if isinstance(objective, dict) else objective
+        self.hparams["objective"] = asdict(self.objective)
+        self.class_names = class_names or [str(index) for index in range(num_classes)]
+        self.label_values = label_values or list(range(num_classes))
+        self.background = background
+        self.img_size = img_size or 256
+        self.score = score
+        self.case_scores = case_scores
+        self.tolerance = tolerance
+        self.overlap = overlap
+        self.progress = False
+        self.binary = num_classes == 2
+        net = build_network(
+            model,
+            head,
+            num_classes=1 if self.binary else num_classes,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            img_size=img_size,
+            aux=aux,
+            drop_path_rate=drop_path_rate,
+            model_kwargs=model_kwargs,
+        )
+        self.loss = MaskLoss(self.objective, num_classes)
+        self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
+        self.cases = self.new_cases()
+
+    @property
+    def monitor(self) -> str:
+        """The score, higher is better, that decides which checkpoint is best."""
+        return f"val/{self.score}"
+
+    def new_cases(self) -> CaseTable:
+        """An empty table for the scores of cases."""
+        return CaseTable(self.class_names, background=self.background, tolerance=self.tolerance)
+
+    def on_fit_start(self) -> None:
+        """Take the classes' weights from the training data, where that is asked for."""
+        if self.objective.class_weights == "balanced":
+            counts = cast(Any, self.trainer).datamodule.class_counts
+            weights = balanced_weights(counts)
+            cast(Tensor, self.loss.class_weight).copy_(weights)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        image, mask = batch
+        loss = self.loss(cast(Any, self.net).forward_all(image), mask)
+        self.log_training(loss, len(image))
+        return loss
+
+    def windowed(self, image: Tensor) -> Tensor:
+        """(N, C, h, w) to logits of that size, in windows unless it is the network's own size."""
+        from monai.inferers.inferer import SlidingWindowInferer
+
+        side = self.img_size
+        if image.shape[2:] == (side, side):
+            return self(image)
+        slide = SlidingWindowInferer(
+            side, sw_batch_size=4, overlap=self.overlap, mode="gaussian", progress=self.progress
+        )
+        return cast(Tensor, slide(image, self))
+
+    def views(self, image: Tensor) -> list[Tensor]:
+        """Logits of the mirrored views that `tta` asks for, mirrored back."""
+        return [
+            self.windowed(image.flip(axes)).flip(axes) if axes else self.windowed(image)
+            for axes in FLIPS[self.tta]
+        ]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, C, H, W) to probabilities of all classes, in float32."""
+        logits = logits.float()
+        if not self.binary:
+            return logits.softmax(1)
+        positive = logits.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1)
+
+    def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
+        """The likeliest class of every pixel, (N, H, W), from the mean of the views."""
+        mean = torch.stack([self.probabilities(view) for view in views]).mean(0)
+        return resize(mean, size).argmax(1).to(torch.uint8).cpu().numpy()
+
+    def segment(self, images: Tensor, size: Sequence[int]) -> NDArray[np.uint8]:
+        """(N, C, h, w) to classes (N, H, W) at another size."""
+        with torch.inference_mode():
+            return self.classes(self.views(images), size)
+
+    def score_batch(self, batch: list[Scored], stage: str) -> None:
+        """Add images, each with a mask of its own size, to the scores."""
+        for group in of_one_size(batch):
+            views = self.views(torch.stack([item[0] for item in group]))
+            for place, (_, mask, case, spacing) in enumerate(group):
+                own = [view[place : place + 1] for view in views]
+                loss = self.loss.single(resize(own[0].float(), mask.shape), mask[None])
+                self.log(f"{stage}/loss", loss, batch_size=1)
+                found = self.classes(own, mask.shape)[0]
+                prediction = torch.from_numpy(found).to(mask.device)
+                self.confusion.update(prediction[None], mask[None].long())
+                if stage == "test" and self.case_scores:
+                    self.cases.add(case, found, mask.cpu().numpy(), spacing)
+
+    def compute_scores(self, stage: str) -> dict[str, Any]:
+        """The full report; also start afresh."""
+        confusion = self.confusion.compute()
+        self.confusion.reset()
+        report = class_scores(confusion, self.class_names, background=self.background)
+        if stage == "test" and self.case_scores:
+            self.cases.close()
+            means, per_class = self.cases.means()
+            report.update({f"case_{key}": value for key, value in means.items()})
+            report["cases"] = {"per_class": per_class, "rows": self.cases.rows}
+            self.cases = self.new_cases()
+        return report
+
+
+def of_one_size(batch: Sequence[Scored]) -> Iterator[list[Scored]]:
+    """Parts of a batch, in order, whose images have the same size."""
+    group: list[Scored] = []
+    for item in batch:
+        if group and item[0].shape != group[0][0].shape:
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def resize(values: Tensor, size: Sequence[int]) -> Tensor:
+    """(N, C, h, w) at another size."""
+    if values.shape[2:] == tuple(size):
+        return values
+    return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def build_network(
+    model: str,
+    head: str | None,
+    *,
+    drop_path_rate: float | None,
+    model_kwargs: dict[str, Any] | None,
+    **kwargs: Any,
+) -> nn.Module:
+    """`create_segmenter`, with errors a user can act on.
+
+    Raises:
+        TaskError: Unknown name, argument or weights.
+    """
+    extra = dict(model_kwargs or {})
+    if drop_path_rate is not None:
+        extra["drop_path_rate"] = drop_path_rate
+    try:
+        return create_segmenter(model, head, **kwargs, **extra)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise TaskError(f"model={model!r} does not take model_kwargs={extra}: {error}") from None
+    except ValueError as error:
+        raise TaskError(f"{error} (model={model!r})") from None
+    except (RuntimeError, OSError) as error:
+        if not kwargs["pretrained"]:
+            raise
+        raise TaskError(f"pretrained weights of {model!r} cannot be loaded: {error}") from None

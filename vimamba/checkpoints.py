@@ -28,7 +28,15 @@ _logger = logging.getLogger(__name__)
 
 # Where training code keeps the weights, in order of preference: Vim's own evaluation reads `model`
 # even where an average (`model_ema`) lies beside it.
-_NESTING = ("model", "state_dict", "state_dict_ema", "model_ema", "net")
+_NESTING = (
+    "model",
+    "state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "net",
+    "network_weights",
+    "model_state_dict",
+)
 _WRAPPERS = ("_orig_mod.", "module.", "backbone.", "net.", "model.", "encoder.")
 
 
@@ -131,6 +139,43 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
     if unknown:
         raise CheckpointError(f"the layout is another: {_listed('unknown key', unknown)}")
     return out
+
+
+def ss2d_rules(theirs: str, ours: str) -> dict[str, str]:
+    """Rules for one SS2D as VMamba's files name it, which the networks after it kept.
+
+    Args:
+        theirs: Pattern of everything before a parameter's name.
+        ours: Its replacement.
+    """
+    names = {
+        r"conv2d\.(?:1\.)?": "conv.",
+        "x_proj_weight": "x_proj.weight",
+        "dt_projs_weight": "dt_proj",
+        "dt_projs_bias": "dt_bias",
+        "A_logs": "A_log",
+        "Ds": "D",
+        r"in_proj\.": "in_proj.",
+        r"out_norm\.": "out_norm.",
+        r"out_proj\.": "out_proj.",
+    }
+    return {f"{theirs}{name}(?P<leaf>.*)": f"{ours}{our}\\g<leaf>" for name, our in names.items()}
+
+
+def split_paths(state_dict: StateDict, num_paths: int = 4) -> StateDict:
+    """Give what renamed SS2D parameters hold for each path an axis or a layer of its own."""
+    state: StateDict = {}
+    for key, value in state_dict.items():
+        leaf = key.rsplit(".", 1)[-1]
+        if leaf == "dt_proj":
+            state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
+        elif leaf in ("A_log", "D") and value.shape[0] != num_paths:
+            state[key] = value.unflatten(0, (num_paths, -1))
+        elif key.endswith("x_proj.weight") and value.ndim == 3:
+            state[key] = value.flatten(0, 1)
+        else:
+            state[key] = value
+    return state
 
 
 def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()) -> StateDict:

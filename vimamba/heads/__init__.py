@@ -1,15 +1,33 @@
 """Segmentation heads: they see the channels and strides of a pyramid, never what made it."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from vimamba.heads.fcn import FCNHead
+from vimamba.heads.fpn import FPNHead
+from vimamba.heads.unet import UNetHead
 from vimamba.heads.upernet import UPerNetHead
+from vimamba.heads.vss import VSSHead
 
-__all__ = ["FCNHead", "UPerNetHead", "find_head", "list_heads"]
+__all__ = [
+    "FCNHead",
+    "FPNHead",
+    "UNetHead",
+    "UPerNetHead",
+    "VSSHead",
+    "find_head",
+    "list_heads",
+]
 
-_HEADS: dict[str, Callable[..., nn.Module]] = {"upernet": UPerNetHead}
+_HEADS: dict[str, tuple[Callable[..., nn.Module], int]] = {
+    "upernet": (UPerNetHead, 4),
+    "fpn": (FPNHead, 4),
+    "unet": (UNetHead, 2),
+    "attention_unet": (partial(UNetHead, attention=True), 2),
+    "vss_unet": (VSSHead, 4),
+}
 
 
 def list_heads() -> list[str]:
@@ -17,8 +35,8 @@ def list_heads() -> list[str]:
     return sorted(_HEADS)
 
 
-def find_head(name: str) -> Callable[..., nn.Module]:
-    """The head of this name.
+def find_head(name: str) -> tuple[Callable[..., nn.Module], int]:
+    """The head of this name, and the stride of the finest level that it reads.
 
     Raises:
         ValueError: There is none.

@@ -43,8 +43,6 @@ class UPerNetHead(nn.Module):
         drop_rate: Of whole channels before the classifier.
     """
 
-    finest_stride = 4
-
     def __init__(
         self,
         channels: list[int],

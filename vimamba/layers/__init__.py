@@ -11,6 +11,7 @@ from vimamba.layers.vss import (
     PatchStem,
     Stage,
     VSSBlock,
+    init_vss_,
 )
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "SimplePyramid",
     "Stage",
     "VSSBlock",
+    "init_vss_",
     "insert_class_token",
     "to_pair",
 ]

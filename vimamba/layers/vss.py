@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath, Mlp, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
+
+from vimamba.layers.ss2d import ScanMixer
 
 # arguments of its SS2D
 GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv_bias": True}
@@ -103,3 +105,15 @@ class Stage(nn.Module):
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
+
+
+def init_vss_(module: nn.Module) -> None:
+    """Start linear layers and scans inside a module as VMamba's code does."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for layer in module.modules():
+        if isinstance(layer, ScanMixer):
+            layer.reset_parameters()

@@ -12,22 +12,30 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers import ClassifierHead, calculate_drop_path_rates, trunc_normal_
+from timm.layers import ClassifierHead, calculate_drop_path_rates
 from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, check_fit, load_official, rename_keys, unwrap
+from vimamba.checkpoints import (
+    StateDict,
+    check_fit,
+    load_official,
+    rename_keys,
+    split_paths,
+    ss2d_rules,
+    unwrap,
+)
 from vimamba.layers import (
     GATED_SS2D,
     SS2D,
     SSD2D,
     PatchMerging,
     PatchStem,
-    ScanMixer,
     Stage,
     VSSBlock,
+    init_vss_,
 )
 from vimamba.models._builder import build_model
 
@@ -171,13 +179,7 @@ class VMamba(nn.Module):
         for module in self.modules():
             if needs_reset and isinstance(module, nn.Conv2d | nn.LayerNorm):
                 module.reset_parameters()
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, ScanMixer):
-                module.reset_parameters()
+        init_vss_(self)
 
     def no_weight_decay(self) -> set[str]:
         """Parameters of the scan that weight decay would pull away from their meaning."""
@@ -283,47 +285,29 @@ def _next_stage(match: re.Match[str]) -> str:
     return f"stages.{int(match[1]) + 1}.downsample.{leaf}.{match[3]}"
 
 
-_MIXER = r"layers\.(\d+)\.blocks\.(\d+)\.(?:op|self_attention)\."
+_BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
 _OFFICIAL_KEYS = {
     r"patch_embed\.(?:0|proj)\.(.*)": r"stem.conv1.\1",
     r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
     r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
     r"patch_embed\.7\.(.*)": r"stem.norm2.\1",
-    _MIXER + r"conv2d\.(?:1\.)?(.*)": r"stages.\1.blocks.\2.mixer.conv.\3",
-    _MIXER + r"x_proj_weight": r"stages.\1.blocks.\2.mixer.x_proj.weight",
-    _MIXER + r"dt_projs_weight": r"stages.\1.blocks.\2.mixer.dt_proj",
-    _MIXER + r"dt_projs_bias": r"stages.\1.blocks.\2.mixer.dt_bias",
-    _MIXER + r"A_logs": r"stages.\1.blocks.\2.mixer.A_log",
-    _MIXER + r"Ds": r"stages.\1.blocks.\2.mixer.D",
-    _MIXER + r"(in_proj|out_norm|out_proj)\.(.*)": r"stages.\1.blocks.\2.mixer.\3.\4",
-    r"layers\.(\d+)\.blocks\.(\d+)\.(?:norm|ln_1)\.(.*)": r"stages.\1.blocks.\2.norm1.\3",
-    r"layers\.(\d+)\.blocks\.(\d+)\.(norm2|mlp\.fc\d)\.(.*)": r"stages.\1.blocks.\2.\3.\4",
+    **ss2d_rules(_BLOCK + r"(?:op|self_attention)\.", r"stages.\1.blocks.\2.mixer."),
+    _BLOCK + r"(?:norm|ln_1)\.(.*)": r"stages.\1.blocks.\2.norm1.\3",
+    _BLOCK + r"(norm2|mlp\.fc\d)\.(.*)": r"stages.\1.blocks.\2.\3.\4",
     r"layers\.(\d+)\.downsample\.(1|3|norm|reduction)\.(.*)": _next_stage,
     r"(?:classifier\.)?norm\.(.*)": r"norm.\1",
     r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
 }
-_OFFICIAL_PATHS = 4
 CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"stage_norm": True})
 
 
 def _from_official(state_dict: StateDict) -> StateDict:
     """Rename, and give each path's parameters an axis or a layer of its own."""
-    state: StateDict = {}
-    for key, value in rename_keys(state_dict, _OFFICIAL_KEYS).items():
-        leaf = key.rsplit(".", 1)[-1]
-        if leaf == "dt_proj":
-            state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
-        elif leaf in ("A_log", "D"):
-            # Mamba-2's have the axis already
-            apart = value.shape[0] == _OFFICIAL_PATHS
-            state[key] = value if apart else value.unflatten(0, (_OFFICIAL_PATHS, -1))
-        elif key.endswith("x_proj.weight"):
-            state[key] = value.flatten(0, 1)
-        elif "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
+    state = split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
+    for key, value in state.items():
+        if "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
             state[key] = value.flatten(1)
-        else:
-            state[key] = value
     return state
 
 

@@ -1,67 +1,14 @@
 """Whole segmentation networks, and a head on any timm backbone."""
 
-import difflib
-from collections.abc import Callable
-from typing import Any
+from vimamba.networks.factory import create_segmenter
+from vimamba.networks.registry import list_segmenters, register_segmenter
+from vimamba.networks.segmenter import Segmenter
+from vimamba.networks.vm_unet import VMUNet
 
-import timm
-
-from vimamba.networks.segmenter import BackboneSegmenter, Segmenter
-
-__all__ = ["Segmenter", "create_segmenter", "list_segmenters"]
-
-_NETWORKS: dict[str, Callable[..., Segmenter]] = {}
-
-
-def list_segmenters() -> list[str]:
-    """Names of the whole networks that `create_segmenter` knows besides timm's backbones."""
-    return sorted(_NETWORKS)
-
-
-def create_segmenter(
-    model: str,
-    head: str | None = None,
-    *,
-    num_classes: int,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    img_size: int | None = None,
-    aux: bool = False,
-    **model_kwargs: Any,
-) -> Segmenter:
-    """Make a network that gives every pixel logits, at the image's own size.
-
-    Args:
-        model: timm name of a backbone, or a whole network from `list_segmenters()`.
-        head: Name from `vimamba.list_heads()`; "upernet" if None. Whole networks have their own.
-        num_classes: Channels of the logits; 1 for a binary mask.
-        in_chans: Channels of the images; pretrained filters are adapted to them.
-        pretrained: Start from published weights: the backbone's, or those that the network's
-            authors started from.
-        img_size: Side of the images, pixels; for networks whose weights depend on it.
-        aux: Auxiliary outputs for the loss, from `forward_all`: an FCN head on a backbone, deep
-            supervision in the networks that have it.
-        **model_kwargs: To the backbone or the network.
-
-    Raises:
-        ValueError: An unknown name, or an argument that does not fit the model.
-    """
-    shared: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        "pretrained": pretrained,
-        "img_size": img_size,
-        "aux": aux,
-    }
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1")
-    if model in _NETWORKS:
-        if head is not None:
-            raise ValueError(f"head={head!r} does not go with model={model!r}, which has its own")
-        return _NETWORKS[model](**shared, **model_kwargs)
-    if ":" not in model and not timm.is_model(model):
-        known = [*list_segmenters(), *timm.list_models()]
-        near = difflib.get_close_matches(model.split(".")[0], known, n=4, cutoff=0.5)
-        hint = f"close names are {', '.join(near)}" if near else "a timm name or list_segmenters()"
-        raise ValueError(f"model={model!r} is unknown; {hint}")
-    return BackboneSegmenter(model, head or "upernet", **shared, **model_kwargs)
+__all__ = [
+    "Segmenter",
+    "VMUNet",
+    "create_segmenter",
+    "list_segmenters",
+    "register_segmenter",
+]

@@ -1,19 +1,19 @@
-"""Segmentation networks: what all have in common, and a head on a backbone.
+"""What all segmentation networks have in common.
 
 Every network pads the image with zeros, right and below, to whole cells of its coarsest map and
 crops the logits, so any height and width will do, and cells lie on pixels exactly.
 """
 
 import math
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from vimamba.heads import FCNHead, find_head
-from vimamba.pyramid import FeaturePyramid
+from vimamba.checkpoints import StateDict, check_fit, read_checkpoint, unwrap
 
 
 class Segmenter(nn.Module):
@@ -23,8 +23,12 @@ class Segmenter(nn.Module):
         cell: Pixels per cell of the coarsest map, for each spatial dimension.
         num_classes: Channels of the logits.
         in_chans: Channels of the images.
-        pretrained_cfg: What is known about the images: at least `mean`, `std` and `input_size`.
+        pretrained_cfg: What is known about images and weights, as timm keeps it; without `mean`
+            and `std`, ImageNet's.
     """
+
+    # where the timm model lies whose layers have learning rates of their own
+    body = "encoder"
 
     def __init__(
         self,
@@ -38,7 +42,16 @@ class Segmenter(nn.Module):
         self.cell = cell
         self.num_classes = num_classes
         self.in_chans = in_chans
-        self.pretrained_cfg = self.default_cfg = pretrained_cfg
+        self.pretrained_cfg: dict[str, Any] = {
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            **pretrained_cfg,
+            "num_classes": num_classes,
+            # weights are never adapted, they fit or do not
+            "classifier": "",
+            "first_conv": "",
+        }
+        self.default_cfg = self.pretrained_cfg
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of a padded image at any resolution, the main ones first.
@@ -75,67 +88,35 @@ class Segmenter(nn.Module):
             logits = logits.narrow(dim, 0, -(-wanted * logits.shape[dim] // whole))
         return logits
 
-
-class BackboneSegmenter(Segmenter):
-    """A head on the feature pyramid of a timm backbone.
-
-    Args:
-        model: timm model name.
-        head: Name from `vimamba.list_heads()`.
-        num_classes: Channels of the logits.
-        in_chans, pretrained, img_size: See `FeaturePyramid`.
-        aux: Add an FCN head on the second coarsest level.
-        **kwargs: To the backbone.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        head: str,
-        *,
-        num_classes: int,
-        in_chans: int = 3,
-        pretrained: bool = False,
-        img_size: int | None = None,
-        aux: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        make_head = find_head(head)
-        finest_stride: int = make_head.finest_stride  # type: ignore[attr-defined]
-        backbone = FeaturePyramid(
-            model,
-            finest_stride=finest_stride,
-            pretrained=pretrained,
-            in_chans=in_chans,
-            img_size=img_size,
-            **kwargs,
-        )
-        coarsest = backbone.strides[-1]
-        cfg: Any = backbone.body.pretrained_cfg
-        super().__init__(
-            (coarsest, coarsest), num_classes=num_classes, in_chans=in_chans, pretrained_cfg=cfg
-        )
-        self.backbone = backbone
-        self.head = make_head(backbone.channels, backbone.strides, num_classes)
-        self.aux_head = FCNHead(backbone.channels, backbone.strides, num_classes) if aux else None
-
-    def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits at the resolution of the heads; see `Segmenter.predict`."""
-        features = self.backbone(x)
-        outputs = [self.head(features)]
-        if auxiliary and self.aux_head is not None:
-            outputs.append(self.aux_head(features))
-        return outputs
-
     def no_weight_decay(self) -> set[str]:
-        """What the backbone names."""
-        body: Any = self.backbone.body.model
-        names = getattr(body, "no_weight_decay", set)()
-        return {f"backbone.body.model.{name}" for name in names}
+        """Parameters of the scans, and what the backbone names."""
+        names = getattr(self.get_submodule(self.body), "no_weight_decay", set)()
+        return {"*.A_log", "*.D", "*.dt_bias", *(f"{self.body}.{name}" for name in names)}
 
-    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+    def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's layer groups for layer-wise learning rates; all else is the last one."""
-        body: Any = self.backbone.body.model
+        body: Any = self.get_submodule(self.body)
         layers: Any = group_parameters(body, body.group_matcher(coarse=coarse), reverse=True)
-        named = {f"backbone.body.model.{name}": layer for name, layer in layers.items()}
+        named = {f"{self.body}.{name}": layer for name, layer in layers.items()}
         return lambda name: named.get(name, math.inf)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the backbone."""
+        body: Any = self.get_submodule(self.body)
+        body.set_grad_checkpointing(enable)
+
+    @staticmethod
+    def from_official(state_dict: StateDict) -> StateDict:
+        """Rename the parameters of an official file."""
+        return state_dict
+
+    def load_pretrained(self, path: str | Path) -> None:
+        """Load a file of the official code, or weights under our names, strictly.
+
+        Raises:
+            CheckpointError: The file does not fit; the message lists what does not.
+        """
+        state = unwrap(read_checkpoint(path))
+        if not state.keys() & self.state_dict().keys():
+            state = self.from_official(state)
+        self.load_state_dict(check_fit(state, self))

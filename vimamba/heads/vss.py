@@ -1,0 +1,101 @@
+"""A U-shaped decoder of VSS blocks: that of Swin-UMamba-D (Liu et al. 2024, arXiv:2402.03302).
+
+From the coarsest level upwards: expand every cell to four, put the skip beside it, project, mix
+with the blocks of VMamba's first generation.
+"""
+
+from itertools import pairwise
+
+import torch
+from timm.layers import calculate_drop_path_rates
+from torch import Tensor, nn
+
+from vimamba.heads.blocks import check_pyramid
+from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock
+
+
+class VSSUpBlock(nn.Module):
+    """Expand, join the skip, mix.
+
+    Args:
+        dim_in, dim: Channels in, and of the skip and out.
+        scan_order: Of the mixers.
+        drop_path_rates: One for every block.
+    """
+
+    def __init__(
+        self, dim_in: int, dim: int, *, scan_order: str, drop_path_rates: list[float]
+    ) -> None:
+        super().__init__()
+        self.upsample = PatchExpand(dim_in, dim)
+        self.join = nn.Linear(2 * dim, dim)
+        self.blocks = nn.Sequential(
+            *(
+                VSSBlock(
+                    dim,
+                    SS2D(dim, scan_order=scan_order, **GATED_SS2D),
+                    mlp_ratio=0.0,
+                    drop_path=rate,
+                )
+                for rate in drop_path_rates
+            )
+        )
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, h, w, C_in) and (N, H, W, C) to (N, H, W, C)."""
+        x = self.upsample(x)[:, : skip.shape[1], : skip.shape[2]]
+        return self.blocks(self.join(torch.cat([x, skip], dim=-1)))
+
+
+class VSSHead(nn.Module):
+    """A way up of VSS blocks, to the image's own resolution.
+
+    Args:
+        channels, strides: Of the pyramid, fine to coarse; neighbouring strides differ by two.
+        num_classes: Output channels.
+        depth: Blocks per level.
+        scan_order: Name from `vimamba.list_scan_orders()`.
+        drop_path_rate: Of the last block; the others' grow linearly towards it.
+        deep_supervision: Also classify the levels below the finest.
+    """
+
+    def __init__(
+        self,
+        channels: list[int],
+        strides: list[int],
+        num_classes: int,
+        *,
+        depth: int = 2,
+        scan_order: str = "cross",
+        drop_path_rate: float = 0.2,
+        deep_supervision: bool = False,
+    ) -> None:
+        super().__init__()
+        check_pyramid(channels, strides)
+        for fine, coarse in pairwise(strides):
+            if coarse != 2 * fine:
+                raise ValueError(f"strides={strides} must double from level to level")
+        ups = list(pairwise(reversed(channels)))
+        rates = calculate_drop_path_rates(drop_path_rate, [depth] * len(ups), stagewise=True)
+        self.blocks = nn.ModuleList(
+            VSSUpBlock(a, b, scan_order=scan_order, drop_path_rates=r)  # type: ignore[arg-type]
+            for (a, b), r in zip(ups, rates, strict=True)
+        )
+        self.expand = PatchExpand(channels[0], channels[0], scale=strides[0])
+        self.classifier = nn.Conv2d(channels[0], num_classes, 1)
+        coarse = list(reversed(channels))[1:] if deep_supervision else []
+        self.aux_classifiers = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in coarse)
+
+    def forward_all(self, features: list[Tensor]) -> list[Tensor]:
+        """Logits of `forward`; with `deep_supervision` then of every level, fine to coarse."""
+        x, *skips = (f.permute(0, 2, 3, 1) for f in reversed(features))
+        levels = []
+        for block, skip in zip(self.blocks, skips, strict=True):
+            x = block(x, skip)
+            levels.append(x.permute(0, 3, 1, 2))
+        outputs = [c(level) for c, level in zip(self.aux_classifiers, levels, strict=False)]
+        return [self.classifier(self.expand(x).permute(0, 3, 1, 2)), *reversed(outputs)]
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """[(N, C_i, H_i, W_i), ...] to (N, num_classes, H_0 * strides[0], W_0 * strides[0])."""
+        return self.forward_all(features)[0]

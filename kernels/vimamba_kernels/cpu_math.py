@@ -1,5 +1,10 @@
 """What the numba kernels share: how they are compiled, their vector functions and their tasks.
 
+A kernel is a C function `void kernel(uint64_t *frame)`, so that threads which know nothing of
+Python can run it. Every thread of a team calls it with the same frame, which holds 64-bit words:
+how many threads have joined, how many will, the number of tasks, then the kernel's arguments one
+after the other, a tensor as its address and its number of elements.
+
 How the kernels become vector code: temporaries are rows at distances that the compiler knows;
 indices are uint64, so that no wrap-around of negative indices is checked; exp2 and log1p are
 polynomials; nothing is captured, so that the on-disk cache works.
@@ -9,8 +14,11 @@ import os
 from typing import Any
 
 import numpy as np
-from numba import njit, types
+from llvmlite import ir
+from numba import njit, types, uint64
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
 U = np.uint64
 F = np.float32
@@ -33,22 +41,30 @@ helper = njit(**_OPTIONS)
 exact = njit(error_model="numpy", fastmath={"contract"})
 
 
-def kernel(function: Any) -> Any:
-    """`numba.njit` with an on-disk cache, if a directory for it can be written."""
+FRAME = types.CPointer(uint64)
+
+
+def kernel(function: Any) -> CFunc:
+    """The C function to be made of a Python function of a frame, not compiled yet."""
+    return CFunc(function, ((FRAME,), types.void), locals={}, options=dict(_OPTIONS))
+
+
+def uncached(compiled: CFunc) -> CFunc:
+    """The same kernel, not yet compiled and never to be cached."""
+    return kernel(compiled.__wrapped__)
+
+
+def cached(compiled: CFunc) -> CFunc:
+    """The same kernel with a cache on disk, if a directory for it can be written."""
     try:
-        compiled = njit(cache=True, **_OPTIONS)(function)
+        compiled.enable_caching()
     except RuntimeError:
-        return njit(**_OPTIONS)(function)
+        return compiled
     # numba looks for changes in the kernel's own file only, not in the one of its helpers
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if cache_file is not None:
         cache_file._source_stamp = (cache_file._source_stamp, os.path.getmtime(__file__))
     return compiled
-
-
-def without_cache(compiled: Any) -> Any:
-    """The same kernel, not yet compiled and never to be cached."""
-    return njit(**_OPTIONS)(compiled.py_func)
 
 
 def _use_wide_vectors(typing_context: Any) -> Any:
@@ -66,6 +82,71 @@ def _use_wide_vectors(typing_context: Any) -> Any:
 
 
 use_wide_vectors: Any = intrinsic(_use_wide_vectors)
+
+
+def _join(typing_context: Any, frame: Any) -> Any:
+    """The number of threads that joined before this one, which is counted atomically."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return uint64(frame), generate
+
+
+join: Any = intrinsic(_join)
+
+
+def _arguments(typing_context: Any, frame: Any, kinds: Any) -> Any:
+    """The arguments that a frame holds, as a tuple of the type `kinds`.
+
+    May consist of uint64, booleans, one-dimensional arrays and tuples of these.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        place = HEAD
+
+        def read() -> Any:
+            nonlocal place
+            place += 1
+            return builder.load(builder.gep(arguments[0], [ir.Constant(word, place - 1)]))
+
+        def build(kind: Any) -> Any:
+            if isinstance(kind, types.BaseTuple):
+                return context.make_tuple(builder, kind, [build(part) for part in kind.types])
+            if kind == types.boolean:
+                return builder.icmp_unsigned("!=", read(), ir.Constant(word, 0))
+            if kind == uint64:
+                return read()
+            array, element = context.make_array(kind)(context, builder), kind.dtype
+            data = builder.inttoptr(read(), context.get_data_type(element).as_pointer())
+            size = ir.Constant(word, element.bitwidth // 8)
+            populate_array(array, data, [read()], [size], size, meminfo=None)
+            return array._getvalue()
+
+        return build(signature.return_type)
+
+    return kinds.instance_type(frame, kinds), generate
+
+
+arguments: Any = intrinsic(_arguments)
+# words before the arguments
+HEAD = 3
+
+
+@helper
+def share(frame: Any) -> Any:
+    """This thread's number in its team, the team's size, and the thread's tasks [first, last)."""
+    member, team, tasks = join(frame), frame[1], frame[2]
+    return (member, team), tasks * member // team, tasks * (member + ONE) // team
+
+
+@helper
+def own(buffer: Any, place: Any) -> Any:
+    """This thread's part of scratch memory."""
+    member, team = place
+    size = U(buffer.size) // team
+    return buffer[member * size : (member + ONE) * size]
 
 
 @exact

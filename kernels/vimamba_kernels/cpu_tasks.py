@@ -1,22 +1,32 @@
 """How the numba kernels of all operators are compiled and driven.
 
-The kernels are serial and run without the GIL on a small thread pool. Numba's own threads are
-avoided because they do not survive a fork, which DataLoader workers rely on.
+A kernel is C code, which a team of threads runs together. The team is PyTorch's own OpenMP one:
+its threads, still spinning after a matrix product, would otherwise take the cores from ours. Where
+there is none to call, and in a forked child, which OpenMP does not survive (DataLoader workers), a
+small pool of Python threads runs the kernels, without the GIL.
 """
 
 import contextlib
+import ctypes
+import importlib
 import os
-import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+# arguments of a kernel, as its ARGUMENTS has them: a tensor for an array
+Arguments = Tensor | int | bool | tuple["Arguments", ...]
+# address of a compiled kernel, which takes the address of a frame
+Kernel = Callable[[int], None]
 
 # as in cpu_math.py, which cannot be imported without numba
 MAX_WIDTH, ROW = 96, 112
@@ -32,42 +42,80 @@ def block_width(channels: int, rows: int, threads: int) -> int:
     return -(-channels // (16 * blocks)) * 16
 
 
-def flat(t: Tensor | None) -> np.ndarray:
-    """The elements in float32, a view if they are that already."""
+def flat(t: Tensor | None) -> Tensor:
+    """The elements in float32 one after the other, the tensor itself if they are that already."""
     assert t is not None
-    return t.detach().to(torch.float32).contiguous().numpy().reshape(-1)
+    if t.dtype != torch.float32:
+        t = t.to(torch.float32)
+    return t if t.is_contiguous() else t.contiguous()
 
 
-def flat_paths(paths: Tensor | None, length: int) -> tuple[np.ndarray, int]:
+def flat_paths(paths: Tensor | None, length: int) -> tuple[Tensor, int]:
     """The table's int32 elements and the distance of its rows; 0 if one row serves all paths."""
     if paths is None:
-        return torch.arange(length, dtype=torch.int32).numpy(), 0
-    return paths.to(torch.int32).contiguous().view(-1).numpy(), paths.shape[1]
+        return torch.arange(length, dtype=torch.int32), 0
+    return paths.to(torch.int32).contiguous(), paths.shape[1]
 
 
-def scratch(*sizes: int) -> tuple[np.ndarray, ...]:
-    """Pieces of one uninitialised buffer."""
-    buffer = torch.empty(sum(sizes)).numpy()
-    return tuple(buffer[sum(sizes[:i]) :][:size] for i, size in enumerate(sizes))
+def scratch(team: int, *sizes: int) -> tuple[Tensor, ...]:
+    """Uninitialised memory of each size for each thread."""
+    return tuple(torch.empty(team * size) for size in sizes)
 
 
+def run(kernel: Kernel, arguments: Arguments, tasks: int, team: int) -> None:
+    """Let a team of threads share the tasks of a kernel.
+
+    Args:
+        kernel: From `compile_kernel`.
+        arguments: What the kernel's frame holds besides its head; memory is not copied.
+        tasks: How many there are.
+        team: Number of threads, at most one for each task.
+    """
+    if not tasks:
+        return
+    words = array("Q", (0, team, tasks, *_words(arguments)))
+    frame, _ = words.buffer_info()
+    if team == 1:
+        kernel(frame)
+    elif not _forked and (parallel := _find_openmp()) is not None:
+        parallel(kernel, frame, team, 0)
+    else:
+        pool = _workers(team - 1)
+        others = [pool.submit(kernel, frame) for _ in range(team - 1)]
+        kernel(frame)
+        for other in others:
+            other.result()
+
+
+def _words(arguments: Arguments) -> Iterator[int]:
+    """The arguments as a frame holds them."""
+    if isinstance(arguments, tuple):
+        for argument in arguments:
+            yield from _words(argument)
+    elif isinstance(arguments, Tensor):
+        yield arguments.data_ptr()
+        yield arguments.numel()
+    else:
+        yield int(arguments)
+
+
+_forked = False
 _pool: tuple[ThreadPoolExecutor, int] | None = None
 _lock = threading.Lock()
 
 
-def run(work: Callable[[int, int], None], tasks: int, threads: int) -> None:
-    """Call `work(first, last)` for ranges that cover the tasks, one for each thread."""
-    threads = min(threads, tasks)
-    if threads <= 1:
-        if tasks:
-            work(0, tasks)
-        return
-    limits = [tasks * i // threads for i in range(threads + 1)]
-    pool = _workers(threads - 1)
-    others = [pool.submit(work, limits[i], limits[i + 1]) for i in range(1, threads)]
-    work(0, limits[1])
-    for other in others:
-        other.result()
+@cache
+def _find_openmp() -> Callable[..., None] | None:
+    """GNU's `GOMP_parallel(function, argument, threads, flags)` as PyTorch has loaded it."""
+    if not hasattr(os, "RTLD_NOLOAD"):
+        return None
+    for library in Path(torch.__file__).parent.glob("lib/libgomp*"):
+        with contextlib.suppress(OSError):
+            parallel = ctypes.CDLL(str(library), mode=os.RTLD_NOLOAD | os.RTLD_NOW).GOMP_parallel
+            parallel.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+            parallel.restype = None
+            return parallel
+    return None
 
 
 def _workers(count: int) -> ThreadPoolExecutor:
@@ -80,8 +128,8 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 def _forget_threads() -> None:
     """In a forked child: the parent's threads are not there, and its lock may be held forever."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+    global _forked, _pool, _lock
+    _forked, _pool, _lock = True, None, threading.Lock()
 
 
 # Windows has no fork
@@ -89,35 +137,37 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
 
 
-def compile_kernel(kernel: Any, signature: Any) -> Callable[..., None]:
-    """The kernel compiled for `signature`; one line on stderr tells when that takes time.
+def compile_kernel(module: str, name: str) -> Kernel:
+    """A kernel, ready to be run; one line on stderr tells when compiling takes time.
 
     Args:
-        kernel: From `cpu_math.kernel`.
-        signature: The types of its arguments.
+        module: Full name of the module that has it, imported only now because it needs numba.
+        name: The kernel's name there.
     """
-    from vimamba_kernels.cpu_math import without_cache
+    source = importlib.import_module(module)
+    from vimamba_kernels.cpu_math import cached, uncached
 
-    if not _is_cached(kernel, signature):
-        name = kernel.py_func.__name__
+    kernel = cached(getattr(source, name))
+    if not _is_cached(kernel):
         print(f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr)
-        _fill_cache(kernel, signature)
+        _fill_cache(module, name)
     try:
-        kernel.compile(signature)
+        kernel.compile()
     except OSError:
-        kernel = without_cache(kernel)
-        kernel.compile(signature)
-    return kernel
+        kernel = uncached(kernel)
+        kernel.compile()
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)
 
 
-def _is_cached(kernel: Any, signature: Any) -> bool:
+def _is_cached(kernel: Any) -> bool:
     try:
-        return kernel._cache.load_overload(signature, kernel.targetctx) is not None
+        context = kernel._targetdescr.target_context
+        return kernel._cache.load_overload(kernel._sig, context) is not None
     except (AttributeError, OSError):
         return False
 
 
-def _fill_cache(kernel: Any, signature: Any) -> None:
+def _fill_cache(module: str, name: str) -> None:
     """Compile in another process, whose only trace is the cache on disk.
 
     Code that numba compiled in this process shares helper functions with the other kernels
@@ -125,19 +175,12 @@ def _fill_cache(kernel: Any, signature: Any) -> None:
     With this, the first run computes what all later runs will. Where it fails (a cache that cannot
     be written), the kernel is compiled here.
     """
-    function = kernel.py_func
     code = (
-        "import importlib, pickle, sys\n"
-        "module, name, signature = pickle.load(sys.stdin.buffer)\n"
-        "getattr(importlib.import_module(module), name).compile(signature)\n"
+        "import importlib, sys\n"
+        "from vimamba_kernels.cpu_math import cached\n"
+        "cached(getattr(importlib.import_module(sys.argv[1]), sys.argv[2])).compile()\n"
     )
-    task = pickle.dumps((function.__module__, function.__name__, signature))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", code, module, name]
     with contextlib.suppress(OSError):
-        subprocess.run(
-            [sys.executable, "-c", code],
-            input=task,
-            env=environment,
-            capture_output=True,
-            check=False,
-        )
+        subprocess.run(command, env=environment, capture_output=True, check=False)

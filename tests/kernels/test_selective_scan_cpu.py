@@ -60,14 +60,26 @@ def test_results_are_bit_equal_every_time_and_for_any_number_of_threads(threads,
         assert_equal(solve(size), first)
 
 
-def test_an_error_in_a_thread_reaches_the_caller(threads):
-    from vimamba_kernels.cpu_tasks import run
+@pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP is GNU's on Linux")
+def test_the_kernels_run_in_the_threads_of_pytorch(threads):
+    from vimamba_kernels import cpu_tasks
 
-    def fail(first, last):
-        raise ArithmeticError(f"tasks {first} to {last}")
+    assert cpu_tasks._find_openmp() is not None
+    threads(2)
+    solve(SIZES[0])
+    assert cpu_tasks._pool is None
 
-    with pytest.raises(ArithmeticError):
-        run(fail, 4, 2)
+
+@sizes
+def test_a_pool_of_threads_computes_the_same_where_there_is_no_openmp(monkeypatch, threads, size):
+    from vimamba_kernels import cpu_tasks
+
+    threads(3)
+    first = solve(size)
+    monkeypatch.setattr(cpu_tasks, "_find_openmp", lambda: None)
+    monkeypatch.setattr(cpu_tasks, "_pool", None)
+    assert_equal(solve(size), first)
+    assert cpu_tasks._pool is not None
 
 
 def python(code, **environment):
@@ -152,34 +164,36 @@ def test_the_run_that_compiles_computes_what_later_runs_do(tmp_path):
     assert runs[0].stdout == runs[1].stdout
 
 
-def test_a_cache_that_cannot_be_written_does_no_harm(capsys):
-    from vimamba_kernels import cpu_tasks
-    from vimamba_kernels.selective_scan import cpu_forward
+def test_a_cache_that_cannot_be_written_does_no_harm(monkeypatch, capsys):
+    from vimamba_kernels import cpu_math, cpu_tasks
 
     class Unwritable:
-        py_func = staticmethod(cpu_forward.forward_one.py_func)
+        def __init__(self, kernel):
+            self.__wrapped__ = kernel.__wrapped__
 
-        def compile(self, signature):
+        def compile(self):
             raise OSError("No space left on device")
 
-    signature = cpu_forward.FORWARD_SIGNATURE
-    kernel = cpu_tasks.compile_kernel(Unwritable(), signature)
-    assert len(kernel.overloads) == 1
+    monkeypatch.setattr(cpu_math, "cached", Unwritable)
+    monkeypatch.setattr(cpu_tasks, "_fill_cache", lambda module, name: None)
+    module = "vimamba_kernels.selective_scan.cpu_forward"
+    assert callable(cpu_tasks.compile_kernel(module, "forward_one"))
     assert "compiling" in capsys.readouterr().err
 
 
 def test_a_missing_cache_directory_does_no_harm(monkeypatch):
     from vimamba_kernels import cpu_math
 
-    njit = cpu_math.njit
+    def fail(kernel):
+        raise RuntimeError("cannot cache function: no locator available")
 
-    def without_locator(*args, cache=False, **options):
-        if cache:
-            raise RuntimeError("cannot cache function: no locator available")
-        return njit(*args, **options)
+    def nothing(frame):
+        pass
 
-    monkeypatch.setattr(cpu_math, "njit", without_locator)
-    assert cpu_math.kernel(lambda x: x + 1)(1) == 2
+    monkeypatch.setattr(cpu_math.CFunc, "enable_caching", fail)
+    kernel = cpu_math.cached(cpu_math.kernel(nothing))
+    kernel.compile()
+    assert kernel.address
 
 
 def test_importing_the_package_does_not_import_numba():

@@ -6,10 +6,9 @@ taken afterwards, so results do not depend on the number of threads.
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
 
-from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,6 +16,8 @@ from torch import Tensor
 from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
+    Arguments,
+    Kernel,
     block_width,
     compile_kernel,
     flat,
@@ -37,14 +38,10 @@ def forward(
     conv = _prepare(x, weight, bias, paths)
     shape = (x.shape[0], weight.shape[0], *x.shape[1:])
     y = torch.empty(shape) if conv.visits_all else torch.zeros(shape)
-    kernel, arrays = _kernel("conv_forward"), (conv.inputs, conv.paths, (flat(y),))
-
-    def work(first: int, last: int) -> None:
-        buffers = scratch(2 * ROW, conv.taps * ROW, conv.taps * ROW)
-        limits = (np.uint64(first), np.uint64(last), activation == "silu")
-        kernel(*arrays, buffers, conv.sizes, conv.path_stride, *limits)
-
-    run(work, conv.tasks, torch.get_num_threads())
+    team = min(torch.get_num_threads(), conv.tasks)
+    buffers = scratch(team, 2 * ROW, conv.taps * ROW, conv.taps * ROW)
+    arguments = conv.arguments(conv.inputs, (flat(y),), buffers, activation == "silu")
+    run(_kernel("conv_forward"), arguments, conv.tasks, team)
     return y.to(x.dtype)
 
 
@@ -66,31 +63,32 @@ def backward(
     k, _, taps = weight.shape
     dx = torch.empty(x.shape)
     dweight, dbias = torch.empty(batch, k, conv.taps, channels), torch.empty(batch, k, channels)
-    kernel = _kernel("conv_backward")
+    team = min(torch.get_num_threads(), conv.tasks)
+    buffers = scratch(team, 4 * ROW, 2 * conv.taps * ROW, conv.taps * ROW, conv.taps * ROW)
+    gradients = (flat(dx), flat(dweight), flat(dbias))
     inputs = (*conv.inputs, flat(grad))
-    outputs = (flat(dx), flat(dweight), flat(dbias))
-
-    def work(first: int, last: int) -> None:
-        rings = (conv.taps * ROW,) * 2
-        buffers = scratch(4 * ROW, 2 * conv.taps * ROW, *rings)
-        limits = (np.uint64(first), np.uint64(last), activation == "silu")
-        kernel(inputs, conv.paths, outputs, buffers, conv.sizes, conv.path_stride, *limits)
-
-    run(work, conv.tasks, torch.get_num_threads())
+    arguments = conv.arguments(inputs, gradients, buffers, activation == "silu")
+    run(_kernel("conv_backward"), arguments, conv.tasks, team)
     return dx, dweight.sum(0)[:, :taps].flip(1).transpose(1, 2), dbias.sum(0)
 
 
 class _Conv(NamedTuple):
     """What the kernels of both directions take, and how the work is cut."""
 
-    inputs: tuple[np.ndarray, ...]
-    paths: np.ndarray
-    sizes: tuple[np.uint64, ...]
-    path_stride: np.uint64
+    inputs: tuple[Tensor, ...]
+    paths: Tensor
+    sizes: tuple[int, ...]
+    path_stride: int
     # W rounded up to a power of two, at least four
     taps: int
     tasks: int
     visits_all: bool
+
+    def arguments(
+        self, inputs: Arguments, outputs: Arguments, scratch: Arguments, silu: bool
+    ) -> Arguments:
+        """A kernel's arguments in their order."""
+        return inputs, self.paths, outputs, scratch, self.sizes, self.path_stride, silu
 
 
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
@@ -109,22 +107,15 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     return _Conv(
         inputs=(flat(x), flat(by_lag), flat(bias)),
         paths=table,
-        sizes=tuple(map(np.uint64, sizes)),
-        path_stride=np.uint64(path_stride),
+        sizes=sizes,
+        path_stride=path_stride,
         taps=padded,
         tasks=batch * -(-channels // width),
         # as many steps as tokens, none twice: all of them unless there are zero tokens
-        visits_all=steps == length and table.min() >= 0,
+        visits_all=steps == length and bool(table.min() >= 0),
     )
 
 
-_kernels: dict[str, Callable[..., None]] = {}
-
-
-def _kernel(name: str) -> Callable[..., None]:
-    if name not in _kernels:
-        from vimamba_kernels.path_conv import cpu_kernels
-
-        signature = cpu_kernels.SIGNATURES[name]
-        _kernels[name] = compile_kernel(getattr(cpu_kernels, name), signature)
-    return _kernels[name]
+@cache
+def _kernel(name: str) -> Kernel:
+    return compile_kernel("vimamba_kernels.path_conv.cpu_kernels", name)

@@ -3,14 +3,14 @@
 A task owns `w` channels of one batch element and walks its paths one after the other. The rows of
 the last W steps lie in a ring, W being rounded up to a power of two with taps of zero. The
 backward pass walks from the end: a token's gradient is a sum over the W steps from its own on.
-Arguments of both kernels:
+Arguments in the frame:
 
     inputs   x, weight (K, W, D) by distance back, bias; backward: the output's gradient
     paths    (K, T) int32, or (1, T) with a path stride of 0
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
-    buffers  rows of a step; weights (backward: and their gradients); ring of x; ring of gradients
+    scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
+             ring of gradients
     sizes    B, K, L, T, D, 1, W, channels of a task
-    first, last  tasks [first, last)
     enabled  whether SiLU follows
 """
 
@@ -27,15 +27,35 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    arguments,
     clear,
     copy,
     helper,
     kernel,
+    own,
     place,
+    share,
     sigmoid,
     use_wide_vectors,
 )
 
+
+def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
+    floats = float32[::1]
+    return types.Tuple(
+        (
+            types.UniTuple(floats, inputs),
+            int32[::1],
+            types.UniTuple(floats, outputs),
+            types.UniTuple(floats, buffers),
+            types.UniTuple(uint64, 8),
+            uint64,
+            boolean,
+        )
+    )
+
+
+FORWARD, BACKWARD = _arguments(3, 1, 3), _arguments(4, 3, 4)
 BIAS, SUM, DX, DBIAS = ZERO, ROW, TWO * ROW, THREE * ROW
 
 
@@ -69,22 +89,14 @@ def convolve(rows: Any, weights: Any, stride: Any, ring: Any, t: Any, taps: Any,
 
 
 @kernel
-def conv_forward(
-    inputs: Any,
-    paths: Any,
-    outputs: Any,
-    buffers: Any,
-    sizes: Any,
-    path_stride: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
-    """Output of tasks [first, last)."""
+def conv_forward(frame: Any) -> None:
+    """Output."""
     use_wide_vectors()
+    member, first, last = share(frame)
+    inputs, paths, outputs, scratch, sizes, path_stride, enabled = arguments(frame, FORWARD)
     x, weight, bias = inputs
     (y,) = outputs
-    rows, weights, ring = buffers
+    rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
     K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
     wrap = taps - ONE
     for task in range(first, last):
@@ -106,22 +118,15 @@ def conv_forward(
 
 
 @kernel
-def conv_backward(
-    inputs: Any,
-    paths: Any,
-    outputs: Any,
-    buffers: Any,
-    sizes: Any,
-    path_stride: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
-    """Gradients from tasks [first, last); those of weight and bias per batch element."""
+def conv_backward(frame: Any) -> None:
+    """Gradients; those of weight and bias per batch element."""
     use_wide_vectors()
+    member, first, last = share(frame)
+    inputs, paths, outputs, scratch, sizes, path_stride, enabled = arguments(frame, BACKWARD)
     x, weight, bias, dy = inputs
     dx, dweight, dbias = outputs
-    rows, weights, ring, slopes = buffers
+    rows, weights = own(scratch[0], member), own(scratch[1], member)
+    ring, slopes = own(scratch[2], member), own(scratch[3], member)
     K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
     wrap = taps - ONE
     # a tap's weights and their gradient are neighbours
@@ -150,9 +155,9 @@ def conv_backward(
                 else:
                     clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
                 index = paths[k * path_stride + t]
-                own = (t & wrap) * ROW
+                here = (t & wrap) * ROW
                 if index < 0:
-                    clear(slopes, own, ONE, ROW, w)
+                    clear(slopes, here, ONE, ROW, w)
                     continue
                 convolve(rows, weights, PAIR, ring, t, taps, w)
                 y0 = ((b * K + k) * L + U(index)) * channels + start
@@ -160,7 +165,7 @@ def conv_backward(
                     v = rows[SUM + d]
                     s = sigmoid(v, enabled)
                     g = dy[y0 + d] * s * (F(1.0) + v * (F(1.0) - s))
-                    slopes[own + d] = g
+                    slopes[here + d] = g
                     rows[DBIAS + d] += g
                     rows[DX + d] = F(0.0)
                 for j in range(ZERO, taps, FOUR):
@@ -171,7 +176,7 @@ def conv_backward(
                     q0 = j * PAIR
                     q1, q2, q3 = q0 + PAIR, q0 + TWO * PAIR, q0 + THREE * PAIR
                     for d in range(w):
-                        v = ring[own + d]
+                        v = ring[here + d]
                         near = weights[q0 + d] * slopes[g0 + d] + weights[q1 + d] * slopes[g1 + d]
                         far = weights[q2 + d] * slopes[g2 + d] + weights[q3 + d] * slopes[g3 + d]
                         weights[q0 + ROW + d] += v * slopes[g0 + d]
@@ -186,21 +191,3 @@ def conv_backward(
             for j in range(taps):
                 to = ((b * K + k) * taps + j) * channels + start
                 copy(weights, j * PAIR + ROW, dweight, to, w)
-
-
-def _signature(inputs: int, outputs: int, buffers: int) -> Any:
-    floats = float32[::1]
-    return (
-        types.UniTuple(floats, inputs),
-        int32[::1],
-        types.UniTuple(floats, outputs),
-        types.UniTuple(floats, buffers),
-        types.UniTuple(uint64, 8),
-        uint64,
-        uint64,
-        uint64,
-        boolean,
-    )
-
-
-SIGNATURES = {"conv_forward": _signature(3, 1, 3), "conv_backward": _signature(4, 3, 4)}

@@ -6,16 +6,17 @@ taken afterwards in a fixed order, so results do not depend on the number of thr
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
 
-from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
+    Arguments,
+    Kernel,
     block_width,
     compile_kernel,
     flat,
@@ -30,7 +31,8 @@ CHUNK = 32
 
 def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
     """Shape of the states that `forward` saves; sizes may be symbolic."""
-    return (batch, k, (steps + CHUNK - 1) // CHUNK, states, channels)
+    # flat: a number of chunks as a dimension would make torch.compile ask whether it is 1
+    return (batch * k * ((steps + CHUNK - 1) // CHUNK) * states * channels,)
 
 
 def forward(
@@ -58,15 +60,10 @@ def forward(
     y = torch.empty((batch, length, channels) if merge else delta.shape)
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = torch.empty(shape)
-    kernel = _kernel("forward", A.shape[2])
-    outputs = (flat(y), flat(states))
-
-    def work(first: int, last: int) -> None:
-        buffers = scratch(scan.rows, 2 * scan.padded_states * ROW)
-        limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(scan.inputs, scan.paths, outputs, buffers, scan.sizes, scan.strides, *limits)
-
-    run(work, scan.tasks, threads)
+    team = min(threads, scan.tasks)
+    buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW)
+    arguments = scan.arguments(scan.inputs, (flat(y), flat(states)), buffers, delta_softplus)
+    run(_kernel("forward", A.shape[2]), arguments, scan.tasks, team)
     return y, states
 
 
@@ -104,19 +101,13 @@ def backward(
     dA = torch.empty(batch, k, n, channels)
     dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
     dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
-    kernel = _kernel("backward", n)
+    steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
+    team = min(torch.get_num_threads(), scan.tasks)
+    buffers = scratch(team, scan.rows, 3 * padded * ROW, steps * ROW, past * ROW)
     inputs = (*scan.inputs, flat(states), flat(grad))
     gradients = tuple(map(flat, (du, ddelta, dA, dB, dC, dD, dbias)))
-
-    def work(first: int, last: int) -> None:
-        steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
-        sizes = (scan.rows, 3 * padded * ROW, steps * ROW, past * ROW)
-        buffers = scratch(*sizes)
-        buffers += buffers[-1:]
-        limits = (np.uint64(first), np.uint64(last), delta_softplus)
-        kernel(inputs, scan.paths, gradients, buffers, scan.sizes, scan.strides, *limits)
-
-    run(work, scan.tasks, torch.get_num_threads())
+    arguments = scan.arguments(inputs, gradients, (*buffers, buffers[-1]), delta_softplus)
+    run(_kernel("backward", n), arguments, scan.tasks, team)
     return (
         du,
         ddelta,
@@ -131,10 +122,10 @@ def backward(
 class _Scan(NamedTuple):
     """What the kernels of both directions take, and how the work is cut."""
 
-    inputs: tuple[np.ndarray, ...]
-    paths: np.ndarray
-    sizes: tuple[np.uint64, ...]
-    strides: tuple[np.uint64, ...]
+    inputs: tuple[Tensor, ...]
+    paths: Tensor
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
     steps: int
     padded_states: int
     # floats in the rows of a step
@@ -142,6 +133,12 @@ class _Scan(NamedTuple):
     # blocks of channels in a group, and tasks in all
     blocks: int
     tasks: int
+
+    def arguments(
+        self, inputs: Arguments, outputs: Arguments, scratch: Arguments, softplus: bool
+    ) -> Arguments:
+        """A kernel's arguments in their order."""
+        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, softplus
 
 
 def _prepare(
@@ -173,8 +170,8 @@ def _prepare(
     return _Scan(
         inputs=tuple(flat(zeros if t is None else t) for t in inputs),
         paths=table,
-        sizes=tuple(map(np.uint64, (batch, k, length, steps, channels, groups, n, width, CHUNK))),
-        strides=tuple(map(np.uint64, (*strides, path_stride))),
+        sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK),
+        strides=(*strides, path_stride),
         steps=steps,
         padded_states=padded,
         rows=8 * ROW + 2 * padded,
@@ -183,22 +180,9 @@ def _prepare(
     )
 
 
-_kernels: dict[str, Callable[..., None]] = {}
+_compile = cache(compile_kernel)
 
 
-def _kernel(direction: str, states: int) -> Callable[..., None]:
-    """The compiled kernel; one line on stderr tells when compiling takes time."""
+def _kernel(direction: str, states: int) -> Kernel:
     name = f"{direction}_{'one' if states == 1 else 'fours'}"
-    if name not in _kernels:
-        _kernels[name] = _compile(name)
-    return _kernels[name]
-
-
-def _compile(name: str) -> Callable[..., None]:
-    from vimamba_kernels.selective_scan import cpu_backward, cpu_forward
-
-    if name.startswith("forward"):
-        kernel, signature = getattr(cpu_forward, name), cpu_forward.FORWARD_SIGNATURE
-    else:
-        kernel, signature = getattr(cpu_backward, name), cpu_backward.BACKWARD_SIGNATURE
-    return compile_kernel(kernel, signature)
+    return _compile(f"vimamba_kernels.selective_scan.cpu_{direction}", name)

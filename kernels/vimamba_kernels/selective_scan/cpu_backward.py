@@ -12,7 +12,7 @@ walk back through it. Tasks, arguments and the two cases are those of cpu_forwar
 
 from typing import Any
 
-from numba import int32, types
+from numba import boolean, int32, types, uint64
 
 from vimamba_kernels.cpu_math import (
     FOUR,
@@ -25,17 +25,32 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    arguments,
     clear,
     copy,
     exp2,
     helper,
     kernel,
+    own,
     place,
+    share,
     sigmoid,
     softplus,
     use_wide_vectors,
 )
-from vimamba_kernels.selective_scan.cpu_forward import COMMON, FLOATS
+from vimamba_kernels.selective_scan.cpu_forward import FLOATS
+
+ARGUMENTS = types.Tuple(
+    (
+        types.UniTuple(FLOATS, 9),
+        int32[::1],
+        types.UniTuple(FLOATS, 7),
+        types.UniTuple(FLOATS, 5),
+        types.UniTuple(uint64, 9),
+        types.UniTuple(uint64, 5),
+        boolean,
+    )
+)
 
 # rows of a task
 GW, GDT, DY, BIAS, SKIP, DD, DBIAS = (
@@ -219,18 +234,12 @@ def _finish_step(gradients: Any, S: Any, X: Any, x: Any, u0: Any, d0: Any, w: An
 
 
 @kernel
-def backward_fours(
-    inputs: Any,
-    paths: Any,
-    gradients: Any,
-    scratch: Any,
-    sizes: Any,
-    strides: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
+def backward_fours(frame: Any) -> None:
     """Any number of states, padded to a multiple of four."""
+    member, first, last = share(frame)
+    inputs, paths, gradients, rows, sizes, strides, enabled = arguments(frame, ARGUMENTS)
+    S, Q, X, H, P = rows
+    scratch = (own(S, member), own(Q, member), own(X, member), own(H, member), own(P, member))
     A, D, bias, states = inputs[2], inputs[5], inputs[6], inputs[7]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
     batch, K, L, T, channels, groups, N, _, chunk = sizes
@@ -389,18 +398,12 @@ def _walk_back_one(
 
 
 @kernel
-def backward_one(
-    inputs: Any,
-    paths: Any,
-    gradients: Any,
-    scratch: Any,
-    sizes: Any,
-    strides: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
+def backward_one(frame: Any) -> None:
     """One state."""
+    member, first, last = share(frame)
+    inputs, paths, gradients, rows, sizes, strides, enabled = arguments(frame, ARGUMENTS)
+    S, Q, X, H, P = rows
+    scratch = (own(S, member), own(Q, member), own(X, member), own(H, member), own(P, member))
     A, D, bias, states = inputs[2], inputs[5], inputs[6], inputs[7]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
     batch, K, L, T, channels, groups, _, _, chunk = sizes
@@ -435,12 +438,3 @@ def backward_one(
             copy(S, DA, dA, bk, w)
             copy(S, DD, dD, bk, w)
             copy(S, DBIAS, dbias, bk, w)
-
-
-BACKWARD_SIGNATURE = (
-    types.UniTuple(FLOATS, 9),
-    int32[::1],
-    types.UniTuple(FLOATS, 7),
-    types.UniTuple(FLOATS, 5),
-    *COMMON,
-)

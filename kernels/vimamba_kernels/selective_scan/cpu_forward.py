@@ -4,15 +4,14 @@ Two are compiled, when first used: states in fours for any N (Vim's 16), and a s
 (VMamba), where three lanes of four would be wasted and a step fits into one loop.
 
 A task owns `w` channels of one batch element and walks its paths one after the other, so the sum
-over the paths needs no K-fold output and does not depend on threads. Arguments of both kernels:
+over the paths needs no K-fold output and does not depend on threads. Arguments in the frame:
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them, flat float32
     paths    (K, T) int32, or (1, T) with a path stride of 0
     outputs  y, states at every chunk's begin (empty: not wanted)
-    scratch  rows of a step; tiles of the states
+    scratch  for each thread rows of a step; tiles of the states
     sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk
     strides  of u: batch, path; of y: batch, path; of paths: path
-    first, last  tasks [first, last)
     enabled  whether delta passes through softplus
 """
 
@@ -30,30 +29,38 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    arguments,
     clear,
     copy,
     exp2,
     kernel,
+    own,
     place,
+    share,
     softplus,
     use_wide_vectors,
 )
 
+FLOATS = float32[::1]
+ARGUMENTS = types.Tuple(
+    (
+        types.UniTuple(FLOATS, 7),
+        int32[::1],
+        types.UniTuple(FLOATS, 2),
+        types.UniTuple(FLOATS, 2),
+        types.UniTuple(uint64, 9),
+        types.UniTuple(uint64, 5),
+        boolean,
+    )
+)
+
 
 @kernel
-def forward_fours(
-    inputs: Any,
-    paths: Any,
-    outputs: Any,
-    scratch: Any,
-    sizes: Any,
-    strides: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
+def forward_fours(frame: Any) -> None:
     """Any number of states, padded to a multiple of four."""
     use_wide_vectors()
+    member, first, last = share(frame)
+    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, ARGUMENTS)
     u, delta, A, B, C, D, bias = inputs
     y, states = outputs
     _, K, L, T, channels, groups, N, _, chunk = sizes
@@ -61,7 +68,7 @@ def forward_fours(
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # S: rows of the step, then its B and C; Q: h and A of each state
-    S, Q = scratch
+    S, Q = own(scratch[0], member), own(scratch[1], member)
     DT, WRITE, ACC, BIAS, SKIP, BC = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW, U(5) * ROW
     for task in range(first, last):
         b, group, _, start, w = place(task, sizes)
@@ -125,25 +132,17 @@ def forward_fours(
 
 
 @kernel
-def forward_one(
-    inputs: Any,
-    paths: Any,
-    outputs: Any,
-    scratch: Any,
-    sizes: Any,
-    strides: Any,
-    first: Any,
-    last: Any,
-    enabled: Any,
-) -> None:
+def forward_one(frame: Any) -> None:
     """One state."""
     use_wide_vectors()
+    member, first, last = share(frame)
+    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, ARGUMENTS)
     u, delta, A, B, C, D, bias = inputs
     y, states = outputs
     _, K, L, T, channels, groups, _, _, chunk = sizes
     u_batch, u_path, y_batch, y_path, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
-    S, _ = scratch
+    S = own(scratch[0], member)
     H, DECAY, BIAS, SKIP = ZERO, ROW, TWO * ROW, THREE * ROW
     for task in range(first, last):
         b, group, _, start, w = place(task, sizes)
@@ -178,9 +177,3 @@ def forward_one(
                 else:
                     for d in range(w):
                         S[H + d] *= exp2(softplus(S[BIAS + d], enabled) * S[DECAY + d])
-
-
-FLOATS = float32[::1]
-COMMON = (types.UniTuple(uint64, 9), types.UniTuple(uint64, 5), uint64, uint64, boolean)
-PAIR = types.UniTuple(FLOATS, 2)
-FORWARD_SIGNATURE = (types.UniTuple(FLOATS, 7), int32[::1], PAIR, PAIR, *COMMON)

@@ -91,6 +91,39 @@ class RotaryEmbed(nn.Module):
         return x * angles.cos() + turned * angles.sin()
 
 
+def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """Bicubic resampling with antialiasing, as `torch.nn.functional.interpolate` does it.
+
+    Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
+
+    Args:
+        x: (N, L, C), L the cells of the grid.
+        old: Height and width of the grid.
+        new: Height and width of the result.
+
+    Returns:
+        (N, L', C), L' the cells of the result.
+    """
+    rows = _cubic_weights(old[0], new[0], x)
+    columns = _cubic_weights(old[1], new[1], x)
+    wide = columns @ x.float().unflatten(1, (old[0], old[1]))
+    resampled = rows @ wide.flatten(2)
+    return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
+
+
+def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
+    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
+    centre = (torch.arange(new, device=like.device) + 0.5) * scale
+    distance = (torch.arange(old, device=like.device) + 0.5 - centre.unsqueeze(1)).abs()
+    # where the grid shrinks, the kernel is stretched over the cells that become one
+    x = distance / scale.clamp(min=1.0)
+    near = (1.5 * x - 2.5) * x * x + 1.0
+    far = ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
+    weight = torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
+    return weight / weight.sum(1, keepdim=True)
+
+
 def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     """Let every path visit a class token that stands before grid token `position`.
 

@@ -17,7 +17,6 @@ from timm.layers import (
     RmsNorm,
     calculate_drop_path_rates,
     lecun_normal_,
-    resample_abs_pos_embed,
     trunc_normal_,
 )
 from timm.layers.helpers import get_device_dtype
@@ -42,6 +41,7 @@ from vimamba.layers import (
     insert_class_token,
     to_pair,
 )
+from vimamba.layers.tokens import resample_tokens
 from vimamba.models._builder import build_model
 from vimamba.scan_orders import num_paths
 
@@ -264,12 +264,12 @@ class VisionMamba(nn.Module):
     def _resample(self, pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
         """Resample (1, L + 1, C): the class token's row is taken out and put back."""
         if self.num_prefix_tokens == 0:
-            return resample_abs_pos_embed(pos_embed, list(new), list(old), 0)
+            return resample_tokens(pos_embed, old, new)
         p = self._class_index(old[0] * old[1])
-        front = torch.cat([pos_embed[:, p : p + 1], pos_embed[:, :p], pos_embed[:, p + 1 :]], dim=1)
-        front = resample_abs_pos_embed(front, list(new), list(old), 1)
-        p = self._class_index(new[0] * new[1])
-        return torch.cat([front[:, 1 : p + 1], front[:, :1], front[:, p + 1 :]], dim=1)
+        patches = torch.cat([pos_embed[:, :p], pos_embed[:, p + 1 :]], dim=1)
+        patches = resample_tokens(patches, old, new)
+        q = self._class_index(new[0] * new[1])
+        return torch.cat([patches[:, :q], pos_embed[:, p : p + 1], patches[:, q:]], dim=1)
 
     def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens (N, T, C) with the class token among them, their paths, rotary angles."""
@@ -317,7 +317,8 @@ class VisionMamba(nn.Module):
         if self.global_pool != "":
             p = self._class_index(x.shape[1] - 1)
             if self.global_pool == "token":
-                x = x[:, p]
+                # no plain index: torch.compile would make a program for each position
+                x = x[:, p : p + 1].squeeze(1)
             elif self.num_prefix_tokens == 1:
                 x = torch.cat([x[:, :p], x[:, p + 1 :]], dim=1).mean(dim=1)
             else:

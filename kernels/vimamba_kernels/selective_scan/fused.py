@@ -97,7 +97,8 @@ def saves_states(states: int) -> bool:
 def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
     """Shape of the states that the backward kernel starts from; sizes may be symbolic."""
     spacing = backward_block(states, channels)[1]
-    return (batch, k, (steps + spacing - 1) // spacing, states, channels)
+    # flat: a number of chunks as a dimension would make torch.compile ask whether it is 1
+    return (batch * k * ((steps + spacing - 1) // spacing) * states * channels,)
 
 
 def forward(

@@ -72,7 +72,8 @@ def ssd_chunked(
 def _in_chunks(t: Tensor) -> Tensor:
     """(B, K, T, ...) to (B, K, M, Q, ...); a padded step keeps the state and writes nothing."""
     steps = t.shape[2]
-    chunks = (steps + CHUNK - 1) // CHUNK
+    # at least one step is padded: whether any must be is no question for a symbolic length
+    chunks = steps // CHUNK + 1
     padding = (0, 0) * (t.dim() - 3) + (0, chunks * CHUNK - steps)
     return F.pad(t, padding).unflatten(2, (chunks, CHUNK))
 

@@ -39,6 +39,7 @@ def ssd_cpu(
         D,
         None if z is None else z.flatten(-2),
         None if dt_bias is None else per_channel(dt_bias),
+        None,
         dt_softplus,
         paths,
         merge,

@@ -1,0 +1,78 @@
+"""torch.compile makes one program of a model, for all batches and image sizes, in training too."""
+
+import pytest
+import timm
+import torch
+
+import vimamba  # noqa: F401  registers the models
+
+# as few blocks as show every path through the code
+MODELS = {
+    "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
+    "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
+    "test_vim": {"depth": 2, "dynamic_img_size": True},
+}
+SHAPES = [(2, 80, 112), (3, 96, 96), (2, 64, 128), (5, 75, 101)]
+
+
+def build(name):
+    torch.manual_seed(0)
+    return timm.create_model(name, num_classes=5, **MODELS[name])
+
+
+def results(function, model, image):
+    """Logits and all gradients."""
+    model.zero_grad()
+    logits = function(image)
+    logits.square().sum().backward()
+    return [logits.detach(), *(p.grad.clone() for p in model.parameters())]
+
+
+@pytest.fixture(autouse=True)
+def one_program():
+    """Start without compiled programs, and forbid to compile any a second time."""
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_program_serves_all_batches_and_sizes_with_eager_gradients(name):
+    model = build(name)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
+    for batch, height, width in SHAPES:
+        image = torch.randn(batch, 3, height, width)
+        torch.testing.assert_close(
+            results(compiled, model, image), results(model, model, image), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_gradient_checkpointing_stays_in_the_program(name):
+    model = build(name)
+    image = torch.randn(2, 3, 64, 96)
+    expected = results(model, model, image)
+    model.set_grad_checkpointing()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(results(compiled, model, image), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_of_fixed_size_compiles_as_well(name):
+    model = timm.create_model(name, num_classes=5, img_size=64) if "vim" in name else build(name)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    image = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_inductor_gives_the_same(name):
+    model = build(name)
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for batch, height, width in SHAPES[:2]:
+        image = torch.randn(batch, 3, height, width)
+        # sums are taken in another order
+        torch.testing.assert_close(
+            results(compiled, model, image), results(model, model, image), rtol=1e-3, atol=1e-5
+        )

@@ -1,12 +1,7 @@
 """What every segmentation network owes its users, whole or a head on a backbone."""
 
-import math
-
 import pytest
-import timm
 import torch
-from timm.models import group_parameters
-from timm.optim import create_optimizer_v2
 
 import vimamba
 

@@ -18,15 +18,17 @@ GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv
 
 
 class PatchStem(nn.Module):
-    """One convolution whose patches do not overlap, and a norm."""
+    """One convolution whose patches do not overlap, and a norm; zeros complete patches."""
 
     def __init__(self, in_chans: int, dim: int, *, patch_size: int = 4, **dd: Any) -> None:
         super().__init__()
+        self.patch_size = patch_size
         self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, H / P, W / P, C)."""
+        """(N, C_in, H, W) to (N, ceil(H / P), ceil(W / P), C)."""
+        x = F.pad(x, (0, -x.shape[3] % self.patch_size, 0, -x.shape[2] % self.patch_size))
         return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
 
 
@@ -93,7 +95,7 @@ class VSSBlock(nn.Module):
 class Stage(nn.Module):
     """Halve the grid (except in the first stage), then run the blocks."""
 
-    def __init__(self, downsample: nn.Module, blocks: list[VSSBlock]) -> None:
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module]) -> None:
         super().__init__()
         self.grad_checkpointing = False
         self.downsample = downsample

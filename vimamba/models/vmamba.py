@@ -144,13 +144,7 @@ class VMamba(nn.Module):
         self.feature_info: list[dict[str, Any]] = []
         for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
             blocks = [
-                VSSBlock(
-                    dim,
-                    _MIXERS[mixer](dim, **scan, **dd),
-                    mlp_ratio=mlp_ratio,
-                    drop_path=rate,
-                    **dd,
-                )
+                self._make_block(dim, mixer, scan, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd)  # type: ignore[arg-type]
                 for rate in stage_rates  # type: ignore[union-attr]
             ]
             between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
@@ -166,6 +160,19 @@ class VMamba(nn.Module):
             dims[-1], num_classes, global_pool, drop_rate, input_fmt=self.output_fmt, **dd
         )
         self.init_weights(needs_reset=False)
+
+    def _make_block(
+        self,
+        dim: int,
+        mixer: str,
+        scan: dict[str, Any],
+        *,
+        mlp_ratio: float,
+        drop_path: float,
+        dd: dict[str, Any],
+    ) -> nn.Module:
+        made = _MIXERS[mixer](dim, **scan, **dd)
+        return VSSBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=drop_path, **dd)
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Start all parameters as the official code does.
@@ -279,7 +286,7 @@ class VMamba(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
-def _next_stage(match: re.Match[str]) -> str:
+def next_stage(match: re.Match[str]) -> str:
     """Official code downsamples at the end of a stage, ours at the beginning of the next."""
     leaf = {"1": "conv", "3": "norm"}.get(match[2], match[2])
     return f"stages.{int(match[1]) + 1}.downsample.{leaf}.{match[3]}"
@@ -294,7 +301,7 @@ _OFFICIAL_KEYS = {
     **ss2d_rules(_BLOCK + r"(?:op|self_attention)\.", r"stages.\1.blocks.\2.mixer."),
     _BLOCK + r"(?:norm|ln_1)\.(.*)": r"stages.\1.blocks.\2.norm1.\3",
     _BLOCK + r"(norm2|mlp\.fc\d)\.(.*)": r"stages.\1.blocks.\2.\3.\4",
-    r"layers\.(\d+)\.downsample\.(1|3|norm|reduction)\.(.*)": _next_stage,
+    r"layers\.(\d+)\.downsample\.(1|3|norm|reduction)\.(.*)": next_stage,
     r"(?:classifier\.)?norm\.(.*)": r"norm.\1",
     r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",

@@ -112,7 +112,7 @@ def _arguments(typing_context: Any, frame: Any, kinds: Any) -> Any:
             return builder.load(builder.gep(arguments[0], [ir.Constant(word, place - 1)]))
 
         def build(kind: Any) -> Any:
-            if isinstance(kind, types.BaseTuple):
+            if isinstance(kind, types.Tuple | types.UniTuple):
                 return context.make_tuple(builder, kind, [build(part) for part in kind.types])
             if kind == types.boolean:
                 return builder.icmp_unsigned("!=", read(), ir.Constant(word, 0))

@@ -156,7 +156,8 @@ def compile_kernel(module: str, name: str) -> Kernel:
     except OSError:
         kernel = uncached(kernel)
         kernel.compile()
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)
+    prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+    return prototype(kernel.address)  # type: ignore[call-overload]  # numba's own type is loose
 
 
 def _is_cached(kernel: Any) -> bool:

@@ -4,6 +4,7 @@ The sampler hands out (epoch, index) pairs and the dataset derives the augmentat
 them. Worker processes, their number and interruptions therefore change nothing.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from vimamba.data.augmentation import Transform
+from vimamba.data.errors import DataError
 from vimamba.data.samples import Samples
 
 
@@ -94,6 +96,35 @@ class EpochSampler(Sampler[tuple[int, int]]):
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.size)
         for index in order[self.rank :: self.world_size][: len(self)]:
             yield self.epoch, int(index)
+
+
+class ShardedBatches(Sampler[list[int]]):
+    """One process's batches of images in order.
+
+    Every image is in one batch of one process. All processes get equally many batches, so that none
+    waits for another in vain; a batch holds one image more than asked for where that is needed.
+
+    Args:
+        size: Number of images.
+        batch_size: Images in a batch.
+        rank: This process, of `world_size`.
+        world_size: Processes that share the images.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, rank: int, world_size: int) -> None:
+        steps = min(math.ceil(size / (batch_size * world_size)), size // world_size)
+        if steps == 0:
+            raise DataError(f"{size} images cannot be shared by {world_size} processes")
+        parts = np.array_split(np.arange(size), steps * world_size)
+        self.batches = [part.tolist() for part in parts[rank::world_size]]
+
+    def __len__(self) -> int:
+        """Batches of every process."""
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Indices of one batch after the other."""
+        return iter(self.batches)
 
 
 def start_worker(worker_id: int) -> None:

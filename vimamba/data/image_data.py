@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from vimamba.data.dataset import EpochSampler, SizedDataset, start_worker
+from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
 from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
 
@@ -37,7 +37,7 @@ class ImageData(LightningDataModule):
 
     Args:
         root: Folder or file that holds the data.
-        batch_size: Images per step.
+        batch_size: Images per step, of each process if there are several.
         workers: Processes that load images; 0 loads in the main process.
         val_fraction: Part of the training images to hold out where there is no val split.
         test_fraction: Part to hold out for a test where nothing is split yet.
@@ -163,25 +163,30 @@ class ImageData(LightningDataModule):
         """Labels whose proportions every split keeps; one for all images unless overridden."""
         return np.zeros(len(samples), dtype=np.int64)
 
+    @property
+    def shard(self) -> dict[str, int]:
+        """This process and how many there are."""
+        if self.trainer is None:
+            return {"rank": 0, "world_size": 1}
+        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+
     def _loader(
         self,
         dataset: SizedDataset,
-        sampler: EpochSampler | None = None,
+        *,
         collate: Callable[[list[Any]], Any] | None = None,
+        **batches: Any,
     ) -> DataLoader[Any]:
-        training = sampler is not None
+        """A loader of batches that `batches`, arguments of torch's, describe."""
         return DataLoader(
             cast(Any, dataset),
-            batch_size=self.batch_size,
-            sampler=sampler,
             num_workers=self.workers,
-            drop_last=training and len(sampler) >= self.batch_size,
-            persistent_workers=training and self.workers > 0,
             worker_init_fn=start_worker,
             collate_fn=collate,
             pin_memory=self.trainer is not None
             and self.trainer.num_devices > 0
             and torch.cuda.is_available(),
+            **batches,
         )
 
     def state_dict(self) -> dict[str, int]:
@@ -196,16 +201,28 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Augmented training images in a new order every epoch."""
         dataset = self.dataset("train", augmented=True)
-        rank = self.trainer.global_rank if self.trainer else 0
-        world_size = self.trainer.world_size if self.trainer else 1
-        sampler = EpochSampler(
-            len(dataset), self.seed, rank=rank, world_size=world_size, epoch=self.first_epoch
+        sampler = EpochSampler(len(dataset), self.seed, epoch=self.first_epoch, **self.shard)
+        return self._loader(
+            dataset,
+            sampler=sampler,
+            batch_size=self.batch_size,
+            drop_last=len(sampler) >= self.batch_size,
+            persistent_workers=self.workers > 0,
         )
-        return self._loader(dataset, sampler)
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
-        """Images of a split in order."""
-        return self._loader(self.dataset(split))
+        """This process's share of a split, in order."""
+        return self._eval_loader(split)
+
+    def _eval_loader(
+        self, split: str, *, whole: bool = False, collate: Callable[[list[Any]], Any] | None = None
+    ) -> DataLoader[Any]:
+        """Images of a split in order: of several processes each gets a share, or `whole` all."""
+        dataset, shard = self.dataset(split), self.shard
+        if whole or shard["world_size"] == 1:
+            return self._loader(dataset, collate=collate, batch_size=self.batch_size)
+        batches = ShardedBatches(len(dataset), self.batch_size, **shard)
+        return self._loader(dataset, collate=collate, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation images in order."""

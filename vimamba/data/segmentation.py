@@ -275,8 +275,11 @@ class SegmentationData(ImageData):
         return MaskedDataset(samples, self.preprocessing, self.table, transform, self.seed)
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
-        """Images of a split in order, as lists, because their masks have their own sizes."""
-        return self._loader(self.dataset(split), collate=list)
+        """Images of a split in order, as lists, because their masks have their own sizes.
+
+        Tests score volumes as a whole, so no process may get a part of one.
+        """
+        return self._eval_loader(split, whole=split == "test", collate=list)
 
 
 def as_samples(items: Sequence[Any]) -> MaskedSamples:

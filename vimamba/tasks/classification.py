@@ -134,7 +134,7 @@ class Classification(Task):
         """Add one batch to the scores."""
         image, target = batch
         views = [self(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
-        self.log(f"{stage}/loss", self.loss(views[0], target), batch_size=len(image))
+        self.log_scoring(stage, self.loss(views[0], target), len(image))
         mean = torch.stack([self.probabilities(view) for view in views]).mean(0)
         self.metrics.update(mean, target.long())
 

@@ -11,8 +11,10 @@ import torch
 from pytorch_lightning import LightningModule
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from vimamba.tasks.errors import TaskError
+from vimamba.tasks.sharding import shard
 
 # axes to mirror for each view of an image, by the name of the choice
 FLIPS: dict[str, list[tuple[int, ...]]] = {
@@ -95,6 +97,7 @@ class Task(LightningModule):
         self.tta = "none"
         self.report = {}
         self.net = net
+        self.mean_loss = MeanMetric(nan_strategy="disable")
         decay = self.optim.ema
         self.average = None if decay is None else ModelEmaV3(net, decay, use_warmup=True)
         if grad_checkpointing:
@@ -124,6 +127,12 @@ class Task(LightningModule):
         """The full report of an evaluation; also start afresh."""
         raise NotImplementedError
 
+    def configure_model(self) -> None:
+        """Shard the weights where the strategy brings a mesh for it: `ModelParallelStrategy`."""
+        if self.device_mesh is not None:
+            for net in (self.net, self.scored_net):
+                shard(net, self.device_mesh["data_parallel"])
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Restart every generator from (seed, epoch, step, rank)."""
         key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
@@ -134,7 +143,15 @@ class Task(LightningModule):
     def log_training(self, loss: Tensor, batch_size: int) -> None:
         """Log a training loss: every step on the bar, the mean of the epoch in the list."""
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False, logger=False)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=batch_size)
+        self.log(
+            "train/loss", loss, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True
+        )
+
+    def log_scoring(self, stage: str, loss: Tensor, batch_size: int) -> None:
+        """Log the loss of a scored batch; all processes' images count alike."""
+        # Lightning's own mean over processes rounds the number of images down
+        self.mean_loss.update(loss, batch_size)
+        self.log(f"{stage}/loss", self.mean_loss)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow the weights."""

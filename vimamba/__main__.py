@@ -1,0 +1,7 @@
+"""`python -m vimamba` is the `vimamba` command, for launchers that start modules."""
+
+import sys
+
+from vimamba.cli import main
+
+sys.exit(main())

@@ -23,7 +23,7 @@ class Labels:
         values: Value that stands for each class in a mask. By default 0, 1, 2 ..., or 1, 2, 3 ...
             if 0 is ignored; masks of nothing but 0 and 255 have the classes 0 and 255.
         colours: Red, green and blue of each class, for masks in colour.
-        ignore: Value of pixels that count nowhere; None if there are none.
+        ignore: Value of pixels that count nowhere; -1 if there are none.
         background: The first class is no class of interest: mean Dice and the scores of each
             case leave it out.
     """
@@ -31,7 +31,7 @@ class Labels:
     classes: list[str] | None = None
     values: list[int] | None = None
     colours: list[list[int]] | None = None
-    ignore: int | None = 255
+    ignore: int = 255
     background: bool = True
 
 
@@ -44,7 +44,7 @@ class LabelTable:
     Args:
         names: Class names.
         values: Value of each class in a mask.
-        ignore: Value of pixels to ignore.
+        ignore: Value of pixels to ignore; -1 for none.
         colours: Colour of each class in masks in colour.
 
     Raises:
@@ -55,7 +55,7 @@ class LabelTable:
         self,
         names: list[str],
         values: list[int],
-        ignore: int | None,
+        ignore: int,
         colours: list[list[int]] | None = None,
     ) -> None:
         for what, found in (("values", values), ("colours", colours)):
@@ -69,11 +69,11 @@ class LabelTable:
         self.values = values
         self.ignore = ignore
         self.codes = None if colours is None else colour_codes(np.asarray(colours))
-        highest = max([*values, ignore or 0])
+        highest = max([*values, ignore])
         # the last entry stands for every value beyond the table
         self.table = np.full(highest + 2, -1, dtype=np.int16)
         self.table[values] = np.arange(len(values))
-        if ignore is not None:
+        if ignore >= 0:
             self.table[ignore] = IGNORE
 
     def indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
@@ -99,7 +99,7 @@ class LabelTable:
         return found.astype(np.uint8)
 
     def _ignored(self) -> str:
-        return "" if self.ignore is None else f", or {self.ignore} to ignore"
+        return "" if self.ignore < 0 else f", or {self.ignore} to ignore"
 
     def _colour_indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
         if self.codes is None:
@@ -143,9 +143,9 @@ def settle_labels(labels: Labels, found: Collection[int], root: Any) -> LabelTab
     """
     values, ignore, names = labels.values, labels.ignore, labels.classes
     if labels.colours is not None:
-        values, ignore = list(range(len(labels.colours))), None
+        values, ignore = list(range(len(labels.colours))), -1
     if values is None and set(found) <= {0, 255} and len(names or "ab") == 2 and 255 in found:
-        values, ignore = [0, 255], None
+        values, ignore = [0, 255], -1
     if values is None:
         first = 1 if ignore == 0 else 0
         present = sorted(set(found) - {ignore})

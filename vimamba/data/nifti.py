@@ -10,6 +10,7 @@ that are not compressed are read lazily; compressed ones as a whole, the last of
 memory.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,6 +127,32 @@ def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
     )
     assert values.shape == shape, (values.shape, shape)
     return orientations.apply_orientation(values, back)
+
+
+def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
+    """Write classes as a volume that lies where another one does.
+
+    Args:
+        slices: (slices, rows, columns) as `cut_volume` gives them.
+        like: Volume whose affine and order of axes to take.
+        axis: Which way it was cut.
+        path: .nii or .nii.gz to write; a half-written file never appears.
+    """
+    import nibabel
+
+    volume = open_volume(like)
+    stored = to_stored_axes(volume, slices.transpose(np.argsort(ORDER[axis])))
+    header = volume.header.copy()
+    header.set_data_dtype(stored.dtype)
+    image = nibabel.Nifti1Image(np.ascontiguousarray(stored), volume.affine, header)
+    part = path.with_name(f".part.{path.name}")
+    nibabel.save(image, part)
+    os.replace(part, path)
+
+
+def volume_mask(path: Path, axis: Axis) -> NDArray:
+    """All slices of a mask, (slices, rows, columns) integers."""
+    return np.stack([item.mask() for item in cut_volume([path], path, axis, path.parent)])
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from vimamba.data.augmentation import (
 )
 from vimamba.data.labels import IGNORE
 
+# OpenCV's plain nearest neighbour moves a mask by half a pixel against its image
+NEAREST_EXACT = 6
+
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
 PairTransform = Callable[[NDArray[np.float32], NDArray[np.uint8], int], Pair]
 Fit = Literal["squash", "window"]
@@ -100,7 +103,11 @@ def train_pair_transform(
         interpolation: A key of `INTERPOLATIONS`, for the image.
     """
     A, method, a = import_albumentations(), INTERPOLATIONS[interpolation], augmentation
-    resize: dict[str, Any] = {"interpolation": method, "area_for_downscale": "image"}
+    resize: dict[str, Any] = {
+        "interpolation": method,
+        "area_for_downscale": "image",
+        "mask_interpolation": NEAREST_EXACT,
+    }
     steps: list[Any] = []
     if fit == "squash":
         if a.crop < 1 or a.aspect > 1:

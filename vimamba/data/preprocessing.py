@@ -62,8 +62,9 @@ class Preprocessing:
 
     @classmethod
     def from_settings(cls, settings: dict[str, Any]) -> "Preprocessing":
-        """From the arguments of a data set as a run's config.yaml holds them."""
-        fields = {name: settings[name] for name in cls.__dataclass_fields__ if name != "intensity"}
+        """From the arguments of a data set as a run's config.yaml holds them, without the unset."""
+        names = cls.__dataclass_fields__.keys() - {"intensity"}
+        fields: dict[str, Any] = {name: settings.get(name) for name in names}
         return cls(**fields, intensity=Intensity(**settings["intensity"]))
 
     def pixels(self, item: MaskedImage) -> NDArray[np.float32]:

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from vimamba.data import PairedAugmentation
+from vimamba.data.paired_augmentation import PRESETS, train_pair_transform
+
+STILL = {"crop": 1, "aspect": 1, "hflip": 0, "colour": 0}
+CHANGES = {
+    "resize": {},
+    "crop": {"crop": 0.6, "aspect": 1.2},
+    "scale": {"scale": (0.5, 2.0)},
+    "flips": {"hflip": 0.5, "vflip": 0.5, "rotate90": 1},
+    "affine": {"rotate": 15, "shift": 0.05, "zoom": 0.1},
+    "elastic": {"elastic": 1},
+}
+
+
+def square():
+    mask = np.zeros((40, 48), dtype=np.uint8)
+    mask[14:26, 18:30] = 1
+    return mask.astype(np.float32)[..., None].repeat(3, 2), mask
+
+
+def centre(values):
+    return (np.indices(values.shape) * values).sum((1, 2)) / values.sum()
+
+
+@pytest.mark.parametrize("fit", ["squash", "window"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_masks_stay_in_step_with_images_to_a_fraction_of_a_pixel(name, fit):
+    augmentation = PairedAugmentation(**{**STILL, **CHANGES[name]})
+    transform = train_pair_transform(augmentation, 32 if fit == "squash" else 96, 3, fit=fit)
+    away = []
+    for seed in range(60):
+        image, mask = transform(*square(), seed)
+        drawn = (mask == 1).astype(float)
+        edges = [drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]]
+        if drawn.sum() > 20 and not np.concatenate(edges).any():
+            away.append(centre(image[..., 0].astype(float)) - centre(drawn))
+    assert len(away) > 10
+    # single masks round to whole pixels; on average nothing may be left
+    assert np.abs(np.mean(away, 0)).max() < 0.1
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("channels", [1, 3, 6])
+def test_every_preset_works_with_any_channels(preset, channels):
+    rng = np.random.default_rng(0)
+    pixels = rng.random((50, 60, channels), dtype=np.float32)
+    mask = rng.integers(0, 4, (50, 60), dtype=np.uint8)
+    for fit in ("squash", "window"):
+        transform = train_pair_transform(PRESETS[preset], 32, channels, fit=fit)
+        for seed in range(12):
+            image, drawn = transform(pixels.copy(), mask.copy(), seed)
+            assert image.shape == (32, 32, channels)
+            assert image.dtype == np.float32
+            assert drawn.shape == (32, 32)
+            assert set(np.unique(drawn)) <= {0, 1, 2, 3, 255}
+            assert image.min() >= 0
+            assert image.max() <= 1
+
+
+def test_small_images_are_padded_with_ignored_pixels():
+    augmentation = PairedAugmentation(**STILL)
+    _, mask = train_pair_transform(augmentation, 64, 3, fit="window")(*square(), 0)
+    assert mask.shape == (64, 64)
+    assert (mask == 255).sum() == 64 * 64 - 40 * 48
+
+
+def test_windows_are_laid_around_labelled_pixels():
+    mask = np.zeros((200, 200), dtype=np.uint8)
+    mask[100:104, 150:154] = 1
+    image = np.zeros((200, 200, 1), dtype=np.float32)
+    augmentation = PairedAugmentation(**STILL, foreground=1.0)
+    transform = train_pair_transform(augmentation, 32, 1, fit="window")
+    assert all((transform(image, mask, seed)[1] == 1).any() for seed in range(10))

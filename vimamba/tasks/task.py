@@ -97,7 +97,8 @@ class Task(LightningModule):
         self.tta = "none"
         self.report = {}
         self.net = net
-        self.mean_loss = MeanMetric(nan_strategy="disable")
+        # a NaN stays one; "disable", which says the same, also disables the weights
+        self.mean_loss = MeanMetric(nan_strategy=float("nan"))
         decay = self.optim.ema
         self.average = None if decay is None else ModelEmaV3(net, decay, use_warmup=True)
         if grad_checkpointing:

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.heads",
         "vimamba.pyramid",
     },
-    "vimamba.tasks": {"vimamba.heads", "vimamba.pyramid", "vimamba.hub"},
+    "vimamba.tasks": {"vimamba.heads", "vimamba.pyramid", "vimamba.networks", "vimamba.hub"},
     "vimamba.integrations": {"vimamba.heads", "vimamba.pyramid"},
     "vimamba": None,
     "vimamba.cli": None,

@@ -62,7 +62,7 @@ def test_a_mistake_is_named_and_ends_with_2(args, message, request, tmp_path, mo
 
 
 def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_path, capsys):
-    from vimamba.cli import reporting
+    from vimamba.cli import classifying
 
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -74,7 +74,7 @@ def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_pat
             path.write_text("no picture")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reporting, "show_data", spoil)
+        patch.setattr(classifying, "show_data", spoil)
         assert main(["fit", "--data", str(copy), *args]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: image ")

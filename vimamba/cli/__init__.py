@@ -17,6 +17,8 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba identify FILE                                      say what a checkpoint file is
   vimamba visualise scan --order hilbert -o hilbert.png      draw a scan order
   vimamba benchmark ops|models                               time them beside others
+  vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
+  vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
 
 `vimamba COMMAND --help` explains each; `vimamba --version` prints the version.
 """
@@ -42,6 +44,10 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.inquiries import identify as command
     elif name == "benchmark":
         from vimamba.cli.benchmark import benchmark as command
+    elif name == "export":
+        from vimamba.cli.export import export as command
+    elif name == "doctor":
+        from vimamba.cli.doctor import doctor as command
     elif name == "visualise":
         from vimamba.cli.inquiries import visualise as command
     else:
@@ -79,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except ImportError as error:
-        if not _is_train_extra(error):
+        extra = _extra_of(error)
+        if extra is None:
             raise
-        print(f'error: {error}; run `pip install "vimamba[train]"`', file=sys.stderr)
+        print(f'error: {error}; run `pip install "vimamba[{extra}]"`', file=sys.stderr)
         return 2
     except ValueError as error:
         if not _is_users(error):
@@ -90,24 +97,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-TRAIN_EXTRA = (
-    "pytorch_lightning",
-    "jsonargparse",
-    "torchmetrics",
-    "albumentations",
-    "sklearn",
-    "matplotlib",
-)
+# the packages that an extra of pyproject.toml brings, by the names they are imported under
+EXTRAS = {
+    "train": (
+        "pytorch_lightning",
+        "jsonargparse",
+        "torchmetrics",
+        "albumentations",
+        "sklearn",
+        "matplotlib",
+    ),
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "medical": ("monai", "nibabel", "h5py", "scipy"),
+    "nnunet": ("nnunetv2",),
+}
 
 
-def _is_train_extra(error: ImportError) -> bool:
-    """Whether an import failed because the packages for training are not installed."""
-    return (error.name or "").split(".")[0] in TRAIN_EXTRA
+def _extra_of(error: ImportError) -> str | None:
+    """The extra that brings the package whose import failed."""
+    package = (error.name or "").split(".")[0]
+    return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
 
 
 def _is_users(error: ValueError) -> bool:
     """Whether an error is about what the user gave, as opposed to a bug."""
-    return type(error).__name__ in ("DataError", "TaskError", "UsageError")
+    return type(error).__name__ in ("DataError", "ExportError", "TaskError", "UsageError")
 
 
 def _last_line(text: str) -> str:

@@ -3,6 +3,7 @@
 import csv
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -69,6 +70,8 @@ def epoch_line(row: Row, epochs: int) -> str:
     for key, name in (
         ("train/loss", "train loss"),
         ("val/loss", "val loss"),
+        ("val/dice", "val Dice"),
+        ("val/miou", "mIoU"),
         ("val/accuracy", "val accuracy"),
         ("val/macro_f1", "macro F1"),
         ("val/auroc", "AUROC"),
@@ -78,7 +81,7 @@ def epoch_line(row: Row, epochs: int) -> str:
     return "  ".join(parts)
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write rows of equal or different columns as CSV; a half-written file never appears."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     part = path.with_suffix(".tmp")

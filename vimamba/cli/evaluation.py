@@ -46,14 +46,15 @@ def evaluate(name: str, args: list[str]) -> int:
 
     checkpoint = find_checkpoint(given.run, given.ckpt)
     cli = open_run(given.run, rest, split)
-    from vimamba.cli.reporting import score, show_scores, write_metrics
+    from vimamba.cli.reporting import kind_of, score, write_metrics
 
     cli.datamodule.dataset(split)
     cli.model.tta = given.tta
     report = {"tta": given.tta, **score(cli, split, checkpoint)}
     results = given.results or given.run / "metrics.json"
-    write_metrics(results, split, report)
-    show_scores(split, report)
-    print(f"{split} accuracy {report['accuracy']:.2%} on {report['images']} images")
+    kind = kind_of(cli.model)
+    write_metrics(results, split, kind.write_results(report, split, results.parent))
+    kind.show_scores(split, report)
+    print(kind.headline(split, report))
     print(f"written to {results}")
     return 0

@@ -6,15 +6,20 @@ from pathlib import Path
 from vimamba.cli.errors import UsageError
 
 FIT_HELP = """\
-vimamba fit: train a classifier
+vimamba fit: train a classifier or a segmentation network
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
+  vimamba fit --task segmentation --data FOLDER --model vm_unet
   vimamba fit -c configs/classification/digits_vim.yaml --lr 2e-3 --out runs/digits
   vimamba fit --resume runs/digits                    go on after Ctrl-C, bit for bit
 
   -c, --config FILE     recipe; several are merged from left to right
-  --data PATH           a folder of class folders, a CSV list or a MedMNIST .npz file
-  --model NAME          timm model name (vimamba list-models)
+  --task NAME           classification (default) or segmentation; a recipe says it itself
+  --data PATH           a folder of class folders, a CSV list or a MedMNIST .npz file;
+                        for segmentation folders images and masks, a CSV list, or a folder of
+                        NIfTI volumes, ISIC or Synapse
+  --model NAME          timm model name (vimamba list-models); for segmentation a backbone,
+                        or a network: vm_unet, swin_umamba, umamba_enc_2d ...
   --pretrained          start from the published weights
   --epochs N --lr X --batch-size N --img-size N --seed N --workers N
   --precision P         32-true, bf16-mixed, 16-mixed
@@ -44,7 +49,34 @@ ALIASES = {
     "--help-all": "--help",
 }
 FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast_dev_run=true"}
-DATA_BY_SUFFIX = {".csv": "vimamba.data.CSVList", ".npz": "vimamba.data.MedMNIST"}
+TASKS = {
+    "classification": "vimamba.tasks.Classification",
+    "segmentation": "vimamba.tasks.Segmentation",
+}
+
+
+def guess_data(task: str, path: Path) -> str:
+    """The kind of data set that a path holds, as a class's name.
+
+    Args:
+        task: A value of `TASKS`.
+        path: What `--data` names.
+    """
+    suffix = path.suffix.lower()
+    if task != TASKS["segmentation"]:
+        names = {".csv": "CSVList", ".npz": "MedMNIST"}
+        return f"vimamba.data.{names.get(suffix, 'ImageFolder')}"
+    if suffix == ".csv":
+        name = "MaskCSV"
+    elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
+        name = "Synapse"
+    elif any(path.glob("*GroundTruth*")):
+        name = "ISIC"
+    elif any(True for ending in ("nii", "nii.gz") for _ in path.rglob(f"*.{ending}")):
+        name = "NiftiSlices"
+    else:
+        name = "MaskFolder"
+    return f"vimamba.data.{name}"
 
 
 def find_recipe(name: str) -> str:
@@ -62,9 +94,9 @@ def find_recipe(name: str) -> str:
 
 
 def translate(args: list[str]) -> list[str]:
-    """Short options to the typed ones; a `--data` file also chooses the kind of data set."""
+    """Short options to the typed ones; task and data set, if no recipe names them, come first."""
     translated: list[str] = []
-    for arg in args:
+    for arg in split_task(args):
         name, equals, value = arg.partition("=")
         translated.append(FLAGS.get(arg) or ALIASES.get(name, name) + equals + value)
     for place, arg in enumerate(translated):
@@ -73,11 +105,36 @@ def translate(args: list[str]) -> list[str]:
         elif arg == "--config" and place + 1 < len(translated):
             translated[place + 1] = find_recipe(translated[place + 1])
     options = [arg.partition("=")[0] for arg in translated]
+    first = []
     if "--config" not in options and "--data.class_path" not in options:
-        for place, arg in enumerate(translated):
-            name, equals, value = arg.partition("=")
-            if name == "--data.root":
-                path = value if equals else translated[min(place + 1, len(translated) - 1)]
-                kind = DATA_BY_SUFFIX.get(Path(path).suffix.lower())
-                return ([f"--data={kind}"] if kind else []) + translated
-    return translated
+        task = last_value(translated, "--model.class_path") or TASKS["classification"]
+        if path := last_value(translated, "--data.root"):
+            first = [f"--data.class_path={guess_data(task, Path(path))}"]
+    return first + translated
+
+
+def last_value(options: list[str], name: str) -> str | None:
+    """The value an option is given last, as `name value` or `name=value`."""
+    found = None
+    for option, following in zip(options, [*options[1:], None], strict=False):
+        if option == name:
+            found = following
+        elif option.startswith(f"{name}="):
+            found = option.partition("=")[2]
+    return found
+
+
+def split_task(args: list[str]) -> list[str]:
+    """`--task NAME` to the class it stands for, in front of all else."""
+    name = last_value(args, "--task")
+    if name is None:
+        return args
+    if name not in TASKS:
+        raise UsageError(f"--task {name}: expected one of {', '.join(TASKS)}")
+    rest: list[str] = []
+    skip = False
+    for arg in args:
+        if not skip and not arg.startswith("--task=") and arg != "--task":
+            rest.append(arg)
+        skip = arg == "--task"
+    return [f"--model.class_path={TASKS[name]}", *rest]

@@ -53,6 +53,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
         (
             "Validation scores",
             (
+                ("val/dice", "mean Dice", ORANGE),
+                ("val/miou", "mean IoU", GREEN),
                 ("val/accuracy", "accuracy", BLUE),
                 ("val/macro_f1", "macro F1", ORANGE),
                 ("val/auroc", "AUROC", GREEN),
@@ -78,8 +80,23 @@ def draw_curves(metrics: Path, path: Path) -> None:
         save(figure, path)
 
 
-def draw_confusion(report: dict[str, Any], class_names: Sequence[str], path: Path) -> None:
-    """Truth against prediction in parts of each row; for multi-label data, scores per class."""
+def draw_confusion(
+    report: dict[str, Any],
+    class_names: Sequence[str],
+    path: Path,
+    *,
+    title: str | None = None,
+    shares: bool = False,
+) -> None:
+    """Truth against prediction in parts of each row; for multi-label data, scores per class.
+
+    Args:
+        report: Holds the counts, `confusion`.
+        class_names: In the order of the classes.
+        path: PNG to write.
+        title: Accuracy and number of images by default.
+        shares: Write percentages, not counts, into the fields.
+    """
     confusion = np.asarray(report["confusion"], dtype=np.float64)
     if confusion.ndim == 3:
         draw_class_scores(report, path)
@@ -95,7 +112,8 @@ def draw_confusion(report: dict[str, Any], class_names: Sequence[str], path: Pat
             size = 8 if count <= 15 else 6
             for row, column in np.argwhere(confusion > 0):
                 colour = "white" if share[row, column] > 0.55 else "#222222"
-                text = f"{confusion[row, column]:.0f}"
+                count_text = f"{confusion[row, column]:.0f}"
+                text = f"{share[row, column]:.1%}" if shares else count_text
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
         step = max(1, count // 60)
         ticks, names = range(0, count, step), [shorten(name, 18) for name in class_names[::step]]
@@ -105,10 +123,8 @@ def draw_confusion(report: dict[str, Any], class_names: Sequence[str], path: Pat
         axes.set_yticks(ticks, names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth")
-        accuracy = f"{report['accuracy']:.2%}"
-        axes.set_title(
-            f"Accuracy {accuracy}, {report['images']} images", loc="left", fontweight="bold"
-        )
+        title = title or f"Accuracy {report['accuracy']:.2%}, {report['images']} images"
+        axes.set_title(title, loc="left", fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, shrink=0.75, label="part of the true class")

@@ -1,36 +1,34 @@
-"""`vimamba predict`: classes and probabilities of images, as a list and as a contact sheet."""
+"""`vimamba predict`: what a run's checkpoint says about new images."""
 
-import csv
-import json
-import os
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.errors import UsageError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vimamba.data.samples import FileSamples
-
 HELP = """\
-Classifies images with a run's checkpoint. Writes a list (CSV or JSON, by the ending of --out) and,
-beside it, a contact sheet with the answers (PNG).
+Uses a run's checkpoint on new images.
 
   vimamba predict runs/digits new/ --out predictions.csv
   vimamba predict runs/digits a.png b.png --topk 3 --out predictions.json
   vimamba predict runs/digits list.csv --tta flips       # its column "path" names the images
-"""
+  vimamba predict runs/nuclei new/ --out masks           # a segmentation run writes a folder
+  vimamba predict runs/nuclei new/ --out masks --masks truth/    # and scores it
 
-SHEET_IMAGES = 48
+A classification run writes a list (CSV or JSON, by the ending of --out) and, beside it, a contact
+sheet with the answers. A segmentation run writes a mask per image, in the values of the training
+masks (PNG; for NIfTI volumes NIfTI with the same affine), overlays and a contact sheet; masks that
+are there already are not made again, so after Ctrl-C the same command goes on.
+"""
+# options that one kind of run takes, with their defaults
+OF_CLASSIFICATION = {"topk": 3}
+OF_SEGMENTATION = {"overlap": None, "masks": None, "no_overlays": False}
 
 
 def predict(args: list[str]) -> int:
-    """Classify images.
+    """Classify or segment images.
 
     Args:
-        args: The run, what to classify, options.
+        args: The run, the images, options.
 
     Returns:
         Exit code.
@@ -43,159 +41,38 @@ def predict(args: list[str]) -> int:
     )
     parser.add_argument("run", type=Path, help="folder that `vimamba fit` wrote")
     parser.add_argument("inputs", type=Path, nargs="+", help="images, folders or CSV lists")
-    parser.add_argument("--out", type=Path, help="list to write; RUN/predictions.csv by default")
-    parser.add_argument("--topk", type=int, default=3, help="classes to name per image")
+    out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
+    parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--ckpt", default="best", help="best (default), last or a file")
     views = "average over mirrored views: left-right, or all four"
     parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
-    parser.add_argument("--batch-size", type=int, default=64, help="images at a time")
+    parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    parser.add_argument("--topk", type=int, help="classes to name per image")
+    overlap = "part that neighbouring windows share, in [0, 1); as in the run by default"
+    parser.add_argument("--overlap", type=float, help=overlap)
+    parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
+    plain = "write the masks only"
+    parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
     given = parser.parse_args(args)
-    out = given.out or given.run / "predictions.csv"
-    if out.suffix not in (".csv", ".json"):
-        raise UsageError(f"--out {out} must end in .csv or .json")
     for name in ("topk", "batch_size"):
-        if getattr(given, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(given, name)} must be positive")
+        value = getattr(given, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be positive")
 
-    from vimamba.cli.pictures import draw_contact_sheet
-    from vimamba.cli.recipe import quieten
-    from vimamba.cli.runs import find_checkpoint, load_task, read_config
-    from vimamba.data.samples import read_image
+    from vimamba.cli.runs import read_config
 
-    quieten()
-    task = load_task(given.run, find_checkpoint(given.run, given.ckpt))
-    task.tta = given.tta
-    samples = gather(given.inputs)
-    settings = read_config(given.run)["data"]["init_args"]
-    probabilities = classify_files(task, samples, settings, given.batch_size, given.workers)
-    rows = [
-        describe(path, row, task.class_names, given.topk, task.multi_label)
-        for path, row in zip(samples.paths, probabilities, strict=True)
-    ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_list(out, rows)
-    shown = rows[:SHEET_IMAGES]
-    sheet = out.with_suffix(".png")
-    images = [read_image(path, 3) for path in samples.paths[:SHEET_IMAGES]]
-    captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in shown]
-    draw_contact_sheet(images, captions, sheet, left_out=len(rows) - len(shown))
-    for row in rows[:10]:
-        print(f"{row['path']}: {caption(row)}")
-    if len(rows) > 10:
-        print(f"... and {len(rows) - 10} more")
-    print(f"{len(rows)} images; written to {out} and {sheet}")
-    return 0
-
-
-def gather(inputs: list[Path]) -> "FileSamples":
-    """Image files named directly, in folders and in CSV lists.
-
-    Raises:
-        UsageError: Something named is not there, or there is no image at all.
-    """
-    import numpy as np
-
-    from vimamba.data.csv_list import read_rows
-    from vimamba.data.samples import FileSamples, list_images
-
-    paths: list[Path] = []
-    for given in inputs:
-        if given.is_dir():
-            found = list_images(given)
-            if not found:
-                raise UsageError(f"folder {given} holds no image")
-            paths += found
-        elif given.suffix.lower() == ".csv":
-            paths += [given.parent / row["path"] for row in read_rows(given, ["path"])]
-        elif given.is_file():
-            paths.append(given)
-        else:
-            raise UsageError(f"{given} is neither a file nor a folder")
-    labels = np.zeros(len(paths), dtype=np.int64)
-    return FileSamples(tuple(paths), labels, Path())
-
-
-def classify_files(
-    task: Any, samples: "FileSamples", settings: dict[str, Any], batch_size: int, workers: int
-) -> "Tensor":
-    """Probabilities of files, (N, num_classes).
-
-    Args:
-        task: A classification task.
-        samples: The files.
-        settings: Arguments of the data set the task was trained on.
-        batch_size: Images at a time.
-        workers: Processes that load images.
-    """
-    import torch
-    from torch.utils.data import DataLoader
-
-    from vimamba.data.augmentation import eval_transform
-    from vimamba.data.dataset import ImageDataset, start_worker
-
-    in_chans = settings["in_chans"]
-    transform = eval_transform(
-        settings["img_size"],
-        settings["mean"],
-        settings["std"],
-        interpolation=settings["interpolation"],
-        crop_pct=settings["crop_pct"],
-    )
-    dataset = ImageDataset(samples, transform, in_chans, seed=0)
-    loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=start_worker)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    task = task.to(device)
-    with torch.inference_mode():
-        return torch.cat([task.predict_step((x.to(device), y), 0).cpu() for x, y in loader])
-
-
-def describe(
-    path: Path, probability: "Tensor", names: list[str], topk: int, multi_label: bool
-) -> dict[str, Any]:
-    """The answer for one image as a row.
-
-    Args:
-        path: The image.
-        probability: (num_classes,).
-        names: In the order of the labels.
-        topk: Classes to name.
-        multi_label: Any number of classes can be right: `label` is all with 0.5 or more.
-    """
-    best = probability.topk(min(topk, len(names)))
-    top = [
-        {"label": names[int(index)], "probability": round(float(value), 6)}
-        for value, index in zip(best.values, best.indices, strict=True)
-    ]
-    label = top[0]["label"]
-    if multi_label:
-        label = ";".join(n for n, p in zip(names, probability, strict=True) if float(p) >= 0.5)
-    shown = top[0]["probability"]
-    return {"path": path.as_posix(), "label": label, "probability": shown, "top": top}
-
-
-def caption(row: dict[str, Any]) -> str:
-    """The answer in a few characters."""
-    return f"{shorten(row['label'] or 'none')} {row['probability']:.0%}"
-
-
-def shorten(text: str, most: int = 16) -> str:
-    """Text that fits under a thumbnail."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def write_list(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the answers as CSV or JSON; a half-written file never appears."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        if path.suffix == ".json":
-            json.dump(rows, file, indent=2, ensure_ascii=False)
-        else:
-            writer = csv.writer(file)
-            ranks = range(1, len(rows[0]["top"]) + 1)
-            columns = [f"{what}_{rank}" for rank in ranks for what in ("label", "probability")]
-            writer.writerow(["path", "label", "probability", *columns])
-            for row in rows:
-                cells = [cell for top in row["top"] for cell in (top["label"], top["probability"])]
-                writer.writerow([row["path"], row["label"], row["probability"], *cells])
-    os.replace(part, path)
+    segments = read_config(given.run)["model"]["class_path"].endswith(".Segmentation")
+    foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
+    for name in foreign:
+        if getattr(given, name) is not None:
+            kind = "classification" if segments else "segmentation"
+            raise UsageError(f"--{name.replace('_', '-')} is for {kind} runs")
+    for name, value in (OF_SEGMENTATION if segments else OF_CLASSIFICATION).items():
+        if getattr(given, name) is None:
+            setattr(given, name, value)
+    if segments:
+        from vimamba.cli.mask_prediction import segment as command
+    else:
+        from vimamba.cli.class_prediction import classify as command
+    return command(given)

@@ -1,6 +1,8 @@
 """Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
 
 import difflib
+import importlib
+import inspect
 import logging
 import os
 import re
@@ -9,19 +11,32 @@ import warnings
 from argparse import ArgumentError
 from pathlib import Path
 
+import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from timm.models import PretrainedCfg
 
 import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.errors import UsageError
-from vimamba.cli.options import ALIASES, FLAGS
+from vimamba.cli.options import ALIASES, FLAGS, TASKS, guess_data
 from vimamba.cli.tables import is_terminal
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import default_mean, default_std
-from vimamba.tasks.backbone import model_cfg
+from vimamba.data.image_data import ImageData, default_mean, default_std
+from vimamba.tasks.backbone import is_timm_model, model_cfg
 from vimamba.tasks.errors import TaskError
 
+# what the data set knows and a task may ask for
+LINKED = (
+    "num_classes",
+    "class_names",
+    "class_counts",
+    "multi_label",
+    "label_values",
+    "background",
+    "img_size",
+    "in_chans",
+)
 RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
 
 # said by libraries about matters that are settled here
@@ -82,6 +97,7 @@ class RecipeCLI(LightningCLI):
     def __init__(self, args: list[str], out: Path | None) -> None:
         self.out = out or Path()
         self.given_out = out
+        self.parts = choose_parts(args)
         super().__init__(
             LightningModule,
             LightningDataModule,
@@ -106,31 +122,33 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Set the defaults and links."""
-        parser.set_defaults(
-            {
-                "model": {"class_path": "vimamba.tasks.Classification"},
-                "data": {"class_path": "vimamba.data.ImageFolder"},
-            }
-        )
-        for name in ("num_classes", "class_names", "class_counts", "multi_label"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
-        for name in ("img_size", "in_chans"):
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+        """Set the defaults and links of the task that is asked for."""
+        task, data = self.parts
+        parser.set_defaults({"model": {"class_path": task}, "data": {"class_path": data}})
+        known = inspect.signature(find_class(task)).parameters
+        offered = find_class(data)
+        for name in LINKED:
+            if name in known and (hasattr(offered, name) or name in ImageData.__annotations__):
+                target = f"model.init_args.{name}"
+                parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
         """Fill in what the model's published settings decide, and the run folder."""
         data, model = self.config.data.init_args, self.config.model.init_args
-        cfg = model_cfg(model.model, model.get("model_kwargs"))
+        if self.parts[0] == TASKS["segmentation"] and not is_timm_model(model.model):
+            cfg = PretrainedCfg(input_size=(3, 256, 256))  # a whole network's usual
+        else:
+            cfg = model_cfg(model.model, model.get("model_kwargs"))
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
             data.img_size = size or cfg.input_size[-1]
         published = model.get("pretrained") and len(cfg.mean) == data.in_chans
         data.mean = data.mean or list(cfg.mean if published else default_mean(data.in_chans))
         data.std = data.std or list(cfg.std if published else default_std(data.in_chans))
-        data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
+        if "crop_pct" in data:
+            data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
         data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)
         self.config.trainer.default_root_dir = str(self.out)
@@ -144,6 +162,41 @@ class RecipeCLI(LightningCLI):
         trainer.enable_progress_bar = is_terminal() if wish is None else wish
         super().instantiate_classes()
         trainer.enable_progress_bar = wish
+
+
+def choose_parts(options: list[str]) -> tuple[str, str]:
+    """The classes of task and data set that options and recipes name last, or the usual ones.
+
+    Defaults are those of these classes, because jsonargparse would hand the arguments of a default
+    class on to another one.
+    """
+    found: dict[str, str] = {}
+    for place, option in enumerate(options):
+        name, _, value = option.partition("=")
+        if name == "--config":
+            file = Path(value or options[place + 1])
+            recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+            for part in ("model", "data"):
+                content = (recipe or {}).get(part)
+                if isinstance(content, dict) and "class_path" in content:
+                    found[part] = content["class_path"]
+        elif name in ("--model.class_path", "--data.class_path"):
+            found[name[2:].split(".")[0]] = value or options[place + 1]
+    task = found.get("model", TASKS["classification"])
+    return task, found.get("data", guess_data(task, Path()))
+
+
+def find_class(path: str) -> type:
+    """The class of a dotted name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise UsageError(f"class_path {path}: there is no such class") from None
 
 
 def name_run(model: str) -> Path:

@@ -41,7 +41,7 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
     """
     cells = [[str(cell) for cell in row] for row in rows]
     right = [
-        all(re.fullmatch(r"-|-?[\d.,]+", row[i]) for row in cells) for i in range(len(columns))
+        all(re.fullmatch(r"-|-?[\d.,]+%?", row[i]) for row in cells) for i in range(len(columns))
     ]
     if is_terminal():
         try:

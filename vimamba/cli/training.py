@@ -74,11 +74,13 @@ def fit(args: list[str]) -> int:
     from vimamba.cli.recipe import build
 
     cli = build(typed, folder)
-    reporting.show_data(cli.datamodule)
+    kind = reporting.kind_of(cli.model)
+    kind.show_data(cli.datamodule)
     if vars(cli.trainer)["fast_dev_run"]:
         reporting.dry_run(cli)
         return 0
     prepare_folder(cli)
+    kind.draw_data(cli.datamodule, cli.out)
     say(f"writing to {cli.out}")
     if checkpoint:
         say(f"continuing {checkpoint}")
@@ -94,6 +96,8 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     from vimamba.data.splits import write_split
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for name, value in cli.datamodule.settled().items():
+        cli.config.data.init_args[name] = value
     part = cli.out / ".config.part"
     part.write_text(cli.parser.dump(cli.config), encoding="utf-8")
     os.replace(part, cli.out / "config.yaml")

@@ -92,7 +92,7 @@ class ImageData(LightningDataModule):
         return len(self.class_names)
 
     def settled(self) -> dict[str, Any]:
-        """Arguments that the data decided, to be kept with a run."""
+        """Arguments that the data decided, by dotted names, to be kept with a run."""
         return {}
 
     @cached_property

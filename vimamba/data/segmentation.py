@@ -3,7 +3,6 @@
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -218,8 +217,11 @@ class SegmentationData(ImageData):
     def settled(self) -> dict[str, Any]:
         """The labels as they were found, so that later commands need not look again."""
         table = self.table
-        found = replace(self.labels, classes=table.names, values=table.values, ignore=table.ignore)
-        return {"labels": asdict(found)}
+        return {
+            "labels.classes": table.names,
+            "labels.values": table.values,
+            "labels.ignore": table.ignore,
+        }
 
     @property
     def class_names(self) -> list[str]:

@@ -16,9 +16,14 @@ def is_address(model: str) -> bool:
     return ":" in model
 
 
+def is_timm_model(model: str) -> bool:
+    """Whether timm can build a model of that name."""
+    return is_address(model) or timm.is_model(model)
+
+
 def check_name(model: str) -> None:
     """Fail with suggestions if timm does not know the name."""
-    if is_address(model) or timm.is_model(model):
+    if is_timm_model(model):
         return
     known = timm.list_models()
     near = difflib.get_close_matches(model.split(".")[0], known, n=4, cutoff=0.5)

@@ -113,7 +113,10 @@ def case_scores(
             rows.append({"dice": 0.0, "hd95": diagonal, "surface_dice": 0.0})
             continue
         pair = [torch.from_numpy(mask)[None, None] for mask in (found, wanted)]
-        shared: dict[str, Any] = {"include_background": True, "spacing": [float(s) for s in spacing]}
+        shared: dict[str, Any] = {
+            "include_background": True,
+            "spacing": [float(s) for s in spacing],
+        }
         with warnings.catch_warnings():
             # said by one of MONAI's functions about another
             warnings.filterwarnings("ignore", category=FutureWarning)

@@ -174,10 +174,18 @@ class Segmentation(Task):
         mean = torch.stack([self.probabilities(view) for view in views]).mean(0)
         return resize(mean, size).argmax(1).to(torch.uint8).cpu().numpy()
 
-    def segment(self, images: Tensor, size: Sequence[int]) -> NDArray[np.uint8]:
-        """(N, C, h, w) to classes (N, H, W) at another size."""
+    def segment(
+        self, images: Sequence[Tensor], sizes: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.uint8]]:
+        """Images (C, h, w) to classes (H, W), each at a size of its own."""
+        found = []
         with torch.inference_mode():
-            return self.classes(self.views(images), size)
+            for group in of_one_size(list(zip(images, sizes, strict=True))):
+                views = self.views(torch.stack([image for image, _ in group]))
+                for place, (_, size) in enumerate(group):
+                    own = [view[place : place + 1] for view in views]
+                    found.append(self.classes(own, size)[0])
+        return found
 
     def score_batch(self, batch: list[Scored], stage: str) -> None:
         """Add images, each with a mask of its own size, to the scores."""
@@ -186,7 +194,7 @@ class Segmentation(Task):
             for place, (_, mask, case, spacing) in enumerate(group):
                 own = [view[place : place + 1] for view in views]
                 loss = self.loss.single(resize(own[0].float(), mask.shape), mask[None])
-                self.log(f"{stage}/loss", loss, batch_size=1)
+                self.log_scoring(stage, loss, 1)
                 found = self.classes(own, mask.shape)[0]
                 prediction = torch.from_numpy(found).to(mask.device)
                 self.confusion.update(prediction[None], mask[None].long())
@@ -207,9 +215,9 @@ class Segmentation(Task):
         return report
 
 
-def of_one_size(batch: Sequence[Scored]) -> Iterator[list[Scored]]:
-    """Parts of a batch, in order, whose images have the same size."""
-    group: list[Scored] = []
+def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
+    """Parts of a batch, in order, whose first entries, the images, have the same size."""
+    group: list[Any] = []
     for item in batch:
         if group and item[0].shape != group[0][0].shape:
             yield group

@@ -1,0 +1,121 @@
+"""What a classification run tells: the data before training; scores, pictures and the export."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vimamba.cli.tables import say, show_table
+from vimamba.data import ClassificationData
+from vimamba.data.inspection import inspect_images
+from vimamba.data.splits import SPLITS
+from vimamba.tasks.export import export_network
+
+if TYPE_CHECKING:
+    from vimamba.cli.recipe import RecipeCLI
+
+RESULTS = (
+    ("samples.png", "what the network sees and says; also curves.png, confusion_matrix.png"),
+)
+PREDICTIONS = "predictions.csv"
+CLASS_ROWS = 20
+SCORES = {
+    "accuracy": "accuracy",
+    "top5": "top-5 accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "exact_match": "all labels right",
+    "auroc": "AUROC",
+    "ece": "calibration error",
+    "loss": "loss",
+}
+
+
+def show_data(data: ClassificationData) -> None:
+    """Check the data and print classes, counts, image sizes and channel means.
+
+    Raises:
+        DataError: Something is empty or unreadable.
+    """
+    data.check()
+    splits = [split for split in SPLITS if split in data.catalogue.splits]
+    counts = [data.count(split) for split in splits]
+    rows: list[list[object]] = [
+        [name, *(int(count[index]) for count in counts)]
+        for index, name in enumerate(data.class_names[:CLASS_ROWS])
+    ]
+    if data.num_classes > CLASS_ROWS:
+        rest = (int(count[CLASS_ROWS:].sum()) for count in counts)
+        rows.append([f"({data.num_classes - CLASS_ROWS} more)", *rest])
+    rows.append(["images", *(len(data.catalogue.splits[split]) for split in splits)])
+    kind = "labels per image: any number" if data.multi_label else "one label per image"
+    show_table(f"{data.root} ({data.num_classes} classes, {kind})", ["class", *splits], rows)
+    unseen = [
+        f"{name} in {split}"
+        for split, count in zip(splits, counts, strict=True)
+        for name, images in zip(data.class_names, count, strict=True)
+        if images == 0
+    ]
+    if unseen:
+        shown = ", ".join(unseen[:6]) + (" …" if len(unseen) > 6 else "")
+        say(f"note: no image of {shown}; scores of a split leave such classes out")
+    seen = inspect_images(data)
+    (low_h, low_w), (high_h, high_w) = seen.smallest, seen.largest
+    size = f"{low_h}x{low_w}"
+    size = size if seen.smallest == seen.largest else f"{size} to {high_h}x{high_w}"
+    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (seen.mean, seen.std))
+    share = "all" if seen.seen == seen.total else f"{seen.seen} of {seen.total}"
+    say(f"image size {size}; channel mean {mean}, std {std} ({share} images read)")
+
+
+def draw_data(data: ClassificationData, out: Path) -> None:
+    """Nothing: samples.png shows the images at the end."""
+
+
+def show_scores(split: str, report: dict[str, Any]) -> None:
+    """Print the scores of a split, and those of each class."""
+    rows = [
+        [row["class"], row["images"], *(f"{row[k]:.3f}" for k in ("precision", "recall", "f1"))]
+        for row in report["per_class"]
+    ]
+    head = ["class", "images", "precision", "recall", "F1"]
+    show_table(f"{split}: {report['images']} images", head, rows)
+    scores = [[name, f"{report[key]:.4f}"] for key, name in SCORES.items() if key in report]
+    show_table("", ["score", split], scores)
+
+
+def export(cli: "RecipeCLI", folder: Path) -> None:
+    """Write the scored network for timm."""
+    data = cli.datamodule
+    export_network(
+        cli.model.scored_net,
+        folder,
+        class_names=data.class_names,
+        img_size=data.img_size,
+        mean=data.mean,
+        std=data.std,
+        interpolation=data.interpolation,
+        crop_pct=data.crop_pct,
+        license=None if cli.model.hparams["pretrained"] else "unknown",
+    )
+
+
+def export_hint(folder: Path) -> str:
+    """How to load the export."""
+    return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+
+
+def headline(split: str, report: dict[str, Any]) -> str:
+    """The accuracy in a line."""
+    return f"{split} accuracy {report['accuracy']:.2%} on {report['images']} images"
+
+
+def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
+    """Nothing is too long for metrics.json."""
+    return report
+
+
+def draw_results(cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
+    """Confusion matrix and samples."""
+    from vimamba.cli.pictures import draw_confusion, draw_samples
+
+    draw_confusion(report, cli.datamodule.class_names, cli.out / "confusion_matrix.png")
+    draw_samples(cli.model, cli.datamodule, split, cli.out / "samples.png")

@@ -11,8 +11,9 @@ vimamba: train and use vision-Mamba models, and any other timm model
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224     train on a folder of class folders
   vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
+  vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
   vimamba validate | test RUN                                score a run's best checkpoint
-  vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify images
+  vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
   vimamba list-models [PATTERN]                              models with size and licence
   vimamba identify FILE                                      say what a checkpoint file is
   vimamba visualise scan --order hilbert -o hilbert.png      draw a scan order
@@ -108,7 +109,7 @@ EXTRAS = {
         "matplotlib",
     ),
     "export": ("onnx", "onnxscript", "onnxruntime"),
-    "medical": ("monai", "nibabel", "h5py", "scipy"),
+    "medical": ("monai", "nibabel", "h5py", "scipy", "tifffile"),
     "nnunet": ("nnunetv2",),
 }
 

@@ -30,5 +30,5 @@ def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
     # zero tokens write to a row of their own, which is dropped
     index = torch.where(paths >= 0, paths, length).long()
     rows = y.new_zeros(*y.shape[:2], length + 1, *y.shape[3:])
-    rows[:, k, index] = y
-    return rows[:, :, :length]
+    # not in place, which export refuses in what stands for an operator
+    return torch.ops.aten.index_put(rows, [None, k, index], y)[:, :, :length]

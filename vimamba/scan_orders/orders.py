@@ -30,7 +30,7 @@ def _both_ways(*paths: Tensor) -> Tensor:
 
 def _sort_cells(major: Tensor, minor: Tensor) -> Tensor:
     """Cells by `major`, then by `minor`; both (L,), the pairs unique."""
-    return (major * (int(minor.max()) + 1) + minor).argsort()
+    return (major * (minor.max() + 1) + minor).argsort()
 
 
 def _require_positive(**values: int) -> None:
@@ -67,7 +67,8 @@ def cross_rot90(height: int, width: int) -> Tensor:
 
 def _snake(grid: Tensor) -> Tensor:
     """Row by row, every second row backwards."""
-    return torch.cat([row.flip(0) if index % 2 else row for index, row in enumerate(grid)])
+    odd = torch.arange(grid.shape[0]) % 2 == 1
+    return torch.where(odd[:, None], grid.flip(1), grid).flatten()
 
 
 @register_scan_order(adjacent=True)

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -145,6 +145,16 @@ def get_scan_order(scan_order: str) -> ScanOrder:
         ValueError: The order or a parameter is unknown, or a value is not accepted.
     """
     return _parse(scan_order)[0]
+
+
+def path_function(scan_order: str) -> PathFunction:
+    """(height, width) to the paths of a scan order, as it was registered: unchecked, uncached.
+
+    Raises:
+        ValueError: The order or a parameter is unknown, or a value is not accepted.
+    """
+    order, parameters = _parse(scan_order)
+    return partial(order.function, **parameters)
 
 
 def num_paths(scan_order: str) -> int:

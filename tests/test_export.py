@@ -1,0 +1,147 @@
+"""Files for other programs give the model's numbers, at other batch and image sizes, too."""
+
+import subprocess
+import sys
+
+import onnx
+import pytest
+import timm
+import torch
+
+import vimamba
+from vimamba.exporting import ExportError, export_model
+from vimamba.exporting.onnx_file import OnnxRunner
+from vimamba.exporting.portable import computes_from_size
+from vimamba.exporting.report import TOLERANCE, compare
+from vimamba.scan_orders import registry
+
+# as few blocks as show every path through the code
+MODELS = {
+    "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
+    "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
+    "test_vim": {"depth": 1, "dynamic_img_size": True},
+}
+# neither multiples of a stride nor of a chunk, and a square
+SHAPES = [(1, 3, 75, 101), (3, 3, 64, 160), (2, 3, 128, 128)]
+
+
+def build(name, **kwargs):
+    """A model whose output depends on all its parts, unlike that of one that has only begun."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5, **{**MODELS[name], **kwargs}).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_onnx_file_takes_any_batch_and_size(name, tmp_path):
+    model = build(name)
+    report = export_model(model, tmp_path / "model.onnx")
+    assert report.input == ("batch", 3, "height", "width")
+    run = OnnxRunner(tmp_path / "model.onnx")
+    for check in compare(model, run, SHAPES):
+        assert check.difference < 1e-4
+    # one file, of ONNX's own operators, and one step of the scan whatever the size
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["model.onnx", "model.onnx.json"]
+    graph = onnx.load(tmp_path / "model.onnx")
+    assert {node.domain for node in graph.graph.node} == {""}
+    scans = [node for node in graph.graph.node if node.op_type == "Scan"]
+    assert len(scans) == {"test_vmamba": 2, "test_vmamba_m2": 0, "test_vim": 1}[name]
+
+
+@pytest.mark.parametrize("name", ["test_vmamba_m2"])
+def test_an_order_that_cannot_be_computed_fixes_the_size_and_says_so(name, tmp_path):
+    model = build(name, scan_order="hilbert")
+    report = export_model(model, tmp_path / "model.onnx", image_size=(3, 40, 56))
+    assert report.input == ("batch", 3, 40, 56)
+    assert report.notes[0].startswith("height and width are fixed at 40x56: the paths of scan_ord")
+    assert [check.shape for check in report.checks] == [(1, 3, 40, 56), (3, 3, 40, 56)]
+
+
+@pytest.mark.parametrize(
+    ("order", "computed"),
+    [("cross", True), ("serpentine", True), ("zigzag", True), ("random", False)],
+)
+def test_which_orders_are_computed_from_the_size(order, computed):
+    assert computes_from_size(order) == computed
+
+
+def test_an_order_that_is_right_for_some_sizes_only_is_not_trusted(monkeypatch):
+    monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
+
+    @vimamba.register_scan_order
+    def odd_ones_out(height: int, width: int) -> torch.Tensor:
+        path = torch.arange(height * width)
+        return (path.flip(0) if height % 2 else path)[None]
+
+    assert not computes_from_size("odd_ones_out")
+
+
+def test_a_model_of_one_size_is_exported_with_it(tmp_path):
+    model = build("test_vim", dynamic_img_size=False, img_size=(48, 80))
+    report = export_model(model, tmp_path / "model.pt2", target="torch-export")
+    assert report.input == ("batch", 3, 48, 80)
+    assert "dynamic_img_size=True" in report.notes[0]
+
+
+LOAD = """
+import sys, torch, vimamba
+image, expected = torch.load(sys.argv[2], weights_only=True)
+program = torch.export.load(sys.argv[1]).module()
+torch.testing.assert_close(program(image), expected, rtol=1e-5, atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_another_process_loads_an_exported_program(name, tmp_path):
+    # an order that ONNX could not compute
+    model = build(name, scan_order="hilbert" if "vmamba" in name else "spiral")
+    export_model(model, tmp_path / "model.pt2", target="torch-export")
+    image = torch.randn(SHAPES[0])
+    torch.save((image, model(image).detach()), tmp_path / "expected.pt")
+    files = [str(tmp_path / "model.pt2"), str(tmp_path / "expected.pt")]
+    subprocess.run([sys.executable, "-c", LOAD, *files], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_package_gives_the_same(name, tmp_path):
+    # export_model itself compares, at other batches and sizes
+    report = export_model(build(name), tmp_path / "model.aoti.pt2", target="aoti")
+    assert len(report.checks) == 3
+    again = torch._inductor.aoti_load_package(str(tmp_path / "model.aoti.pt2"))
+    image = torch.randn(SHAPES[1])
+    torch.testing.assert_close(again(image), build(name)(image), rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_other_numbers_is_refused():
+    model = build("test_vmamba_m2")
+    with pytest.raises(ExportError, match=r"differs from the model by .* at the input shape"):
+        compare(model, lambda image: [model(image) * (1 + 3 * TOLERANCE)], SHAPES[:1])
+    with pytest.raises(ExportError, match="differs from the model by nan"):
+        compare(model, lambda image: [model(image) * float("nan")], SHAPES[:1])
+
+
+def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
+    def fail(*args):
+        raise ExportError("other numbers")
+
+    monkeypatch.setattr("vimamba.exporting.files.compare", fail)
+    (tmp_path / "model.pt2").write_text("older")
+    with pytest.raises(ExportError, match="other numbers"):
+        export_model(build("test_vmamba_m2"), tmp_path / "model.pt2", target="torch-export")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+    assert (tmp_path / "model.pt2").read_text() == "older"
+
+
+def test_half_precision_is_refused_with_the_way_out(tmp_path):
+    model = build("test_vmamba_m2").half()
+    with pytest.raises(ExportError, match=r"torch\.float16 on cpu; export it in float32"):
+        export_model(model, tmp_path / "model.onnx")
+
+
+def test_an_unknown_target_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="target='tflite' is unknown; choose from"):
+        export_model(build("test_vmamba_m2"), tmp_path / "model", target="tflite")

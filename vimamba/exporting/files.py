@@ -1,0 +1,226 @@
+"""From a model to a file in one of the formats, held to the model's numbers before it is put down.
+
+The batch size is always free. Height and width are where the model takes any size, and, in formats
+without our operators, where its scan orders can be computed from the size.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch._dynamo.exc import UserError
+from torch.export import Dim, ExportedProgram
+
+from vimamba.exporting.portable import computes_from_size
+from vimamba.exporting.report import ExportError, Report, as_list, compare, write_report
+from vimamba.hub import save_pretrained
+
+# format -> the ending of its files
+TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
+_DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
+_NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` before, for the operators"
+
+
+def export_model(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    target: str = "onnx",
+    image_size: tuple[int, int, int] | None = None,
+    fixed_size: bool = False,
+    name: str | None = None,
+) -> Report:
+    """Write a model as one file, and beside it PATH.json, the report.
+
+    The file is written in a folder of its own, run on random images of several shapes, and put in
+    its place only if it gives what the model gives, to 1e-4 of the largest output.
+
+    Args:
+        model: In float32 on the CPU; is set to eval mode.
+        path: Replaced if it is there.
+        target: "onnx" (ONNX's own operators only), "torch-export" (for `torch.export.load`) or
+            "aoti" (compiled, for `torch._inductor.aoti_load_package`). A program that loads one of
+            the last two has to import vimamba.
+        image_size: Channels, height and width, pixels; those of the model's pretrained config if
+            None.
+        fixed_size: Fix height and width even if they can be free.
+        name: Of the model in the report.
+
+    Raises:
+        ExportError: The model cannot be exported like this, or the file gives other numbers.
+    """
+    path = Path(path)
+    if target not in TARGETS:
+        raise ExportError(f"target={target!r} is unknown; choose from {list(TARGETS)}")
+    for parameter in model.parameters():
+        if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            found = f"{parameter.dtype} on {parameter.device}"
+            raise ExportError(f"the model is {found}; export it in float32 on the CPU")
+    model.eval()
+    channels, height, width = image_size or _input_size(model)
+    notes = [] if fixed_size else _obstacles(model, target)
+    any_size = not fixed_size and not notes
+    notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
+    names = _DIMENSIONS if any_size else {0: "batch"}
+    program = _capture(model, torch.zeros(2, channels, height, width), names)
+    if target != "onnx":
+        notes.append(_NEEDS_VIMAMBA)
+    notes += _smallest(program, names)
+
+    shapes = [(1, channels, height, width), (3, channels, height, width)]
+    if any_size:
+        shapes.append((2, channels, height + 32, width + 64))
+    with _beside(path) as part:
+        run = _write(program, names, part / path.name, target)
+        report = Report(
+            target=target,
+            model=name or type(model).__name__,
+            input=tuple(names.get(i, size) for i, size in enumerate(shapes[0])),
+            notes=tuple(notes),
+            versions=_versions(target),
+            checks=compare(model, run, shapes),
+        )
+        write_report(report, part / f"{path.name}.json")
+    return report
+
+
+def export_folder(
+    model: nn.Module,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    label_names: Sequence[str] | None = None,
+    data_config: dict[str, Any] | None = None,
+) -> Report:
+    """Write a timm model's weights and config.json as a folder, and beside it FOLDER.json.
+
+    Args:
+        model: As in `export_model`.
+        folder: Replaced if it is there.
+        name: As in `export_model`.
+        label_names: Classes in the order of the logits.
+        data_config: Preprocessing; see `vimamba.hub.save_pretrained`.
+
+    Raises:
+        ExportError: The model that timm makes of the folder gives other numbers.
+    """
+    folder = Path(folder)
+    shape = (2, *_input_size(model.eval()))
+    save_pretrained(model, folder, label_names=label_names, data_config=data_config)
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    report = Report(
+        target="safetensors",
+        model=name or type(model).__name__,
+        input=("batch", *shape[1:]),
+        notes=(f'timm.create_model("local-dir:{folder}", pretrained=True) loads it',),
+        versions=_versions("safetensors"),
+        checks=compare(model, lambda image: as_list(again(image)), [shape]),
+    )
+    write_report(report, folder.with_name(f"{folder.name}.json"))
+    return report
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A new folder beside `path`; its files move to `path`'s own folder if all goes well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        for file in part.iterdir():
+            os.replace(file, path.with_name(file.name))
+    finally:
+        shutil.rmtree(part)
+
+
+def _input_size(model: nn.Module) -> tuple[int, int, int]:
+    """Channels, height and width that a timm model was made for."""
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    if cfg is None:
+        raise ExportError("the model has no pretrained_cfg that says its input; give image_size")
+    channels, height, width = cfg["input_size"]
+    # a model with a position embedding may have been made for another size
+    embed = getattr(model, "patch_embed", None)
+    height, width = getattr(embed, "img_size", None) or (height, width)
+    return getattr(model, "in_chans", channels), height, width
+
+
+def _obstacles(model: nn.Module, target: str) -> list[str]:
+    """Why height and width cannot be free."""
+    cfg: Any = getattr(model, "pretrained_cfg", None) or {}
+    if cfg.get("fixed_input_size") and not getattr(model, "dynamic_img_size", False):
+        return ["the model takes one size; made with dynamic_img_size=True it takes any"]
+    if target != "onnx":
+        return []
+    orders = {str(m.scan_order) for m in model.modules() if hasattr(m, "scan_order")}
+    return [
+        f"the paths of scan_order={order!r} cannot be computed in the file from a size that is not "
+        "known"
+        for order in sorted(orders)
+        if not computes_from_size(order)
+    ]
+
+
+def _capture(model: nn.Module, image: Tensor, names: dict[int, str]) -> ExportedProgram:
+    sizes = dict.fromkeys(names, Dim.DYNAMIC)
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (image,), dynamic_shapes=(sizes,))
+    except UserError as error:
+        reason = next(line for line in str(error).splitlines() if line.strip())
+        if len(names) == 1:
+            raise ExportError(f"torch.export does not accept the model: {reason}") from error
+        raise ExportError(
+            f"the model cannot be exported with a free height and width ({reason}); fixed_size=True"
+            " (--fixed-size) fixes them"
+        ) from error
+
+
+def _smallest(program: ExportedProgram, names: dict[int, str]) -> list[str]:
+    """What the program assumes of its input's free sizes, beyond that they are not 1."""
+    (image,) = program.graph_signature.user_inputs
+    node = next(node for node in program.graph.nodes if node.name == image)
+    notes = []
+    for dimension, name in names.items():
+        symbol = node.meta["val"].shape[dimension].node.expr
+        least = program.range_constraints[symbol].lower
+        if least > 2:
+            notes.append(f"{name} must be at least {least}")
+    return notes
+
+
+def _write(
+    program: ExportedProgram, names: dict[int, str], path: Path, target: str
+) -> Callable[[Tensor], Iterable[Tensor]]:
+    """Write the file; gives back what runs it."""
+    if target == "onnx":
+        from vimamba.exporting.onnx_file import OnnxRunner, write_onnx
+
+        write_onnx(program, names, path)
+        return OnnxRunner(path)
+    if target == "torch-export":
+        torch.export.save(program, path)
+        module = torch.export.load(path).module()
+    else:
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))
+        module = torch._inductor.aoti_load_package(str(path))
+    return lambda image: as_list(module(image))
+
+
+def _versions(target: str) -> dict[str, str]:
+    packages = ["vimamba", "torch", "timm"]
+    if target != "onnx":
+        return {package: version(package) for package in packages}
+    from vimamba.exporting.onnx_file import OPSET
+
+    packages += ["onnx", "onnxscript", "onnxruntime"]
+    return {**{package: version(package) for package in packages}, "opset": str(OPSET)}

@@ -1,7 +1,7 @@
 """The convolution along paths on a CPU: drives the numba kernels of cpu_kernels.py.
 
-Work is cut into tasks of one batch element and one block of channels. Sums over the batch are
-taken afterwards, so results do not depend on the number of threads.
+Work is cut into tasks of one batch element and one block of channels, forward also of one path.
+Sums over the batch are taken afterwards, so results do not depend on the number of threads.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
@@ -38,10 +38,11 @@ def forward(
     conv = _prepare(x, weight, bias, paths)
     shape = (x.shape[0], weight.shape[0], *x.shape[1:])
     y = torch.empty(shape) if conv.visits_all else torch.zeros(shape)
-    team = min(torch.get_num_threads(), conv.tasks)
+    tasks = conv.tasks * weight.shape[0]
+    team = min(torch.get_num_threads(), tasks)
     buffers = scratch(team, 2 * ROW, conv.taps * ROW, conv.taps * ROW)
     arguments = conv.arguments(conv.inputs, (flat(y),), buffers, activation == "silu")
-    run(_kernel("conv_forward"), arguments, conv.tasks, team)
+    run(_kernel("conv_forward"), arguments, tasks, team)
     return y.to(x.dtype)
 
 

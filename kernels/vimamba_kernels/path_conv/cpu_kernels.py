@@ -1,8 +1,9 @@
 """Numba kernels of the convolution along paths; cpu.py drives them.
 
-A task owns `w` channels of one batch element and walks its paths one after the other. The rows of
-the last W steps lie in a ring, W being rounded up to a power of two with taps of zero. The
-backward pass walks from the end: a token's gradient is a sum over the W steps from its own on.
+A task owns `w` channels of one batch element; forward it walks one path, backward all of them one
+after the other. The rows of the last W steps lie in a ring, W being rounded up to a power of two
+with taps of zero. The backward pass walks from the end: a token's gradient is a sum over the W
+steps from its own on.
 Arguments in the frame:
 
     inputs   x, weight (K, W, D) by distance back, bias; backward: the output's gradient
@@ -100,21 +101,22 @@ def conv_forward(frame: Any) -> None:
     K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
     wrap = taps - ONE
     for task in range(first, last):
-        b, _, _, start, w = place(task, sizes)
-        for k in range(K):
-            copy(bias, k * channels + start, rows, BIAS, w)
-            for j in range(taps):
-                copy(weight, (k * taps + j) * channels + start, weights, j * ROW, w)
-            clear(ring, ZERO, taps, ROW, w)
-            for t in range(T):
-                index = paths[k * path_stride + t]
-                load(x, b * L * channels + start, index, channels, ring, t & wrap, w)
-                if index >= 0:
-                    convolve(rows, weights, ROW, ring, t, taps, w)
-                    y0 = ((b * K + k) * L + U(index)) * channels + start
-                    for d in range(w):
-                        v = rows[SUM + d]
-                        y[y0 + d] = v * sigmoid(v, enabled)
+        # threads that write to the same rows hinder each other, hence one path a task
+        bk, _, _, start, w = place(task, sizes)
+        b, k = bk // K, bk % K
+        copy(bias, k * channels + start, rows, BIAS, w)
+        for j in range(taps):
+            copy(weight, (k * taps + j) * channels + start, weights, j * ROW, w)
+        clear(ring, ZERO, taps, ROW, w)
+        for t in range(T):
+            index = paths[k * path_stride + t]
+            load(x, b * L * channels + start, index, channels, ring, t & wrap, w)
+            if index >= 0:
+                convolve(rows, weights, ROW, ring, t, taps, w)
+                y0 = (bk * L + U(index)) * channels + start
+                for d in range(w):
+                    v = rows[SUM + d]
+                    y[y0 + d] = v * sigmoid(v, enabled)
 
 
 @kernel

@@ -168,14 +168,6 @@ def test_visualise_draws_a_scan_order(tmp_path):
         assert min(picture.size) > 100
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=lambda p: p.stem)
-def test_every_recipe_is_accepted_and_found_by_its_name(path, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    name = path.relative_to(ROOT / "configs").with_suffix("")
-    assert main(["fit", "-c", str(name), "--data", "somewhere", "--print_config"]) == 0
-    assert "class_path: vimamba.tasks.Classification" in capsys.readouterr().out
-
-
 def test_a_second_run_does_not_overwrite_the_first(run, recipe, capsys):
     assert main(["fit", "-c", str(recipe), "--out", str(run)]) == 2
     assert "holds a run already" in capsys.readouterr().err

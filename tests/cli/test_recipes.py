@@ -1,0 +1,58 @@
+"""Every recipe that comes with the package parses, and its parts can be built."""
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vimamba.cli import main
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RECIPES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name != "cluster"]
+
+
+def print_config(path, capsys, tmp_path, monkeypatch):
+    """The recipe as the command understands it, found by its name from anywhere."""
+    monkeypatch.chdir(tmp_path)
+    name = path.relative_to(CONFIGS).with_suffix("")
+    assert main(["fit", "-c", str(name), "--data", "somewhere", "--print_config"]) == 0
+    return yaml.safe_load(capsys.readouterr().out)
+
+
+def find(path):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def arguments(cls, given):
+    """Arguments of a class, with its dataclasses made of dicts."""
+    hints = {}
+    for ancestor in reversed(cls.__mro__):
+        hints |= typing.get_type_hints(ancestor.__init__) if ancestor is not object else {}
+    made = {}
+    for name, value in given.items():
+        kinds = (hints.get(name), *typing.get_args(hints.get(name)))
+        kind = next((kind for kind in kinds if dataclasses.is_dataclass(kind)), None)
+        made[name] = kind(**value) if kind and isinstance(value, dict) else value
+    return made
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
+    content = print_config(path, capsys, tmp_path, monkeypatch)
+    model, data = (find(content[part]["class_path"]) for part in ("model", "data"))
+    source = data(**arguments(data, content["data"]["init_args"]))
+    given = {**content["model"]["init_args"], "pretrained": False, "num_classes": 3}
+    known = inspect.signature(model).parameters
+    if "class_counts" in known:
+        given["class_counts"] = [3, 2, 1]
+    task = model(
+        **arguments(model, given), img_size=content["data"]["init_args"]["img_size"],
+        in_chans=source.in_chans,
+    )  # fmt: skip
+    assert sum(parameter.numel() for parameter in task.net.parameters()) > 0
+    assert content["trainer"]["max_epochs"] >= 1

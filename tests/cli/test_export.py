@@ -1,0 +1,115 @@
+"""`vimamba export`: what it writes, and how it answers mistakes."""
+
+import json
+import sys
+
+import onnxruntime
+import pytest
+import timm
+import torch
+
+from vimamba.cli import main
+from vimamba.cli.runs import find_checkpoint, load_task
+
+
+@pytest.fixture
+def start_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_run_becomes_an_onnx_file_with_its_weights(run, start_folder, capsys):
+    assert main(["export", str(run), "--to", "onnx", "--out", "deep/stripes.onnx"]) == 0
+    out = capsys.readouterr().out
+    assert "test_vit to onnx: input batch x 3 x height x width" in out
+    assert "note: height must be at least 16" in out
+    task = load_task(run, find_checkpoint(run, "best"))
+    image = torch.randn(5, 3, 16, 16)
+    session = onnxruntime.InferenceSession("deep/stripes.onnx")
+    (logits,) = session.run(None, {"image": image.numpy()})
+    expected = task.scored_net(image).detach()
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+    report = json.loads((start_folder / "deep" / "stripes.onnx.json").read_text())
+    assert [check["shape"][0] for check in report["checks"]] == [1, 3, 2]
+    assert report["versions"]["opset"] == "18"
+
+
+def test_a_run_becomes_a_folder_that_timm_loads(run, start_folder, capsys):
+    assert main(["export", str(run), "--to", "safetensors", "--out", "stripes"]) == 0
+    assert 'timm.create_model("local-dir:stripes", pretrained=True)' in capsys.readouterr().out
+    model = timm.create_model("local-dir:stripes", pretrained=True).eval()
+    task = load_task(run, find_checkpoint(run, "best"))
+    image = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(image), task.scored_net(image))
+    assert model.pretrained_cfg["label_names"] == task.class_names
+
+
+def test_the_size_can_be_fixed(run, start_folder, capsys):
+    out = ["--out", "stripes.onnx", "--fixed-size", "--img-size", "24"]
+    assert main(["export", str(run), "--to", "onnx", *out]) == 0
+    assert "test_vit to onnx: input batch x 3 x 24 x 24" in capsys.readouterr().out
+
+
+def test_a_model_with_a_checkpoint_is_exported_under_its_name(start_folder):
+    model = timm.create_model("test_vim", num_classes=3).eval()
+    torch.save(model.state_dict(), "weights.pth")
+    options = ["--checkpoint", "weights.pth", "--model-kwargs", "num_classes=3"]
+    assert main(["export", "test_vim", "--to", "torch-export", *options]) == 0
+    image = torch.randn(1, 3, 96, 96)
+    again = torch.export.load(start_folder / "test_vim.pt2").module()
+    torch.testing.assert_close(again(image), model(image))
+
+
+def test_a_run_is_pushed_to_the_hub_with_its_classes(run, monkeypatch, capsys):
+    pushed = {}
+
+    def push(net, repo, **options):
+        pushed.update(options, net=net, repo=repo)
+        return "https://hub/commit"
+
+    monkeypatch.setattr("vimamba.hub.push_to_hub", push)
+    assert main(["export", str(run), "--to", "hub", "--repo", "me/stripes", "--private"]) == 0
+    assert "pushed to https://hub/commit" in capsys.readouterr().out
+    assert pushed["repo"] == "me/stripes"
+    assert pushed["private"]
+    assert pushed["label_names"] == ["broad", "fine", "middle"]
+    assert len(pushed["data_config"]["mean"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["vmamba_tinyy", "--to", "onnx"], "'vmamba_tinyy' is neither a model"),
+        (["test_vim", "--to", "hub"], "--to hub needs --repo OWNER/NAME"),
+        (["test_vim", "--to", "onnx", "--repo", "a/b"], "nothing else takes it"),
+        (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must read NAME=VALUE"),
+        (["test_vim", "--to", "onnx", "--model-kwargs", "deep=1"], "keyword argument 'deep'"),
+        (["test_vim", "--to", "onnx", "--checkpoint", "no.pth"], "no.pth is not a file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_mistakes_are_one_line(args, message, start_folder, capsys):
+    assert main(["export", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert list(start_folder.iterdir()) == []
+
+
+def test_options_of_a_model_do_not_go_with_a_run(run, capsys):
+    assert main(["export", str(run), "--to", "onnx", "--pretrained"]) == 2
+    assert "--pretrained is for a model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("package", "extra"), [("onnxruntime", "export"), ("onnxscript", "export")]
+)
+def test_a_missing_package_is_answered_with_its_extra(
+    package, extra, start_folder, monkeypatch, capsys
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "vimamba.exporting.onnx_file", raising=False)
+    assert main(["export", "test_vim", "--to", "onnx"]) == 2
+    assert f'pip install "vimamba[{extra}]"' in capsys.readouterr().err
+    assert list(start_folder.iterdir()) == []

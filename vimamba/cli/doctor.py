@@ -1,0 +1,202 @@
+"""`vimamba doctor`: where the numbers of a network grow too large for a precision."""
+
+import contextlib
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.inquiries import make_parser
+from vimamba.cli.networks import Network, add_arguments, open_network
+from vimamba.cli.tables import say, show_table
+
+HELP = """\
+Runs one batch, and tells between which numbers the output of every layer lies, and of every
+scan. The exit code is 1 if one is not finite, or beyond what float16 holds (65504), and the first
+such layer is named.
+
+  vimamba doctor vmamba_tiny_s1l8 --pretrained --precision 16-mixed
+  vimamba doctor runs/photos --data photos --all
+"""
+
+# names as in `vimamba fit --precision`
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+LARGEST = torch.finfo(torch.float16).max
+IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between which numbers an output lies.
+
+    Attributes:
+        layer: Its name in the network, and the operator's if it is one's.
+        kind: Class of the layer.
+        low: The lowest finite number.
+        high: The highest finite number.
+        broken: How many are not finite.
+    """
+
+    layer: str
+    kind: str
+    low: float
+    high: float
+    broken: int
+
+    @property
+    def reach(self) -> float:
+        """The largest absolute value."""
+        return float("inf") if self.broken else max(-self.low, self.high)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether float16 does not hold it."""
+        return self.reach > LARGEST
+
+
+class Observer(TorchDispatchMode):
+    """Records, while it is entered, what the network's layers and our operators give.
+
+    Attributes:
+        ranges: In the order in which they were computed.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.ranges: list[Range] = []
+        self._running: list[str] = []
+        self._names = {module: name for name, module in net.named_modules()}
+
+    @contextlib.contextmanager
+    def watch(self) -> Iterator[None]:
+        """Record what happens inside."""
+        before = nn.modules.module.register_module_forward_pre_hook(self._enter)
+        after = nn.modules.module.register_module_forward_hook(self._leave)
+        try:
+            with self:
+                yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def _enter(self, module: nn.Module, _: Any) -> None:
+        self._running.append(self._names.get(module, ""))
+
+    def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
+        name = self._running.pop()
+        # what has layers inside shows by them, and what does nothing by what is before it
+        inner = any(module.children()) or isinstance(module, nn.Identity)
+        if isinstance(output, Tensor) and name and not inner:
+            self._record(name, type(module).__name__, output)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call an operator; record what ours give."""
+        output = func(*args, **(kwargs or {}))
+        if func.namespace == "vimamba":
+            first = output if isinstance(output, Tensor) else output[0]
+            inside = next((name for name in reversed(self._running) if name), "")
+            self._record(f"{inside}: scan", func.name().removeprefix("vimamba::"), first)
+        return output
+
+    def _record(self, layer: str, kind: str, output: Tensor) -> None:
+        if not output.is_floating_point() or output.numel() == 0:
+            return
+        # below the mode that calls this, or it would see its own operators
+        with torch._C._DisableTorchDispatch():
+            output = output.detach().float()
+            finite = output[output.isfinite()]
+            low, high = (float(x) for x in finite.aminmax()) if finite.numel() else (0.0, 0.0)
+            broken = output.numel() - finite.numel()
+        self.ranges.append(Range(layer, kind, low, high, broken))
+
+
+def observe(net: nn.Module, image: Tensor, dtype: torch.dtype | None) -> list[Range]:
+    """Run a network and record the range of every layer's output.
+
+    Args:
+        net: In eval mode.
+        image: Its input.
+        dtype: Of autocast; None for float32.
+    """
+    observer = Observer(net)
+    autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
+    with torch.no_grad(), autocast, observer.watch():
+        net(image)
+    return observer.ranges
+
+
+def doctor(args: list[str]) -> int:
+    """Print the ranges; returns 1 if one of them is too large."""
+    parser = make_parser("doctor", HELP)
+    add_arguments(parser)
+    parser.add_argument("--data", type=Path, help="image, or folder of images; random by default")
+    choices = tuple(PRECISIONS)
+    parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
+    parser.add_argument("--batch-size", type=int, default=4, help="images")
+    parser.add_argument("--rows", type=int, default=20, help="layers to show, the largest numbers")
+    parser.add_argument("--all", action="store_true", help="show all layers")
+    given = parser.parse_args(args)
+    network = open_network(given)
+    image = _batch(network, given)
+    ranges = observe(network.net, image, PRECISIONS[given.precision])
+    _show(network, given, ranges, image)
+    return int(any(entry.overflows for entry in ranges))
+
+
+def _batch(network: Network, given: Namespace) -> Tensor:
+    """Images of the input size, as the network is given them."""
+    if given.data is None:
+        shape = (given.batch_size, *network.image_size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    from PIL import Image
+    from timm.data import create_transform
+
+    folder = given.data.is_dir()
+    files = [given.data]
+    if folder:
+        files = sorted(file for file in given.data.rglob("*") if file.suffix.lower() in IMAGES)
+    if not files or not files[0].exists():
+        raise UsageError(f"--data {given.data}: there is no image")
+    mode = {1: "L", 3: "RGB"}.get(network.image_size[0])
+    if mode is None:
+        raise UsageError(f"--data gives 1 or 3 channels, the network takes {network.image_size[0]}")
+    transform: Any = create_transform(network.image_size, **network.data_config)
+    images = []
+    for file in files[: given.batch_size]:
+        try:
+            with Image.open(file) as opened:
+                images.append(transform(opened.convert(mode)))
+        except OSError as error:
+            raise UsageError(f"--data: {file} cannot be read: {error}") from None
+    return torch.stack(images)
+
+
+def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor) -> None:
+    first = next((entry for entry in ranges if entry.overflows), None)
+    shown = ranges
+    if not given.all:
+        worst = sorted(ranges, key=lambda entry: entry.reach, reverse=True)[: given.rows]
+        shown = [entry for entry in ranges if entry in worst or entry is first]
+    rows = [
+        [entry.layer, entry.kind, f"{entry.low:.4g}", f"{entry.high:.4g}", entry.broken or "-"]
+        for entry in shown
+    ]
+    what = "random images" if given.data is None else given.data
+    size = " x ".join(map(str, image.shape))
+    title = f"{network.name} in {given.precision}, {what}, {size}: {len(ranges)} layers"
+    if len(shown) < len(ranges):
+        title += f", the {len(shown)} with the largest numbers"
+    show_table(title, ["layer", "kind", "lowest", "highest", "not finite"], rows)
+    if first is None:
+        say(f"every number is finite and within float16 (+-{LARGEST:g})")
+    elif first.broken:
+        say(f"the first layer that overflows: {first.layer} ({first.broken} numbers not finite)")
+    else:
+        limit = f"float16 ends at {LARGEST:g}"
+        say(f"the first layer that overflows: {first.layer} ({first.reach:.4g}; {limit})")

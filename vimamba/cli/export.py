@@ -1,0 +1,99 @@
+"""`vimamba export`: a network as a file for other programs, or on the Hugging Face Hub."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.inquiries import make_parser
+from vimamba.cli.networks import Network, add_arguments, open_network
+from vimamba.cli.tables import say, show_table
+from vimamba.exporting import TARGETS, Report, export_folder, export_model
+
+HELP = """\
+Writes a model, or a run's network, for other programs:
+
+  onnx          ONNX's own operators only, for onnxruntime and others
+  torch-export  for torch.export.load, in a program that imports vimamba
+  aoti          compiled for this machine, for torch._inductor.aoti_load_package, likewise
+  safetensors   a folder of weights and config.json, for timm.create_model("local-dir:FOLDER")
+  hub           the same, as a repository of the Hugging Face Hub
+
+Every file is run and compared with the model before it is put in its place; what was tried, and
+which sizes of the input are free, is printed and written beside it, as FILE.json.
+
+  vimamba export vmamba_tiny_s1l8 --pretrained --to onnx
+  vimamba export vim_tiny_patch16_224 --model-kwargs dynamic_img_size=true --to onnx
+  vimamba export runs/photos --to onnx --out photos.onnx
+  vimamba export runs/photos --to hub --repo OWNER/NAME
+"""
+
+
+def export(args: list[str]) -> int:
+    """Export a network; returns the exit code."""
+    parser = make_parser("export", HELP)
+    add_arguments(parser)
+    targets = (*TARGETS, "safetensors", "hub")
+    parser.add_argument("--to", required=True, choices=targets, help="what to write")
+    parser.add_argument("--out", type=Path, help="file or folder; named after the model by default")
+    parser.add_argument(
+        "--fixed-size", action="store_true", help="fix the input's height and width"
+    )
+    parser.add_argument("--repo", help="hub: OWNER/NAME of the repository")
+    parser.add_argument("--private", action="store_true", help="hub: make a new repository private")
+    given = parser.parse_args(args)
+    if (given.repo is None) == (given.to == "hub"):
+        raise UsageError("--to hub needs --repo OWNER/NAME, and nothing else takes it")
+    network = open_network(given)
+    if given.to in ("safetensors", "hub") and not network.classifies:
+        raise UsageError(
+            f"--to {given.to} takes timm models; the weights of this segmentation network and what "
+            f"builds it are in {Path(given.model) / 'export'}"
+        )
+    if given.to == "hub":
+        return _push(network, given)
+    base = Path(given.model).name.replace(":", "_")
+    out = given.out or Path(f"{base}{TARGETS.get(given.to, '')}")
+    if given.to == "safetensors":
+        labels, data = network.label_names, network.data_config
+        report = export_folder(
+            network.net, out, name=network.name, label_names=labels, data_config=data
+        )
+    else:
+        report = export_model(
+            network.net,
+            out,
+            target=given.to,
+            image_size=network.image_size,
+            fixed_size=given.fixed_size,
+            name=network.name,
+        )
+    _show(report, out)
+    return 0
+
+
+def _push(network: Network, given: Namespace) -> int:
+    from vimamba.hub import push_to_hub
+
+    address = push_to_hub(
+        network.net,
+        given.repo,
+        label_names=network.label_names,
+        data_config=network.data_config,
+        private=given.private,
+    )
+    say(f"pushed to {address}")
+    return 0
+
+
+def _show(report: Report, out: Path) -> None:
+    """Print what was written and tried."""
+    size = " x ".join(str(size) for size in report.input)
+    rows = [
+        [" x ".join(map(str, check.shape)), f"{check.difference:.1e}", f"{check.relative:.1e}"]
+        for check in report.checks
+    ]
+    head = ["input tried", "largest difference", "over largest output"]
+    show_table(f"{report.model} to {report.target}: input {size}", head, rows)
+    for note in report.notes:
+        say(f"note: {note}")
+    say(f"written to {out}, with the report in {out}.json")

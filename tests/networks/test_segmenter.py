@@ -1,19 +1,37 @@
 """What every segmentation network owes its users, whole or a head on a backbone."""
 
+import re
+
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 
 import vimamba
+from vimamba.networks import UMamba
 
 # arguments that make gradients reach everything at the start
 BACKBONES = {"test_vmamba": {}, "test_vim": {}, "test_resnet": {"zero_init_last": False}}
 # and that make networks small enough for tests
 NETWORKS = {
     "vm_unet": {"depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "dims": (16, 32, 64)},
+    "swin_umamba": {"depths": (1, 1, 1), "dims": (8, 16, 32, 64)},
+    "umamba_bot_2d": {"features_per_stage": (8, 16, 16)},
+    "umamba_enc_2d": {"features_per_stage": (8, 16, 16)},
+    "swin_umamba_d": {"depths": (1, 1, 1), "dims": (16, 32, 64)},
+}
+AUXILIARY = {
+    "swin_umamba": [2, 4],
+    "swin_umamba_d": [4, 8],
+    "umamba_bot_2d": [2],
+    "umamba_enc_2d": [2],
+    **{name: [16] for name in BACKBONES},
 }
 HEADS_ON_BACKBONES = [(b, h) for b in BACKBONES for h in vimamba.list_heads()]
 ALL = [*HEADS_ON_BACKBONES, *((n, None) for n in NETWORKS)]
 every_segmenter = pytest.mark.parametrize(("model", "head"), ALL)
+# every head, every backbone and every network once
+FEW = [(b, h) for b, h in ALL if b not in BACKBONES or b == "test_vmamba" or h == "fpn"]
+every_part = pytest.mark.parametrize(("model", "head"), FEW)
 
 
 def create(model, head, **kwargs):
@@ -54,9 +72,7 @@ def test_bf16_follows_float32(model, head):
     assert error < 0.1
 
 
-@pytest.mark.parametrize(
-    ("model", "head"), [(m, h) for m, h in ALL if m not in ("test_vim", "test_resnet")]
-)
+@every_part
 def test_an_exported_network_gives_the_same_numbers(model, head):
     torch.manual_seed(0)
     network = create(model, head, num_classes=1).eval()
@@ -66,7 +82,7 @@ def test_an_exported_network_gives_the_same_numbers(model, head):
         torch.testing.assert_close(exported(image), network(image), rtol=1e-5, atol=1e-6)
 
 
-@every_segmenter
+@every_part
 def test_saved_weights_load_strictly(model, head, tmp_path):
     network = create(model, head)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "weights.pth")
@@ -81,3 +97,119 @@ def test_saved_weights_load_strictly(model, head, tmp_path):
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(vimamba.checkpoints.CheckpointError, match="1 missing key"):
         again.load_pretrained(tmp_path / "weights.pth")
+
+
+@pytest.mark.parametrize("model", AUXILIARY)
+def test_auxiliary_outputs_follow_the_main_one_and_train_all(model):
+    torch.manual_seed(0)
+    network = create(model, None, aux=True)
+    image = torch.randn(2, 3, 90, 128)
+    outputs = network.forward_all(image)
+    sizes = [tuple(o.shape[1:]) for o in outputs]
+    assert sizes == [(3, 90, 128), *((3, -(-90 // s), 128 // s) for s in AUXILIARY[model])]
+    sum(o.square().mean() for o in outputs).backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.parameters())
+    with torch.no_grad():
+        outputs = network.eval().forward_all(image)
+        assert torch.equal(outputs[0], network(image))
+    assert len(create(model, None).forward_all(image)) == 1
+
+
+@every_part
+def test_the_optimiser_spares_scans_and_slows_early_layers(model, head):
+    network = create(model, head)
+    groups = create_optimizer_v2(
+        network, "adamw", lr=1e-3, weight_decay=0.1, layer_decay=0.5
+    ).param_groups
+    names = {id(p): n for n, p in network.named_parameters()}
+    group_of = {names[id(p)]: g for g in groups for p in g["params"]}
+    assert group_of.keys() == set(names.values())
+    for name, group in group_of.items():
+        if name.endswith((".A_log", ".D", ".dt_bias")):
+            assert group["weight_decay"] == 0, name
+    scales = {n: g["lr_scale"] for n, g in group_of.items()}
+    stem = next(n for n in scales if re.search(r"(encoder|model|^)\.?(stem|patch_embed|conv1)", n))
+    assert scales[stem] == min(scales.values()) < 0.2
+    assert scales[list(names.values())[-1]] == 1
+
+
+@pytest.mark.parametrize("in_chans", [1, 3, 13])
+@pytest.mark.parametrize("model", [*BACKBONES, *NETWORKS])
+def test_any_number_of_bands(model, in_chans):
+    network = create(model, None, in_chans=in_chans).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, in_chans, 40, 72)).isfinite().all()
+    assert network.in_chans == in_chans
+
+
+@pytest.mark.parametrize("model", [*BACKBONES, *NETWORKS])
+def test_what_is_known_about_the_images(model):
+    network = create(model, None, in_chans=4)
+    assert network.default_cfg is network.pretrained_cfg
+    assert len(network.pretrained_cfg["mean"]) == len(network.pretrained_cfg["std"]) == 3
+    assert network.pretrained_cfg["input_size"][0] == 4
+    assert network.pretrained_cfg["num_classes"] == network.num_classes == 3
+
+
+@pytest.mark.parametrize("model", [*BACKBONES, *NETWORKS])
+def test_images_of_few_pixels_are_padded(model):
+    network = create(model, None).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 5, 7)).shape == (1, 3, 5, 7)
+
+
+def test_padding_leaves_whole_cells_alone():
+    torch.manual_seed(0)
+    network = create("vm_unet", None).eval()
+    image = torch.randn(1, 3, 61, 90)
+    whole = torch.nn.functional.pad(image, (0, 6, 0, 3))
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), network(whole)[:, :, :61, :90])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": "resnet19"}, r"model='resnet19' is unknown; close names are resnet"),
+        ({"model": "vm_unett"}, r"model='vm_unett' is unknown; close names are vm_unet"),
+        (
+            {"model": "resnet18", "head": "unett"},
+            r"head='unett' is unknown; choose from \['attention",
+        ),
+        ({"model": "vm_unet", "head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
+        ({"model": "vm_unet", "aux": True}, "aux=True: vm_unet has no auxiliary outputs"),
+        ({"model": "vm_unet", "num_classes": 0}, "num_classes=0 must be at least 1"),
+        ({"model": "vm_unet", "depths": (2, 2)}, r"depths=\(2, 2\), decoder_depths.* same stages"),
+        ({"model": "swin_umamba", "dims": (8, 16)}, r"dims=\(8, 16\) must name the stem"),
+        ({"model": "umamba_bot_2d", "pretrained": True}, "no published weights of umamba_bot_2d"),
+        ({"model": "umamba_bot_2d", "strides": [(1, 1)]}, r"strides=\[\(1, 1\)\].* same stages"),
+        ({"model": "umamba_enc_2d", "patch_size": (100, 64)}, r"patch_size=\(100, 64\) must be a"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else str(value),
+)
+def test_mistakes_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        vimamba.create_segmenter(**{"num_classes": 2, **arguments})
+
+
+def test_umamba_names_the_places_of_its_layers():
+    with pytest.raises(ValueError, match=r"mamba='top' is unknown; choose from \('bot', 'enc'\)"):
+        UMamba(1, 2, mamba="top")
+
+
+def test_a_scan_over_channels_refuses_other_sizes():
+    args = {"features_per_stage": (8, 16, 32), "patch_size": (16, 24)}
+    network = create("umamba_enc_2d", None, **args).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 3, 15, 22)).shape == (1, 3, 15, 22)
+        with pytest.raises(
+            ValueError, match=r"images of \(32, 24\) pixels .* patch_size=\(16, 24\)"
+        ):
+            network(torch.randn(1, 3, 32, 24))
+
+
+def test_img_size_makes_the_network_of_that_size():
+    network = create("umamba_enc_2d", None, img_size=100, features_per_stage=(8,) * 7)
+    assert network.pretrained_cfg["input_size"] == (3, 128, 128)
+    vit = vimamba.create_segmenter("test_vit", num_classes=2, img_size=90)
+    assert vit.encoder.body.model.patch_embed.img_size == (96, 96)

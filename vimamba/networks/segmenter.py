@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, check_fit, read_checkpoint, unwrap
 
+SCAN_PARAMETERS = {"*.A_log", "*.D", "*.dt_bias"}
+
 
 class Segmenter(nn.Module):
     """An image in, logits of its own size out.
@@ -29,6 +31,8 @@ class Segmenter(nn.Module):
 
     # where the timm model lies whose layers have learning rates of their own
     body = "encoder"
+    # per side of the coarsest map; an instance norm needs more than one
+    fewest_cells = 1
 
     def __init__(
         self,
@@ -72,7 +76,10 @@ class Segmenter(nn.Module):
 
     def _predict_padded(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         size = x.shape[2:]
-        padding = [p for s, c in zip(size, self.cell, strict=True) for p in (-s % c, 0)][::-1]
+        padding: list[int] = []
+        for side, cell in zip(size, self.cell, strict=True):
+            cells = max(-(-side // cell), self.fewest_cells)
+            padding = [0, cells * cell - side, *padding]
         x = F.pad(x, padding)
         outputs = self.predict(x, auxiliary=auxiliary)
         if outputs[0].shape[2:] != x.shape[2:]:
@@ -91,7 +98,7 @@ class Segmenter(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Parameters of the scans, and what the backbone names."""
         names = getattr(self.get_submodule(self.body), "no_weight_decay", set)()
-        return {"*.A_log", "*.D", "*.dt_bias", *(f"{self.body}.{name}" for name in names)}
+        return SCAN_PARAMETERS | {f"{self.body}.{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's layer groups for layer-wise learning rates; all else is the last one."""
@@ -105,18 +112,20 @@ class Segmenter(nn.Module):
         body: Any = self.get_submodule(self.body)
         body.set_grad_checkpointing(enable)
 
-    @staticmethod
-    def from_official(state_dict: StateDict) -> StateDict:
+    def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename the parameters of an official file."""
         return state_dict
 
     def load_pretrained(self, path: str | Path) -> None:
         """Load a file of the official code, or weights under our names, strictly.
 
+        Only classifiers of auxiliary outputs that this network was made without are left out.
+
         Raises:
             CheckpointError: The file does not fit; the message lists what does not.
         """
-        state = unwrap(read_checkpoint(path))
-        if not state.keys() & self.state_dict().keys():
+        state, ours = unwrap(read_checkpoint(path)), self.state_dict()
+        if not state.keys() & ours.keys():
             state = self.from_official(state)
+        state = {k: v for k, v in state.items() if k in ours or ".aux_" not in f".{k}"}
         self.load_state_dict(check_fit(state, self))

@@ -137,8 +137,7 @@ class VMUNet(Segmenter):
             x = stage(x + skips.pop())
         return [self.classifier(self.expand(x).permute(0, 3, 1, 2))]
 
-    @staticmethod
-    def from_official(state_dict: StateDict) -> StateDict:
+    def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename the parameters of an official file."""
         return split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
 

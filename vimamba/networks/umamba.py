@@ -1,0 +1,349 @@
+"""U-Mamba (Ma et al. 2024, arXiv:2401.04722): nnU-Net's residual U-Net with Mamba layers.
+
+A Mamba layer replaces the map that it reads: "bot" has one at the bottleneck, "enc" after encoder
+stages, where its result is both skip and input of the next stage. Sizes come from a plan of nnU-Net
+in two or three dimensions.
+
+Official code: https://github.com/bowang-lab/U-Mamba (Apache-2.0)
+Sizes: N batch, C channels, L cells of a map.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, rename_keys
+from vimamba.layers import MambaMixer
+from vimamba.networks.registry import register_segmenter
+from vimamba.networks.segmenter import SCAN_PARAMETERS, Segmenter
+
+Size = Sequence[int]
+
+_CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+_PLACES = ("bot", "enc")
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions with instance norms, and a shortcut."""
+
+    def __init__(
+        self, dim_in: int, dim: int, kernel_size: Size, stride: Size, *, projected: bool
+    ) -> None:
+        super().__init__()
+        kernel, step = tuple(kernel_size), tuple(stride)
+        conv, norm = _CONV[len(kernel)], _NORM[len(kernel)]
+        padding = tuple(k // 2 for k in kernel)
+        self.conv1 = conv(dim_in, dim, kernel, stride=step, padding=padding)  # type: ignore[arg-type]
+        self.norm1 = norm(dim, affine=True)
+        self.conv2 = conv(dim, dim, kernel, padding=padding)  # type: ignore[arg-type]
+        self.norm2 = norm(dim, affine=True)
+        self.shortcut = conv(dim_in, dim, 1, stride=step) if projected else nn.Identity()  # type: ignore[arg-type]
+        self.act = nn.LeakyReLU(0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, ...) to (N, C, ...), smaller by the stride."""
+        y = self.norm2(self.conv2(self.act(self.norm1(self.conv1(x)))))
+        return self.act(y + self.shortcut(x))
+
+
+def _residual_blocks(
+    dim_in: int, dim: int, depth: int, kernel_size: Size, stride: Size
+) -> nn.Sequential:
+    """Blocks of which the first brings the map to its channels and size."""
+    first = ResidualBlock(dim_in, dim, kernel_size, stride, projected=True)
+    still = [1] * len(kernel_size)
+    rest = (ResidualBlock(dim, dim, kernel_size, still, projected=False) for _ in range(depth - 1))
+    return nn.Sequential(first, *rest)
+
+
+class MambaLayer(nn.Module):
+    """One Mamba scan over a map, in place of it.
+
+    Args:
+        dim: Channels of a token.
+        over_channels: The channels are the tokens and the cells theirs, so the map has `dim` cells.
+    """
+
+    def __init__(self, dim: int, *, over_channels: bool) -> None:
+        super().__init__()
+        self.over_channels = over_channels
+        self.norm = nn.LayerNorm(dim)
+        self.mixer = MambaMixer(dim, num_paths=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, ...) to the same shape."""
+        tokens = x.flatten(2)
+        tokens = tokens if self.over_channels else tokens.transpose(1, 2)
+        path = torch.arange(tokens.shape[1], device=x.device)[None]
+        tokens = self.mixer(self.norm(tokens), path)
+        tokens = tokens if self.over_channels else tokens.transpose(1, 2)
+        # of a channels-last map, PyTorch 2.15's backward of a strided 1x1 convolution overruns
+        return tokens.contiguous().view(x.shape)
+
+
+class UpStage(nn.Module):
+    """Enlarge a map, put the skip beside it if there is one, convolve."""
+
+    def __init__(
+        self, dim_in: int, dim: int, depth: int, kernel_size: Size, stride: Size, *, skip: bool
+    ) -> None:
+        super().__init__()
+        self.skip = skip
+        self.upsample = nn.Upsample(scale_factor=tuple(float(s) for s in stride))
+        self.project = _CONV[len(kernel_size)](dim_in, dim, 1)
+        still = [1] * len(kernel_size)
+        self.blocks = _residual_blocks((1 + skip) * dim, dim, depth, kernel_size, still)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(N, C_in, ...) and a skip (N, C, ...), larger by the stride, to the skip's shape."""
+        x = self.project(self.upsample(x))
+        return self.blocks(torch.cat([x, skip], dim=1) if self.skip else x)
+
+
+class UMamba(Segmenter):
+    """U-Mamba from the entries of an nnU-Net plan.
+
+    Half of the stages, the coarser, get one block, whatever the plan says, as published. In two
+    dimensions every other stage of "enc" has a Mamba layer, the last among them, and the last stage
+    of the decoder has no skip; in three, all do.
+
+    Args:
+        input_channels: Channels of the images.
+        num_classes: Channels of the logits.
+        features_per_stage: Channels of the encoder's stages.
+        kernel_sizes, strides: Of the encoder's stages, for each dimension; 3 and 1, 2, 2, ... in
+            two dimensions if None.
+        n_conv_per_stage, n_conv_per_stage_decoder: Blocks per stage; 2 if None.
+        mamba: "bot" or "enc".
+        patch_size: Size of the images that "enc" is for. Where a map has no more cells than
+            channels, the scan runs over the channels, and images of other sizes are refused.
+        deep_supervision: Auxiliary outputs of every stage of the decoder.
+    """
+
+    fewest_cells = 2
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        features_per_stage: Sequence[int] = (32, 64, 128, 256, 512, 512, 512),
+        kernel_sizes: Sequence[Size] | None = None,
+        strides: Sequence[Size] | None = None,
+        n_conv_per_stage: Sequence[int] | None = None,
+        n_conv_per_stage_decoder: Sequence[int] | None = None,
+        mamba: str = "bot",
+        patch_size: Size | None = None,
+        deep_supervision: bool = False,
+    ) -> None:
+        if mamba not in _PLACES:
+            raise ValueError(f"mamba={mamba!r} is unknown; choose from {_PLACES}")
+        dims, n = list(features_per_stage), len(features_per_stage)
+        kernels = kernel_sizes or [(3, 3)] * n
+        steps = strides or [(1, 1), *[(2, 2)] * (n - 1)]
+        encoder_depths = n_conv_per_stage or [2] * n
+        decoder_depths = n_conv_per_stage_decoder or [2] * (n - 1)
+        if not len(kernels) == len(steps) == len(encoder_depths) == len(decoder_depths) + 1 == n:
+            raise ValueError(
+                f"features_per_stage={features_per_stage}, kernel_sizes={kernel_sizes}, "
+                f"strides={strides}, n_conv_per_stage={n_conv_per_stage} and "
+                f"n_conv_per_stage_decoder={n_conv_per_stage_decoder} must name the same stages, "
+                "the decoder's being one less"
+            )
+        cell = tuple(math.prod(axis) for axis in zip(*steps, strict=True))
+        super().__init__(
+            cell,
+            num_classes=num_classes,
+            in_chans=input_channels,
+            pretrained_cfg={
+                "architecture": f"umamba_{mamba}_{len(cell)}d",
+                "input_size": (input_channels, *(patch_size or [5 * c for c in cell])),
+                "license": "apache-2.0",
+                "origin_url": "https://github.com/bowang-lab/U-Mamba",
+                "paper_ids": "arXiv:2401.04722",
+            },
+        )
+        encoder_depths = [d if s < math.ceil(n / 2) else 1 for s, d in enumerate(encoder_depths)]
+        cut = math.ceil(n / 2)
+        decoder_depths = [d if s < cut else 1 for s, d in enumerate(decoder_depths)]
+        self.patch_size: tuple[int, ...] | None = None
+
+        still = [1] * len(cell)
+        self.stem = _residual_blocks(input_channels, dims[0], encoder_depths[0], kernels[0], still)
+        self.stages = nn.ModuleList(
+            _residual_blocks(dims[max(s - 1, 0)], dims[s], encoder_depths[s], kernels[s], steps[s])
+            for s in range(n)
+        )
+        self.mambas = self._make_mambas(mamba, dims, steps, patch_size)
+        self.decoder = nn.ModuleList(
+            UpStage(
+                dims[s + 1],
+                dims[s],
+                decoder_depths[n - 2 - s],
+                kernels[s],
+                steps[s + 1],
+                skip=s > 0 or len(cell) == 3,
+            )
+            for s in reversed(range(n - 1))
+        )
+        conv = _CONV[len(cell)]
+        self.classifier = conv(dims[0], num_classes, 1)
+        supervised = reversed(dims[1:-1]) if deep_supervision else ()
+        self.aux_classifiers = nn.ModuleList(conv(dim, num_classes, 1) for dim in supervised)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight, a=1e-2)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def _make_mambas(
+        self, mamba: str, dims: list[int], steps: Sequence[Size], patch_size: Size | None
+    ) -> nn.ModuleList:
+        n = len(dims)
+        if mamba == "bot":
+            last = MambaLayer(dims[-1], over_channels=False)
+            return nn.ModuleList([*(nn.Identity() for _ in dims[1:]), last])
+        if patch_size is None or any(p % c for p, c in zip(patch_size, self.cell, strict=True)):
+            raise ValueError(
+                f"patch_size={patch_size} must be a multiple of {self.cell} for mamba='enc'"
+            )
+        layers: list[nn.Module] = []
+        size = list(patch_size)
+        for s, (dim, step) in enumerate(zip(dims, steps, strict=True)):
+            size = [side // stride for side, stride in zip(size, step, strict=True)]
+            cells = math.prod(size)
+            if len(size) == 2 and (s + n) % 2 == 0:
+                layers.append(nn.Identity())
+            elif cells <= dim:
+                layers.append(MambaLayer(cells, over_channels=True))
+                self.patch_size = tuple(patch_size)
+            else:
+                layers.append(MambaLayer(dim, over_channels=False))
+        return nn.ModuleList(layers)
+
+    def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
+        """Logits of whole cells; see `Segmenter.predict`."""
+        if self.patch_size is not None and tuple(x.shape[2:]) != self.patch_size:
+            raise ValueError(
+                f"images of {tuple(x.shape[2:])} pixels (padded) do not fit patch_size="
+                f"{self.patch_size}, which this network is for; make one with another img_size, "
+                "or read large images in windows of this size"
+            )
+        x = self.stem(x)
+        skips: list[Tensor] = []
+        for stage, mamba in zip(self.stages, self.mambas, strict=True):
+            x = mamba(stage(x))
+            skips.append(x)
+        levels: list[Tensor] = []
+        for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
+            x = up(x, skip)
+            levels.append(x)
+        outputs = [self.classifier(x)]
+        if auxiliary and len(self.aux_classifiers):
+            coarse = zip(self.aux_classifiers, levels[:-1], strict=True)
+            outputs += reversed([classifier(level) for classifier, level in coarse])
+        return outputs
+
+    def no_weight_decay(self) -> set[str]:
+        """Parameters of the scans."""
+        return SCAN_PARAMETERS
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """The encoder's stages for layer-wise learning rates; the decoder is the last one."""
+        return {"stem": r"^stem", "blocks": r"^(?:stages|mambas)\.(\d+)"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Only `enable=False` is known."""
+        if enable:
+            raise ValueError("enable=True: U-Mamba has no gradient checkpointing")
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename the parameters of an official file, which holds many of them twice."""
+        last = len(self.stages) - 1
+        state = {
+            re.sub(r"^mamba_layer\.", f"encoder.mamba_layers.{last}.", key): value
+            for key, value in state_dict.items()
+        }
+        state = rename_keys(state, _OFFICIAL_KEYS)
+        for key, value in state.items():
+            if key.endswith((".A_log", ".D", ".dt_bias")):
+                state[key] = value[None]
+        main = len(self.decoder) - 1
+        return {
+            re.sub(rf"^aux_classifiers\.{main}\.", "classifier.", key): value
+            for key, value in state.items()
+        }
+
+
+def _block_rules(theirs: str, ours: str) -> dict[str, str]:
+    leaf = r"\.(?P<leaf>weight|bias)"
+    return {
+        theirs + r"conv(?P<n>[12])(?:\.conv)?" + leaf: rf"{ours}conv\g<n>.\g<leaf>",
+        theirs + r"(?:norm(?P<n>[12]))" + leaf: rf"{ours}norm\g<n>.\g<leaf>",
+        theirs + r"conv(?P<n>[12])\.norm" + leaf: rf"{ours}norm\g<n>.\g<leaf>",
+        theirs + r"conv3" + leaf: rf"{ours}shortcut.\g<leaf>",
+    }
+
+
+_MAMBA = r"encoder\.mamba_layers\.(\d+)\."
+_OFFICIAL_KEYS: dict[str, str | None] = {
+    # second names: those of a layer inside its block, and of the encoder inside the decoder
+    r".*\.all_modules\..*": None,
+    r"decoder\.encoder\..*": None,
+    **_block_rules(r"encoder\.stem\.(\d+)\.", r"stem.\1."),
+    **_block_rules(r"encoder\.stages\.(\d+)\.(\d+)\.", r"stages.\1.\2."),
+    **_block_rules(r"decoder\.stages\.(\d+)\.(\d+)\.", r"decoder.\1.blocks.\2."),
+    r"decoder\.upsample_layers\.(\d+)\.conv\.(.*)": r"decoder.\1.project.\2",
+    r"decoder\.seg_layers\.(\d+)\.(.*)": r"aux_classifiers.\1.\2",
+    _MAMBA + r"norm\.(.*)": r"mambas.\1.norm.\2",
+    _MAMBA + r"mamba\.(A_log|D)": r"mambas.\1.mixer.\2",
+    _MAMBA + r"mamba\.(in_proj|out_proj)\.weight": r"mambas.\1.mixer.\2.weight",
+    _MAMBA + r"mamba\.conv1d\.(weight|bias)": r"mambas.\1.mixer.conv.\2",
+    _MAMBA + r"mamba\.(x_proj|dt_proj)\.weight": r"mambas.\1.mixer.\2.0.weight",
+    _MAMBA + r"mamba\.dt_proj\.bias": r"mambas.\1.mixer.dt_bias",
+}
+
+
+def _make_2d(
+    mamba: str, in_chans: int, num_classes: int, pretrained: bool, aux: bool, **kwargs: Any
+) -> UMamba:
+    if pretrained:
+        raise ValueError(f"pretrained=True: there are no published weights of umamba_{mamba}_2d")
+    return UMamba(in_chans, num_classes, mamba=mamba, deep_supervision=aux, **kwargs)
+
+
+@register_segmenter
+def umamba_bot_2d(
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    img_size: int | None = None,
+    aux: bool = False,
+    **kwargs: Any,
+) -> UMamba:
+    """U-Mamba Bot of a seven-stage plan: 47.5 M parameters, for images of any size."""
+    return _make_2d("bot", in_chans, num_classes, pretrained, aux, **kwargs)
+
+
+@register_segmenter
+def umamba_enc_2d(
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    img_size: int | None = None,
+    aux: bool = False,
+    **kwargs: Any,
+) -> UMamba:
+    """U-Mamba Enc of a seven-stage plan: 47.0 M parameters, for images of one size.
+
+    That is 320 x 320, or `img_size` rounded up to 64 pixels, or `patch_size` of the plan.
+    """
+    side = 64 * math.ceil((img_size or 320) / 64)
+    args = {"patch_size": (side, side), **kwargs}
+    return _make_2d("enc", in_chans, num_classes, pretrained, aux, **args)

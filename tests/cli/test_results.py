@@ -82,6 +82,7 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert left == {
         "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
         "confusion_matrix.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "export/README.md",
         "export/config.json", "export/model.safetensors",
     }  # fmt: skip
     with (run / "metrics.csv").open() as file:

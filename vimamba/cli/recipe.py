@@ -46,6 +46,7 @@ QUIET = (
     "The number of training batches",
     "Found .* module\\(s\\) in eval mode",
     "You are trying to `self.log",
+    ".*sync_dist=True.*",
     ".*litlogger.*",
     ".*LeafSpec.*",
     ".*treespec.*",
@@ -152,6 +153,10 @@ class RecipeCLI(LightningCLI):
         data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)
         self.config.trainer.default_root_dir = str(self.out)
+        strategy = getattr(self.config.trainer.strategy, "init_args", None)
+        if strategy is not None and strategy.get("save_distributed_checkpoint"):
+            option = "--trainer.strategy.save_distributed_checkpoint"
+            raise UsageError(f"{option} must be false: a run keeps each checkpoint in one file")
         epochs = self.config.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise UsageError(f"--epochs {epochs} must be at least 1")
@@ -200,8 +205,16 @@ def find_class(path: str) -> type:
 
 
 def name_run(model: str) -> Path:
-    """A new run folder; the further processes of a distributed run get the name of the first."""
-    if "LOCAL_RANK" not in os.environ or RUN_VARIABLE not in os.environ:
+    """A new run folder; the further processes of a distributed run get the name of the first.
+
+    Raises:
+        UsageError: Something else started the processes, so that each would name one.
+    """
+    tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
+    named = RUN_VARIABLE in os.environ
+    if not named and ("LOCAL_RANK" in os.environ or tasks != "1"):
+        raise UsageError("there are several processes: name the run's folder with --out")
+    if not named or "LOCAL_RANK" not in os.environ:
         name = re.sub(r"[^\w.-]+", "_", model)
         os.environ[RUN_VARIABLE] = f"runs/{time.strftime('%Y%m%d-%H%M%S')}_{name}"
     return Path(os.environ[RUN_VARIABLE])

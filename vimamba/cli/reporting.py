@@ -106,13 +106,17 @@ def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
 def finish(cli: "RecipeCLI") -> None:
     """Score the best checkpoint, export it, draw the pictures and say where all of it lies."""
     from vimamba.cli.pictures import draw_curves
+    from vimamba.cli.runs import load_task
 
     out, kind = cli.out, kind_of(cli.model)
     best = out / "checkpoints" / "best.ckpt"
     split = "test" if "test" in cli.datamodule.catalogue.splits else "val"
+    # training, and scoring again, may leave each process with a part of the weights
+    cli.model = load_task(out, best)
     report = score(cli, split, best)
     if not cli.trainer.is_global_zero:
         return
+    cli.model = load_task(out, best)
     write_metrics(out / "metrics.json", split, kind.write_results(report, split, out))
     kind.export(cli, out / "export")
     draw_curves(out / "metrics.csv", out / "curves.png")

@@ -17,7 +17,8 @@ def say(text: str = "") -> None:
     """Print a line, above a progress bar if one is shown; of several processes only the first."""
     from tqdm import tqdm
 
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    if next((rank for rank in ranks if rank is not None), "0") != "0":
         return
     tqdm.write(text, file=sys.stdout)
     sys.stdout.flush()

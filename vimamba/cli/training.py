@@ -79,8 +79,9 @@ def fit(args: list[str]) -> int:
     if vars(cli.trainer)["fast_dev_run"]:
         reporting.dry_run(cli)
         return 0
-    prepare_folder(cli)
-    kind.draw_data(cli.datamodule, cli.out)
+    if cli.trainer.is_global_zero:
+        prepare_folder(cli)
+        kind.draw_data(cli.datamodule, cli.out)
     say(f"writing to {cli.out}")
     if checkpoint:
         say(f"continuing {checkpoint}")

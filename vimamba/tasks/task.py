@@ -101,6 +101,8 @@ class Task(LightningModule):
         self.mean_loss = MeanMetric(nan_strategy=float("nan"))
         decay = self.optim.ema
         self.average = None if decay is None else ModelEmaV3(net, decay, use_warmup=True)
+        if self.average is not None:
+            self.average.requires_grad_(False)  # DDP would wait for the gradients
         if grad_checkpointing:
             cast(Any, net).set_grad_checkpointing()
         if compile:
@@ -133,6 +135,24 @@ class Task(LightningModule):
         if self.device_mesh is not None:
             for net in (self.net, self.scored_net):
                 shard(net, self.device_mesh["data_parallel"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Number the optimiser's parameters in the task's order, not in that of their groups.
+
+        Reading a checkpoint in shards, Lightning takes this order for granted; torch's own reading
+        goes by the groups and does not mind.
+        """
+        if self.device_mesh is not None:
+            return  # Lightning has done it
+        place = {id(parameter): index for index, parameter in enumerate(self.parameters())}
+        states = checkpoint.get("optimizer_states", ())
+        for optimizer, state in zip(self.trainer.optimizers, states, strict=bool(states)):
+            number = {}
+            for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+                new = [place[id(parameter)] for parameter in group["params"]]
+                number.update(zip(saved["params"], new, strict=True))
+                saved["params"] = new
+            state["state"] = {number[old]: content for old, content in state["state"].items()}
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Restart every generator from (seed, epoch, step, rank)."""

@@ -1,11 +1,9 @@
 """Every command and snippet of the README runs."""
 
 import re
-import shlex
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,18 +11,16 @@ import timm.models
 import torch
 from PIL import Image
 
+from tests.documents import ROOT, SETUP, find_commands, find_snippets, read, shortened
 from tests.parity.official import filled_state
 from tools.readme_table import with_table
 from vimamba.cli import main
 from vimamba.scan_orders import registry
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^\$ (.*?)(?:  +#.*)?$", README, re.MULTILINE)
+README = read("README.md")
+SNIPPETS = find_snippets(README)
+COMMANDS = find_commands(README)
 OFFICIAL = "vssm1_tiny_0230s_ckpt_epoch_264.pth"
-# these set up a machine: a slow test of their own, and CI, run them
-SETUP = ("pip install", "make ")
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +42,6 @@ def start_folder(tmp_path_factory, official_file):
             pixels = rng.normal(colour, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
     return folder
-
-
-def shortened(command):
-    """The command itself; a training is cut to one epoch of a few images."""
-    argv = shlex.split(command)
-    assert argv[0] == "vimamba", command
-    return argv[1:] + (["--epochs", "1", "--batch-size", "4"] if argv[1] == "fit" else [])
 
 
 def test_the_commands_of_the_readme_run(start_folder, monkeypatch, capsys):

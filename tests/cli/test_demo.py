@@ -15,3 +15,14 @@ def test_the_demo_reaches_97_percent_and_says_what_to_try_next(tmp_path):
     assert float(words[2].rstrip("%")) >= 97
     assert "predict demo/run demo/digits/7" in done.stdout
     assert (tmp_path / "demo" / "run" / "export" / "model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_demo_of_segmentation_beats_a_threshold_clearly(tmp_path):
+    demo = [sys.executable, str(ROOT / "tools" / "demo_segmentation.py")]
+    done = subprocess.run(demo, cwd=tmp_path, capture_output=True, text=True, check=True)
+    means = {line[:20].strip(): float(line.split()[-2]) for line in done.stdout.splitlines()
+             if line.strip().startswith(("Otsu", "VM-UNet"))}  # fmt: skip
+    assert means["VM-UNet"] > 0.94
+    assert means["VM-UNet"] > means["Otsu, light evened"] + 0.08
+    assert (tmp_path / "demo" / "nuclei_run" / "samples.png").exists()

@@ -282,7 +282,7 @@ def test_volumes_keep_their_affine(tmp_path, capsys):
         (["predict", "{run}", "nowhere"], "nowhere is neither a file nor a folder"),
         (["predict", "{run}", "{pairs}/images", "--topk", "2"], "--topk is for classification"),
         (["predict", "{run}", "{pairs}/images", "--out", "x.csv"], "x.csv must be a folder"),
-        (["predict", "{run}", "{pairs}/images", "--out", "{pairs}"], "holds files that are no pred"),
+        (["predict", "{run}", "{pairs}/images", "--out", "{pairs}"], "holds files that are no"),
         (["predict", "{run}", "{pairs}/images", "--masks", "{broken}/masks"], "has no mask for 3"),
         (["predict", "{run}", "{pairs}/images", "--overlap", "1"], "--overlap 1.0 must lie in"),
         (["predict", "{run}", "{pairs}/images", "{pairs}/masks"], "would get the same name"),

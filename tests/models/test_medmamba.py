@@ -68,7 +68,7 @@ def test_identify_names_the_variant(tmp_path):
     torch.save(shapes_only("medmamba_s"), tmp_path / "MedMambaNet.pth")
     found = vimamba.identify(tmp_path / "MedMambaNet.pth")
     assert (found.variant, found.family) == ("medmamba_small", "MedMamba")
-    assert found.license == "unstated"
+    assert found.license == "unknown"
 
 
 def test_odd_widths_are_refused():

@@ -171,7 +171,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "std": (0.5, 0.5, 0.5),
         "first_conv": "stem.conv1",
         "classifier": "head.fc",
-        "license": None,
+        "license": "unknown",
         "origin_url": "https://github.com/YubiaoYue/MedMamba",
         "paper_name": "MedMamba: Vision Mamba for Medical Image Classification",
         "paper_ids": "arXiv:2403.03849",
@@ -190,7 +190,7 @@ default_cfgs = generate_default_cfgs(
         "medmamba_tiny.untrained": _cfg(),
         "medmamba_small.untrained": _cfg(),
         "medmamba_base.untrained": _cfg(),
-        "test_medmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+        "test_medmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3), license=None),
     }
 )
 

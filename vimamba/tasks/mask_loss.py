@@ -174,5 +174,5 @@ def lovasz_loss(probability: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         total = truth.sum()
         jaccard = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
         gradient = torch.cat([jaccard[:1], jaccard.diff()])
-        losses.append(errors @ gradient)
+        losses.append((errors * gradient).sum())  # a product of matrices would lose precision
     return torch.stack(losses).mean() if len(index) else probability.sum() * 0

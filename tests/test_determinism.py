@@ -28,7 +28,7 @@ def two_threads():
 
 
 def train(name, folder, seed):
-    """Two epochs with everything on that draws random numbers, or computes twice."""
+    """An epoch with everything on that draws random numbers, or computes twice."""
     torch.manual_seed(seed)
     task = Classification(
         name,
@@ -44,7 +44,7 @@ def train(name, folder, seed):
     images = torch.randn(12, 3, 64, 64, generator=generator)
     data = DataLoader(TensorDataset(images, torch.arange(12) % 3), batch_size=4)
     trainer = Trainer(
-        **QUIET, max_epochs=2, accelerator="cpu", deterministic=True, default_root_dir=folder
+        **QUIET, max_epochs=1, accelerator="cpu", deterministic=True, default_root_dir=folder
     )
     trainer.fit(task, data)
     assert torch.are_deterministic_algorithms_enabled()

@@ -26,10 +26,10 @@ def image_for(model, count=2):
 
 
 def residual_branches(model):
-    """Parameters of every module that drops its path."""
+    """Parameters of the mixer in every block that drops its path."""
     for name, module in model.named_modules():
         if isinstance(getattr(module, "drop_path", None), DropPath):
-            yield from ((f"{name}.{leaf}", p) for leaf, p in module.named_parameters())
+            yield from ((f"{name}.{leaf}", p) for leaf, p in module.mixer.named_parameters())
 
 
 @pytest.mark.parametrize("name", TEST_MODELS)

@@ -1,14 +1,18 @@
-# `make demo` and `make test` do everything on a machine that has Python >= 3.10 and make.
+# `make demo`, `make demo-segmentation` and `make test` do everything on a machine that has
+# Python >= 3.10 and make.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test lint types slow clean
+.PHONY: demo demo-segmentation test lint types slow clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
+
+demo-segmentation: $(VENV)/.train,medical
+	$(BIN)/python tools/demo_segmentation.py
 
 test: lint types
 	$(BIN)/python -m pytest
@@ -24,7 +28,7 @@ types: $(VENV)/.dev
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+$(VENV)/.train $(VENV)/.train,medical $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'vimamba needs Python >= 3.10; name one: make PYTHON=python3.12' >&2; exit 2; }
 	@echo 'Installing vimamba and what it needs into $(VENV): some minutes, once.'

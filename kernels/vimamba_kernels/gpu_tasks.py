@@ -25,7 +25,8 @@ def kernel(name: str) -> Any:
 def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
     """Run a kernel, as `kernel` names it, in so many programs; none is allowed."""
     if programs > 0:
-        kernel(name)[(programs,)](**arguments, num_warps=warps)
+        # one stage: Triton would load ahead for matrix products, for which registers are short
+        kernel(name)[(programs,)](**arguments, num_warps=warps, num_stages=1)
 
 
 def processors(device: torch.device) -> int:

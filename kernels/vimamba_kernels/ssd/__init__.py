@@ -1,8 +1,8 @@
 """State-space duality, Mamba-2's scan, along any number of paths: one operator, several backends.
 
 `ssd` checks its arguments and calls `torch.ops.vimamba.ssd` (op.py), which models call directly.
-The definition is in reference.py; chunked.py computes the same by matrix products, cpu.py by the
-compiled selective scan.
+The definition is in reference.py; chunked.py computes the same by matrix products, fused.py by
+Triton kernels and cpu.py by the compiled selective scan.
 """
 
 import torch
@@ -62,9 +62,9 @@ def ssd(
             output is dropped.
         merge: Whether to return the sum over the paths.
         return_state: Whether to return the state after the last step, too.
-        backend: "cpu" (compiled by numba; without states and limits), "chunked" or "reference"
-            (PyTorch); "auto" takes the environment variable VIMAMBA_BACKEND or else the fastest
-            one that can run.
+        backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "cpu" (compiled
+            by numba; without states and limits), "chunked" or "reference" (PyTorch); "auto" takes
+            the environment variable VIMAMBA_BACKEND or else the fastest one that can run.
 
     Returns:
         The output, (B, L, H, P), or (B, K, L, H, P) without `merge`, in the dtype of `x`. A token

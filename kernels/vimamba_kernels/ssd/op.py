@@ -1,38 +1,46 @@
 """Mamba-2's scan as a torch operator: choice of the backend and autocast.
 
-The backends are composed of operators that torch knows, and of the selective scan on a CPU, so
-autograd, shapes on meta tensors and export come from these.
+The backends are composed of operators: those that torch knows, the selective scan on a CPU, and
+for the Triton kernels `ssd_forward`, whose gradient is the operator `ssd_backward`. The gradient of
+that one, for second derivatives, goes through the chunked form. So autograd, shapes on meta tensors
+and export come from these.
 
 Sizes: B batch, K paths, L tokens, H heads of P channels, G groups of heads, N states.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from vimamba_kernels.backends import choose, cpu_obstacle
-from vimamba_kernels.registration import register_autocast
+from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
+from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
+from vimamba_kernels.ssd import fused
 from vimamba_kernels.ssd.checks import check_arguments
 from vimamba_kernels.ssd.chunked import ssd_chunked
 from vimamba_kernels.ssd.cpu import ssd_cpu
 from vimamba_kernels.ssd.reference import ssd_reference
 
-# the slowest last; a Triton backend goes first
-BACKENDS = ("cpu", "chunked", "reference")
+# the slowest last
+BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 
-def choose_backend(backend: str, x: Tensor, *, stateless: bool = True) -> str:
+def choose_backend(backend: str, x: Tensor, *, stateless: bool = True, states: int = 1) -> str:
     """The name of the backend that `backend`, the environment and `x` ask for; see `choose`.
 
     Args:
         backend: A name of `BACKENDS` or "auto".
         x: The scan's input; its device and dtype count.
         stateless: Whether neither states nor step limits are asked for.
+        states: N.
     """
-    return choose(backend, BACKENDS, lambda name: _obstacle(name, x, stateless))
+    return choose(backend, BACKENDS, lambda name: _obstacle(name, x, stateless, states))
 
 
-def _obstacle(backend: str, x: Tensor, stateless: bool) -> str | None:
+def _obstacle(backend: str, x: Tensor, stateless: bool, states: int) -> str | None:
     """Why a backend cannot run, or None."""
+    if backend == "triton":
+        return triton_obstacle("x", x) or fused.obstacle(x.dtype, states)
     if backend != "cpu":
         return None
     if not stateless:
@@ -71,7 +79,12 @@ def _ssd(
     """The output, and the state after the last step, empty unless `return_state`."""
     check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
     stateless = initial_state is None and dt_limit is None and not return_state
-    name = choose_backend(backend, x, stateless=stateless)
+    name = choose_backend(backend, x, stateless=stateless, states=B.shape[-1])
+    if name == "triton":
+        tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+        return torch.ops.vimamba.ssd_forward(
+            *tensors, dt_softplus, dt_limit, paths, merge, return_state
+        )
     if name == "cpu":
         y = ssd_cpu(x, dt, A, B, C, D, z, dt_bias, dt_softplus, paths, merge)
         return y, y.new_empty(0, dtype=torch.float32)
@@ -83,3 +96,154 @@ def _ssd(
 
 # A, D, dt_bias and initial_state keep their precision
 register_autocast(_library, "ssd", ("x", "dt", "B", "C", "z"))
+
+_ARGUMENTS = (
+    "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
+    "Tensor? initial_state, bool dt_softplus, float[]? dt_limit, Tensor? paths, bool merge"
+)
+
+
+@torch.library.custom_op(
+    "vimamba::ssd_forward",
+    mutates_args=(),
+    schema=f"({_ARGUMENTS}, bool return_state) -> (Tensor, Tensor)",
+)
+def _forward(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: list[float] | None,
+    paths: Tensor | None,
+    merge: bool,
+    return_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the last state or nothing, by the Triton kernels."""
+    check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    return fused.forward(*tensors, dt_softplus, dt_limit, paths, merge, return_state)
+
+
+@_forward.register_fake
+def _forward_fake(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: list[float] | None,
+    paths: Tensor | None,
+    merge: bool,
+    return_state: bool,
+) -> tuple[Tensor, Tensor]:
+    batch, k, length, heads = dt.shape
+    width = x.shape[-1]
+    y = (batch, length, heads, width) if merge else (batch, k, length, heads, width)
+    state = (batch, k, heads, width, B.shape[-1]) if return_state else (0,)
+    return x.new_empty(y), x.new_empty(state, dtype=torch.float32)
+
+
+@torch.library.custom_op(
+    "vimamba::ssd_backward",
+    mutates_args=(),
+    schema=f"(Tensor? grad, Tensor? grad_state, {_ARGUMENTS}) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+def _backward(
+    grad: Tensor | None,
+    grad_state: Tensor | None,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    dt_softplus: bool,
+    dt_limit: list[float] | None,
+    paths: Tensor | None,
+    merge: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the nine tensors; those of absent ones are empty."""
+    check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    grads = fused.backward(grad, grad_state, *tensors, dt_softplus, dt_limit, paths, merge)
+    return dense_gradients(grads, tensors)
+
+
+@_backward.register_fake
+def _backward_fake(
+    grad: Tensor | None, grad_state: Tensor | None, *arguments: Any
+) -> tuple[Tensor, ...]:
+    x, *_ = tensors = arguments[:9]
+    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
+
+
+def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge, return_state = inputs
+    if not return_state:
+        ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, paths)
+
+
+def _forward_gradient(
+    ctx: Any, grad: Tensor | None, grad_state: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *tensors, paths = ctx.saved_tensors
+    flags = (None,) * 5
+    if grad is None and grad_state is None:
+        return (None,) * len(tensors) + flags
+    options = (ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge)
+    grads = torch.ops.vimamba.ssd_backward(grad, grad_state, *tensors, *options)
+    pairs = zip(grads, tensors, strict=True)
+    return tuple(None if t is None else g for g, t in pairs) + flags
+
+
+def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.set_materialize_grads(False)
+    *tensors, ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge = inputs
+    ctx.save_for_backward(*tensors, paths)
+
+
+def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Second derivatives: first ones through the chunked form, differentiated by autograd."""
+    *grads, x, dt, A, B, C, D, z, dt_bias, initial_state, paths = ctx.saved_tensors
+    wanted = [i for i, g in enumerate(grads) if g is not None]
+
+    def scan(*inputs: Any) -> Tensor:
+        *others, initial = inputs
+        options: Any = (ctx.dt_softplus, ctx.dt_limit, initial, paths, ctx.merge)
+        return _joined([ssd_chunked(*others, *options)[i] for i in wanted])
+
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    joint = _joined([grads[i] for i in wanted])
+    first, *rest = second_gradients(scan, (joint, *tensors), cotangents)
+    found: list[Tensor | None] = [None, None]
+    if first is not None:
+        pieces = first.split([grads[i].numel() for i in wanted])
+        for i, piece in zip(wanted, pieces, strict=True):
+            found[i] = piece.view_as(grads[i]).to(grads[i].dtype)
+    return (*found, *rest, None, None, None, None)
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """All numbers of the tensors in a row, in float32."""
+    return torch.cat([t.to(torch.float32).flatten() for t in tensors])
+
+
+_forward.register_autograd(_forward_gradient, setup_context=_forward_setup)
+_backward.register_autograd(_backward_gradient, setup_context=_backward_setup)

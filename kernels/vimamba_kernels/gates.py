@@ -1,0 +1,19 @@
+"""The gate that multiplies what a scan has computed by silu(z)."""
+
+import torch
+from torch import Tensor
+
+
+def gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Tensor:
+    """Gradient of z in float32.
+
+    Args:
+        grad: The gated output's, with the paths in dimension 1 unless `merge`.
+        z: Without them.
+        ungated: The output before the gate, like `grad`.
+        merge: Whether the paths were added up.
+    """
+    z = z.float()
+    sigmoid = torch.sigmoid(z)
+    product = grad.float() * ungated.float()
+    return (product if merge else product.sum(1)) * (sigmoid * (1 + z * (1 - sigmoid)))

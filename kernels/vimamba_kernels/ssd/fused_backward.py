@@ -1,0 +1,188 @@
+"""Triton kernel of Mamba-2's backward pass; fused.py launches it after `walk_states`.
+
+Within a chunk, with the scores S = C B^T, the decays R between steps and the writes w = dt x, the
+outputs are (S * R) w plus what the chunk's first state gives, and the last state is what the writes
+and the first one leave. A program goes through the heads of a group one after the other, so that
+the gradients of S, B and C, which these share, are added up where they are. It does so three times,
+because the tiles do not fit into the registers together.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+from vimamba_kernels.ssd.fused_steps import (
+    cells_of,
+    columns,
+    load_rows,
+    load_steps,
+    lower,
+    product,
+    store_rows,
+    whole_decays,
+)
+
+
+@triton.jit
+def _load_gradient(grad, z, token, stride, p, real_p):
+    """Rows of the ungated output's gradient in float32."""
+    rows = load_rows(grad, token, stride, p, real_p).to(tl.float32)
+    if z is not None:
+        gate = load_rows(z, token, stride, p, real_p).to(tl.float32)
+        rows *= gate * sigmoid(gate)
+    return rows
+
+
+@triton.jit
+def ssd_gradients(
+    grad,
+    x,
+    B,
+    C,
+    skip,
+    z,
+    paths,
+    step_sizes,
+    wholes,
+    parts,
+    states,
+    state_grads,
+    dx,
+    reads,
+    writes,
+    dsizes,
+    kept,
+    dB,
+    dC,
+    skip_sums,
+    batch,
+    K,
+    L,
+    T,
+    H,
+    per_group,
+    per_program,
+    chunks,
+    P: tl.constexpr,
+    N: tl.constexpr,
+    SHARED: tl.constexpr,
+    SHARED_GRAD: tl.constexpr,
+    HALF: tl.constexpr,
+    PRECISION: tl.constexpr,
+    Q: tl.constexpr,
+    PB: tl.constexpr,
+    NB: tl.constexpr,
+):
+    """All gradients from one chunk and `per_program` heads of one group.
+
+    `states` and `state_grads` (B, K, chunks, H, N, P) belong to the state that enters a chunk and
+    the one that leaves it. `dx` is (B, K, T, H, P), by step; `dB` and `dC` are by token, with a
+    dimension in front for the parts of a group. `skip_sums` (B, K, chunks, H, P) takes the gradient
+    of D; `finish_sizes` says what `reads`, `writes`, `dsizes` and `kept` are.
+    """
+    programs = per_group // per_program
+    groups = H // per_group
+    share = tl.program_id(0) % programs
+    group = tl.program_id(0) // programs % groups
+    rest = tl.program_id(0) // programs // groups
+    chunk = rest % chunks
+    k = rest // chunks % K
+    b = (rest // chunks // K).to(tl.int64)
+    bk = b * K + k
+    n, real_n = columns(0, N, NB)
+    i = tl.arange(0, Q)
+    t = chunk * Q + i
+    token = tokens_at(None if paths is None else paths + k * T, t, T)
+    step = tl.where(t < T, t, -1)
+    weights = bk * L * groups * N + group * N
+    Bs = load_rows(B + weights, token, groups * N, n, real_n)
+    Cs = load_rows(C + weights, token, groups * N, n, real_n)
+    scores = lower(product(Cs, tl.trans(Bs), None, HALF, PRECISION), Q)
+    first = group * per_group + share * per_program
+    x_rows = x + (b if SHARED else bk) * L * H * P
+    grad_rows = grad + (b if SHARED_GRAD else bk) * L * H * P
+    gates = None if z is None else z + b * L * H * P
+    steps = bk * H * (chunks * Q) + chunk * Q
+    slots = (bk * chunks + chunk) * H
+
+    # of the writes
+    for head in range(first, first + per_program):
+        own = steps + head * (chunks * Q)
+        size, whole, part, left, _decay = load_steps(step_sizes, wholes, parts, own, Q)
+        weighted = tl.trans(scores * whole_decays(whole))
+        written = tl.zeros((Q,), tl.float32)
+        dsize = tl.zeros((Q,), tl.float32)
+        for p_first in range(0, P, PB):
+            p, real_p = columns(p_first, P, PB)
+            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
+            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            cells, real = cells_of(n, real_n, p, real_p, P)
+            dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)
+            dwrite = product(weighted, gy * tl.exp2(part)[:, None], None, HALF, PRECISION)
+            dwrite *= tl.exp2(-part)[:, None]
+            later = product(Bs, dh, None, HALF, PRECISION) * left[:, None]
+            dwrite += later
+            written += tl.sum(later * row, axis=1) * size
+            dsize += tl.sum(dwrite * row, axis=1)
+            drow = dwrite * size[:, None]
+            if skip is not None:
+                weight = tl.load(skip + (k * H + head) * P + p, mask=real_p, other=0.0)
+                drow += gy * weight[None, :]
+                place = skip_sums + (slots + head) * P + p
+                tl.store(place, tl.sum(gy * row, axis=0), mask=real_p)
+            store_rows(dx + bk * T * H * P, step, H * P, head * P + p, real_p, drow)
+        tl.store(writes + own + i, written)
+        tl.store(dsizes + own + i, dsize)
+
+    # of the scores
+    dscores = tl.zeros((Q, Q), tl.float32)
+    for head in range(first, first + per_program):
+        own = steps + head * (chunks * Q)
+        size, whole, part, _left, _decay = load_steps(step_sizes, wholes, parts, own, Q)
+        between = whole_decays(whole)
+        read = tl.zeros((Q,), tl.float32)
+        for p_first in range(0, P, PB):
+            p, real_p = columns(p_first, P, PB)
+            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
+            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            cells, real = cells_of(n, real_n, p, real_p, P)
+            h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
+            gy *= tl.exp2(part)[:, None]
+            write = row * (size * tl.exp2(-part))[:, None]
+            inner = product(gy, tl.trans(write), None, HALF, PRECISION) * between
+            dscores += inner
+            # on the diagonal a decay has no part
+            inner = tl.where(i[:, None] > i[None, :], inner * scores, 0.0)
+            read += tl.sum(inner, axis=1) - tl.sum(inner, axis=0)
+            earlier = tl.sum(product(Cs, h, None, HALF, PRECISION) * gy, axis=1)
+            read += earlier * tl.exp2(whole.to(tl.float32))
+        tl.store(reads + own + i, read)
+
+    # of B and C
+    dscores = lower(dscores, Q)
+    B_sum = product(tl.trans(dscores), Cs, None, HALF, PRECISION)
+    C_sum = product(dscores, Bs, None, HALF, PRECISION)
+    for head in range(first, first + per_program):
+        own = steps + head * (chunks * Q)
+        size, whole, part, left, _decay = load_steps(step_sizes, wholes, parts, own, Q)
+        keeps = 0.0
+        for p_first in range(0, P, PB):
+            p, real_p = columns(p_first, P, PB)
+            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
+            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            cells, real = cells_of(n, real_n, p, real_p, P)
+            h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
+            dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)
+            keeps += tl.sum(h.to(tl.float32) * dh.to(tl.float32))
+            gy *= tl.exp2(whole + part)[:, None]
+            C_sum = product(gy, tl.trans(h), C_sum, HALF, PRECISION)
+            write = row * (size * left)[:, None]
+            B_sum = product(write, tl.trans(dh), B_sum, HALF, PRECISION)
+        tl.store(kept + slots + head, keeps)
+    part_of_group = share.to(tl.int64) * batch * K * L * groups * N + weights
+    store_rows(dC + part_of_group, token, groups * N, n, real_n, C_sum)
+    store_rows(dB + part_of_group, token, groups * N, n, real_n, B_sum)

@@ -1,0 +1,158 @@
+"""Triton kernels of the step sizes of Mamba-2's scan and their gradients; fused.py launches them.
+
+What the matrix products need of every step is laid down once, by head and step, since it takes more
+than the products where heads are narrow. A program owns one chunk and some heads.
+
+Sizes: B batch, K paths, L tokens, T steps in chunks of Q, H heads.
+"""
+
+# In a kernel names stand for Triton's tensors, which have no types.
+# ruff: noqa: ANN001, ANN201, ANN202
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+
+import triton
+import triton.language as tl
+
+from vimamba_kernels.gpu_kernels import LOG2E, tokens_at
+from vimamba_kernels.selective_scan.fused_steps import softplus_and_slope
+
+# of a decay, to the base 2: 2**-149 is the smallest number in float32
+LOWEST_LOG = tl.constexpr(-150.0)
+
+
+@triton.jit
+def _locate(paths, K, T, H, chunks, Q: tl.constexpr, HEADS: tl.constexpr):
+    """What a program owns: path, chunk, heads, steps, tokens; and its steps' places by head."""
+    blocks = tl.cdiv(H, HEADS)
+    head = tl.program_id(0) % blocks * HEADS + tl.arange(0, HEADS)
+    chunk = tl.program_id(0) // blocks % chunks
+    bk = (tl.program_id(0) // blocks // chunks).to(tl.int64)
+    i = tl.arange(0, Q)
+    t = chunk * Q + i
+    token = tokens_at(None if paths is None else paths + bk % K * T, t, T)
+    place = (bk * H + head[None, :]) * (chunks * Q) + t[:, None]
+    return bk, chunk, head, t, token, place
+
+
+@triton.jit
+def _load_sizes(dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS: tl.constexpr):
+    """Step sizes and their derivative by dt, (Q, HEADS); both are zero past the end."""
+    real = head < H
+    mask = (token >= 0)[:, None] & real[None, :]
+    rows = dt + bk * L * H + (token * H)[:, None] + head[None, :]
+    size = tl.load(rows, mask=mask, other=0.0).to(tl.float32)
+    if bias is not None:
+        row = tl.load(bias + bk % K * H + head, mask=real, other=0.0)
+        size += row.to(tl.float32)[None, :]
+    slope = tl.full(size.shape, 1.0, tl.float32)
+    if SOFTPLUS:
+        size, slope = softplus_and_slope(size)
+    past = (t >= T)[:, None]
+    slope = tl.where((size < lowest) | (size > highest) | past, 0.0, slope)
+    size = tl.where(past, 0.0, tl.minimum(tl.maximum(size, lowest), highest))
+    return size, slope
+
+
+@triton.jit
+def _load_rates(A, bk, K, H, head):
+    return tl.load(A + bk % K * H + head, mask=head < H, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def lay_sizes(
+    dt,
+    A,
+    bias,
+    paths,
+    sizes,
+    wholes,
+    parts,
+    K,
+    L,
+    T,
+    H,
+    chunks,
+    lowest,
+    highest,
+    SOFTPLUS: tl.constexpr,
+    Q: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """Step sizes, and sums of log2 of the decays within chunks up to and with every step.
+
+    `sizes`, `wholes` and `parts` are (B, K, H, chunks * Q). A sum comes in two parts, a whole
+    number and a small one. As one number it would be rounded with its size, and so would the
+    difference of two, which a few large steps before both make large. Hence multiples of 1 / 64,
+    whose sums are exact, are added up apart from what is left of them.
+    """
+    bk, _chunk, head, t, token, place = _locate(paths, K, T, H, chunks, Q, HEADS)
+    size, _slope = _load_sizes(
+        dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS
+    )  # fmt: skip
+    log = size * (_load_rates(A, bk, K, H, head) * LOG2E)[None, :]
+    log = tl.minimum(tl.maximum(log, LOWEST_LOG), -LOWEST_LOG)
+    coarse = tl.floor(log * 64.0 + 0.5) * 0.015625
+    total = tl.cumsum(coarse, axis=0)
+    whole = tl.floor(total)
+    part = (total - whole) + tl.cumsum(log - coarse, axis=0)
+    mask = tl.full(place.shape, 1, tl.int32) * (head < H)[None, :].to(tl.int32) > 0
+    tl.store(sizes + place, size, mask=mask)
+    tl.store(wholes + place, whole.to(tl.int32), mask=mask)
+    tl.store(parts + place, part, mask=mask)
+
+
+@triton.jit
+def finish_sizes(
+    dt,
+    A,
+    bias,
+    paths,
+    wholes,
+    parts,
+    reads,
+    writes,
+    dsizes,
+    kept,
+    ddt,
+    sums,
+    K,
+    L,
+    T,
+    H,
+    chunks,
+    lowest,
+    highest,
+    SOFTPLUS: tl.constexpr,
+    Q: tl.constexpr,
+    HEADS: tl.constexpr,
+):
+    """Gradients of dt, by token, and in `sums` (2, B, K, chunks, H) those of A and the bias.
+
+    By head and step, `reads` are what every read is worth to the decays up to its step, `writes`
+    what every write is worth to those after it, and `dsizes` is the gradient of the sizes without
+    the decays. `kept` (B, K, chunks, H) is what the state before a chunk is worth after it.
+    """
+    bk, chunk, head, t, token, place = _locate(paths, K, T, H, chunks, Q, HEADS)
+    size, slope = _load_sizes(
+        dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS
+    )  # fmt: skip
+    real = head < H
+    mask = tl.full(place.shape, 1, tl.int32) * real[None, :].to(tl.int32) > 0
+    last = (bk * H + head) * (chunks * Q) + chunk * Q + Q - 1
+    decay = tl.exp2(
+        tl.load(wholes + last, mask=real, other=0.0) + tl.load(parts + last, mask=real, other=0.0)
+    )
+    own = (bk * chunks + chunk) * H + head
+    dlog = (decay * tl.load(kept + own, mask=real, other=0.0))[None, :]
+    dlog += tl.cumsum(tl.load(reads + place, mask=mask, other=0.0), axis=0, reverse=True)
+    write = tl.load(writes + place, mask=mask, other=0.0)
+    dlog += tl.cumsum(write, axis=0) - write
+    rate = _load_rates(A, bk, K, H, head)[None, :]
+    # nothing passes a decay of zero: what the sums leave there is rounding, times a large step
+    dlog = tl.where(size * (rate * LOG2E) > LOWEST_LOG, dlog, 0.0)
+    ddelta = (tl.load(dsizes + place, mask=mask, other=0.0) + dlog * rate) * slope
+    rows = ddt + bk * L * H + (token * H)[:, None] + head[None, :]
+    tl.store(rows, ddelta, mask=mask & (token >= 0)[:, None])
+    pairs = tl.num_programs(0) // tl.cdiv(H, HEADS) * H
+    tl.store(sums + own, tl.sum(dlog * size, axis=0), mask=real)
+    tl.store(sums + pairs + own, tl.sum(ddelta, axis=0), mask=real)

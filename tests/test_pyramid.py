@@ -59,6 +59,11 @@ def test_a_plain_backbone_is_read_at_every_quarter():
         torch.testing.assert_close(pyramid(image)[2], third)
 
 
+def test_a_plain_backbone_needs_four_blocks():
+    with pytest.raises(ValueError, match=r"out_indices=\(0, 1\) must name four blocks of test_vit"):
+        FeaturePyramid("test_vit", out_indices=(0, 1))
+
+
 def test_pretrained_filters_are_adapted_to_the_bands(tmp_path):
     model = timm.create_model("test_resnet")
     torch.save(model.state_dict(), tmp_path / "weights.pth")

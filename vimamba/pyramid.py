@@ -76,6 +76,11 @@ class FeaturePyramid(nn.Module):
         self.strides: list[int] = info.reduction()
         self.levels = None
         if plain:
+            if len(self.channels) != 4:
+                raise ValueError(
+                    f"out_indices={kwargs['out_indices']} must name four blocks of {backbone}, "
+                    f"whose features all have stride {strides[0]}"
+                )
             stride = strides[0]
             self.levels = SimplePyramid(self.channels[0])
             self.strides = [stride // 4, stride // 2, stride, 2 * stride]

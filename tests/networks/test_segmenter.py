@@ -115,6 +115,34 @@ def test_auxiliary_outputs_follow_the_main_one_and_train_all(model):
     assert len(create(model, None).forward_all(image)) == 1
 
 
+@pytest.mark.parametrize(
+    "model", [n for n in [*BACKBONES, *NETWORKS] if not n.startswith("umamba")]
+)
+def test_gradient_checkpointing_changes_nothing_but_what_is_kept(model):
+    torch.manual_seed(0)
+    network = create(model, "fpn" if model in BACKBONES else None).eval()
+    image = torch.randn(1, 3, 64, 64)
+
+    def gradients():
+        kept = []
+        network.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            logits = network(image)
+        logits.square().mean().backward()
+        return len(kept), [p.grad.clone() for p in network.parameters()]
+
+    many, expected = gradients()
+    network.set_grad_checkpointing()
+    few, ours = gradients()
+    assert few < many
+    torch.testing.assert_close(ours, expected)
+
+
+def test_umamba_has_no_gradient_checkpointing():
+    with pytest.raises(ValueError, match="U-Mamba has no gradient checkpointing"):
+        create("umamba_bot_2d", None).set_grad_checkpointing()
+
+
 @every_part
 def test_the_optimiser_spares_scans_and_slows_early_layers(model, head):
     network = create(model, head)

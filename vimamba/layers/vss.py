@@ -103,7 +103,10 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C_in) to (N, H / 2, W / 2, C)."""
-        x = self.downsample(x)
+        return self.mix(self.downsample(x))
+
+    def mix(self, x: Tensor) -> Tensor:
+        """Run the blocks: (N, H, W, C) to the same shape."""
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)

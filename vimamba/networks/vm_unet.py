@@ -131,7 +131,7 @@ class VMUNet(Segmenter):
         for stage in self.encoder.stages:
             x = stage.downsample(x)  # type: ignore[operator]
             skips.append(x)
-            x = stage.blocks(x)  # type: ignore[operator]
+            x = stage.mix(x)  # type: ignore[operator]
         x = self.decoder[0](x)
         for stage in self.decoder[1:]:
             x = stage(x + skips.pop())

@@ -20,6 +20,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba benchmark ops|models                               time them beside others
   vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
   vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
+  vimamba nnunet check|plan|train|predict                    these networks in nnU-Net
 
 `vimamba COMMAND --help` explains each; `vimamba --version` prints the version.
 """
@@ -49,6 +50,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.export import export as command
     elif name == "doctor":
         from vimamba.cli.doctor import doctor as command
+    elif name == "nnunet":
+        from vimamba.cli.nnunet import nnunet as command
     elif name == "visualise":
         from vimamba.cli.inquiries import visualise as command
     else:

@@ -65,7 +65,7 @@ def _of_model(given: Namespace) -> Network:
 
     import vimamba  # noqa: F401  registers the models
 
-    name, kwargs = given.model, _parse(given.model_kwargs)
+    name, kwargs = given.model, parse_pairs(given.model_kwargs)
     if ":" not in name and not timm.is_model(name):
         raise UsageError(
             f"{name!r} is neither a model (see `vimamba list-models`) nor a run folder"
@@ -124,7 +124,7 @@ def _data_config(cfg: dict[str, Any]) -> dict[str, Any]:
     return {name: cfg[name] for name in names if cfg.get(name) is not None}
 
 
-def _parse(pairs: list[str]) -> dict[str, Any]:
+def parse_pairs(pairs: list[str]) -> dict[str, Any]:
     """NAME=VALUE pairs, the values read as YAML."""
     parsed = {}
     for pair in pairs:

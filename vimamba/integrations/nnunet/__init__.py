@@ -1,0 +1,11 @@
+"""nnU-Net with our networks, unforked, by plans that name them and by trainers of our own.
+
+Importing this loads torch and timm; nnU-Net itself, of `pip install "vimamba[nnunet]"`, is imported
+when first needed. docs/nnunet.md shows how the parts go together.
+"""
+
+from vimamba.integrations.nnunet.network import PlansNetwork
+from vimamba.integrations.nnunet.plans import Configuration, add_configuration
+from vimamba.integrations.nnunet.registration import register, trainer_folder
+
+__all__ = ["Configuration", "PlansNetwork", "add_configuration", "register", "trainer_folder"]

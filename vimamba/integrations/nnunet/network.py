@@ -1,0 +1,105 @@
+"""A segmentation network behind the interface that nnU-Net expects of its own.
+
+nnU-Net makes the network that a plan names from the plan's `arch_kwargs`, switches deep supervision
+at `decoder.deep_supervision`, and takes outputs from fine to coarse, one for each of `strides` but
+the last.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict
+from vimamba.networks import Segmenter, UMamba, create_segmenter
+
+# what a plan writes as `network_class_name`
+CLASS_NAME = "vimamba.integrations.nnunet.PlansNetwork"
+# the networks that a plan sizes, and where their Mamba layers are
+UMAMBA = {f"umamba_{place}_{dims}d": place for place in ("bot", "enc") for dims in (2, 3)}
+
+
+def make_network(
+    network: str, input_channels: int, num_classes: int, kwargs: Mapping[str, Any]
+) -> Segmenter:
+    """Make a network by name.
+
+    Args:
+        network: One of `UMAMBA`, or a model that `vimamba.create_segmenter` takes.
+        input_channels: Channels of the images.
+        num_classes: Channels of the logits.
+        kwargs: Further arguments of `vimamba.networks.UMamba` or `vimamba.create_segmenter`.
+    """
+    if network in UMAMBA:
+        # the published one: outputs of all stages, which are in its files even if unused
+        args = {"mamba": UMAMBA[network], "deep_supervision": True, **kwargs}
+        return UMamba(input_channels, num_classes, **args)
+    return create_segmenter(network, in_chans=input_channels, num_classes=num_classes, **kwargs)
+
+
+class PlansNetwork(nn.Module):
+    """The network of an nnU-Net plan.
+
+    nnU-Net leaves the coarsest output out of its loss. A network with fewer outputs than `strides`
+    ask for gives its coarsest one again at half the size, so that none of its own is left out.
+
+    Args:
+        input_channels: Channels of the images.
+        num_classes: Channels of the logits.
+        network: One of `UMAMBA`, or a model that `vimamba.create_segmenter` takes.
+        network_kwargs: Further arguments of that network.
+        strides: From each output to the next, for each dimension, (1, ..., 1) first; the last is
+            that to the network's coarsest map and has no output.
+        deep_supervision: Give the outputs of all resolutions, not of the image's only.
+        amp: Run in the precision of the autocast around it; in float32 if False.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        *,
+        network: str,
+        strides: Sequence[Sequence[int]],
+        network_kwargs: Mapping[str, Any] | None = None,
+        deep_supervision: bool = True,
+        amp: bool = True,
+    ) -> None:
+        super().__init__()
+        self.network = make_network(network, input_channels, num_classes, network_kwargs or {})
+        self.num_outputs = len(strides) - 1
+        self.deep_supervision = deep_supervision
+        self.amp = amp
+        self.register_load_state_dict_pre_hook(_rename_official)
+
+    @property
+    def decoder(self) -> nn.Module:
+        """Where nnU-Net sets `deep_supervision`."""
+        return self
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(N, C_in, ...) to logits (N, num_classes, ...), or those of all resolutions."""
+        if self.amp:
+            return self._run(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self._run(x.float())
+
+    def _run(self, x: Tensor) -> Tensor | list[Tensor]:
+        if not self.deep_supervision:
+            return self.network(x)
+        outputs = self.network.forward_all(x)
+        while len(outputs) < self.num_outputs:
+            outputs.append(F.interpolate(outputs[-1], scale_factor=0.5))
+        return outputs
+
+
+def _rename_official(net: nn.Module, state: StateDict, prefix: str, *_: Any) -> None:
+    """Let a checkpoint of a fork of nnU-Net be loaded, whose parameters have the authors' names."""
+    if any(key.startswith(f"{prefix}network.") for key in state):
+        return
+    assert isinstance(net, PlansNetwork)
+    official = {key.removeprefix(prefix): state.pop(key) for key in list(state)}
+    renamed = net.network.from_official(official)
+    state.update({f"{prefix}network.{key}": value for key, value in renamed.items()})

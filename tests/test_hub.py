@@ -8,8 +8,8 @@ import torch
 
 import vimamba
 import vimamba.hub
+from tests.backbones import TEST_MODELS
 
-NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 # timm gives a model made without weights no licence: what a download would have left behind
 PUBLISHED = {"license": "mit", "origin_url": "https://example.org", "notes": ("top-1: 82.6",)}
 
@@ -18,7 +18,7 @@ def read(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEST_MODELS)
 def test_a_folder_gives_timm_the_same_model(name, tmp_path):
     model = timm.create_model(name, num_classes=3, in_chans=4, scan_order="spiral").eval()
     folder = vimamba.save_pretrained(model, tmp_path / "model", label_names=["a", "b", "c"])

@@ -16,81 +16,17 @@ import torch
 from torch import nn
 
 from tests.documents import ROOT
+from tests.nnunet_plans import CHANNELS, CLASSES, DATASET, write_plans
 from tests.parity.official import filled_state, read_manifest
 from tests.parity.recorded import assert_equals_recorded, input_of, read_arrays
-from vimamba.cli import main
 from vimamba.integrations.nnunet import PlansNetwork, add_configuration, register, trainer_folder
 
-DATASET = {
-    "channel_names": {"0": "grey", "1": "edges"},
-    "labels": {"background": 0, "organ": 1, "lesion": 2},
-    "numTraining": 4,
-    "file_ending": ".png",
-}
-CHANNELS, CLASSES = 2, 3
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
-
-
-def u_net(stages, dims):
-    """`arch_kwargs` as nnU-Net writes them."""
-    return {
-        "n_stages": stages,
-        "features_per_stage": [8 * 2**stage for stage in range(stages)],
-        "conv_op": f"torch.nn.modules.conv.Conv{dims}d",
-        "kernel_sizes": [[3] * dims] * stages,
-        "strides": [[1] * dims, *[[2] * dims] * (stages - 1)],
-        "n_conv_per_stage": [2] * stages,
-        "n_conv_per_stage_decoder": [2] * (stages - 1),
-    }
-
-
-def configuration(patch_size, stages=4):
-    return {
-        "data_identifier": "nnUNetPlans_2d",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": patch_size,
-        "spacing": [1.0] * len(patch_size),
-        "normalization_schemes": ["ZScoreNormalization"] * CHANNELS,
-        "use_mask_for_norm": [False] * CHANNELS,
-        "resampling_fn_data": "resample_data_or_seg_to_shape",
-        "resampling_fn_data_kwargs": {"is_seg": False, "order": 3},
-        "resampling_fn_seg": "resample_data_or_seg_to_shape",
-        "resampling_fn_seg_kwargs": {"is_seg": True, "order": 1},
-        "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
-        "resampling_fn_probabilities_kwargs": {"is_seg": False, "order": 1},
-        "batch_dice": True,
-        "architecture": {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": u_net(stages, len(patch_size)),
-            "_kw_requires_import": ["conv_op"],
-        },
-    }
 
 
 @pytest.fixture
 def plans_json(tmp_path):
-    """Plans of a data set of images, in the folder that nnU-Net expects them in."""
-    plans = {
-        "dataset_name": "Dataset901_Shapes",
-        "plans_name": "nnUNetPlans",
-        "original_median_spacing_after_transp": [999.0, 1.0, 1.0],
-        "image_reader_writer": "NaturalImage2DIO",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": {}, "1": {}},
-        "configurations": {
-            "2d": configuration([32, 48]),
-            "3d_fullres": configuration([16, 32, 16], stages=3),
-        },
-    }
-    folder = tmp_path / "preprocessed" / "Dataset901_Shapes"
-    folder.mkdir(parents=True)
-    (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(DATASET))
-    return folder / "nnUNetPlans.json"
+    return write_plans(tmp_path / "preprocessed")
 
 
 @pytest.fixture
@@ -137,7 +73,8 @@ def build(added, deep_supervision):
 
 
 def step(trainer):
-    """One training step on noise; returns the loss."""
+    """One training step on noise, always the same; returns the loss."""
+    torch.manual_seed(0)
     patch = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales()
     sizes = [[round(p * s) for p, s in zip(patch, scale, strict=True)] for scale in scales]
@@ -226,6 +163,19 @@ def test_what_cannot_be_planned_is_refused(kwargs, message, plans_json):
     assert not plans_json.with_name("nnUNetPlans_vimamba.json").exists()
 
 
+def test_a_compiled_network_switches_deep_supervision(plans_json):
+    """nnU-Net compiles networks on GPUs, and sets the switch on what is inside."""
+    added = add_configuration(plans_json, network="umamba_enc_2d")
+    net = build(added, True).eval()
+    compiled = torch.compile(net, backend="aot_eager")
+    image = torch.randn(1, CHANNELS, *added.patch_size)
+    with torch.no_grad():
+        for enabled in (True, False):
+            compiled._orig_mod.decoder.deep_supervision = enabled
+            torch.testing.assert_close(compiled(image), net(image))
+    torch.compiler.reset()
+
+
 def test_float32_is_kept_under_autocast(plans_json):
     added = add_configuration(plans_json, network="vm_unet", amp=False, **SMALL)
     image = torch.randn(1, CHANNELS, 32, 48)
@@ -253,7 +203,8 @@ def test_a_trainer_trains_and_its_checkpoint_predicts(
     plans_file = add_configuration(plans_json, network="vm_unet", **SMALL).plans_file
     trainer = make_trainer(name, plans_file, planned)
     before = {k: p.detach().clone() for k, p in trainer.network.named_parameters()}
-    assert np.isfinite(step(trainer))
+    first, *_, last = (step(trainer) for _ in range(8))
+    assert last < first
     still = [k for k, p in trainer.network.named_parameters() if torch.equal(p, before[k])]
     # the loss leaves out the coarsest output
     assert [k for k in still if "aux_classifiers" not in k] == []
@@ -396,11 +347,8 @@ def test_the_class_of_the_plans_is_found_by_its_name(plans_json):
 WITHOUT = """
 import sys
 sys.modules["nnunetv2"] = None
-import importlib.util
-importlib.util.find_spec = lambda name, find=importlib.util.find_spec: (
-    None if name == "nnunetv2" else find(name))
-from vimamba.integrations.nnunet import register
 from vimamba.cli import main
+from vimamba.integrations.nnunet import register
 try:
     register()
 except ModuleNotFoundError as error:
@@ -417,54 +365,3 @@ def test_without_nnunet_the_extra_is_named():
     assert folder == str(trainer_folder())
     assert codes == "0 2"
     assert done.stderr.count('run `pip install "vimamba[nnunet]"`') == 1
-
-
-def test_the_command_plans(plans_json, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    command = ["nnunet", "plan", "901", "--network", "test_vmamba", "--patch-size", "60", "60"]
-    assert main([*command, "--model-kwargs", "head=unet", "aux=true"]) == 0
-    told = capsys.readouterr().out
-    assert "configuration 2d_test_vmamba, patches of 64 x 64" in told
-    assert (
-        "vimamba nnunet train Dataset901_Shapes 2d_test_vmamba 0 -p nnUNetPlans_vimamba "
-        "-tr nnUNetTrainerVimambaEncoder"
-    ) in told
-    plans = json.loads(plans_json.with_name("nnUNetPlans_vimamba.json").read_text())
-    arch_kwargs = plans["configurations"]["2d_test_vmamba"]["architecture"]["arch_kwargs"]
-    assert arch_kwargs["network"] == "test_vmamba"
-    assert arch_kwargs["network_kwargs"] == {"img_size": 64, "head": "unet", "aux": True}
-
-
-@pytest.mark.parametrize(
-    ("args", "message"),
-    [
-        (["plan", "77", "--network", "vm_unet"], "0 plans fit Dataset077_*/nnUNetPlans.json"),
-        (["plan", "901", "--network", "nothing_here"], "model='nothing_here' is unknown"),
-        (["plan", "no.json", "--network", "vm_unet"], "no.json is not a file"),
-        (
-            ["train", "901", "2d", "0", "-tr", "nnUNetTrainerUMambaBot", "-num_gpus", "2"],
-            "from 2.8",
-        ),
-        (["fly"], "vimamba nnunet fly is unknown"),
-    ],
-)
-def test_the_command_names_mistakes(args, message, plans_json, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
-    assert main(["nnunet", *args]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_the_check_names_what_is_missing(tmp_path, monkeypatch, capsys):
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
-    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
-    assert main(["nnunet", "check"]) == 0, capsys.readouterr().out
-    told = capsys.readouterr().out
-    assert "nnUNetTrainerUMambaEncNoAMP" in told
-    assert "timm" in told
-    monkeypatch.delenv("nnUNet_raw")
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    assert main(["nnunet", "check"]) == 1
-    told = capsys.readouterr().out
-    assert "export nnUNet_raw=FOLDER" in told
-    assert "unset it for planning" in told

@@ -58,7 +58,8 @@ def save_pretrained(
 
     Args:
         model: A timm model.
-        folder: Replaced as a whole once config.json, model.safetensors and README.md are written.
+        folder: Replaced as a whole once config.json, model.safetensors and README.md are written,
+            if it holds a model.
         label_names: Classes in the order of the logits.
         license: Of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None takes that of the
             published weights, which weights trained from them inherit; "unknown" if none are.
@@ -69,10 +70,12 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ValueError: `label_names` are not as many as the logits, or an argument that the model was
-            made with cannot be written as JSON.
+        ValueError: `label_names` are not as many as the logits, an argument that the model was
+            made with cannot be written as JSON, or `folder` holds something else than a model.
     """
     folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").exists():
+        raise ValueError(f"folder={str(folder)!r} is there and holds no model; it is not replaced")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)

@@ -44,6 +44,14 @@ def test_a_run_becomes_a_folder_that_timm_loads(run, start_folder, capsys):
     assert model.pretrained_cfg["label_names"] == task.class_names
 
 
+def test_a_folder_of_something_else_is_not_replaced(run, start_folder, capsys):
+    (start_folder / "photos").mkdir()
+    (start_folder / "photos" / "only.jpg").write_text("the only copy")
+    assert main(["export", str(run), "--to", "safetensors", "--out", "photos"]) == 2
+    assert "folder='photos' is there and holds no model" in capsys.readouterr().err
+    assert (start_folder / "photos" / "only.jpg").read_text() == "the only copy"
+
+
 def test_the_size_can_be_fixed(run, start_folder, capsys):
     out = ["--out", "stripes.onnx", "--fixed-size", "--img-size", "24"]
     assert main(["export", str(run), "--to", "onnx", *out]) == 0

@@ -103,17 +103,21 @@ def export_folder(
 
     Args:
         model: As in `export_model`.
-        folder: Replaced if it is there.
+        folder: Replaced if it is there and holds a model.
         name: As in `export_model`.
         label_names: Classes in the order of the logits.
         data_config: Preprocessing; see `vimamba.hub.save_pretrained`.
 
     Raises:
-        ExportError: The model that timm makes of the folder gives other numbers.
+        ExportError: The folder holds something else, or the model that timm makes of it gives
+            other numbers.
     """
     folder = Path(folder)
     shape = (2, *_input_size(model.eval()))
-    save_pretrained(model, folder, label_names=label_names, data_config=data_config)
+    try:
+        save_pretrained(model, folder, label_names=label_names, data_config=data_config)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     report = Report(
         target="safetensors",

@@ -6,7 +6,7 @@ from vimamba import models  # noqa: F401  importing registers every model with t
 from vimamba.checkpoints import identify
 from vimamba.heads import list_heads
 from vimamba.hub import push_to_hub, save_pretrained
-from vimamba.networks import create_segmenter, list_segmenters
+from vimamba.networks import create_segmenter, list_segmenters, load_segmenter
 from vimamba.scan_orders import (
     list_scan_orders,
     register_scan_order,
@@ -24,6 +24,7 @@ __all__ = [
     "list_models",
     "list_scan_orders",
     "list_segmenters",
+    "load_segmenter",
     "push_to_hub",
     "register_scan_order",
     "register_scan_table",

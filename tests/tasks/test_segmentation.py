@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Trainer
-from safetensors.torch import load_model
 from torch.utils.data import DataLoader
 
 import vimamba
@@ -160,7 +159,7 @@ def test_balanced_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_pa
     assert torch.equal(again.eval()(image), task.eval()(image))
 
 
-def test_an_export_needs_three_lines_to_load(tmp_path):
+def test_an_export_loads_by_its_folder(tmp_path):
     from vimamba.data.preprocessing import DEFAULT_INTENSITY, Preprocessing
 
     prepare = Preprocessing(16, 3, None, "squash", None, "bilinear", DEFAULT_INTENSITY, [0.5], [1])
@@ -168,8 +167,10 @@ def test_an_export_needs_three_lines_to_load(tmp_path):
     for _ in range(2):  # an older export is replaced
         export_segmenter(task, tmp_path / "export", preprocessing=prepare)
     config = json.loads((tmp_path / "export" / "config.json").read_text())
-    net = vimamba.create_segmenter(**config["network"]).eval()
-    load_model(net, tmp_path / "export" / "model.safetensors")
+    net = vimamba.load_segmenter(tmp_path / "export")
+    assert not net.training
+    with pytest.raises(ValueError, match="is no export of a segmentation network"):
+        vimamba.load_segmenter(tmp_path)
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
         assert torch.equal(net(image), task(image))

@@ -126,4 +126,4 @@ def export(cli: "RecipeCLI", folder: Path) -> None:
 
 def export_hint(folder: Path) -> str:
     """How to load the export."""
-    return "weights and config.json for vimamba.create_segmenter, without Lightning"
+    return "for vimamba.load_segmenter, without Lightning"

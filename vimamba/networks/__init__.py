@@ -1,6 +1,6 @@
 """Whole segmentation networks, and a head on any timm backbone."""
 
-from vimamba.networks.factory import create_segmenter
+from vimamba.networks.factory import create_segmenter, load_segmenter
 from vimamba.networks.registry import list_segmenters, register_segmenter
 from vimamba.networks.segmenter import Segmenter
 from vimamba.networks.swin_umamba import SwinUMamba, SwinUMambaD
@@ -15,5 +15,6 @@ __all__ = [
     "VMUNet",
     "create_segmenter",
     "list_segmenters",
+    "load_segmenter",
     "register_segmenter",
 ]

@@ -1,9 +1,12 @@
 """One function that makes any segmentation network by name."""
 
 import difflib
+import json
+from pathlib import Path
 from typing import Any
 
 import timm
+from safetensors.torch import load_model
 
 from vimamba.networks.backbone import BackboneSegmenter
 from vimamba.networks.registry import find_segmenter, list_segmenters
@@ -58,3 +61,22 @@ def create_segmenter(
         hint = f"close names are {', '.join(near)}" if near else "a timm name or list_segmenters()"
         raise ValueError(f"model={model!r} is unknown; {hint}")
     return BackboneSegmenter(model, head or "upernet", **shared, **model_kwargs)
+
+
+def load_segmenter(folder: str | Path) -> Segmenter:
+    """Load a network that a training exported, in evaluation mode.
+
+    Args:
+        folder: `export/` of a run; its config.json also has the names of the classes and how
+            pixels become the network's input.
+
+    Raises:
+        ValueError: The folder holds no such network.
+    """
+    config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
+    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
+    if "network" not in settings or not weights.is_file():
+        raise ValueError(f"folder={str(folder)!r} is no export of a segmentation network")
+    net = create_segmenter(**settings["network"])
+    load_model(net, weights)
+    return net.eval()

@@ -55,6 +55,7 @@ def start_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_commands_and_snippets_run(start_folder, monkeypatch):
     monkeypatch.chdir(start_folder)
     for command in find_commands(DOCUMENT):

@@ -64,7 +64,7 @@ def train(name, dtype, steps):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["test_vim", "test_vmamba"])  # the others in the long training
 def test_training_fits_without_a_nan(name, dtype):
     first, last = train(name, dtype, 100)
     assert last < 0.5 * first

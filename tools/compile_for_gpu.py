@@ -66,6 +66,8 @@ class Case(NamedTuple):
     missing: int = 0
     softplus: bool = True
     parameters: bool = True
+    # of a projection of delta in the kernel
+    rank: int | None = None
 
 
 CASES = {
@@ -77,6 +79,10 @@ CASES = {
     "vim_s_1248": Case(1, 2, 6085, 768, 16, gate=True),
     "vmamba_t_1_1024": Case(1, 4, 65536, 96, 1),
 }
+# the same with the projection of delta inside, as the models ask for
+RANKS = {"vim_s": 24, "vmamba_t_1": 6, "vmamba_t_2": 12, "vmamba_t_3": 24, "vmamba_t_4": 48}
+RANKS |= {"vim_s_1248": 24, "vmamba_t_1_1024": 6}
+PROJECTED = {f"{name}_projected": CASES[name]._replace(rank=rank) for name, rank in RANKS.items()}
 # what else the launcher distinguishes: dtypes, ragged ends, options, numbers of states
 VARIANTS = {
     "float32": Case(2, 2, 200, 768, 16, gate=True, dtype=torch.float32),
@@ -90,6 +96,11 @@ VARIANTS = {
     "thirty_two_states": Case(4, 2, 196, 128, 32),
     "half_a_block": Case(4, 4, 784, 192, 16),
     "sixty_four_states": Case(4, 4, 196, 128, 64),
+    "projected_float32": Case(2, 2, 200, 768, 16, gate=True, dtype=torch.float32, rank=12),
+    "projected_float16": Case(128, 4, 784, 192, 1, dtype=torch.float16, rank=12),
+    "projected_ragged": Case(2, 2, 101, 100, 5, gate=True, missing=3, rank=7),
+    "projected_groups": Case(4, 4, 196, 384, 8, groups=4, shared_u=False, rank=24),
+    "projected_thirty_two_states": Case(4, 2, 196, 128, 32, rank=8),
 }
 
 
@@ -102,9 +113,13 @@ class Launch(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop of the machine code: opcodes of its own, and the loops inside it."""
+    """A loop of the machine code: opcodes of its own, and the loops inside it.
+
+    `rare` are those that a branch skips but where the next matrix product is due.
+    """
 
     opcodes: list[str]
+    rare: list[str]
     inner: "list[Loop]"
 
 
@@ -132,13 +147,14 @@ def tensors(case: Case) -> dict[str, Any]:
     paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
     return {
         "u": empty(*u),
-        "delta": empty(*rows, case.channels),
+        "delta": empty(*rows, case.rank or case.channels),
         "A": empty(*row, case.states, dtype=torch.float32),
         "B": empty(*groups),
         "C": empty(*groups),
         "D": empty(*row, dtype=torch.float32) if case.parameters else None,
         "z": empty(case.batch, case.length, case.channels) if case.gate else None,
         "delta_bias": empty(*row, dtype=torch.float32) if case.parameters else None,
+        "delta_weight": empty(*row, case.rank) if case.rank else None,
         "delta_softplus": case.softplus,
         "paths": paths,
         "merge": case.merge,
@@ -251,21 +267,26 @@ def _read_nvidia(cubin: bytes, shared: int) -> Compiled:
 
 def _find_loops(code: str) -> Iterator[Loop]:
     lines = [(int(a, 16), o) for a, o in re.findall(r"/\*([0-9a-f]{4,})\*/\s+([^;]+);", code)]
-    ranges = []
+    products = [address for address, operation in lines if "HMMA" in operation]
+    ranges, skipped = [], []
     for address, operation in lines:
         jump = re.search(r"\bBRA\b.*?0x([0-9a-f]+)", operation)
-        if jump and int(jump[1], 16) < address:
-            ranges.append((int(jump[1], 16), address))
+        target = int(jump[1], 16) if jump else address
+        if target < address:
+            ranges.append((target, address))
+        elif any(address < product < target for product in products):
+            skipped.append((address, target))
 
     def build(start: int, end: int) -> Loop:
         within = [r for r in ranges if start <= r[0] and r[1] <= end and r != (start, end)]
         direct = [r for r in within if not any(_contains(o, r) for o in within if o != r)]
-        own = [
-            re.sub(r"^@!?U?P\w+\s+", "", operation).split()[0]
-            for address, operation in lines
-            if start <= address <= end and not any(a <= address <= b for a, b in direct)
-        ]
-        return Loop(own, [build(*r) for r in direct])
+        own, rare = [], []
+        for address, operation in lines:
+            if start <= address <= end and not any(a <= address <= b for a, b in direct):
+                branch = any(start <= a < address < b <= end for a, b in skipped)
+                opcode = re.sub(r"^@!?U?P\w+\s+", "", operation).split()[0]
+                (rare if branch else own).append(opcode)
+        return Loop(own, rare, [build(*r) for r in direct])
 
     outer = [r for r in ranges if not any(_contains(o, r) for o in ranges if o != r)]
     return (build(*r) for r in outer)
@@ -280,17 +301,36 @@ def step_loop(compiled: Compiled, launch: Launch) -> tuple[Loop, list[str]]:
     loops = compiled.loops
     while True:
         largest = max(loops, key=_length)
+        inner = [loop for loop in largest.inner if not _projects(loop)]
         # backward, several states are a loop inside the steps' loop
         states = launch.kernel == "scan_backward" and launch.arguments["N"] > 1
-        if not largest.inner or (states and not any(loop.inner for loop in largest.inner)):
+        if not inner or (states and not any(loop.inner for loop in inner)):
             break
-        loops = largest.inner
+        loops = inner
     turns = launch.arguments["N"]
-    return largest, largest.opcodes + [o for i in largest.inner for o in i.opcodes] * turns
+    return largest, largest.opcodes + [o for i in inner for o in i.opcodes] * turns
+
+
+def _projects(loop: Loop) -> bool:
+    """Whether a loop does nothing but matrix products."""
+    kinds = {o.split(".")[0] for i in (loop, *loop.inner) for o in (*i.opcodes, *i.rare)}
+    return "HMMA" in kinds and "MUFU" not in kinds
+
+
+def _projecting(loop: Loop, launch: Launch) -> float:
+    """Instructions for matrix products, which serve 16 steps, in one turn of the steps' loop."""
+    arguments = launch.arguments
+    parts, slices = arguments["BLOCK"] // 32, -(-arguments.get("RANK", 0) // 16)
+    turns = sum(
+        parts * (len(i.opcodes) + len(i.rare) + slices * sum(map(_length, i.inner)))
+        for i in loop.inner
+        if _projects(i)
+    )
+    return (len(loop.rare) + turns) * arguments["UNROLL"] / 16
 
 
 def _length(loop: Loop) -> int:
-    return len(loop.opcodes) + sum(map(_length, loop.inner))
+    return len(loop.opcodes) + len(loop.rare) + sum(map(_length, loop.inner))
 
 
 class Count(NamedTuple):
@@ -307,12 +347,12 @@ class Count(NamedTuple):
 def count(compiled: Compiled, launch: Launch) -> Count:
     """What the loop over the steps issues."""
     arguments = launch.arguments
-    _, opcodes = step_loop(compiled, launch)
+    loop, opcodes = step_loop(compiled, launch)
     work = arguments["UNROLL"] * arguments["N"] * arguments["BLOCK"] / 32
     kinds = collections.Counter(o.split(".")[0] for o in opcodes)
     wide = [int(o.rsplit(".", 1)[1]) for o in opcodes if re.fullmatch(r"LDG\.E.*\.(64|128)", o)]
     return Count(
-        len(opcodes) / work,
+        (len(opcodes) + _projecting(loop, launch)) / work,
         kinds["MUFU"] / work,
         kinds["SHFL"] / work,
         (kinds["BAR"] + kinds["WARPSYNC"]) / work,
@@ -336,6 +376,9 @@ def floor(case: Case, *, backward: bool) -> float:
     moved = sum(t.nbytes for name in rows if (t := arguments[name]) is not None)
     y = math.prod((case.batch, 1 if case.merge else case.k, case.length, case.channels))
     moved = (2 * moved if backward else moved) + y * case.dtype.itemsize
+    if backward and case.rank:
+        # the gradient of the product
+        moved += case.batch * case.k * case.length * case.channels * case.dtype.itemsize
     return moved / BANDWIDTH
 
 
@@ -363,7 +406,7 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", choices=TARGETS, default="sm_90")
-    cases = CASES | VARIANTS
+    cases = CASES | PROJECTED | VARIANTS
     parser.add_argument("--case", choices=cases, action="append", help="default: models' sizes")
     options = parser.parse_args()
     warnings.simplefilter("ignore")

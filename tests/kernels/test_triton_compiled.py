@@ -23,10 +23,11 @@ tool = importlib.util.module_from_spec(specification)
 sys.modules["compile_for_gpu"] = tool
 specification.loader.exec_module(tool)
 
-CASES = tool.CASES | tool.VARIANTS
+CASES = tool.CASES | tool.PROJECTED | tool.VARIANTS
 OTHERS = [target for target in tool.TARGETS if target != "sm_90"]
 # the sizes that between them take every way to cut the work
-ESSENTIAL = ["vim_s", "vmamba_t_2", "vim_s_1248"]
+ESSENTIAL = ["vim_s", "vmamba_t_2", "vim_s_1248", "vmamba_t_1_projected"]
+SPILLED_BY_A_PROJECTION = 32
 # Instructions that a lane issues for one step, state and channel on an H200: what
 # `python tools/compile_for_gpu.py` printed with Triton 3.9 (and 3.6 within 5 %), rounded up.
 # 8 take as long as one exp2.
@@ -43,6 +44,16 @@ BUDGETS = {
     ("vmamba_t_4", "scan_backward"): 57,
     ("vim_s_1248", "scan_forward"): 10,
     ("vim_s_1248", "scan_backward"): 26,
+    ("vim_s_projected", "scan_forward"): 9.5,
+    ("vim_s_projected", "scan_backward"): 25,
+    ("vmamba_t_1_projected", "scan_forward"): 65,
+    ("vmamba_t_1_projected", "scan_backward"): 77,
+    ("vmamba_t_2_projected", "scan_forward"): 46,
+    ("vmamba_t_2_projected", "scan_backward"): 77,
+    ("vmamba_t_3_projected", "scan_forward"): 35,
+    ("vmamba_t_3_projected", "scan_backward"): 61,
+    ("vmamba_t_4_projected", "scan_forward"): 40,
+    ("vmamba_t_4_projected", "scan_backward"): 66,
 }
 
 
@@ -62,7 +73,10 @@ def compiled(launch, target="sm_90"):
 
 def assert_nothing_spills(found, target):
     for launch in found:
-        assert compiled(launch, target).spilled == 0, (launch.kernel, launch.arguments)
+        # Beside a projection a few addresses may go to memory and come back once in several steps:
+        # bytes, on AMD registers.
+        allowed = SPILLED_BY_A_PROJECTION if launch.arguments.get("RANK") else 0
+        assert compiled(launch, target).spilled <= allowed, (launch.kernel, launch.arguments)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -141,6 +155,7 @@ def test_the_counts_are_what_a_hand_count_gives():
     """
     (outer,) = tool._find_loops(code)
     assert outer.opcodes == ["FADD", "STG.E", "BRA"]
+    assert outer.rare == []
     (inner,) = outer.inner
     assert inner.opcodes == ["MUFU.EX2", "LDG.E.128", "BRA"]
     arguments = {"N": 4, "UNROLL": 2, "BLOCK": 64}
@@ -148,3 +163,25 @@ def test_the_counts_are_what_a_hand_count_gives():
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
     # 3 of its own and 3 in each of 4 turns, for 2 steps, 4 states and 2 channels a lane
     assert found == tool.Count((3 + 12) / 16, 4 / 16, 0, 0, 128)
+
+
+def test_a_matrix_product_is_counted_once_for_the_steps_that_it_serves():
+    code = """
+        /*0000*/ FADD R2, R2, R3 ;
+        /*0010*/ @P0 BRA 0x70 ;
+        /*0020*/ LDG.E R8, desc[UR4][R2.64] ;
+        /*0030*/ HMMA.16816.F32.BF16 R4, R8, R10, R4 ;
+        /*0040*/ IADD3 R1, R1, 0x1, RZ ;
+        /*0050*/ @!P1 BRA 0x30 ;
+        /*0060*/ STG.E [R2.64], R4 ;
+        /*0070*/ MUFU.EX2 R4, R4 ;
+        /*0080*/ @P2 BRA 0x0 ;
+        /*0090*/ EXIT ;
+    """
+    (outer,) = tool._find_loops(code)
+    assert outer.opcodes == ["FADD", "BRA", "MUFU.EX2", "BRA"]
+    assert outer.rare == ["LDG.E", "STG.E"]
+    launch = tool.Launch("scan_forward", 1, {"N": 1, "UNROLL": 8, "BLOCK": 64, "RANK": 6})
+    found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
+    # 4 of its own; every second time 2 more, and 3 in each of two turns; for 8 steps and 2 channels
+    assert found.issued == (4 + (2 + 2 * 3) / 2) / 16

@@ -23,6 +23,25 @@ SIZES = {
     "groups": {"batch": 2, "k": 4, "length": 64, "channels": 192, "n": 8, "groups": 4},
     "u_per_path": {"batch": 2, "k": 4, "length": 65, "channels": 64, "n": 1, "u_per_path": True},
     "many_states": {"batch": 2, "k": 1, "length": 100, "channels": 96, "n": 64},
+    "projected_vim": {"batch": 4, "k": 2, "length": 197, "channels": 768, "n": 16, "rank": 24},
+    "projected_vmamba_1": {
+        "batch": 4,
+        "k": 4,
+        "length": 3136,
+        "channels": 96,
+        "n": 1,
+        "rank": 6,
+        "without": ("z",),
+    },
+    "projected_ragged": {
+        "batch": 3,
+        "k": 3,
+        "length": 101,
+        "channels": 100,
+        "n": 5,
+        "zero_tokens": 7,
+        "rank": 17,
+    },
 }
 CUTS = {"own": (False, 1), "split": (True, 1), "segments": (False, 4), "both": (True, 3)}
 sizes = pytest.mark.parametrize("name", SIZES)

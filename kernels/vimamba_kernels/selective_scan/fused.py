@@ -16,6 +16,9 @@ Backward, the state is needed at every few steps. For one or two states they are
 forward pass; for more they are computed again. Whatever else crosses programs leaves them as
 partial sums, which are added in a fixed order.
 
+Where delta is projected, the forward pass makes it in the kernels, by matrix products over 16 steps
+whose rows stay in the caches. The backward pass makes it again and leaves its gradient in memory.
+
 Sizes: B batch, K paths, L tokens, T steps, D channels, N states.
 """
 
@@ -26,10 +29,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.selective_scan.projection import project_gradients
 
 LOG2E = 1.4426950408889634
 # segments begin at multiples of it, and all groups of steps divide it
 _ALIGNMENT = 16
+# steps and ranks of a matrix product in a kernel
+_PRODUCT = 16
 _SHORTEST_SEGMENT = 64
 
 
@@ -110,6 +116,7 @@ def forward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -121,7 +128,7 @@ def forward(
 
     Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
     """
-    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_softplus, paths)
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(forward_block(scan.states, scan.width))
     merging = merge and scan.k > 1
     target = _target(scan, plan, merging, u.dtype)
@@ -131,7 +138,7 @@ def forward(
     keeps = save and z is not None
     ungated = None
     if keeps and finished and target.out is not None:
-        ungated = scan.new_rows(target.out)
+        ungated = scan.new_rows(target.out.shape, target.out.dtype)
     states = u.new_empty(0, dtype=torch.float32)
     if save and saves_states(scan.states):
         states = u.new_empty(scan.states_shape, dtype=torch.float32)
@@ -141,7 +148,7 @@ def forward(
     if z is not None and gate is None:
         ungated = y.to(u.dtype) if keeps else None
         y = y * (F.silu(z.float()) if merge else F.silu(z.float()).unsqueeze(1))
-    shape = u.shape[:1] + delta.shape[2:] if merge else delta.shape
+    shape = scan.rows_shape[:1] + scan.rows_shape[2:] if merge else scan.rows_shape
     kept = u.new_empty(0) if ungated is None else ungated.view(shape)
     return y.to(u.dtype).view(shape), kept, states
 
@@ -156,6 +163,7 @@ def backward(
     D: Tensor | None,
     z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -164,31 +172,37 @@ def backward(
     *,
     plan: Plan | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias; None for absent arguments.
+    """Gradients of the nine tensors in their order; None for absent arguments.
 
     `grad` is the output's. `ungated` and `states` are what `forward` saved for the same arguments;
     if it saved nothing, it runs again. `plan` is as in `forward`.
     """
-    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, paths, merge)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     if (z is not None and ungated.numel() == 0) or (
         saves_states(A.shape[2]) and states.numel() == 0
     ):
-        _, ungated, states = forward(*arguments, save=True)
-    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_softplus, paths)
+        _, ungated, states = forward(*tensors, delta_softplus, paths, merge, save=True)
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(backward_block(scan.states, scan.width))
     gate = None if z is None else z.contiguous()
     grad = grad.contiguous()
     if states.numel() == 0:
         states = _recompute_states(scan, plan)
     grads = _scan_backward(scan, plan, grad, gate, merge, states)
+    grad_u, grad_steps, *grads, grad_bias = grads
     grad_z = None if z is None else _gate_gradient(grad, z, ungated, merge)
-    return (*grads[:6], grad_z, grads[6])
+    # In the kernel these products would take longer (counted: by a tenth of its time and more):
+    # their sums run over channels and steps, of which a program has pieces.
+    grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
+    return (grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight)
 
 
 class _Scan(NamedTuple):
     """One call's arguments as the kernels take them."""
 
     inputs: dict[str, Tensor | None]
+    # (K, D, R), for a projected delta
+    weight: Tensor | None
     sizes: dict[str, int]
     flags: dict[str, Any]
     batch: int
@@ -211,9 +225,10 @@ class _Scan(NamedTuple):
         assert u is not None
         return u.new_empty(shape, dtype=dtype)
 
-    def new_rows(self, like: Tensor) -> Tensor:
+    def new_rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """For rows that the paths write; those of tokens never visited are zero."""
-        return torch.empty_like(like) if self.complete else torch.zeros_like(like)
+        rows = self.new(shape, dtype)
+        return rows if self.complete else rows.zero_()
 
     def blocks(self, block: int) -> int:
         """Blocks of channels; none crosses a group."""
@@ -223,6 +238,18 @@ class _Scan(NamedTuple):
         sizes = (self.batch, self.k, self.steps, self.states)
         programs = self.batch * self.blocks(shape[0])
         return choose_plan(sizes, shape, programs, _processors(self.new((0,)).device))
+
+    def projection(self, plan: Plan, programs: int) -> dict[str, Tensor | None]:
+        """Arguments of a kernel with which it projects delta: the weight, and room for rows.
+
+        The weight is padded with zeros: each block's channels, and R to a multiple of 16.
+        """
+        if self.weight is None:
+            return {"projection": None, "scratch": None}
+        by_group = self.weight.detach().unflatten(1, (-1, self.width))
+        padding = (0, -by_group.shape[3] % _PRODUCT, 0, -self.width % plan.block)
+        weight = F.pad(by_group, padding).contiguous()
+        return {"projection": weight, "scratch": self.new((programs, _PRODUCT, plan.block))}
 
     def cut(self, plan: Plan) -> dict[str, Any]:
         """Arguments of a kernel that depend on the plan."""
@@ -280,13 +307,20 @@ def _prepare(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
 ) -> _Scan:
-    batch, k, length, channels = delta.shape
-    n = A.shape[2]
+    batch, k, length, rank = delta.shape
+    _, channels, n = A.shape
     if length * channels >= 2**31:
-        raise ValueError(f"delta has {length} tokens of {channels} channels; expected below 2**31")
+        raise ValueError(f"u has {length} tokens of {channels} channels; expected below 2**31")
+    if delta_weight is None:
+        rank = 0
+    elif rank % 8:
+        # rows of 16 bytes are loaded at once
+        delta = F.pad(delta.detach(), (0, -rank % 8))
+        rank = delta.shape[3]
     rates = A.new_empty(k, n, channels, dtype=torch.float32)
     torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
@@ -299,8 +333,9 @@ def _prepare(
             **{name: t.detach().contiguous() for name, t in tensors.items()},
             **{name: None if t is None else t.contiguous() for name, t in optional.items()},
         },
+        weight=delta_weight,
         sizes={"K": k, "L": length, "T": steps, "D": channels, "width": width},
-        flags={"N": n, "SOFTPLUS": delta_softplus, "COMPLETE": complete},
+        flags={"N": n, "RANK": rank, "SOFTPLUS": delta_softplus, "COMPLETE": complete},
         batch=batch,
         k=k,
         steps=steps,
@@ -364,11 +399,15 @@ def _scan_forward(
     starts: Tensor | None,
 ) -> None:
     cut = scan.cut(plan)
-    for walk in _walks(scan, target.mode, cut["segments"]):
+    walks = _walks(scan, target.mode, cut["segments"])
+    programs = scan.batch * scan.blocks(plan.block) * cut["segments"] * walks[0]["path_programs"]
+    projection = scan.projection(plan, programs)
+    for walk in walks:
         _launch(
             "scan_forward",
-            scan.batch * scan.blocks(plan.block) * cut["segments"] * walk["path_programs"],
+            programs,
             **scan.inputs,
+            **projection,
             z=z,
             total=target.total,
             ungated=ungated,
@@ -401,9 +440,11 @@ def _enter_segments(
     channels = scan.sizes["D"]
     ends = scan.new((scan.batch, scan.k, cut["segments"], scan.states, channels))
     sums = scan.new((scan.batch, scan.k, cut["segments"], channels))
+    programs = scan.batch * scan.k * scan.blocks(plan.block) * cut["segments"]
     _launch(
         "scan_summary",
-        scan.batch * scan.k * scan.blocks(plan.block) * cut["segments"],
+        programs,
+        **scan.projection(plan, programs),
         value=value,
         weight=weight,
         **{name: inputs[name] for name in ("delta", "A", "bias", "paths")},
@@ -445,8 +486,8 @@ def _recompute_states(scan: _Scan, plan: Plan) -> Tensor:
 
 def _scan_backward(
     scan: _Scan, plan: Plan, grad: Tensor, z: Tensor | None, merge: bool, states: Tensor
-) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D and delta_bias."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of u, delta (if projected, of the product), A, B, C, D and delta_bias."""
     inputs, sizes, cut = scan.inputs, scan.sizes, scan.cut(plan)
     u, delta, B, C = (inputs[name] for name in ("u", "delta", "B", "C"))
     assert u is not None
@@ -455,8 +496,12 @@ def _scan_backward(
     assert C is not None
     segments, blocks = cut["segments"], scan.blocks(plan.block)
     target = _target(scan, plan, _is_shared(u) and scan.k > 1, u.dtype)
-    ddelta, dB, dC = scan.new_rows(delta), scan.new_rows(B), scan.new_rows(C)
+    ddelta = scan.new_rows(scan.rows_shape, delta.dtype)
+    dB, dC = (scan.new_rows(t.shape, t.dtype) for t in (B, C))
     own = (scan.batch, scan.k, segments)
+    walks = _walks(scan, target.mode, segments)
+    programs = scan.batch * blocks * segments * walks[0]["path_programs"]
+    projection = scan.projection(plan, programs)
     sums = scan.new((*own, scan.states + 2, sizes["D"])).zero_()
     if segments > 1:
         carry = _enter_segments(scan, plan, grad, z)
@@ -464,12 +509,13 @@ def _scan_backward(
         carry = scan.new((*own, scan.states, sizes["D"])).zero_()
     padded = -(-scan.steps // plan.unroll) * plan.unroll
     partial = scan.new((scan.batch, scan.k, blocks, padded, scan.states, 2))
-    for walk in _walks(scan, target.mode, segments):
+    for walk in walks:
         _launch(
             "scan_backward",
-            scan.batch * blocks * segments * walk["path_programs"],
+            programs,
             grad=grad,
             **inputs,
+            **projection,
             z=z,
             states=states,
             carry=carry,

@@ -6,7 +6,8 @@ says how the kernels work.
 """
 
 # In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
-# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# Conditions of constants stand alone, because they choose what is compiled.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportPossiblyUnboundVariable=false
@@ -15,12 +16,16 @@ import triton
 import triton.language as tl
 
 from vimamba_kernels.selective_scan.fused_steps import (
+    CHUNK,
     LN2,
+    load_delta,
     load_parameter,
     load_row,
     load_tokens,
     locate,
+    locate_delta,
     mask_by,
+    project,
     sigmoid,
     softplus_and_slope,
     store_row,
@@ -127,6 +132,16 @@ def _load_rows(pointers, tokens, D, inside, SKIPS: tl.constexpr, UNROLL: tl.cons
 
 
 @triton.jit
+def _load_deltas(
+    rows, tokens, t, D, inside, SKIPS: tl.constexpr, RANK: tl.constexpr, BLOCK, UNROLL: tl.constexpr
+):
+    deltas = ()
+    for j in tl.static_range(UNROLL):
+        deltas = deltas + (load_delta(rows, tokens[j], t + j, D, inside, SKIPS, RANK, BLOCK),)
+    return deltas
+
+
+@triton.jit
 def _prepare(
     us,
     deltas,
@@ -175,6 +190,8 @@ def scan_backward(
     C,
     skip,
     bias,
+    projection,
+    scratch,
     z,
     paths,
     states,
@@ -195,6 +212,7 @@ def scan_backward(
     path_programs,
     path_count,
     N: tl.constexpr,
+    RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     SHARED_U: tl.constexpr,
     SHARED_GRAD: tl.constexpr,
@@ -224,7 +242,8 @@ def scan_backward(
         bk = b * K + k
         u_rows = u + (b if SHARED_U else bk) * L * D + d
         grad_rows = grad + (b if SHARED_GRAD else bk) * L * D + d
-        delta_row = bk * L * D + d
+        delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
+        ddelta_rows = ddelta + bk * L * D + d
         earlier = inside if du is None else mask_by(inside, k - 1)
         z_rows = None if z is None else z + b * L * D + d
         weights = (bk * (D // width) + group) * L * N
@@ -242,10 +261,16 @@ def scan_backward(
                 coming = load_tokens(path, tl.maximum(t - UNROLL, first), last, TAIL, UNROLL)
             else:
                 tokens = load_tokens(path, t, last, TAIL, UNROLL)
+            if RANK > 0:
+                if (reverse == 0) | (t % CHUNK == CHUNK - UNROLL):
+                    project(
+                        delta, projection, scratch, path, t // CHUNK * CHUNK, last, bk, k, L, block,
+                        blocks, RANK, BLOCK,
+                    )  # fmt: skip
             slot = (bk * tl.cdiv(T, UNROLL) + t // UNROLL) * N * D + d
             place = ((bk * blocks + block) * tl.cdiv(T, UNROLL) * UNROLL + t) * N * 2
             us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
-            deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
+            deltas = _load_deltas(delta_rows, tokens, t, D, inside, SKIPS, RANK, BLOCK, UNROLL)
             grads = _load_rows(grad_rows, tokens, D, inside, SKIPS, UNROLL)
             gates = None if z is None else _load_rows(z_rows, tokens, D, inside, SKIPS, UNROLL)
             if N == 1 and MERGE == "own":
@@ -263,7 +288,7 @@ def scan_backward(
             if N > 1:
                 # now, or once more: registers are short in the loop over the states
                 us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
-                deltas = _load_rows(delta + delta_row, tokens, D, inside, SKIPS, UNROLL)
+                deltas = _load_deltas(delta_rows, tokens, t, D, inside, SKIPS, RANK, BLOCK, UNROLL)
                 slopes = _slopes(deltas, load_parameter(bias, k * D + d, inside), UNROLL)
                 if MERGE == "own":
                     olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
@@ -276,7 +301,7 @@ def scan_backward(
                 if SOFTPLUS:
                     ddt *= slopes[j]
                 mask = mask_by(inside, tokens[j]) if SKIPS else inside
-                tl.store(ddelta + delta_row + tokens[j] * D, ddt, mask=mask)
+                tl.store(ddelta_rows + tokens[j] * D, ddt, mask=mask)
                 value = dwrites[j] * dts[j] + skip_row * gy
                 old = olds[j] if MERGE == "own" else None
                 store_row(value, old, None, row + tokens[j] * D, mask, k, K, total, None, du, MERGE)

@@ -5,7 +5,8 @@
 """
 
 # In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
-# ruff: noqa: ANN001, ANN201, ANN202, RUF005
+# Conditions of constants stand alone, because they choose what is compiled.
+# ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
 
@@ -13,12 +14,16 @@ import triton
 import triton.language as tl
 
 from vimamba_kernels.selective_scan.fused_steps import (
+    CHUNK,
+    load_delta,
     load_parameter,
     load_row,
     load_tokens,
     load_weights,
     locate,
+    locate_delta,
     mask_by,
+    project,
     sigmoid,
     softplus,
     store_row,
@@ -35,23 +40,26 @@ def _load_steps(
     z,
     total,
     tokens,
+    t,
     k,
     K,
     D,
     n,
     inside,
     N: tl.constexpr,
+    RANK: tl.constexpr,
     FINISHES: tl.constexpr,
     MERGE: tl.constexpr,
     SKIPS: tl.constexpr,
+    BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """What steps at these tokens need; without C no outputs are wanted. Pointers are to token 0."""
+    """What the steps from t need; without C no outputs are wanted. Pointers are to token 0."""
     us, deltas, Bs, Cs, olds, gates = (), (), (), (), (), ()
     for j in tl.static_range(UNROLL):
         token = tokens[j]
         us = us + (load_row(u, token, D, inside, SKIPS),)
-        deltas = deltas + (load_row(delta, token, D, inside, SKIPS),)
+        deltas = deltas + (load_delta(delta, token, t + j, D, inside, SKIPS, RANK, BLOCK),)
         Bs = Bs + (load_weights(B, token, n, N, SKIPS),)
         if C is not None:
             Cs = Cs + (load_weights(C, token, n, N, SKIPS),)
@@ -73,6 +81,8 @@ def scan_forward(
     C,
     skip,
     bias,
+    projection,
+    scratch,
     z,
     paths,
     total,
@@ -91,6 +101,7 @@ def scan_forward(
     path_programs,
     path_count,
     N: tl.constexpr,
+    RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     SHARED_U: tl.constexpr,
     COMPLETE: tl.constexpr,
@@ -110,7 +121,7 @@ def scan_forward(
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     EMIT: tl.constexpr = out is not None or total is not None
     NP: tl.constexpr = triton.next_power_of_2(N)
-    b, k_program, segment, _, _, group, d, inside = locate(
+    b, k_program, segment, block, blocks, group, d, inside = locate(
         D, width, segments, path_programs, BLOCK, EVEN
     )
     n = tl.arange(0, NP)
@@ -122,7 +133,7 @@ def scan_forward(
         k = path_first + k_program * path_count + i
         bk = b * K + k
         u_rows = u + (b if SHARED_U else bk) * L * D + d
-        delta_rows = delta + bk * L * D + d
+        delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
         path = None if paths is None else paths + k * T
@@ -139,18 +150,30 @@ def scan_forward(
         # rows are loaded one group ahead of the arithmetic, and tokens two
         tokens = load_tokens(path, first, last, TAIL, UNROLL)
         coming = load_tokens(path, first + UNROLL, last, TAIL, UNROLL)
+        if RANK > 0:
+            project(
+                delta, projection, scratch, path, first, last, bk, k, L, block, blocks, RANK, BLOCK
+            )
         rows = _load_steps(
-            u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, k, K,
-            D, n, inside, N, out is not None, MERGE, SKIPS, UNROLL,
+            u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, first, k, K,
+            D, n, inside, N, RANK, out is not None, MERGE, SKIPS, BLOCK, UNROLL,
         )  # fmt: skip
         for t in range(first, last, UNROLL):
             here = tokens
             us, deltas, Bs, Cs, olds, gates = rows
             tokens = coming
             coming = load_tokens(path, t + 2 * UNROLL, last, TAIL, UNROLL)
+            following = t + UNROLL
+            if RANK > 0:
+                # all earlier rows of delta have been loaded
+                if (following % CHUNK == 0) & (following < last):
+                    project(
+                        delta, projection, scratch, path, following, last, bk, k, L, block, blocks,
+                        RANK, BLOCK,
+                    )  # fmt: skip
             rows = _load_steps(
-                u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, k, K,
-                D, n, inside, N, out is not None, MERGE, SKIPS, UNROLL,
+                u_rows, delta_rows, B + weights, C_rows, z_rows, totals, tokens, following, k, K,
+                D, n, inside, N, RANK, out is not None, MERGE, SKIPS, BLOCK, UNROLL,
             )  # fmt: skip
             for j in tl.static_range(UNROLL):
                 if states is not None and j % SPACING == 0:
@@ -186,6 +209,8 @@ def scan_summary(
     A,
     weight,
     bias,
+    projection,
+    scratch,
     z,
     paths,
     ends,
@@ -198,6 +223,7 @@ def scan_summary(
     segments,
     segment_steps,
     N: tl.constexpr,
+    RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
     SHARED: tl.constexpr,
     COMPLETE: tl.constexpr,
@@ -214,7 +240,7 @@ def scan_summary(
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     NP: tl.constexpr = triton.next_power_of_2(N)
-    b, k, segment, _, _, group, d, inside = locate(D, width, segments, K, BLOCK, EVEN)
+    b, k, segment, block, blocks, group, d, inside = locate(D, width, segments, K, BLOCK, EVEN)
     bk = b * K + k
     n = tl.arange(0, NP)
     cells = n[:, None] * D + d[None, :]
@@ -222,7 +248,7 @@ def scan_summary(
     first = segment * segment_steps
     last = tl.minimum(first + segment_steps, T)
     values = value + (b if SHARED else bk) * L * D + d
-    delta_rows = delta + bk * L * D + d
+    delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
     weights = weight + (bk * (D // width) + group) * L * N
     path = None if paths is None else paths + k * T
     decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
@@ -233,13 +259,20 @@ def scan_summary(
         t = first + i * UNROLL
         if REVERSE:
             t = first + (tl.cdiv(last - first, UNROLL) - 1 - i) * UNROLL
+        if RANK > 0:
+            if (i == 0) | (t % CHUNK == (CHUNK - UNROLL if REVERSE else 0)):
+                project(
+                    delta, projection, scratch, path, t // CHUNK * CHUNK, last, bk, k, L, block,
+                    blocks, RANK, BLOCK,
+                )  # fmt: skip
         xs, deltas, rows, gates = (), (), (), ()
         for j in tl.static_range(UNROLL):
             # in the order of the walk
             step = t + (UNROLL - 1 - j if REVERSE else j)
             token = token_at(path, step, last, TAIL)
             xs = xs + (load_row(values, token, D, inside, SKIPS),)
-            deltas = deltas + (load_row(delta_rows, token, D, inside, SKIPS),)
+            delta_row = load_delta(delta_rows, token, step, D, inside, SKIPS, RANK, BLOCK)
+            deltas = deltas + (delta_row,)
             rows = rows + (load_weights(weights, token, n, N, SKIPS),)
             if z is not None:
                 gates = gates + (load_row(z + b * L * D + d, token, D, inside, SKIPS),)

@@ -18,6 +18,10 @@ import triton.language as tl
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
+# steps, channels and ranks of one matrix product
+CHUNK = tl.constexpr(16)
+WIDTH = tl.constexpr(32)
+SLICE = tl.constexpr(16)
 
 
 @triton.jit
@@ -85,6 +89,15 @@ def token_at(paths, t, last, TAIL: tl.constexpr):
 
 
 @triton.jit
+def tokens_at(path, t, last):
+    """The tokens of several steps `t`, a vector."""
+    tokens = t
+    if path is not None:
+        tokens = tl.load(path + t, mask=t < last, other=-1).to(tl.int32)
+    return tl.where(t < last, tokens, -1)
+
+
+@triton.jit
 def load_tokens(path, t, last, TAIL: tl.constexpr, UNROLL: tl.constexpr):
     """The tokens of UNROLL steps from t; from an earlier one where there are not so many left."""
     if not TAIL:
@@ -106,6 +119,32 @@ def load_row(pointers, token, D, inside, SKIPS: tl.constexpr):
     """A row of channels, zeros for no token."""
     mask = mask_by(inside, token) if SKIPS else inside
     return tl.load(pointers + token * D, mask=mask, other=0.0)
+
+
+@triton.jit
+def locate_rows(scratch, BLOCK: tl.constexpr):
+    """The program's own CHUNK rows of delta, when it is projected."""
+    return scratch + tl.program_id(0).to(tl.int64) * CHUNK * BLOCK
+
+
+@triton.jit
+def locate_delta(delta, scratch, bk, L, D, d, RANK: tl.constexpr, BLOCK: tl.constexpr):
+    """What `load_delta` takes."""
+    if RANK == 0:
+        rows = delta + bk * L * D + d
+    else:
+        rows = locate_rows(scratch, BLOCK) + tl.arange(0, BLOCK)
+    return rows
+
+
+@triton.jit
+def load_delta(rows, token, t, D, inside, SKIPS: tl.constexpr, RANK: tl.constexpr, BLOCK):
+    """A token's row of delta or, where it is projected, that of step t, which `project` left."""
+    if RANK == 0:
+        row = load_row(rows, token, D, inside, SKIPS)
+    else:
+        row = tl.load(rows + t % CHUNK * BLOCK)
+    return row
 
 
 @triton.jit
@@ -140,3 +179,43 @@ def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: t
             if gate is not None:
                 value *= gate.to(tl.float32) * sigmoid(gate.to(tl.float32))
             tl.store(out + place, value, mask=mask)
+
+
+@triton.constexpr_function
+def padded(rank):
+    """Ranks that the weights of a projection are stored with."""
+    return (rank + SLICE.value - 1) // SLICE.value * SLICE.value
+
+
+@triton.jit
+def _load_factors(factors, tokens, ranks, RANK: tl.constexpr):
+    mask = (tokens >= 0)[:, None] & (ranks < RANK)[None, :]
+    return tl.load(factors + (tokens * RANK)[:, None] + ranks[None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def project(
+    delta, projection, scratch, path, t, last, bk, k, L, block, blocks, RANK: tl.constexpr, BLOCK
+):
+    """Make delta of the CHUNK steps from t, a multiple of it: the factors times the weights.
+
+    The rows go to memory of the program's own, which its caches hold, because a product comes in
+    pieces of rows, whereas a step takes a whole one.
+    """
+    factors = delta + bk * L * RANK
+    weights = projection + (k * blocks + block) * BLOCK * padded(RANK)
+    rows = locate_rows(scratch, BLOCK)
+    steps = tl.arange(0, CHUNK)
+    tokens = tokens_at(path, t + steps, last)
+    # the rows may still be read
+    tl.debug_barrier()
+    for part in tl.range(BLOCK // WIDTH, num_stages=1):
+        d = part * WIDTH + tl.arange(0, WIDTH)
+        sums = tl.zeros((CHUNK, WIDTH), tl.float32)
+        for r in tl.range(0, padded(RANK), SLICE, num_stages=1):
+            ranks = r + tl.arange(0, SLICE)
+            left = _load_factors(factors, tokens, ranks, RANK)
+            right = tl.load(weights + ranks[:, None] + (d * padded(RANK))[None, :])
+            sums = tl.dot(left, right, sums, input_precision="ieee")
+        tl.store(rows + (steps * BLOCK)[:, None] + d[None, :], sums)
+    tl.debug_barrier()

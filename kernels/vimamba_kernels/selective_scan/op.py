@@ -106,15 +106,15 @@ def _forward(
     """The output; with `save` also the ungated output and the states at the chunk borders."""
     check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     name = choose_backend(backend, u)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     if name in ("chunked", "reference"):
         scan = selective_scan_reference if name == "reference" else selective_scan_chunked
-        tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
         out = scan(*tensors, delta_softplus, paths, merge)
         return out, out.new_empty(0), out.new_empty(0, dtype=torch.float32)
+    if name == "triton":
+        return fused.forward(*tensors, delta_softplus, paths, merge, save=save)
     options = (delta_bias, delta_softplus, paths, merge)
     delta = project_steps(delta, delta_weight)
-    if name == "triton":
-        return fused.forward(u, delta, A, B, C, D, z, *options, save=save)
     y, states = cpu.forward(u, delta, A, B, C, D, *options, save=save)
     ungated = y.to(u.dtype, copy=True) if save and z is not None else u.new_empty(0)
     if z is not None:
@@ -194,26 +194,24 @@ def _backward(
         options = (delta_softplus, paths, merge)
         grads = selective_scan_gradients(grad, *tensors, *options, recurrence=recurrence)
         return dense_gradients(grads, tensors)
+    if name == "triton":
+        options = (delta_softplus, paths, merge)
+        return dense_gradients(fused.backward(grad, *tensors, *options, ungated, states), tensors)
     options = (delta_bias, delta_softplus, paths, merge)
     steps = project_steps(delta, delta_weight)
-    if name == "triton":
-        grads = fused.backward(grad, u, steps, A, B, C, D, z, *options, ungated, states)
-        grad_u, grad_steps, *grads = grads
-    else:
-        if states.numel() == 0:
-            y, states = cpu.forward(u, steps, A, B, C, D, *options, save=True)
-            ungated = y if z is not None else ungated
-        grad = grad.float()
-        grad_z = None
-        if z is not None:
-            grad_z = _gate_gradient(grad, z, ungated, merge)
-            grad = grad * _gate(z, merge)
-        grads = cpu.backward(grad, u, steps, A, B, C, D, *options, states)
-        grad_u, grad_steps, *grads, grad_bias = grads
-        grads = (*grads, grad_z, grad_bias)
+    if states.numel() == 0:
+        y, states = cpu.forward(u, steps, A, B, C, D, *options, save=True)
+        ungated = y if z is not None else ungated
+    grad = grad.float()
+    grad_z = None
+    if z is not None:
+        grad_z = _gate_gradient(grad, z, ungated, merge)
+        grad = grad * _gate(z, merge)
+    grads = cpu.backward(grad, u, steps, A, B, C, D, *options, states)
+    grad_u, grad_steps, *grads, grad_bias = grads
     assert grad_steps is not None
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
-    return dense_gradients((grad_u, grad_delta, *grads, grad_weight), tensors)
+    return dense_gradients((grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight), tensors)
 
 
 @_backward.register_fake

@@ -4,8 +4,11 @@ test_triton_interpreted.py runs this file in a process of its own, because the m
 Triton is imported. A step of a program takes milliseconds, so the sizes are small.
 """
 
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
+from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.kernels.problems import (
     TENSORS,
@@ -50,6 +53,11 @@ OPTIONS = {
     "groups": {"groups": 3},
     "a_group_for_each_channel": {"groups": 2, "n": 1, "channels": 2, "u_per_path": True},
     "u_per_path": {"u_per_path": True, "zero_tokens": 2},
+    "projected": {"rank": 2},
+    "projected_one_state": {"rank": 6, "n": 1, "zero_tokens": 2, "steps": 7},
+    "projected_groups_of_few_channels": {"rank": 8, "groups": 3},
+    "projected_from_two_slices": {"rank": 17, "u_per_path": True, "zero_tokens": 2},
+    "projected_without_D_z_bias_paths": {"rank": 3, "without": ("D", "z", "delta_bias", "paths")},
 }
 # whether each path has programs of its own, and segments; a segment is a multiple of 16 steps
 CUTS = {"split": (True, 1), "split_segments": (True, 2), "segments": (False, 3)}
@@ -59,6 +67,16 @@ LONG = {
     "a_step_after_a_border": {"length": 33, "n": 2},
     "zero_and_skipped_tokens": {"length": 40, "steps": 35, "zero_tokens": 4, "n": 1},
 }
+# a matrix product makes the step sizes of 16 steps, 32 channels and 16 ranks
+PROJECTED = {
+    "a_step_before_a_product": {"length": 15, "n": 1, "rank": 1},
+    "a_product": {"length": 16, "n": 2, "rank": 16, "channels": 32},
+    "a_step_after_a_product": {"length": 17, "n": 1, "rank": 17, "channels": 33},
+    "a_step_after_two_products": {"length": 33, "n": 20, "rank": 6, "k": 1},
+    "a_path_without_some": {"length": 40, "steps": 34, "zero_tokens": 5, "n": 3, "rank": 6},
+    "two_blocks": {"length": 18, "n": 1, "rank": 6, "channels": 130, "k": 1},
+    "groups": {"length": 18, "n": 4, "rank": 6, "channels": 6, "groups": 2},
+}
 
 
 @pytest.fixture(params=[False, True], ids=["free", "deterministic"])
@@ -67,6 +85,22 @@ def deterministic(request):
     torch.use_deterministic_algorithms(request.param)
     yield request.param
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch):
+    """The interpreter keeps bfloat16 as its bits, and a matrix product would multiply those."""
+    dot = InterpreterBuilder.create_dot
+
+    def widened(t):
+        if t.dtype != tl.bfloat16:
+            return t
+        return TensorHandle((t.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self, a, b, *rest):
+        return dot(self, widened(a), widened(b), *rest)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", create_dot)
 
 
 @pytest.fixture
@@ -104,10 +138,18 @@ def test_every_option_matches(name, merge, monkeypatch):
     assert_matches(SMALL | OPTIONS[name], merge)
 
 
+@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
 @pytest.mark.parametrize("cut", CUTS)
-def test_every_cut_matches(cut, deterministic, monkeypatch):
+def test_every_cut_matches(cut, rank, deterministic, monkeypatch):
     cut_as(monkeypatch, *CUTS[cut])
-    assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5})
+    assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5, "rank": rank})
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize("name", PROJECTED)
+def test_a_projection_matches_at_the_borders_of_its_products(name, monkeypatch):
+    cut_as(monkeypatch, False, 2 if PROJECTED[name]["length"] > 32 else 1)
+    assert_matches({"batch": 1} | PROJECTED[name])
 
 
 @pytest.mark.usefixtures("poison")
@@ -117,10 +159,11 @@ def test_segments_match_at_their_borders(name, monkeypatch):
     assert_matches({"batch": 1} | LONG[name])
 
 
+@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("dtype", HALF, ids=lambda d: str(d).removeprefix("torch."))
-def test_half_precision_loses_no_more_than_its_rounding(dtype, n):
-    problem = make_problem(**SMALL, dtype=dtype, n=n)
+def test_half_precision_loses_no_more_than_its_rounding(dtype, n, rank):
+    problem = make_problem(**SMALL, dtype=dtype, n=n, rank=rank)
     grad = output_gradient(problem)
     results = computed(selective_scan, problem, grad, backend="triton")
     inputs = [problem[name] for name in ("u", *TENSORS)]
@@ -149,10 +192,11 @@ def test_paths_may_be_int64():
     assert all_equal(first, second)
 
 
-def test_the_backward_pass_can_do_without_what_the_forward_pass_saved():
-    problem = make_problem(**SMALL, dtype=torch.float32, n=1)
+@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
+def test_the_backward_pass_can_do_without_what_the_forward_pass_saved(rank):
+    problem = make_problem(**SMALL, dtype=torch.float32, n=1, rank=rank)
     grad = output_gradient(problem)
-    arguments = [problem[name] for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")]
+    arguments = [problem[name] for name in TENSORS]
     arguments += [problem["delta_softplus"], problem["paths"], True]
     _, *saved = fused.forward(*arguments, save=True)
     nothing = [grad.new_empty(0)] * 2
@@ -161,8 +205,9 @@ def test_the_backward_pass_can_do_without_what_the_forward_pass_saved():
     assert all_equal(with_saved, without)
 
 
-def test_an_empty_batch_gives_empty_results():
-    problem = make_problem(**{**SMALL, "batch": 0}, dtype=torch.float32)
+@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
+def test_an_empty_batch_gives_empty_results(rank):
+    problem = make_problem(**{**SMALL, "batch": 0}, dtype=torch.float32, rank=rank)
     results = computed(selective_scan, problem, output_gradient(problem), backend="triton")
     assert results[0].shape == (0, 9, 6)
     assert not results[3].any()

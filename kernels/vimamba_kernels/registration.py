@@ -1,6 +1,7 @@
 """What the operators share in registering with torch: gradients as outputs, autocast."""
 
 from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -16,6 +17,22 @@ def dense_gradients(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | No
         empty.new_empty(0) if t is None or g is None else g.to(t.dtype).contiguous()
         for g, t in pairs
     )
+
+
+def without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel whose own matrix products keep the precision that it chose.
+
+    The backward pass, and what a compiled graph calls, can run where autocast is on.
+    """
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
+    keys = keys | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+
+    @wraps(kernel)
+    def call(*arguments: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return kernel(*arguments)
+
+    return call
 
 
 def second_gradients(

@@ -250,6 +250,20 @@ def test_autocast_casts_activations_but_keeps_the_parameters(rank):
     torch.testing.assert_close(results[0], selective_scan(**rounded), rtol=0, atol=0)
 
 
+@RANKS
+@pytest.mark.parametrize("backend", ["cpu", "chunked"])
+def test_a_backward_pass_inside_autocast_is_as_exact_as_outside(backend, rank):
+    problem = make_problem(length=50, dtype=torch.float32, rank=rank)
+    require_gradients(problem)
+    tensors = [problem[name] for name in TENSORS if problem[name] is not None]
+    with torch.autocast("cpu", torch.bfloat16):
+        y = selective_scan(**problem, backend=backend).float().sum()
+        inside = torch.autograd.grad(y, tensors, retain_graph=True)
+    outside = torch.autograd.grad(y, tensors)
+    for a, b in zip(inside, outside, strict=True):
+        assert torch.equal(a, b)
+
+
 def test_autocast_leaves_float64_alone():
     problem = make_problem()
     with torch.autocast("cpu", torch.bfloat16):

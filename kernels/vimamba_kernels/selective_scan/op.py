@@ -15,7 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
-from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
+from vimamba_kernels.registration import (
+    dense_gradients,
+    register_autocast,
+    second_gradients,
+    without_autocast,
+)
 from vimamba_kernels.selective_scan import cpu, fused
 from vimamba_kernels.selective_scan.checks import check_arguments
 from vimamba_kernels.selective_scan.chunked import (
@@ -87,6 +92,7 @@ def _selective_scan(
     mutates_args=(),
     schema=f"({_REQUIRED}, bool save) -> (Tensor, Tensor, Tensor)",
 )
+@without_autocast
 def _forward(
     u: Tensor,
     delta: Tensor,
@@ -166,6 +172,7 @@ def _gate(z: Tensor, merge: bool) -> Tensor:
     schema=f"(Tensor grad, {_REQUIRED}, Tensor ungated, Tensor states) -> "
     "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
+@without_autocast
 def _backward(
     grad: Tensor,
     u: Tensor,

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# paths whose values were found good, by tensor: (version of its contents, number of tokens)
+# paths whose values were found good, by tensor: (version of its contents, number of tokens), and
+# whether every path visits every token
 _good_paths = WeakIdKeyDictionary()
 
 
@@ -91,8 +92,8 @@ def check_paths(paths: Tensor, length: int) -> None:
     """
     if torch.compiler.is_compiling() or paths.device.type == "meta":
         return
-    state = (0 if paths.is_inference() else paths._version, length)
-    if _good_paths.get(paths) == state:
+    state = _state(paths, length)
+    if _good_paths.get(paths, (None,))[0] == state:
         return
     check_path_bounds(paths, length)
     for k, path in enumerate(paths.sort(dim=1).values):
@@ -101,4 +102,19 @@ def check_paths(paths: Tensor, length: int) -> None:
             raise ValueError(
                 f"paths[{k}] visits token {int(repeated[0])} again; expected each at most once"
             )
-    _good_paths[paths] = state
+    # no token comes twice, so without a -1 all do
+    _good_paths[paths] = state, paths.shape[1] == length and int(paths.min()) >= 0
+
+
+def remember_complete(paths: Tensor, length: int) -> None:
+    """Note, without reading `paths`, that each visits every one of so many tokens exactly once."""
+    _good_paths[paths] = _state(paths, length), True
+
+
+def known_complete(paths: Tensor, length: int) -> bool:
+    """Whether each path is known to visit every token exactly once; the values are not read."""
+    return _good_paths.get(paths) == (_state(paths, length), True)
+
+
+def _state(paths: Tensor, length: int) -> tuple[int, int]:
+    return 0 if paths.is_inference() else paths._version, length

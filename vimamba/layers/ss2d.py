@@ -21,6 +21,7 @@ from vimamba.layers.ssm import (
     init_step_bias_,
     init_step_projection_,
 )
+from vimamba.layers import paths as _paths  # noqa: F401  registers the op for GPUs
 from vimamba.scan_orders import num_paths
 
 

@@ -24,6 +24,7 @@ from vimamba.scan_orders.registry import (
     register_scan_order,
     register_scan_table,
     scan_paths,
+    visits_all_cells,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "register_scan_order",
     "register_scan_table",
     "scan_paths",
+    "visits_all_cells",
 ]

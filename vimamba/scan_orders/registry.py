@@ -88,6 +88,7 @@ def register_scan_order(
     _SCAN_ORDERS[name] = ScanOrder(name, function, parameters, num_paths, steps, adjacent)
     _resolve.cache_clear()
     _table.cache_clear()
+    visits_all_cells.cache_clear()
     return function
 
 
@@ -192,6 +193,17 @@ def scan_paths(
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r} of a scan order must be an integer, at least 1")
     return _table(scan_order, height, width, torch.device(device or "cpu")).clone()
+
+
+@lru_cache(maxsize=256)
+def visits_all_cells(scan_order: str, height: int, width: int) -> bool:
+    """Whether every path of a scan order visits every cell of this grid, and no zero token.
+
+    Raises:
+        ValueError: As `scan_paths` does.
+    """
+    paths = scan_paths(scan_order, height, width)
+    return paths.shape[1] == height * width and int(paths.min()) >= 0
 
 
 @torch.library.custom_op("vimamba::scan_paths", mutates_args=())

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.arguments import check_paths, known_complete
 from vimamba_kernels.selective_scan.projection import project_gradients
 
 LOG2E = 1.4426950408889634
@@ -351,10 +351,9 @@ def _visits_all(paths: Tensor, length: int) -> bool:
     To read the values would wait for the GPU, at every call that brings a new table; False is
     always right, and costs rows that are cleared first.
     """
-    if paths.is_cuda:
-        return False
-    check_paths(paths, length)
-    return paths.shape[1] == length and paths.min().item() >= 0
+    if not paths.is_cuda:
+        check_paths(paths, length)
+    return known_complete(paths, length)
 
 
 def _processors(device: torch.device) -> int:

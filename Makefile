@@ -14,8 +14,9 @@ demo: $(VENV)/.train
 demo-segmentation: $(VENV)/.train,medical
 	$(BIN)/python tools/demo_segmentation.py
 
+# two processes of one thread each, which do not take the cores from each other
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -93,7 +93,8 @@ def check_paths(paths: Tensor, length: int) -> None:
     if torch.compiler.is_compiling() or paths.device.type == "meta":
         return
     state = _state(paths, length)
-    if _good_paths.get(paths, (None,))[0] == state:
+    found = _good_paths.get(paths)
+    if found is not None and found[0] == state:
         return
     check_path_bounds(paths, length)
     for k, path in enumerate(paths.sort(dim=1).values):

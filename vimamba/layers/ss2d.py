@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vimamba.layers import paths as _paths  # noqa: F401  registers the op for GPUs
 from vimamba.layers.ssm import (
     StepProjection,
     init_state_decay_,
     init_step_bias_,
     init_step_projection_,
 )
-from vimamba.layers import paths as _paths  # noqa: F401  registers the op for GPUs
 from vimamba.scan_orders import num_paths
 
 

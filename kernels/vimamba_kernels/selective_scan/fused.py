@@ -34,6 +34,8 @@ from vimamba_kernels.selective_scan.projection import project_gradients
 LOG2E = 1.4426950408889634
 # segments begin at multiples of it, and all groups of steps divide it
 _ALIGNMENT = 16
+# numbers of a gate that a program takes
+_GATE_BLOCK = 512
 # steps and ranks of a matrix product in a kernel
 _PRODUCT = 16
 _SHORTEST_SEGMENT = 64
@@ -190,7 +192,7 @@ def backward(
         states = _recompute_states(scan, plan)
     grads = _scan_backward(scan, plan, grad, gate, merge, states)
     grad_u, grad_steps, *grads, grad_bias = grads
-    grad_z = None if z is None else _gate_gradient(grad, z, ungated, merge)
+    grad_z = None if gate is None else _gate_gradient(grad, gate, ungated.contiguous())
     # In the kernel these products would take longer (counted: by a tenth of its time and more):
     # their sums run over channels and steps, of which a program has pieces.
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
@@ -565,8 +567,19 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
     )
 
 
-def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Tensor:
-    z = z.float()
-    sigmoid = torch.sigmoid(z)
-    product = grad.float() * ungated.float()
-    return (product if merge else product.sum(1)) * (sigmoid * (1 + z * (1 - sigmoid)))
+def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor) -> Tensor:
+    """Gradient of `z`; all are contiguous, and `grad` and `ungated` may have paths."""
+    dz = torch.empty_like(z)
+    size = z[0].numel() if z.shape[0] else 0
+    _launch(
+        "gate_backward",
+        z.shape[0] * -(-size // _GATE_BLOCK),
+        grad=grad,
+        ungated=ungated,
+        z=z,
+        dz=dz,
+        K=grad.shape[1] if grad.dim() == 4 else 1,
+        size=size,
+        BLOCK=_GATE_BLOCK,
+    )
+    return dz

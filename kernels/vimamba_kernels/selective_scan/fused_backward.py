@@ -351,3 +351,20 @@ def sum_weights(
     place = owner * L * N + (token * N)[:, None] + n[None, :]
     tl.store(dB + place, b_sum, mask=mask)
     tl.store(dC + place, c_sum, mask=mask)
+
+
+@triton.jit
+def gate_backward(grad, ungated, z, dz, K, size, BLOCK: tl.constexpr):
+    """Gradient of z (B, size) from `grad` and `ungated` (B, K, size), summed over the K paths."""
+    blocks = tl.cdiv(size, BLOCK)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    mask = i < size
+    product = tl.zeros((BLOCK,), tl.float32)
+    for k in range(K):
+        place = (b * K + k) * size + i
+        row = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        product += row * tl.load(ungated + place, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(z + b * size + i, mask=mask, other=0.0).to(tl.float32)
+    share = sigmoid(gate)
+    tl.store(dz + b * size + i, product * (share * (1.0 + gate * (1.0 - share))), mask=mask)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
+from vimamba_kernels.gates import gate_gradient
 from vimamba_kernels.registration import (
     dense_gradients,
     register_autocast,
@@ -212,7 +213,7 @@ def _backward(
     grad = grad.float()
     grad_z = None
     if z is not None:
-        grad_z = _gate_gradient(grad, z, ungated, merge)
+        grad_z = gate_gradient(grad, z, ungated, merge)
         grad = grad * _gate(z, merge)
     grads = cpu.backward(grad, u, steps, A, B, C, D, *options, states)
     grad_u, grad_steps, *grads, grad_bias = grads
@@ -244,14 +245,6 @@ def _backward_fake(
         u.new_empty(0) if t is None else t.new_empty(t.shape)
         for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     )
-
-
-def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Tensor:
-    z = z.float()
-    sigmoid = torch.sigmoid(z)
-    slope = sigmoid * (1 + z * (1 - sigmoid))
-    product = grad * ungated.float()
-    return (product if merge else product.sum(1)) * slope
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

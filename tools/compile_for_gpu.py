@@ -238,7 +238,7 @@ def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target:
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     shared = compiled.metadata.shared
     if "cubin" in compiled.asm:
-        return _read_nvidia(compiled.asm["cubin"], shared)
+        return read_nvidia(compiled.asm["cubin"], shared)
     text = compiled.asm["amdgcn"]
     found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
     spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
@@ -250,7 +250,8 @@ def _literal(text: str) -> Any:
     return names[text] if text in names else text[1:-1] if text[0] == "'" else int(text)
 
 
-def _read_nvidia(cubin: bytes, shared: int) -> Compiled:
+def read_nvidia(cubin: bytes, shared: int) -> Compiled:
+    """What a compiled kernel says about itself; `shared` are bytes, which it does not say."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)

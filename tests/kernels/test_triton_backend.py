@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from tests.kernels.problems import make_problem
-from vimamba_kernels import backends, selective_scan
+from vimamba_kernels import backends, causal_conv_along_paths, gpu_tasks, selective_scan, ssd
 from vimamba_kernels.selective_scan import fused
 from vimamba_kernels.selective_scan.op import choose_backend
+from vimamba_kernels.ssd import fused as fused_ssd
 
 PROCESSORS = 132
 
@@ -41,6 +42,9 @@ def test_importing_the_package_imports_no_kernel():
         "import sys, vimamba_kernels\n"
         "assert 'vimamba_kernels.selective_scan.fused' in sys.modules\n"
         "assert 'vimamba_kernels.selective_scan.fused_steps' not in sys.modules\n"
+        "assert 'vimamba_kernels.path_conv.fused' in sys.modules\n"
+        "assert 'vimamba_kernels.ssd.fused' in sys.modules\n"
+        "assert 'vimamba_kernels.gpu_kernels' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -64,3 +68,27 @@ def test_the_plan_follows_from_the_number_of_programs(sizes, blocks, split, segm
     # no segment shorter than 64 steps, and no more programs than wanted
     assert plan.segments == 1 or plan.segments * 64 <= sizes[2]
     assert plan.segments == 1 or (plan.segments - 1) * sizes[0] * blocks < 8 * PROCESSORS
+
+
+def test_the_other_operators_say_why_they_cannot_run_on_a_cpu(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    message = "backend='triton' cannot run: x is on cpu; it runs on a GPU only; use 'cpu' or"
+    with pytest.raises(ValueError, match=message):
+        causal_conv_along_paths(torch.ones(1, 5, 2), torch.ones(1, 2, 4), backend="triton")
+    x, weight, A = torch.ones(1, 5, 2, 3), torch.ones(1, 1, 5, 4), -torch.ones(1, 2)
+    with pytest.raises(ValueError, match=message):
+        ssd(x, torch.ones(1, 1, 5, 2), A, weight, weight, backend="triton")
+
+
+def test_a_path_of_more_numbers_than_offsets_can_count_is_refused():
+    with pytest.raises(ValueError, match=r"x has 4194304 rows of 512 numbers; expected below"):
+        gpu_tasks.check_row_sizes("x", 2**22, 2**9)
+
+
+# programs without segments, chunks, and how many segments they call for on an H200
+@pytest.mark.parametrize(
+    ("programs", "chunks", "segments"),
+    [(1536, 49, 1), (264, 49, 1), (12, 1024, 22), (12, 49, 12), (96, 4, 1), (0, 4, 1)],
+)
+def test_few_chains_are_cut_into_segments(programs, chunks, segments):
+    assert fused_ssd.choose_segments(programs, chunks, PROCESSORS) == segments

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels import gpu_tasks
@@ -43,14 +44,14 @@ class Shape(NamedTuple):
 
 
 # numbers of float32 need twice the registers of bfloat16 before, and more within, a product
-_HALF, _FULL = Shape(64, 32, 128), Shape(16, 16, 64)
+_HALF, _MANY_STATES, _FULL = Shape(64, 32, 128), Shape(16, 16, 128), Shape(16, 16, 64)
 
 
 def choose_shape(dtype: torch.dtype, states: int) -> Shape:
     """The shape for a dtype of `x`: only bfloat16 is multiplied as it is."""
     if dtype != torch.bfloat16:
         return _FULL
-    return _HALF if states <= 64 else _HALF._replace(chunk=32)
+    return _HALF if states <= 64 else _MANY_STATES
 
 
 def obstacle(dtype: torch.dtype, states: int) -> str | None:
@@ -119,14 +120,14 @@ def backward(
     grad = grad.contiguous()
     dz = None
     if z is not None:
-        z = z.contiguous()
         ungated = _gather(scan, _outputs(scan, initial_state, False)[0], None, merge, torch.float32)
         dz = gate_gradient(grad, z, ungated, merge)
-    x_walk = _Walk(scan.x, scan.B, x.dim() == 4, False, None)
-    states, _ = _walk(scan, x_walk, initial_state)
-    grad_walk = _Walk(grad, scan.C, merge, True, z)
-    state_grads, grad_initial = _walk(scan, grad_walk, grad_state)
-    grads = _gradients(scan, grad, z, merge, states, state_grads)
+        gate = F.silu(z.float())
+        # in float32: rounded here, it would lose what the sums over steps still need
+        grad = grad * (gate if merge else gate.unsqueeze(1))
+    states, _ = _walk(scan, _Walk(scan.x, scan.B, x.dim() == 4, False), initial_state)
+    state_grads, grad_initial = _walk(scan, _Walk(grad, scan.C, merge, True), grad_state)
+    grads = _gradients(scan, grad, merge, states, state_grads)
     dD = grads[5]
     if D is not None and D.dim() == 2:
         assert dD is not None
@@ -187,15 +188,13 @@ class _Scan(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """What makes a state grow: x and B, or in reverse the output's gradient and C."""
+    """What makes a state grow: x and B, or in reverse the ungated output's gradient and C."""
 
     value: Tensor
     weight: Tensor
     # whether all paths share the value
     shared: bool
     reverse: bool
-    # the gate of the value
-    z: Tensor | None
 
 
 def _prepare(
@@ -335,7 +334,6 @@ def _launch_walk(
         programs,
         value=walk.value,
         weight=walk.weight,
-        z=walk.z,
         **outputs,
         **scan.common,
         **cut,
@@ -359,7 +357,7 @@ def _outputs(scan: _Scan, first: Tensor | None, return_state: bool) -> tuple[Ten
     """Ungated outputs by step, (B, K, T, H, P), and the last state, empty unless wanted."""
     programs, cut = scan.cut()
     x = scan.x
-    walk = _Walk(x, scan.B, x.dim() == 4, False, None)
+    walk = _Walk(x, scan.B, x.dim() == 4, False)
     sizes = scan.common
     rows = scan.new(*scan.by_path, sizes["T"], sizes["H"], sizes["P"], dtype=x.dtype)
     final = scan.new(*scan.by_path, *scan.state_shape) if return_state else None
@@ -407,7 +405,6 @@ def _gather(scan: _Scan, rows: Tensor, z: Tensor | None, merge: bool, dtype: tor
 def _gradients(
     scan: _Scan,
     grad: Tensor,
-    z: Tensor | None,
     merge: bool,
     states: Tensor,
     state_grads: Tensor,
@@ -433,7 +430,6 @@ def _gradients(
         B=scan.B,
         C=scan.C,
         skip=scan.skip,
-        z=z,
         states=states,
         state_grads=state_grads,
         dx=rows,

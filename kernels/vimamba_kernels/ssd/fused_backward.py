@@ -8,13 +8,13 @@ because the tiles do not fit into the registers together.
 """
 
 # In a kernel names stand for Triton's tensors, which have no types.
-# ruff: noqa: ANN001, ANN201, ANN202
+# ruff: noqa: ANN001, ANN201
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+from vimamba_kernels.gpu_kernels import tokens_at
 from vimamba_kernels.ssd.fused_steps import (
     cells_of,
     columns,
@@ -28,23 +28,12 @@ from vimamba_kernels.ssd.fused_steps import (
 
 
 @triton.jit
-def _load_gradient(grad, z, token, stride, p, real_p):
-    """Rows of the ungated output's gradient in float32."""
-    rows = load_rows(grad, token, stride, p, real_p).to(tl.float32)
-    if z is not None:
-        gate = load_rows(z, token, stride, p, real_p).to(tl.float32)
-        rows *= gate * sigmoid(gate)
-    return rows
-
-
-@triton.jit
 def ssd_gradients(
     grad,
     x,
     B,
     C,
     skip,
-    z,
     paths,
     step_sizes,
     wholes,
@@ -79,10 +68,11 @@ def ssd_gradients(
 ):
     """All gradients from one chunk and `per_program` heads of one group.
 
-    `states` and `state_grads` (B, K, chunks, H, N, P) belong to the state that enters a chunk and
-    the one that leaves it. `dx` is (B, K, T, H, P), by step; `dB` and `dC` are by token, with a
-    dimension in front for the parts of a group. `skip_sums` (B, K, chunks, H, P) takes the gradient
-    of D; `finish_sizes` says what `reads`, `writes`, `dsizes` and `kept` are.
+    `grad` is the ungated output's. `states` and `state_grads` (B, K, chunks, H, N, P) belong to the
+    state that enters a chunk and the one that leaves it. `dx` is (B, K, T, H, P), by step; `dB` and
+    `dC` are by token, with a dimension in front for the parts of a group. `skip_sums` (B, K,
+    chunks, H, P) takes the gradient of D; `finish_sizes` says what `reads`, `writes`, `dsizes` and
+    `kept` are.
     """
     programs = per_group // per_program
     groups = H // per_group
@@ -105,7 +95,6 @@ def ssd_gradients(
     first = group * per_group + share * per_program
     x_rows = x + (b if SHARED else bk) * L * H * P
     grad_rows = grad + (b if SHARED_GRAD else bk) * L * H * P
-    gates = None if z is None else z + b * L * H * P
     steps = bk * H * (chunks * Q) + chunk * Q
     slots = (bk * chunks + chunk) * H
 
@@ -119,7 +108,7 @@ def ssd_gradients(
         for p_first in range(0, P, PB):
             p, real_p = columns(p_first, P, PB)
             row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
             cells, real = cells_of(n, real_n, p, real_p, P)
             dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)
             dwrite = product(weighted, gy * tl.exp2(part)[:, None], None, HALF, PRECISION)
@@ -148,7 +137,7 @@ def ssd_gradients(
         for p_first in range(0, P, PB):
             p, real_p = columns(p_first, P, PB)
             row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
             cells, real = cells_of(n, real_n, p, real_p, P)
             h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
             gy *= tl.exp2(part)[:, None]
@@ -173,7 +162,7 @@ def ssd_gradients(
         for p_first in range(0, P, PB):
             p, real_p = columns(p_first, P, PB)
             row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = _load_gradient(grad_rows, gates, token, H * P, head * P + p, real_p)
+            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
             cells, real = cells_of(n, real_n, p, real_p, P)
             h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
             dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)

@@ -63,7 +63,6 @@ def _start(
 def walk_states(
     value,
     weight,
-    z,
     paths,
     step_sizes,
     wholes,
@@ -93,9 +92,9 @@ def walk_states(
 ):
     """The states that enter the chunks, or in REVERSE the gradients of those that leave them.
 
-    `value` and `weight` are x and B, or the output's gradient and C. Into `states` (B, K, chunks,
-    H, N, P), if given, go those states, into `ends` (B, K, segments, H, N, P) what a segment leaves
-    at its end (its first step in REVERSE), into `lefts` (B, K, segments, H) its decay.
+    `value` and `weight` are x and B, or the ungated output's gradient and C. Those states go into
+    `states` (B, K, chunks, H, N, P) if given, what a segment leaves at its end (its first step in
+    REVERSE) into `ends` (B, K, segments, H, N, P), and its decay into `lefts` (B, K, segments, H).
     """
     b, k, segment, head, p_first = _locate(H, K, segments, P, HEADS, PB)
     bk = b * K + k
@@ -126,10 +125,6 @@ def walk_states(
             steps = (bk * H + head + r) * (chunks * Q) + chunk * Q
             size, whole, part, left, decay = load_steps(step_sizes, wholes, parts, steps, Q)
             v = load_rows(values + r * P, token, H * P, p, real_p).to(tl.float32)
-            if z is not None:
-                gates = z + b * L * H * P + (head + r) * P
-                gate = load_rows(gates, token, H * P, p, real_p).to(tl.float32)
-                v *= gate * sigmoid(gate)
             if REVERSE:
                 v *= tl.exp2(whole + part)[:, None]
             else:

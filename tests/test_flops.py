@@ -71,3 +71,23 @@ def test_fvcore_counts_the_same(name):
     counts = analysis.by_operator()
     assert sum(n for op, n in counts.items() if "selective_scan" in op) == scans
     assert counts["linear"] + counts["conv"] == pytest.approx(products / 2, rel=0.01)
+
+
+def test_the_kernels_of_mamba_2_count_what_the_scan_of_their_channels_does():
+    batch, k, length, heads, width, states = 2, 4, 30, 3, 8, 5
+
+    def meta(*shape):
+        return torch.empty(shape, device="meta")
+
+    x, dt = meta(batch, length, heads, width), meta(batch, k, length, heads)
+    B = meta(batch, k, length, states)
+    absent = (None,) * 4
+    arguments = (x, dt, meta(k, heads), B, B, *absent, True, None, None, True)
+    expected = scan_flops((batch, k, length, heads * width), (k, heads * width, states))
+    for name, call, factor in (
+        ("ssd_forward", lambda op: op(*arguments, False), 1),
+        ("ssd_backward", lambda op: op(x, None, *arguments), 2),
+    ):
+        with FlopCounterMode(display=False) as counter:
+            call(getattr(torch.ops.vimamba, name))
+        assert counter.get_total_flops() == factor * expected

@@ -15,6 +15,7 @@ import torch
 from torch.utils.flop_counter import register_flop_formula
 
 from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
+from vimamba_kernels.ssd import op as _ssd_op  # noqa: F401  likewise
 
 FLOPS_PER_STATE = 9
 
@@ -44,6 +45,21 @@ def _forward_flops(*shapes: Any, **_: Any) -> int:
 @register_flop_formula(torch.ops.vimamba.selective_scan_backward)
 def _backward_flops(grad: Any, *shapes: Any, **_: Any) -> int:
     return 2 * scan_flops(shapes[1], shapes[2], shapes[8])
+
+
+def _ssd_flops(x_shape: Sequence[int], dt_shape: Sequence[int], B_shape: Sequence[int]) -> int:
+    """Mamba-2's scan as the selective scan of its heads' channels."""
+    return FLOPS_PER_STATE * math.prod(dt_shape) * x_shape[-1] * B_shape[-1]
+
+
+@register_flop_formula(torch.ops.vimamba.ssd_forward)
+def _ssd_forward_flops(*shapes: Any, **_: Any) -> int:
+    return _ssd_flops(shapes[0], shapes[1], shapes[3])
+
+
+@register_flop_formula(torch.ops.vimamba.ssd_backward)
+def _ssd_backward_flops(grad: Any, grad_state: Any, *shapes: Any, **_: Any) -> int:
+    return 2 * _ssd_flops(shapes[0], shapes[1], shapes[3])
 
 
 def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:

@@ -18,7 +18,11 @@ SNIPPETS = [
     for snippet in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 ]
 ROWS = [line.strip("| ").split(" | ") for line in TEXT.splitlines() if line.startswith("| ")][1:]
-PACKAGES = {"Hugging Face Hub": "huggingface_hub", "Lightning": "pytorch_lightning"}
+PACKAGES = {
+    "Hugging Face Hub": "huggingface_hub",
+    "Lightning": "pytorch_lightning",
+    "nnU-Net": "nnunetv2",
+}
 
 
 @pytest.mark.parametrize(("tool", "snippet"), SNIPPETS, ids=[tool for tool, _ in SNIPPETS])

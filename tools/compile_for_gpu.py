@@ -187,7 +187,7 @@ def record(
     try:
         with (
             mock.patch.object(fused, "_launch", note),
-            mock.patch.object(fused, "_processors", return_value=PROCESSORS),
+            mock.patch.object(fused, "processors", return_value=PROCESSORS),
         ):
             shape = fused.forward_block(case.states, width)
             y, *saved = fused.forward(**arguments, save=True, plan=cut(shape))

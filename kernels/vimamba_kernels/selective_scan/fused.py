@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths, known_complete
+from vimamba_kernels.gpu_tasks import processors
 from vimamba_kernels.selective_scan.projection import project_gradients
 
 LOG2E = 1.4426950408889634
@@ -239,7 +240,7 @@ class _Scan(NamedTuple):
     def plan(self, shape: tuple[int, int]) -> Plan:
         sizes = (self.batch, self.k, self.steps, self.states)
         programs = self.batch * self.blocks(shape[0])
-        return choose_plan(sizes, shape, programs, _processors(self.new((0,)).device))
+        return choose_plan(sizes, shape, programs, processors(self.new((0,)).device))
 
     def projection(self, plan: Plan, programs: int) -> dict[str, Tensor | None]:
         """Arguments of a kernel with which it projects delta: the weight, and room for rows.
@@ -356,12 +357,6 @@ def _visits_all(paths: Tensor, length: int) -> bool:
     if not paths.is_cuda:
         check_paths(paths, length)
     return known_complete(paths, length)
-
-
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def kernel(name: str) -> Any:

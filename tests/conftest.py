@@ -1,7 +1,12 @@
 """Fixtures that several parts of the tests share."""
 
+import signal
 import sys
 from pathlib import Path
 
 # `tests.parity.official` is imported by its full name, whatever pytest's import mode
 sys.path.insert(0, str(Path(__file__).parents[1]))
+
+# A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the
+# tests of interrupted runs must hold there, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)

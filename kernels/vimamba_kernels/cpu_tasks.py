@@ -163,7 +163,10 @@ def compile_kernel(module: str, name: str) -> Kernel:
 def _is_cached(kernel: Any) -> bool:
     try:
         context = kernel._targetdescr.target_context
-        return kernel._cache.load_overload(kernel._sig, context) is not None
+        context.refresh()
+        # only asks; `kernel._cache.load_overload` would load the code, and `compile` once more
+        key = kernel._cache._index_key(kernel._sig, context.codegen())
+        return kernel._cache._cache_file.load(key) is not None
     except (AttributeError, OSError):
         return False
 

@@ -15,9 +15,9 @@ says how the kernels work.
 import triton
 import triton.language as tl
 
+from vimamba_kernels.gpu_kernels import LN2, sigmoid, softplus_and_slope
 from vimamba_kernels.selective_scan.fused_steps import (
     CHUNK,
-    LN2,
     load_delta,
     load_parameter,
     load_row,
@@ -26,8 +26,6 @@ from vimamba_kernels.selective_scan.fused_steps import (
     locate_delta,
     mask_by,
     project,
-    sigmoid,
-    softplus_and_slope,
     store_row,
 )
 

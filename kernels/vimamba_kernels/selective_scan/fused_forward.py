@@ -13,6 +13,7 @@
 import triton
 import triton.language as tl
 
+from vimamba_kernels.gpu_kernels import sigmoid, softplus
 from vimamba_kernels.selective_scan.fused_steps import (
     CHUNK,
     load_delta,
@@ -24,8 +25,6 @@ from vimamba_kernels.selective_scan.fused_steps import (
     locate_delta,
     mask_by,
     project,
-    sigmoid,
-    softplus,
     store_row,
     token_at,
 )

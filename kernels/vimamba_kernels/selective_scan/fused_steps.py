@@ -1,4 +1,4 @@
-"""What the selective scan's Triton kernels share: their place, rows and weights, softplus.
+"""What the selective scan's Triton kernels share: their place, rows and weights.
 
 A program owns one batch element and one block of channels. It walks its steps through the path
 table and reads and writes rows of channels at the tokens' own places. The rows of several steps
@@ -16,47 +16,12 @@ channels shares B and C. `token` is -1 for a zero token and for steps past the e
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
+from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+
 # steps, channels and ranks of one matrix product
 CHUNK = tl.constexpr(16)
 WIDTH = tl.constexpr(32)
 SLICE = tl.constexpr(16)
-
-
-@triton.jit
-def _log1p(e):
-    """log(1 + e) for e in [0, 1], fitted at Chebyshev nodes; relative error 3.2e-7 in float32."""
-    p = -0.00833649754 * e + 0.0433708499
-    p = p * e - 0.106677904
-    p = p * e + 0.176754933
-    p = p * e - 0.244704696
-    p = p * e + 0.332711867
-    p = p * e - 0.499971261
-    p = p * e + 0.999999775
-    return e * p
-
-
-@triton.jit
-def softplus(x):
-    """log(1 + exp(x)); in float32 this equals x above 20."""
-    return tl.maximum(x, 0.0) + _log1p(tl.exp2(-tl.abs(x) * LOG2E))
-
-
-@triton.jit
-def softplus_and_slope(x):
-    """Softplus and its derivative, the sigmoid."""
-    e = tl.exp2(-tl.abs(x) * LOG2E)
-    log = _log1p(e)
-    # 1 / (1 + e), without a division
-    inverse = tl.exp2(-log * LOG2E)
-    return tl.maximum(x, 0.0) + log, tl.where(x < 0.0, e, 1.0) * inverse
-
-
-@triton.jit
-def sigmoid(x):
-    """1 / (1 + exp(-x))."""
-    return 1.0 / (1.0 + tl.exp2(-x * LOG2E))
 
 
 @triton.jit
@@ -86,15 +51,6 @@ def token_at(paths, t, last, TAIL: tl.constexpr):
     elif TAIL:
         token = tl.where(t < last, t, -1)
     return token
-
-
-@triton.jit
-def tokens_at(path, t, last):
-    """The tokens of several steps `t`, a vector."""
-    tokens = t
-    if path is not None:
-        tokens = tl.load(path + t, mask=t < last, other=-1).to(tl.int32)
-    return tl.where(t < last, tokens, -1)
 
 
 @triton.jit

@@ -13,8 +13,7 @@ Sizes: B batch, K paths, L tokens, T steps in chunks of Q, H heads.
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import LOG2E, tokens_at
-from vimamba_kernels.selective_scan.fused_steps import softplus_and_slope
+from vimamba_kernels.gpu_kernels import LOG2E, softplus_and_slope, tokens_at
 
 # of a decay, to the base 2: 2**-149 is the smallest number in float32
 LOWEST_LOG = tl.constexpr(-150.0)

@@ -71,8 +71,11 @@ def expect_paths_shape(paths: Tensor | None, k: int) -> None:
         raise ValueError(f"paths has shape {tuple(paths.shape)}; expected (K, T) = {(k, 'T')}")
 
 
-def check_path_bounds(paths: Tensor, length: int) -> None:
+def check_path_bounds(paths: Tensor, length: int) -> bool:
     """Check that the entries of `paths` are in [-1, length): all that memory safety asks for.
+
+    Returns:
+        Whether every path visits every token, if none comes twice.
 
     Raises:
         ValueError: They are not.
@@ -80,6 +83,7 @@ def check_path_bounds(paths: Tensor, length: int) -> None:
     low, high = (int(extreme) for extreme in torch.aminmax(paths))
     if low < -1 or high >= length:
         raise ValueError(f"paths holds values from {low} to {high}; expected [-1, {length})")
+    return low >= 0 and paths.shape[1] == length
 
 
 def check_paths(paths: Tensor, length: int) -> None:
@@ -96,15 +100,14 @@ def check_paths(paths: Tensor, length: int) -> None:
     found = _good_paths.get(paths)
     if found is not None and found[0] == state:
         return
-    check_path_bounds(paths, length)
+    complete = check_path_bounds(paths, length)
     for k, path in enumerate(paths.sort(dim=1).values):
         repeated = path[1:][(path[1:] == path[:-1]) & (path[1:] >= 0)]
         if repeated.numel():
             raise ValueError(
                 f"paths[{k}] visits token {int(repeated[0])} again; expected each at most once"
             )
-    # no token comes twice, so without a -1 all do
-    _good_paths[paths] = state, paths.shape[1] == length and int(paths.min()) >= 0
+    _good_paths[paths] = state, complete
 
 
 def remember_complete(paths: Tensor, length: int) -> None:

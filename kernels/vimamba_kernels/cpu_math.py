@@ -10,13 +10,14 @@ indices are uint64, so that no wrap-around of negative indices is checked; exp2 
 polynomials; nothing is captured, so that the on-disk cache works.
 """
 
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types, uint64
 from numba.core.ccallback import CFunc
+from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -25,6 +26,8 @@ F = np.float32
 ZERO, ONE, TWO, THREE, FOUR = U(0), U(1), U(2), U(3), U(4)
 # rows hold a block of at most 96 channels, and more, so that rows 4 kB apart do not alias
 ROW = U(112)
+# steps from the request for a row to its use: 4 and 12 were slower in VMamba at 1024 pixels
+AHEAD = U(8)
 LOG2E = F(1.4426950408889634)
 LN2 = F(0.6931471805599453)
 # adding and subtracting 1.5 * 2**23 rounds to an integer, whose bits end the sum's mantissa
@@ -37,6 +40,7 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz"},
 }
 helper = njit(**_OPTIONS)
+inlined = njit(**_OPTIONS, forceinline=True)
 # no reassociation here: it would cancel `+ ROUND - ROUND`
 exact = njit(error_model="numpy", fastmath={"contract"})
 
@@ -60,10 +64,12 @@ def cached(compiled: CFunc) -> CFunc:
         compiled.enable_caching()
     except RuntimeError:
         return compiled
-    # numba looks for changes in the kernel's own file only, not in the one of its helpers
+    # numba looks for changes in the kernel's own file only, not in those of its helpers
+    files = Path(__file__).parent.rglob("cpu_*.py")
+    newest = max(file.stat().st_mtime for file in files)
     cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
     if cache_file is not None:
-        cache_file._source_stamp = (cache_file._source_stamp, os.path.getmtime(__file__))
+        cache_file._source_stamp = (cache_file._source_stamp, newest)
     return compiled
 
 
@@ -132,6 +138,44 @@ def _arguments(typing_context: Any, frame: Any, kinds: Any) -> Any:
 arguments: Any = intrinsic(_arguments)
 # words before the arguments
 HEAD = 3
+
+
+def _generate_prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of an element, which need not exist."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), (address.type, number, number, number))
+        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        # to be read, kept in all caches, data
+        builder.call(function, (address, *(ir.Constant(number, n) for n in (0, 3, 1))))
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+_prefetch: Any = intrinsic(_generate_prefetch)
+
+
+@helper
+def ahead(paths: Any, at: Any) -> Any:
+    """A token for `fetch`: that of some steps after the one at `at` in the tables."""
+    return U(max(paths[min(at + AHEAD, U(paths.size) - ONE)], 0))
+
+
+@helper
+def behind(paths: Any, at: Any) -> Any:
+    """A token for `fetch`: that of some steps before the one at `at` in the tables."""
+    return U(max(paths[max(at, AHEAD) - AHEAD], 0))
+
+
+@helper
+def fetch(array: Any, start: Any, w: Any) -> None:
+    """Ask for `w` elements, which the processor cannot foresee where a path leads to."""
+    for d in range(ZERO, w, U(16)):
+        _prefetch(array, start + d)
 
 
 @helper

@@ -50,6 +50,17 @@ def flat(t: Tensor | None) -> Tensor:
     return t if t.is_contiguous() else t.contiguous()
 
 
+def flat_rows(t: Tensor) -> tuple[Tensor, int]:
+    """A tensor (B, L, D) in float32 and the distance of its rows, which may be above D.
+
+    Half of a projection's output is taken as it is.
+    """
+    batch, row, channel = t.stride()
+    if t.dtype == torch.float32 and channel == 1 and batch == t.shape[1] * row:
+        return t, row
+    return flat(t), t.shape[2]
+
+
 def flat_paths(paths: Tensor | None, length: int) -> tuple[Tensor, int]:
     """The table's int32 elements and the distance of its rows; 0 if one row serves all paths."""
     if paths is None:

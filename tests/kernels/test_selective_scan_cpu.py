@@ -14,8 +14,9 @@ SIZES = [
     {"length": 70, "n": 5, "channels": 100, "zero_tokens": 3, "steps": 66},
     {"length": 70, "n": 1, "channels": 100, "zero_tokens": 3, "steps": 66},
     {"length": 40, "n": 16, "channels": 200, "groups": 2, "u_per_path": True},
+    {"length": 70, "n": 1, "channels": 100, "rank": 6},
 ]
-sizes = pytest.mark.parametrize("size", SIZES, ids=["N5", "N1", "N16_groups"])
+sizes = pytest.mark.parametrize("size", SIZES, ids=["N5", "N1", "N16_groups", "N1_all_visited"])
 
 
 @pytest.fixture
@@ -58,6 +59,23 @@ def test_results_are_bit_equal_every_time_and_for_any_number_of_threads(threads,
     for count in (1, 2, 3, 2):
         threads(count)
         assert_equal(solve(size), first)
+
+
+@sizes
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+@pytest.mark.parametrize("strided", [False, True], ids=["plain", "half_of_a_projection"])
+def test_the_gate_in_the_kernel_is_the_one_outside(size, merge, strided):
+    problem = make_problem(**size, dtype=torch.float32)
+    if strided:
+        problem["z"] = torch.cat([problem["z"]] * 2, dim=-1).chunk(2, dim=-1)[1]
+            1
+        ]
+        assert not problem["z"].is_contiguous()
+    plain = selective_scan(**problem | {"z": None}, merge=False, backend="cpu")
+    gate = torch.nn.functional.silu(problem["z"])
+    gated = selective_scan(**problem, merge=merge, backend="cpu")
+    expected = plain.sum(1) * gate if merge else plain * gate.unsqueeze(1)
+    torch.testing.assert_close(gated, expected)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP is GNU's on Linux")

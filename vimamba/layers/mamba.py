@@ -107,9 +107,8 @@ class MambaMixer(nn.Module):
             True,
             "auto",
         )
-        if self.average_paths:
-            y = y / self.num_paths
-        return self.out_proj(y)
+        y = self.out_proj(y)
+        return y / self.num_paths if self.average_paths else y
 
     def convolve(self, x: Tensor, paths: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU along each path: (N, L, D) to (N, K, L, D).

@@ -22,6 +22,7 @@ from vimamba_kernels.cpu_tasks import (
     compile_kernel,
     flat,
     flat_paths,
+    flat_rows,
     run,
     scratch,
 )
@@ -95,8 +96,7 @@ class _Conv(NamedTuple):
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
     batch, length, channels = x.shape
     k, _, taps = weight.shape
-    if paths is not None:
-        check_path_bounds(paths, length)
+    visits_all = paths is None or check_path_bounds(paths, length)
     table, path_stride = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     padded = max(4, 1 << (taps - 1).bit_length())
@@ -104,16 +104,16 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     by_lag = F.pad(weight.detach().transpose(1, 2).flip(1), (0, 0, 0, padded - taps))
     bias = torch.zeros(k, channels) if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
-    sizes = (batch, k, length, steps, channels, 1, padded, width)
+    rows, row = flat_rows(x)
+    sizes = (batch, k, length, steps, channels, 1, padded, width, row)
     return _Conv(
-        inputs=(flat(x), flat(by_lag), flat(bias)),
+        inputs=(rows, flat(by_lag), flat(bias)),
         paths=table,
         sizes=sizes,
         path_stride=path_stride,
         taps=padded,
         tasks=batch * -(-channels // width),
-        # as many steps as tokens, none twice: all of them unless there are zero tokens
-        visits_all=steps == length and bool(table.min() >= 0),
+        visits_all=visits_all,
     )
 
 

@@ -11,7 +11,7 @@ Arguments in the frame:
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
     scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
              ring of gradients
-    sizes    B, K, L, T, D, 1, W, channels of a task
+    sizes    B, K, L, T, D, 1, W, channels of a task, distance of x's rows
     enabled  whether SiLU follows
 """
 
@@ -28,9 +28,12 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    ahead,
     arguments,
+    behind,
     clear,
     copy,
+    fetch,
     helper,
     kernel,
     own,
@@ -49,7 +52,7 @@ def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
             int32[::1],
             types.UniTuple(floats, outputs),
             types.UniTuple(floats, buffers),
-            types.UniTuple(uint64, 8),
+            types.UniTuple(uint64, 9),
             uint64,
             boolean,
         )
@@ -61,10 +64,10 @@ BIAS, SUM, DX, DBIAS = ZERO, ROW, TWO * ROW, THREE * ROW
 
 
 @helper
-def load(x: Any, batch_start: Any, index: Any, channels: Any, ring: Any, slot: Any, w: Any) -> None:
+def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any, w: Any) -> None:
     """Put a token's row into the ring; zeros for a zero token."""
     if index >= 0:
-        copy(x, batch_start + U(index) * channels, ring, slot * ROW, w)
+        copy(x, batch_start + U(index) * x_row, ring, slot * ROW, w)
     else:
         clear(ring, slot * ROW, ONE, ROW, w)
 
@@ -98,19 +101,23 @@ def conv_forward(frame: Any) -> None:
     x, weight, bias = inputs
     (y,) = outputs
     rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
-    K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+    _, K, L, T, channels, _, taps, _, x_row = sizes
     wrap = taps - ONE
     for task in range(first, last):
         # threads that write to the same rows hinder each other, hence one path a task
         bk, _, _, start, w = place(task, sizes)
         b, k = bk // K, bk % K
+        x0 = b * L * x_row + start
         copy(bias, k * channels + start, rows, BIAS, w)
         for j in range(taps):
             copy(weight, (k * taps + j) * channels + start, weights, j * ROW, w)
         clear(ring, ZERO, taps, ROW, w)
         for t in range(T):
+            later = ahead(paths, k * path_stride + t)
+            fetch(x, x0 + later * x_row, w)
+            fetch(y, (bk * L + later) * channels + start, w)
             index = paths[k * path_stride + t]
-            load(x, b * L * channels + start, index, channels, ring, t & wrap, w)
+            load(x, x0, index, x_row, ring, t & wrap, w)
             if index >= 0:
                 convolve(rows, weights, ROW, ring, t, taps, w)
                 y0 = (bk * L + U(index)) * channels + start
@@ -129,14 +136,14 @@ def conv_backward(frame: Any) -> None:
     dx, dweight, dbias = outputs
     rows, weights = own(scratch[0], member), own(scratch[1], member)
     ring, slopes = own(scratch[2], member), own(scratch[3], member)
-    K, L, T, channels, taps = sizes[1], sizes[2], sizes[3], sizes[4], sizes[6]
+    _, K, L, T, channels, _, taps, _, x_row = sizes
     wrap = taps - ONE
     # a tap's weights and their gradient are neighbours
     PAIR = TWO * ROW
     for task in range(first, last):
         b, _, _, start, w = place(task, sizes)
-        x0 = b * L * channels + start
-        clear(dx, x0, L, channels, w)
+        x0, dx0 = b * L * x_row + start, b * L * channels + start
+        clear(dx, dx0, L, channels, w)
         for k in range(K):
             copy(bias, k * channels + start, rows, BIAS, w)
             clear(rows, DBIAS, ONE, ROW, w)
@@ -146,14 +153,18 @@ def conv_backward(frame: Any) -> None:
             clear(ring, ZERO, taps, ROW, w)
             clear(slopes, ZERO, taps, ROW, w)
             for t in range(T - min(T, taps - ONE), T):
-                load(x, x0, paths[k * path_stride + t], channels, ring, t & wrap, w)
+                load(x, x0, paths[k * path_stride + t], x_row, ring, t & wrap, w)
             for back in range(T):
                 t = T - ONE - back
+                earlier = behind(paths, k * path_stride + t)
+                fetch(x, x0 + earlier * x_row, w)
+                fetch(dx, dx0 + earlier * channels, w)
+                fetch(dy, ((b * K + k) * L + earlier) * channels + start, w)
                 # the oldest step that t reads takes the place of step t + 1
                 if t + ONE >= taps:
                     oldest = t + ONE - taps
                     index = paths[k * path_stride + oldest]
-                    load(x, x0, index, channels, ring, oldest & wrap, w)
+                    load(x, x0, index, x_row, ring, oldest & wrap, w)
                 else:
                     clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
                 index = paths[k * path_stride + t]
@@ -186,7 +197,7 @@ def conv_backward(frame: Any) -> None:
                         weights[q2 + ROW + d] += v * slopes[g2 + d]
                         weights[q3 + ROW + d] += v * slopes[g3 + d]
                         rows[DX + d] += near + far
-                token = x0 + U(index) * channels
+                token = dx0 + U(index) * channels
                 for d in range(w):
                     dx[token + d] += rows[DX + d]
             copy(rows, DBIAS, dbias, (b * K + k) * channels + start, w)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_path_bounds
@@ -21,6 +22,7 @@ from vimamba_kernels.cpu_tasks import (
     compile_kernel,
     flat,
     flat_paths,
+    flat_rows,
     run,
     scratch,
 )
@@ -42,27 +44,32 @@ def forward(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output before the gate in float32, and the states at the chunks' begins if `save`.
+    """The output in float32, and the states at the chunks' begins if `save`; arguments as the op's.
 
     Raises:
         ValueError: `paths` leads out of bounds.
     """
     threads = torch.get_num_threads()
-    scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads)
-    batch, k, length, channels = delta.shape
-    y = torch.empty((batch, length, channels) if merge else delta.shape)
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads)
+    batch, k, length, channels = *delta.shape[:3], A.shape[1]
+    y = torch.empty((batch, length, channels) if merge else (batch, k, length, channels))
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = torch.empty(shape)
     team = min(threads, scan.tasks)
-    buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW)
-    arguments = scan.arguments(scan.inputs, (flat(y), flat(states)), buffers, delta_softplus)
+    buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW, scan.rank * ROW)
+    gate, row = (torch.empty(0), 0) if z is None else flat_rows(z)
+    scan = scan._replace(sizes=(*scan.sizes, row))
+    inputs, outputs = (*scan.inputs, gate), (flat(y), flat(states))
+    arguments = scan.arguments(inputs, outputs, buffers, delta_softplus)
     run(_kernel("forward", A.shape[2]), arguments, scan.tasks, team)
     return y, states
 
@@ -76,6 +83,7 @@ def backward(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
@@ -83,27 +91,29 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
 
-    `grad` is that of the output before the gate; `states` is what `forward` saved.
+    That of delta is (B, K, L, D): with `delta_weight` it is the gradient of the product. `grad` is
+    that of the output before the gate; `states` is what `forward` saved.
 
     Raises:
         ValueError: `paths` leads out of bounds, or `states` are not of these arguments.
     """
     # two, whatever their number: dB and dC are sums over blocks, which must not depend on it
-    scan = _prepare(u, delta, A, B, C, D, delta_bias, paths, merge, threads=2)
-    batch, k, length, channels = delta.shape
+    scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads=2)
+    batch, k, length, channels = *delta.shape[:3], A.shape[1]
     n, padded = A.shape[2], scan.padded_states
-    expected = (batch, length, channels) if merge else tuple(delta.shape)
+    expected = (batch, length, channels) if merge else (batch, k, length, channels)
     saved = states_shape(batch, k, scan.steps, n, channels)
     if tuple(grad.shape) != expected or tuple(states.shape) != saved:
         shapes = tuple(grad.shape), tuple(states.shape)
         raise ValueError(f"grad and states have shapes {shapes}; expected {(expected, saved)}")
-    du, ddelta = torch.empty(u.shape), torch.empty(delta.shape)
+    du, ddelta = torch.empty(u.shape), torch.empty(batch, k, length, channels)
     dA = torch.empty(batch, k, n, channels)
     dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
     dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
     steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
     team = min(torch.get_num_threads(), scan.tasks)
-    buffers = scratch(team, scan.rows, 3 * padded * ROW, steps * ROW, past * ROW)
+    own = (scan.rows, 3 * padded * ROW, scan.rank * ROW, steps * ROW, past * ROW)
+    buffers = scratch(team, *own)
     inputs = (*scan.inputs, flat(states), flat(grad))
     gradients = tuple(map(flat, (du, ddelta, dA, dB, dC, dD, dbias)))
     arguments = scan.arguments(inputs, gradients, (*buffers, buffers[-1]), delta_softplus)
@@ -127,7 +137,10 @@ class _Scan(NamedTuple):
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
     steps: int
+    visits_all: bool
     padded_states: int
+    # of the projection, rounded up; 0 without one
+    rank: int
     # floats in the rows of a step
     rows: int
     # blocks of channels in a group, and tasks in all
@@ -138,7 +151,8 @@ class _Scan(NamedTuple):
         self, inputs: Arguments, outputs: Arguments, scratch: Arguments, softplus: bool
     ) -> Arguments:
         """A kernel's arguments in their order."""
-        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, softplus
+        flags = (softplus, self.visits_all)
+        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, flags
 
 
 def _prepare(
@@ -149,19 +163,27 @@ def _prepare(
     C: Tensor,
     D: Tensor | None,
     delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
     paths: Tensor | None,
     merge: bool,
     threads: int,
 ) -> _Scan:
-    batch, k, length, channels = delta.shape
-    n = A.shape[2]
+    batch, k, length, rank = delta.shape
+    _, channels, n = A.shape
     groups = B.shape[2] if B.dim() == 5 else 1
-    if paths is not None:
-        check_path_bounds(paths, length)
+    visits_all = paths is None or check_path_bounds(paths, length)
     table, path_stride = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
-    inputs = (u, delta, A, B, C, D, delta_bias)
+    weights = torch.empty(0)
+    if delta_weight is None:
+        rank = 0
+    else:
+        weights, missing = delta_weight.detach(), -rank % 8
+        if missing:
+            delta, weights = (F.pad(t.detach(), (0, missing)) for t in (delta, weights))
+        rank += missing
+    inputs = (u, delta, A, B, C, D, delta_bias, weights)
     width = block_width(channels // groups, batch * groups, threads)
     blocks = -(-(channels // groups) // width)
     shared, separate = (length * channels, 0), (k * length * channels, length * channels)
@@ -170,10 +192,12 @@ def _prepare(
     return _Scan(
         inputs=tuple(flat(zeros if t is None else t) for t in inputs),
         paths=table,
-        sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK),
+        sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK, rank),
         strides=(*strides, path_stride),
         steps=steps,
+        visits_all=visits_all,
         padded_states=padded,
+        rank=rank,
         rows=8 * ROW + 2 * padded,
         blocks=blocks,
         tasks=batch * groups * blocks,

@@ -5,9 +5,10 @@ walk back through it. Tasks, arguments and the two cases are those of cpu_forwar
 
     inputs     followed by the saved states and the gradient of y
     gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block
-    scratch    rows of the task; tiles of the states; rows of a chunk's steps; states of a chunk's
-               steps, twice: that the states before and after a step are apart in memory is then
-               checked once a loop at run time, where it would keep the loop from being vectorised
+    scratch    rows of the task; tiles of the states; rows of weights; rows of a chunk's steps;
+               states of a chunk's steps, twice: that the states before and after a step are apart
+               in memory is then checked once a loop at run time, where it would keep the loop from
+               being vectorised
 """
 
 from typing import Any
@@ -25,10 +26,13 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    ahead,
     arguments,
+    behind,
     clear,
     copy,
     exp2,
+    fetch,
     helper,
     kernel,
     own,
@@ -39,16 +43,17 @@ from vimamba_kernels.cpu_math import (
     use_wide_vectors,
 )
 from vimamba_kernels.selective_scan.cpu_forward import FLOATS
+from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, load_weights
 
 ARGUMENTS = types.Tuple(
     (
-        types.UniTuple(FLOATS, 9),
+        types.UniTuple(FLOATS, 10),
         int32[::1],
         types.UniTuple(FLOATS, 7),
-        types.UniTuple(FLOATS, 5),
-        types.UniTuple(uint64, 9),
+        types.UniTuple(FLOATS, 6),
+        types.UniTuple(uint64, 10),
         types.UniTuple(uint64, 5),
-        boolean,
+        types.UniTuple(boolean, 2),
     )
 )
 
@@ -64,7 +69,7 @@ GW, GDT, DY, BIAS, SKIP, DD, DBIAS = (
 )
 BC = U(7) * ROW
 # for one state
-DECAY, G, DA = ZERO, ROW, TWO * ROW
+DECAY, G, DA, STEP = ZERO, ROW, TWO * ROW, U(7) * ROW
 # rows of a step with one state: that before it, then its own state, decay, u, dt, slope and dy
 SLOT = U(6) * ROW
 OWN, STEP_A, STEP_U, STEP_DT, STEP_SLOPE, STEP_DY = (
@@ -78,15 +83,18 @@ OWN, STEP_A, STEP_U, STEP_DT, STEP_SLOPE, STEP_DY = (
 
 
 @helper
-def _clear_gradients(gradients: Any, sizes: Any, strides: Any, at: Any, k: Any, w: Any) -> None:
-    """Zero what a path may leave untouched because it skips the token."""
+def _clear_gradients(
+    gradients: Any, sizes: Any, strides: Any, at: Any, k: Any, w: Any, visits_all: Any
+) -> None:
+    """Zero what paths add to, and what one may leave untouched because it skips the token."""
     L, channels, N = sizes[2], sizes[4], sizes[6]
     uk, dk, part = at
     if k == ZERO or strides[1] > ZERO:
         clear(gradients[0], uk, L, channels, w)
-    clear(gradients[1], dk, L, channels, w)
-    clear(gradients[3], part, ONE, ZERO, L * N)
-    clear(gradients[4], part, ONE, ZERO, L * N)
+    if not visits_all:
+        clear(gradients[1], dk, L, channels, w)
+        clear(gradients[3], part, ONE, ZERO, L * N)
+        clear(gradients[4], part, ONE, ZERO, L * N)
 
 
 @helper
@@ -104,19 +112,22 @@ def _recompute_fours(
     """Rows and states of `count` steps of a chunk."""
     use_wide_vectors()
     u, delta, B = inputs[0], inputs[1], inputs[3]
-    channels, N = sizes[4], sizes[6]
-    uk, dk, bk, _ = at
+    channels, N, rank = sizes[4], sizes[6], sizes[9]
+    uk, row, start, bk, _ = at
     N4 = (N + THREE) // FOUR * FOUR
-    S, Q, X, H, P = scratch
+    S, Q, W, X, H, P = scratch
     for i in range(count):
         index = paths[path + i]
         token = U(index)
+        later = ahead(paths, path + i)
+        fetch(u, uk + later * channels, w)
+        fetch_steps(delta, row + later, channels, start, rank, w)
         x = i * THREE * ROW
         if index >= 0:
             u0 = uk + token * channels
-            d0 = dk + token * channels
+            load_steps(delta, row + token, channels, start, rank, W, S, BIAS, GDT, w)
             for d in range(w):
-                v = delta[d0 + d] + S[BIAS + d]
+                v = S[GDT + d]
                 X[x + d] = u[u0 + d]
                 X[x + ROW + d] = softplus(v, enabled)
                 X[x + TWO * ROW + d] = sigmoid(v, enabled)
@@ -162,15 +173,19 @@ def _walk_back_fours(
 ) -> None:
     """Gradients of `count` steps of a chunk, whose rows and states are in the scratch."""
     use_wide_vectors()
-    B, C, dy = inputs[3], inputs[4], inputs[8]
+    B, C, dy = inputs[3], inputs[4], inputs[9]
     channels, N = sizes[4], sizes[6]
     uk, dk, bk, yk, part = at
     N4 = (N + THREE) // FOUR * FOUR
-    S, Q, X, H, P = scratch
+    S, Q, _, X, H, P = scratch
     for back in range(count):
         i = count - ONE - back
         index = paths[path + i]
         token = U(index)
+        earlier = behind(paths, path + i) * channels
+        fetch(dy, yk + earlier, w)
+        fetch(gradients[0], uk + earlier, w)
+        fetch(gradients[1], dk + earlier, w)
         x = i * THREE * ROW
         if index >= 0:
             copy(dy, yk + token * channels, S, DY, w)
@@ -237,17 +252,18 @@ def _finish_step(gradients: Any, S: Any, X: Any, x: Any, u0: Any, d0: Any, w: An
 def backward_fours(frame: Any) -> None:
     """Any number of states, padded to a multiple of four."""
     member, first, last = share(frame)
-    inputs, paths, gradients, rows, sizes, strides, enabled = arguments(frame, ARGUMENTS)
-    S, Q, X, H, P = rows
-    scratch = (own(S, member), own(Q, member), own(X, member), own(H, member), own(P, member))
-    A, D, bias, states = inputs[2], inputs[5], inputs[6], inputs[7]
+    inputs, paths, gradients, rows, sizes, strides, flags = arguments(frame, ARGUMENTS)
+    enabled, visits_all = flags
+    S, Q, W = own(rows[0], member), own(rows[1], member), own(rows[2], member)
+    X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
+    scratch = S, Q, W, X, H, P
+    A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
-    batch, K, L, T, channels, groups, N, _, chunk = sizes
+    batch, K, L, T, channels, groups, N, _, chunk, rank = sizes
     u_batch, u_path, y_batch, y_path, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # Q: A, the gradient of h and that of A for each state; H: h and the decay for each state
-    S, Q, _, H, _ = scratch
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
         clear(S, BC, ONE, ZERO, TWO * N4)
@@ -258,9 +274,10 @@ def backward_fours(frame: Any) -> None:
             dk = (b * K + k) * L * channels + start
             group_row = ((b * K + k) * groups + group) * L * N
             part = block * batch * K * groups * L * N + group_row
-            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w)
+            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w, visits_all)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
+            load_weights(weights, k, channels, start, rank, W, w)
             clear(S, DD, ONE, ZERO, TWO * ROW)
             clear(Q, ZERO, THREE * N4, ROW, ROW)
             clear(H, ZERO, TWO * N4, ROW, ROW)
@@ -274,10 +291,10 @@ def backward_fours(frame: Any) -> None:
                 for n in range(N):
                     at = (((b * K + k) * chunks + c) * N + n) * channels + start
                     copy(states, at, H, TWO * n * ROW, w)
-                at4 = (uk, dk, group_row, yk)
-                _recompute_fours(inputs, paths, scratch, sizes, at4, path, count, w, enabled)
-                at5 = (uk, dk, group_row, yk, part)
-                _walk_back_fours(inputs, paths, gradients, scratch, sizes, at5, path, count, w)
+                read_at = (uk, (b * K + k) * L, start, group_row, yk)
+                _recompute_fours(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)
+                write_at = (uk, dk, group_row, yk, part)
+                _walk_back_fours(inputs, paths, gradients, scratch, sizes, write_at, path, count, w)
             copy(S, DD, dD, bk, w)
             copy(S, DBIAS, dbias, bk, w)
             for n in range(N):
@@ -299,21 +316,25 @@ def _recompute_one(
 ) -> None:
     """Rows of `count` steps of a chunk."""
     use_wide_vectors()
-    u, delta, B, dy = inputs[0], inputs[1], inputs[3], inputs[8]
-    channels = sizes[4]
-    uk, dk, bk, yk = at
-    S, X = scratch[0], scratch[2]
+    u, delta, B, dy = inputs[0], inputs[1], inputs[3], inputs[9]
+    channels, rank = sizes[4], sizes[9]
+    uk, row, start, bk, yk = at
+    S, W, X = scratch[0], scratch[2], scratch[3]
     for i in range(count):
         index = paths[path + i]
+        later = ahead(paths, path + i)
+        fetch(u, uk + later * channels, w)
+        fetch_steps(delta, row + later, channels, start, rank, w)
+        fetch(dy, yk + later * channels, w)
         x = i * SLOT
         if index >= 0:
             token = U(index)
             u0 = uk + token * channels
-            d0 = dk + token * channels
             y0 = yk + token * channels
             b0 = B[bk + token]
+            load_steps(delta, row + token, channels, start, rank, W, S, BIAS, STEP, w)
             for d in range(w):
-                v = delta[d0 + d] + S[BIAS + d]
+                v = S[STEP + d]
                 s = softplus(v, enabled)
                 a = exp2(s * S[DECAY + d])
                 X[x + OWN + d] = a * X[x + d] + s * u[u0 + d] * b0
@@ -375,10 +396,13 @@ def _walk_back_one(
     du, ddelta, dB, dC = gradients[0], gradients[1], gradients[3], gradients[4]
     channels = sizes[4]
     uk, dk, bk, _, part = at
-    S, X = scratch[0], scratch[2]
+    S, X = scratch[0], scratch[3]
     for back in range(count):
         i = count - ONE - back
         index = paths[path + i]
+        earlier = behind(paths, path + i) * channels
+        fetch(du, uk + earlier, w)
+        fetch(ddelta, dk + earlier, w)
         x = i * SLOT
         if index >= 0:
             token = U(index)
@@ -401,15 +425,16 @@ def _walk_back_one(
 def backward_one(frame: Any) -> None:
     """One state."""
     member, first, last = share(frame)
-    inputs, paths, gradients, rows, sizes, strides, enabled = arguments(frame, ARGUMENTS)
-    S, Q, X, H, P = rows
-    scratch = (own(S, member), own(Q, member), own(X, member), own(H, member), own(P, member))
-    A, D, bias, states = inputs[2], inputs[5], inputs[6], inputs[7]
+    inputs, paths, gradients, rows, sizes, strides, flags = arguments(frame, ARGUMENTS)
+    enabled, visits_all = flags
+    S, Q, W = own(rows[0], member), own(rows[1], member), own(rows[2], member)
+    X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
+    scratch = S, Q, W, X, H, P
+    A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
-    batch, K, L, T, channels, groups, _, _, chunk = sizes
+    batch, K, L, T, channels, groups, _, _, chunk, rank = sizes
     u_batch, u_path, y_batch, y_path, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
-    S, X = scratch[0], scratch[2]
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
         for k in range(K):
@@ -419,9 +444,10 @@ def backward_one(frame: Any) -> None:
             dk = (b * K + k) * L * channels + start
             group_row = ((b * K + k) * groups + group) * L
             part = block * batch * K * groups * L + group_row
-            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w)
+            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w, visits_all)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
+            load_weights(weights, k, channels, start, rank, W, w)
             clear(S, DD, ONE, ZERO, TWO * ROW)
             clear(S, G, ONE, ZERO, TWO * ROW)
             for d in range(w):
@@ -431,10 +457,10 @@ def backward_one(frame: Any) -> None:
                 count = min(chunk, T - c * chunk)
                 path = k * paths_path + c * chunk
                 copy(states, ((b * K + k) * chunks + c) * channels + start, X, ZERO, w)
-                at4 = (uk, dk, group_row, yk)
-                _recompute_one(inputs, paths, scratch, sizes, at4, path, count, w, enabled)
-                at5 = (uk, dk, group_row, yk, part)
-                _walk_back_one(inputs, paths, gradients, scratch, sizes, at5, path, count, w)
+                read_at = (uk, (b * K + k) * L, start, group_row, yk)
+                _recompute_one(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)
+                write_at = (uk, dk, group_row, yk, part)
+                _walk_back_one(inputs, paths, gradients, scratch, sizes, write_at, path, count, w)
             copy(S, DA, dA, bk, w)
             copy(S, DD, dD, bk, w)
             copy(S, DBIAS, dbias, bk, w)

@@ -6,13 +6,15 @@ Two are compiled, when first used: states in fours for any N (Vim's 16), and a s
 A task owns `w` channels of one batch element and walks its paths one after the other, so the sum
 over the paths needs no K-fold output and does not depend on threads. Arguments in the frame:
 
-    inputs   u, delta, A, B, C, D, bias as the operator takes them, flat float32
+    inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
+             the factors in delta are projected; z or nothing; flat float32
     paths    (K, T) int32, or (1, T) with a path stride of 0
     outputs  y, states at every chunk's begin (empty: not wanted)
-    scratch  for each thread rows of a step; tiles of the states
-    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk
+    scratch  for each thread rows of a step; tiles of the states; rows of weights
+    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is
+             given); distance of z's rows
     strides  of u: batch, path; of y: batch, path; of paths: path
-    enabled  whether delta passes through softplus
+    flags    whether delta passes through softplus, and every path visits every token
 """
 
 from typing import Any
@@ -29,30 +31,45 @@ from vimamba_kernels.cpu_math import (
     ZERO,
     F,
     U,
+    ahead,
     arguments,
     clear,
     copy,
     exp2,
+    fetch,
+    helper,
     kernel,
     own,
     place,
     share,
+    sigmoid,
     softplus,
     use_wide_vectors,
 )
+from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, load_weights
 
 FLOATS = float32[::1]
 ARGUMENTS = types.Tuple(
     (
-        types.UniTuple(FLOATS, 7),
+        types.UniTuple(FLOATS, 9),
         int32[::1],
         types.UniTuple(FLOATS, 2),
-        types.UniTuple(FLOATS, 2),
-        types.UniTuple(uint64, 9),
+        types.UniTuple(FLOATS, 3),
+        types.UniTuple(uint64, 11),
         types.UniTuple(uint64, 5),
-        boolean,
+        types.UniTuple(boolean, 2),
     )
 )
+
+
+@helper
+def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: Any) -> None:
+    """Multiply `L` rows of y by the SiLU of those of z."""
+    use_wide_vectors()
+    for row in range(L):
+        for d in range(w):
+            v = z[z0 + row * z_row + d]
+            y[y0 + row * y_row + d] *= v * sigmoid(v, True)
 
 
 @kernel
@@ -60,15 +77,16 @@ def forward_fours(frame: Any) -> None:
     """Any number of states, padded to a multiple of four."""
     use_wide_vectors()
     member, first, last = share(frame)
-    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, ARGUMENTS)
-    u, delta, A, B, C, D, bias = inputs
+    inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
+    enabled, visits_all = flags
+    u, delta, A, B, C, D, bias, weights, z = inputs
     y, states = outputs
-    _, K, L, T, channels, groups, N, _, chunk = sizes
+    _, K, L, T, channels, groups, N, _, chunk, rank, z_row = sizes
     u_batch, u_path, y_batch, y_path, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # S: rows of the step, then its B and C; Q: h and A of each state
-    S, Q = own(scratch[0], member), own(scratch[1], member)
+    S, Q, W = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
     DT, WRITE, ACC, BIAS, SKIP, BC = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW, U(5) * ROW
     for task in range(first, last):
         b, group, _, start, w = place(task, sizes)
@@ -76,12 +94,15 @@ def forward_fours(frame: Any) -> None:
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
-            if k == ZERO or y_path > ZERO:
+            first_visit = k == ZERO or y_path > ZERO
+            if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
+            keep = not (first_visit and visits_all)
             clear(Q, ZERO, TWO * N4, ROW, ROW)
             clear(S, BC, ONE, ZERO, TWO * N4)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
+            load_weights(weights, k, channels, start, rank, W, w)
             for n in range(N):
                 for d in range(w):
                     Q[(TWO * n + ONE) * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
@@ -92,11 +113,16 @@ def forward_fours(frame: Any) -> None:
                         copy(Q, TWO * n * ROW, states, at, w)
                 index = paths[k * paths_path + t]
                 token = U(index)
+                later = ahead(paths, k * paths_path + t)
+                fetch(u, uk + later * channels, w)
+                fetch_steps(delta, bk * L + later, channels, start, rank, w)
+                fetch(y, yk + later * channels, w)
                 if index >= 0:
                     u0 = uk + token * channels
-                    d0 = (bk * L + token) * channels + start
+                    row = bk * L + token
+                    load_steps(delta, row, channels, start, rank, W, S, BIAS, DT, w)
                     for d in range(w):
-                        s = softplus(delta[d0 + d] + S[BIAS + d], enabled)
+                        s = softplus(S[DT + d], enabled)
                         S[DT + d] = s
                         S[WRITE + d] = s * u[u0 + d]
                         S[ACC + d] = S[SKIP + d] * u[u0 + d]
@@ -128,7 +154,9 @@ def forward_fours(frame: Any) -> None:
                 if index >= 0:
                     y0 = yk + token * channels
                     for d in range(w):
-                        y[y0 + d] += S[ACC + d]
+                        y[y0 + d] = S[ACC + d] + (y[y0 + d] if keep else F(0.0))
+            if z.size > 0 and (k == K - ONE or y_path > ZERO):
+                _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)
 
 
 @kernel
@@ -136,44 +164,56 @@ def forward_one(frame: Any) -> None:
     """One state."""
     use_wide_vectors()
     member, first, last = share(frame)
-    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, ARGUMENTS)
-    u, delta, A, B, C, D, bias = inputs
+    inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
+    enabled, visits_all = flags
+    u, delta, A, B, C, D, bias, weights, z = inputs
     y, states = outputs
-    _, K, L, T, channels, groups, _, _, chunk = sizes
+    _, K, L, T, channels, groups, _, _, chunk, rank, z_row = sizes
     u_batch, u_path, y_batch, y_path, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
-    S = own(scratch[0], member)
-    H, DECAY, BIAS, SKIP = ZERO, ROW, TWO * ROW, THREE * ROW
+    S, W = own(scratch[0], member), own(scratch[2], member)
+    H, DECAY, BIAS, SKIP, DT = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW
     for task in range(first, last):
         b, group, _, start, w = place(task, sizes)
         for k in range(K):
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
-            if k == ZERO or y_path > ZERO:
+            first_visit = k == ZERO or y_path > ZERO
+            if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
+            keep = not (first_visit and visits_all)
             clear(S, H, ONE, ZERO, w)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
+            load_weights(weights, k, channels, start, rank, W, w)
             for d in range(w):
                 S[DECAY + d] = A[k * channels + start + d] * LOG2E
             for t in range(T):
                 if states.size > 0 and t % chunk == ZERO:
                     copy(S, H, states, (bk * chunks + t // chunk) * channels + start, w)
                 index = paths[k * paths_path + t]
+                later = ahead(paths, k * paths_path + t)
+                fetch(u, uk + later * channels, w)
+                fetch_steps(delta, bk * L + later, channels, start, rank, w)
+                fetch(y, yk + later * channels, w)
                 if index >= 0:
                     token = U(index)
                     u0 = uk + token * channels
-                    d0 = (bk * L + token) * channels + start
                     y0 = yk + token * channels
                     at = (bk * groups + group) * L + token
                     b0, c0 = B[at], C[at]
+                    row = bk * L + token
+                    load_steps(delta, row, channels, start, rank, W, S, BIAS, DT, w)
                     for d in range(w):
-                        s = softplus(delta[d0 + d] + S[BIAS + d], enabled)
+                        s = softplus(S[DT + d], enabled)
                         v = u[u0 + d]
                         h = exp2(s * S[DECAY + d]) * S[H + d] + s * v * b0
                         S[H + d] = h
-                        y[y0 + d] += h * c0 + S[SKIP + d] * v
+                        old = y[y0 + d] if keep else F(0.0)
+                        y[y0 + d] = old + (h * c0 + S[SKIP + d] * v)
                 else:
                     for d in range(w):
                         S[H + d] *= exp2(softplus(S[BIAS + d], enabled) * S[DECAY + d])
+            if z.size > 0 and (k == K - ONE or y_path > ZERO):
+                _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)

@@ -29,7 +29,7 @@ from vimamba_kernels.selective_scan.chunked import (
     selective_scan_chunked,
     selective_scan_gradients,
 )
-from vimamba_kernels.selective_scan.projection import project_gradients, project_steps
+from vimamba_kernels.selective_scan.projection import project_gradients
 from vimamba_kernels.selective_scan.reference import (
     linear_recurrence_loop,
     selective_scan_reference,
@@ -120,13 +120,13 @@ def _forward(
         return out, out.new_empty(0), out.new_empty(0, dtype=torch.float32)
     if name == "triton":
         return fused.forward(*tensors, delta_softplus, paths, merge, save=save)
-    options = (delta_bias, delta_softplus, paths, merge)
-    delta = project_steps(delta, delta_weight)
-    y, states = cpu.forward(u, delta, A, B, C, D, *options, save=save)
-    ungated = y.to(u.dtype, copy=True) if save and z is not None else u.new_empty(0)
-    if z is not None:
-        y *= _gate(z, merge)
-    return y.to(u.dtype), ungated, states
+    options = (delta_bias, delta_weight, delta_softplus, paths, merge)
+    if z is None or not save:
+        y, states = cpu.forward(u, delta, A, B, C, D, z, *options, save=save)
+        return y.to(u.dtype), u.new_empty(0), states
+    y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True)
+    ungated = y.to(u.dtype, copy=True)
+    return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states
 
 
 @_forward.register_fake
@@ -205,17 +205,16 @@ def _backward(
     if name == "triton":
         options = (delta_softplus, paths, merge)
         return dense_gradients(fused.backward(grad, *tensors, *options, ungated, states), tensors)
-    options = (delta_bias, delta_softplus, paths, merge)
-    steps = project_steps(delta, delta_weight)
+    options = (delta_bias, delta_weight, delta_softplus, paths, merge)
     if states.numel() == 0:
-        y, states = cpu.forward(u, steps, A, B, C, D, *options, save=True)
+        y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True)
         ungated = y if z is not None else ungated
     grad = grad.float()
     grad_z = None
     if z is not None:
         grad_z = gate_gradient(grad, z, ungated, merge)
         grad = grad * _gate(z, merge)
-    grads = cpu.backward(grad, u, steps, A, B, C, D, *options, states)
+    grads = cpu.backward(grad, u, delta, A, B, C, D, *options, states)
     grad_u, grad_steps, *grads, grad_bias = grads
     assert grad_steps is not None
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)

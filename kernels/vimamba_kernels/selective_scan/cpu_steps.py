@@ -1,0 +1,91 @@
+"""How the scan's numba kernels get the step sizes of a token: given, or projected from factors.
+
+A projection multiplies the token's `rank` factors by the path's weights, which stand in rows of
+scratch memory. The rank is a multiple of eight, or zero where the sizes are given.
+"""
+
+from typing import Any
+
+from vimamba_kernels.cpu_math import (
+    FOUR,
+    ONE,
+    ROW,
+    THREE,
+    TWO,
+    ZERO,
+    U,
+    copy,
+    fetch,
+    helper,
+    inlined,
+    use_wide_vectors,
+)
+
+FIVE, SIX, SEVEN, EIGHT = U(5), U(6), U(7), U(8)
+
+
+@helper
+def load_weights(
+    weights: Any, k: Any, channels: Any, start: Any, rank: Any, W: Any, w: Any
+) -> None:
+    """Put a path's weights for the channels from `start` into rows of `W`."""
+    for d in range(w):
+        for r in range(rank):
+            W[r * ROW + d] = weights[(k * channels + start + d) * rank + r]
+
+
+@helper
+def fetch_steps(delta: Any, row: Any, channels: Any, start: Any, rank: Any, w: Any) -> None:
+    """Ask for what `load_steps` will read."""
+    if rank == ZERO:
+        fetch(delta, row * channels + start, w)
+    else:
+        fetch(delta, row * rank, rank)
+
+
+@inlined
+def load_steps(
+    delta: Any,
+    row: Any,
+    channels: Any,
+    start: Any,
+    rank: Any,
+    W: Any,
+    S: Any,
+    bias: Any,
+    to: Any,
+    w: Any,
+) -> None:
+    """Put the sizes of a token, before the softplus and with the bias, into the row `to` of S.
+
+    Args:
+        delta: Sizes by channel, or factors.
+        row: The token's place in delta, counted in rows.
+        channels: In a row of sizes.
+        start: First channel.
+        rank: Factors in a row, or zero.
+        W: Weights, from `load_weights`.
+        S: Has the rows `bias` and `to`.
+        bias: Where the bias is in S.
+        to: Where the sizes go in S.
+        w: Channels.
+    """
+    use_wide_vectors()
+    if rank == ZERO:
+        at = row * channels + start
+        for d in range(w):
+            S[to + d] = delta[at + d] + S[bias + d]
+    else:
+        copy(S, bias, S, to, w)
+        for r in range(ZERO, rank, EIGHT):
+            at = row * rank + r
+            f0, f1, f2, f3 = delta[at], delta[at + ONE], delta[at + TWO], delta[at + THREE]
+            at += FOUR
+            f4, f5, f6, f7 = delta[at], delta[at + ONE], delta[at + TWO], delta[at + THREE]
+            q = r * ROW
+            for d in range(w):
+                v = f0 * W[q + d] + f1 * W[q + ROW + d]
+                v += f2 * W[q + TWO * ROW + d] + f3 * W[q + THREE * ROW + d]
+                v += f4 * W[q + FOUR * ROW + d] + f5 * W[q + FIVE * ROW + d]
+                v += f6 * W[q + SIX * ROW + d] + f7 * W[q + SEVEN * ROW + d]
+                S[to + d] += v

@@ -68,8 +68,6 @@ def test_the_gate_in_the_kernel_is_the_one_outside(size, merge, strided):
     problem = make_problem(**size, dtype=torch.float32)
     if strided:
         problem["z"] = torch.cat([problem["z"]] * 2, dim=-1).chunk(2, dim=-1)[1]
-            1
-        ]
         assert not problem["z"].is_contiguous()
     plain = selective_scan(**problem | {"z": None}, merge=False, backend="cpu")
     gate = torch.nn.functional.silu(problem["z"])

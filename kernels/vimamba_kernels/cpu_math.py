@@ -17,7 +17,6 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types, uint64
 from numba.core.ccallback import CFunc
-from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
 
@@ -148,7 +147,7 @@ def _generate_prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         address = builder.bitcast(builder.gep(data, [arguments[1]]), ir.IntType(8).as_pointer())
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), (address.type, number, number, number))
-        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        function = builder.module.declare_intrinsic("llvm.prefetch", (address.type,), kind)
         # to be read, kept in all caches, data
         builder.call(function, (address, *(ir.Constant(number, n) for n in (0, 3, 1))))
         return context.get_dummy_value()

@@ -64,6 +64,25 @@ def test_one_batch_is_learnt_by_heart(tmp_path):
     assert trainer.callback_metrics["val/accuracy"] == 1
 
 
+@pytest.mark.parametrize("frozen", [0, 1, 2])
+def test_what_is_frozen_stays_as_it_is(frozen, tmp_path):
+    task = small(optim=Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=frozen))
+    head = {id(parameter) for parameter in task.net.get_classifier().parameters()}
+    before = {name: value.clone() for name, value in task.net.named_parameters()}
+    fit(task, tmp_path, max_epochs=2)
+    for name, value in task.net.named_parameters():
+        assert value.equal(before[name]) == (frozen == 2 and id(value) not in head), name
+
+
+def test_a_freeze_ends_with_its_epochs(tmp_path):
+    task = small(optim=Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=1))
+    body, seen = task.body_parameters()[0], []
+    start = body.detach().clone()
+    task.on_validation_epoch_start = lambda: seen.append(body.equal(start))
+    fit(task, tmp_path, max_epochs=2, num_sanity_val_steps=0)
+    assert seen == [True, False]
+
+
 def test_the_optimiser_honours_the_models_rules_and_layer_decay(tmp_path):
     task = small(optim=Optimisation(lr=1e-2, weight_decay=0.1, layer_decay=0.5))
     trainer = fit(task, tmp_path, max_epochs=1)

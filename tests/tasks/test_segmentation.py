@@ -60,6 +60,24 @@ def test_training_gives_finite_scores(kwargs, tmp_path):
     assert task.monitor in scores
 
 
+@pytest.mark.parametrize("model", ["vm_unet", "test_vmamba"])
+def test_a_frozen_encoder_stays_as_it_is_while_the_decoder_learns(model, tmp_path):
+    optim = Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=2)
+    if model == "vm_unet":
+        task = small(optim=optim)
+    else:
+        task = Segmentation(model, num_classes=3, img_size=32, optim=optim)
+    body = {id(parameter) for parameter in task.body_parameters()}
+    before = {name: value.clone() for name, value in task.net.named_parameters()}
+    fit(task, tmp_path)
+    moved = {not value.equal(before[n]) for n, value in task.net.named_parameters()
+             if id(value) not in body}  # fmt: skip
+    assert moved == {True}
+    kept = [value.equal(before[n]) for n, value in task.net.named_parameters() if id(value) in body]
+    assert kept
+    assert all(kept)
+
+
 def test_backbones_train_with_heads_and_an_auxiliary_output(tmp_path):
     task = Segmentation(
         "test_vmamba", head="upernet", aux=True, num_classes=3, img_size=32, model_kwargs={},

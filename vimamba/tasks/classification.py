@@ -6,7 +6,7 @@ from typing import Any, cast
 import timm.data
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vimamba.tasks.backbone import build_backbone
 from vimamba.tasks.errors import TaskError
@@ -103,6 +103,14 @@ class Classification(Task):
     def monitor(self) -> str:
         """The score, higher is better, that decides which checkpoint is best."""
         return "val/auroc" if self.multi_label else "val/accuracy"
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """All parameters but the classifier's."""
+        classifier = cast(Any, self.net).get_classifier()
+        # a distilled model has two
+        heads = classifier if isinstance(classifier, tuple) else (classifier,)
+        ends = {id(parameter) for head in heads for parameter in head.parameters()}
+        return [parameter for parameter in self.net.parameters() if id(parameter) not in ends]
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits to probabilities, in float32."""

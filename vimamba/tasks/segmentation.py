@@ -124,6 +124,11 @@ class Segmentation(Task):
         """The score, higher is better, that decides which checkpoint is best."""
         return f"val/{self.score}"
 
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Those of the backbone or encoder."""
+        body = cast(str, self.net.body)
+        return list(self.net.get_submodule(body).parameters())
+
     def new_cases(self) -> CaseTable:
         """An empty table for the scores of cases."""
         return CaseTable(self.class_names, background=self.background, tolerance=self.tolerance)

@@ -40,6 +40,8 @@ class Optimisation:
         warmup_lr: Learning rate that the warm-up starts from.
         min_lr: Learning rate that the schedule ends at.
         ema: Decay of a running average of the weights, which is then what is scored and exported.
+        freeze_epochs: First epochs, in which only the classifier or the decoder is trained, not
+            what can be pretrained.
     """
 
     opt: str = "adamw"
@@ -52,6 +54,7 @@ class Optimisation:
     warmup_lr: float = 1e-6
     min_lr: float = 1e-6
     ema: float | None = None
+    freeze_epochs: int = 0
 
 
 DEFAULT_OPTIMISATION = Optimisation()
@@ -64,7 +67,7 @@ class Task(LightningModule):
     and the step's number, so a resumed run continues bit for bit.
 
     A subclass calls `save_hyperparameters` and `prepare` in its constructor, and defines
-    `training_step`, `score_batch`, `compute_scores` and `monitor`.
+    `training_step`, `score_batch`, `compute_scores`, `monitor` and `body_parameters`.
     """
 
     net: nn.Module
@@ -111,6 +114,10 @@ class Task(LightningModule):
     @property
     def monitor(self) -> str:
         """The score, higher is better, that decides which checkpoint is best."""
+        raise NotImplementedError
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """What can be pretrained: all of the network but its classifier or decoder."""
         raise NotImplementedError
 
     @property
@@ -173,6 +180,12 @@ class Task(LightningModule):
         # Lightning's own mean over processes rounds the number of images down
         self.mean_loss.update(loss, batch_size)
         self.log(f"{stage}/loss", self.mean_loss)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave out what is frozen; the optimiser neither moves nor decays what has no gradient."""
+        if self.current_epoch < self.optim.freeze_epochs:
+            for parameter in self.body_parameters():
+                parameter.grad = None
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow the weights."""

@@ -5,6 +5,7 @@ from typing import ClassVar
 import pytest
 import timm
 import torch
+from peft import LoraConfig, get_peft_model
 
 import vimamba
 import vimamba.hub
@@ -53,6 +54,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
         patch.setattr(vimamba.hub, "_card", fail)
         with pytest.raises(OSError, match="disk is full"):
             vimamba.save_pretrained(other, folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert (folder / "model.safetensors").read_bytes() == weights
     vimamba.save_pretrained(other, folder)
     assert read(folder)["architecture"] == "test_vmamba"
@@ -104,6 +106,38 @@ def test_labels_must_be_as_many_as_the_classes(tmp_path):
     with pytest.raises(ValueError, match="2 label_names for 3 classes"):
         vimamba.save_pretrained(model, tmp_path / "net", label_names=["a", "b"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_model_is_saved_as_the_model_itself(tmp_path):
+    model = timm.create_model("test_vmamba", num_classes=3)
+    folder = vimamba.save_pretrained(torch.compile(model), tmp_path / "net")
+    again = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    assert all(torch.equal(w, again.state_dict()[name]) for name, w in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.nn.Linear(3, 3),
+        lambda: timm.create_model("test_vmamba", features_only=True),
+        lambda: vimamba.create_segmenter("test_vmamba", head="fpn", num_classes=2),
+        lambda: get_peft_model(
+            timm.create_model("test_vmamba"), LoraConfig(target_modules=["fc1"])
+        ),
+    ],
+    ids=["layer", "features", "segmenter", "adapted"],
+)
+def test_what_timm_could_not_load_is_refused(make, tmp_path):
+    with pytest.raises(TypeError, match="not a timm classifier or backbone"):
+        vimamba.save_pretrained(make(), tmp_path / "net")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_not_taken_for_a_folder(tmp_path):
+    (tmp_path / "net").write_text("mine")
+    with pytest.raises(ValueError, match="not replaced"):
+        vimamba.save_pretrained(timm.create_model("test_vim"), tmp_path / "net")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 class Hub:

@@ -14,6 +14,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCardData
 from timm.models import save_for_hf
+from timm.utils.model import unwrap_model
 from torch import nn
 
 # what is said of weights as they were published, and may be wrong once they are trained further
@@ -57,7 +58,7 @@ def save_pretrained(
     `TimmBackbone` its address. Both need `import vimamba` before.
 
     Args:
-        model: A timm model.
+        model: A timm model; wrappers of DDP, of `torch.compile` and of timm's EMA are taken off.
         folder: Replaced as a whole once config.json, model.safetensors and README.md are written,
             if it holds a model.
         label_names: Classes in the order of the logits.
@@ -70,19 +71,25 @@ def save_pretrained(
         The folder.
 
     Raises:
+        TypeError: `model` is no timm model, or one inside something else.
         ValueError: `label_names` are not as many as the logits, an argument that the model was
-            made with cannot be written as JSON, or `folder` holds something else than a model.
+            made with cannot be written as JSON, or `folder` is a file or holds something else
+            than a model.
     """
     folder = Path(folder)
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "model.safetensors").exists():
+    is_taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    if is_taken and not (folder / "model.safetensors").exists():
         raise ValueError(f"folder={str(folder)!r} is there and holds no model; it is not replaced")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    _write(model, part, f"local-dir:{folder}", label_names, license, data_config)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    try:
+        _write(model, part, f"local-dir:{folder}", label_names, license, data_config)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
@@ -100,7 +107,7 @@ def push_to_hub(
     """Upload a model to a Hugging Face Hub repository, which is made if it is not there.
 
     Args:
-        model: A timm model.
+        model: A timm model; see `save_pretrained`.
         repo: "owner/name"; with "name" alone the owner is you.
         label_names: Classes in the order of the logits.
         license: Of these weights; see `save_pretrained`.
@@ -130,6 +137,13 @@ def _write(
     data_config: dict[str, Any] | None,
 ) -> None:
     """Write weights, config.json and the card into a new folder."""
+    model = unwrap_model(model)
+    # of the class: wrappers such as peft's pass attributes on, but name the weights otherwise
+    if not hasattr(type(model), "reset_classifier"):
+        raise TypeError(
+            f"model is a {type(model).__name__}, not a timm classifier or backbone; merge adapters "
+            "before, make backbones without features_only, and save a Segmenter's state_dict"
+        )
     if label_names is not None and len(label_names) != model.num_classes:
         raise ValueError(f"{len(label_names)} label_names for {model.num_classes} classes")
     names = {"label_names": list(label_names)} if label_names is not None else {}

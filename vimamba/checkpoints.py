@@ -38,6 +38,12 @@ _NESTING = (
     "model_state_dict",
 )
 _WRAPPERS = ("_orig_mod.", "module.", "backbone.", "net.", "model.", "encoder.")
+_WHOLE_NETWORKS = (
+    "Whole segmentation networks are not looked through: "
+    "vimamba.create_segmenter(NAME, num_classes=...).load_pretrained(FILE) tries a file on one, "
+    "with a NAME from vimamba.list_segmenters(); vimamba.load_segmenter(FOLDER) reads the export/ "
+    "of a training"
+)
 
 
 class CheckpointError(ValueError):
@@ -286,6 +292,8 @@ def cfg_note(cfg: Mapping[str, Any], key: str, default: str = "unstated") -> str
 def identify(path: str | Path) -> Identity:
     """Tell from names and shapes which registered model a checkpoint file belongs to.
 
+    Whole segmentation networks are not among them; the error says how to try those.
+
     Raises:
         CheckpointError: It fits none, or cannot be read.
     """
@@ -293,7 +301,9 @@ def identify(path: str | Path) -> Identity:
     found = next(_matches(checkpoint), None)
     if found is None:
         keys = _listed("key", list(unwrap(checkpoint)))
-        raise CheckpointError(f"{str(path)!r} fits no model that vimamba knows; it holds {keys}")
+        raise CheckpointError(
+            f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. {_WHOLE_NETWORKS}"
+        )
     return found
 
 

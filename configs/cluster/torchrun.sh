@@ -1,6 +1,6 @@
 #!/bin/bash
 # Trains a recipe on several machines without a scheduler. Run this on each of them:
-#   HEAD=first.machine:29500 NODES=2 GPUS=8 configs/cluster/torchrun.sh RECIPE RUN [OPTION ...]
+#   HEAD=first.machine:29500 NODES=2 GPUS=8 bash configs/cluster/torchrun.sh RECIPE RUN [OPTION ...]
 # The run's folder, the data and the code must lie where all machines see them.
 set -euo pipefail
 

@@ -168,6 +168,12 @@ def test_the_pyramid_of_a_plain_model_has_four_strides(name, size):
         assert feature.is_contiguous()
 
 
+@pytest.mark.parametrize("blocks", [(0, 1, 2), (0, 1, 2, 4), (0, 1, 1, 2), (3, 2, 1, 0)])
+def test_a_pyramid_needs_four_blocks_in_order(blocks):
+    with pytest.raises(ValueError, match="four rising numbers of the 4 blocks"):
+        timm.create_model("test_vim", features_only=True, pyramid=blocks)
+
+
 @pytest.mark.parametrize("name", TEST_MODELS)
 def test_the_classifier_can_be_taken_off_and_put_on(name):
     model = build(name).eval()

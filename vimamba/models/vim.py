@@ -155,6 +155,8 @@ class VisionMamba(nn.Module):
         )
         self.norm = RmsNorm(embed_dim, eps=1e-5, **dd)
         self.head = self._new_head()
+        if pyramid and (len(pyramid) != 4 or [*pyramid] != sorted({*pyramid} & {*range(depth)})):
+            raise ValueError(f"pyramid={pyramid} must be four rising numbers of the {depth} blocks")
         self.pyramid_blocks = pyramid
         self.pyramid = SimplePyramid(embed_dim, **dd) if pyramid else None
         self.feature_info = self._describe_features(depth, stride)

@@ -3,6 +3,7 @@
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer
+from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
 from vimamba.layers.vss import (
     GATED_SS2D,
@@ -30,5 +31,6 @@ __all__ = [
     "VSSBlock",
     "init_vss_",
     "insert_class_token",
+    "scan_parameters",
     "to_pair",
 ]

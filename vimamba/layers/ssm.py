@@ -56,6 +56,12 @@ def _is_only_a_weight(layer: nn.Module) -> bool:
     )
 
 
+def scan_parameters(module: nn.Module) -> set[str]:
+    """Names of all A_log, D and dt_bias, which weight decay would pull away from their meaning."""
+    names = (name for name, _ in module.named_parameters())
+    return {name for name in names if name.rpartition(".")[2] in ("A_log", "D", "dt_bias")}
+
+
 def init_state_decay_(A_log: Tensor) -> None:
     """ln(1..N) in every channel: the real part of S4D (Gu et al. 2022, arXiv:2206.11893)."""
     states = torch.arange(1, A_log.shape[-1] + 1, device=A_log.device, dtype=torch.float32)

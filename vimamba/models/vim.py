@@ -39,6 +39,7 @@ from vimamba.layers import (
     RotaryEmbed,
     SimplePyramid,
     insert_class_token,
+    scan_parameters,
     to_pair,
 )
 from vimamba.layers.tokens import resample_tokens
@@ -212,8 +213,9 @@ class VisionMamba(nn.Module):
                 mixer.out_proj.weight /= math.sqrt(len(self.blocks))
 
     def no_weight_decay(self) -> set[str]:
-        """Embeddings, and parameters of the scan that decay would pull from their meaning."""
-        return {"pos_embed", "cls_token", "*.A_log", "*.D", "*.dt_bias"}
+        """Names of the embeddings and of the scans' parameters."""
+        embeddings = {name for name in ("pos_embed", "cls_token") if name in self._parameters}
+        return embeddings | scan_parameters(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""

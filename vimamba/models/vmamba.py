@@ -36,6 +36,7 @@ from vimamba.layers import (
     Stage,
     VSSBlock,
     init_vss_,
+    scan_parameters,
 )
 from vimamba.models._builder import build_model
 
@@ -189,8 +190,8 @@ class VMamba(nn.Module):
         init_vss_(self)
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters of the scan that weight decay would pull away from their meaning."""
-        return {"*.A_log", "*.D", "*.dt_bias"}
+        """Names of the scans' parameters."""
+        return scan_parameters(self)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict, rename_keys
 from vimamba.layers import MambaMixer
 from vimamba.networks.registry import register_segmenter
-from vimamba.networks.segmenter import SCAN_PARAMETERS, Segmenter
+from vimamba.networks.segmenter import Segmenter
 
 Size = Sequence[int]
 
@@ -247,10 +247,6 @@ class UMamba(Segmenter):
             coarse = zip(self.aux_classifiers, levels[:-1], strict=True)
             outputs += reversed([classifier(level) for classifier, level in coarse])
         return outputs
-
-    def no_weight_decay(self) -> set[str]:
-        """Parameters of the scans."""
-        return SCAN_PARAMETERS
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The encoder's stages for layer-wise learning rates; the decoder is the last one."""

@@ -60,6 +60,14 @@ def test_training_gives_finite_scores(kwargs, tmp_path):
     assert task.monitor in scores
 
 
+@pytest.mark.parametrize("name", vimamba.list_segmenters())
+def test_every_network_tells_its_encoder_from_its_decoder(name):
+    with torch.device("meta"):
+        net = vimamba.create_segmenter(name, num_classes=2)
+    body = sum(parameter.numel() for parameter in net.body_parameters())
+    assert 0.3 < body / sum(parameter.numel() for parameter in net.parameters()) < 0.9
+
+
 @pytest.mark.parametrize("model", ["vm_unet", "test_vmamba"])
 def test_a_frozen_encoder_stays_as_it_is_while_the_decoder_learns(model, tmp_path):
     optim = Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, rename_keys
-from vimamba.layers import MambaMixer
+from vimamba.layers import MambaMixer, scan_parameters
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
 
@@ -247,6 +247,15 @@ class UMamba(Segmenter):
             coarse = zip(self.aux_classifiers, levels[:-1], strict=True)
             outputs += reversed([classifier(level) for classifier, level in coarse])
         return outputs
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the scans' parameters."""
+        return scan_parameters(self)
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        parts = (self.stem, self.stages, self.mambas)
+        return [parameter for part in parts for parameter in part.parameters()]
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The encoder's stages for layer-wise learning rates; the decoder is the last one."""

@@ -126,8 +126,7 @@ class Segmentation(Task):
 
     def body_parameters(self) -> list[nn.Parameter]:
         """Those of the backbone or encoder."""
-        body = cast(str, self.net.body)
-        return list(self.net.get_submodule(body).parameters())
+        return cast(Any, self.net).body_parameters()
 
     def new_cases(self) -> CaseTable:
         """An empty table for the scores of cases."""

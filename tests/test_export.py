@@ -7,6 +7,8 @@ import onnx
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 import vimamba
 from vimamba.exporting import ExportError, export_model
@@ -77,6 +79,22 @@ def test_an_order_that_is_right_for_some_sizes_only_is_not_trusted(monkeypatch):
         return (path.flip(0) if height % 2 else path)[None]
 
     assert not computes_from_size("odd_ones_out")
+
+
+class PaddedPools(nn.Module):
+    """Pads to whole cells of eight and pools; a negative quotient says how many there are."""
+
+    def forward(self, x):
+        cells = [-(-side // 8) for side in x.shape[2:]]
+        x = F.pad(x, (0, 8 * cells[1] - x.shape[3], 0, 8 * cells[0] - x.shape[2]))
+        return torch.stack([F.adaptive_avg_pool2d(x, size).sum((2, 3)) for size in (2, 3, 6)])
+
+
+def test_quotients_and_pools_are_computed_from_the_size_in_an_onnx_file(tmp_path):
+    export_model(PaddedPools(), tmp_path / "model.onnx", image_size=(3, 16, 24))
+    shapes = [(1, 3, 16, 24), (2, 3, 17, 31), (3, 3, 50, 9)]
+    for check in compare(PaddedPools(), OnnxRunner(tmp_path / "model.onnx"), shapes):
+        assert check.relative < 1e-6
 
 
 def test_a_model_of_one_size_is_exported_with_it(tmp_path):

@@ -7,7 +7,9 @@ import onnxruntime
 import pytest
 import timm
 import torch
+from PIL import Image
 
+import vimamba
 from vimamba.cli import main
 from vimamba.cli.runs import find_checkpoint, load_task
 
@@ -50,6 +52,41 @@ def test_a_folder_of_something_else_is_not_replaced(run, start_folder, capsys):
     assert main(["export", str(run), "--to", "safetensors", "--out", "photos"]) == 2
     assert "folder='photos' is there and holds no model" in capsys.readouterr().err
     assert (start_folder / "photos" / "only.jpg").read_text() == "the only copy"
+
+
+@pytest.fixture(scope="module")
+def mask_run(tmp_path_factory):
+    """A segmentation run of one epoch."""
+    root = tmp_path_factory.mktemp("squares")
+    for number in range(8):
+        image, mask = Image.new("RGB", (40, 40)), Image.new("L", (40, 40))
+        for picture, value in ((image, (200, 9, 90)), (mask, 255)):
+            picture.paste(value, (number, 4, number + 20, 24))
+        for folder, picture in (("images", image), ("masks", mask)):
+            (root / "data" / folder).mkdir(parents=True, exist_ok=True)
+            picture.save(root / "data" / folder / f"{number}.png")
+    args = ["--task", "segmentation", "--data", str(root / "data"), "--model", "vm_unet"]
+    args += ["--model.model_kwargs", "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"]
+    args += ["--img-size", "32", "--epochs", "1", "--batch-size", "4", "--workers", "0"]
+    assert main(["fit", *args, "--out", str(root / "run")]) == 0
+    return root / "run"
+
+
+def test_a_segmentation_run_becomes_files_that_take_any_size(mask_run, start_folder, capsys):
+    for target, name in (("onnx", "squares.onnx"), ("torch-export", "squares.pt2")):
+        assert main(["export", str(mask_run), "--to", target, "--out", name]) == 0
+        assert f"vm_unet to {target}: input batch x 3 x height x width" in capsys.readouterr().out
+    net = vimamba.load_segmenter(mask_run / "export").eval()
+    session = onnxruntime.InferenceSession("squares.onnx")
+    program = torch.export.load("squares.pt2").module()
+    for size in ((2, 3, 32, 32), (3, 3, 45, 71)):
+        image = torch.randn(size)
+        expected = net(image).detach()
+        (logits,) = session.run(None, {"image": image.numpy()})
+        torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(program(image).detach(), expected)
+    assert main(["export", str(mask_run), "--to", "safetensors"]) == 2
+    assert f"are in {mask_run / 'export'}" in capsys.readouterr().err
 
 
 def test_the_size_can_be_fixed(run, start_folder, capsys):

@@ -1,4 +1,4 @@
-"""A whole segmentation network as an ONNX file gives the network's numbers."""
+"""A whole segmentation network as a file gives the network's numbers, at any size."""
 
 import pytest
 import torch
@@ -9,22 +9,35 @@ from vimamba.exporting.onnx_file import OnnxRunner
 from vimamba.exporting.report import compare
 
 WHOLE = {"depths": (1,) * 4, "decoder_depths": (1,) * 4, "dims": (16, 32, 64, 128)}
-# UPerNet pools to fixed grids, which a file computes for one size only
 NETWORKS = {
-    "upernet": ("test_vmamba", {"head": "upernet"}, True),
-    "unet": ("test_vmamba", {"head": "unet"}, False),
-    "vm_unet": ("vm_unet", WHOLE, True),
+    "upernet": ("test_vmamba", {"head": "upernet"}),
+    "unet": ("test_vmamba", {"head": "unet"}),
+    "vm_unet": ("vm_unet", WHOLE),
 }
+# whole cells, and none in one or both directions
+SHAPES = [(2, 3, 64, 64), (1, 3, 75, 101), (3, 3, 96, 90)]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_an_onnx_file_of_a_segmentation_network_gives_its_numbers(kind, tmp_path):
     torch.manual_seed(0)
-    name, kwargs, fixed_size = NETWORKS[kind]
+    name, kwargs = NETWORKS[kind]
     net = vimamba.create_segmenter(name, num_classes=3, **kwargs).eval()
     path = tmp_path / "net.onnx"
-    export_model(net, path, image_size=(3, 64, 64), fixed_size=fixed_size)
-    shapes = [(2, 3, 64, 64)] if fixed_size else [(2, 3, 64, 64), (1, 3, 75, 101)]
-    for check in compare(net, OnnxRunner(path), shapes):
+    report = export_model(net, path, image_size=(3, 64, 64))
+    assert report.input == ("batch", 3, "height", "width")
+    for check in compare(net, OnnxRunner(path), SHAPES):
         assert check.difference < 1e-4
+
+
+def test_an_exported_program_of_a_segmentation_network_takes_any_size(tmp_path):
+    torch.manual_seed(0)
+    net = vimamba.create_segmenter("test_vmamba", head="upernet", num_classes=3).eval()
+    path = tmp_path / "net.pt2"
+    report = export_model(net, path, target="torch-export", image_size=(3, 64, 64))
+    assert report.input == ("batch", 3, "height", "width")
+    assert (1, 3, 75, 101) in [check.shape for check in report.checks]
+    program = torch.export.load(path).module()
+    for check in compare(net, lambda image: [program(image)], SHAPES):
+        assert check.difference < 1e-5

@@ -3,6 +3,7 @@
 The scan is ONNX's `Scan`, so the graph has one step whatever the number of tokens.
 """
 
+import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,11 @@ def constant_paths(like: Any, order: str, height: int, width: int) -> Any:
     return op.Constant(value=onnx_ir.tensor(scan_paths(order, height, width).numpy()))
 
 
+def floor_quotient(a: Any, b: Any) -> Any:
+    """A // b of sizes; ONNX's own quotient of integers is rounded towards zero."""
+    return op.Div(op.Sub(a, op.Mod(a, b)), b)
+
+
 def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> None:
     """Translate a program.
 
@@ -78,6 +84,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
     translations: dict[Any, Any] = {
         torch.ops.vimamba.scan_steps.default: scan_steps,
         torch.ops.vimamba.scan_paths.default: constant_paths,
+        operator.floordiv: floor_quotient,
     }
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     torch.onnx.export(

@@ -55,8 +55,8 @@ def decompositions(*, any_size: bool) -> dict[Any, Any]:
     """Operators and what to write in their place, for `ExportedProgram.run_decompositions`.
 
     Args:
-        any_size: Compute the scan orders' paths from the image's size. Otherwise
-            `vimamba::scan_paths` remains, whose sizes are then numbers.
+        any_size: Compute the scan orders' paths and the cells of adaptive pools from the image's
+            size. Otherwise `vimamba::scan_paths` remains, whose sizes are then numbers.
     """
     operators = torch.ops.vimamba
     table = torch.export.default_decompositions()
@@ -65,6 +65,7 @@ def decompositions(*, any_size: bool) -> dict[Any, Any]:
     table[operators.ssd.default] = _ssd
     if any_size:
         table[operators.scan_paths.default] = _scan_paths
+        table[torch.ops.aten._adaptive_avg_pool2d.default] = _adaptive_avg_pool2d
     return table
 
 
@@ -98,6 +99,26 @@ class _Paths(nn.Module):
 
 def _scan_paths(like: Tensor, order: str, height: int, width: int) -> Tensor:
     return path_function(order)(height, width).long()
+
+
+def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:
+    rows, columns = (
+        _pool_weights(size, count, x) for size, count in zip(x.shape[-2:], output_size, strict=True)
+    )
+    return rows @ x @ columns.T
+
+
+def _pool_weights(size: int, count: int, like: Tensor) -> Tensor:
+    """What each of `count` cells takes of `size` numbers in their mean, (count, size).
+
+    Cell i goes from floor(i * size / count) to ceil((i + 1) * size / count).
+    """
+    cell = torch.arange(count, device=like.device)[:, None]
+    start = cell * size // count
+    end = ((cell + 1) * size + count - 1) // count
+    place = torch.arange(size, device=like.device)
+    inside = (place >= start) & (place < end)
+    return inside.to(like.dtype) / (end - start)
 
 
 def _causal_conv_along_paths(

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import group_parameters
@@ -92,7 +93,12 @@ class Segmenter(nn.Module):
     def _crop(logits: Tensor, size: tuple[int, ...], padded: tuple[int, ...]) -> Tensor:
         """Leave the padding's share of the logits out."""
         for dim, (wanted, whole) in enumerate(zip(size, padded, strict=True), start=2):
-            logits = logits.narrow(dim, 0, -(-wanted * logits.shape[dim] // whole))
+            kept = -(-wanted * logits.shape[dim] // whole)
+            if torch.compiler.is_exporting():
+                # a view would be exported either for whole cells only or for no whole cells
+                logits = logits.index_select(dim, torch.arange(kept, device=logits.device))
+            else:
+                logits = logits.narrow(dim, 0, kept)
         return logits
 
     def no_weight_decay(self) -> set[str]:

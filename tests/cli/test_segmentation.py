@@ -269,6 +269,15 @@ def test_volumes_keep_their_affine(tmp_path, capsys):
         assert float(row["dice"]) == pytest.approx(dice)
 
 
+def test_true_masks_are_found_by_the_names_of_nnunet(tmp_path):
+    for name in ("case_1.nii.gz", "case_2_0000.nii.gz", "photo_segmentation.png"):
+        (tmp_path / name).touch()
+    names = ("case_1_0000", "case_2_0000", "photo")
+    jobs = [mask_prediction.Job((tmp_path / f"{name}.nii.gz",), name) for name in names]
+    found = mask_prediction.find_truths(tmp_path, jobs, {})
+    assert [found[name].name for name in names] == sorted(path.name for path in tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -178,11 +178,12 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
         found[job.name] = job.paths[0]
     for path in list_images(folder):
         found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    endings = ("", settings.get("mask_suffix") or "_segmentation")
-    matched = {
-        job.name: next((found[job.name + e] for e in endings if job.name + e in found), None)
-        for job in jobs
-    }
+    ending = settings.get("mask_suffix") or "_segmentation"
+    matched = {}
+    for job in jobs:
+        # the last as nnU-Net names them: image case_0000, mask case
+        names = (job.name, job.name + ending, job.name.removesuffix("_0000"))
+        matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:
         raise UsageError(f"--masks {folder} has no mask for {some(missing)}")

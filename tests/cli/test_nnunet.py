@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.nnunet_plans import write_plans
+from tests.nnunet_plans import DATASET, write_plans
 from vimamba.cli import main
 
 
@@ -46,6 +46,31 @@ def test_the_command_names_mistakes(args, message, plans_json, tmp_path, monkeyp
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     assert main(["nnunet", *args]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("epochs", "message"),
+    [
+        ("1", "add one with `vimamba nnunet plan`, and give its plans with -p"),
+        ("few", "VIMAMBA_NNUNET_EPOCHS=few must be a whole number from 1"),
+    ],
+)
+def test_a_trainer_that_cannot_work_says_so_in_one_line(
+    epochs, message, plans_json, tmp_path, monkeypatch, capsys
+):
+    from nnunetv2.run import run_training
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer  # noqa: N813  a module
+
+    # nnU-Net reads its variables when it is imported
+    for module in (run_training, trainer):
+        monkeypatch.setattr(module, "nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    monkeypatch.setattr(trainer, "nnUNet_results", str(tmp_path / "results"))
+    monkeypatch.setenv("VIMAMBA_NNUNET_EPOCHS", epochs)
+    plans_json.with_name("dataset.json").write_text(json.dumps(DATASET))
+    command = ["nnunet", "train", "Dataset901_Shapes", "2d", "0", "-device", "cpu"]
+    assert main([*command, "-tr", "nnUNetTrainerVimambaEncoder"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert message in error
 
 
 def test_the_check_names_what_is_missing(tmp_path, monkeypatch, capsys):

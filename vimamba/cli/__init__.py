@@ -125,7 +125,8 @@ def _extra_of(error: ImportError) -> str | None:
 
 def _is_users(error: ValueError) -> bool:
     """Whether an error is about what the user gave, as opposed to a bug."""
-    return type(error).__name__ in ("DataError", "ExportError", "TaskError", "UsageError")
+    names = ("DataError", "ExportError", "TaskError", "TrainerError", "UsageError")
+    return type(error).__name__ in names
 
 
 def _last_line(text: str) -> str:

@@ -28,10 +28,14 @@ __all__ = [
 ]
 
 
+class TrainerError(ValueError):
+    """A trainer cannot work as asked; the text says why and what would do."""
+
+
 def _read_count(variable: str, default: int) -> int:
     text = os.environ.get(variable, str(default))
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"{variable}={text} must be a whole number from 1")
+        raise TrainerError(f"{variable}={text} must be a whole number from 1")
     return int(text)
 
 
@@ -71,7 +75,7 @@ class nnUNetTrainerVimambaEncoder(nnUNetTrainer):  # noqa: N801  nnU-Net's way o
     ) -> nn.Module:
         """Make the network, for training and for prediction."""
         if configuration_manager.network_arch_class_name != CLASS_NAME:
-            raise ValueError(
+            raise TrainerError(
                 f"{cls.__name__} trains configurations that name a network of vimamba's, not "
                 f"{configuration_manager.network_arch_class_name}; add one with "
                 "`vimamba nnunet plan`, and give its plans with -p"

@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from vimamba_kernels.arguments import check_path_bounds
 
 # arguments of a kernel, as its ARGUMENTS has them: a tensor for an array
 Arguments = Tensor | int | bool | tuple["Arguments", ...]
@@ -61,11 +64,45 @@ def flat_rows(t: Tensor) -> tuple[Tensor, int]:
     return flat(t), t.shape[2]
 
 
-def flat_paths(paths: Tensor | None, length: int) -> tuple[Tensor, int]:
-    """The table's int32 elements and the distance of its rows; 0 if one row serves all paths."""
+class Table(NamedTuple):
+    """A path table as the kernels take it."""
+
+    # int32
+    steps: Tensor
+    # distance of the rows; 0 if one row serves all paths
+    stride: int
+    # whether every path visits every token
+    complete: bool
+
+
+def flat_paths(paths: Tensor | None, length: int) -> Table:
+    """The table, checked.
+
+    It is a copy, and kept while the tensor lives: all blocks of a model walk the same paths.
+
+    Raises:
+        ValueError: `paths` leads out of bounds.
+    """
     if paths is None:
-        return torch.arange(length, dtype=torch.int32), 0
-    return paths.to(torch.int32).contiguous(), paths.shape[1]
+        return Table(torch.arange(length, dtype=torch.int32), 0, True)
+    found = _tables.get(paths)
+    if found is not None and found[0] == length and _is_unchanged(paths, found[1]):
+        return found[2]
+    complete = check_path_bounds(paths, length)
+    table = Table(paths.to(torch.int32, copy=True).contiguous(), paths.shape[1], complete)
+    # only other tensors count the changes of their contents
+    _tables[paths] = length, paths.clone() if paths.is_inference() else paths._version, table
+    return table
+
+
+def _is_unchanged(paths: Tensor, seen: Tensor | int) -> bool:
+    if isinstance(seen, Tensor):
+        return torch.equal(paths, seen)
+    return paths._version == seen
+
+
+# by the tensor they are copies of, with the number of tokens and what tells a change
+_tables = WeakIdKeyDictionary()
 
 
 def scratch(team: int, *sizes: int) -> tuple[Tensor, ...]:

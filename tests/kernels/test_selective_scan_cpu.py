@@ -76,6 +76,27 @@ def test_the_gate_in_the_kernel_is_the_one_outside(size, merge, strided):
     torch.testing.assert_close(gated, expected)
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_table_changed_in_place_is_read_again(inference):
+    problem = make_problem(length=9, dtype=torch.float32)
+    with torch.inference_mode(inference):
+        problem["paths"] = paths = problem["paths"].clone()
+        first = selective_scan(**problem, backend="cpu")
+        paths.copy_(paths.flip(1))
+        turned = selective_scan(**problem, backend="cpu")
+        expected = selective_scan(**problem | {"paths": paths.clone()}, backend="cpu")
+        assert turned.equal(expected)
+        assert not turned.equal(first)
+        paths[0, 0] = 9
+        with pytest.raises(ValueError, match="paths holds values from"):
+            torch.ops.vimamba.selective_scan(*_in_order(problem), "cpu")
+
+
+def _in_order(problem):
+    names = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_weight", "delta_softplus")
+    return (*(problem[name] for name in names), problem["paths"], True)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="PyTorch's OpenMP is GNU's on Linux")
 def test_the_kernels_run_in_the_threads_of_pytorch(threads):
     from vimamba_kernels import cpu_tasks

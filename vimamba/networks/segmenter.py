@@ -15,8 +15,7 @@ from timm.models import group_parameters
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, check_fit, read_checkpoint, unwrap
-
-SCAN_PARAMETERS = {"*.A_log", "*.D", "*.dt_bias"}
+from vimamba.layers import scan_parameters
 
 
 class Segmenter(nn.Module):
@@ -102,9 +101,13 @@ class Segmenter(nn.Module):
         return logits
 
     def no_weight_decay(self) -> set[str]:
-        """Parameters of the scans, and what the backbone names."""
+        """Names of the scans' parameters, and what the backbone names."""
         names = getattr(self.get_submodule(self.body), "no_weight_decay", set)()
-        return SCAN_PARAMETERS | {f"{self.body}.{name}" for name in names}
+        return scan_parameters(self) | {f"{self.body}.{name}" for name in names}
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the backbone or encoder."""
+        return list(self.get_submodule(self.body).parameters())
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The backbone's layer groups for layer-wise learning rates; all else is the last one."""

@@ -10,10 +10,8 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
     Arguments,
@@ -96,24 +94,21 @@ class _Conv(NamedTuple):
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
     batch, length, channels = x.shape
     k, _, taps = weight.shape
-    visits_all = paths is None or check_path_bounds(paths, length)
-    table, path_stride = flat_paths(paths, length)
+    table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     padded = max(4, 1 << (taps - 1).bit_length())
-    # by the distance back, the token's own tap first
-    by_lag = F.pad(weight.detach().transpose(1, 2).flip(1), (0, 0, 0, padded - taps))
     bias = torch.zeros(k, channels) if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
     rows, row = flat_rows(x)
-    sizes = (batch, k, length, steps, channels, 1, padded, width, row)
+    sizes = (batch, k, length, steps, channels, 1, padded, width, row, taps)
     return _Conv(
-        inputs=(rows, flat(by_lag), flat(bias)),
-        paths=table,
+        inputs=(rows, flat(weight), flat(bias)),
+        paths=table.steps,
         sizes=sizes,
-        path_stride=path_stride,
+        path_stride=table.stride,
         taps=padded,
         tasks=batch * -(-channels // width),
-        visits_all=visits_all,
+        visits_all=table.complete,
     )
 
 

@@ -6,12 +6,12 @@ with taps of zero. The backward pass walks from the end: a token's gradient is a
 steps from its own on.
 Arguments in the frame:
 
-    inputs   x, weight (K, W, D) by distance back, bias; backward: the output's gradient
+    inputs   x, weight (K, D, taps), bias; backward: the output's gradient
     paths    (K, T) int32, or (1, T) with a path stride of 0
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
     scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
              ring of gradients
-    sizes    B, K, L, T, D, 1, W, channels of a task, distance of x's rows
+    sizes    B, K, L, T, D, 1, W, channels of a task, distance of x's rows, taps
     enabled  whether SiLU follows
 """
 
@@ -52,7 +52,7 @@ def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
             int32[::1],
             types.UniTuple(floats, outputs),
             types.UniTuple(floats, buffers),
-            types.UniTuple(uint64, 9),
+            types.UniTuple(uint64, 10),
             uint64,
             boolean,
         )
@@ -70,6 +70,17 @@ def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any,
         copy(x, batch_start + U(index) * x_row, ring, slot * ROW, w)
     else:
         clear(ring, slot * ROW, ONE, ROW, w)
+
+
+@helper
+def load_taps(
+    weight: Any, first: Any, given: Any, weights: Any, stride: Any, taps: Any, w: Any
+) -> None:
+    """Put the channels' taps into rows by their distance back, the token's own first."""
+    clear(weights, ZERO, taps, stride, w)
+    for d in range(w):
+        for j in range(given):
+            weights[j * stride + d] = weight[first + (d + ONE) * given - ONE - j]
 
 
 @helper
@@ -101,7 +112,7 @@ def conv_forward(frame: Any) -> None:
     x, weight, bias = inputs
     (y,) = outputs
     rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
-    _, K, L, T, channels, _, taps, _, x_row = sizes
+    _, K, L, T, channels, _, taps, _, x_row, given = sizes
     wrap = taps - ONE
     for task in range(first, last):
         # threads that write to the same rows hinder each other, hence one path a task
@@ -109,8 +120,7 @@ def conv_forward(frame: Any) -> None:
         b, k = bk // K, bk % K
         x0 = b * L * x_row + start
         copy(bias, k * channels + start, rows, BIAS, w)
-        for j in range(taps):
-            copy(weight, (k * taps + j) * channels + start, weights, j * ROW, w)
+        load_taps(weight, (k * channels + start) * given, given, weights, ROW, taps, w)
         clear(ring, ZERO, taps, ROW, w)
         for t in range(T):
             later = ahead(paths, k * path_stride + t)
@@ -136,7 +146,7 @@ def conv_backward(frame: Any) -> None:
     dx, dweight, dbias = outputs
     rows, weights = own(scratch[0], member), own(scratch[1], member)
     ring, slopes = own(scratch[2], member), own(scratch[3], member)
-    _, K, L, T, channels, _, taps, _, x_row = sizes
+    _, K, L, T, channels, _, taps, _, x_row, given = sizes
     wrap = taps - ONE
     # a tap's weights and their gradient are neighbours
     PAIR = TWO * ROW
@@ -147,8 +157,7 @@ def conv_backward(frame: Any) -> None:
         for k in range(K):
             copy(bias, k * channels + start, rows, BIAS, w)
             clear(rows, DBIAS, ONE, ROW, w)
-            for j in range(taps):
-                copy(weight, (k * taps + j) * channels + start, weights, j * PAIR, w)
+            load_taps(weight, (k * channels + start) * given, given, weights, PAIR, taps, w)
             clear(weights, ROW, taps, PAIR, w)
             clear(ring, ZERO, taps, ROW, w)
             clear(slopes, ZERO, taps, ROW, w)

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_path_bounds
 from vimamba_kernels.cpu_tasks import (
     ROW,
     Arguments,
@@ -171,8 +170,7 @@ def _prepare(
     batch, k, length, rank = delta.shape
     _, channels, n = A.shape
     groups = B.shape[2] if B.dim() == 5 else 1
-    visits_all = paths is None or check_path_bounds(paths, length)
-    table, path_stride = flat_paths(paths, length)
+    table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
     weights = torch.empty(0)
@@ -191,11 +189,11 @@ def _prepare(
     padded = -(-n // 4) * 4
     return _Scan(
         inputs=tuple(flat(zeros if t is None else t) for t in inputs),
-        paths=table,
+        paths=table.steps,
         sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK, rank),
-        strides=(*strides, path_stride),
+        strides=(*strides, table.stride),
         steps=steps,
-        visits_all=visits_all,
+        visits_all=table.complete,
         padded_states=padded,
         rank=rank,
         rows=8 * ROW + 2 * padded,

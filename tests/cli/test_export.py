@@ -130,6 +130,10 @@ def test_a_run_is_pushed_to_the_hub_with_its_classes(run, monkeypatch, capsys):
         (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must read NAME=VALUE"),
         (["test_vim", "--to", "onnx", "--model-kwargs", "deep=1"], "keyword argument 'deep'"),
         (["test_vim", "--to", "onnx", "--checkpoint", "no.pth"], "no.pth is not a file"),
+        (["test_vim", "--to", "onnx", "--img-size", "0"], "--img-size 0 must be at least 1"),
+        (["test_vim", "--to", "onnx", "--out", "."], "is a folder; expected the name of a file"),
+        (["test_vim", "--to", "safetensors", "--out", __file__], "expected the name of a folder"),
+        (["test_vim", "--to", "onnx", "--out", f"{__file__}/a.onnx"], "cannot be written in"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -50,6 +50,8 @@ def open_network(given: Namespace) -> Network:
     Raises:
         UsageError: There is none, or an argument does not fit it.
     """
+    if given.img_size is not None and given.img_size < 1:
+        raise UsageError(f"--img-size {given.img_size} must be at least 1")
     run = Path(given.model)
     if not (run / "config.yaml").is_file():
         return _of_model(given)

@@ -1,6 +1,6 @@
 """What the values in masks mean: classes, pixels to ignore, colours."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,12 +130,12 @@ def describe_values(values: list[int]) -> str:
     return f"{values[0]} to {values[-1]}" if values == run and len(run) > 2 else f"one of {values}"
 
 
-def settle_labels(labels: Labels, found: Collection[int], root: Any) -> LabelTable:
+def settle_labels(labels: Labels, found: Mapping[int, str], root: Any) -> LabelTable:
     """Fill in what `labels` leaves open.
 
     Args:
         labels: What is known.
-        found: Values that occur in the masks.
+        found: Values that occur in the masks, each with a mask that holds it.
         root: What to call the data set in an error.
 
     Raises:
@@ -154,7 +154,8 @@ def settle_labels(labels: Labels, found: Collection[int], root: Any) -> LabelTab
         strange = [value for value in values if value not in present]
         if names is None and strange:
             raise DataError(
-                f"root={str(root)!r}: the masks hold {present[:12]} but not {strange[:5]}; say "
+                f"root={str(root)!r}: the masks hold {present[:12]} but not {strange[:5]}, and "
+                f"{found[present[-1]]} holds {present[-1]}; say "
                 "what the classes are: labels.classes, and labels.values unless they are 0, 1, 2"
             )
     if names is None:

@@ -46,11 +46,6 @@ class Survey:
     largest: tuple[int, int]
     holders: dict[int, str]
 
-    @property
-    def values(self) -> list[int]:
-        """All values that occur."""
-        return sorted(self.holders)
-
     def check_values(self, table: LabelTable) -> None:
         """Fail on a value that is no class, with the mask that holds it."""
         if table.codes is None:

@@ -210,8 +210,8 @@ class SegmentationData(ImageData):
     @cached_property
     def table(self) -> LabelTable:
         """Classes of the mask values."""
-        known = self.labels.values if self.labels.classes else None
-        found = known or ([] if self.labels.colours else self.survey.values)
+        known = dict.fromkeys(self.labels.values or [], "") if self.labels.classes else {}
+        found = known or ({} if self.labels.colours else self.survey.holders)
         return settle_labels(self.labels, found, self.root)
 
     def settled(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ def check_paths(paths: Tensor, length: int) -> None:
     """
     if torch.compiler.is_compiling() or paths.device.type == "meta":
         return
-    state = _state(paths, length)
+    state = path_state(paths, length)
     found = _good_paths.get(paths)
     if found is not None and found[0] == state:
         return
@@ -112,13 +112,14 @@ def check_paths(paths: Tensor, length: int) -> None:
 
 def remember_complete(paths: Tensor, length: int) -> None:
     """Note, without reading `paths`, that each visits every one of so many tokens exactly once."""
-    _good_paths[paths] = _state(paths, length), True
+    _good_paths[paths] = path_state(paths, length), True
 
 
 def known_complete(paths: Tensor, length: int) -> bool:
     """Whether each path is known to visit every token exactly once; the values are not read."""
-    return _good_paths.get(paths) == (_state(paths, length), True)
+    return _good_paths.get(paths) == (path_state(paths, length), True)
 
 
-def _state(paths: Tensor, length: int) -> tuple[int, int]:
+def path_state(paths: Tensor, length: int) -> tuple[int, int]:
+    """What a finding about `paths` and so many tokens holds for: the version of the contents."""
     return 0 if paths.is_inference() else paths._version, length

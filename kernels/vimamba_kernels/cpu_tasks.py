@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vimamba_kernels.arguments import check_path_bounds
+from vimamba_kernels.arguments import check_path_bounds, path_state
 
 # arguments of a kernel, as its ARGUMENTS has them: a tensor for an array
 Arguments = Tensor | int | bool | tuple["Arguments", ...]
@@ -85,23 +85,22 @@ def flat_paths(paths: Tensor | None, length: int) -> Table:
     """
     if paths is None:
         return Table(torch.arange(length, dtype=torch.int32), 0, True)
+    state = path_state(paths, length)
     found = _tables.get(paths)
-    if found is not None and found[0] == length and _is_unchanged(paths, found[1]):
-        return found[2]
+    if found is not None and found[0] == state and _is_copy(found[1].steps, paths):
+        return found[1]
     complete = check_path_bounds(paths, length)
     table = Table(paths.to(torch.int32, copy=True).contiguous(), paths.shape[1], complete)
-    # only other tensors count the changes of their contents
-    _tables[paths] = length, paths.clone() if paths.is_inference() else paths._version, table
+    _tables[paths] = state, table
     return table
 
 
-def _is_unchanged(paths: Tensor, seen: Tensor | int) -> bool:
-    if isinstance(seen, Tensor):
-        return torch.equal(paths, seen)
-    return paths._version == seen
+def _is_copy(steps: Tensor, paths: Tensor) -> bool:
+    # of a tensor of inference mode the state does not tell that its contents were changed
+    return not paths.is_inference() or bool((steps == paths).all())
 
 
-# by the tensor they are copies of, with the number of tokens and what tells a change
+# by the tensor they are copies of, each with that tensor's state
 _tables = WeakIdKeyDictionary()
 
 

@@ -20,6 +20,8 @@ from safetensors.torch import load_file
 from timm.models import load_pretrained
 from torch import Tensor, nn
 
+from vimamba.errors import VimambaError
+
 StateDict = dict[str, Tensor]
 Rules = Mapping[str, str | Callable[[re.Match[str]], str] | None]
 FilterFn = Callable[[Mapping[str, Any], nn.Module], StateDict]
@@ -46,7 +48,7 @@ _WHOLE_NETWORKS = (
 )
 
 
-class CheckpointError(ValueError):
+class CheckpointError(VimambaError):
     """A checkpoint that does not fit, with what is missing, unexpected or of another shape."""
 
 

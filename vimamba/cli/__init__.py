@@ -6,6 +6,8 @@ Subcommands that do not train are dispatched before Lightning is imported, so th
 import sys
 from collections.abc import Callable, Sequence
 
+from vimamba.errors import VimambaError
+
 HELP = """\
 vimamba: train and use vision-Mamba models, and any other timm model
 
@@ -84,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 2
         return command(args[1:])
     except SystemExit as end:  # argparse, after a help text or a mistake
-        return end.code if isinstance(end.code, int) else 0
+        if isinstance(end.code, str):  # as Python itself does with a text
+            print(end.code, file=sys.stderr)
+            return 1
+        return end.code or 0
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -94,9 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f'error: {error}; run `pip install "vimamba[{extra}]"`', file=sys.stderr)
         return 2
-    except ValueError as error:
-        if not _is_users(error):
-            raise
+    except VimambaError as error:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
         return 2
 
@@ -121,12 +124,6 @@ def _extra_of(error: ImportError) -> str | None:
     """The extra that brings the package whose import failed."""
     package = (error.name or "").split(".")[0]
     return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
-
-
-def _is_users(error: ValueError) -> bool:
-    """Whether an error is about what the user gave, as opposed to a bug."""
-    names = ("DataError", "ExportError", "TaskError", "TrainerError", "UsageError")
-    return type(error).__name__ in names
 
 
 def _last_line(text: str) -> str:

@@ -1,5 +1,7 @@
 """The error a command line can cause, kept apart from bugs."""
 
+from vimamba.errors import VimambaError
 
-class UsageError(ValueError):
+
+class UsageError(VimambaError):
     """An argument of the command cannot be used; the text names it."""

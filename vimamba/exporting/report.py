@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vimamba.errors import VimambaError
+
 # of the largest number that the model gives; float32 sums in another order differ by some 1e-6
 TOLERANCE = 1e-4
 
 
-class ExportError(ValueError):
+class ExportError(VimambaError):
     """A model cannot be exported as asked; the text says why and what would do."""
 
 

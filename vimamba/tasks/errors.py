@@ -1,5 +1,7 @@
 """The error a task's arguments can cause, kept apart from bugs."""
 
+from vimamba.errors import VimambaError
 
-class TaskError(ValueError):
+
+class TaskError(VimambaError):
     """An argument of a task cannot be used; the text names it and says what can."""

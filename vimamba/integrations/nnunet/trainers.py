@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from vimamba.errors import VimambaError
 from vimamba.integrations.nnunet.network import CLASS_NAME, PlansNetwork
 from vimamba.integrations.nnunet.plans import plan_umamba
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 
-class TrainerError(ValueError):
+class TrainerError(VimambaError):
     """A trainer cannot work as asked; the text says why and what would do."""
 
 

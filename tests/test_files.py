@@ -13,6 +13,11 @@ from vimamba.errors import VimambaError, WriteError
 from vimamba.files import check_writable, list_entries, write_folder, write_whole
 
 
+def fail_after_writing(path: Path) -> None:
+    path.write_text("new")
+    raise RuntimeError("half-way")
+
+
 def test_a_file_is_written_with_its_folder(tmp_path):
     with write_whole(tmp_path / "a" / "b.txt") as part:
         part.write_text("new")
@@ -26,8 +31,7 @@ def test_an_error_leaves_the_earlier_file(tmp_path):
     target = tmp_path / "a.txt"
     target.write_text("old")
     with pytest.raises(RuntimeError, match="half"), write_whole(target) as part:
-        part.write_text("new")
-        raise RuntimeError("half-way")
+        fail_after_writing(part)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -65,9 +69,8 @@ def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypa
 def test_an_error_leaves_the_earlier_folder(tmp_path):
     with write_folder(tmp_path / "model") as part:
         (part / "old").touch()
-    with pytest.raises(RuntimeError), write_folder(tmp_path / "model") as part:
-        (part / "new").touch()
-        raise RuntimeError
+    with pytest.raises(RuntimeError, match="half"), write_folder(tmp_path / "model") as part:
+        fail_after_writing(part / "new")
     assert os.listdir(tmp_path / "model") == ["old"]
     assert os.listdir(tmp_path) == ["model"]
 

@@ -1,0 +1,175 @@
+"""The operators' own launchers, whose kernels are compiled for a GPU and run here."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+from unittest import mock
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from ptx_simulator.machine import Machine
+from ptx_simulator.memory import Finding
+from ptx_simulator.program import Instruction, Program
+from ptx_simulator.values import Array
+from vimamba_kernels import gpu_tasks
+from vimamba_kernels.path_conv import op as conv_op
+from vimamba_kernels.selective_scan import fused
+from vimamba_kernels.selective_scan import op as scan_op
+from vimamba_kernels.ssd import op as ssd_op
+
+_POINTERS = {
+    torch.float32: "*fp32",
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+# a small GPU, so that small problems fill it as large ones fill a real one
+PROCESSORS = 2
+Change = Callable[[str, str], str]
+
+
+@dataclass
+class Report:
+    """What happened while kernels ran.
+
+    Attributes:
+        kernels: Names of the kernels that ran, in order.
+        opcodes: Of all their instructions.
+        findings: Kernel, finding, and both instructions, and how often.
+    """
+
+    kernels: list[str] = field(default_factory=list)
+    opcodes: set[str] = field(default_factory=set)
+    findings: "Counter[tuple[str, Finding, Instruction, Instruction]]" = field(
+        default_factory=Counter
+    )
+
+    def __str__(self) -> str:
+        return "\n".join(
+            f"{count} x {kernel}: {finding.kind} in {finding.space} memory ({finding.scope})\n"
+            f"    {earlier}\n    {later}"
+            for (kernel, finding, earlier, later), count in self.findings.most_common()
+        )
+
+
+@contextmanager
+def simulated(target: str, change: Change | None = None) -> Iterator[Report]:
+    """Within the block, `backend="triton"` of all operators runs here, on tensors of the CPU.
+
+    Args:
+        target: An NVIDIA GPU, such as "sm_90".
+        change: Takes a kernel's name and its PTX and gives back the PTX to run: to see what a
+            change, such as a barrier less, does.
+
+    Yields:
+        The report, which grows with every launch.
+
+    Raises:
+        MemoryAccessError: An address is wild or misaligned.
+    """
+    report = Report()
+
+    def run(name: str, programs: int, arguments: dict[str, Any], **options: Any) -> None:
+        if programs > 0:
+            _run(report, target, change, name, programs, arguments, options)
+
+    def launch_scan(name: str, programs: int, **arguments: Any) -> None:
+        run(name, programs, arguments, kernel=fused.kernel, num_warps=1, enable_fp_fusion=True)
+
+    def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
+        run(name, programs, arguments, kernel=gpu_tasks.kernel, num_warps=warps, num_stages=1)
+
+    with ExitStack() as stack:
+        for place, name, function in (
+            (fused, "_launch", launch_scan),
+            (gpu_tasks, "launch", launch),
+            (fused, "processors", lambda device: PROCESSORS),
+            (gpu_tasks, "processors", lambda device: PROCESSORS),
+            *((op, "triton_obstacle", lambda name, x: None) for op in (scan_op, conv_op, ssd_op)),
+        ):
+            stack.enter_context(mock.patch.object(place, name, function))
+        yield report
+
+
+def _run(
+    report: Report,
+    target: str,
+    change: Change | None,
+    name: str,
+    programs: int,
+    arguments: dict[str, Any],
+    options: dict[str, Any],
+) -> None:
+    kernel = options.pop("kernel")
+    kinds = tuple((p.name, _kind(p, arguments[p.name])) for p in kernel(name).params)
+    ptx, shared = _compile(kernel, name, kinds, target, tuple(options.items()))
+    short = name.rsplit(".", 1)[-1]
+    program = Program(change(short, ptx) if change else ptx)
+    taken = [_as_array(arguments[parameter]) for parameter, kind in kinds if isinstance(kind, str)]
+    machine = Machine(program, taken, programs, shared).run()
+    report.kernels.append(short)
+    report.opcodes |= {instruction.opcode for instruction in program.instructions}
+    for finding, count in machine.findings.items():
+        earlier, later = (program.instructions[i] for i in (finding.earlier, finding.later))
+        report.findings[short, finding, earlier, later] += count
+
+
+def _kind(parameter: Any, value: Any) -> Any:
+    """The type of a parameter, or as a tuple of one its value, as Triton specialises a call."""
+    if isinstance(value, Tensor):
+        # tensors that PyTorch allocates are aligned
+        return _POINTERS[value.dtype] + "/16"
+    if parameter.is_constexpr or value is None or isinstance(value, bool):
+        return (value,)
+    if isinstance(value, float):
+        return "fp32"
+    if parameter.do_not_specialize:
+        return "i32"
+    if value == 1:
+        return (value,)
+    return "i32/16" if value % 16 == 0 else "i32"
+
+
+@cache
+def _compile(
+    kernel: Callable[[str], Any],
+    name: str,
+    kinds: tuple[tuple[str, Any], ...],
+    target: str,
+    options: tuple[tuple[str, Any], ...],
+) -> tuple[str, int]:
+    """PTX and the bytes of shared memory."""
+    constants = {parameter: kind[0] for parameter, kind in kinds if isinstance(kind, tuple)}
+    signature = {
+        parameter: kind.removesuffix("/16") if isinstance(kind, str) else "constexpr"
+        for parameter, kind in kinds
+    }
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, (_, kind) in enumerate(kinds)
+        if isinstance(kind, str) and kind.endswith("/16")
+    }
+    source = ASTSource(fn=kernel(name), signature=signature, constexprs=constants, attrs=attributes)
+    gpu = GPUTarget("cuda", int(re.sub(r"\D", "", target)), 32)
+    compiled = triton.compile(source, target=gpu, options=dict(options))
+    return compiled.asm["ptx"], compiled.metadata.shared
+
+
+def _as_array(value: Any) -> Array | int | float:
+    """A tensor's own memory as a NumPy array, in which results appear; numbers as they are."""
+    if not isinstance(value, Tensor):
+        return value
+    tensor = value.detach()
+    if not tensor.is_contiguous():
+        raise ValueError("a kernel takes a tensor that is not contiguous")
+    halves = (torch.bfloat16, torch.float16)
+    return (tensor.view(torch.int16) if tensor.dtype in halves else tensor).numpy()

@@ -1,0 +1,89 @@
+"""PTX as Triton writes it, taken apart into instructions, labels, registers and parameters."""
+
+import re
+from typing import NamedTuple
+
+
+class Instruction(NamedTuple):
+    """One instruction of a kernel.
+
+    Attributes:
+        opcode: As written, such as "ld.global.v4.b32".
+        parts: The opcode between its dots; the last is most often the type.
+        operands: Registers, numbers, addresses in [] and groups in {}.
+        guard: The predicate without which a thread passes by; None for always.
+        inverted: Whether threads pass by where the predicate holds.
+        line: Place in the Triton source, as far as PTX tells.
+    """
+
+    opcode: str
+    parts: tuple[str, ...]
+    operands: tuple[str, ...]
+    guard: str | None
+    inverted: bool
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.line}: {self.opcode} {', '.join(self.operands)}"
+
+
+class Program:
+    """The only kernel of a PTX text.
+
+    Attributes:
+        threads: Threads of one program (a block, in CUDA's words).
+        instructions: In order.
+        labels: Name to the place in `instructions` that it stands before.
+        registers: Name to type, such as "b32" or "pred".
+
+    Args:
+        ptx: What `triton.compile` gives as `asm["ptx"]`.
+    """
+
+    def __init__(self, ptx: str) -> None:
+        entry = ptx.index(".visible .entry")
+        start = ptx.index("\n{", entry) + 2
+        size = re.search(r"\.reqntid (\d+)", ptx[entry:start])
+        if size is None:
+            raise ValueError("the kernel does not say how many threads a program has")
+        self.threads = int(size[1])
+        self.instructions: list[Instruction] = []
+        self.labels: dict[str, int] = {}
+        self.registers: dict[str, str] = {}
+        line = "?"
+        for text in ptx[start : ptx.index("\n}", start)].splitlines():
+            if place := re.match(r"\s*\.loc\b.*?//\s*(\S+)", text):
+                line = place[1].rsplit("/", 1)[-1]
+            self._take(text.split("//")[0].strip(), line)
+
+    def _take(self, text: str, line: str) -> None:
+        """One line of the body, without its comment."""
+        if declared := re.match(r"\.reg\s+\.(\w+)\s+(%\w+?)<(\d+)>", text):
+            kind, stem, count = declared.groups()
+            self.registers |= {f"{stem}{index}": kind for index in range(int(count))}
+        elif label := re.fullmatch(r"(\$\w+):", text):
+            self.labels[label[1]] = len(self.instructions)
+        elif not text.startswith("."):
+            for statement in filter(None, map(str.strip, text.split(";"))):
+                self.instructions.append(_parse(statement, line))
+
+
+def _parse(text: str, line: str) -> Instruction:
+    guard, inverted = None, False
+    if guarded := re.match(r"@(!?)(%\w+)\s+", text):
+        inverted, guard = guarded[1] == "!", guarded[2]
+        text = text[guarded.end() :]
+    opcode, *rest = text.split(None, 1)
+    operands = tuple(_split(rest[0])) if rest else ()
+    return Instruction(opcode, tuple(opcode.split(".")), operands, guard, inverted, line)
+
+
+def _split(text: str) -> list[str]:
+    """Operands at the commas outside of {} and []."""
+    groups = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+", text)
+    return [group.strip() for group in groups if group.strip()]
+
+
+def members(operand: str) -> list[str]:
+    """The registers of a group in {}, or the one that stands alone."""
+    return [name.strip() for name in operand.strip("{} ").split(",")]

@@ -1,6 +1,7 @@
 """The compiled Triton kernels, run instruction by instruction by the simulator of tools/.
 
-What the interpreter cannot see is tested here: barriers, shuffles, layouts, tensor cores, addresses.
+What the interpreter cannot see is tested here: barriers, shuffles, layouts, tensor cores and
+addresses.
 """
 
 import os
@@ -278,7 +279,7 @@ def test_atomic_additions_need_no_order_among_themselves():
 
 
 def test_lanes_that_store_different_values_to_one_place_are_a_tie():
-    array, findings = execute("	st.global.b32 	[%rd1], %r1;\n", 32, 1)
+    _, findings = execute("	st.global.b32 	[%rd1], %r1;\n", 32, 1)
     assert findings == {("tie", "global", "program")}
 
 

@@ -19,7 +19,7 @@ of shared memory that nobody wrote are reported with the line of the Triton sour
         y, *saved = fused.forward(**arguments, save=True)  # tensors on the CPU
     assert not report.findings
 
-What it does not see stands in docs/benchmarks/simulator.md.
+What it does not see stands in docs/simulator.md.
 """
 
 from ptx_simulator.launches import Report, simulated

@@ -220,9 +220,9 @@ def scan_backward(
 
     `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind; of several
     states it is overwritten. `sums` (B, K, segments, N + 2, D) takes dA, dD and the bias's gradient
-    over a segment's steps; of several states they are added up there, from zero on. `partial` (B, K,
-    blocks, T up to a multiple of UNROLL, N, 2) takes dB and dC over a block's channels. MERGE is
-    about `du`; see `scan_forward`.
+    over a segment's steps; of several states they are added up there, from zero on. `partial`
+    (B, K, blocks, T up to a multiple of UNROLL, N, 2) takes dB and dC over a block's channels.
+    MERGE is about `du`; see `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     b, k_program, segment, block, blocks, group, d, inside = locate(

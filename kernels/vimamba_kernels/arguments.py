@@ -1,14 +1,28 @@
 """Checks that the operators share; every message names the argument and what would do."""
 
 from collections.abc import Collection, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# paths whose values were found good, by tensor: (version of its contents, number of tokens), and
-# whether every path visits every token
+
+
+class _Finding(NamedTuple):
+    """What was found out about a table of paths, and for which contents."""
+
+    # version of the contents, and the number of tokens
+    state: tuple[int, int]
+    # the contents themselves; None on a GPU, where comparing would wait for it
+    values: Tensor | None
+    # whether every path visits every token
+    complete: bool
+
+
+# by the tensor they were found out about
 _good_paths = WeakIdKeyDictionary()
 
 
@@ -89,16 +103,17 @@ def check_path_bounds(paths: Tensor, length: int) -> bool:
 def check_paths(paths: Tensor, length: int) -> None:
     """Check that the entries of `paths` (K, T) are in [-1, length) and no token is twice in a row.
 
-    The values are read once for each tensor and again only after they were changed in place.
+    That is done once for each tensor and again only after its values were changed in place; on a
+    GPU, changes that torch does not see (by `.data`, say) are not seen here either.
 
     Raises:
         ValueError: They are not.
     """
-    if torch.compiler.is_compiling() or paths.device.type == "meta":
+    if torch.compiler.is_compiling() or paths.is_meta or isinstance(paths, FakeTensor):
         return
     state = path_state(paths, length)
     found = _good_paths.get(paths)
-    if found is not None and found[0] == state:
+    if found is not None and found.state == state and is_unchanged(paths, found.values):
         return
     complete = check_path_bounds(paths, length)
     for k, path in enumerate(paths.sort(dim=1).values):
@@ -107,19 +122,34 @@ def check_paths(paths: Tensor, length: int) -> None:
             raise ValueError(
                 f"paths[{k}] visits token {int(repeated[0])} again; expected each at most once"
             )
-    _good_paths[paths] = state, complete
+    _good_paths[paths] = _Finding(state, copy_values(paths), complete)
 
 
 def remember_complete(paths: Tensor, length: int) -> None:
     """Note, without reading `paths`, that each visits every one of so many tokens exactly once."""
-    _good_paths[paths] = path_state(paths, length), True
+    _good_paths[paths] = _Finding(path_state(paths, length), None, True)
 
 
 def known_complete(paths: Tensor, length: int) -> bool:
     """Whether each path is known to visit every token exactly once; the values are not read."""
-    return _good_paths.get(paths) == (path_state(paths, length), True)
+    found = _good_paths.get(paths)
+    return found is not None and found.complete and found.state == path_state(paths, length)
 
 
 def path_state(paths: Tensor, length: int) -> tuple[int, int]:
     """What a finding about `paths` and so many tokens holds for: the version of the contents."""
     return 0 if paths.is_inference() else paths._version, length
+
+
+def copy_values(paths: Tensor) -> Tensor | None:
+    """What to keep for `is_unchanged`."""
+    return paths.detach().clone() if paths.device.type == "cpu" else None
+
+
+def is_unchanged(paths: Tensor, values: Tensor | None) -> bool:
+    """Whether `paths` still has the values of the copy.
+
+    No version tells of changes through numpy or `.data`, nor of any in inference mode. To compare
+    4 paths of 3136 steps takes 9 microseconds on a CPU, a scan along them a thousand times that.
+    """
+    return values is None or torch.equal(paths, values)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from vimamba_kernels.arguments import check_path_bounds, path_state
+from vimamba_kernels.arguments import check_path_bounds, copy_values, is_unchanged
 
 # arguments of a kernel, as its ARGUMENTS has them: a tensor for an array
 Arguments = Tensor | int | bool | tuple["Arguments", ...]
@@ -64,6 +64,11 @@ def flat_rows(t: Tensor) -> tuple[Tensor, int]:
     return flat(t), t.shape[2]
 
 
+def floats(*shape: int) -> Tensor:
+    """Uninitialised memory as the kernels take it, whatever torch's default dtype and device."""
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 class Table(NamedTuple):
     """A path table as the kernels take it."""
 
@@ -84,29 +89,23 @@ def flat_paths(paths: Tensor | None, length: int) -> Table:
         ValueError: `paths` leads out of bounds.
     """
     if paths is None:
-        return Table(torch.arange(length, dtype=torch.int32), 0, True)
-    state = path_state(paths, length)
+        return Table(torch.arange(length, dtype=torch.int32, device="cpu"), 0, True)
     found = _tables.get(paths)
-    if found is not None and found[0] == state and _is_copy(found[1].steps, paths):
-        return found[1]
+    if found is not None and found[0] == length and is_unchanged(paths, found[1]):
+        return found[2]
     complete = check_path_bounds(paths, length)
     table = Table(paths.to(torch.int32, copy=True).contiguous(), paths.shape[1], complete)
-    _tables[paths] = state, table
+    _tables[paths] = length, copy_values(paths), table
     return table
 
 
-def _is_copy(steps: Tensor, paths: Tensor) -> bool:
-    # of a tensor of inference mode the state does not tell that its contents were changed
-    return not paths.is_inference() or bool((steps == paths).all())
-
-
-# by the tensor they are copies of, each with that tensor's state
+# by the tensor they are copies of, each with the number of tokens and that tensor's values
 _tables = WeakIdKeyDictionary()
 
 
 def scratch(team: int, *sizes: int) -> tuple[Tensor, ...]:
     """Uninitialised memory of each size for each thread."""
-    return tuple(torch.empty(team * size) for size in sizes)
+    return tuple(floats(team * size) for size in sizes)
 
 
 def run(kernel: Kernel, arguments: Arguments, tasks: int, team: int) -> None:

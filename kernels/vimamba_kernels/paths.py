@@ -12,6 +12,14 @@ def compute_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def saved_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What a sum is kept in for the backward pass that the output in `dtype` is made from.
+
+    float16 ends at 65504, which the sum may pass where the gated output does not.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
     """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
     if paths is None:

@@ -1,22 +1,46 @@
-"""What the operators share in registering with torch: gradients as outputs, autocast."""
+"""What the operators share in registering with torch: derivatives, vmap, autocast."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.library import Library
+
+
+def must_be_composed(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether derivatives are asked for that only torch's own operators have.
+
+    torch.library lets an operator have a backward pass, which the transforms of torch.func do not
+    see, and no forward-mode derivative: it would be zero without a word.
+    """
+    if peek_interpreter_stack() is None and forward_ad._current_level < 0:
+        return False
+    return any(t is not None and _is_transformed(t) for t in tensors)
+
+
+def _is_transformed(t: Tensor) -> bool:
+    return is_functorch_wrapped_tensor(t) or forward_ad.unpack_dual(t).tangent is not None
 
 
 def dense_gradients(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> Any:
     """Gradients as an operator returns them: in their inputs' dtypes, empty where absent."""
     pairs = zip(grads, inputs, strict=True)
-    empty = next(t for t in inputs if t is not None)
+    like = next(t for t in inputs if t is not None)
     return tuple(
-        empty.new_empty(0) if t is None or g is None else g.to(t.dtype).contiguous()
-        for g, t in pairs
+        nothing(like) if t is None or g is None else g.to(t.dtype).contiguous() for g, t in pairs
     )
+
+
+def nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """What an operator returns for an output that there is not, by default in the dtype of `like`.
+
+    Not by `like.new_empty`, which a tensor's subclass may have changed.
+    """
+    return torch.empty((0,), dtype=dtype or like.dtype, device=like.device)
 
 
 def without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,7 +81,7 @@ def second_gradients(
     again = torch.is_grad_enabled()
     with torch.enable_grad():
         # new nodes, so that only what leads from these tensors to the gradients is walked
-        nodes: list[Any] = [None if t is None else _node(t, again) for t in tensors]
+        nodes = _nodes(tensors, again)
         grad, *inputs = nodes
         out = function(*inputs)
         first = torch.autograd.grad(out, [inputs[i] for i in wanted], grad, create_graph=True)
@@ -69,11 +93,75 @@ def second_gradients(
     return tuple(None if t is None else next(second) for t in nodes)
 
 
-def _node(t: Tensor, connected: bool) -> Tensor:
-    """A new node of the graph, `connected` to that of `t` or cut from it."""
-    if connected and t.requires_grad:
-        return t.view_as(t)
-    return t.detach().requires_grad_()
+def composed_gradients(
+    function: Callable[..., Tensor], grad: Tensor, tensors: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of `function` by autograd, with every derivative by `grad` that torch knows.
+
+    Args:
+        function: Differentiable by autograd.
+        grad: The gradient of its output.
+        tensors: Its arguments.
+
+    Returns:
+        One gradient for each of `tensors`; None for absent ones.
+    """
+    again = torch.is_grad_enabled()
+    with torch.enable_grad():
+        nodes = _nodes(tensors, again)
+        present = [t for t in nodes if t is not None]
+        out = function(*nodes)
+        grads = iter(torch.autograd.grad(out, present, grad, create_graph=True))
+    return tuple(None if t is None else next(grads) for t in nodes)
+
+
+def _nodes(tensors: Sequence[Tensor | None], connected: bool) -> list[Any]:
+    """New nodes of the graph, `connected` to those of the tensors or cut from them."""
+    return [
+        None
+        if t is None
+        else t.view_as(t)
+        if connected and t.requires_grad
+        else t.detach().requires_grad_()
+        for t in tensors
+    ]
+
+
+def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> None:
+    """Let torch.vmap call an operator once for all samples.
+
+    Args:
+        library: Fragment of the namespace `vimamba`.
+        name: The operator in it.
+        by_batch: Arguments with the batch first, which the samples are put into. If any other is
+            mapped over, the operator is called for one sample after the other.
+    """
+    operator = getattr(torch.ops.vimamba, name)
+    names = [argument.name for argument in operator.default._schema.arguments]
+
+    def call(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> Any:
+        samples = info.batch_size
+        mapped = [i for i, dim in enumerate(dims) if dim is not None]
+        rows = list(arguments)
+        for i in mapped:
+            rows[i] = rows[i].movedim(dims[i], 0)
+        if any(names[i] not in by_batch for i in mapped):
+            results = [
+                operator(*[t[n] if i in mapped else t for i, t in enumerate(rows)])
+                for n in range(samples)
+            ]
+            if isinstance(results[0], Tensor):
+                return torch.stack(results), 0
+            return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        for i, t in enumerate(rows):
+            if names[i] in by_batch and t is not None:
+                rows[i] = (t if i in mapped else t.expand(samples, *t.shape)).flatten(0, 1)
+        found = operator(*rows)
+        if isinstance(found, Tensor):
+            return found.unflatten(0, (samples, -1)), 0
+        return tuple(t.unflatten(0, (samples, -1)) for t in found), (0,) * len(found)
+
+    torch.library.register_vmap(f"vimamba::{name}", call, lib=library)
 
 
 def register_autocast(library: Library, name: str, activations: Collection[str]) -> None:

@@ -21,6 +21,7 @@ from vimamba_kernels.cpu_tasks import (
     flat,
     flat_paths,
     flat_rows,
+    floats,
     run,
     scratch,
 )
@@ -36,7 +37,7 @@ def forward(
     """
     conv = _prepare(x, weight, bias, paths)
     shape = (x.shape[0], weight.shape[0], *x.shape[1:])
-    y = torch.empty(shape) if conv.visits_all else torch.zeros(shape)
+    y = floats(*shape) if conv.visits_all else floats(*shape).zero_()
     tasks = conv.tasks * weight.shape[0]
     team = min(torch.get_num_threads(), tasks)
     buffers = scratch(team, 2 * ROW, conv.taps * ROW, conv.taps * ROW)
@@ -61,8 +62,8 @@ def backward(
     conv = _prepare(x, weight, bias, paths)
     batch, _, channels = x.shape
     k, _, taps = weight.shape
-    dx = torch.empty(x.shape)
-    dweight, dbias = torch.empty(batch, k, conv.taps, channels), torch.empty(batch, k, channels)
+    dx = floats(*x.shape)
+    dweight, dbias = floats(batch, k, conv.taps, channels), floats(batch, k, channels)
     team = min(torch.get_num_threads(), conv.tasks)
     buffers = scratch(team, 4 * ROW, 2 * conv.taps * ROW, conv.taps * ROW, conv.taps * ROW)
     gradients = (flat(dx), flat(dweight), flat(dbias))
@@ -97,7 +98,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
     padded = max(4, 1 << (taps - 1).bit_length())
-    bias = torch.zeros(k, channels) if bias is None else bias
+    bias = floats(k, channels).zero_() if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
     rows, row = flat_rows(x)
     sizes = (batch, k, length, steps, channels, 1, padded, width, row, taps)

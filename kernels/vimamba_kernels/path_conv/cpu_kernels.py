@@ -73,6 +73,13 @@ def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any,
 
 
 @helper
+def forget(ring: Any, step: Any, given: Any, taps: Any, w: Any) -> None:
+    """Zero the row of a step that only padded taps reach: zero times NaN were NaN."""
+    if given < taps:
+        clear(ring, (step & (taps - ONE)) * ROW, ONE, ROW, w)
+
+
+@helper
 def load_taps(
     weight: Any, first: Any, given: Any, weights: Any, stride: Any, taps: Any, w: Any
 ) -> None:
@@ -128,6 +135,7 @@ def conv_forward(frame: Any) -> None:
             fetch(y, (bk * L + later) * channels + start, w)
             index = paths[k * path_stride + t]
             load(x, x0, index, x_row, ring, t & wrap, w)
+            forget(ring, t + taps - given, given, taps, w)
             if index >= 0:
                 convolve(rows, weights, ROW, ring, t, taps, w)
                 y0 = (bk * L + U(index)) * channels + start
@@ -161,7 +169,7 @@ def conv_backward(frame: Any) -> None:
             clear(weights, ROW, taps, PAIR, w)
             clear(ring, ZERO, taps, ROW, w)
             clear(slopes, ZERO, taps, ROW, w)
-            for t in range(T - min(T, taps - ONE), T):
+            for t in range(T - min(T, given - ONE), T):
                 load(x, x0, paths[k * path_stride + t], x_row, ring, t & wrap, w)
             for back in range(T):
                 t = T - ONE - back
@@ -169,13 +177,15 @@ def conv_backward(frame: Any) -> None:
                 fetch(x, x0 + earlier * x_row, w)
                 fetch(dx, dx0 + earlier * channels, w)
                 fetch(dy, ((b * K + k) * L + earlier) * channels + start, w)
-                # the oldest step that t reads takes the place of step t + 1
-                if t + ONE >= taps:
-                    oldest = t + ONE - taps
+                # the oldest step that t reads; without padded taps it takes the place of step t + 1
+                if t + ONE >= given:
+                    forget(ring, t + ONE, given, taps, w)
+                    oldest = t + ONE - given
                     index = paths[k * path_stride + oldest]
                     load(x, x0, index, x_row, ring, oldest & wrap, w)
                 else:
                     clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
+                forget(slopes, t + given, given, taps, w)
                 index = paths[k * path_stride + t]
                 here = (t & wrap) * ROW
                 if index < 0:

@@ -1,8 +1,9 @@
 """The convolution along paths as torch operators: choice of the backend, autograd, autocast.
 
-`vimamba::causal_conv_along_paths` is the one to call; its gradient is the operator
-`causal_conv_along_paths_backward`, whose own gradient, for second derivatives, goes through the
-reference with every backend.
+`vimamba::causal_conv_along_paths` is the one to call. It is composed of
+`causal_conv_along_paths_forward`, whose gradient is the operator
+`causal_conv_along_paths_backward`. The gradient of that one, for second derivatives, goes through
+the reference with every backend. So does all that torch.func and forward mode differentiate.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
@@ -16,7 +17,15 @@ from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.path_conv import cpu, fused
 from vimamba_kernels.path_conv.checks import check_arguments
 from vimamba_kernels.path_conv.reference import causal_conv_gradients, causal_conv_reference
-from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
+from vimamba_kernels.registration import (
+    composed_gradients,
+    dense_gradients,
+    must_be_composed,
+    nothing,
+    register_autocast,
+    register_vmap,
+    second_gradients,
+)
 
 # the slowest last
 BACKENDS = ("triton", "cpu", "reference")
@@ -37,19 +46,45 @@ def _obstacle(backend: str, x: Tensor) -> str | None:
     return cpu_obstacle("x", x) if backend == "cpu" else None
 
 
-@torch.library.custom_op(
-    "vimamba::causal_conv_along_paths",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias=None, Tensor? paths=None, "
+_library = torch.library.Library("vimamba", "FRAGMENT")
+_library.define(
+    "causal_conv_along_paths(Tensor x, Tensor weight, Tensor? bias=None, Tensor? paths=None, "
     'str? activation=None, str backend="auto") -> Tensor',
+    tags=(torch.Tag.pt2_compliant_tag,),
 )
-def _forward(
+
+
+@torch.library.impl(_library, "causal_conv_along_paths", "CompositeImplicitAutograd")
+def _causal_conv_along_paths(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
     paths: Tensor | None = None,
     activation: str | None = None,
     backend: str = "auto",
+) -> Tensor:
+    if must_be_composed((x, weight, bias)):
+        check_arguments(x, weight, bias, paths, activation)
+        choose_backend(backend, x)
+        return causal_conv_reference(x, weight, bias, paths, activation)
+    return torch.ops.vimamba.causal_conv_along_paths_forward(
+        x, weight, bias, paths, activation, backend
+    )
+
+
+@torch.library.custom_op(
+    "vimamba::causal_conv_along_paths_forward",
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? paths, str? activation, "
+    "str backend) -> Tensor",
+)
+def _forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    paths: Tensor | None,
+    activation: str | None,
+    backend: str,
 ) -> Tensor:
     check_arguments(x, weight, bias, paths, activation)
     return _FORWARD[choose_backend(backend, x)](x, weight, bias, paths, activation)
@@ -59,12 +94,13 @@ def _forward(
 def _forward_fake(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor | None = None,
-    paths: Tensor | None = None,
-    activation: str | None = None,
-    backend: str = "auto",
+    bias: Tensor | None,
+    paths: Tensor | None,
+    activation: str | None,
+    backend: str,
 ) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], *x.shape[1:])
+    shape = (x.shape[0], weight.shape[0], *x.shape[1:])
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
 @torch.library.custom_op(
@@ -102,7 +138,10 @@ def _backward_fake(
     activation: str | None,
     backend: str,
 ) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in (x, weight, bias))
+    return tuple(
+        nothing(x) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        for t in (x, weight, bias)
+    )
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -112,6 +151,12 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _forward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, paths = ctx.saved_tensors
+    if must_be_composed((grad,)):
+
+        def convolve(*inputs: Any) -> Tensor:
+            return causal_conv_reference(*inputs, paths, ctx.activation)
+
+        return (*composed_gradients(convolve, grad, (x, weight, bias)), None, None, None)
     arguments = (grad, x, weight, bias, paths, ctx.activation, ctx.backend)
     grad_x, grad_weight, grad_bias = torch.ops.vimamba.causal_conv_along_paths_backward(*arguments)
     return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
@@ -135,6 +180,6 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | N
 _forward.register_autograd(_forward_gradient, setup_context=_forward_setup)
 _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 
-_library = torch.library.Library("vimamba", "FRAGMENT")
 # weight and bias keep their precision
 register_autocast(_library, "causal_conv_along_paths", ("x",))
+register_vmap(_library, "causal_conv_along_paths", ("x",))

@@ -22,6 +22,7 @@ from vimamba_kernels.cpu_tasks import (
     flat,
     flat_paths,
     flat_rows,
+    floats,
     run,
     scratch,
 )
@@ -60,12 +61,12 @@ def forward(
     threads = torch.get_num_threads()
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads)
     batch, k, length, channels = *delta.shape[:3], A.shape[1]
-    y = torch.empty((batch, length, channels) if merge else (batch, k, length, channels))
+    y = floats(*((batch, length, channels) if merge else (batch, k, length, channels)))
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
-    states = torch.empty(shape)
+    states = floats(*shape)
     team = min(threads, scan.tasks)
     buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW, scan.rank * ROW)
-    gate, row = (torch.empty(0), 0) if z is None else flat_rows(z)
+    gate, row = (floats(0), 0) if z is None else flat_rows(z)
     scan = scan._replace(sizes=(*scan.sizes, row))
     inputs, outputs = (*scan.inputs, gate), (flat(y), flat(states))
     arguments = scan.arguments(inputs, outputs, buffers, delta_softplus)
@@ -105,10 +106,10 @@ def backward(
     if tuple(grad.shape) != expected or tuple(states.shape) != saved:
         shapes = tuple(grad.shape), tuple(states.shape)
         raise ValueError(f"grad and states have shapes {shapes}; expected {(expected, saved)}")
-    du, ddelta = torch.empty(u.shape), torch.empty(batch, k, length, channels)
-    dA = torch.empty(batch, k, n, channels)
-    dB, dC = torch.empty(scan.blocks, *B.shape), torch.empty(scan.blocks, *C.shape)
-    dD, dbias = torch.empty(batch, k, channels), torch.empty(batch, k, channels)
+    du, ddelta = floats(*u.shape), floats(batch, k, length, channels)
+    dA = floats(batch, k, n, channels)
+    dB, dC = floats(scan.blocks, *B.shape), floats(scan.blocks, *C.shape)
+    dD, dbias = floats(batch, k, channels), floats(batch, k, channels)
     steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
     team = min(torch.get_num_threads(), scan.tasks)
     own = (scan.rows, 3 * padded * ROW, scan.rank * ROW, steps * ROW, past * ROW)
@@ -172,8 +173,8 @@ def _prepare(
     groups = B.shape[2] if B.dim() == 5 else 1
     table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[1]
-    zeros = torch.zeros(k, channels) if D is None or delta_bias is None else None
-    weights = torch.empty(0)
+    zeros = floats(k, channels).zero_() if D is None or delta_bias is None else None
+    weights = floats(0)
     if delta_weight is None:
         rank = 0
     else:
@@ -196,7 +197,7 @@ def _prepare(
         visits_all=table.complete,
         padded_states=padded,
         rank=rank,
-        rows=8 * ROW + 2 * padded,
+        rows=8 * ROW + 4 * padded,
         blocks=blocks,
         tasks=batch * groups * blocks,
     )

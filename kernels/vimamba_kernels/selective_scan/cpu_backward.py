@@ -137,6 +137,7 @@ def _recompute_fours(
                 X[x + d] = F(0.0)
                 X[x + ROW + d] = softplus(S[BIAS + d], enabled)
                 X[x + TWO * ROW + d] = sigmoid(S[BIAS + d], enabled)
+            clear(S, BC, ONE, ZERO, N)
         for n in range(ZERO, N4, FOUR):
             b0, b1, b2, b3 = S[BC + n], S[BC + n + ONE], S[BC + n + TWO], S[BC + n + THREE]
             q = n * THREE * ROW
@@ -177,6 +178,7 @@ def _walk_back_fours(
     channels, N = sizes[4], sizes[6]
     uk, dk, bk, yk, part = at
     N4 = (N + THREE) // FOUR * FOUR
+    SUMS = BC + TWO * N4
     S, Q, _, X, H, P = scratch
     for back in range(count):
         i = count - ONE - back
@@ -193,6 +195,7 @@ def _walk_back_fours(
             copy(C, bk + token * N, S, BC + N4, N)
         else:
             clear(S, DY, ONE, ZERO, w)
+            clear(S, BC, ONE, ZERO, TWO * N4)
         clear(S, GW, ONE, ZERO, TWO * ROW)
         # pairs, not fours: more sums than these would not stay in registers
         for n in range(ZERO, N4, TWO):
@@ -222,12 +225,13 @@ def _walk_back_fours(
                 Q[q + U(5) * ROW + d] += e1 * s
                 S[GW + d] += g0 * b0 + g1 * b1
                 S[GDT + d] += e0 * Q[q + d] + e1 * Q[q + THREE * ROW + d]
-            S[BC + n], S[BC + n + ONE] = dB0, dB1
-            S[BC + N4 + n], S[BC + N4 + n + ONE] = dC0, dC1
+            # not over B and C: the padded states' must stay zero
+            S[SUMS + n], S[SUMS + n + ONE] = dB0, dB1
+            S[SUMS + N4 + n], S[SUMS + N4 + n + ONE] = dC0, dC1
         if index >= 0:
             _finish_step(gradients, S, X, x, uk + token * channels, dk + token * channels, w)
-            copy(S, BC, gradients[3], part + token * N, N)
-            copy(S, BC + N4, gradients[4], part + token * N, N)
+            copy(S, SUMS, gradients[3], part + token * N, N)
+            copy(S, SUMS + N4, gradients[4], part + token * N, N)
         else:
             for d in range(w):
                 S[DBIAS + d] += S[GDT + d] * LN2 * X[x + TWO * ROW + d]

@@ -133,6 +133,7 @@ def forward_fours(frame: Any) -> None:
                     for d in range(w):
                         S[DT + d] = softplus(S[BIAS + d], enabled)
                         S[WRITE + d] = F(0.0)
+                    clear(S, BC, ONE, ZERO, N)
                 for n in range(ZERO, N4, FOUR):
                     i = BC + n
                     b0, b1, b2, b3 = S[i], S[i + ONE], S[i + TWO], S[i + THREE]

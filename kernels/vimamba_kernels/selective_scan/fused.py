@@ -30,6 +30,7 @@ from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths, known_complete
 from vimamba_kernels.gpu_tasks import processors
+from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
 
 LOG2E = 1.4426950408889634
@@ -141,18 +142,18 @@ def forward(
     keeps = save and z is not None
     ungated = None
     if keeps and finished and target.out is not None:
-        ungated = scan.new_rows(target.out.shape, target.out.dtype)
-    states = u.new_empty(0, dtype=torch.float32)
+        ungated = scan.new_rows(target.out.shape, saved_dtype(u.dtype))
+    states = u.new_empty((0,), dtype=torch.float32)
     if save and saves_states(scan.states):
         states = u.new_empty(scan.states_shape, dtype=torch.float32)
     starts = _enter_segments(scan, plan) if plan.segments > 1 else None
     _scan_forward(scan, plan, target, gate, ungated, states if states.numel() else None, starts)
     y = target.sum()
     if z is not None and gate is None:
-        ungated = y.to(u.dtype) if keeps else None
+        ungated = y.to(saved_dtype(u.dtype)) if keeps else None
         y = y * (F.silu(z.float()) if merge else F.silu(z.float()).unsqueeze(1))
     shape = scan.rows_shape[:1] + scan.rows_shape[2:] if merge else scan.rows_shape
-    kept = u.new_empty(0) if ungated is None else ungated.view(shape)
+    kept = scan.new((0,), saved_dtype(u.dtype)) if ungated is None else ungated.view(shape)
     return y.to(u.dtype).view(shape), kept, states
 
 
@@ -324,7 +325,7 @@ def _prepare(
         # rows of 16 bytes are loaded at once
         delta = F.pad(delta.detach(), (0, -rank % 8))
         rank = delta.shape[3]
-    rates = A.new_empty(k, n, channels, dtype=torch.float32)
+    rates = A.new_empty((k, n, channels), dtype=torch.float32)
     torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
     optional = {"skip": D, "bias": delta_bias, "paths": paths}

@@ -3,7 +3,7 @@
 `vimamba::selective_scan` is the one to call. It is composed of `selective_scan_forward`, which
 returns besides the output what the backward pass needs, and whose gradient is the operator
 `selective_scan_backward`. The gradient of that one, for second derivatives, goes through the
-chunked form with every backend.
+chunked form with every backend. So does all that torch.func and forward mode differentiate.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
@@ -16,9 +16,14 @@ from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.gates import gate_gradient
+from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.registration import (
+    composed_gradients,
     dense_gradients,
+    must_be_composed,
+    nothing,
     register_autocast,
+    register_vmap,
     second_gradients,
     without_autocast,
 )
@@ -61,6 +66,9 @@ def _obstacle(backend: str, u: Tensor) -> str | None:
     return cpu_obstacle("u", u) if backend == "cpu" else None
 
 
+# those that consist of torch's own operators
+_SCANS = {"chunked": selective_scan_chunked, "reference": selective_scan_reference}
+
 _library = torch.library.Library("vimamba", "FRAGMENT")
 _library.define(f"selective_scan({_OPTIONAL}) -> Tensor", tags=(torch.Tag.pt2_compliant_tag,))
 
@@ -82,6 +90,10 @@ def _selective_scan(
     backend: str = "auto",
 ) -> Tensor:
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+    if must_be_composed(tensors):
+        check_arguments(*tensors, paths)
+        scan = _SCANS.get(choose_backend(backend, u), selective_scan_chunked)
+        return scan(*tensors, delta_softplus, paths, merge)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     return torch.ops.vimamba.selective_scan_forward(
         *tensors, delta_softplus, paths, merge, backend, save
@@ -114,18 +126,17 @@ def _forward(
     check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     name = choose_backend(backend, u)
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
-    if name in ("chunked", "reference"):
-        scan = selective_scan_reference if name == "reference" else selective_scan_chunked
-        out = scan(*tensors, delta_softplus, paths, merge)
-        return out, out.new_empty(0), out.new_empty(0, dtype=torch.float32)
+    if name in _SCANS:
+        out = _SCANS[name](*tensors, delta_softplus, paths, merge)
+        return out, nothing(u, saved_dtype(u.dtype)), nothing(u, torch.float32)
     if name == "triton":
         return fused.forward(*tensors, delta_softplus, paths, merge, save=save)
     options = (delta_bias, delta_weight, delta_softplus, paths, merge)
     if z is None or not save:
         y, states = cpu.forward(u, delta, A, B, C, D, z, *options, save=save)
-        return y.to(u.dtype), u.new_empty(0), states
+        return y.to(u.dtype), nothing(u, saved_dtype(u.dtype)), states
     y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True)
-    ungated = y.to(u.dtype, copy=True)
+    ungated = y.to(saved_dtype(u.dtype), copy=True)
     return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states
 
 
@@ -155,10 +166,11 @@ def _forward_fake(
     states = (0,)
     if name == "cpu" or (name == "triton" and fused.saves_states(A.shape[2])):
         states = (cpu if name == "cpu" else fused).states_shape(*sizes)
+    ungated = shape if keep and z is not None else (0,)
     return (
-        u.new_empty(shape),
-        u.new_empty(shape if keep and z is not None else (0,)),
-        u.new_empty(states, dtype=torch.float32),
+        torch.empty(shape, dtype=u.dtype, device=u.device),
+        torch.empty(ungated, dtype=saved_dtype(u.dtype), device=u.device),
+        torch.empty(states, dtype=torch.float32, device=u.device),
     )
 
 
@@ -196,7 +208,7 @@ def _backward(
     check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
     name = choose_backend(backend, u)
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
-    if name in ("chunked", "reference"):
+    if name in _SCANS:
         # written out: below the autograd dispatch keys autograd itself is out of reach
         recurrence = linear_recurrence_loop if name == "reference" else linear_recurrence
         options = (delta_softplus, paths, merge)
@@ -241,7 +253,7 @@ def _backward_fake(
     states: Tensor,
 ) -> tuple[Tensor, ...]:
     return tuple(
-        u.new_empty(0) if t is None else t.new_empty(t.shape)
+        nothing(u) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
         for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     )
 
@@ -260,6 +272,12 @@ def _forward_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | 
         return (None,) * len(_DIFFERENTIABLE) + flags
     *tensors, paths, ungated, states = ctx.saved_tensors
     options = (ctx.delta_softplus, paths, ctx.merge, ctx.backend)
+    if must_be_composed((grad,)):
+
+        def scan(*inputs: Any) -> Tensor:
+            return selective_scan_chunked(*inputs, *options[:3])
+
+        return composed_gradients(scan, grad, tensors) + flags
     grads = torch.ops.vimamba.selective_scan_backward(grad, *tensors, *options, ungated, states)
     pairs = zip(grads, tensors, strict=True)
     return tuple(None if t is None else g for g, t in pairs) + flags
@@ -288,3 +306,4 @@ _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 
 # A, D and delta_bias keep their precision
 register_autocast(_library, "selective_scan", ("u", "delta", "B", "C", "z", "delta_weight"))
+register_vmap(_library, "selective_scan", ("u", "delta", "B", "C", "z"))

@@ -2,19 +2,28 @@
 
 The backends are composed of operators: those that torch knows, the selective scan on a CPU, and
 for the Triton kernels `ssd_forward`, whose gradient is the operator `ssd_backward`. The gradient of
-that one, for second derivatives, goes through the chunked form. So autograd, shapes on meta tensors
-and export come from these.
+that one, for second derivatives, goes through the chunked form; so does all that torch.func and
+forward mode differentiate. Autograd, shapes on meta tensors and export come from these.
 
 Sizes: B batch, K paths, L tokens, H heads of P channels, G groups of heads, N states.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
-from vimamba_kernels.registration import dense_gradients, register_autocast, second_gradients
+from vimamba_kernels.registration import (
+    composed_gradients,
+    dense_gradients,
+    must_be_composed,
+    nothing,
+    register_autocast,
+    register_vmap,
+    second_gradients,
+)
 from vimamba_kernels.ssd import fused
 from vimamba_kernels.ssd.checks import check_arguments
 from vimamba_kernels.ssd.chunked import ssd_chunked
@@ -80,22 +89,25 @@ def _ssd(
     check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
     stateless = initial_state is None and dt_limit is None and not return_state
     name = choose_backend(backend, x, stateless=stateless, states=B.shape[-1])
+    tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
+    if name in ("triton", "cpu") and must_be_composed(tensors):
+        name = "chunked"
     if name == "triton":
-        tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
         return torch.ops.vimamba.ssd_forward(
             *tensors, dt_softplus, dt_limit, paths, merge, return_state
         )
     if name == "cpu":
         y = ssd_cpu(x, dt, A, B, C, D, z, dt_bias, dt_softplus, paths, merge)
-        return y, y.new_empty(0, dtype=torch.float32)
+        return y, nothing(y, torch.float32)
     scan = ssd_reference if name == "reference" else ssd_chunked
     options = (dt_bias, dt_softplus, dt_limit, initial_state, paths, merge)
     y, state = scan(x, dt, A, B, C, D, z, *options)
-    return y, state if return_state else state.new_empty(0)
+    return y, state if return_state else nothing(state)
 
 
 # A, D, dt_bias and initial_state keep their precision
 register_autocast(_library, "ssd", ("x", "dt", "B", "C", "z"))
+register_vmap(_library, "ssd", ("x", "dt", "B", "C", "z", "initial_state"))
 
 _ARGUMENTS = (
     "Tensor x, Tensor dt, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? dt_bias, "
@@ -151,7 +163,10 @@ def _forward_fake(
     width = x.shape[-1]
     y = (batch, length, heads, width) if merge else (batch, k, length, heads, width)
     state = (batch, k, heads, width, B.shape[-1]) if return_state else (0,)
-    return x.new_empty(y), x.new_empty(state, dtype=torch.float32)
+    return (
+        torch.empty(y, dtype=x.dtype, device=x.device),
+        torch.empty(state, dtype=torch.float32, device=x.device),
+    )
 
 
 @torch.library.custom_op(
@@ -189,7 +204,10 @@ def _backward_fake(
     grad: Tensor | None, grad_state: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, ...]:
     x, *_ = tensors = arguments[:9]
-    return tuple(x.new_empty(0) if t is None else t.new_empty(t.shape) for t in tensors)
+    return tuple(
+        nothing(x) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        for t in tensors
+    )
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -208,6 +226,9 @@ def _forward_gradient(
     if grad is None and grad_state is None:
         return (None,) * len(tensors) + flags
     options = (ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge)
+    if must_be_composed((grad, grad_state)):
+        given, scan = _joined_outputs((grad, grad_state), *options)
+        return composed_gradients(scan, given, tensors) + flags
     grads = torch.ops.vimamba.ssd_backward(grad, grad_state, *tensors, *options)
     pairs = zip(grads, tensors, strict=True)
     return tuple(None if t is None else g for g, t in pairs) + flags
@@ -222,22 +243,35 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second derivatives: first ones through the chunked form, differentiated by autograd."""
     *grads, x, dt, A, B, C, D, z, dt_bias, initial_state, paths = ctx.saved_tensors
-    wanted = [i for i, g in enumerate(grads) if g is not None]
-
-    def scan(*inputs: Any) -> Tensor:
-        *others, initial = inputs
-        options: Any = (ctx.dt_softplus, ctx.dt_limit, initial, paths, ctx.merge)
-        return _joined([ssd_chunked(*others, *options)[i] for i in wanted])
-
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
-    joint = _joined([grads[i] for i in wanted])
+    options = (ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge)
+    joint, scan = _joined_outputs(grads, *options)
     first, *rest = second_gradients(scan, (joint, *tensors), cotangents)
     found: list[Tensor | None] = [None, None]
     if first is not None:
+        wanted = [i for i, g in enumerate(grads) if g is not None]
         pieces = first.split([grads[i].numel() for i in wanted])
         for i, piece in zip(wanted, pieces, strict=True):
             found[i] = piece.view_as(grads[i]).to(grads[i].dtype)
     return (*found, *rest, None, None, None, None)
+
+
+def _joined_outputs(
+    grads: Sequence[Tensor | None],
+    dt_softplus: bool,
+    dt_limit: list[float] | None,
+    paths: Tensor | None,
+    merge: bool,
+) -> tuple[Tensor, Callable[..., Tensor]]:
+    """The gradients that there are, and the scan with the outputs that they are of, in a row."""
+    wanted = [i for i, g in enumerate(grads) if g is not None]
+
+    def scan(*inputs: Any) -> Tensor:
+        *others, initial = inputs
+        options: Any = (dt_softplus, dt_limit, initial, paths, merge)
+        return _joined([ssd_chunked(*others, *options)[i] for i in wanted])
+
+    return _joined([g for g in grads if g is not None]), scan
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:

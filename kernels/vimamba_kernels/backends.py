@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -60,7 +61,16 @@ def triton_obstacle(name: str, x: Tensor) -> str | None:
         return f"{name} is on {x.device}; it runs on a GPU only"
     if x.dtype == torch.float64:
         return f"{name} is float64; it computes in float32"
-    return _installation_obstacle(_triton_version())
+    why = _installation_obstacle(_triton_version())
+    if why is not None and x.is_cuda:
+        _warn_of_slowness(why)
+    return why
+
+
+@cache
+def _warn_of_slowness(why: str) -> None:
+    """Say once that a GPU is there and cannot be used well."""
+    warnings.warn(f"{why}; 'chunked' runs on the GPU instead, far more slowly", stacklevel=2)
 
 
 def _installation_obstacle(found: str | None) -> str | None:

@@ -1,5 +1,6 @@
 """Fixtures that several parts of the tests share."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -10,3 +11,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 # A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the
 # tests of interrupted runs must hold there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# without it cuBLAS of older CUDA refuses to be deterministic; read when the first product runs
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

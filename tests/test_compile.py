@@ -5,6 +5,7 @@ import timm
 import torch
 
 import vimamba  # noqa: F401  registers the models
+from vimamba.scan_orders import registry
 
 # as few blocks as show every path through the code
 MODELS = {
@@ -76,3 +77,34 @@ def test_inductor_gives_the_same(name):
         torch.testing.assert_close(
             results(compiled, model, image), results(model, model, image), rtol=1e-3, atol=1e-5
         )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("name", MODELS)
+def test_cuda_graphs_are_made_without_an_eager_call_before(name):
+    registry._table.cache_clear()
+    model = build(name).cuda().eval()
+    compiled = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+    images = torch.randn(4, 2, 3, 96, 96, device="cuda")
+    with torch.no_grad():
+        for image in images:
+            torch.testing.assert_close(compiled(image).clone(), model(image), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_captured_model_outlives_the_cache_of_path_tables():
+    model, image = build("test_vmamba").cuda().eval(), torch.randn(2, 3, 96, 96, device="cuda")
+    graph = torch.cuda.CUDAGraph()
+    with torch.no_grad():
+        expected = model(image)
+        with torch.cuda.graph(graph):
+            logits = model(image)
+        registry._table.cache_clear()
+        rest = [
+            torch.full((2**16,), -1, device="cuda") for _ in range(100)
+        ]  # overwrites what is free
+        graph.replay()
+    torch.testing.assert_close(logits, expected)
+    assert len(rest) == 100

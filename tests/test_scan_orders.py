@@ -2,6 +2,7 @@
 
 import random
 import warnings
+import weakref
 from collections import Counter
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vimamba.scan_orders import (
     get_scan_order,
@@ -264,6 +266,59 @@ def test_tables_made_under_a_mode_serve_outside_of_it(own_orders):
     assert paths.tolist() == [[0, 1, 2, 3]]
 
 
+class Copies(TorchDispatchMode):
+    """Names what is copied to another device under it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default:
+            self.seen.append(kwargs["device"])
+        return func(*args, **kwargs or {})
+
+
+def test_the_callers_modes_do_not_reach_the_copy_for_a_device(own_orders):
+    """Where CUDA graphs are warmed up, the caller's memory is taken back afterwards."""
+    register_scan_order(lambda height, width: torch.arange(height * width)[None], name="fresh")
+    with Copies() as copies:
+        paths = scan_paths("fresh", 2, 2, device="meta")
+    assert paths.device.type == "meta"
+    assert copies.seen == []
+
+
+def test_a_table_that_a_cuda_graph_reads_is_kept(own_orders, monkeypatch):
+    register_scan_order(lambda height, width: torch.arange(height * width)[None], name="fresh")
+    monkeypatch.setattr(registry, "_captured_tables", {})
+    scan_paths("fresh", 2, 2)
+    kept = weakref.ref(registry._table("fresh", 2, 2, torch.device("cpu")))
+    passing = weakref.ref(registry._table("fresh", 3, 3, torch.device("cpu")))
+    with monkeypatch.context() as capture:
+        capture.setattr(registry, "_is_captured", lambda device: True)
+        scan_paths("fresh", 2, 2)
+        scan_paths("fresh", 2, 2)
+    registry._table.cache_clear()
+    assert kept() is not None
+    assert passing() is None
+    assert len(registry._captured_tables) == 1
+
+
+def test_a_table_cannot_be_made_within_a_cuda_graph(monkeypatch):
+    monkeypatch.setattr(registry, "_is_captured", lambda device: True)
+    with pytest.raises(
+        RuntimeError, match=r"'cross' on a 19x23 grid .* run the model once at this"
+    ):
+        scan_paths("cross", 19, 23)
+
+
+def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(registry, "_table", lambda order, h, w, device: torch.tensor(device.index))
+    assert scan_paths("cross", 2, 2, device="cuda") == 3
+
+
 # orders from outside
 
 
@@ -425,6 +480,22 @@ def test_op_passes_opcheck(order):
 def test_op_gives_no_gradient():
     x = torch.randn(2, 3, requires_grad=True)
     assert not torch.ops.vimamba.scan_paths(x, "cross", 2, 2).requires_grad
+
+
+@pytest.mark.parametrize("order", ["cross", "local(window=3)"])
+def test_op_reads_the_size_of_a_grid(order):
+    x = torch.randn(2, 4, 5, 3)
+    expected = scan_paths(order, 4, 5)
+    assert torch.equal(torch.ops.vimamba.scan_paths(x, order), expected)
+    assert torch.ops.vimamba.scan_paths(x.to("meta"), order).shape == expected.shape
+    torch.library.opcheck(torch.ops.vimamba.scan_paths.default, (x, order))
+
+
+@pytest.mark.parametrize("arguments", [(torch.empty(2, 6, 3),), (torch.empty(2, 2, 3, 3), 2)])
+def test_op_asks_for_a_grid_or_both_sizes(arguments):
+    like, *sizes = arguments
+    with pytest.raises(ValueError, match=r"must both be given .* or none for a grid"):
+        torch.ops.vimamba.scan_paths(like, "cross", *sizes)
 
 
 @pytest.mark.gpu

@@ -144,7 +144,7 @@ def tensors(case: Case) -> dict[str, Any]:
     groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
     row = (case.k, case.channels)
     u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
-    paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
+    paths = torch.arange(case.length - case.missing, dtype=torch.int64).repeat(case.k, 1)
     return {
         "u": empty(*u),
         "delta": empty(*rows, case.rank or case.channels),
@@ -234,7 +234,7 @@ def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target:
             attributes[(i,)] = [["tt.divisibility", 16]]
     assert names == function.arg_names
     source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
-    options = {"num_warps": 1, "enable_fp_fusion": True}
+    options = {"num_warps": 1, "num_stages": 1}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     shared = compiled.metadata.shared
     if "cubin" in compiled.asm:

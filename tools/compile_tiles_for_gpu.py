@@ -79,7 +79,7 @@ def _recorded(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[
 
 
 def _paths(k: int, steps: int) -> Tensor:
-    return torch.arange(steps, dtype=torch.int32).repeat(k, 1)
+    return torch.arange(steps, dtype=torch.int64).repeat(k, 1)
 
 
 def _moved(inputs: list[Tensor | None], y: Tensor) -> tuple[int, int]:

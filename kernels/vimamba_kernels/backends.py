@@ -2,14 +2,19 @@
 
 import importlib.util
 import os
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 # what the backends of all operators are called
 _ALL = ("triton", "cpu", "chunked", "reference")
+# the first Triton whose kernels take tuples
+_OLDEST_TRITON = (3, 3)
 
 
 def choose(backend: str, names: Sequence[str], obstacle: Callable[[str], str | None]) -> str:
@@ -56,12 +61,41 @@ def triton_obstacle(name: str, x: Tensor) -> str | None:
         return f"{name} is on {x.device}; it runs on a GPU only"
     if x.dtype == torch.float64:
         return f"{name} is float64; it computes in float32"
-    return None if _triton_is_installed() else "triton is not installed"
+    why = _installation_obstacle(_triton_version())
+    if why is not None and x.is_cuda:
+        _warn_of_slowness(why)
+    return why
 
 
 @cache
-def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _warn_of_slowness(why: str) -> None:
+    """Say once that a GPU is there and cannot be used well."""
+    warnings.warn(f"{why}; 'chunked' runs on the GPU instead, far more slowly", stacklevel=2)
+
+
+def _installation_obstacle(found: str | None) -> str | None:
+    """Why a Triton of this version cannot compile the kernels, or None."""
+    if found is None:
+        return "triton is not installed"
+    numbers = tuple(int(number) for number in re.findall(r"\d+", found)[:2])
+    if numbers and numbers < _OLDEST_TRITON:
+        oldest = ".".join(map(str, _OLDEST_TRITON))
+        return f"triton {found} is too old; it takes {oldest} or later"
+    return None
+
+
+@cache
+def _triton_version() -> str | None:
+    """The version of Triton, None if there is none; "" if its first lines do not tell it.
+
+    It is not imported for that: then it would be fixed whether kernels are interpreted.
+    """
+    spec = importlib.util.find_spec("triton")
+    if spec is None or spec.origin is None:
+        return None
+    # the package has other names for AMD's GPUs, on Windows and in nightly builds
+    found = re.search(r"""__version__ = ['"](.+)['"]""", Path(spec.origin).read_text("utf-8"))
+    return found[1] if found else ""
 
 
 @cache

@@ -4,6 +4,8 @@ Sizes: K paths, L tokens, T steps.
 """
 
 import importlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -24,9 +26,26 @@ def kernel(name: str) -> Any:
 
 def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
     """Run a kernel, as `kernel` names it, in so many programs; none is allowed."""
+    run(kernel(name), programs, warps=warps, **arguments)
+
+
+def run(function: Any, programs: int, *, warps: int, **arguments: Any) -> None:
+    """Run a Triton kernel on the GPU of its tensors in so many programs; none is allowed."""
     if programs > 0:
-        # one stage: Triton would load ahead for matrix products, for which registers are short
-        kernel(name)[(programs,)](**arguments, num_warps=warps, num_stages=1)
+        with device_of(arguments.values()):
+            # one stage: Triton would load ahead for matrix products, for which registers are short
+            function[(programs,)](**arguments, num_warps=warps, num_stages=1)
+
+
+def device_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
+    """Makes the GPU of the first tensor among `arguments` the current one, if it is not.
+
+    Triton launches on the current GPU and stream, whatever the tensors' own are.
+    """
+    device = next(value.device for value in arguments if isinstance(value, Tensor))
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def processors(device: torch.device) -> int:

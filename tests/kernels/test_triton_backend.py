@@ -1,10 +1,14 @@
 """The Triton backend of the selective scan where it cannot run."""
 
+import importlib
+import re
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from tests.kernels.problems import make_problem
 from vimamba_kernels import backends, causal_conv_along_paths, gpu_tasks, selective_scan, ssd
@@ -25,9 +29,75 @@ def test_on_a_cpu_it_says_why_it_cannot_run(monkeypatch):
 
 def test_without_triton_it_says_so(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.setattr(backends, "_triton_is_installed", lambda: False)
+    monkeypatch.setattr(backends, "_triton_version", lambda: None)
     with pytest.raises(ValueError, match="cannot run: triton is not installed"):
         choose_backend("triton", torch.zeros(1))
+
+
+@pytest.mark.parametrize("found", ["3.2.0", "2.3.1+rocm6.2"])
+def test_a_triton_that_is_too_old_is_named_and_passed_over(found, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(backends, "_triton_version", lambda: found)
+    message = (
+        rf"triton {re.escape(found)} is too old; it takes 3.3 or later; use 'cpu' or 'chunked'"
+    )
+    with pytest.raises(ValueError, match=message):
+        choose_backend("triton", torch.zeros(1))
+    assert choose_backend("auto", torch.zeros(1)) == "cpu"
+    with FakeTensorMode():
+        on_gpu = torch.zeros(1, device="cuda:0")
+    backends._warn_of_slowness.cache_clear()
+    with pytest.warns(UserWarning, match="3.3 or later; 'chunked' runs on the GPU instead") as told:
+        assert choose_backend("auto", on_gpu) == choose_backend("auto", on_gpu) == "chunked"
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("found", ["3.3.0", "3.10.1", "4.0.0+git1234", ""])
+def test_later_tritons_are_taken(found, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(backends, "_triton_version", lambda: found)
+    assert choose_backend("triton", torch.zeros(1)) == "triton"
+
+
+def test_the_version_is_what_triton_says_itself():
+    assert backends._triton_version() == pytest.importorskip("triton").__version__
+
+
+# launches
+
+
+class Recorder:
+    """Stands for a Triton kernel, and for what makes a GPU the current one."""
+
+    def __init__(self, monkeypatch):
+        self.current, self.seen = 0, []
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: self.current)
+        monkeypatch.setattr(torch.cuda, "device", self.enter)
+
+    @contextmanager
+    def enter(self, device):
+        self.current, before = device.index, self.current
+        yield
+        self.current = before
+
+    def __getitem__(self, programs):
+        return lambda **arguments: self.seen.append((self.current, programs))
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("launcher", ["selective_scan", "path_conv", "ssd"])
+def test_a_kernel_runs_on_the_gpu_of_its_tensors(launcher, index, monkeypatch):
+    """Triton itself launches on the current GPU, which need not be that of the tensors."""
+    recorder = Recorder(monkeypatch)
+    module = importlib.import_module(f"vimamba_kernels.{launcher}.fused")
+    monkeypatch.setattr(gpu_tasks, "kernel", lambda name: recorder)
+    monkeypatch.setattr(module, "kernel", lambda name: recorder, raising=False)
+    with FakeTensorMode():
+        x = torch.empty(3, device=f"cuda:{index}")
+    module._launch("any", 7, z=None, K=2, x=x)
+    module._launch("any", 0, x=x)
+    assert recorder.seen == [(index, (7,))]
+    assert recorder.current == 0
 
 
 def test_in_the_interpreter_it_runs_on_a_cpu_but_not_in_float64(monkeypatch):

@@ -148,3 +148,14 @@ def test_a_compiled_function_gives_the_same():
     expected = computed(selective_scan, problem, grad, backend="triton")
     for result, reference in zip(results, expected, strict=True):
         torch.testing.assert_close(result, reference)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU only")
+def test_it_runs_on_a_gpu_that_is_not_the_current_one():
+    problem = make_problem(**SIZES["ragged"], dtype=torch.float32)
+    expected = selective_scan(**on_gpu(problem), backend="triton").cpu()
+    there = {k: v.to("cuda:1") if isinstance(v, torch.Tensor) else v for k, v in problem.items()}
+    with torch.cuda.device(0):
+        y = selective_scan(**there, backend="triton")
+    assert y.device.index == 1
+    torch.testing.assert_close(y.cpu(), expected)

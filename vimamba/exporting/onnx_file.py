@@ -60,10 +60,14 @@ def scan_steps(dt: X, A: X, write: X, B: X, C: X) -> X:
     return y
 
 
-def constant_paths(like: Any, order: str, height: int, width: int) -> Any:
+def constant_paths(
+    like: Any, order: str, height: int | None = None, width: int | None = None
+) -> Any:
     """The paths of a grid whose size is known."""
     import onnx_ir
 
+    if height is None or width is None:
+        height, width = like.shape[1:3]
     return op.Constant(value=onnx_ir.tensor(scan_paths(order, height, width).numpy()))
 
 

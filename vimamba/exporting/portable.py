@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.scan_orders import path_function, scan_paths
+from vimamba.scan_orders import grid_of, path_function, scan_paths
 from vimamba_kernels.path_conv.reference import causal_conv_reference
 from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
 from vimamba_kernels.selective_scan.chunked import linear_recurrence
@@ -97,8 +97,10 @@ class _Paths(nn.Module):
         return self.function(grid.shape[0], grid.shape[1]).long()
 
 
-def _scan_paths(like: Tensor, order: str, height: int, width: int) -> Tensor:
-    return path_function(order)(height, width).long()
+def _scan_paths(
+    like: Tensor, order: str, height: int | None = None, width: int | None = None
+) -> Tensor:
+    return path_function(order)(*grid_of(like, height, width)).long()
 
 
 def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:

@@ -8,15 +8,18 @@ on the CPU when it was made.
 import torch
 from torch import Tensor
 
-from vimamba.scan_orders import scan_paths, visits_all_cells
+from vimamba.scan_orders import grid_of, scan_paths, visits_all_cells
 from vimamba_kernels.arguments import remember_complete
 
 
-def scan_paths_known(like: Tensor, order: str, height: int, width: int) -> Tensor:
+def scan_paths_known(
+    like: Tensor, order: str, height: int | None = None, width: int | None = None
+) -> Tensor:
     """The op `scan_paths` for a GPU: the table, remembered as complete where it is.
 
     What is remembered ends with the tensor and with the first change of its values in place.
     """
+    height, width = grid_of(like, height, width)
     # an inference tensor would not tell that it was changed
     with torch.inference_mode(False):
         paths = scan_paths(order, height, width, like.device)

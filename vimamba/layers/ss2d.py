@@ -67,7 +67,7 @@ class ScanMixer(nn.Module):
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order, height, width)
+        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
         y = self.out_norm(self.scan(x.flatten(1, 2), paths))
         y = y.unflatten(1, (height, width))
         if self.gated:

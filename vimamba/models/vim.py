@@ -279,7 +279,7 @@ class VisionMamba(nn.Module):
         """Tokens (N, T, C) with the class token among them, their paths, rotary angles."""
         x = self.patch_embed(x)
         height, width = x.shape[1], x.shape[2]
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order, height, width)
+        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
         pos_embed = self.pos_embed
         if self.dynamic_img_size:
             pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))

@@ -18,6 +18,7 @@ from vimamba.scan_orders import orders  # noqa: F401  registers the orders
 from vimamba.scan_orders.registry import (
     ScanOrder,
     get_scan_order,
+    grid_of,
     list_scan_orders,
     num_paths,
     path_function,
@@ -30,6 +31,7 @@ from vimamba.scan_orders.registry import (
 __all__ = [
     "ScanOrder",
     "get_scan_order",
+    "grid_of",
     "list_scan_orders",
     "num_paths",
     "path_function",

@@ -173,8 +173,10 @@ def scan_paths(
     """Paths of a scan order on one grid.
 
     Made and checked once per order, grid and device; each call returns a copy, free to be changed.
-    Models call the op `torch.ops.vimamba.scan_paths(like, scan_order, height, width)` instead: the
-    same, on the device of the tensor `like`, and visible to TorchScript, FX, compile and export.
+    Models call the op `torch.ops.vimamba.scan_paths(x, scan_order)` instead: the same for the grid
+    of a tensor x (N, H, W, ...) and on its device, and visible to TorchScript, FX, compile and
+    export. It also takes a height and a width, and x of any shape then; but a traced model keeps
+    such numbers as they were.
 
     Args:
         scan_order: Name, with or without parameters: "cross", "local(window=7)".
@@ -188,11 +190,19 @@ def scan_paths(
     Raises:
         ValueError: The order or a parameter is unknown, a value or a size is not accepted, or what
             a registered function returned is not a set of paths.
+        RuntimeError: A CUDA graph is being captured, and the device has no such paths yet.
     """
     for name, size in (("height", height), ("width", width)):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r} of a scan order must be an integer, at least 1")
-    return _table(scan_order, height, width, torch.device(device or "cpu")).clone()
+    place = torch.device(device or "cpu")
+    if place.type == "cuda" and place.index is None:
+        place = torch.device("cuda", torch.cuda.current_device())
+    paths = _table(scan_order, height, width, place)
+    if _is_captured(place):
+        # a replay of the graph reads this table again
+        _captured_tables[id(paths)] = paths
+    return paths.clone()
 
 
 @lru_cache(maxsize=256)
@@ -207,15 +217,33 @@ def visits_all_cells(scan_order: str, height: int, width: int) -> bool:
 
 
 @torch.library.custom_op("vimamba::scan_paths", mutates_args=())
-def _scan_paths_op(like: Tensor, order: str, height: int, width: int) -> Tensor:
-    return scan_paths(order, height, width, like.device)
+def _scan_paths_op(
+    like: Tensor, order: str, height: int | None = None, width: int | None = None
+) -> Tensor:
+    return scan_paths(order, *grid_of(like, height, width), like.device)
 
 
 @_scan_paths_op.register_fake
-def _(like: Tensor, order: str, height: int, width: int) -> Tensor:
+def _(like: Tensor, order: str, height: int | None = None, width: int | None = None) -> Tensor:
     definition, parameters, count = _resolve(order)
-    steps = _count_steps(definition, parameters, height, width)
+    steps = _count_steps(definition, parameters, *grid_of(like, height, width))
     return like.new_empty((count, steps), dtype=torch.int64)
+
+
+def grid_of(like: Tensor, height: int | None, width: int | None) -> tuple[int, int]:
+    """Height and width that the op `scan_paths` is for: those given, or those of a grid.
+
+    Raises:
+        ValueError: One is given without the other, or none and `like` is no grid (N, H, W, C).
+    """
+    if height is not None and width is not None:
+        return height, width
+    if (height, width) != (None, None) or like.dim() != 4:
+        raise ValueError(
+            f"height={height} and width={width} must both be given for a tensor of shape "
+            f"{tuple(like.shape)}, or none for a grid (N, H, W, C)"
+        )
+    return like.shape[1], like.shape[2]
 
 
 def _parse(scan_order: str) -> tuple[ScanOrder, dict[str, Any]]:
@@ -255,25 +283,46 @@ def _resolve(scan_order: str) -> tuple[ScanOrder, dict[str, Any], int]:
 @lru_cache(maxsize=64)
 def _table(scan_order: str, height: int, width: int, device: torch.device) -> Tensor:
     """The checked paths; not to be changed."""
+    if _is_captured(device):
+        raise RuntimeError(
+            f"the paths of scan_order={scan_order!r} on a {height}x{width} grid are not on {device}"
+            " yet, and cannot be put there while a CUDA graph is captured; run the model once at "
+            "this image size before"
+        )
     order, parameters, count = _resolve(scan_order)
-    paths = _make_paths(scan_order, order, parameters, height, width)
+    paths = _make_paths(scan_order, order, parameters, height, width, device)
     if paths.shape[0] != count:
         raise ValueError(
             f"scan order {scan_order!r} has {count} paths, but {paths.shape[0]} on a "
             f"{height}x{width} grid; the number must not depend on the size"
         )
-    return paths.to(device)
+    return paths
+
+
+# those that CUDA graphs read, by identity: kept as long as the process, for a graph does not tell
+# when it is gone
+_captured_tables: dict[int, Tensor] = {}
+
+
+def _is_captured(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _make_paths(
-    scan_order: str, order: ScanOrder, parameters: Mapping[str, Any], height: int, width: int
+    scan_order: str,
+    order: ScanOrder,
+    parameters: Mapping[str, Any],
+    height: int,
+    width: int,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     def make() -> Tensor:
         paths = order.function(height, width, **parameters)
-        return _check_paths(scan_order, paths, height, width)
+        return _check_paths(scan_order, paths, height, width).to(device)
 
-    # torch keeps its modes (default device, inference, fake tensors) per thread; a fresh thread
-    # keeps whatever mode the first caller is in out of a table that outlives the call
+    # torch keeps its modes (default device, inference, fake tensors, the memory pool of a CUDA
+    # graph) per thread; a fresh thread keeps whatever the first caller is in out of a table that
+    # outlives the call
     with ThreadPoolExecutor(max_workers=1) as pool:
         paths = pool.submit(make).result()
     steps = _count_steps(order, parameters, height, width)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths, known_complete
-from vimamba_kernels.gpu_tasks import processors
+from vimamba_kernels.gpu_tasks import processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
 
@@ -368,10 +368,8 @@ def kernel(name: str) -> Any:
 
 
 def _launch(name: str, programs: int, **arguments: Any) -> None:
-    if programs == 0:
-        return
     # one warp for a program: sums over channels then need no barrier
-    kernel(name)[(programs,)](**arguments, num_warps=1, enable_fp_fusion=True)
+    run(kernel(name), programs, warps=1, **arguments)
 
 
 def _walks(scan: _Scan, mode: str, segments: int) -> list[dict[str, int]]:

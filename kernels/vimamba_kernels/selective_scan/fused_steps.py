@@ -137,10 +137,10 @@ def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: t
             tl.store(out + place, value, mask=mask)
 
 
-@triton.constexpr_function
-def padded(rank):
+@triton.jit
+def padded(rank: tl.constexpr):
     """Ranks that the weights of a projection are stored with."""
-    return (rank + SLICE.value - 1) // SLICE.value * SLICE.value
+    return (rank + SLICE - 1) // SLICE * SLICE
 
 
 @triton.jit

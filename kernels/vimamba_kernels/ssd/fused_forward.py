@@ -245,9 +245,11 @@ def ssd_outputs(
             h = hs[r] * decay
             new_hs = new_hs + (product(tl.trans(Bs), write, h, HALF, PRECISION),)
         hs = new_hs
-    if final is not None and last == chunks:
-        for r in tl.static_range(HEADS):
-            tl.store(final + (bk * H + head + r) * N * P + cells, hs[r], mask=real)
+    if final is not None:  # noqa: SIM102
+        # Triton before 3.4 compiles both sides of an `and`
+        if last == chunks:
+            for r in tl.static_range(HEADS):
+                tl.store(final + (bk * H + head + r) * N * P + cells, hs[r], mask=real)
 
 
 @triton.jit

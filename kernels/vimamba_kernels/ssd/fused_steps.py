@@ -13,7 +13,10 @@ Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, G groups of h
 import triton
 import triton.language as tl
 
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+from vimamba_kernels.gpu_kernels import sigmoid
+
+# as every version of Triton shows it
+INTERPRETED = tl.constexpr(not isinstance(sigmoid, triton.JITFunction))
 
 
 @triton.jit
@@ -22,6 +25,9 @@ def product(a, b, total, HALF: tl.constexpr, PRECISION: tl.constexpr):
 
     The factors are in bfloat16, or in float32 and multiplied as PRECISION says, the sum in float32.
     """
+    if total is None:
+        # `dot` of Triton before 3.4 takes no None
+        total = tl.zeros((a.shape[0], b.shape[1]), tl.float32)
     if HALF:
         a = a.to(tl.bfloat16)
         b = b.to(tl.bfloat16)

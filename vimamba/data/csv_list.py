@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
-from vimamba.data.listing import check_not_empty, composed, find_file, natural_order
+from vimamba.data.listing import check_files, composed, find_file, natural_order
 from vimamba.data.lists import Row, read_rows
 from vimamba.data.samples import FileSamples, Samples
 from vimamba.data.splits import Division, check_groups, split_word
@@ -42,7 +42,7 @@ def find_listed(
             text = named if row[column] else f"the {what} is empty"
             raise DataError(f"{source}, line {row.line}: {text}")
         paths.append(path)
-    check_not_empty(paths)
+    check_files(paths)
     return paths
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
-from vimamba.data.listing import check_distinct, check_not_empty, composed, subfolders
+from vimamba.data.listing import check_distinct, check_files, composed, subfolders
 from vimamba.data.remarks import Remarks
 from vimamba.data.samples import FileSamples, list_images
 from vimamba.data.splits import SPLITS, split_folders
@@ -20,6 +20,7 @@ from vimamba.data.splits import SPLITS, split_folders
 def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, Path]:
     """Folders of a folder by the class they hold, in natural order."""
     folders = subfolders(folder, remarks)
+    check_files(folders)
     check_distinct((path.name for path in folders), folder)
     return {composed(path.name): path for path in folders}
 
@@ -55,7 +56,7 @@ def read_classes(
         labels += [label] * len(images)
     if not paths:
         raise DataError(f"root={str(root)!r}: {folder} holds no image")
-    check_not_empty(paths)
+    check_files(paths)
     return FileSamples(tuple(paths), np.asarray(labels, dtype=np.int64), root)
 
 

@@ -167,6 +167,63 @@ def grey_values(stored: NDArray, source: str) -> NDArray:
     )
 
 
+def mask_values(stored: NDArray, source: str, *, blurred: bool = False) -> NDArray:
+    """Pixels of a mask file as values or colours.
+
+    Args:
+        stored: (H, W) or (H, W, C): grey or colour, with transparency or without.
+        source: What to call the mask in an error.
+        blurred: The format changes values, as JPEG does.
+
+    Returns:
+        (H, W) integers, or (H, W, 3) uint8 colours.
+
+    Raises:
+        DataError: It cannot be told what the pixels stand for; the text names the mask.
+    """
+    if stored.ndim == 3 and stored.shape[2] in (2, 4):
+        opaque = stored[:, :, -1]
+        if opaque.min(initial=255) != opaque.max(initial=0):
+            found = name_values(np.unique(opaque).tolist())
+            raise DataError(
+                f"mask {source} is transparent in parts (opacity {found}); save it without"
+            )
+        stored = stored[:, :, :-1]
+    if stored.ndim == 3 and stored.shape[2] == 1:
+        stored = stored[:, :, 0]
+    if stored.ndim != 2 and not (stored.ndim == 3 and stored.shape[2] == 3):
+        raise DataError(f"mask {source} has the shape {stored.shape}; expected one value per pixel")
+    return black_and_white(stored, source) if blurred else whole_numbers(stored, source)
+
+
+def black_and_white(stored: NDArray, source: str) -> NDArray[np.uint8]:
+    """0 and 255 of a mask that was saved with loss.
+
+    Raises:
+        DataError: There are other values than such a file has along the edges of black and white.
+    """
+    pixels = stored.astype(np.int16)
+    grey = pixels if pixels.ndim == 2 else pixels.mean(-1)
+    coloured = pixels.ndim == 3 and np.ptp(pixels, axis=2).max(initial=0) > 64
+    if coloured or 0 < grey.max(initial=0) < 192 or has_plateau(grey):
+        found = name_values(np.unique(stored).tolist())
+        raise DataError(
+            f"mask {source} holds {found}; a format with losses can only keep masks of 0 and 255: "
+            "save it as PNG"
+        )
+    return np.where(grey > 127, 255, 0).astype(np.uint8)
+
+
+def has_plateau(grey: NDArray) -> bool:
+    """Whether 3 x 3 pixels somewhere are alike and neither black nor white, as no edge is."""
+    if min(grey.shape) < 3:
+        return False
+    rows, columns = grey.shape[0] - 2, grey.shape[1] - 2
+    shifted = [grey[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    least, most = np.minimum.reduce(shifted), np.maximum.reduce(shifted)
+    return bool(((least >= 48) & (most < 208) & (most - least <= 40)).any())
+
+
 def whole_numbers(values: NDArray, source: str) -> NDArray:
     """Values of a mask as integers.
 

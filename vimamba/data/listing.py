@@ -42,27 +42,21 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
     return [alike for alike in found.values() if len(alike) > 1]
 
 
-def check_name(path: Path) -> Path:
-    """The path, if it can be written into a list.
-
-    Raises:
-        DataError: It is not UTF-8.
-    """
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-        raise DataError(f"the name {shown} is not UTF-8, so no list can hold it; rename it") from None
-    return path
-
-
-def check_not_empty(paths: Iterable[Path]) -> None:
-    """Fail on files of 0 bytes, which a broken copy or download leaves.
+def check_files(paths: Iterable[Path]) -> None:
+    """Fail on what no training can use: files of 0 bytes, names that no list can hold.
 
     Raises:
         DataError: The text names them.
     """
-    empty = [str(path) for path in paths if path.is_file() and path.stat().st_size == 0]
+    empty = []
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            name = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise DataError(f"the name of {name} is not UTF-8; rename the file or folder") from None
+        if path.is_file() and path.stat().st_size == 0:
+            empty.append(str(path))
     if empty:
         raise DataError(f"{len(empty)} files are empty (0 bytes): {some(empty)}")
 
@@ -75,7 +69,7 @@ def list_folder(folder: Path, remarks: Remarks | None = None) -> tuple[list[Path
         remarks: Gets what is left out.
 
     Raises:
-        DataError: The folder cannot be read, or a name is not UTF-8.
+        DataError: The folder cannot be read.
     """
     remarks = remarks or Remarks()
     try:
@@ -85,7 +79,7 @@ def list_folder(folder: Path, remarks: Remarks | None = None) -> tuple[list[Path
         raise DataError(f"folder {folder} cannot be read: {error.strerror}") from None
     folders, files = [], []
     for entry in entries:
-        path = check_name(folder / entry.name)
+        path = folder / entry.name
         shown = path.relative_to(folder.parent)
         if entry.name.lower() in STRAY_FOLDERS and entry.is_dir():
             remarks.leave_out(f"{entry.name} folder", shown)
@@ -124,7 +118,7 @@ def list_files(
         remarks: Gets what is left out.
 
     Raises:
-        DataError: A folder cannot be read, or a name is not UTF-8.
+        DataError: A folder cannot be read.
     """
     found = []
     for path in walk(folder, remarks):

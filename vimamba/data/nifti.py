@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
 from vimamba.data.labels import whole_numbers
-from vimamba.data.listing import check_not_empty, list_folder, subfolders
+from vimamba.data.listing import check_files, list_folder, subfolders
 from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits, relative_name
 from vimamba.data.pairs import by_name, match_names
@@ -447,7 +447,7 @@ class NiftiSlices(MaskFolder):
         if not image_files:
             raise DataError(f"folder {images} holds no volume")
         match_names(image_files, mask_files, images, masks)
-        check_not_empty([*mask_files.values(), *(p for ps in image_files.values() for p in ps)])
+        check_files([*mask_files.values(), *(p for ps in image_files.values() for p in ps)])
         items: list[VolumeSlice] = []
         odd: list[str] = []
         for name, paths in image_files.items():

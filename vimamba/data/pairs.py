@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.listing import check_not_empty, composed
+from vimamba.data.listing import check_files, composed
 from vimamba.data.masked import FilePair
 from vimamba.data.remarks import some
 
@@ -37,7 +37,7 @@ def pair_files(
     named_images = by_stem(images, image_root)
     named_masks = by_stem(masks, mask_root, mask_suffix)
     match_names(named_images, named_masks, image_root, mask_root)
-    check_not_empty([*images, *masks])
+    check_files([*images, *masks])
     return [
         FilePair(path, named_masks[stem], root, align=align) for stem, path in named_images.items()
     ]

@@ -175,6 +175,6 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[Path]:
         remarks: Gets what is left out: hidden files, thumbnails, other kinds of files.
 
     Raises:
-        DataError: A folder cannot be read, or a name is not UTF-8.
+        DataError: A folder cannot be read.
     """
     return list_files(folder, IMAGE_SUFFIXES, remarks)

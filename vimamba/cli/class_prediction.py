@@ -134,19 +134,27 @@ def gather(
     """
     import numpy as np
 
-    from vimamba.data.csv_list import read_rows
+    from vimamba.cli.tables import say
+    from vimamba.data.listing import find_file
+    from vimamba.data.lists import LIST_SUFFIXES, read_rows
+    from vimamba.data.remarks import Remarks
     from vimamba.data.samples import FileSamples, list_images
 
     ours = {os.path.abspath(path) for path in besides}
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():
-            found = [path for path in list_images(given) if os.path.abspath(path) not in ours]
+            remarks = Remarks()
+            images = list_images(given, remarks)
+            for line in remarks.lines():
+                say(line)
+            found = [path for path in images if os.path.abspath(path) not in ours]
             if not found:
                 raise UsageError(f"folder {shown(given)} holds no image")
             paths += found
-        elif given.suffix.lower() == ".csv" and is_file(given):
-            for path in (given.parent / row["path"] for row in read_rows(given, ["path"])):
+        elif given.suffix.lower() in LIST_SUFFIXES and is_file(given):
+            for named in (given.parent / row["path"] for row in read_rows(given, ["path"])):
+                path = find_file(named) or named
                 if is_file(path):
                     paths.append(path)
                 else:

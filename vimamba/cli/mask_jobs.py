@@ -14,9 +14,12 @@ from vimamba.cli.outputs import (
     output_name,
     shown,
 )
-from vimamba.data.csv_list import read_rows
-from vimamba.data.nifti import ENDINGS, list_volumes, stem
-from vimamba.data.samples import list_images
+from vimamba.cli.tables import say
+from vimamba.data.listing import find_file, list_files
+from vimamba.data.lists import LIST_SUFFIXES, read_rows
+from vimamba.data.nifti import ENDINGS, stem
+from vimamba.data.remarks import Remarks
+from vimamba.data.samples import IMAGE_SUFFIXES, list_images
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,10 @@ def find_jobs(
     unanswered = unanswered or Unanswered()
     for given in inputs:
         if given.is_dir():
+            remarks = Remarks()
+            list_files(given, (*IMAGE_SUFFIXES, *ENDINGS), remarks)
+            for line in remarks.lines():
+                say(line)
             found = [job_of(p, p.relative_to(given)) for p in list_images(given)]
             found += volume_jobs(given, in_chans)
             if out is not None and not is_below(given, out):
@@ -75,13 +82,13 @@ def find_jobs(
             if not found:
                 raise UsageError(f"folder {shown(given)} holds no image and no volume")
             jobs += found
-        elif given.suffix.lower() == ".csv" and is_file(given):
+        elif given.suffix.lower() in LIST_SUFFIXES and is_file(given):
             rows = read_rows(given, [])
             column = next((c for c in ("image", "path") if c in rows[0]), None)
             if column is None:
                 raise UsageError(f"{shown(given)} has neither a column image nor a column path")
             for row in rows:
-                path = given.parent / row[column]
+                path = find_file(given.parent / row[column]) or given.parent / row[column]
                 if is_file(path):
                     jobs.append(job_of(path, row[column]))
                 else:
@@ -116,10 +123,9 @@ def is_below(path: Path, folder: Path) -> bool:
 def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
     """Volumes below a folder; with several channels, files `case_0000` and so on are one."""
     grouped: dict[str, list[Path]] = {}
-    for below in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        for path in list_volumes(below):
-            name = (path.parent.relative_to(folder) / stem(path)).as_posix()
-            if in_chans > 1 and name[-5:-4] == "_" and name[-4:].isdecimal():
-                name = name[:-5]
-            grouped.setdefault(name, []).append(path)
+    for path in list_files(folder, ENDINGS):
+        name = (path.parent.relative_to(folder) / stem(path)).as_posix()
+        if in_chans > 1 and name[-5:-4] == "_" and name[-4:].isdecimal():
+            name = name[:-5]
+        grouped.setdefault(name, []).append(path)
     return [Job(tuple(paths), output_name(name, ".nii.gz")) for name, paths in grouped.items()]

@@ -16,7 +16,13 @@ from vimamba.cli.mask_inputs import JobImages, OpenImage
 from vimamba.cli.mask_jobs import Job, find_jobs
 from vimamba.cli.mask_pictures import add_legend
 from vimamba.cli.mask_record import RECORD, TABLE, claim, keep_record
-from vimamba.cli.mask_scores import CASES, find_truths, read_classes, score_files
+from vimamba.cli.mask_scores import (
+    CASES,
+    find_truths,
+    fit_truths,
+    read_classes,
+    score_files,
+)
 from vimamba.cli.outputs import (
     Target,
     Unanswered,
@@ -43,7 +49,7 @@ from vimamba.cli.recipe import quieten
 from vimamba.cli.runs import find_checkpoint, load_task, read_config
 from vimamba.cli.tables import say, show_table
 from vimamba.data.labels import LabelTable
-from vimamba.data.nifti import cut_volume, save_labels
+from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.errors import VimambaError
 from vimamba.files import write_whole
@@ -86,6 +92,8 @@ def segment(given: Namespace) -> int:
         task.window_batch = given.batch_size
     labels = settings["labels"]
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
+    align = settings.get("align", False)
+    truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
     keep_record(out, checkpoint, tta=given.tta, overlap=task.overlap)
     wanted = claim(out, jobs, overlays=overlays)
     writer = MaskWriter(task, table, settings, out)
@@ -101,7 +109,8 @@ def segment(given: Namespace) -> int:
         draw_sheet(answered, out, writer)
     show_parts(answered, out, table)
     if truths:
-        score_files(task, table, answered, truths, out, given.run, unanswered)
+        truth = (truths, truth_table)
+        score_files(task, table, answered, *truth, out, given.run, unanswered, align=align)
     done = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
     kept = f", {done} of them from before" if done > 0 else ""
     say(f"{len(answered)} masks{kept}; written to {shown(out)}")
@@ -172,6 +181,7 @@ class MaskWriter:
         self.table = table
         self.prepare = Preprocessing.from_settings(settings)
         self.axis = settings.get("axis", "axial")
+        self.align = settings.get("align", False)
         self.out = out
         self.view: View | None = None
         colours = settings["labels"].get("colours")
@@ -184,7 +194,7 @@ class MaskWriter:
         for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
             try:
                 if job.is_volume:
-                    slices = cut_volume(job.paths, None, self.axis, job.paths[0].parent)
+                    slices = self._slices(job)
                     found.append(self.prepare.pixels(slices[len(slices) // 2]))
                 else:
                     opened = JobImages([job], self.prepare).open(0)
@@ -218,9 +228,13 @@ class MaskWriter:
                 return [reason(error)]
             return [self.answers([entry], bar)[0] for entry in batch]
 
+    def _slices(self, job: Job) -> list[VolumeSlice]:
+        """A volume's slices along the axis of the training."""
+        return cut_volume(job.paths, None, self.axis, job.paths[0].parent, align=self.align)
+
     def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
         """Slice after slice."""
-        slices = cut_volume(job.paths, None, self.axis, job.paths[0].parent)
+        slices = self._slices(job)
         masks: list[NDArray[np.uint8]] = []
         step = 8
         for start in range(0, len(slices), step):
@@ -261,7 +275,7 @@ class MaskWriter:
             longest = max(PANEL_LEAST, min(PANEL_MOST, max(seen.shape[:2])))
             panels.append((Path(job.name).name, panel(seen, mask, **look, longest=longest)))
         else:
-            slices = cut_volume(job.paths, None, self.axis, job.paths[0].parent)
+            slices = self._slices(job)
             rows, columns = slices[0].spacing[-2:]
             look |= {"aspect": rows / columns, "longest": 320}
             chosen = choose_slices(mask, self.task.background)

@@ -17,11 +17,15 @@ from vimamba.cli.runs import read_config
 from vimamba.cli.segmenting import show_cases
 from vimamba.cli.tables import say
 from vimamba.data.csv_list import read_rows
-from vimamba.data.labels import LabelTable
-from vimamba.data.nifti import open_volume, volume_mask
-from vimamba.data.pairs import some
+from vimamba.data.labels import LabelTable, read_as_they_are
+from vimamba.data.listing import composed
+from vimamba.data.mask_survey import join_surveys, survey_masks
+from vimamba.data.masked import FilePair, MaskedSamples
+from vimamba.data.nifti import cut_volume, volume_mask
 from vimamba.data.pixels import read_mask
+from vimamba.data.remarks import some
 from vimamba.data.samples import list_images
+from vimamba.data.segmentation import as_samples
 from vimamba.data.splits import SPLITS
 from vimamba.errors import VimambaError
 from vimamba.tasks.mask_metrics import CaseTable
@@ -45,14 +49,15 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
         raise UsageError(f"--masks {folder} is not a folder")
     found: dict[str, Path] = {}
     for job in volume_jobs(folder, 1):
-        found[job.name] = job.paths[0]
+        found[composed(job.name)] = job.paths[0]
     for path in list_images(folder):
-        found[output_name(str(path.relative_to(folder).with_suffix("")), ".png")] = path
+        found[composed(output_name(str(path.relative_to(folder).with_suffix("")), ".png"))] = path
     ending = settings.get("mask_suffix") or "_segmentation"
     matched = {}
     for job in jobs:
         # the last as nnU-Net names them: image case_0000, mask case
-        names = (job.name, job.name + ending, job.name.removesuffix("_0000"))
+        name = composed(job.name)
+        names = (name, name + ending, name.removesuffix("_0000"))
         matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:
@@ -66,14 +71,61 @@ def read_classes(job: Job, path: Path, table: LabelTable) -> list[NDArray[np.uin
     return [table.indices(values, str(path)) for values in stored]
 
 
+def open_truth(job: Job, path: Path, *, align: bool) -> MaskedSamples:
+    """An image with its true mask, a volume as its axial slices.
+
+    Args:
+        job: The image.
+        path: The true mask, which must lie where the image lies.
+        align: Resample it onto the image's grid if it does not.
+    """
+    if job.is_volume:
+        return as_samples(cut_volume(job.paths[:1], path, "axial", path.parent, align=align))
+    return as_samples([FilePair(job.paths[0], path, path.parent, align=align)])
+
+
+def fit_truths(
+    table: LabelTable, jobs: Sequence[Job], truths: dict[str, Path], *, align: bool
+) -> LabelTable:
+    """What the values of the true masks mean, which need not be those of the training's.
+
+    Args:
+        table: Of the training's masks.
+        jobs: The images.
+        truths: The true mask of each by the job's name.
+        align: As in `open_truth`.
+
+    Raises:
+        DataError: Masks of two classes hold 1 in some cases and 255 in others.
+    """
+    seen = []
+    for job in jobs:
+        try:
+            samples = open_truth(job, truths[job.name], align=align)
+            colours = None if table.colours is None else table.colours
+            seen.append(survey_masks({"truth": samples}, colours, 0))
+        except VimambaError:  # it is told when the case is scored
+            continue
+    survey = join_surveys(seen)
+    own = read_as_they_are(table, survey.holders, survey.kinds, "--masks")
+    if own.values != table.values:
+        say(f"true masks hold {own.values} for {own.names}, those of the training {table.values}")
+    if note := survey.ignored(own):
+        say(f"true masks, {note}")
+    return own
+
+
 def score_files(
     task: Any,
     table: LabelTable,
     jobs: Sequence[Job],
     truths: dict[str, Path],
+    truth_table: LabelTable,
     out: Path,
     run: Path,
     unanswered: Unanswered,
+    *,
+    align: bool,
 ) -> None:
     """Score every written mask against the truth; print the means, write cases.csv.
 
@@ -82,16 +134,19 @@ def score_files(
         table: Its classes and their values in masks.
         jobs: The images that have a mask.
         truths: The true mask of each by the job's name.
+        truth_table: Classes and values of the true masks.
         out: Folder of the masks.
         run: The run, which may know what it was trained on.
         unanswered: Gets images whose truth cannot be read or does not fit.
+        align: As in `open_truth`.
     """
     cases: CaseTable = task.new_cases()
     for job in jobs:
         path = truths[job.name]
         found = read_classes(job, job.mask_file(out), table)
         try:
-            truth = read_classes(job, path, table)
+            items = open_truth(job, path, align=align).items
+            truth = [truth_table.indices(item.mask(), str(path)) for item in items]
             sizes = [(len(masks), *masks[0].shape) for masks in (found, truth)]
             if sizes[0] != sizes[1]:
                 differ = f"{sizes[0]}, {sizes[1]}"
@@ -99,7 +154,7 @@ def score_files(
         except VimambaError as error:
             unanswered.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
             continue
-        spacing = open_volume(path).spacing[::-1] if job.is_volume else (1.0, 1.0)
+        spacing = items[0].spacing
         for one, other in zip(found, truth, strict=True):
             cases.add(job.name, one, other, spacing)
     cases.close()

@@ -15,6 +15,7 @@ from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
 from vimamba.data.listing import check_files, composed, find_file, natural_order
 from vimamba.data.lists import Row, read_rows
+from vimamba.data.remarks import Remarks
 from vimamba.data.samples import FileSamples, Samples
 from vimamba.data.splits import Division, check_groups, split_word
 
@@ -65,6 +66,12 @@ def given_division(rows: Sequence[Row], column: str, source: Path) -> Division:
     return {word: np.flatnonzero(np.asarray(words) == word) for word in dict.fromkeys(words)}
 
 
+def say_alone(remarks: Remarks, count: int, total: int, column: str) -> None:
+    """Say that some of the rows name no group."""
+    if 0 < count < total:
+        remarks.say(f"{count} of {total} rows have no {column}: each of these images is alone")
+
+
 class CSVList(ClassificationData):
     """Images and labels listed in a CSV file.
 
@@ -107,6 +114,7 @@ class CSVList(ClassificationData):
         groups = None
         if self.group_column in rows[0]:
             given = [composed(row[self.group_column]) for row in rows]
+            say_alone(self.remarks, given.count(""), len(given), self.group_column)
             groups = [group or samples.name(index) for index, group in enumerate(given)]
             self.grouping = dict(zip(map(samples.name, range(len(samples))), groups, strict=True))
         if self.split_column in rows[0] and self.split_csv is None:

@@ -1,4 +1,4 @@
-"""Where the pixels of a file lie: grids of volumes in millimetres and of GeoTIFF files in their map.
+"""Where the pixels of a file lie: volumes in the patient, GeoTIFF files on their map.
 
 Files of one case (an image, its further channels, its mask) must have one grid: no pixel of one may
 lie farther from the same pixel of the other than `TOLERANCE` of the distance between neighbours.
@@ -98,9 +98,7 @@ def check_grids(
         raise DataError(f"{there} lies wholly beside {here}")
 
 
-def resample(
-    values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside: float
-) -> NDArray:
+def resample(values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside: float) -> NDArray:
     """Values of one grid at the places of another.
 
     Args:

@@ -86,9 +86,7 @@ class ImageFolder(ClassificationData):
         # a class can be called test, so without train all folders must be splits
         if "train" not in given and len(given) < len(folders):
             names = self.classes or list(class_folders(root))
-            samples = read_classes(
-                root, names, root, self.remarks, complete=self.classes is None
-            )
+            samples = read_classes(root, names, root, self.remarks, complete=self.classes is None)
             return Catalogue(tuple(names), False, self.divide(samples), True)
         for path in subfolders(root, self.remarks):
             if path not in given.values():

@@ -78,6 +78,7 @@ class LabelTable:
         self.names = names
         self.values = values
         self.ignore = ignore
+        self.colours = colours
         self.codes = None if colours is None else colour_codes(np.asarray(colours))
         highest = max([*values, ignore])
         # the last entry stands for every value beyond the table
@@ -235,7 +236,9 @@ def whole_numbers(values: NDArray, source: str) -> NDArray:
     if values.dtype.kind == "b":
         return values.astype(np.uint8)
     if values.dtype.kind != "f":
-        raise DataError(f"mask {source} holds {values.dtype}; expected whole numbers, one per class")
+        raise DataError(
+            f"mask {source} holds {values.dtype}; expected whole numbers, one per class"
+        )
     if not np.isfinite(values).all():
         raise DataError(f"mask {source} holds values that are not finite; expected whole numbers")
     whole = np.rint(values)
@@ -243,7 +246,7 @@ def whole_numbers(values: NDArray, source: str) -> NDArray:
     if apart.max(initial=0) > ROUNDING:
         odd = float(values.flat[int(apart.argmax())])
         raise DataError(
-            f"mask {source} holds fractions such as {odd:.4g}; expected whole numbers, one per class"
+            f"mask {source} holds fractions such as {odd:.4g}; expected whole numbers, one a class"
         )
     return whole.astype(np.int64)
 
@@ -282,8 +285,8 @@ def check_kinds(kinds: Mapping[frozenset[int], str], root: Any) -> None:
     whites = [source for kind, source in kinds.items() if 255 in kind]
     if ones and whites:
         raise DataError(
-            f"root={str(root)!r}: some masks hold 0 and 1, such as {ones[0]}, and others 0 and 255, "
-            f"such as {whites[0]}; save all in the same way, or, if 255 is to be ignored, say "
+            f"root={str(root)!r}: some masks hold 0 and 1, such as {ones[0]}, and others 0 and "
+            f"255, such as {whites[0]}; save all in the same way, or, if 255 is to be ignored, say "
             "labels.values=[0, 1]"
         )
 
@@ -322,9 +325,10 @@ def settle_labels(
             held += f" and {more} more values" if more > 0 else ""
             ignored = f" and {ignore} to ignore" if ignore in found else ""
             raise DataError(
-                f"root={str(root)!r}: the masks hold {name_values(present)}{ignored}, but not {run}; "
-                f"beyond it are {held}; say what the classes are: labels.classes, and labels.values "
-                f"unless they are {first}, {first + 1}, {first + 2}{soft_edges(stray)}"
+                f"root={str(root)!r}: the masks hold {name_values(present)}{ignored}, but not "
+                f"{run}; beyond it are {held}; say what the classes are: labels.classes, and "
+                f"labels.values unless they are {first}, {first + 1}, {first + 2}"
+                f"{soft_edges(stray)}"
             )
     if names is None:
         if len(values) == 2 and labels.background:

@@ -1,4 +1,4 @@
-"""Finds files and folders: in an order that is the same everywhere, without what systems leave behind.
+"""Finds files and folders, everywhere in the same order, without what systems leave behind.
 
 Names are compared in their composed form (NFC): an accent written as a letter of its own, as Macs
 write it, makes no other name. Linked folders are followed unless they lead back.
@@ -134,7 +134,9 @@ def walk(folder: Path, remarks: Remarks | None = None) -> Iterator[Path]:
     entered = {_identity(parent) for parent in folder.resolve().parents}
     below, linked = [folder], []
     while below or linked:
-        here = below.pop() if below else linked.pop(0)  # links last: what is really here comes first
+        here = (
+            below.pop() if below else linked.pop(0)
+        )  # links last: what is really here comes first
         if _identity(here) in entered:
             (remarks or Remarks()).leave_out("linked folder", here.relative_to(folder.parent))
             continue
@@ -171,4 +173,6 @@ def check_distinct(names: Iterable[str], source: object) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if seen.setdefault(composed(name), name) != name:
-            raise DataError(f"{source}: {name!r} is there twice, with its accents written in two ways")
+            raise DataError(
+                f"{source}: {name!r} is there twice, with its accents written in two ways"
+            )

@@ -103,7 +103,7 @@ def read_rows(path: Path, columns: Sequence[str], remarks: Remarks | None = None
                 continue
             if len(cells) < len(have) or any(cells[len(have) :]):
                 raise DataError(
-                    f"{path}, line {line} has {len(cells)} cells for the {len(have)} columns {have};"
+                    f"{path}, line {line} has {len(cells)} cells for {len(have)} columns, {have};"
                     f' a cell that holds {DELIMITERS[delimiter]} needs quotes: "a{delimiter} b"'
                 )
             named = {key: cell for key, cell in zip(have, cells, strict=False) if key}

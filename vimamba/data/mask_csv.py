@@ -7,7 +7,7 @@ Test images without a mask are left out: they are for prediction.
 
 from pathlib import Path
 
-from vimamba.data.csv_list import check_once, find_listed, given_division
+from vimamba.data.csv_list import check_once, find_listed, given_division, say_alone
 from vimamba.data.errors import DataError
 from vimamba.data.listing import composed
 from vimamba.data.lists import Row, read_rows
@@ -28,6 +28,8 @@ class MaskCSV(SegmentationData):
         patient_column: Column of what belongs together; used if it is there.
         **kwargs: Arguments of `SegmentationData`.
     """
+
+    group_word = "patients"
 
     def __init__(
         self,
@@ -63,6 +65,8 @@ class MaskCSV(SegmentationData):
             )
             for row, image, mask in zip(rows, images, masks, strict=True)
         ]
+        alone = [row for row in rows if not row.get(self.patient_column)]
+        say_alone(self.remarks, len(alone), len(rows), self.patient_column)
         samples = as_samples(items)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
             return MaskedCatalogue(self.divide_cases(samples), drawn=True)

@@ -115,6 +115,25 @@ def survey_masks(
     )
 
 
+def join_surveys(surveys: Sequence[Survey]) -> Survey:
+    """Surveys of several data sets as one."""
+    pixels: dict[str, dict[int, int]] = {}
+    images: dict[str, dict[int, int]] = {}
+    holders: dict[int, str] = {}
+    kinds: dict[frozenset[int], str] = {}
+    for survey in surveys:
+        for total, part in ((pixels, survey.pixels), (images, survey.images)):
+            for split, numbers in part.items():
+                have = total.setdefault(split, {})
+                for value, number in numbers.items():
+                    have[value] = have.get(value, 0) + number
+        holders = {**survey.holders, **holders}
+        kinds = {**survey.kinds, **kinds}
+    smallest = min((survey.smallest for survey in surveys), default=(0, 0))
+    largest = max((survey.largest for survey in surveys), default=(0, 0))
+    return Survey(pixels, images, smallest, largest, holders, kinds)
+
+
 def in_threads(
     work: Callable[[MaskedImage], Seen], items: Sequence[MaskedImage], workers: int
 ) -> Iterator[Seen]:

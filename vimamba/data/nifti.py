@@ -157,7 +157,7 @@ def check_affine(affine: NDArray, path: Path) -> None:
 
 
 def orientation(affine: NDArray) -> NDArray:
-    """nibabel's orientation; rounding an affine's numbers does not change that of its axes."""
+    """Orientation as nibabel has it; the rounding of an affine's numbers does not change it."""
     from nibabel import orientations
 
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -364,9 +364,13 @@ def cut_volume(
         check_grids(first, open_volume(path).grid, paths[0], path, align=align)
     if mask_path is not None and open_volume(mask_path).channels > 1:
         shape = open_volume(mask_path).stored.shape
-        raise DataError(f"mask {mask_path} has the shape {shape}, expected 3 axes, one class a voxel")
+        raise DataError(
+            f"mask {mask_path} has the shape {shape}, expected 3 axes, one class a voxel"
+        )
     count = first.shape[ORDER[axis][0]]
-    return [VolumeSlice(tuple(paths), mask_path, axis, place, root, align) for place in range(count)]
+    return [
+        VolumeSlice(tuple(paths), mask_path, axis, place, root, align) for place in range(count)
+    ]
 
 
 def group_channels(volumes: Sequence[Path], whole: Sequence[str] = ()) -> dict[str, list[Path]]:
@@ -441,7 +445,8 @@ class NiftiSlices(MaskFolder):
         if not masks.is_dir():
             raise DataError(f"there is no folder {masks}")
         mask_files = by_name(
-            self.list_files(masks, self.remarks), lambda path: stem(path).removesuffix(self.mask_suffix)
+            self.list_files(masks, self.remarks),
+            lambda path: stem(path).removesuffix(self.mask_suffix),
         )
         image_files = group_channels(self.list_files(images, self.remarks), list(mask_files))
         if not image_files:

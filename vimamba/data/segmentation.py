@@ -1,5 +1,6 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
+import dataclasses
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -172,6 +173,9 @@ class SegmentationData(ImageData):
             std=self.std,
         )
 
+    # what to call what belongs together
+    group_word = "groups"
+
     @abstractmethod
     def read(self) -> MaskedCatalogue:
         """Find the images and masks, without opening them."""
@@ -269,7 +273,7 @@ class SegmentationData(ImageData):
             groups = self.groups_of(samples)
             counts.setdefault("volumes", {})[split] = 0 if cases == names else len(set(cases))
             # groups that are neither the images nor their volumes were named by somebody
-            counts.setdefault("groups", {})[split] = (
+            counts.setdefault(self.group_word, {})[split] = (
                 0 if groups in (names, cases) else len(set(groups))
             )
         return {what: found for what, found in counts.items() if any(found.values())}
@@ -281,6 +285,8 @@ class SegmentationData(ImageData):
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
+            # in numbers, whatever a preset's name may stand for one day
+            "augmentation": dataclasses.asdict(self.augmentation),
         }
 
     @property

@@ -47,8 +47,11 @@ def evaluate(name: str, args: list[str]) -> int:
     checkpoint = find_checkpoint(given.run, given.ckpt)
     cli = open_run(given.run, rest, split)
     from vimamba.cli.reporting import kind_of, score, write_metrics
+    from vimamba.cli.tables import say
 
     cli.datamodule.dataset(split)
+    for note in cli.datamodule.notes() if cli.datamodule.whole else ():
+        say(note)
     cli.model.tta = given.tta
     report = {"tta": given.tta, **score(cli, split, checkpoint)}
     results = given.results or given.run / "metrics.json"

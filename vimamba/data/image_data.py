@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
-from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
+from vimamba.data.remarks import Remarks
+from vimamba.data.splits import Division, check_groups, read_split, split_by_group, split_stratified
 
 # mean and standard deviation of ImageNet's training images, as in torchvision and timm
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -71,6 +72,9 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.first_epoch = 0
         self.whole: str | None = None
+        self.remarks = Remarks()
+        # group of each image by its name, where the data says more than the name does
+        self.grouping: dict[str, str] = {}
         check_positive(batch_size=batch_size, limit=limit)
 
     @abstractmethod
@@ -98,11 +102,31 @@ class ImageData(LightningDataModule):
     @cached_property
     def catalogue(self) -> Any:
         """The data set, read once and cut down to `limit`."""
+        self.remarks = Remarks()
         found = self.read()
         splits = {name: samples for name, samples in found.splits.items() if len(samples)}
         if self.limit is not None:
             splits = {name: self._cut(samples, self.limit) for name, samples in splits.items()}
         return dataclasses.replace(found, splits=splits)
+
+    def prepare_data(self) -> None:
+        """Find the images before anything is built on them, so that what is wrong is said first."""
+        self.catalogue  # noqa: B018
+
+    def notes(self) -> list[str]:
+        """Lines on what `read` left out and on what is odd about the data."""
+        self.catalogue  # noqa: B018  has it read
+        return self.remarks.lines()
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        """How many of what there are in each split besides images: groups, volumes, patients."""
+        if not self.grouping:
+            return {}
+        groups = {
+            split: len({self.grouping[samples.name(i)] for i in range(len(samples))})
+            for split, samples in self.catalogue.splits.items()
+        }
+        return {"groups": groups}
 
     def _cut(self, samples: Any, limit: int) -> Any:
         """A seeded choice of at most `limit` images."""
@@ -144,7 +168,9 @@ class ImageData(LightningDataModule):
         if self.whole:
             return {} if val_only else {self.whole: samples}
         if self.split_csv:
-            division: Division = read_split(self.split_csv, samples)
+            division: Division = read_split(self.split_csv, samples, self.remarks)
+            if groups is not None:
+                check_groups(division, groups)
         else:
             fractions = {"val": self.fractions["val"]} if val_only else self.fractions
             division = self.draw(samples, groups, fractions)

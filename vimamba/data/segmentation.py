@@ -1,5 +1,6 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
+import dataclasses
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -22,7 +23,13 @@ from vimamba.data.image_data import (
     default_mean,
     default_std,
 )
-from vimamba.data.labels import DEFAULT_LABELS, Labels, LabelTable, settle_labels
+from vimamba.data.labels import (
+    DEFAULT_LABELS,
+    Labels,
+    LabelTable,
+    read_as_they_are,
+    settle_labels,
+)
 from vimamba.data.mask_survey import Survey, survey_masks, wrong_size
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples
 from vimamba.data.paired_augmentation import (
@@ -34,7 +41,7 @@ from vimamba.data.paired_augmentation import (
     train_pair_transform,
 )
 from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
-from vimamba.data.splits import SPLITS, Division, split_fold
+from vimamba.data.splits import SPLITS, Division, check_groups, split_fold
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -100,12 +107,15 @@ class SegmentationData(ImageData):
         mean: Per-channel mean in [0, 1]; ImageNet's by default.
         std: Per-channel standard deviation in [0, 1]; ImageNet's by default.
         interpolation: nearest, bilinear, bicubic, area or lanczos.
-        augmentation: Random changes to training images: natural, medical, aerial, none, or each
-            of them by name.
+        augmentation: Random changes to training images: natural (mirrored left and right), medical
+            (neither mirrored nor turned), microscopy and aerial (mirrored and turned), none, or
+            each change by name.
         group_pattern: Regular expression for the part of a name that says which images belong
             together, such as "(patient\d+)"; they are then never in two splits.
         fold: Which of `folds` equal parts is the val split, from 0; the rest is for training.
         folds: Number of parts.
+        align: Resample files of a case that do not lie where its first image lies onto the grid of
+            that image, masks to the nearest value, images linearly; they are errors otherwise.
         **kwargs: Arguments of `ImageData`.
     """
 
@@ -127,6 +137,7 @@ class SegmentationData(ImageData):
         group_pattern: str | None = None,
         fold: int | None = None,
         folds: int = 5,
+        align: bool = False,
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
@@ -139,6 +150,7 @@ class SegmentationData(ImageData):
         self.augmentation = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
         self.group_pattern = group_pattern
         self.fold, self.folds = fold, folds
+        self.align = align
         check_channels(self.mean, self.std, in_chans)
         if interpolation not in INTERPOLATIONS:
             names = sorted(INTERPOLATIONS)
@@ -161,6 +173,9 @@ class SegmentationData(ImageData):
             std=self.std,
         )
 
+    # what to call what belongs together
+    group_word = "groups"
+
     @abstractmethod
     def read(self) -> MaskedCatalogue:
         """Find the images and masks, without opening them."""
@@ -174,6 +189,25 @@ class SegmentationData(ImageData):
     def divide_cases(self, samples: MaskedSamples, *, val_only: bool = False) -> dict[str, Any]:
         """Divide images that come without splits; those of one group stay together."""
         return self.divide(samples, self.groups_of(samples), val_only=val_only)
+
+    def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
+        """Given splits, or those of `split_csv`, with a val split drawn from the training images.
+
+        Raises:
+            DataError: Images that belong together are in two of the given splits.
+        """
+        if self.split_csv is not None:
+            everything = as_samples([item for part in splits.values() for item in part.items])
+            return MaskedCatalogue(self.divide_cases(everything), drawn=True)
+        groups = {split: self.groups_of(samples) for split, samples in splits.items()}
+        flat = [group for part in groups.values() for group in part]
+        ends = np.cumsum([0, *(len(part) for part in groups.values())])
+        places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
+        check_groups(places, flat)
+        if "val" in splits or "train" not in splits:
+            return MaskedCatalogue(splits, drawn=False)
+        drawn = self.divide_cases(splits["train"], val_only=True)
+        return MaskedCatalogue({**splits, **drawn}, drawn=True)
 
     def groups_of(self, samples: MaskedSamples) -> list[str]:
         """Group of each image: what `group_pattern` finds in its name, or what the data says."""
@@ -210,9 +244,39 @@ class SegmentationData(ImageData):
     @cached_property
     def table(self) -> LabelTable:
         """Classes of the mask values."""
-        known = dict.fromkeys(self.labels.values or [], "") if self.labels.classes else {}
-        found = known or ({} if self.labels.colours else self.survey.holders)
-        return settle_labels(self.labels, found, self.root)
+        labels = self.labels
+        is_known = bool(labels.colours or (labels.classes and labels.values))
+        found = {} if is_known else self.survey.holders
+        kinds = {} if is_known else self.survey.kinds
+        table = settle_labels(labels, found, kinds, self.root)
+        if self.whole is None:
+            return table
+        return read_as_they_are(table, self.survey.holders, self.survey.kinds, self.root)
+
+    def take_whole(self, split: str) -> None:
+        """Where a division would be drawn, take all images as one split: to score other data."""
+        super().take_whole(split)
+        for found in ("survey", "table"):
+            self.__dict__.pop(found, None)
+
+    def notes(self) -> list[str]:
+        """What is odd about the data, and how many pixels count nowhere."""
+        ignored = self.survey.ignored(self.table)
+        return [*super().notes(), *([ignored] if ignored else [])]
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        """Volumes, and patients or other groups, where these are not the images themselves."""
+        counts: dict[str, dict[str, int]] = {}
+        for split, samples in self.in_order.items():
+            names = [item.name for item in samples.items]
+            cases = [item.case for item in samples.items]
+            groups = self.groups_of(samples)
+            counts.setdefault("volumes", {})[split] = 0 if cases == names else len(set(cases))
+            # groups that are neither the images nor their volumes were named by somebody
+            counts.setdefault(self.group_word, {})[split] = (
+                0 if groups in (names, cases) else len(set(groups))
+            )
+        return {what: found for what, found in counts.items() if any(found.values())}
 
     def settled(self) -> dict[str, Any]:
         """The labels as they were found, so that later commands need not look again."""
@@ -221,6 +285,8 @@ class SegmentationData(ImageData):
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
+            # in numbers, whatever a preset's name may stand for one day
+            "augmentation": dataclasses.asdict(self.augmentation),
         }
 
     @property

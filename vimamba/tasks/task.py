@@ -13,7 +13,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from vimamba.tasks.errors import TaskError
+from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.sharding import shard
 
 # axes to mirror for each view of an image, by the name of the choice
@@ -128,6 +128,22 @@ class Task(LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, H, W) to logits."""
         return self.scored_net(image)
+
+    def finite_logits(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) to logits that can be an answer.
+
+        Raises:
+            NotFiniteError: A logit is not finite: no probability or class comes of that.
+        """
+        logits = self(image)
+        bad = int((~logits.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise NotFiniteError(
+                f"the network's output is not finite for {bad} of {len(logits)} inputs: its "
+                "weights are damaged, or its numbers are too large for the precision; `vimamba "
+                "doctor` names the layer"
+            )
+        return logits
 
     def score_batch(self, batch: Any, stage: str) -> None:
         """Add one batch of "val" or "test" to the scores and log its loss."""

@@ -68,6 +68,10 @@ _WHOLE_NETWORKS = (
 )
 
 
+class _Bare(dict[str, Tensor]):
+    """Weights out of their wrappers, which are not looked for again."""
+
+
 @dataclass(frozen=True)
 class Weights:
     """What was found in a checkpoint.
@@ -107,6 +111,8 @@ def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDi
     Raises:
         CheckpointError: There are no tensors in it.
     """
+    if isinstance(checkpoint, _Bare):
+        return checkpoint
     found = find_weights(checkpoint, known)
     if found.others:
         others = ", ".join(found.others)
@@ -452,8 +458,11 @@ def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[st
     def known(key: str) -> bool:
         return _without_numbers(key) in ours or any(p.fullmatch(key) for p in patterns)
 
-    found = find_weights(checkpoint, known)
-    return found.state if sum(map(known, found.state)) * 2 > len(found.state) else {}
+    state = find_weights(checkpoint, known).state
+    present = {_without_numbers(key) for key in state}
+    used = [p for p in patterns if any(p.fullmatch(key) for key in present)]
+    share = max(len(present & ours) / len(ours), len(used) / len(patterns))
+    return _Bare(state) if share > 0.5 else {}
 
 
 def _without_numbers(key: str) -> str:

@@ -74,8 +74,10 @@ def predict(args: list[str]) -> int:
             raise UsageError(f"--{name.replace('_', '-')} {value} must be positive")
 
     from vimamba.cli.runs import read_config
+    from vimamba.cli.settings import task_class
+    from vimamba.tasks import Segmentation
 
-    segments = read_config(given.run)["model"]["class_path"].endswith(".Segmentation")
+    segments = issubclass(task_class(read_config(given.run)), Segmentation)
     foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
     for name in foreign:
         if getattr(given, name) is not None:

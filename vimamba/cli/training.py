@@ -33,6 +33,8 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None, list[str]]:
         The run folder if it is known already, the checkpoint to continue (None: a new run), and
         options to put first.
     """
+    from vimamba.cli.runs import run_options
+
     if run.resume is None or run.resume == "auto":
         last = run.out / "checkpoints" / "last.ckpt" if run.out else None
         if run.resume is None:
@@ -45,12 +47,12 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None, list[str]]:
             raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
         if last is None or not last.exists():
             return run.out, None, []
-        return run.out, last, ["--config", str(run.out / "config.yaml")]
+        return run.out, last, run_options(run.out, last, training=True)
     folder = Path(run.resume)
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_file():
         raise UsageError(f"--resume {folder}: there is no {last}")
-    return folder, last, ["--config", str(folder / "config.yaml")]
+    return folder, last, run_options(folder, last, training=True)
 
 
 def fit(args: list[str]) -> int:
@@ -72,8 +74,12 @@ def fit(args: list[str]) -> int:
         typed.append(f"--data.split_csv={checkpoint.parents[1] / 'split.csv'}")
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
+    from vimamba.cli.runs import read_config
 
     cli = build(typed, folder)
+    if checkpoint:  # nothing was fetched, but the run started from what it started from
+        started = read_config(checkpoint.parents[1])["model"]["init_args"].get("pretrained", False)
+        cli.config.model.init_args["pretrained"] = cli.model.hparams["pretrained"] = started
     kind = reporting.kind_of(cli.model)
     kind.show_data(cli.datamodule)
     if vars(cli.trainer)["fast_dev_run"]:

@@ -1,12 +1,12 @@
 """What every family's entry points do with timm's builder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg
 from torch import nn
 
-from vimamba.checkpoints import FilterFn
+from vimamba.checkpoints import FilterFn, StateDict, check_finite
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
 
@@ -37,11 +37,17 @@ def build_model(
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
+
+    def adapt(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
+        state = filter_fn(state_dict, model)
+        check_finite(state)
+        return state
+
     return build_model_with_cfg(
         model_cls,
         variant,
         pretrained,
-        pretrained_filter_fn=filter_fn,
+        pretrained_filter_fn=adapt,
         # maps in NCHW, whatever the model computes in
         feature_cfg={"out_indices": tuple(features), "feature_cls": "getter"},
         **kwargs,

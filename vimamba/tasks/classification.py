@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.tasks.backbone import build_backbone
+from vimamba.tasks.backbone import build_backbone, self_contained
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.metrics import classification_metrics, compute_report
 from vimamba.tasks.task import DEFAULT_OPTIMISATION, FLIPS, Optimisation, Task, balanced_weights
@@ -82,6 +82,8 @@ class Classification(Task):
         self.save_hyperparameters()
         self.objective = Objective(**objective) if isinstance(objective, dict) else objective
         self.hparams["objective"] = asdict(self.objective)
+        name, arguments = self_contained(model, model_kwargs)
+        self.hparams["model"], self.hparams["model_kwargs"] = name, arguments
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.multi_label = multi_label
         net = build_backbone(

@@ -23,6 +23,11 @@ class Schedule(Scheduler):
         optim: The settings.
         trainer: Knows the number of steps.
 
+    Attributes:
+        steps: Of the whole training.
+        warmup: Of them, those of the warm-up.
+        steps_before: Of the whole training as it was planned before it was resumed.
+
     Raises:
         TaskError: The training has no end that the rate could fall towards.
     """
@@ -36,6 +41,7 @@ class Schedule(Scheduler):
             for group in optimizer.param_groups
         ]
         self.steps, self.warmup = plan_steps(trainer, optim)
+        self.steps_before: float | None = None
         self.step_update(0)
 
     def _get_lr(self, t: int) -> list[float]:
@@ -56,13 +62,14 @@ class Schedule(Scheduler):
         return optim.min_lr + (highest - optim.min_lr) * left
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position is the trainer's."""
-        return {}
+        """The length; the position is the trainer's."""
+        return {"steps": self.steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the trainer's step, with the settings asked for instead of the saved ones."""
         for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
             group.update(settings)
+        self.steps_before = state_dict.get("steps")
         self.steps, self.warmup = plan_steps(self.trainer, self.optim)
         self.step_update(self.trainer.global_step)
 

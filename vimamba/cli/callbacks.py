@@ -1,6 +1,7 @@
 """What a run writes while it trains: metrics.csv, a line per epoch, best.ckpt and last.ckpt."""
 
 import csv
+import io
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -158,8 +159,11 @@ class WholeCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Write one file; only the process that writes comes here."""
+        # by way of memory, because torch's own writer has no OSError for a full disk
+        content = io.BytesIO()
+        torch.save(checkpoint, content)
         with write_whole(path) as part:
-            torch.save(checkpoint, part)
+            part.write_bytes(content.getbuffer())
 
 
 class RunCheckpoints(Checkpoint):

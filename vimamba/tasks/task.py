@@ -349,7 +349,8 @@ class Task(LightningModule):
         """
         if self.mean_loss.update_called and not self.mean_loss.compute().isfinite():
             origin, self._origin = self._origin or "in another process", None
-            epoch = f" after epoch {self.current_epoch + 1}" if self.trainer.training else ""
+            fitting = self.trainer.state.fn == TrainerFn.FITTING
+            epoch = f" after epoch {self.current_epoch + 1}" if fitting else ""
             raise NotFiniteError(f"{stage}/loss is not finite{epoch}; {origin}; {WAY_OUT}")
         self.report = self.compute_scores(stage)
         scores = {name: value for name, value in self.report.items() if isinstance(value, float)}

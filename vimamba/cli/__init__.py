@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vimamba.errors import VimambaError
+from vimamba.files import UNWRITABLE
 
 HELP = """\
 vimamba: train and use vision-Mamba models, and any other timm model
@@ -110,9 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.strerror is None or (error.filename is None and error.errno not in UNWRITABLE):
             raise
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        place = f"{error.filename}: " if error.filename else ""
+        unwritable = "cannot be written: " if error.errno in UNWRITABLE else ""
+        print(f"error: {place}{unwritable}{error.strerror}", file=sys.stderr)
         return 2
 
 

@@ -85,10 +85,19 @@ def draw_curves(metrics: Path, path: Path) -> None:
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
             for name, label, colour in lines:
                 values = columns.get(name, np.zeros(0))
-                if np.isfinite(values).any():
+                known = np.isfinite(values)
+                if known.any():
                     # often equal to the accuracy, which then shows between the dashes
                     style = "--" if label == "macro F1" else "-"
-                    axes.plot(epoch, values, style, color=colour, label=label, marker=mark, lw=1.8)
+                    axes.plot(
+                        epoch[known],
+                        values[known],
+                        style,
+                        color=colour,
+                        label=label,
+                        marker=mark,
+                        lw=1.8,
+                    )
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)

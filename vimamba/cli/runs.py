@@ -11,7 +11,7 @@ import yaml
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.cli.errors import UsageError
-from vimamba.cli.options import translate
+from vimamba.cli.options import last_value, translate
 from vimamba.errors import VimambaError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
     if (run / "split.csv").exists() and not other:
         options.append(f"--data.split_csv={run / 'split.csv'}")
     cli = build(options, run)
-    if other:
+    if other and last_value(options, "--data.split_csv") is None:
         cli.datamodule.take_whole(split)
     given = cli.datamodule.class_names
     trained = read_checkpoint(last)["hyper_parameters"].get("class_names")

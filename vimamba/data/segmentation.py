@@ -22,6 +22,7 @@ from vimamba.data.image_data import (
     check_positive,
     default_mean,
     default_std,
+    restore_settings,
 )
 from vimamba.data.labels import (
     DEFAULT_LABELS,
@@ -142,12 +143,13 @@ class SegmentationData(ImageData):
     ) -> None:
         super().__init__(root, **kwargs)
         check_positive(img_size=img_size, scale_to=scale_to, in_chans=in_chans)
-        self.labels = labels
+        self.labels = restore_settings(Labels, labels)
         self.img_size = img_size or 256
         self.in_chans = in_chans
         self.mean = list(mean or default_mean(in_chans))
         self.std = list(std or default_std(in_chans))
-        self.augmentation = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
+        chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
+        self.augmentation = restore_settings(PairedAugmentation, chosen)
         self.group_pattern = group_pattern
         self.fold, self.folds = fold, folds
         self.align = align
@@ -168,7 +170,7 @@ class SegmentationData(ImageData):
             fit=fit,
             scale_to=scale_to,
             interpolation=interpolation,
-            intensity=intensity,
+            intensity=restore_settings(Intensity, intensity),
             mean=self.mean,
             std=self.std,
         )

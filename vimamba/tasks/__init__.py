@@ -1,14 +1,16 @@
 """Lightning modules: one file per task."""
 
 from vimamba.tasks.classification import Classification, Objective
-from vimamba.tasks.errors import TaskError
+from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.mask_loss import MaskObjective
+from vimamba.tasks.optimisation import Optimisation
 from vimamba.tasks.segmentation import Segmentation
-from vimamba.tasks.task import Optimisation, Task
+from vimamba.tasks.task import Task
 
 __all__ = [
     "Classification",
     "MaskObjective",
+    "NotFiniteError",
     "Objective",
     "Optimisation",
     "Segmentation",

@@ -8,4 +8,4 @@ class TaskError(VimambaError):
 
 
 class NotFiniteError(TaskError):
-    """A network's output holds numbers that are not finite, so there is no answer."""
+    """A loss, gradient, weight or output is infinite or no number; the text says where and when."""

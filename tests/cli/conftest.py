@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -78,3 +79,22 @@ def start():
         )
 
     return start
+
+
+@pytest.fixture
+def spoiled(monkeypatch):
+    """Let the networks of a task overflow for images that are bright in the middle."""
+
+    def spoil(task, limit):
+        forward = task.forward
+
+        def overflow(self, image):
+            logits = forward(self, image)
+            middle = image[..., image.shape[-2] // 2, image.shape[-1] // 2].mean(1)
+            return torch.where(
+                (middle > limit).view(-1, *[1] * (logits.ndim - 1)), torch.inf, logits
+            )
+
+        monkeypatch.setattr(task, "forward", overflow)
+
+    return spoil

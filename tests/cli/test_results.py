@@ -8,6 +8,7 @@ import timm
 import torch
 from PIL import Image
 
+import vimamba.tasks
 from vimamba.cli import main
 
 
@@ -103,3 +104,58 @@ def test_the_export_is_the_best_average(run):
     for key, value in net.state_dict().items():
         assert torch.equal(value, state[f"average.module.{key}"])
     assert list(net.pretrained_cfg["label_names"]) == ["broad", "fine", "middle"]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
+    workers, run, folder, tmp_path, capsys, spoiled
+):
+    spoiled(vimamba.tasks.Classification, 2)
+    images, out = tmp_path / "images", tmp_path / "p.csv"
+    shutil.copytree(folder / "fine", images)
+    (images / "3.png").write_bytes((images / "3.png").read_bytes()[:100])
+    Image.new("RGB", (24, 20), "white").save(images / "white.png")
+    (images / "list.csv").write_text("path\nmissing.png\n.\n4.png\n")
+    args = ["predict", str(run), "--out", str(out), "--batch-size", "32", "--workers", workers]
+    assert main([*args, str(images), str(images / "list.csv")]) == 3
+    with out.open() as file:
+        rows = list(csv.DictReader(file))
+    found = sorted(int(Path(row["path"]).stem) for row in rows)
+    assert found == sorted([*range(3), *range(4, 16), 4])
+    said = capsys.readouterr().err
+    assert "4 of 20 inputs have no answer" in said
+    for text in ("3.png cannot be read", "not finite", "missing.png is neither", "is a folder"):
+        assert text in said
+    # no answer at all leaves no list
+    none = ["predict", str(run), str(images / "white.png"), "--out", str(tmp_path / "none.csv")]
+    assert main(none) == 3
+    assert not list(tmp_path.glob("none*"))
+
+
+def test_scores_of_outputs_that_are_not_finite_are_refused(run, capsys, spoiled, tmp_path):
+    spoiled(vimamba.tasks.Classification, -9)
+    assert main(["test", str(run), "--results", str(tmp_path / "m.json")]) == 2
+    assert "output is not finite for" in capsys.readouterr().err
+    assert not (tmp_path / "m.json").exists()
+
+
+def test_only_lists_and_sheets_of_ours_are_overwritten(run, folder, tmp_path, capsys):
+    image = tmp_path / "x.png"
+    shutil.copy(folder / "fine" / "1.png", image)
+    before = image.read_bytes()
+    # the sheet of x.csv would be x.png
+    assert main(["predict", str(run), str(image), "--out", str(tmp_path / "x.csv")]) == 2
+    assert "x.png is read" in capsys.readouterr().err
+    assert image.read_bytes() == before
+    (tmp_path / "list.csv").write_text("path,label\nx.png,fine\n")
+    (tmp_path / "notes.csv").write_text("path,label\n")
+    for name, text in (("list", "is read"), ("notes", "no prediction of ours")):
+        args = ["predict", str(run), str(tmp_path / "list.csv")]
+        assert main([*args, "--out", str(tmp_path / f"{name}.csv")]) == 2
+        assert text in capsys.readouterr().err
+    # a list of ours is replaced, and its sheet is no image of the folder
+    for name in ("p.csv", "p.csv"):
+        assert main(["predict", str(run), str(tmp_path), "--out", str(tmp_path / name)]) == 0
+        assert capsys.readouterr().out.startswith(f"{image}: ")
+    for name in ("q.json", "q.json"):
+        assert main(["predict", str(run), str(image), "--out", str(tmp_path / name)]) == 0

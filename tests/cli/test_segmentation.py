@@ -313,3 +313,159 @@ def test_a_mistake_is_named_and_ends_with_2(args, message, request, tmp_path, mo
     captured = capsys.readouterr()
     assert message in captured.err
     assert "Traceback" not in captured.err
+
+
+@pytest.fixture
+def mixed(pairs, tmp_path) -> Path:
+    """Four images, a damaged one and a wholly white one."""
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(4):
+        shutil.copy(pairs / "images" / f"{number}.png", folder)
+    (folder / "damaged.png").write_bytes((pairs / "images" / "9.png").read_bytes()[:300])
+    Image.new("RGB", (30, 24), "white").save(folder / "white.png")
+    return folder
+
+
+def masks_in(out: Path) -> set[str]:
+    return {path.stem for path in out.glob("*.png")} - {"contact_sheet"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
+    workers, run, mixed, tmp_path, capsys, spoiled
+):
+    spoiled(vimamba.tasks.Segmentation, 2)
+    (mixed / "list.csv").write_text("image\nmissing.png\n.\n../mixed/white.png\n1.png\n")
+    out = tmp_path / "out"
+    args = ["predict", str(run), str(mixed), "--out", str(out), "--batch-size", "6"]
+    assert main([*args, "--workers", str(workers)]) == 3
+    said = capsys.readouterr()
+    assert masks_in(out) == set("0123") == {p.stem for p in (out / "overlays").glob("*.png")}
+    assert "2 of 6 inputs have no answer" in said.err
+    assert "damaged.png cannot be read" in said.err
+    assert "white.png: the network's output is not finite" in said.err
+    assert "4 masks; written to" in said.out
+    # a list with what is not there; its answers are below --out
+    listed = tmp_path / "listed"
+    assert main(["predict", str(run), str(mixed / "list.csv"), "--out", str(listed)]) == 3
+    said = capsys.readouterr().err
+    assert "3 of 4 inputs have no answer" in said
+    assert "missing.png is neither a file nor a folder" in said
+    assert f"{mixed} is a folder" in said
+    assert masks_in(listed) == {"1"}
+    # and where there is no answer at all
+    args = ["predict", str(run), str(mixed / "white.png"), "--out", str(tmp_path / "none")]
+    assert main(args) == 3
+    assert not list((tmp_path / "none").rglob("*.png"))
+
+
+def test_damaged_and_wrong_volumes_do_not_cost_the_others_theirs(run, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    (tmp_path / "in").mkdir()
+    for name, channels in (("good", 3), ("wrong", 2), ("cut", 3)):
+        values = rng.integers(0, 255, (16, 16, 2, channels), dtype=np.uint8)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "in" / f"{name}.nii.gz")
+    cut = tmp_path / "in" / "cut.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:600])
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["init_args"]["intensity"]["window"] = [0, 255]
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    out = tmp_path / "out"
+    assert main(["predict", str(copy), str(tmp_path / "in"), "--out", str(out)]) == 3
+    said = capsys.readouterr().err
+    assert "2 of 3 inputs have no answer" in said
+    assert "wrong.nii.gz" in said
+    assert "cut.nii.gz" in said
+    assert [path.name for path in out.glob("*.nii.gz")] == ["good.nii.gz"]
+
+
+def test_masks_stay_below_the_folder_and_overwrite_nothing(run, pairs, tmp_path, capsys):
+    for name in ("data", "lists"):
+        (tmp_path / name).mkdir()
+    for number in range(2):
+        shutil.copy(pairs / "images" / f"{number}.png", tmp_path / "data" / f"t{number}.bmp")
+        (tmp_path / "data" / f"t{number}.png").write_text("a true mask")
+    (tmp_path / "lists" / "l.csv").write_text("image\n../data/t0.bmp\n../data/t1.bmp\n")
+    args = ["predict", str(run), str(tmp_path / "lists" / "l.csv"), "--no-overlays", "--out"]
+    out = tmp_path / "out"
+    assert main([*args, str(out)]) == 0
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.png")} == {
+        "data/t0.png", "data/t1.png"
+    }  # fmt: skip
+    assert (tmp_path / "data" / "t0.png").read_text() == "a true mask"
+    with (out / "masks.csv").open() as file:
+        rows = {row["mask"]: row["image"] for row in csv.DictReader(file)}
+    assert rows["data/t0.png"] == str(tmp_path / "lists" / "../data/t0.bmp").replace(
+        "lists/../", ""
+    )
+    # what somebody put there since, and a name that stands for another image
+    (out / "0.png").write_text("mine")
+    assert main(["predict", str(run), str(pairs / "images"), "--out", str(out)]) == 2
+    assert "0.png is no prediction of ours" in capsys.readouterr().err
+    assert (out / "0.png").read_text() == "mine"
+    shutil.copytree(tmp_path / "data", tmp_path / "other" / "data")
+    other = tmp_path / "other" / "l.csv"
+    other.write_text("image\ndata/t0.bmp\n")
+    assert main(["predict", str(run), str(other), "--out", str(out)]) == 2
+    assert "t0.png is the mask of" in capsys.readouterr().err
+
+
+def test_a_prediction_that_was_killed_goes_on(run, pairs, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    args = ["predict", str(run), str(pairs / "images" / "0.png"), "--out", str(out)]
+    (out / ".part-x").mkdir(parents=True)
+    (out / ".part-x" / "prediction.json").touch()
+    for name in ("prediction.json", "masks.csv", "overlays/0.png", "0.png"):
+        replace = os.replace
+
+        def killed(source, target, name=name, replace=replace):
+            if target == out / name:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", killed)
+            assert main(args) == 130
+        assert not (out / name).exists()
+    assert main(args) == 0
+    assert main(args) == 0
+    assert "1 masks, 1 of them from before" in capsys.readouterr().out
+    # not with another checkpoint, nor after the record is damaged
+    assert main([*args, "--ckpt", "last"]) == 2
+    assert "name another folder or remove it" in capsys.readouterr().err
+    (out / "prediction.json").write_text("{")
+    assert main(args) == 2
+    assert "prediction.json is damaged" in capsys.readouterr().err
+
+
+def test_a_bad_true_mask_costs_its_own_score_only(run, pairs, tmp_path, capsys):
+    truths, out = tmp_path / "truths", tmp_path / "out"
+    shutil.copytree(pairs / "masks", truths)
+    (truths / "5.png").write_text("no mask")
+    args = ["predict", str(run), str(pairs / "images"), "--out", str(out), "--no-overlays"]
+    assert main([*args, "--masks", str(truths)]) == 3
+    said = capsys.readouterr()
+    assert "no score of" in said.err
+    assert "5.png cannot be read" in said.err
+    rows = rows_of(out / "cases.csv")
+    assert len(rows) == 15
+    # each by what the run did with it, and so the means
+    with (run / "split.csv").open() as file:
+        splits = {Path(row["path"]).stem: row["split"] for row in csv.DictReader(file)}
+    assert all(row["split"] == splits[row["case"]] for row in rows)
+    test = [float(row["dice"]) for row in rows if row["split"] == "test"]
+    assert f"{np.mean(test):.4f} over {len(test)} of its test images" in said.out
+
+
+def test_large_images_are_predicted_as_small_ones_are(run, pairs, tmp_path, monkeypatch):
+    from vimamba.cli import mask_inputs
+
+    args = ["predict", str(run), str(pairs / "images" / "3.png"), "--tta", "flips", "--out"]
+    assert main([*args, str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(mask_inputs, "LARGE", 1)
+    assert main([*args, str(tmp_path / "windows")]) == 0
+    whole, windows = (np.asarray(Image.open(tmp_path / o / "3.png")) for o in ("whole", "windows"))
+    np.testing.assert_array_equal(whole, windows)

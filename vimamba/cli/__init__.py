@@ -3,6 +3,7 @@
 Subcommands that do not train are dispatched before Lightning is imported, so they start fast.
 """
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        0, or 2 for an error of the user's, or 130 after Ctrl-C.
+        0, or 2 for an error of the user's, or 3 where `predict` has no answer to some of its
+        inputs, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help", "help"):
@@ -105,7 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         extra = _extra_of(error)
         if extra is None:
             raise
-        print(f'error: {error}; run `pip install "vimamba[{extra}]"`', file=sys.stderr)
+        text = _last_line(str(error))
+        print(f'error: {text}; run `pip install "vimamba[{extra}]"`', file=sys.stderr)
         return 2
     except VimambaError as error:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
@@ -163,7 +166,9 @@ EXTRAS = {
 
 def _extra_of(error: ImportError) -> str | None:
     """The extra that brings the package whose import failed."""
-    package = (error.name or "").split(".")[0]
+    # an error that comes from a worker process has its text only
+    named = re.search(r"No module named '(\w+)", str(error))
+    package = (error.name or (named[1] if named else "")).split(".")[0]
     return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
 
 
@@ -171,4 +176,5 @@ def _last_line(text: str) -> str:
     """The message itself, where a worker process has put its traceback before it."""
     if "Original Traceback" not in text:
         return text
-    return text.strip().splitlines()[-1].split("DataError: ", 1)[-1]
+    lines = re.split(r"^[\w.]+(?:Error|Exception): ", text.strip(), flags=re.MULTILINE)[-1]
+    return " ".join(lines.split())

@@ -14,11 +14,11 @@ from vimamba.cli.overlays import (
     DARK,
     IGNORED,
     LIGHT,
-    MOST_NAMES,
     Colour,
     View,
     class_colours,
     find_view,
+    legend_entries,
     panel,
     resize_image,
     resize_mask,
@@ -50,24 +50,24 @@ def hex_colour(colour: Colour) -> str:
 
 
 def add_legend(
-    figure: Any, names: Sequence[str], colours: Sequence[Colour], *, ignored: bool, title: str = ""
+    figure: Any, entries: Sequence[tuple[str, Colour | None]], *, ignored: bool, title: str = ""
 ) -> None:
-    """Names of the classes below a figure; too many are cut.
+    """Names of the classes below a figure.
 
     Args:
         figure: The figure.
-        names: Of the classes.
-        colours: Of the classes.
+        entries: See `legend_entries`.
         ignored: Whether pixels that count nowhere are shown.
         title: Line above the names.
     """
-    shown = list(zip(names, colours, strict=True))[:MOST_NAMES]
     patches = [
-        Patch(facecolor=hex_colour(colour), label=shorten(name, 18), edgecolor="#555555")
-        for name, colour in shown
+        Patch(
+            facecolor="none" if colour is None else hex_colour(colour),
+            label=shorten(name, 24),
+            edgecolor="none" if colour is None else "#555555",
+        )
+        for name, colour in entries
     ]
-    if len(names) > MOST_NAMES:
-        patches.append(Patch(alpha=0, label=f"and {len(names) - MOST_NAMES} more"))
     if ignored:
         kind = {"facecolor": hex_colour(LIGHT), "edgecolor": hex_colour(DARK), "hatch": "////"}
         patches.append(Patch(label=IGNORED, **cast(Any, kind)))
@@ -117,6 +117,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
         columns: Images to show.
     """
     colours = class_colours(data.num_classes, data.background)
+    legend = legend_entries(data.class_names, colours, data.background)
     chosen = pick(data, "train", columns)
     items = [data.catalogue.splits["train"].items[index] for index in chosen]
     images = [data.preprocessing.pixels(item) for item in items]
@@ -149,7 +150,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
             show_image(axes[2], panel(network, drawn.numpy(), **look, aspect=square), "")
         if data.preprocessing.intensity.zscore:
             note += f"; last row: z-scores from {ZSCORES[0]:g} to {ZSCORES[1]:g}"
-        add_legend(figure, data.class_names, colours, ignored=ignored, title=note)
+        add_legend(figure, legend, ignored=ignored, title=note)
         save(figure, path)
 
 
@@ -177,6 +178,7 @@ def draw_answers(
         rows: Images to show.
     """
     colours = class_colours(data.num_classes, data.background)
+    legend = legend_entries(data.class_names, colours, data.background)
     judged = []
     dataset = data.dataset(split)
     device = next(task.parameters()).device
@@ -223,5 +225,5 @@ def draw_answers(
                 resize_image(plain, size), resize_mask(found, size), resize_mask(truth, size)
             )
             show_image(axes[3], wrong, title, colour)
-        add_legend(figure, data.class_names, colours, ignored=ignored, title=note)
+        add_legend(figure, legend, ignored=ignored, title=note)
         save(figure, path)

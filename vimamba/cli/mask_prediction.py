@@ -39,6 +39,7 @@ from vimamba.cli.overlays import (
     class_colours,
     draw_card,
     find_view,
+    legend_entries,
     panel,
     thumbnail,
 )
@@ -97,7 +98,7 @@ def segment(given: Namespace) -> int:
     keep_record(out, checkpoint, tta=given.tta, overlap=task.overlap)
     wanted = claim(out, jobs, overlays=overlays)
     writer = MaskWriter(task, table, settings, out)
-    if overlays and wanted:
+    if overlays:
         writer.look(jobs)
     answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
     answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
@@ -105,15 +106,15 @@ def segment(given: Namespace) -> int:
     if not answered:
         say("no image has an answer; no mask is written")
         return unanswered.report(total)
+    kept = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
     if overlays:
         draw_sheet(answered, out, writer)
     show_parts(answered, out, table)
     if truths:
         truth = (truths, truth_table)
         score_files(task, table, answered, *truth, out, given.run, unanswered, align=align)
-    done = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
-    kept = f", {done} of them from before" if done > 0 else ""
-    say(f"{len(answered)} masks{kept}; written to {shown(out)}")
+    before = f", {kept} of them from before" if kept else ""
+    say(f"{len(answered)} masks{before}; written to {shown(out)}")
     return unanswered.report(total)
 
 
@@ -187,6 +188,7 @@ class MaskWriter:
         colours = settings["labels"].get("colours")
         given = tuple(map(tuple, colours)) if colours else None
         self.colours = given or class_colours(len(task.class_names), task.background)
+        self.legend = legend_entries(task.class_names, self.colours, task.background)
 
     def look(self, jobs: Sequence[Job]) -> None:
         """Decide how overlays show the images, by some of them; without it there are none."""
@@ -285,7 +287,7 @@ class MaskWriter:
                 caption = f"{self.axis} {place + 1} of {len(slices)}"
                 panels.append((caption, panel(seen, mask[place], **look)))
         note = f"{job.name}: {view.text(self.prepare.intensity, self.prepare.bands)}"
-        card = draw_card(panels, self.task.class_names, self.colours, note, best)
+        card = draw_card(panels, self.legend, note, best)
         save_image(card, job.overlay_file(self.out))
 
     def _palette_image(self, mask: NDArray[np.uint8]) -> Image.Image:
@@ -332,12 +334,13 @@ def draw_sheet(jobs: Sequence[Job], out: Path, writer: MaskWriter) -> None:
     if not found:
         return
     images = [thumbnail(job.overlay_file(out)) for job in found]
+    settings = writer.prepare
+    note = writer.view.text(settings.intensity, settings.bands) if writer.view else ""
     captions = [shorten(shown(Path(job.name).name), 22) for job in found]
-    names, colours = writer.task.class_names, writer.colours
     draw_contact_sheet(
         images,
         captions,
         out / SHEET,
         left_out=len(jobs) - len(found),
-        legend=lambda figure: add_legend(figure, names, colours, ignored=False),
+        legend=lambda figure: add_legend(figure, writer.legend, ignored=False, title=note),
     )

@@ -24,7 +24,7 @@ DISTINCT: tuple[Colour, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
-OPACITY = 0.5
+OPACITY = 0.6
 # of the legend
 MOST_NAMES = 12
 IGNORED = "ignored"
@@ -95,11 +95,10 @@ class View:
         elif intensity and intensity.percentiles:
             low, high = intensity.percentiles
             parts.append(f"percentiles {low:g} and {high:g} of a case are 0 and 1 of the range")
-            parts.append(f"black is {self.low:.2g}, white {self.high:.2g} of it")
+            parts.append(f"black is {ends[0]:.2g}, white {ends[1]:.2g} of it")
         else:
-            parts.append(
-                f"black is {self.low:.0%}, white {self.high:.0%} of the range of values everywhere"
-            )
+            low, high = (f"{100 * end:.3g} %" for end in ends)
+            parts.append(f"black is {low}, white {high} of the range of values everywhere")
         return "; ".join(parts)
 
 
@@ -177,7 +176,7 @@ def overlay(
     if background:
         covered &= mask != 0
     result = image.copy()
-    edge = outlines(mask)
+    edge = grow(outlines(mask))
     grey = (image[covered] @ LUMA)[:, None] * 0.7 + 50
     weight = np.where(edge[covered], 1, OPACITY)[:, None]
     result[covered] = np.rint(grey + weight * (table[mask[covered]] - grey)).astype(np.uint8)
@@ -199,6 +198,34 @@ def outlines(mask: NDArray) -> NDArray[np.bool_]:
     edge[1:] |= down
     edge[:-1] |= down
     return edge
+
+
+def grow(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Marked pixels and their neighbours in rows and columns."""
+    grown = marked.copy()
+    grown[1:] |= marked[:-1]
+    grown[:-1] |= marked[1:]
+    grown[:, 1:] |= marked[:, :-1]
+    grown[:, :-1] |= marked[:, 1:]
+    return grown
+
+
+def legend_entries(
+    names: Sequence[str], colours: Sequence[Colour], background: bool
+) -> list[tuple[str, Colour | None]]:
+    """Name and colour of what a legend shows; None for what has no colour in the picture.
+
+    Args:
+        names: Of the classes; too many are cut.
+        colours: One per class.
+        background: The first class is a background, which stays free.
+    """
+    entries: list[tuple[str, Colour | None]] = list(zip(names, colours, strict=True))
+    if background:
+        entries[0] = (f"{names[0]} (no color)", None)
+    if len(entries) > MOST_NAMES:
+        entries = [*entries[:MOST_NAMES], (f"and {len(entries) - MOST_NAMES} more", None)]
+    return entries
 
 
 def panel(
@@ -227,8 +254,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 def draw_card(
     panels: Sequence[tuple[str, NDArray[np.uint8]]],
-    names: Sequence[str],
-    colours: Sequence[Colour],
+    legend: Sequence[tuple[str, Colour | None]],
     note: str,
     best: int = 0,
 ) -> Image.Image:
@@ -236,8 +262,7 @@ def draw_card(
 
     Args:
         panels: Line and (H, W, 3) of each.
-        names: Of the legend.
-        colours: Of the legend.
+        legend: See `legend_entries`.
         note: What is shown, in words.
         best: The panel that stands for the card on a contact sheet; see `thumbnail`.
     """
@@ -245,11 +270,9 @@ def draw_card(
     wide = [max(pixels.shape[1], 120) for _, pixels in panels]
     width = max(sum(wide) + gap * (len(panels) + 1), 420)
     tall = max(pixels.shape[0] for _, pixels in panels)
-    entries = list(zip(names, colours, strict=True))[:MOST_NAMES]
-    more = [(f"and {len(names) - MOST_NAMES} more", None)] if len(names) > MOST_NAMES else []
     rows: list[list[tuple[int, str, Colour | None]]] = [[]]
     x = gap
-    for name, colour in [*entries, *more]:
+    for name, colour in legend:
         text = cut(name, 40)
         needed = 34 + round(font.getlength(text))
         if rows[-1] and x + needed > width:

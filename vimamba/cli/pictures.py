@@ -245,16 +245,17 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     below_images = [as_pixels(batch[index][0], data.mean, data.std) for index in picked]
     view = find_view([*above_images, *below_images])
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(11, 7.6), layout="constrained")
+        counts = [max(1, -(-len(part) // columns)) for part in (trained, picked)]
+        figure = Figure(figsize=(11, 1.65 * sum(counts) + 1), layout="constrained")
         figure.supxlabel(view.text(), fontsize=8, color=GREY)
-        above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03))
+        above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03, height_ratios=counts))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
         verdict = (
             f"{wrong} of {len(batch)} wrong (orange, the surest first)" if wrong else "all right"
         )
         below.suptitle(f"Answers on {split} images: {verdict}", fontsize=11, fontweight="bold")
-        for part in (above, below):
-            for axes in part.subplots(2, columns).flat:
+        for part, count in zip((above, below), counts, strict=True):
+            for axes in part.subplots(count, columns, squeeze=False).flat:
                 axes.set_axis_off()
         for axes, (_, label), image in zip(above.axes, trained, above_images, strict=False):
             axes.set_axis_on()

@@ -127,6 +127,8 @@ class CSVList(ClassificationData):
     ) -> tuple[dict[str, Samples], bool]:
         """Take the split column; hold out val from train if the column has none."""
         words = np.asarray([split_word(row[self.split_column], self.root) for row in rows])
+        if self.draws_fold:  # from all that is not for test
+            words[words == "val"] = "train"
         given: Division = {str(word): np.flatnonzero(words == word) for word in np.unique(words)}
         if groups is not None:
             check_groups(given, groups)

@@ -78,17 +78,6 @@ class ImageFolder(ClassificationData):
         parts = {first: read_classes(given[first], None, root)}
         for split in sorted(set(given) - {first}):
             parts[split] = read_classes(given[split], names, root)
-        drawn = first == "train" and "val" not in given
-        splits: dict[str, Samples] = {**parts, **(self._hold_out_val(parts) if drawn else {})}
-        return Catalogue(tuple(names), False, splits, drawn)
-
-    def _hold_out_val(self, parts: dict[str, FileSamples]) -> dict[str, Samples]:
-        """Draw a val split from the training images, the test split stays as it is."""
-        if self.split_csv is None:
-            return self.divide(parts["train"], val_only=True)
-        everything = FileSamples(
-            tuple(path for part in parts.values() for path in part.paths),
-            np.concatenate([part.labels for part in parts.values()]),
-            self.root,
-        )
-        return self.divide(everything)
+        splits: dict[str, Samples] = self.pool_for_fold(parts)
+        drawn = first == "train" and "val" not in splits
+        return Catalogue(tuple(names), False, self.hold_out(splits) if drawn else splits, drawn)

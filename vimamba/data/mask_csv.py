@@ -62,14 +62,13 @@ class MaskCSV(SegmentationData):
             items.append(FilePair(image, mask, self.image_root, group))
         samples = as_samples(items)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
-            return MaskedCatalogue(self.divide_cases(samples), drawn=True)
+            return MaskedCatalogue(self.divide(samples), drawn=True)
         words = np.asarray([split_word(row[self.split_column], self.root) for row in rows])
+        if self.draws_fold:  # from all that is not for test
+            words[words == "val"] = "train"
         given: Division = {str(word): np.flatnonzero(words == word) for word in np.unique(words)}
         check_groups(given, self.groups_of(samples))
         splits = {split: samples.take(at) for split, at in given.items()}
-        if "train" not in splits or ("val" in splits and self.fold is None):
+        if "train" not in splits or "val" in splits:
             return MaskedCatalogue(splits, drawn=False)
-        if "val" in splits:  # a fold is drawn from all that is not for test
-            splits["train"] = as_samples([*splits["train"].items, *splits.pop("val").items])
-        splits.update(self.divide_cases(splits["train"], val_only=True))
-        return MaskedCatalogue(splits, drawn=True)
+        return MaskedCatalogue(self.hold_out(splits), drawn=True)

@@ -56,7 +56,7 @@ class MaskFolder(SegmentationData):
             images, masks = (splits_below(folder) for folder in folders)
             if not images:
                 samples = as_samples(self.pair(*folders))
-                return MaskedCatalogue(self.divide_cases(samples), drawn=True)
+                return MaskedCatalogue(self.divide(samples), drawn=True)
             if lacking := sorted(images.keys() - masks.keys()):
                 raise DataError(f"{folders[1]} has no masks for {lacking}")
             given = {split: (images[split], masks[split]) for split in images}
@@ -74,14 +74,11 @@ class MaskFolder(SegmentationData):
         return self.with_val({split: as_samples(self.pair(*pair)) for split, pair in given.items()})
 
     def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
-        """Draw a val split from the training images where none is given."""
+        """Draw a val split from the training images where none is given, or a fold."""
+        splits = self.pool_for_fold(splits)
         if "val" in splits or "train" not in splits:
             return MaskedCatalogue(splits, drawn=False)
-        if self.split_csv is not None:
-            everything = as_samples([item for part in splits.values() for item in part.items])
-            return MaskedCatalogue(self.divide_cases(everything), drawn=True)
-        drawn = self.divide_cases(splits["train"], val_only=True)
-        return MaskedCatalogue({**splits, **drawn}, drawn=True)
+        return MaskedCatalogue(self.hold_out(splits), drawn=True)
 
     def _wanted(self) -> str:
         return f"a folder {self.image_folders[0]} and a folder {self.mask_folders[0]}"

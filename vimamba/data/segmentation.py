@@ -1,6 +1,5 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
-import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,7 +33,7 @@ from vimamba.data.paired_augmentation import (
     train_pair_transform,
 )
 from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
-from vimamba.data.splits import SPLITS, Division, split_fold
+from vimamba.data.splits import SPLITS, Division
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -85,7 +84,7 @@ class MaskedDataset(Dataset[Any]):
 
 
 class SegmentationData(ImageData):
-    r"""Base of the segmentation data sets; a subclass only has to `read`.
+    """Base of the segmentation data sets; a subclass only has to `read`.
 
     Args:
         root: Folder or file that holds the data.
@@ -102,10 +101,6 @@ class SegmentationData(ImageData):
         interpolation: nearest, bilinear, bicubic, area or lanczos.
         augmentation: Random changes to training images: natural, medical, aerial, none, or each
             of them by name.
-        group_pattern: Regular expression for the part of a name that says which images belong
-            together, such as "(patient\d+)"; they are then never in two splits.
-        fold: Which of `folds` equal parts is the val split, from 0; the rest is for training.
-        folds: Number of parts.
         **kwargs: Arguments of `ImageData`.
     """
 
@@ -124,9 +119,6 @@ class SegmentationData(ImageData):
         std: list[float] | None = None,
         interpolation: str = "bilinear",
         augmentation: PairedAugmentation | Preset = "natural",
-        group_pattern: str | None = None,
-        fold: int | None = None,
-        folds: int = 5,
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
@@ -137,16 +129,12 @@ class SegmentationData(ImageData):
         self.mean = list(mean or default_mean(in_chans))
         self.std = list(std or default_std(in_chans))
         self.augmentation = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
-        self.group_pattern = group_pattern
-        self.fold, self.folds = fold, folds
         check_channels(self.mean, self.std, in_chans)
         if interpolation not in INTERPOLATIONS:
             names = sorted(INTERPOLATIONS)
             raise DataError(f"interpolation={interpolation!r} must be one of {names}")
         if bands is not None and len(bands) != in_chans:
             raise DataError(f"bands={bands} must name in_chans={in_chans} bands")
-        if fold is not None and not 0 <= fold < folds:
-            raise DataError(f"fold={fold} must lie in [0, {folds - 1}]")
         if scale_to is not None and fit == "squash":
             raise DataError(f"scale_to={scale_to} needs fit='window'")
         self.preprocessing = Preprocessing(
@@ -171,32 +159,22 @@ class SegmentationData(ImageData):
         splits = self.catalogue.splits
         return {split: splits[split] for split in SPLITS if split in splits}
 
-    def divide_cases(self, samples: MaskedSamples, *, val_only: bool = False) -> dict[str, Any]:
-        """Divide images that come without splits; those of one group stay together."""
-        return self.divide(samples, self.groups_of(samples), val_only=val_only)
-
     def groups_of(self, samples: MaskedSamples) -> list[str]:
         """Group of each image: what `group_pattern` finds in its name, or what the data says."""
-        if self.group_pattern is None:
-            return samples.groups()
-        groups = []
-        for item in samples.items:
-            found = re.search(self.group_pattern, item.name)
-            if found is None:
-                raise DataError(f"group_pattern={self.group_pattern!r} fits nothing in {item.name}")
-            groups.append(found[1] if found.re.groups else found[0])
-        return groups
+        return self.named_groups(samples) or samples.groups()
 
-    def draw(
+    def divide(
+        self, samples: Any, groups: Sequence[str] | None = None, *, val_only: bool = False
+    ) -> dict[str, Any]:
+        """Divide images that come without splits; those of one group stay together."""
+        return super().divide(samples, groups or self.groups_of(samples), val_only=val_only)
+
+    def draw_parts(
         self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a fold, or a division by the fractions."""
-        assert groups is not None
-        if self.fold is not None:
-            return split_fold(groups, self.fold, self.folds, self.seed)
-        if len(set(groups)) == len(groups):
-            return super().draw(samples, None, fractions)
-        return super().draw(samples, groups, fractions)
+        """Draw a division by the fractions."""
+        alone = groups is None or len(set(groups)) == len(groups)
+        return super().draw_parts(samples, None if alone else groups, fractions)
 
     @cached_property
     def survey(self) -> Survey:
@@ -279,9 +257,10 @@ class SegmentationData(ImageData):
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.
 
-        Tests score volumes as a whole, so no process may get a part of one.
+        Outside of training volumes are scored as a whole, so no process may get a part of one.
         """
-        return self._eval_loader(split, whole=split == "test", collate=list)
+        training = self.trainer is not None and self.trainer.state.fn == "fit"
+        return self._eval_loader(split, whole=split == "test" or not training, collate=list)
 
 
 def as_samples(items: Sequence[Any]) -> MaskedSamples:

@@ -1,7 +1,6 @@
 """Seeded division of labelled images into train, val and test, and its record split.csv."""
 
 import csv
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
 from vimamba.data.samples import Listed
+from vimamba.files import write_whole
 
 SPLITS = ("train", "val", "test")
 SPLIT_WORDS = {
@@ -113,27 +113,6 @@ def split_by_group(
     return {"train": rest, **division}
 
 
-def split_fold(groups: Sequence[str], fold: int, folds: int, seed: int) -> Division:
-    """One division of a cross-validation; every group is in the val split of exactly one fold.
-
-    Args:
-        groups: N group names.
-        fold: Which part is val, from 0.
-        folds: Parts, as equal in groups as possible.
-        seed: Same seed, same parts.
-
-    Raises:
-        DataError: There are fewer groups than parts.
-    """
-    names = sorted(set(groups))
-    if len(names) < folds:
-        raise DataError(f"{len(names)} groups cannot be divided into folds={folds}")
-    order = np.random.default_rng(seed).permutation(len(names))
-    held = {names[int(index)] for index in order[fold::folds]}
-    inside = np.asarray([group in held for group in groups])
-    return {"train": np.flatnonzero(~inside), "val": np.flatnonzero(inside)}
-
-
 def check_groups(division: Division, groups: Sequence[str]) -> None:
     """Fail if a group is in two splits, as then the test would see what training saw."""
     seen: dict[str, str] = {}
@@ -146,15 +125,13 @@ def check_groups(division: Division, groups: Sequence[str]) -> None:
 
 def write_split(path: Path, splits: Mapping[str, Listed], class_names: Sequence[str]) -> None:
     """Write columns path, label, split; a half-written file never appears."""
-    part = path.with_suffix(".tmp")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
         for split, samples in splits.items():
             for index in range(len(samples)):
                 label = samples.label_text(index, class_names)
                 writer.writerow([samples.name(index), label, split])
-    os.replace(part, path)
 
 
 def read_split(path: Path, samples: Listed) -> Division:

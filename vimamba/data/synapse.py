@@ -138,13 +138,14 @@ class Synapse(SegmentationData):
         splits: dict[str, MaskedSamples] = {}
         slices = self._training_slices()
         if slices:
-            train = as_samples(slices)
-            splits = {"train": train, **self.divide_cases(train, val_only=True)}
+            splits["train"] = as_samples(slices)
         volumes = sorted((self.root / "test_vol_h5").glob("*.h5"))
         if volumes:
             splits["test"] = as_samples([item for path in volumes for item in volume_slices(path)])
         if not splits:
             raise DataError(f"root={str(self.root)!r} has neither train_npz nor test_vol_h5")
+        if slices:
+            splits = self.hold_out(splits)
         return MaskedCatalogue(splits, drawn=bool(slices))
 
     def _training_slices(self) -> list[ArraySlice]:

@@ -1,4 +1,4 @@
-"""Folds: no group in two of them, the classes in all of them, whatever the data set is stored in."""
+"""Folds: no group in two of them, the classes in all, whatever a data set is stored in."""
 
 import numpy as np
 import pytest

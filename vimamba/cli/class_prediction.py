@@ -30,16 +30,17 @@ def classify(given: Namespace) -> int:
     if out.suffix not in (".csv", ".json"):
         raise UsageError(f"--out {out} must end in .csv or .json")
 
+    from vimamba.cli.folds import load_voters, voting_runs
     from vimamba.cli.pictures import draw_contact_sheet
     from vimamba.cli.recipe import quieten
-    from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.cli.runs import read_config
     from vimamba.data.samples import read_image
 
     quieten()
-    task = load_task(given.run, find_checkpoint(given.run, given.ckpt))
+    task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
     samples = gather(given.inputs)
-    settings = read_config(given.run)["data"]["init_args"]
+    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
     probabilities = classify_files(task, samples, settings, given.batch_size or 64, given.workers)
     rows = [
         describe(path, row, task.class_names, given.topk, task.multi_label)

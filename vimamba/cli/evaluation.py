@@ -2,6 +2,9 @@
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import Any
+
+from vimamba.cli.errors import UsageError
 
 HELP = """\
 Scores a run's checkpoint on its {split} split and prints a table of all classes.
@@ -12,6 +15,22 @@ Scores a run's checkpoint on its {split} split and prints a table of all classes
 Other options are those of `vimamba fit`. With --data FOLDER, all images of another folder are
 scored, or its {split} folder if it has one.
 """
+
+
+def check_split(data: Any, split: str, run: Path) -> None:
+    """Fail on a split that a run's data does not have, with the command that fits what it has.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    have = data.catalogue.splits
+    if split not in have:
+        other = next((name for name in ("val", "test") if name in have), None)
+        command = {"val": "validate", "test": "test", None: "fit"}[other]
+        raise UsageError(
+            f"{data.root} has no {split} split, only {sorted(have)}; "
+            f"score the {other} split: vimamba {command} {run}"
+        )
 
 
 def evaluate(name: str, args: list[str]) -> int:
@@ -48,7 +67,7 @@ def evaluate(name: str, args: list[str]) -> int:
     cli = open_run(given.run, rest, split)
     from vimamba.cli.reporting import kind_of, score, write_metrics
 
-    cli.datamodule.dataset(split)
+    check_split(cli.datamodule, split, given.run)
     cli.model.tta = given.tta
     report = {"tta": given.tta, **score(cli, split, checkpoint)}
     results = given.results or given.run / "metrics.json"
@@ -56,5 +75,10 @@ def evaluate(name: str, args: list[str]) -> int:
     write_metrics(results, split, kind.write_results(report, split, results.parent))
     kind.show_scores(split, report)
     print(kind.headline(split, report))
+    if split == "val" and checkpoint.name == "best.ckpt":
+        print(
+            "note: the best epoch was chosen on these images, so the scores are a little too good; "
+            "`vimamba cross-validate` chooses it on others"
+        )
     print(f"written to {results}")
     return 0

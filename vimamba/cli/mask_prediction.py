@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from vimamba.cli.callbacks import write_rows
 from vimamba.cli.errors import UsageError
+from vimamba.cli.folds import find_checkpoints, load_voters, voting_runs
 from vimamba.cli.mask_pictures import class_colours, overlay, viewable
 from vimamba.cli.pictures import draw_contact_sheet, shorten
 from vimamba.cli.recipe import quieten
-from vimamba.cli.runs import find_checkpoint, load_task, read_config
+from vimamba.cli.runs import read_config
 from vimamba.cli.segmenting import show_cases
 from vimamba.cli.tables import is_terminal, say, show_table
 from vimamba.data.csv_list import read_rows
@@ -82,11 +83,11 @@ def segment(given: Namespace) -> int:
     out = given.out or given.run / "predictions"
     if out.suffix or (out.exists() and not out.is_dir()):
         raise UsageError(f"--out {out} must be a folder")
-    checkpoint = find_checkpoint(given.run, given.ckpt)
-    settings = read_config(given.run)["data"]["init_args"]
+    checkpoints = find_checkpoints(given.run, given.ckpt)
+    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
     jobs = find_jobs(given.inputs, settings["in_chans"])
     truths = find_truths(given.masks, jobs, settings) if given.masks else {}
-    task = load_task(given.run, checkpoint)
+    task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
     if given.overlap is not None:
         if not 0 <= given.overlap < 1:
@@ -96,7 +97,7 @@ def segment(given: Namespace) -> int:
     colours = labels.get("colours")
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], colours)
     writer = MaskWriter(task, table, settings, out, overlays=not given.no_overlays)
-    keep_record(out, checkpoint, tta=given.tta, overlap=task.overlap)
+    keep_record(out, checkpoints, tta=given.tta, overlap=task.overlap)
     wanted = [job for job in jobs if not is_done(job, out)]
     bar = tqdm(total=len(wanted), unit="image", disable=not is_terminal())
     for batch in batches(wanted, given.batch_size or 8):
@@ -190,17 +191,17 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
     return cast(dict[str, Path], matched)
 
 
-def keep_record(out: Path, checkpoint: Path, **options: Any) -> None:
+def keep_record(out: Path, checkpoints: Sequence[Path], **options: Any) -> None:
     """Write down what the masks in a folder come from.
 
     Raises:
         UsageError: The folder holds masks of another checkpoint or with other options.
     """
-    state = checkpoint.stat()
+    states = [checkpoint.stat() for checkpoint in checkpoints]
     record = {
-        "checkpoint": str(checkpoint.resolve()),
-        "size": state.st_size,
-        "modified": state.st_mtime_ns,
+        "checkpoints": [str(checkpoint.resolve()) for checkpoint in checkpoints],
+        "sizes": [state.st_size for state in states],
+        "modified": [state.st_mtime_ns for state in states],
         **options,
     }
     path = out / RECORD

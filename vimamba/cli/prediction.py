@@ -17,7 +17,8 @@ Uses a run's checkpoint on new images.
 A classification run writes a list (CSV or JSON, by the ending of --out) and, beside it, a contact
 sheet with the answers. A segmentation run writes a mask per image, in the values of the training
 masks (PNG; for NIfTI volumes NIfTI with the same affine), overlays and a contact sheet; masks that
-are there already are not made again, so after Ctrl-C the same command goes on.
+are there already are not made again, so after Ctrl-C the same command goes on. Of a
+cross-validation, all folds answer together: the mean of their probabilities decides.
 """
 # options that one kind of run takes, with their defaults
 OF_CLASSIFICATION = {"topk": 3}
@@ -39,11 +40,12 @@ def predict(args: list[str]) -> int:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, help="folder that `vimamba fit` wrote")
+    written = "folder that `vimamba fit` or `vimamba cross-validate` wrote"
+    parser.add_argument("run", type=Path, help=written)
     parser.add_argument("inputs", type=Path, nargs="+", help="images, folders or CSV lists")
     out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
     parser.add_argument("--out", type=Path, help=out)
-    parser.add_argument("--ckpt", default="best", help="best (default), last or a file")
+    parser.add_argument("--ckpt", help="best (default), last or a file")
     views = "average over mirrored views: left-right, or all four"
     parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
     parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
@@ -60,9 +62,12 @@ def predict(args: list[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value} must be positive")
 
+    from vimamba.cli.folds import voting_runs
     from vimamba.cli.runs import read_config
 
-    segments = read_config(given.run)["model"]["class_path"].endswith(".Segmentation")
+    segments = read_config(voting_runs(given.run)[0])["model"]["class_path"].endswith(
+        ".Segmentation"
+    )
     foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
     for name in foreign:
         if getattr(given, name) is not None:

@@ -103,6 +103,13 @@ def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
     return {"images": size, "checkpoint": str(checkpoint), "loss": loss, **cli.model.report}
 
 
+def epochs_kept(scored: Path) -> str:
+    """What the checkpoints of a run are."""
+    if scored.name == "last.ckpt":
+        return "the last epoch, as there is no val split to choose by"
+    return "the best epoch; last.ckpt beside it is for --resume"
+
+
 def finish(cli: "RecipeCLI") -> None:
     """Score the best checkpoint, export it, draw the pictures and say where all of it lies."""
     from vimamba.cli.pictures import draw_curves
@@ -110,6 +117,8 @@ def finish(cli: "RecipeCLI") -> None:
 
     out, kind = cli.out, kind_of(cli.model)
     best = out / "checkpoints" / "best.ckpt"
+    if "val" not in cli.datamodule.catalogue.splits:  # nothing says which epoch is best
+        best = best.with_name("last.ckpt")
     split = "test" if "test" in cli.datamodule.catalogue.splits else "val"
     # training, and scoring again, may leave each process with a part of the weights
     cli.model = load_task(out, best)
@@ -124,7 +133,7 @@ def finish(cli: "RecipeCLI") -> None:
     kind.show_scores(split, report)
     say(kind.headline(split, report))
     for name, what in (
-        ("checkpoints/best.ckpt", "the best epoch; last.ckpt beside it is for --resume"),
+        (f"checkpoints/{best.name}", epochs_kept(best)),
         ("export", kind.export_hint(out / "export")),
         ("metrics.csv", "one row per epoch; metrics.json has the scores"),
         *kind.RESULTS,

@@ -138,10 +138,14 @@ class Classification(Task):
         self.log_training(loss, len(image))
         return loss
 
+    def views(self, image: Tensor) -> list[Tensor]:
+        """Logits of the mirrored views that `tta` asks for."""
+        return [self(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
+
     def score_batch(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         """Add one batch to the scores."""
         image, target = batch
-        views = [self(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
+        views = self.views(image)
         self.log_scoring(stage, self.loss(views[0], target), len(image))
         mean = torch.stack([self.probabilities(view) for view in views]).mean(0)
         self.metrics.update(mean, target.long())
@@ -154,8 +158,7 @@ class Classification(Task):
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """(N, num_classes) probabilities, averaged over the views of `tta`."""
-        image = batch[0]
-        views = [self(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
+        views = self.views(batch[0])
         return torch.stack([self.probabilities(view) for view in views]).mean(0)
 
 

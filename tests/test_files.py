@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vimamba.errors import VimambaError, WriteError
-from vimamba.files import check_writable, list_entries, write_folder, write_whole
+from vimamba.files import check_writable, list_entries, lock_folder, write_folder, write_whole
 
 
 def test_a_file_is_written_with_its_folder(tmp_path):
@@ -132,3 +132,60 @@ def test_what_lies_in_a_folder_comes_in_order(tmp_path):
     for name in ("b", "a", ".part-x"):
         Path(tmp_path, name).touch()
     assert [path.name for path in list_entries(tmp_path)] == ["a", "b"]
+
+
+HOLD = """
+import sys
+from vimamba.files import lock_folder
+with lock_folder(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_locked_folder_is_another_processs_until_that_dies(tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", HOLD, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        message = f"run' is being written by process {holder.pid} of "
+        with pytest.raises(WriteError, match=message), lock_folder(folder):
+            pass
+        assert list_entries(folder) == []
+        holder.kill()
+        holder.wait()
+        with lock_folder(folder):
+            pass
+    assert folder.exists()  # it was not made here
+    assert os.listdir(folder) == []
+
+
+def test_a_process_does_not_lock_a_folder_twice(tmp_path):
+    with (
+        lock_folder(tmp_path),
+        pytest.raises(WriteError, match="by this very process"),
+        lock_folder(tmp_path / "." / ".." / tmp_path.name),
+    ):
+        pass
+
+
+def test_a_folder_made_for_a_lock_does_not_stay_empty(tmp_path):
+    with pytest.raises(RuntimeError, match="nothing"), lock_folder(tmp_path / "run"):
+        raise RuntimeError("nothing came of it")
+    assert os.listdir(tmp_path) == []
+    with lock_folder(tmp_path / "run"):
+        (tmp_path / "run" / "file").touch()
+    assert os.listdir(tmp_path / "run") == ["file"]
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+    import errno
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    with pytest.warns(UserWarning, match="cannot be locked: No locks"), lock_folder(tmp_path):
+        pass

@@ -62,7 +62,7 @@ def made_small(command):
     if argv[0] not in ("fit", "cross-validate"):
         return argv
     if argv[0] == "cross-validate":
-        argv += ["--epochs", "1", "--batch-size", "4"]
+        argv += ["--epochs", "1", "--batch-size", "4", "--folds", "2"]
     model = argv[argv.index("--model") + 1]
     argv += ["--img-size", "32", "--workers", "0"]
     return argv + (["--model.model_kwargs", SMALL[model]] if model in SMALL else [])

@@ -4,19 +4,31 @@ What is new is written beside its place under a name that no other process takes
 disk, and renamed: whoever looks finds the old content or the new, after a crash as well.
 """
 
+import contextlib
 import ctypes
+import errno
 import os
 import shutil
+import socket
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vimamba.errors import WriteError
 
 # how the folders are called in which things are made; a killed process leaves them behind
 _PART = ".part-"
+_LOCK = f"{_PART}lock"
+# locked by this very process, which the system would let lock them again
+_locked: set[Path] = set()
+# what the system says of a file system that has no locks
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
+# what it says of a full disk, a limit, and of what must not be written
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 # renameat2 of Linux: the current folder, and "exchange the two names"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -101,6 +113,82 @@ def check_writable(folder: str | Path) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
+
+
+@contextmanager
+def lock_folder(folder: str | Path) -> Iterator[None]:
+    """Be the only one to write a folder, as long as the block runs and this process lives.
+
+    The system keeps the lock and drops it with the process, however that ends, on this machine and,
+    over NFS with its lock service, on others. A file system without locks gets a warning instead.
+
+    Args:
+        folder: Made if it is not there, and removed again if the block leaves it empty.
+
+    Raises:
+        WriteError: Another process holds the lock (the text names it), or the folder cannot be
+            written.
+    """
+    folder = Path(folder).resolve()
+    if folder in _locked:
+        raise WriteError(f"{str(folder)!r} is written by this very process already")
+    made = not folder.exists()
+    check_writable(folder)
+    path = folder / _LOCK
+    handle = _open_lock(path)
+    _locked.add(folder)
+    try:
+        yield
+    finally:
+        _locked.discard(folder)
+        # before the lock is given up, so that nobody locks a file that is on its way out
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(handle)
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _open_lock(path: Path) -> int:
+    """Lock a file, made for it, and write down who did; returns its handle."""
+    while True:
+        with _named(path):
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _take(handle)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                owner = os.pread(handle, 200, 0) if hasattr(os, "pread") else b""
+                os.close(handle)
+                who = owner.decode(errors="replace").strip() or "another process"
+                raise WriteError(f"{str(path.parent)!r} is being written by {who}") from None
+            warnings.warn(f"{path.parent} cannot be locked: {error.strerror}", stacklevel=4)
+        # whoever had it may have removed it between the two calls
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                break
+        os.close(handle)
+    with contextlib.suppress(OSError):  # who it is only serves the message
+        os.ftruncate(handle, 0)
+        os.write(handle, f"process {os.getpid()} of {socket.gethostname()}".encode())
+    return handle
+
+
+def _take(handle: int) -> None:
+    """Lock a file or raise OSError; forked workers do not inherit it."""
+    system: Any
+    if os.name == "nt":
+        import msvcrt as system
+
+        # of a byte behind the text, because others cannot read what is locked
+        os.lseek(handle, 1024, os.SEEK_SET)
+        system.locking(handle, system.LK_NBLCK, 1)
+        os.lseek(handle, 0, os.SEEK_SET)
+    else:
+        import fcntl as system
+
+        system.lockf(handle, system.LOCK_EX | system.LOCK_NB)
 
 
 @contextmanager

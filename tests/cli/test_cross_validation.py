@@ -19,7 +19,7 @@ from PIL import Image
 import vimamba.tasks
 from vimamba.cli import cross_validation, main
 from vimamba.cli.folds import load_voters, read_record
-from vimamba.cli.locking import only_one
+from vimamba.files import lock_folder
 
 FOLDS = 2
 
@@ -173,7 +173,9 @@ def test_the_last_epoch_is_taken_where_that_is_asked_for(segmented):
         assert {row["split"] for row in split} == {"train", "test"}
         report = json.loads((segmented / f"fold{fold}" / "metrics.json").read_text())
         assert set(report) == {"test"}
-        assert report["test"]["checkpoint"].endswith("last.ckpt")
+        files = [segmented / f"fold{fold}" / "checkpoints" / f"{n}.ckpt" for n in ("best", "last")]
+        best, last = (torch.load(file, weights_only=True)["state_dict"] for file in files)
+        assert all(torch.equal(best[key], last[key]) for key in last)
     assert read_record(segmented).choose == "last"
 
 
@@ -308,9 +310,9 @@ def test_a_real_process_stops_at_once_and_leaves_no_training_behind(photos, tmp_
 
 
 def test_two_at_once_are_kept_apart(photos, classified, capsys):
-    with only_one(classified):
+    with lock_folder(classified):
         assert main(["cross-validate", "--resume", str(classified)]) == 2
-    assert f"--out {classified} is in use by another process" in capsys.readouterr().err
+    assert f"'{classified}' is written by" in capsys.readouterr().err
 
 
 def test_validate_scores_the_cases_of_a_fold(segmented, tmp_path, capsys):

@@ -22,10 +22,30 @@ def test_scores_of_counts_agree_with_a_hand_calculation():
     assert whole["dice"] == pytest.approx((16 / 19 + 8 / 11) / 2)
 
 
-def test_a_class_that_is_only_said_counts_as_0():
-    report = class_scores(torch.tensor([[3, 1], [0, 0]]), ["background", "a"], background=True)
-    assert report["dice"] == 0
-    assert report["per_class"][1]["recall"] is None
+def test_a_class_that_is_only_said_has_no_score_and_counts_against_the_others():
+    confusion = torch.tensor([[3, 1, 0], [0, 4, 1], [0, 0, 0]])
+    report = class_scores(confusion, ["background", "a", "b"], background=True)
+    assert report["dice"] == pytest.approx(2 * 4 / (5 + 5))
+    assert report["miou"] == pytest.approx((3 / 4 + 4 / 6) / 2)
+    row = {"class": "b", "pixels": 0, "dice": None, "iou": None, "precision": None, "recall": None}
+    assert report["per_class"][2] == row
+    alone = class_scores(torch.tensor([[3, 1], [0, 0]]), ["background", "a"], background=True)
+    assert alone["dice"] is None
+
+
+def test_a_class_that_is_in_no_case_is_left_out_of_the_means_over_cases():
+    cases = CaseTable(["background", "a", "b"], background=True, tolerance=1)
+    found = square(5, 5, 6)
+    found[0, 0] = 2
+    cases.add("case", found, square(5, 5, 6), (1, 1))
+    cases.close()
+    means, per_class = cases.means()
+    assert means["dice"] == 1
+    assert per_class[1] == {
+        "class": "b", "cases": 0, "dice": None, "hd95": None, "surface_dice": None,
+    }  # fmt: skip
+    # of the case by itself, what was found is wrong
+    assert [row["dice"] for row in cases.rows] == [1, 0]
 
 
 def square(top, left, side, size=(20, 20)):

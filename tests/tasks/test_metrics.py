@@ -15,7 +15,44 @@ def test_scores_of_a_confusion_matrix_agree_with_a_hand_calculation():
     assert rows[0] == pytest.approx(
         {"images": 10, "precision": 8 / 9, "recall": 0.8, "f1": 16 / 19}
     )
-    assert rows[2] == {"images": 0, "precision": 0, "recall": 0, "f1": 0}
+    assert rows[2] == {"images": 0, "precision": None, "recall": None, "f1": None}
+
+
+def test_classes_that_cannot_be_scored_are_left_out_of_means():
+    torch.manual_seed(0)
+    target = torch.arange(40) % 2
+    probabilities = torch.rand(40, 3).softmax(-1)
+    metrics = classification_metrics(3, multi_label=False)
+    metrics.update(probabilities, target)
+    report = compute_report(metrics, list("abc"))
+    # pairs of an image with the class and one without it that are in order
+    aurocs = []
+    for label in (0, 1):
+        own, other = probabilities[target == label, label], probabilities[target != label, label]
+        aurocs.append((own[:, None] > other[None]).double().mean())
+    assert report["auroc"] == pytest.approx(float(sum(aurocs) / 2))
+    assert report["per_class"][2] == {
+        "class": "c", "images": 0, "precision": None, "recall": None, "f1": None,
+    }  # fmt: skip
+
+
+def test_a_label_that_all_images_have_or_none_has_no_ranking():
+    metrics = classification_metrics(3, multi_label=True)
+    probabilities = torch.tensor([[0.9, 0.8, 0.1], [0.2, 0.7, 0.9], [0.6, 0.9, 0.2]])
+    metrics.update(probabilities, torch.tensor([[1, 1, 0], [0, 1, 0], [1, 1, 0]]))
+    report = compute_report(metrics, list("abc"))
+    assert report["auroc"] == 1  # of the first label alone
+    assert report["balanced_accuracy"] == 1
+    assert report["macro_f1"] == 1  # of the first two
+    assert report["per_class"][2]["f1"] is None
+
+
+def test_scores_without_any_class_are_none_and_not_0():
+    metrics = classification_metrics(2, multi_label=False)
+    metrics.update(torch.tensor([[0.6, 0.4], [0.7, 0.3]]), torch.tensor([0, 0]))
+    report = compute_report(metrics, ["a", "b"])
+    assert report["auroc"] is None
+    assert report["accuracy"] == report["balanced_accuracy"] == 1
 
 
 def test_binary_and_multi_class_scores():

@@ -1,16 +1,21 @@
 """What a run writes while it trains: metrics.csv, a line per epoch, best.ckpt and last.ckpt."""
 
 import csv
-import os
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import torch
+from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 
 from vimamba.cli.tables import say
+from vimamba.files import write_whole
+from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
 
@@ -26,7 +31,9 @@ class EpochBar(RichProgressBar):
 class EpochLog(Callback):
     """One row per epoch in metrics.csv and one line on the screen.
 
-    The rows are part of the checkpoint, so a resumed run continues the file.
+    A row holds what is true of its step: scores only of a validation of those weights. A validation
+    within an epoch has a row of its own, whose epoch is a fraction. The rows are part of the
+    checkpoint, so a resumed run continues the file.
 
     Args:
         path: The CSV file.
@@ -45,28 +52,82 @@ class EpochLog(Callback):
         """Take the rows of the run that is resumed."""
         self.rows = state_dict["rows"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say how long the training will be."""
+        say(plan_line(trainer))
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self.start = time.monotonic()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the row of a validation."""
+        if is_scored(trainer):
+            self._add(trainer, validated=True)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row and the line."""
-        seconds = time.monotonic() - self.start
-        rates = (group["lr"] for group in trainer.optimizers[0].param_groups)
-        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step}
-        row.update({"lr": float(max(rates)), "seconds": round(seconds, 3)})
-        scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row.update({name: value for name, value in sorted(scores.items()) if "/" in name})
+        """Write the row of the epoch, and the line."""
+        row = self._add(trainer, validated=False)
+        if trainer.is_global_zero:
+            say(epoch_line(row, trainer.max_epochs))
+
+    def _add(self, trainer: Trainer, *, validated: bool) -> Row:
+        """Put the metrics of the validation, or of the training, into the row of this step."""
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        epoch = trainer.current_epoch + min(done / trainer.num_training_batches, 1)
+        row: Row = {"epoch": int(epoch) if epoch == int(epoch) else round(epoch, 4)}
+        row |= {"step": trainer.global_step, "lr": highest_rate(trainer)}
+        row["seconds"] = round(time.monotonic() - self.start, 3)
+        for name, value in sorted(trainer.callback_metrics.items()):
+            if "/" in name and name.startswith("val/") == validated:
+                row[name] = float(value)
+        if self.rows and self.rows[-1]["step"] == row["step"]:
+            earlier = self.rows.pop()
+            row = row | {name: value for name, value in earlier.items() if name not in row}
         self.rows.append(row)
-        if trainer.is_global_zero and not cast(Any, trainer).fast_dev_run:
+        if trainer.is_global_zero:
             write_rows(self.path, self.rows)
-            say(epoch_line(row, trainer.max_epochs or 0))
+        return row
 
 
-def epoch_line(row: Row, epochs: int) -> str:
-    """A row as a line to read."""
-    width = len(str(epochs))
-    parts = [f"epoch {row['epoch']:>{width}.0f}/{epochs}", f"{row['seconds']:6.1f} s"]
+def highest_rate(trainer: Trainer) -> float:
+    """The learning rate of the group that has the highest."""
+    return float(max(group["lr"] for group in trainer.optimizers[0].param_groups))
+
+
+def plan_line(trainer: Trainer) -> str:
+    """How many steps the training has, and how the learning rate goes along them."""
+    steps, an_epoch = count_steps(trainer)
+    whole = "without an end" if steps == math.inf else f"{steps:.0f} in all"
+    parts = [f"{an_epoch:.0f} steps an epoch, {whole}"]
+    schedule = trainer.lr_scheduler_configs[0].scheduler if trainer.lr_scheduler_configs else None
+    if isinstance(schedule, Schedule):
+        optim, epochs = schedule.optim, schedule.warmup / an_epoch
+        warmup = f"warm-up {epochs:.3g} epochs ({schedule.warmup} steps)"
+        if optim.warmup_epochs * an_epoch > schedule.warmup + 1:
+            warmup += f", a third of the training, instead of {optim.warmup_epochs:g}"
+        fall = {"cosine": "falls as a cosine", "poly": "falls as a power", "constant": "stays"}
+        parts += [warmup, f"then the rate {fall[optim.schedule]}"]
+        if trainer.global_step:
+            changed = ""
+            if schedule.steps_before not in (None, schedule.steps):
+                changed = f" (they were {schedule.steps_before:.0f})"
+            parts.append(
+                f"{trainer.global_step} steps are done{changed}; going on at {highest_rate(trainer):.3g}"
+            )
+    return "; ".join(parts)
+
+
+def is_scored(trainer: Trainer) -> bool:
+    """Whether a validation that ends belongs to a training and was of its weights."""
+    return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+
+def epoch_line(row: Row, epochs: int | None) -> str:
+    """A row as a line to read, of so many epochs if that is known."""
+    of = f"/{epochs}" if epochs and epochs > 0 else ""
+    width = max(len(of) - 1, 1)
+    parts = [f"epoch {row['epoch']:>{width}.5g}{of}", f"{row['seconds']:6.1f} s"]
     for key, name in (
         ("train/loss", "train loss"),
         ("val/loss", "val loss"),
@@ -82,20 +143,31 @@ def epoch_line(row: Row, epochs: int) -> str:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal or different columns as CSV; a half-written file never appears."""
+    """Write rows of equal or different columns as CSV, whole."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    part = path.with_suffix(".tmp")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, path)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Checkpoints that appear whole or not at all, without a copy in the system's /tmp."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        """Write one file; only the process that writes comes here."""
+        with write_whole(path) as part:
+            torch.save(checkpoint, part)
 
 
 class RunCheckpoints(Checkpoint):
-    """Writes last.ckpt after every epoch and best.ckpt when the score is not beaten.
+    """Writes last.ckpt after every epoch and best.ckpt after every validation that is not beaten.
 
-    Of equal epochs the later one is kept: its learning rate is lower.
+    Of equal validations the later one is kept: its learning rate is lower. Where the score cannot
+    be told, because the val split has no image of any class it is the mean of, the validation of
+    the lowest loss is best; where nothing is validated, the last epoch is.
 
     last.ckpt always stands for the end of an epoch: an interrupted epoch is run again from its
     beginning, with the same random numbers. Files appear whole or not at all.
@@ -103,36 +175,56 @@ class RunCheckpoints(Checkpoint):
     Args:
         folder: Where to write.
         monitor: Score to improve, higher is better.
+        anew: A resumed run is scored on other images than before, so no score counts any longer.
     """
 
-    def __init__(self, folder: Path, monitor: str) -> None:
+    def __init__(self, folder: Path, monitor: str, *, anew: bool = False) -> None:
         self.folder = folder
         self.monitor = monitor
+        self.anew = anew
         self.best: float | None = None
+        self.by = monitor
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best": self.best}
+        """The best score so far, and the metric that it is of."""
+        return {"best": self.best, "by": self.by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best score of the run that is resumed."""
-        self.best = state_dict["best"]
-
-    def _save(self, trainer: Trainer, name: str) -> None:
-        path, part = self.folder / f"{name}.ckpt", self.folder / f".{name}.part"
-        trainer.save_checkpoint(part)
-        if trainer.is_global_zero:
-            os.replace(part, path)
+        if not self.anew:
+            self.best, self.by = state_dict["best"], state_dict.get("by", self.monitor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave something to resume from even if the first epoch is interrupted."""
         if not (self.folder / "last.ckpt").exists():
             self._save(trainer, "last")
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keep the weights that were just scored, if nothing was better."""
+        if is_scored(trainer):
+            self.keep_better(trainer)
+
+    def keep_better(self, trainer: Trainer) -> bool:
+        """Write best.ckpt if the last scores are not beaten; returns whether they are not."""
+        scores = trainer.callback_metrics
+        if self.monitor in scores:
+            by, score = self.monitor, float(scores[self.monitor])
+        else:
+            by, score = "val/loss", -float(scores["val/loss"])
+            if self.by != by and trainer.is_global_zero:
+                say(f"note: {self.monitor} cannot be told here: the lowest val/loss decides")
+        # a score counts for more than the lack of one
+        if by == self.by and self.best is not None and score < self.best:
+            return False
+        if by != self.by and self.best is not None and self.by == self.monitor:
+            return False
+        self.best, self.by = score, by
+        self._save(trainer, "best")
+        return True
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch that just ended."""
-        score = trainer.callback_metrics.get(self.monitor)
-        if score is not None and (self.best is None or float(score) >= self.best):
-            self.best = float(score)
-            self._save(trainer, "best")
         self._save(trainer, "last")
+
+    def _save(self, trainer: Trainer, name: str) -> None:
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")

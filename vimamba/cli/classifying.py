@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimamba.cli.tables import say, show_table
+from vimamba.cli.tables import number, say, show_table
 from vimamba.data import ClassificationData
 from vimamba.data.inspection import inspect_images
 from vimamba.data.splits import SPLITS
@@ -73,12 +73,12 @@ def draw_data(data: ClassificationData, out: Path) -> None:
 def show_scores(split: str, report: dict[str, Any]) -> None:
     """Print the scores of a split, and those of each class."""
     rows = [
-        [row["class"], row["images"], *(f"{row[k]:.3f}" for k in ("precision", "recall", "f1"))]
+        [row["class"], row["images"], *(number(row[k]) for k in ("precision", "recall", "f1"))]
         for row in report["per_class"]
     ]
     head = ["class", "images", "precision", "recall", "F1"]
     show_table(f"{split}: {report['images']} images", head, rows)
-    scores = [[name, f"{report[key]:.4f}"] for key, name in SCORES.items() if key in report]
+    scores = [[name, number(report[key], 4)] for key, name in SCORES.items() if key in report]
     show_table("", ["score", split], scores)
 
 

@@ -16,10 +16,9 @@ import yaml
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.folds import Record, fold_folder, read_record
-from vimamba.cli.locking import LOCK, only_one
 from vimamba.cli.options import translate
 from vimamba.cli.tables import command_line, say, show_table
-from vimamba.files import check_writable, list_entries, write_whole
+from vimamba.files import list_entries, lock_folder, write_whole
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -61,8 +60,7 @@ def cross_validate(args: list[str]) -> int:
         wish = Record(before.folds, before.choose)
         rest = ["--config", str(out / RECIPE)]
     config = prepare(wish, rest, out)
-    check_writable(out)
-    with only_one(out):
+    with lock_folder(out):
         record = adopt(wish, config, out)
         for fold in range(record.folds):
             if fold in record.finished and fold_folder(out, fold).is_dir():
@@ -163,7 +161,7 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
         UsageError: The folder holds something else.
     """
     path, before = out / RECIPE, read_record(out)
-    if before is None and [entry for entry in list_entries(out) if entry.name != LOCK]:
+    if before is None and list_entries(out):
         raise UsageError(f"--out {out} holds files but no cross-validation; name another folder")
     if before is not None and path.is_file():
         kept = yaml.safe_load(path.read_text(encoding="utf-8"))

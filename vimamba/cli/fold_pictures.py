@@ -28,7 +28,7 @@ def draw_folds(cases: Sequence[Row], per_fold: Sequence[Row], summary: Row, path
         path: PNG to write.
     """
     folds = [row["fold"] for row in per_fold]
-    if "dice" in summary["over_cases"]:
+    if summary["task"] == "segmentation":
         rows = [
             (row["class"], [(c["fold"], c["dice"]) for c in cases if c["class"] == row["class"]])
             for row in summary["per_class"]

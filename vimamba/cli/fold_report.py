@@ -12,7 +12,7 @@ import torch
 
 from vimamba.cli.callbacks import write_rows
 from vimamba.cli.folds import Record, fold_folder
-from vimamba.cli.tables import command_line, say, show_table
+from vimamba.cli.tables import command_line, number, say, show_table
 from vimamba.files import write_whole
 from vimamba.tasks.mask_metrics import CASE_SCORES, class_scores
 from vimamba.tasks.metrics import confusion_scores
@@ -42,14 +42,15 @@ def report_folds(out: Path, record: Record) -> None:
     per_fold = [fold_row(out, fold, report) for fold, report in enumerate(reports)]
     names = [row["class"] for row in reports[0]["per_class"]]
     pooled = torch.as_tensor(np.sum([report["confusion"] for report in reports], axis=0))
+    segments = "dice" in cases[0]
     summary = {
+        "task": "segmentation" if segments else "classification",
         "folds": record.folds,
         "choose": record.choose,
         "cases": len({row["case"] for row in cases}),
         "over_folds": over_folds(per_fold),
         "per_fold": per_fold,
     }
-    segments = "dice" in cases[0]
     tell = tell_masks if segments else tell_classes
     summary |= tell(cases, pooled, names)
     write_rows(out / "cases.csv", cases)
@@ -87,12 +88,12 @@ def read_cases(out: Path, fold: int) -> list[Row]:
     words = ("case", "class", "truth", "answer")
     return [
         {"fold": fold}
-        | {key: value if key in words else number(value) for key, value in row.items()}
+        | {key: value if key in words else cell_value(value) for key, value in row.items()}
         for row in rows
     ]
 
 
-def number(text: str) -> float | None:
+def cell_value(text: str) -> float | None:
     """A cell as a number, None if it is empty."""
     if not text:
         return None
@@ -178,7 +179,7 @@ def tell_classes(cases: Sequence[Row], confusion: torch.Tensor, names: Sequence[
 
 def show_summary(summary: Row, record: Record) -> None:
     """Print the scores over cases, classes and folds, and the worst cases."""
-    segments = "dice" in summary["over_cases"]
+    segments = summary["task"] == "segmentation"
     if segments:
         rows = [
             [row["class"], row["cases"], *(plus_minus(row.get(key)) for key in CASE_SCORES)]
@@ -191,7 +192,7 @@ def show_summary(summary: Row, record: Record) -> None:
     else:
         keys = ("precision", "recall", "f1")
         rows = [
-            [row["class"], row["images"], *(f"{row[key]:.3f}" for key in keys)]
+            [row["class"], row["images"], *(number(row[key]) for key in keys)]
             for row in summary["per_class"]
         ]
         head = ["class", "images", "precision", "recall", "F1"]
@@ -199,7 +200,7 @@ def show_summary(summary: Row, record: Record) -> None:
     show_worst(summary["worst"], segments)
     known = [name for name in NAMES if name in summary["over_folds"]]
     cells = [
-        [str(row["fold"]), row["epoch"], row["images"], *(shown(row.get(name)) for name in known)]
+        [str(row["fold"]), row["epoch"], row["images"], *(number(row.get(name)) for name in known)]
         for row in summary["per_fold"]
     ]
     means = (plus_minus(summary["over_folds"][name]) for name in known)
@@ -212,11 +213,11 @@ def show_summary(summary: Row, record: Record) -> None:
 
 def headline(summary: Row) -> str:
     """The score that matters most, in a line."""
-    if "dice" in summary["over_cases"]:
-        dice = plus_minus(summary["over_cases"]["dice"])
+    if summary["task"] == "segmentation":
+        dice = plus_minus(summary["over_cases"].get("dice"))
         return f"cross-validation: Dice {dice} over {summary['cases']} held-out cases"
     accuracy = summary["pooled"]["accuracy"]
-    folds = plus_minus(summary["over_folds"]["accuracy"])
+    folds = plus_minus(summary["over_folds"].get("accuracy"))
     return (
         f"cross-validation: accuracy {accuracy:.2%} of {summary['cases']} held-out images; "
         f"{folds} over the folds"
@@ -227,7 +228,7 @@ def show_worst(rows: Sequence[Row], segments: bool) -> None:
     """Print the worst cases."""
     if segments:
         cells = [
-            [row["case"], str(row["fold"]), *(shown(row[key]) for key in CASE_SCORES)]
+            [row["case"], str(row["fold"]), *(number(row[key]) for key in CASE_SCORES)]
             for row in rows
         ]
         show_table("the worst cases", ["case", "fold", *(NAMES[k] for k in CASE_SCORES)], cells)
@@ -235,19 +236,14 @@ def show_worst(rows: Sequence[Row], segments: bool) -> None:
         keys = ("truth", "answer")
         cells = [
             [row["case"], str(row["fold"]), *(row[key] or "none" for key in keys),
-             shown(row["probability"])] for row in rows
+             number(row["probability"])] for row in rows
         ]  # fmt: skip
         head = ["image", "fold", "truth", "answer", "probability"]
         show_table("the mistakes that were surest of themselves", head, cells)
-
-
-def shown(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "-" if value is None else f"{value:.3f}"
 
 
 def plus_minus(found: Mapping[str, Any] | None) -> str:
     """Mean and deviation in a cell."""
     if found is None:
         return "-"
-    return f"{found['mean']:.3f} ± {shown(found['sd'])}"
+    return f"{found['mean']:.3f} ± {number(found['sd'])}"

@@ -48,15 +48,13 @@ def read_record(out: Path) -> Record | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        record = Record(**content)
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
         well = record.choose in ("inner", "last") and record.folds >= 2
-        well = well and set(record.finished) <= set(range(record.folds))
+        if well and set(record.finished) <= set(range(record.folds)):
+            return record
     except (ValueError, TypeError):
-        well = False
-    if not well:
-        raise UsageError(f"{path} is no record of a cross-validation")
-    return record
+        pass
+    raise UsageError(f"{path} is no record of a cross-validation")
 
 
 def fold_folder(out: Path, fold: int) -> Path:

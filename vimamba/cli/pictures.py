@@ -68,14 +68,15 @@ def draw_curves(metrics: Path, path: Path) -> None:
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
             for name, label, colour in lines:
                 if name in columns:
-                    values = columns[name]
+                    known = ~np.isnan(columns[name])
+                    values = columns[name][known]
                     # often equal to the accuracy, which then shows between the dashes
                     style = "--" if label == "macro F1" else "-"
-                    axes.plot(epoch, values, style, color=colour, label=label, marker=mark, lw=1.8)
+                    axes.plot(epoch[known], values, style, color=colour, label=label, marker=mark, lw=1.8)
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if len(lines) > 1:
+            if axes.get_legend_handles_labels()[0]:
                 axes.legend()
         save(figure, path)
 

@@ -38,6 +38,8 @@ LINKED = (
     "in_chans",
 )
 RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
+# where neither epochs nor steps are given
+EPOCHS = 30
 
 # said by libraries about matters that are settled here
 QUIET = (
@@ -45,6 +47,7 @@ QUIET = (
     "The '.*' does not have many workers",
     "The number of training batches",
     "Found .* module\\(s\\) in eval mode",
+    "Total length of `list` across ranks is zero",
     "You are trying to `self.log",
     ".*sync_dist=True.*",
     ".*litlogger.*",
@@ -111,7 +114,7 @@ class RecipeCLI(LightningCLI):
             args=args,
             parser_kwargs={"exit_on_error": False, "prog": "vimamba fit"},
             trainer_defaults={
-                "max_epochs": 30,
+                "max_epochs": None,
                 "gradient_clip_val": 1.0,
                 "num_sanity_val_steps": 0,
                 "enable_model_summary": False,
@@ -157,9 +160,23 @@ class RecipeCLI(LightningCLI):
         if strategy is not None and strategy.get("save_distributed_checkpoint"):
             option = "--trainer.strategy.save_distributed_checkpoint"
             raise UsageError(f"{option} must be false: a run keeps each checkpoint in one file")
-        epochs = self.config.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise UsageError(f"--epochs {epochs} must be at least 1")
+        self._settle_length()
+
+    def _settle_length(self) -> None:
+        """The number of epochs: the usual one, or no limit beside a number of steps."""
+        trainer, optim = self.config.trainer, self.config.model.init_args.get("optim")
+        if trainer.max_steps != -1 and trainer.max_steps < 1:
+            raise UsageError(f"--trainer.max_steps {trainer.max_steps} must be at least 1")
+        if trainer.max_epochs is None:
+            trainer.max_epochs = EPOCHS if trainer.max_steps == -1 else -1
+        if trainer.max_epochs != -1 and trainer.max_epochs < 1:
+            raise UsageError(f"--epochs {trainer.max_epochs} must be at least 1")
+        endless = trainer.max_epochs == trainer.max_steps == -1
+        if endless and optim is not None and optim.schedule != "constant":
+            raise UsageError(
+                "--epochs -1 needs an end towards which the learning rate falls: "
+                "--trainer.max_steps N, or --model.optim.schedule constant"
+            )
 
     def instantiate_classes(self) -> None:
         """Build the parts, with a progress bar on a terminal only if nothing else is wished."""

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -10,6 +9,7 @@ import torch
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.tables import command_line, say
+from vimamba.files import write_whole
 from vimamba.tasks import Task
 
 if TYPE_CHECKING:
@@ -86,9 +86,8 @@ def write_metrics(path: Path, split: str, report: dict[str, Any]) -> None:
     """Put the report of one split into metrics.json, beside those of the others."""
     content = json.loads(path.read_text()) if path.exists() else {}
     content[split] = report
-    part = path.with_suffix(".tmp")
-    part.write_text(json.dumps(content, indent=2))
-    os.replace(part, path)
+    with write_whole(path) as part:
+        part.write_text(json.dumps(content, indent=2))
 
 
 def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
@@ -100,14 +99,10 @@ def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
     losses = run(cli.model, datamodule=cli.datamodule, verbose=False)
     size = len(cli.datamodule.catalogue.splits[split])
     loss = float(losses[0][f"{split}/loss"])
+    limit = getattr(cli.trainer, f"limit_{split}_batches")
+    if limit != 1.0:
+        say(f"note: limit_{split}_batches={limit}: not all of the {size} images are scored")
     return {"images": size, "checkpoint": str(checkpoint), "loss": loss, **cli.model.report}
-
-
-def epochs_kept(scored: Path) -> str:
-    """What the checkpoints of a run are."""
-    if scored.name == "last.ckpt":
-        return "the last epoch, as there is no val split to choose by"
-    return "the best epoch; last.ckpt beside it is for --resume"
 
 
 def finish(cli: "RecipeCLI") -> None:
@@ -117,26 +112,32 @@ def finish(cli: "RecipeCLI") -> None:
 
     out, kind = cli.out, kind_of(cli.model)
     best = out / "checkpoints" / "best.ckpt"
-    if "val" not in cli.datamodule.catalogue.splits:  # nothing says which epoch is best
-        best = best.with_name("last.ckpt")
-    split = "test" if "test" in cli.datamodule.catalogue.splits else "val"
+    held_out = [name for name in ("test", "val") if name in cli.datamodule.catalogue.splits]
+    report = None
     # training, and scoring again, may leave each process with a part of the weights
     cli.model = load_task(out, best)
-    report = score(cli, split, best)
+    if held_out:
+        report = score(cli, held_out[0], best)
     if not cli.trainer.is_global_zero:
         return
     cli.model = load_task(out, best)
-    write_metrics(out / "metrics.json", split, kind.write_results(report, split, out))
+    if report:
+        written = kind.write_results(report, held_out[0], out)
+        write_metrics(out / "metrics.json", held_out[0], written)
     kind.export(cli, out / "export")
     draw_curves(out / "metrics.csv", out / "curves.png")
-    kind.draw_results(cli, split, report)
-    kind.show_scores(split, report)
-    say(kind.headline(split, report))
+    if report:
+        kind.draw_results(cli, held_out[0], report)
+        kind.show_scores(held_out[0], report)
+        say(kind.headline(held_out[0], report))
+    else:
+        say("no image is held out: there are no scores")
+    pictures = kind.RESULTS if report else ()
     for name, what in (
-        (f"checkpoints/{best.name}", epochs_kept(best)),
+        ("checkpoints/best.ckpt", "the best epoch; last.ckpt beside it is for --resume"),
         ("export", kind.export_hint(out / "export")),
         ("metrics.csv", "one row per epoch; metrics.json has the scores"),
-        *kind.RESULTS,
+        *pictures,
     ):
         say(f"  {out / name}: {what}")
     say(f"next: {command_line('predict', out, 'IMAGE_OR_FOLDER', '--out', kind.PREDICTIONS)}")

@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from vimamba.cli.errors import UsageError
-from vimamba.cli.options import translate
+from vimamba.cli.options import last_value, translate
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -64,7 +64,7 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
     if (run / "split.csv").exists() and not other:
         options.append(f"--data.split_csv={run / 'split.csv'}")
     cli = build(options, run)
-    if other:
+    if other and last_value(options, "--data.split_csv") is None:
         cli.datamodule.take_whole(split)
     given = cli.datamodule.class_names
     last = find_checkpoint(run, "last")

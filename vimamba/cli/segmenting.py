@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.callbacks import write_rows
-from vimamba.cli.tables import say, show_table
+from vimamba.cli.tables import number, say, show_table
 from vimamba.data import SegmentationData
 from vimamba.tasks.mask_export import export_segmenter
 
@@ -66,11 +66,6 @@ def draw_data(data: SegmentationData, out: Path) -> None:
     draw_masked_data(data, out / "data.png")
 
 
-def number(value: float | None) -> str:
-    """Three digits, or a dash for what cannot be told."""
-    return "-" if value is None else f"{value:.3f}"
-
-
 def show_scores(split: str, report: dict[str, Any]) -> None:
     """Print the scores of a split, and those of each class."""
     keys = ("dice", "iou", "precision", "recall")
@@ -82,21 +77,21 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
     show_table(f"{split}: {report['images']} images, over all pixels", head, rows)
     if "cases" in report:
         show_cases(report["cases"]["per_class"])
-    scores = [[name, f"{report[key]:.4f}"] for key, name in SCORES.items() if key in report]
+    scores = [[name, number(report[key], 4)] for key, name in SCORES.items() if key in report]
     show_table("", ["score", split], scores)
 
 
 def show_cases(rows: list[dict[str, Any]]) -> None:
     """Print the means over the cases of each class."""
     keys = ("dice", "hd95", "surface_dice")
-    cells = [[row["class"], row["cases"], *(number(row.get(key)) for key in keys)] for row in rows]
+    cells = [[row["class"], row["cases"], *(number(row[key]) for key in keys)] for row in rows]
     head = ["class", "cases", "Dice", "HD95", "surface Dice"]
     show_table("mean of the cases that have the class, in the truth or the prediction", head, cells)
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
     """Mean Dice and mean IoU in a line."""
-    scores = f"mean Dice {report['dice']:.4f}, mean IoU {report['miou']:.4f}"
+    scores = f"mean Dice {number(report['dice'], 4)}, mean IoU {number(report['miou'], 4)}"
     return f"{split} {scores} on {report['images']} images"
 
 

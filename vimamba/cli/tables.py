@@ -32,6 +32,11 @@ def command_line(*words: object) -> str:
     return shlex.join([program, *map(str, words)])
 
 
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits after the point, or a dash for what cannot be told."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers stand right, text left.
 

@@ -3,9 +3,11 @@
 Lightning is imported only once the options have been looked at, so that help comes fast.
 """
 
-import os
+import contextlib
+import shutil
 import signal
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +15,17 @@ from typing import TYPE_CHECKING, Any
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import FIT_HELP, translate
 from vimamba.cli.tables import command_line, say
+from vimamba.files import lock_folder, write_whole
 
 if TYPE_CHECKING:
+    from vimamba.cli.callbacks import RunCheckpoints
     from vimamba.cli.recipe import RecipeCLI
+
+CONFIG_HEAD = """\
+# What `vimamba fit` was told. Besides the logger and callbacks below, a run has its own: metrics.csv,
+# checkpoints/best.ckpt and last.ckpt, and TensorBoard's log where tensorboard is installed and no
+# other logger is named.
+"""
 
 
 def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
@@ -26,31 +36,39 @@ def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
     return parser.parse_known_args(args)
 
 
-def find_resume(run: Namespace) -> tuple[Path | None, Path | None, list[str]]:
+def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
     """What to continue.
 
     Returns:
-        The run folder if it is known already, the checkpoint to continue (None: a new run), and
-        options to put first.
+        The run folder if it is known already, and the checkpoint to continue; None: a new run.
     """
-    if run.resume is None or run.resume == "auto":
-        last = run.out / "checkpoints" / "last.ckpt" if run.out else None
-        if run.resume is None:
-            if last is not None and last.exists():
-                raise UsageError(
-                    f"--out {run.out} holds a run already; add --resume auto or name another folder"
-                )
-            return run.out, None, []
-        if run.out is None:
-            raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
-        if last is None or not last.exists():
-            return run.out, None, []
-        return run.out, last, ["--config", str(run.out / "config.yaml")]
-    folder = Path(run.resume)
-    last = folder / "checkpoints" / "last.ckpt"
-    if not last.is_file():
-        raise UsageError(f"--resume {folder}: there is no {last}")
-    return folder, last, ["--config", str(folder / "config.yaml")]
+    if run.resume is None:
+        if run.out is not None:
+            check_free(run.out)
+        return run.out, None
+    if run.resume != "auto":
+        last = last_of(Path(run.resume))
+        if not last.is_file():
+            raise UsageError(f"--resume {run.resume}: there is no {last}")
+        if run.out is not None and run.out.resolve() != Path(run.resume).resolve():
+            raise UsageError(f"--out {run.out}: a run goes on in its own folder, {run.resume}")
+        return Path(run.resume), last
+    if run.out is None:
+        raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
+    return run.out, last_of(run.out) if last_of(run.out).exists() else None
+
+
+def last_of(folder: Path) -> Path:
+    """The checkpoint that a run goes on from."""
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def check_free(folder: Path) -> None:
+    """Fail if a folder holds a run."""
+    if last_of(folder).exists():
+        raise UsageError(
+            f"--out {folder} holds a run already; add --resume auto or name another folder"
+        )
 
 
 def fit(args: list[str]) -> int:
@@ -71,30 +89,91 @@ def fit(args: list[str]) -> int:
             "one fold alone is --data.fold 0 --data.folds 5"
         )
     run, rest = parse_run(args)
-    folder, checkpoint, first = find_resume(run)
+    folder, checkpoint = find_resume(run)
+    first = []
+    if folder and checkpoint:
+        first = ["--config", str(folder / "config.yaml")]
+        # before the options, which may name another one
+        if (folder / "split.csv").exists():
+            first.append(f"--data.split_csv={folder / 'split.csv'}")
     typed = translate([*first, *rest])
-    if checkpoint and (checkpoint.parents[1] / "split.csv").exists():
-        typed.append(f"--data.split_csv={checkpoint.parents[1] / 'split.csv'}")
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
+    from vimamba.cli.resuming import check_resumed
 
     cli = build(typed, folder)
     kind = reporting.kind_of(cli.model)
-    kind.show_data(cli.datamodule)
     if vars(cli.trainer)["fast_dev_run"]:
+        kind.show_data(cli.datamodule)
+        check_training(cli)
         reporting.dry_run(cli)
         return 0
-    if cli.trainer.is_global_zero:
-        prepare_folder(cli)
-        kind.draw_data(cli.datamodule, cli.out)
-    say(f"writing to {cli.out}")
-    if checkpoint:
-        say(f"continuing {checkpoint}")
-    if not train(cli, checkpoint):
-        say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
-        return 130
-    reporting.finish(cli)
+    with holding(cli, new=checkpoint is None):
+        if checkpoint:
+            check_resumed(cli, checkpoint)
+        kind.show_data(cli.datamodule)
+        check_training(cli)
+        anew = checkpoint is not None and is_divided_anew(cli)
+        if cli.trainer.is_global_zero:
+            prepare_folder(cli)
+            kind.draw_data(cli.datamodule, cli.out)
+        say(f"writing to {cli.out}")
+        if checkpoint:
+            say(f"continuing {checkpoint}")
+        if anew:
+            say("the images to score are others than before: the best epoch is looked for anew")
+        if not train(cli, checkpoint, anew=anew):
+            say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
+            return 130
+        reporting.finish(cli)
     return 0
+
+
+@contextlib.contextmanager
+def holding(cli: "RecipeCLI", *, new: bool) -> Iterator[None]:
+    """Be the only run that writes into its folder; of several processes the first holds it.
+
+    Args:
+        cli: The run.
+        new: There must not be a run yet; another one may have begun since that was looked at.
+    """
+    if not cli.trainer.is_global_zero:
+        yield
+        return
+    with lock_folder(cli.out):
+        if new:
+            check_free(cli.out)
+        yield
+
+
+def check_training(cli: "RecipeCLI") -> None:
+    """Fail before the work on what would fail in its midst, and say what may surprise.
+
+    Raises:
+        UsageError: A callback waits for a metric that does not exist.
+        TaskError: Batches are too small for the network's norms.
+    """
+    from vimamba.cli.metric_names import check_monitors
+
+    trainer, data = cli.trainer, cli.datamodule
+    check_monitors(cli)
+    images = len(data.samples("train")) // trainer.world_size
+    smallest = min(data.batch_size, images)
+    shared = trainer.world_size > 1 and cli.config.trainer.sync_batchnorm
+    if smallest == 1 and not shared:
+        cli.model.check_batch(1)
+    frozen, epochs = cli.model.optim.freeze_epochs, trainer.max_epochs
+    if epochs is not None and 0 < epochs <= frozen:
+        say(f"note: freeze_epochs={frozen} of {epochs} epochs: what can be pretrained never trains")
+
+
+def is_divided_anew(cli: "RecipeCLI") -> bool:
+    """Whether other images are held out than in the run that is resumed."""
+    before = cli.out / "split.csv"
+    given = cli.datamodule.split_csv
+    if given is None or not before.exists() or given.resolve() == before.resolve():
+        return False
+    return given.read_bytes() != before.read_bytes()
 
 
 def prepare_folder(cli: "RecipeCLI") -> None:
@@ -104,36 +183,43 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name, value in cli.datamodule.settled().items():
         cli.config.data.init_args[name] = value
-    part = cli.out / ".config.part"
-    part.write_text(cli.parser.dump(cli.config), encoding="utf-8")
-    os.replace(part, cli.out / "config.yaml")
+    with write_whole(cli.out / "config.yaml") as part:
+        part.write_text(CONFIG_HEAD + cli.parser.dump(cli.config), encoding="utf-8")
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:
         write_split(cli.out / "split.csv", catalogue.splits, cli.datamodule.class_names)
 
 
-def train(cli: "RecipeCLI", checkpoint: Path | None) -> bool:
+def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> bool:
     """Train to the end or to Ctrl-C.
 
     Args:
         cli: Data set, task and trainer.
         checkpoint: Where to continue.
+        anew: Look for the best epoch as if there had been none.
 
     Returns:
         Whether the end was reached.
+
+    Raises:
+        NotFiniteError: The training broke down; the text says what is left of it.
     """
     from pytorch_lightning.callbacks import RichProgressBar
     from pytorch_lightning.loggers import TensorBoardLogger
     from pytorch_lightning.trainer.states import TrainerStatus
 
-    from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints
+    from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints, WholeCheckpointIO
+    from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
+    if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in is wished
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
     if not trainer.loggers and find_spec("tensorboard"):
         trainer.loggers = [TensorBoardLogger(cli.out, name="tensorboard", version="")]
     bars = [EpochBar() if type(c) is RichProgressBar else c for c in trainer.callbacks]
-    trainer.callbacks = [*bars, log, RunCheckpoints(cli.out / "checkpoints", cli.model.monitor)]
+    checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
+    trainer.callbacks = [*bars, log, checkpoints]
     try:
         trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
@@ -142,4 +228,30 @@ def train(cli: "RecipeCLI", checkpoint: Path | None) -> bool:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         return False
+    except NotFiniteError as error:
+        best = cli.out / "checkpoints" / "best.ckpt"
+        kept = f"{best} is the best epoch before it" if best.exists() else "no epoch was finished"
+        raise NotFiniteError(f"{error}; {kept}, nothing is exported") from None
+    settle_best(cli, checkpoints)
     return True
+
+
+def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
+    """Score weights that were averaged at the very end; without any validation, the last are best."""
+    from pytorch_lightning.callbacks import StochasticWeightAveraging
+
+    trainer, best = cli.trainer, checkpoints.folder / "best.ckpt"
+    averaged = any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks)
+    validated = bool(trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
+    if averaged and validated:
+        trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+        better = checkpoints.keep_better(trainer)
+        say(f"the averaged weights are {'now' if better else 'not'} the best")
+    elif averaged:
+        trainer.save_checkpoint(best)
+        say("nothing was validated: the averaged weights count as the best")
+    elif not best.exists():
+        if trainer.is_global_zero:
+            with write_whole(best) as part:
+                shutil.copyfile(checkpoints.folder / "last.ckpt", part)
+        say("nothing was validated: the last epoch counts as the best")

@@ -22,6 +22,7 @@ from vimamba.data.image_data import (
     check_positive,
     default_mean,
     default_std,
+    restore_settings,
 )
 from vimamba.data.samples import PIXEL_MODES, Samples
 
@@ -78,7 +79,7 @@ class ClassificationData(ImageData):
         self.std = list(std or default_std(in_chans))
         self.interpolation = interpolation
         self.crop_pct = crop_pct or 1.0
-        self.augmentation = augmentation
+        self.augmentation = restore_settings(Augmentation, augmentation)
         self._check_arguments(img_size)
 
     def _check_arguments(self, img_size: int | None) -> None:

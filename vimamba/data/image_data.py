@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, sta
 from vimamba.data.errors import DataError
 from vimamba.data.folds import check_fold, split_fold
 from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
+
+Settings = TypeVar("Settings")
 
 # mean and standard deviation of ImageNet's training images, as in torchvision and timm
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -89,6 +91,11 @@ class ImageData(LightningDataModule):
         self.whole: str | None = None
         check_positive(batch_size=batch_size, limit=limit)
         check_fold(fold, folds)
+        # as plain values, so that a checkpoint holds them and loads without running its code
+        self.save_hyperparameters(logger=False)
+        for name, value in self.hparams.items():
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                self.hparams[name] = dataclasses.asdict(value)
 
     @abstractmethod
     def read(self) -> Any:
@@ -136,11 +143,13 @@ class ImageData(LightningDataModule):
     def check_splits(self) -> None:
         """Fail unless there is something to train on and to choose the best epoch by.
 
-        With `val_fraction` 0 there may be no val split: the last epoch is taken.
+        There need be nothing to choose by where that is asked for: with val_fraction=0, or a
+        division of one's own.
         """
-        needed = {"train": True, "val": self.fractions["val"] > 0}
-        needed["test"] = not needed["val"] and "val" not in self.catalogue.splits
-        for split in (split for split, is_needed in needed.items() if is_needed):
+        wanted = ["train"]
+        if self.fractions["val"] > 0 and self.split_csv is None:
+            wanted.append("val")
+        for split in wanted:
             if split not in self.catalogue.splits:
                 raise DataError(f"root={str(self.root)!r}: there is no image in the {split} split")
 
@@ -190,7 +199,7 @@ class ImageData(LightningDataModule):
         rest = apart["train"]
         inner = self.draw_parts(
             samples.take(rest),
-            None if groups is None else [groups[i] for i in rest],
+            None if groups is None else [groups[int(i)] for i in rest],
             {"val": self.fractions["val"]},
         )
         return {**{split: rest[at] for split, at in inner.items()}, "test": apart["val"]}
@@ -267,8 +276,9 @@ class ImageData(LightningDataModule):
 
     def state_dict(self) -> dict[str, int]:
         """Epochs that are finished, for the checkpoint."""
-        progress = cast(Any, self.trainer).fit_loop.epoch_progress
-        return {"epochs": progress.current.processed}
+        if self.trainer is None:
+            return {"epochs": self.first_epoch}
+        return {"epochs": self.trainer.fit_loop.epoch_progress.current.processed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Begin with the epoch after those: workers fetch its images before Lightning names it."""
@@ -300,13 +310,27 @@ class ImageData(LightningDataModule):
         batches = ShardedBatches(len(dataset), self.batch_size, **shard)
         return self._loader(dataset, collate=collate, batch_sampler=batches)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Validation images in order; no loader, and no validation, without a val split."""
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
+        """Validation images in order; no loader where there are none."""
         return self.eval_dataloader("val") if "val" in self.catalogue.splits else []
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Test images in order."""
         return self.eval_dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The images to score in order, of the first split there is of test, val and train.
+
+        Batches are those of the evaluation, labels or masks included; of several processes, each
+        gets a share.
+        """
+        split = next(name for name in ("test", "val", "train") if name in self.catalogue.splits)
+        return self.eval_dataloader(split)
+
+
+def restore_settings(kind: type[Settings], value: Settings | dict[str, Any]) -> Settings:
+    """Settings as given, or from the plain values that a checkpoint holds."""
+    return kind(**value) if isinstance(value, dict) else value
 
 
 def check_positive(**values: int | None) -> None:

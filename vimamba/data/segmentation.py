@@ -20,6 +20,7 @@ from vimamba.data.image_data import (
     check_positive,
     default_mean,
     default_std,
+    restore_settings,
 )
 from vimamba.data.labels import DEFAULT_LABELS, Labels, LabelTable, settle_labels
 from vimamba.data.mask_survey import Survey, survey_masks, wrong_size
@@ -123,12 +124,13 @@ class SegmentationData(ImageData):
     ) -> None:
         super().__init__(root, **kwargs)
         check_positive(img_size=img_size, scale_to=scale_to, in_chans=in_chans)
-        self.labels = labels
+        self.labels = restore_settings(Labels, labels)
         self.img_size = img_size or 256
         self.in_chans = in_chans
         self.mean = list(mean or default_mean(in_chans))
         self.std = list(std or default_std(in_chans))
-        self.augmentation = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
+        chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
+        self.augmentation = restore_settings(PairedAugmentation, chosen)
         check_channels(self.mean, self.std, in_chans)
         if interpolation not in INTERPOLATIONS:
             names = sorted(INTERPOLATIONS)
@@ -144,7 +146,7 @@ class SegmentationData(ImageData):
             fit=fit,
             scale_to=scale_to,
             interpolation=interpolation,
-            intensity=intensity,
+            intensity=restore_settings(Intensity, intensity),
             mean=self.mean,
             std=self.std,
         )

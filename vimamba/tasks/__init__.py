@@ -2,13 +2,16 @@
 
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
+from vimamba.tasks.finite import NotFiniteError
 from vimamba.tasks.mask_loss import MaskObjective
+from vimamba.tasks.optimisation import Optimisation
 from vimamba.tasks.segmentation import Segmentation
-from vimamba.tasks.task import Optimisation, Task
+from vimamba.tasks.task import Task
 
 __all__ = [
     "Classification",
     "MaskObjective",
+    "NotFiniteError",
     "Objective",
     "Optimisation",
     "Segmentation",

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from vimamba.tasks.backbone import build_backbone
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.metrics import classification_metrics, compute_report
-from vimamba.tasks.task import DEFAULT_OPTIMISATION, FLIPS, Optimisation, Task, balanced_weights
+from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Classification(Task):
             raise TaskError(f"there is one class only, {class_names}; at least two are needed")
         self.save_hyperparameters()
         self.objective = Objective(**objective) if isinstance(objective, dict) else objective
+        check_objective(self.objective)
         self.hparams["objective"] = asdict(self.objective)
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.multi_label = multi_label
@@ -134,7 +136,7 @@ class Classification(Task):
         if self.mix is not None and len(image) % 2 == 0:
             image, target = self.mix(image, target)
             smoothing = 0.0  # the mixed target is smoothed already
-        loss = self.loss(self.net(image), target, smoothing=smoothing)
+        loss = self.loss(self.run_training(image), target, smoothing=smoothing)
         self.log_training(loss, len(image))
         return loss
 
@@ -156,10 +158,27 @@ class Classification(Task):
         self.metrics.reset()
         return report
 
-    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """(N, num_classes) probabilities, averaged over the views of `tta`."""
-        views = self.views(batch[0])
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Probabilities, averaged over the views of `tta`.
+
+        Args:
+            batch: Images (N, C, H, W), or them with anything after them, such as labels.
+            batch_idx: Of no matter.
+
+        Returns:
+            (N, num_classes).
+        """
+        views = self.views(batch if isinstance(batch, Tensor) else batch[0])
         return torch.stack([self.probabilities(view) for view in views]).mean(0)
+
+
+def check_objective(objective: Objective) -> None:
+    """Fail on a number that cannot be, by its name."""
+    for name, most in (("label_smoothing", 1), ("mix_prob", 1), ("mixup", None), ("cutmix", None)):
+        value = getattr(objective, name)
+        if not 0 <= value <= (value if most is None else most):
+            limits = "must be at least 0" if most is None else f"must lie in [0, {most}]"
+            raise TaskError(f"objective.{name}={value} {limits}")
 
 
 def loss_weights(

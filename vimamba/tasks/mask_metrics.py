@@ -1,6 +1,7 @@
 """Scores of segmentations: over all pixels of a data set, and of each case by itself.
 
-Over the data set, a class that is neither in the truth nor in the prediction is left out of means.
+Over the data set, a class that is not in the truth has no scores, None, and is left out of means,
+whether it is predicted or not; pixels where it is predicted count against their own class.
 
 Of a case (an image, or all slices of a volume) a class gets a Dice, a 95 % Hausdorff distance
 (HD95) and a surface Dice (Nikolov et al. 2018, arXiv:1809.04430), the distances by MONAI and in
@@ -12,7 +13,8 @@ units of the spacing:
 | one of them empty | | 0 | diagonal of the case | 0 |
 | both there | | as defined | as defined | as defined |
 
-Ignored pixels belong to no class, neither in the truth nor in the prediction.
+A class that is in the truth of no case is left out of means over the cases, too. Ignored pixels
+belong to no class, neither in the truth nor in the prediction.
 """
 
 import math
@@ -26,6 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vimamba.tasks.mask_loss import IGNORE
+from vimamba.tasks.metrics import float_or_none, mean_of_known
 
 CASE_SCORES = ("dice", "hd95", "surface_dice")
 Row = dict[str, Any]
@@ -41,7 +44,7 @@ def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: b
 
     Returns:
         `dice` (mean over the classes of interest), `miou` (mean over all classes), `accuracy` (part
-        of the pixels), `per_class` rows and the `confusion` counts.
+        of the pixels), `per_class` rows and the `confusion` counts; None for what cannot be told.
     """
     counts = confusion.double()
     hit = counts.diagonal()
@@ -52,29 +55,20 @@ def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: b
         "precision": hit / found,
         "recall": hit / truth,
     }
+    columns = {key: values.where(truth > 0, torch.nan) for key, values in columns.items()}
     rows = [
         {"class": name, "pixels": int(truth[index])}
-        | {key: _number(values[index]) for key, values in columns.items()}
+        | {key: float_or_none(values[index]) for key, values in columns.items()}
         for index, name in enumerate(class_names)
     ]
     first = int(background)
     return {
-        "dice": _mean(columns["dice"][first:]),
-        "miou": _mean(columns["iou"]),
-        "accuracy": float(hit.sum() / counts.sum().clamp(min=1)),
+        "dice": mean_of_known(columns["dice"][first:]),
+        "miou": mean_of_known(columns["iou"]),
+        "accuracy": float_or_none(hit.sum() / counts.sum()),
         "per_class": rows,
         "confusion": confusion.long().tolist(),
     }
-
-
-def _number(value: Tensor) -> float | None:
-    """A float, or None for what cannot be told."""
-    return None if value.isnan() else float(value)
-
-
-def _mean(values: Tensor) -> float:
-    known = values[~values.isnan()]
-    return float(known.mean()) if len(known) else 0.0
 
 
 def case_scores(
@@ -146,6 +140,7 @@ class CaseTable:
         self.case: str | None = None
         self.slices: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
         self.spacing: Sequence[float] = ()
+        self.seen: set[int] = set()
 
     def add(
         self,
@@ -168,19 +163,28 @@ class CaseTable:
         prediction, truth = (
             np.stack(part) if volume else part[0] for part in zip(*self.slices, strict=True)
         )
+        self.seen.update(np.unique(truth).tolist())
         scores = case_scores(prediction, truth, self.classes, self.spacing, self.tolerance)
         for label, found in zip(self.classes, scores, strict=True):
             self.rows.append({"case": self.case, "class": self.class_names[label], **found})
         self.case, self.slices = None, []
 
-    def means(self) -> tuple[dict[str, float], list[Row]]:
-        """Mean of each score over the cases: over the classes' means, and for each class."""
-        per_class = []
+    def means(self) -> tuple[dict[str, float | None], list[Row]]:
+        """Mean of each score over the cases: over the classes' means, and for each class.
+
+        None for a class that is in the truth of no case.
+        """
+        per_class: list[Row] = []
         for label in self.classes:
             name = self.class_names[label]
             rows = [row for row in self.rows if row["class"] == name and row["dice"] is not None]
-            means = {key: float(np.mean([row[key] for row in rows])) for key in CASE_SCORES if rows}
+            rows = rows if label in self.seen else []
+            means = {key: mean_or_none([row[key] for row in rows]) for key in CASE_SCORES}
             per_class.append({"class": name, "cases": len(rows), **means})
         seen = [row for row in per_class if row["cases"]]
-        overall = {key: float(np.mean([row[key] for row in seen])) for key in CASE_SCORES if seen}
-        return overall, per_class
+        return {key: mean_or_none([row[key] for row in seen]) for key in CASE_SCORES}, per_class
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Their mean, or None if there are none."""
+    return float(np.mean(values)) if values else None

@@ -1,5 +1,8 @@
 """Scores of a classifier: binary and multi-class (one label per image) and multi-label.
 
+A class without an image of its own in a split has no scores there, None, and is left out of means;
+so is, of scores that compare images with a class to images without it, a class that all have.
+
 N images, C classes.
 """
 
@@ -37,14 +40,14 @@ def classification_metrics(num_classes: int, multi_label: bool) -> MetricCollect
             {
                 "confusion": MultilabelConfusionMatrix(num_classes),
                 "exact_match": MultilabelExactMatch(num_classes),
-                "auroc": MultilabelAUROC(num_classes),
+                "auroc": MultilabelAUROC(num_classes, average=None),
                 "ece": FlatCalibrationError(n_bins=CALIBRATION_BINS),
             },
             compute_groups=False,
         )
     metrics: dict[str, Any] = {
         "confusion": ConfusionMatrix(task="multiclass", num_classes=num_classes),
-        "auroc": MulticlassAUROC(num_classes),
+        "auroc": MulticlassAUROC(num_classes, average=None),
         "ece": CalibrationError(
             task="multiclass", num_classes=num_classes, n_bins=CALIBRATION_BINS
         ),
@@ -54,43 +57,65 @@ def classification_metrics(num_classes: int, multi_label: bool) -> MetricCollect
     return MetricCollection(metrics, compute_groups=False)
 
 
-def confusion_scores(confusion: Tensor) -> tuple[dict[str, float], list[dict[str, float]]]:
+def confusion_scores(
+    confusion: Tensor,
+) -> tuple[dict[str, float | None], list[dict[str, float | None]]]:
     """Accuracy, balanced accuracy and macro F1 from counts.
-
-    Classes without an image of their own are left out of the two means.
 
     Args:
         confusion: (C, C), rows are the truth; or (C, 2, 2), one table per class, for multi-label.
 
     Returns:
-        Scores over all classes, and per class images, precision, recall and F1.
+        Scores over all classes, and per class images, precision, recall and F1; None for what
+        cannot be told.
     """
     confusion = confusion.double()
     if confusion.ndim == 3:
         hit, missed, false = confusion[:, 1, 1], confusion[:, 1, 0], confusion[:, 0, 1]
         right = confusion.diagonal(dim1=1, dim2=2).sum()
-        specificity = confusion[:, 0, 0] / (confusion[:, 0, 0] + false).clamp(min=1)
+        # not a number where every image has the class
+        specificity = confusion[:, 0, 0] / (confusion[:, 0, 0] + false)
     else:
         hit = confusion.diagonal()
         missed, false, right = confusion.sum(1) - hit, confusion.sum(0) - hit, hit.sum()
         specificity = None
     images = hit + missed
-    precision = hit / (hit + false).clamp(min=1)
-    recall = hit / images.clamp(min=1)
-    f1 = 2 * hit / (2 * hit + missed + false).clamp(min=1)
+    recall = hit / images  # not a number without images
     seen = images > 0
+    precision = (hit / (hit + false).clamp(min=1)).where(seen, torch.nan)
+    f1 = (2 * hit / (2 * hit + missed + false).clamp(min=1)).where(seen, torch.nan)
     balanced = recall if specificity is None else (recall + specificity) / 2
     scores = {
-        "accuracy": float(right / confusion.sum().clamp(min=1)),
-        "balanced_accuracy": float(balanced[seen].mean()) if seen.any() else 0.0,
-        "macro_f1": float(f1[seen].mean()) if seen.any() else 0.0,
+        "accuracy": float_or_none(right / confusion.sum()),
+        "balanced_accuracy": mean_of_known(balanced),
+        "macro_f1": mean_of_known(f1),
     }
     columns = {"images": images, "precision": precision, "recall": recall, "f1": f1}
     rows = [
-        {name: float(values[index]) for name, values in columns.items()}
+        {name: float_or_none(values[index]) for name, values in columns.items()}
         for index in range(len(images))
     ]
     return scores, rows
+
+
+def class_aurocs(values: Tensor, confusion: Tensor) -> Tensor:
+    """(C,) areas under the curves, not a number where all images or none have the class."""
+    if confusion.ndim == 3:
+        with_it, without = confusion[:, 1].sum(1), confusion[:, 0].sum(1)
+    else:
+        with_it = confusion.sum(1)
+        without = confusion.sum() - with_it
+    return values.where((with_it > 0) & (without > 0), torch.nan)
+
+
+def float_or_none(value: Tensor) -> float | None:
+    """A number, or None for what cannot be told."""
+    return None if value.isnan() else float(value)
+
+
+def mean_of_known(values: Tensor) -> float | None:
+    """Mean of those that are numbers, or None if there is none."""
+    return float_or_none(values.nanmean())
 
 
 def compute_report(metrics: MetricCollection, class_names: list[str]) -> dict[str, Any]:
@@ -101,7 +126,7 @@ def compute_report(metrics: MetricCollection, class_names: list[str]) -> dict[st
         class_names: In the order of the labels.
 
     Returns:
-        Scores by name, `per_class` rows and the `confusion` counts.
+        Scores by name (None for what cannot be told), `per_class` rows and the `confusion` counts.
     """
     with warnings.catch_warnings():
         # a class that is missing from a small split is no news here: the table shows it
@@ -112,5 +137,6 @@ def compute_report(metrics: MetricCollection, class_names: list[str]) -> dict[st
     named = [{"class": name, **row} for name, row in zip(class_names, rows, strict=True)]
     for row in named:
         row["images"] = int(row["images"])
-    scores.update({name: float(torch.nan_to_num(value)) for name, value in values.items()})
+    scores["auroc"] = mean_of_known(class_aurocs(values.pop("auroc"), confusion))
+    scores.update({name: float_or_none(value) for name, value in values.items()})
     return {**scores, "per_class": named, "confusion": confusion.long().tolist()}

@@ -15,13 +15,8 @@ from vimamba.networks import create_segmenter
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.mask_loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
 from vimamba.tasks.mask_metrics import CaseTable, class_scores
-from vimamba.tasks.task import (
-    DEFAULT_OPTIMISATION,
-    FLIPS,
-    Optimisation,
-    Task,
-    balanced_weights,
-)
+from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
 # image, mask at its own size, case, spacing
 Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -134,16 +129,32 @@ class Segmentation(Task):
         return CaseTable(self.class_names, background=self.background, tolerance=self.tolerance)
 
     def on_fit_start(self) -> None:
-        """Take the classes' weights from the training data, where that is asked for."""
-        if self.objective.class_weights == "balanced":
-            counts = cast(Any, self.trainer).datamodule.class_counts
+        """Take the classes' weights as asked for, not as in a checkpoint that is resumed.
+
+        Raises:
+            TaskError: Balanced weights are asked for, and nothing knows the training data.
+        """
+        wish = self.objective.class_weights
+        if wish == "balanced":
+            counts = getattr(cast(Any, self.trainer).datamodule, "class_counts", None)
+            if counts is None:
+                raise TaskError(
+                    "class_weights='balanced' needs a data module with class_counts, such as those "
+                    "of vimamba.data; or give a list of numbers"
+                )
             weights = balanced_weights(counts)
-            cast(Tensor, self.loss.class_weight).copy_(weights)
+        else:
+            weights = torch.ones(len(self.class_names)) if wish is None else torch.tensor(wish)
+        cast(Tensor, self.loss.class_weight).copy_(weights)
+
+    def forward_training(self, image: Tensor) -> list[Tensor]:
+        """The main and the auxiliary logits of a batch of images."""
+        return cast(Any, self.net).forward_all(image)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         image, mask = batch
-        loss = self.loss(cast(Any, self.net).forward_all(image), mask)
+        loss = self.loss(self.run_training(image), mask)
         self.log_training(loss, len(image))
         return loss
 
@@ -191,6 +202,29 @@ class Segmentation(Task):
                     own = [view[place : place + 1] for view in views]
                     found.append(self.classes(own, size)[0])
         return found
+
+    def predict_step(
+        self, batch: Tensor | Sequence[Tensor | Sequence[Any]], batch_idx: int
+    ) -> list[Tensor]:
+        """The likeliest class of every pixel of some images, which may differ in size.
+
+        Args:
+            batch: Images (N, C, H, W), or them with anything after them; or a list of images
+                (C, h, w) or of tuples that begin with an image and its mask (H, W), as the data
+                modules give them: classes then have the mask's size, which is the stored image's.
+            batch_idx: Of no matter.
+
+        Returns:
+            For each image (H, W) uint8.
+        """
+        if not isinstance(batch, Tensor) and isinstance(batch[0], Tensor) and batch[0].ndim == 4:
+            batch = batch[0]
+        images, sizes = [], []
+        for item in batch:
+            image, like = (item, item[0]) if isinstance(item, Tensor) else (item[0], item[1])
+            images.append(image)
+            sizes.append(like.shape[-2:])
+        return [torch.from_numpy(found) for found in self.segment(images, sizes)]
 
     def score_batch(self, batch: list[Scored], stage: str) -> None:
         """Add images, each with a mask of its own size, to the scores."""

@@ -1,19 +1,32 @@
 """What every task trains with: optimiser, schedule, seeds and a running average of the weights."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 import numpy as np
 import timm.optim
-import timm.scheduler
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
+from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vimamba.tasks.errors import TaskError
+from vimamba.tasks.finite import (
+    LOWEST_SCALE,
+    WAY_OUT,
+    NotFiniteError,
+    are_finite,
+    find_broken,
+    find_layer,
+)
+from vimamba.tasks.freezing import frozen_layers, keep_modes
+from vimamba.tasks.optimisation import Optimisation, check_optimisation
+from vimamba.tasks.schedule import Schedule
 from vimamba.tasks.sharding import shard
 
 # axes to mirror for each view of an image, by the name of the choice
@@ -24,40 +37,18 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Optimisation:
-    """Optimiser and learning-rate schedule, set at every step after a linear warm-up.
-
-    Attributes:
-        opt: timm optimiser name.
-        lr: Highest learning rate.
-        weight_decay: Weight decay, for the parameters that the model does not exempt.
-        layer_decay: Factor of the learning rate from one layer to the layer below it.
-        schedule: How the rate falls after the warm-up: as a cosine, as a power of what is left
-            of the training ("poly"), or not at all.
-        power: That power.
-        warmup_epochs: Length of the warm-up, at most a third of all epochs.
-        warmup_lr: Learning rate that the warm-up starts from.
-        min_lr: Learning rate that the schedule ends at.
-        ema: Decay of a running average of the weights, which is then what is scored and exported.
-        freeze_epochs: First epochs, in which only the classifier or the decoder is trained, not
-            what can be pretrained.
-    """
-
-    opt: str = "adamw"
-    lr: float = 1e-3
-    weight_decay: float = 0.05
-    layer_decay: float | None = None
-    schedule: Literal["cosine", "poly", "constant"] = "cosine"
-    power: float = 1.0
-    warmup_epochs: float = 5
-    warmup_lr: float = 1e-6
-    min_lr: float = 1e-6
-    ema: float | None = None
-    freeze_epochs: int = 0
-
-
-DEFAULT_OPTIMISATION = Optimisation()
+# what a training keeps from its first step to its last, however often it is resumed
+SETTLED = (
+    "model",
+    "head",
+    "model_kwargs",
+    "aux",
+    "in_chans",
+    "num_classes",
+    "class_names",
+    "label_values",
+    "multi_label",
+)
 
 
 class Task(LightningModule):
@@ -66,8 +57,12 @@ class Task(LightningModule):
     Random numbers of training (drop path, mixing) start anew at every step from the seed, the epoch
     and the step's number, so a resumed run continues bit for bit.
 
+    What is not finite ends a training or an evaluation with `NotFiniteError`, before it reaches the
+    weights, and is not saved.
+
     A subclass calls `save_hyperparameters` and `prepare` in its constructor, and defines
-    `training_step`, `score_batch`, `compute_scores`, `monitor` and `body_parameters`.
+    `training_step` (with `forward_training`), `score_batch`, `compute_scores`, `predict_step`,
+    `monitor` and `body_parameters`.
     """
 
     net: nn.Module
@@ -92,14 +87,22 @@ class Task(LightningModule):
             seed: Start of all random streams.
             grad_checkpointing: Spend time to save memory.
             compile: Compile the network.
+
+        Raises:
+            TaskError: A setting of the optimiser cannot be.
         """
         # a checkpoint holds settings as plain dicts, so that it loads without running its code
         self.optim = Optimisation(**optim) if isinstance(optim, dict) else optim
+        check_optimisation(self.optim)
         self.hparams["optim"] = asdict(self.optim)
         self.seed = seed
         self.tta = "none"
         self.report = {}
         self.net = net
+        self._batch: Any = None
+        self._losses: list[Tensor] = []
+        self._origin: str | None = None
+        self._held: tuple[nn.Module, ...] = ()
         # a NaN stays one; "disable", which says the same, also disables the weights
         self.mean_loss = MeanMetric(nan_strategy=float("nan"))
         decay = self.optim.ema
@@ -116,9 +119,24 @@ class Task(LightningModule):
         """The score, higher is better, that decides which checkpoint is best."""
         raise NotImplementedError
 
+    @property
+    def lr(self) -> float:
+        """Highest learning rate; settable, as Lightning's `Tuner.lr_find` wants it."""
+        return self.optim.lr
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self.optim = replace(self.optim, lr=float(value))
+        self.hparams["optim"] = asdict(self.optim)
+
     def body_parameters(self) -> list[nn.Parameter]:
         """What can be pretrained: all of the network but its classifier or decoder."""
         raise NotImplementedError
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether this is one of the first epochs, in which the body stays as it is."""
+        return self.current_epoch < self.optim.freeze_epochs
 
     @property
     def scored_net(self) -> nn.Module:
@@ -128,6 +146,10 @@ class Task(LightningModule):
     def forward(self, image: Tensor) -> Tensor:
         """(N, C, H, W) to logits."""
         return self.scored_net(image)
+
+    def forward_training(self, image: Tensor) -> Any:
+        """What the loss is taken of, from a batch of images (N, C, H, W)."""
+        return self.net(image)
 
     def score_batch(self, batch: Any, stage: str) -> None:
         """Add one batch of "val" or "test" to the scores and log its loss."""
@@ -148,9 +170,17 @@ class Task(LightningModule):
 
         Reading a checkpoint in shards, Lightning takes this order for granted; torch's own reading
         goes by the groups and does not mind.
+
+        Raises:
+            NotFiniteError: Weights are not finite.
         """
+        ours = {name for name, _ in self.named_parameters()}
+        saved = {key: value for key, value in checkpoint["state_dict"].items() if key in ours}
+        if not are_finite(saved.values()):
+            name = find_broken(saved.items())
+            raise NotFiniteError(f"the weights of {name} are not finite and are not saved; {WAY_OUT}")
         if self.device_mesh is not None:
-            return  # Lightning has done it
+            return  # Lightning has numbered them
         place = {id(parameter): index for index, parameter in enumerate(self.parameters())}
         states = checkpoint.get("optimizer_states", ())
         for optimizer, state in zip(self.trainer.optimizers, states, strict=bool(states)):
@@ -161,12 +191,58 @@ class Task(LightningModule):
                 saved["params"] = new
             state["state"] = {number[old]: content for old, content in state["state"].items()}
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Fail on a training that is to be continued as another one.
+
+        Raises:
+            TaskError: The network or the optimiser is not that of the checkpoint.
+        """
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self.check_continues(checkpoint.get("hyper_parameters", {}))
+
+    def check_continues(self, begun: Mapping[str, Any]) -> None:
+        """Fail if a training with other settings cannot go on with these.
+
+        Args:
+            begun: The hyperparameters of its checkpoint.
+
+        Raises:
+            TaskError: Names the setting.
+        """
+        before, now = describe_training(begun), describe_training(self.hparams)
+        for name in before.keys() & now.keys():
+            if before[name] != now[name]:
+                raise TaskError(
+                    f"{name}={now[name]!r}: the training that is resumed was begun with "
+                    f"{before[name]!r}, which it keeps to its end"
+                )
+
+    def _seed_step(self, batch_idx: int) -> None:
         """Restart every generator from (seed, epoch, step, rank)."""
         key = (self.seed, self.current_epoch, batch_idx, self.global_rank)
         state = np.random.SeedSequence(key).generate_state(2)
         torch.manual_seed(int(state[0]))
         np.random.seed(int(state[1]))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Restart every generator."""
+        self._batch = batch
+        self._seed_step(batch_idx)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Let go of the batch."""
+        self._batch = None
+
+    def on_train_epoch_start(self) -> None:
+        """Keep what is frozen from following the images: its statistics, dropout, dropped paths."""
+        body = {id(parameter) for parameter in self.body_parameters()} if self.is_frozen else set()
+        fixed = {id(parameter) for parameter in self.net.parameters() if not parameter.requires_grad}
+        layers = frozen_layers(self.net, body | fixed, in_between=self.is_frozen)
+        for layer in self._held:
+            layer.training = True
+        self._held = tuple(layer for layer in layers if layer.training)
+        for layer in self._held:
+            layer.training = False
 
     def log_training(self, loss: Tensor, batch_size: int) -> None:
         """Log a training loss: every step on the bar, the mean of the epoch in the list."""
@@ -180,12 +256,69 @@ class Task(LightningModule):
         # Lightning's own mean over processes rounds the number of images down
         self.mean_loss.update(loss, batch_size)
         self.log(f"{stage}/loss", self.mean_loss)
+        if self._origin is None and not loss.isfinite():
+            self._origin = self._find_origin(lambda: self.predict_step(self._batch, 0))
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Note whether the loss is finite; asked at the step, to wait for a GPU only once."""
+        self._losses.append(loss.detach().isfinite().all())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out what is frozen; the optimiser neither moves nor decays what has no gradient."""
-        if self.current_epoch < self.optim.freeze_epochs:
+        """Leave out what is frozen; stop before the weights take what is not finite.
+
+        The optimiser neither moves nor decays what has no gradient.
+
+        Raises:
+            NotFiniteError: Names the step and the first layer.
+        """
+        if self.is_frozen:
             for parameter in self.body_parameters():
                 parameter.grad = None
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        checks = [*self._losses, are_finite(gradients)]
+        self._losses = []
+        broken = torch.stack([check.to(self.device) for check in checks]).logical_not().float()
+        broken = torch.stack([broken[:-1].sum(), broken[-1]])
+        if self.trainer.world_size > 1:
+            broken = cast(Tensor, self.trainer.strategy.reduce(broken, reduce_op="sum"))
+        loss, gradient = (broken > 0).tolist()
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() > LOWEST_SCALE:
+            gradient = False  # the step is left out and the scale lowered
+        if loss or gradient:
+            self._stop_training("loss" if loss else "gradient")
+
+    def _stop_training(self, what: str) -> None:
+        """Stop because the loss or the gradient is not finite."""
+        callbacks = cast(Any, self.trainer).callbacks
+        if any(type(callback).__module__.endswith("tuner.lr_finder") for callback in callbacks):
+            self.trainer.should_stop = True  # it looks for a rate that is too high
+            self.zero_grad()
+            return
+
+        def again() -> Any:
+            self._seed_step(self.trainer.fit_loop.epoch_loop.batch_idx)
+            return self.forward_training(images_of(self._batch)[0])
+
+        place = f"step {self.global_step + 1}, epoch {self.current_epoch + 1}"
+        origin = self._find_origin(again)
+        raise NotFiniteError(f"training stops at {place}: the {what} is not finite; {origin}; {WAY_OUT}")
+
+    def _find_origin(self, run: Callable[[], Any]) -> str:
+        """What is not finite first: weights, images, the output of a layer or a gradient."""
+        if name := find_broken(self.net.named_parameters()):
+            return f"the weights of {name} are not finite already"
+        if not all(are_finite([image]) for image in images_of(self._batch)):
+            return "the images hold numbers that are not finite"
+        with keep_modes(self), self.trainer.precision_plugin.forward_context():
+            layer = find_layer(self.scored_net if not self.training else self.net, run)
+        if layer:
+            return f"the first layer whose output is not: {layer}"
+        parameters = list(self.net.named_parameters())
+        gradients = [(name, p.grad) for name, p in reversed(parameters) if p.grad is not None]
+        if name := find_broken(gradients):
+            return f"all layers' outputs are; the first gradient that is not: that of {name}"
+        return "all layers' outputs are"
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow the weights."""
@@ -198,17 +331,33 @@ class Task(LightningModule):
         super().train(mode)
         if self.average is not None:
             self.average.eval()
+        for layer in self._held:
+            layer.training = False
         return self
 
+    def _start_scoring(self, batch: Any, stage: str) -> None:
+        """Score one batch."""
+        self._batch = batch
+        self.score_batch(batch, stage)
+        self._batch = None
+
     def _finish_evaluation(self, stage: str) -> None:
-        """Log the scores and keep the full report."""
+        """Log the scores and keep the full report.
+
+        Raises:
+            NotFiniteError: The loss is not finite.
+        """
+        if self.mean_loss.update_called and not self.mean_loss.compute().isfinite():
+            origin, self._origin = self._origin or "in another process", None
+            epoch = f" after epoch {self.current_epoch + 1}" if self.trainer.training else ""
+            raise NotFiniteError(f"{stage}/loss is not finite{epoch}; {origin}; {WAY_OUT}")
         self.report = self.compute_scores(stage)
         scores = {name: value for name, value in self.report.items() if isinstance(value, float)}
         self.log_dict({f"{stage}/{name}": value for name, value in scores.items()})
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Score one batch."""
-        self.score_batch(batch, "val")
+        self._start_scoring(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation scores."""
@@ -216,7 +365,7 @@ class Task(LightningModule):
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Score one batch."""
-        self.score_batch(batch, "test")
+        self._start_scoring(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         """Log the test scores."""
@@ -224,9 +373,7 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Optimiser of timm, with the model's own rules on decay, and the schedule."""
-        optim, epochs = self.optim, self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            raise TaskError(f"max_epochs={epochs} must be at least 1")
+        optim = self.optim
         optimizer = timm.optim.create_optimizer_v2(
             self.net,
             opt=optim.opt,
@@ -234,24 +381,72 @@ class Task(LightningModule):
             weight_decay=optim.weight_decay,
             layer_decay=optim.layer_decay,
         )
-        updates = max(1, int(self.trainer.estimated_stepping_batches) // epochs)
-        scheduler, _ = timm.scheduler.create_scheduler_v2(
-            optimizer,
-            sched=optim.schedule,
-            num_epochs=epochs,
-            warmup_epochs=min(optim.warmup_epochs, epochs / 3),  # type: ignore[arg-type]
-            warmup_lr=optim.warmup_lr,
-            min_lr=optim.min_lr,
-            decay_rate=optim.power,  # of the polynomial
-            step_on_epochs=False,
-            updates_per_epoch=updates,
-        )
-        schedule = {"scheduler": scheduler, "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = Schedule(optimizer, optim, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Set the learning rate for the next step."""
-        scheduler.step_update(self.global_step)
+        """Set the learning rate for the next step, by a scheduler of timm's or torch's."""
+        if isinstance(scheduler, Scheduler):
+            scheduler.step_update(self.global_step)
+        else:
+            super().lr_scheduler_step(scheduler, metric)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
+        """Lightning's own, without fetching the published weights that training started from."""
+        return super().load_from_checkpoint(*args, **{"pretrained": False, **kwargs})
+
+    def check_batch(self, size: int) -> None:
+        """Fail if the network cannot be trained with so few images in a batch.
+
+        Args:
+            size: Images.
+
+        Raises:
+            TaskError: A norm over the batch is left with a single value.
+        """
+        hparams, net = cast(Any, self.hparams), self.net
+        side = hparams["img_size"] or 224
+        image = torch.zeros(size, hparams["in_chans"], side, side)
+        try:
+            self.net = deepcopy(net).train()
+            with torch.no_grad():
+                self.run_training(image)
+        finally:
+            self.net = net
+
+    def run_training(self, image: Tensor) -> Any:
+        """`forward_training`, with what torch says of a batch that is too small in our words."""
+        try:
+            return self.forward_training(image)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TaskError(
+                f"a batch of {len(image)} is too small to train this network: a BatchNorm is left "
+                "with one value per channel; take --batch-size 2 or more (batch_size)"
+            ) from None
+
+
+def images_of(batch: Any) -> list[Tensor]:
+    """The images of a batch: of images, of (images, ...), or of a list of (image, ...)."""
+    items = batch if isinstance(batch, list | tuple) else [batch]
+    firsts = [item[0] if isinstance(item, list | tuple) else item for item in items]
+    return [first for first in firsts if isinstance(first, Tensor)]
+
+
+def describe_training(hparams: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a task's hyperparameters a resumed training cannot change."""
+    optim = hparams.get("optim") or {}
+    settled = {name: hparams[name] for name in SETTLED if name in hparams}
+    return {
+        **settled,
+        "optim.opt": optim.get("opt"),
+        "optim.layer_decay": optim.get("layer_decay"),
+        # with and without are other groups of parameters, and other weights
+        "optim.weight_decay above 0": bool(optim.get("weight_decay")),
+        "optim.ema given": optim.get("ema") is not None,
+    }
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:

@@ -1,0 +1,66 @@
+"""What `vimamba fit --resume` can change of a run, and what it cannot."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.tables import say
+
+if TYPE_CHECKING:
+    from vimamba.cli.recipe import RecipeCLI
+
+# arguments of the data by which a division is drawn; a run keeps the one it has in split.csv
+DRAWN_BY = ("val_fraction", "test_fraction", "fold", "folds", "fold_as", "group_pattern", "limit")
+
+
+def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
+    """Fail on options that a resumed run would not follow, before anything is written.
+
+    Args:
+        cli: The run as it is asked for now.
+        checkpoint: Its last.ckpt.
+
+    Raises:
+        UsageError: Names the option.
+        TaskError: Names the setting of the network or the optimiser.
+    """
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    begun = content["hyper_parameters"]
+    if begun["seed"] != cli.model.seed:
+        raise UsageError(f"--seed {cli.model.seed}: the run was begun with {begun['seed']}")
+    if bool(begun["pretrained"]) != bool(cli.model.hparams["pretrained"]):
+        raise UsageError("--pretrained: a resumed run goes on from its own weights")
+    cli.model.check_continues(begun)
+    check_division(cli)
+    check_length(cli, content)
+
+
+def check_division(cli: "RecipeCLI") -> None:
+    """Fail on another way to draw what is drawn already."""
+    kept = cli.out / "split.csv"
+    if not kept.exists():
+        return
+    config = yaml.safe_load((cli.out / "config.yaml").read_text(encoding="utf-8"))
+    before, now = config["data"]["init_args"], cli.config.data.init_args
+    for name in DRAWN_BY:
+        if name in before and before[name] != now.get(name):
+            raise UsageError(
+                f"--data.{name} {now.get(name)}: the run keeps its images and their division "
+                f"({name} {before[name]}); --data.split_csv FILE gives it another one"
+            )
+
+
+def check_length(cli: "RecipeCLI", content: dict[str, Any]) -> None:
+    """Fail on an end that lies behind; say so if it is reached."""
+    epochs, steps = cli.trainer.max_epochs, cli.trainer.max_steps
+    done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    behind = content["global_step"]
+    if epochs is not None and 0 < epochs < done:
+        raise UsageError(f"--epochs {epochs}: the run has {done} epochs behind it")
+    if 0 < steps < behind:
+        raise UsageError(f"--trainer.max_steps {steps}: the run has {behind} steps behind it")
+    if epochs == done or steps == behind:
+        say("the training is at its end already; its results are written again")

@@ -1,0 +1,71 @@
+"""Settings of the optimiser and of the learning rate."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Literal, get_args
+
+import timm.optim
+
+from vimamba.tasks.errors import TaskError
+
+Fall = Literal["cosine", "poly", "constant"]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """Optimiser and learning-rate schedule, set at every step after a linear warm-up.
+
+    Attributes:
+        opt: timm optimiser name.
+        lr: Highest learning rate.
+        weight_decay: Weight decay, for the parameters that the model does not exempt.
+        layer_decay: Factor of the learning rate from one layer to the layer below it.
+        schedule: How the rate falls after the warm-up, until the last step: as a cosine, as a power
+            of what is left of the training ("poly"), or not at all.
+        power: That power.
+        warmup_epochs: Length of the warm-up, at most a third of the training.
+        warmup_lr: Learning rate that the warm-up starts from.
+        min_lr: Learning rate that the schedule ends at.
+        ema: Decay of a running average of the weights, which is then what is scored and exported.
+        freeze_epochs: First epochs, in which only the classifier or the decoder is trained; what
+            can be pretrained stays as it is, with its statistics and without its dropout.
+    """
+
+    opt: str = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    layer_decay: float | None = None
+    schedule: Fall = "cosine"
+    power: float = 1.0
+    warmup_epochs: float = 5
+    warmup_lr: float = 1e-6
+    min_lr: float = 1e-6
+    ema: float | None = None
+    freeze_epochs: int = 0
+
+
+DEFAULT_OPTIMISATION = Optimisation()
+
+
+def check_optimisation(optim: Optimisation) -> None:
+    """Fail on a setting that cannot be.
+
+    Raises:
+        TaskError: Names it.
+    """
+    known = timm.optim.list_optimizers()
+    if optim.opt not in known:
+        near = get_close_matches(optim.opt, known, n=4, cutoff=0.3)
+        hint = f"close names are {', '.join(near)}" if near else "adamw, sgd and lion are some"
+        raise TaskError(f"optim.opt={optim.opt!r} is unknown; {hint}")
+    if optim.schedule not in get_args(Fall):
+        raise TaskError(f"optim.schedule={optim.schedule!r} must be one of {get_args(Fall)}")
+    if not optim.lr > 0:
+        raise TaskError(f"optim.lr={optim.lr} must be above 0")
+    if optim.layer_decay is not None and not 0 < optim.layer_decay <= 1:
+        raise TaskError(f"optim.layer_decay={optim.layer_decay} must lie in (0, 1]")
+    if optim.ema is not None and not 0 <= optim.ema < 1:
+        raise TaskError(f"optim.ema={optim.ema} must lie in [0, 1)")
+    for name in ("weight_decay", "power", "warmup_epochs", "warmup_lr", "min_lr", "freeze_epochs"):
+        if not getattr(optim, name) >= 0:
+            raise TaskError(f"optim.{name}={getattr(optim, name)} must be at least 0")

@@ -1,0 +1,125 @@
+"""The learning rate as a function of the optimiser's steps: a linear warm-up, then a fall."""
+
+import math
+from typing import Any
+
+from pytorch_lightning import Trainer
+from timm.scheduler.scheduler import Scheduler
+from torch.optim import Optimizer
+
+from vimamba.tasks.errors import TaskError
+from vimamba.tasks.optimisation import Optimisation
+
+
+class Schedule(Scheduler):
+    """Sets the rate at every step of a training as long as its trainer plans it.
+
+    A resumed training takes its position from the checkpoint, and all else from what is asked for
+    now: the rate, the other settings of the optimiser, and the length, so that more epochs are a
+    longer schedule.
+
+    Args:
+        optimizer: Whose groups' rates are set.
+        optim: The settings.
+        trainer: Knows the number of steps.
+
+    Attributes:
+        steps: Of the whole training.
+        warmup: Of them, those of the warm-up.
+        steps_before: Of the whole training as it was planned before it was resumed.
+
+    Raises:
+        TaskError: The training has no end that the rate could fall towards.
+    """
+
+    def __init__(self, optimizer: Optimizer, optim: Optimisation, trainer: Trainer) -> None:
+        super().__init__(optimizer, "lr", t_in_epochs=False)
+        self.optim = optim
+        self.trainer = trainer
+        self.settings = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
+        self.steps, self.warmup = plan_steps(trainer, optim)
+        self.steps_before: float | None = None
+        self.step_update(0)
+
+    def _get_lr(self, t: int) -> list[float]:
+        return [self.rate(t, highest) for highest in self.base_values]
+
+    def rate(self, step: int, highest: float) -> float:
+        """The rate at a step, from 0."""
+        optim = self.optim
+        if step < self.warmup:
+            return optim.warmup_lr + step * (highest - optim.warmup_lr) / self.warmup
+        if optim.schedule == "constant":
+            return highest
+        done = min(step / self.steps, 1)
+        if optim.schedule == "cosine":
+            left = (1 + math.cos(math.pi * done)) / 2
+        else:
+            left = (1 - done) ** optim.power
+        return optim.min_lr + (highest - optim.min_lr) * left
+
+    def state_dict(self) -> dict[str, Any]:
+        """The length; the position is the trainer's."""
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the trainer's step, with the settings asked for instead of the saved ones."""
+        for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
+            group.update(settings)
+        self.steps_before = state_dict.get("steps")
+        self.steps, self.warmup = plan_steps(self.trainer, self.optim)
+        self.step_update(self.trainer.global_step)
+
+
+def plan_steps(trainer: Trainer, optim: Optimisation) -> tuple[float, int]:
+    """The number of optimiser steps of a whole training, and of its warm-up.
+
+    Raises:
+        TaskError: The training has no end that the rate could fall towards.
+    """
+    steps, an_epoch = count_steps(trainer)
+    if steps == math.inf and optim.schedule != "constant":
+        raise TaskError(
+            f"schedule={optim.schedule!r} falls until the end of the training, which nothing sets: "
+            "give max_epochs or max_steps, or take schedule='constant'"
+        )
+    return max(1, steps), round(min(optim.warmup_epochs * an_epoch, steps / 3))
+
+
+def count_steps(trainer: Trainer) -> tuple[float, float]:
+    """Optimiser steps of a whole training (infinity where nothing ends it) and of an epoch.
+
+    Steps that were done before a resumption count as they were, whatever an epoch is now.
+
+    Raises:
+        TaskError: There is not a single epoch to train.
+    """
+    epochs = trainer.max_epochs
+    if epochs is None or epochs == 0 or epochs < -1:
+        raise TaskError(f"max_epochs={epochs} must be at least 1, or -1 for no limit")
+    if epochs == -1:  # Lightning needs no data to plan this
+        trainer.fit_loop.setup_data()
+    steps = trainer.estimated_stepping_batches
+    steps = math.inf if steps < 0 else steps
+    # infinity also for data of unknown length
+    batches = getattr(trainer, "num_training_batches", math.inf)
+    if batches == math.inf:
+        return steps, steps / max(epochs, 1)
+    an_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+    if epochs > 0 and trainer.global_step:
+        steps = an_epoch * epochs + trainer.global_step - _steps_as_now(trainer, an_epoch)
+        steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+    return steps, an_epoch
+
+
+def _steps_as_now(trainer: Trainer, an_epoch: int) -> int:
+    """How many steps what has been done would be in epochs as they are now."""
+    progress = trainer.fit_loop.epoch_progress.current
+    within = 0
+    if progress.processed < progress.started:
+        batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        within = min(batches // trainer.accumulate_grad_batches, an_epoch)
+    return progress.processed * an_epoch + within

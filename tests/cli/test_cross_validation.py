@@ -81,6 +81,7 @@ def scans(tmp_path_factory) -> Path:
 def options(data: Path, out: Path, *more: str) -> list[str]:
     args = ["--data", str(data), "--out", str(out), "--folds", str(FOLDS), "--workers", "0"]
     args += ["--img-size", "32", "--epochs", "1", "--batch-size", "4"]
+    args += ["--trainer.accelerator", "cpu"]
     return ["cross-validate", *args, "--data.group_pattern", r"(p\d+)_", *more]
 
 

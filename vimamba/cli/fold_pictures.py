@@ -52,7 +52,7 @@ def draw_folds(cases: Sequence[Row], per_fold: Sequence[Row], summary: Row, path
         draw_rows(axes, rows[:MOST_CLASSES])
         more = f"; {len(rows) - MOST_CLASSES} more classes" if len(rows) > MOST_CLASSES else ""
         axes.set_title(title + more, loc="left", fontweight="bold")
-        axes.set_xlabel(f"{label} (box: quartiles and median, diamond: mean)")
+        axes.set_xlabel(f"{label} (line: range, box: quartiles, bar: median, diamond: mean)")
         axes.set_xlim(-0.02, 1.02)
         dots = [Line2D([], [], marker="o", ls="", color=color_of(fold)) for fold in folds]
         legend = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "title": "fold"}
@@ -76,12 +76,11 @@ def draw_rows(axes: Any, rows: Sequence[tuple[str, list[tuple[int, float | None]
             continue
         values = np.array([value for _, value in known])
         if len(values) > 2:
-            axes.boxplot(
-                values, positions=[place], widths=0.6, vert=False, showfliers=False,
-                medianprops={"color": "#222222"}, boxprops={"color": "#999999"},
-                whiskerprops={"color": "#999999"}, capprops={"color": "#999999"},
-                manage_ticks=False,
-            )  # fmt: skip
+            low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))
+            axes.hlines(place, values.min(), values.max(), color="#999999", lw=1)
+            box = {"facecolors": "white", "edgecolors": "#999999"}
+            axes.broken_barh([(low, high - low)], (place - 0.3, 0.6), **box)
+            axes.vlines(middle, place - 0.3, place + 0.3, color="#222222", lw=1.5)
         across = place + rng.uniform(-JITTER, JITTER, len(values))
         colors = [color_of(fold) for fold, _ in known]
         axes.scatter(values, across, s=18, c=colors, alpha=0.8, zorder=3, linewidths=0)

@@ -47,8 +47,8 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
             )
     kind = type(f"{type(first).__name__}Ensemble", (_Voting, type(first)), {})
     joined = kind(**{**task_arguments(first), "pretrained": False})
-    del joined.net, joined.average
     joined.voters, joined.turn = nn.ModuleList(task.scored_net for task in tasks), 0
+    joined.net, joined.average = joined.voters[0], None  # instead of those just made
     return joined.eval()
 
 

@@ -5,6 +5,9 @@ import signal
 import sys
 from pathlib import Path
 
+# on several devices Lightning would start the whole of pytest again, once for each
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+
 # `tests.parity.official` is imported by its full name, whatever pytest's import mode
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

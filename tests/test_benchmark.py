@@ -1,33 +1,33 @@
 """The benchmark compares what it says it compares."""
 
 import csv
-import time
 
 import pytest
 import torch
 
-from vimamba.benchmark import take_turns
+from vimamba.benchmark import take_turns, timing
 from vimamba.benchmark.ops import CASES, make_inputs, scan, scan_with_copies
 from vimamba.cli.benchmark import benchmark
 
 
-def test_candidates_take_turns_and_ratios_refer_to_the_first():
-    calls = []
+def test_candidates_take_turns_and_ratios_refer_to_the_first(monkeypatch):
+    calls, clock = [], [0.0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
 
     def sleeper(name, seconds):
         def run():
             calls.append(name)
-            time.sleep(seconds)
+            clock[0] += seconds
 
         return run
 
     runs = {"short": sleeper("short", 0.002), "long": sleeper("long", 0.02)}
-    short, long = take_turns("sleep", runs, seconds=0.05, least=5)
+    short, long = take_turns("sleep", runs, seconds=0.2, least=5)
     assert calls[2:6] == ["short", "long", "short", "long"], "after one warm-up of each"
     assert short.ratio == 1
-    assert 3 < long.ratio < 12
-    assert long.rounds >= 5
-    assert long.milliseconds >= 20
+    assert long.ratio == pytest.approx(10)
+    assert long.rounds == 10  # of 22 ms each
+    assert long.milliseconds == pytest.approx(20)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if c.height < 30], ids=lambda c: c.name)

@@ -5,6 +5,7 @@ import timm
 import torch
 
 import vimamba  # noqa: F401  registers the models
+from tests.closeness import assert_same
 from vimamba.scan_orders import registry
 
 # as few blocks as show every path through the code
@@ -43,9 +44,7 @@ def test_one_program_serves_all_batches_and_sizes_with_eager_gradients(name):
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=True)
     for batch, height, width in SHAPES:
         image = torch.randn(batch, 3, height, width)
-        torch.testing.assert_close(
-            results(compiled, model, image), results(model, model, image), rtol=0, atol=0
-        )
+        assert_same(results(compiled, model, image), results(model, model, image))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -55,7 +54,7 @@ def test_gradient_checkpointing_stays_in_the_program(name):
     expected = results(model, model, image)
     model.set_grad_checkpointing()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(results(compiled, model, image), expected, rtol=0, atol=0)
+    assert_same(results(compiled, model, image), expected)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -63,7 +62,7 @@ def test_a_model_of_fixed_size_compiles_as_well(name):
     model = timm.create_model(name, num_classes=5, img_size=64) if "vim" in name else build(name)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     image = torch.randn(2, 3, 64, 64)
-    torch.testing.assert_close(compiled(image), model(image), rtol=0, atol=0)
+    assert_same(compiled(image), model(image))
 
 
 @pytest.mark.slow

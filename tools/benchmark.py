@@ -10,7 +10,6 @@ import importlib.util
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -19,8 +18,10 @@ from torch import Tensor
 from vimamba.benchmark.ops import Extra, Inputs
 from vimamba.benchmark.timing import Run
 from vimamba.cli.benchmark import benchmark
+from vimamba.files import write_whole
 
-SOURCES = [Path(__file__).parent / "anchor" / name for name in ("scan.c", "scan_tmpl.h")]
+ROOT = Path(__file__).parents[1]
+SOURCES = [ROOT / "tools" / "anchor" / name for name in ("scan.c", "scan_tmpl.h")]
 FLAGS = "-O3 -march=native -ffast-math -fopenmp -shared -fPIC -mprefer-vector-width=512"
 CHUNK = 32
 
@@ -28,10 +29,11 @@ CHUNK = 32
 def compile_anchor() -> ctypes.CDLL:
     """The C scan as a library, compiled once per version of its source."""
     source = b"".join(path.read_bytes() for path in SOURCES)
-    library = Path(tempfile.gettempdir()) / f"scan_{hashlib.sha256(source).hexdigest()[:12]}.so"
+    library = ROOT / "build" / f"scan_{hashlib.sha256(source).hexdigest()[:12]}.so"
     if not library.exists():
-        command = ["gcc", *FLAGS.split(), "-o", str(library), str(SOURCES[0]), "-lm"]
-        subprocess.run(command, check=True)
+        with write_whole(library) as part:
+            command = ["gcc", *FLAGS.split(), "-o", str(part), str(SOURCES[0]), "-lm"]
+            subprocess.run(command, check=True)
     return ctypes.CDLL(str(library))
 
 

@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from vimamba.files import write_folder
+
 ROOT = Path(__file__).parents[1]
 IMAGES = Path("demo/digits")
 RUN = Path("demo/run")
@@ -26,16 +28,13 @@ LIGHTEST = 16  # grey levels of the scans
 def write_digits(folder: Path) -> int:
     """Write `folder/<digit>/<number>.png`; returns how many images there are."""
     digits = load_digits()
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     pairs = zip(digits["images"], digits["target"], strict=True)
-    for number, (scan, digit) in enumerate(pairs):
-        (part / str(digit)).mkdir(parents=True, exist_ok=True)
-        pixels = np.rint(scan * 255 / LIGHTEST).astype(np.uint8)
-        large = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        large.save(part / str(digit) / f"{number:04}.png")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with write_folder(folder) as part:
+        for number, (scan, digit) in enumerate(pairs):
+            (part / str(digit)).mkdir(exist_ok=True)
+            pixels = np.rint(scan * 255 / LIGHTEST).astype(np.uint8)
+            large = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+            large.save(part / str(digit) / f"{number:04}.png")
     return len(digits["target"])
 
 

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from vimamba.files import write_folder
+
 ROOT = Path(__file__).parents[1]
 IMAGES = Path("demo/nuclei")
 RUN = Path("demo/nuclei_run")
@@ -76,19 +78,16 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def write_images(folder: Path) -> None:
     """Write `folder/{train,val,test}/{images,masks}/<number>.png`."""
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     seed = 0
-    for split, count in COUNTS.items():
-        for name in ("images", "masks"):
-            (part / split / name).mkdir(parents=True)
-        for number in range(count):
-            image, mask = draw_tissue(seed)
-            Image.fromarray(image).save(part / split / "images" / f"{number:03}.png")
-            Image.fromarray(mask).save(part / split / "masks" / f"{number:03}.png")
-            seed += 1
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    with write_folder(folder) as part:
+        for split, count in COUNTS.items():
+            for name in ("images", "masks"):
+                (part / split / name).mkdir(parents=True)
+            for number in range(count):
+                image, mask = draw_tissue(seed)
+                Image.fromarray(image).save(part / split / "images" / f"{number:03}.png")
+                Image.fromarray(mask).save(part / split / "masks" / f"{number:03}.png")
+                seed += 1
 
 
 def otsu(grey: NDArray) -> float:

@@ -14,6 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
+from vimamba.files import write_whole
 from vimamba.scan_orders import scan_paths
 
 DEFAULT_FILE = Path(__file__).parents[1] / "docs" / "images" / "overview.png"
@@ -102,8 +103,8 @@ def draw(file: Path) -> None:
     for x, title, note in zip((1.45, 4.3, 7.36, 10.44), titles, notes, strict=True):
         write(x, 3.12, title, color=INK, fontsize=12, fontweight="bold")
         write(x, 0.42, note)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, facecolor="white")
+    with write_whole(file) as part:
+        figure.savefig(part, facecolor="white")
 
 
 def response(picture: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vimamba.cli.inquiries import find_models, model_row
+from vimamba.files import write_whole
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- models: written by tools/readme_table.py -->", "<!-- end of models -->"
@@ -32,4 +33,5 @@ def with_table(readme: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    with write_whole(README) as part:
+        part.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import vimamba
+from tests.closeness import assert_same
 from vimamba.cli import main
 from vimamba.cli.runs import find_checkpoint, load_task
 
@@ -42,7 +43,7 @@ def test_a_run_becomes_a_folder_that_timm_loads(run, start_folder, capsys):
     model = timm.create_model("local-dir:stripes", pretrained=True).eval()
     task = load_task(run, find_checkpoint(run, "best"))
     image = torch.randn(2, 3, 16, 16)
-    assert torch.equal(model(image), task.scored_net(image))
+    assert_same(model(image), task.scored_net(image))
     assert model.pretrained_cfg["label_names"] == task.class_names
 
 

@@ -3,12 +3,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 
 import vimamba.tasks
+from tests.closeness import assert_same_report
 from vimamba.cli import main
 
 
@@ -21,7 +23,7 @@ def test_validate_and_test_score_the_checkpoint_asked_for(run, capsys, tmp_path)
     results = tmp_path / "m.json"
     assert main(["test", str(run), "--results", str(results)]) == 0
     after = json.loads(results.read_text())["test"]
-    assert {k: after[k] for k in before} == before
+    assert_same_report({k: after[k] for k in before}, before)
     assert (
         main(["validate", str(run), "--ckpt", "last", "--tta", "flips", "--results", str(results)])
         == 0
@@ -82,7 +84,7 @@ def test_a_run_leaves_everything_in_its_folder(run):
     left = {name for name in left if not name.startswith("tensorboard/")}
     assert left == {
         "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
-        "confusion_matrix.png", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
+        "confusion_matrix.png", "cases_test.csv", "checkpoints/best.ckpt", "checkpoints/last.ckpt",
         "export/README.md",
         "export/config.json", "export/model.safetensors",
     }  # fmt: skip
@@ -92,6 +94,10 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert {"lr", "train/loss", "val/loss", "val/accuracy", "val/ece"} <= set(rows[0])
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert report["images"] == 6
+    with (run / "cases_test.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    right = np.mean([row["truth"] == row["answer"] for row in cases])
+    assert report["accuracy"] == pytest.approx(right)
     assert [row["class"] for row in report["per_class"]] == ["broad", "fine", "middle"]
     for name in ("curves", "samples", "confusion_matrix"):
         with Image.open(run / f"{name}.png") as picture:

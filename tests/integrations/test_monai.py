@@ -63,5 +63,5 @@ def test_volumes_are_refused():
 
 
 def test_weights_are_asked_for():
-    with pytest.raises(RuntimeError, match="No pretrained weights exist for test_vmamba"):
+    with pytest.raises(RuntimeError, match="test_vmamba"):
         unet("test_vmamba", pretrained=True)

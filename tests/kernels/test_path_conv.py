@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
+from tests.closeness import assert_same_rounded
 from tests.kernels.conv_problems import (
     assert_close,
     expected,
@@ -378,7 +379,7 @@ def test_autocast_casts_the_tokens_but_keeps_the_parameters():
         assert causal_conv_along_paths(**make_problem()).dtype == torch.float64
     rounded = causal_conv_along_paths(**problem | {"x": problem["x"].bfloat16()})
     assert y.dtype == torch.bfloat16
-    torch.testing.assert_close(y, rounded, rtol=0, atol=0)
+    assert_same_rounded(y, rounded)
 
 
 def test_only_wanted_gradients_are_set():

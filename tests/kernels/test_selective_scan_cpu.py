@@ -85,8 +85,8 @@ def test_a_table_changed_in_place_is_read_again(inference):
         paths.copy_(paths.flip(1))
         turned = selective_scan(**problem, backend="cpu")
         expected = selective_scan(**problem | {"paths": paths.clone()}, backend="cpu")
-        assert turned.equal(expected)
-        assert not turned.equal(first)
+        torch.testing.assert_close(turned, expected)
+        assert not torch.allclose(turned, first)
         paths[0, 0] = 9
         with pytest.raises(ValueError, match="paths holds values from"):
             torch.ops.vimamba.selective_scan(*_in_order(problem), "cpu")
@@ -127,7 +127,6 @@ def python(code, **environment):
         check=True,
         capture_output=True,
         text=True,
-        timeout=300,
         cwd=root,
         env=os.environ | environment,
     )
@@ -178,14 +177,18 @@ assert all(torch.equal(batch[0], first) for batch in loader)
     python(PROBLEM + code)
 
 
+def announced(run):
+    """Kernels that were compiled; other packages may have said other things."""
+    return [line for line in run.stderr.splitlines() if "compiling a CPU kernel" in line]
+
+
 def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
     code = PROBLEM + "solve(), solve(), solve(n=8)"
-    first = python(code, NUMBA_CACHE_DIR=str(tmp_path)).stderr.splitlines()
-    assert sum("compiling a CPU kernel (forward_fours)" in line for line in first) == 1
-    assert sum("compiling a CPU kernel (backward_fours)" in line for line in first) == 1
+    first = announced(python(code, NUMBA_CACHE_DIR=str(tmp_path)))
+    assert sum("(forward_fours)" in line for line in first) == 1
+    assert sum("(backward_fours)" in line for line in first) == 1
     assert len(first) == 2
-    second = python(code, NUMBA_CACHE_DIR=str(tmp_path))
-    assert second.stderr == second.stdout == ""
+    assert announced(python(code, NUMBA_CACHE_DIR=str(tmp_path))) == []
 
 
 def test_the_run_that_compiles_computes_what_later_runs_do(tmp_path):
@@ -196,8 +199,9 @@ def test_the_run_that_compiles_computes_what_later_runs_do(tmp_path):
         "print(hashlib.sha256(b''.join(numbers)).hexdigest())"
     )
     runs = [python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2)]
-    assert "compiling" in runs[0].stderr
-    assert runs[1].stderr == ""
+    assert announced(runs[0])
+    assert announced(runs[1]) == []
+    # to the bit: a resumed run, which finds the kernels compiled, promises it
     assert runs[0].stdout == runs[1].stdout
 
 

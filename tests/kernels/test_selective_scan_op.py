@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from tests.closeness import assert_same, assert_same_rounded
 from tests.kernels.problems import (
     TENSORS,
     assert_close,
@@ -140,8 +141,7 @@ def test_the_backward_operator_recomputes_states_that_were_not_saved():
                 grad, *arguments(problem, True, "cpu"), *saved
             )
         )
-    for with_states, without in zip(*results, strict=True):
-        torch.testing.assert_close(with_states, without, rtol=0, atol=0)
+    assert_same(*results)
 
 
 @RANKS
@@ -247,7 +247,7 @@ def test_autocast_casts_activations_but_keeps_the_parameters(rank):
     rounded = {n: v.bfloat16() if n in cast and v is not None else v for n, v in problem.items()}
     # were A rounded too, its own gradient and y would be off by more
     assert_close(results, expected(rounded, grad), 6e-3)
-    torch.testing.assert_close(results[0], selective_scan(**rounded), rtol=0, atol=0)
+    assert_same_rounded(results[0], selective_scan(**rounded))
 
 
 @RANKS
@@ -260,8 +260,7 @@ def test_a_backward_pass_inside_autocast_is_as_exact_as_outside(backend, rank):
         y = selective_scan(**problem, backend=backend).float().sum()
         inside = torch.autograd.grad(y, tensors, retain_graph=True)
     outside = torch.autograd.grad(y, tensors)
-    for a, b in zip(inside, outside, strict=True):
-        assert torch.equal(a, b)
+    assert_same(inside, outside)
 
 
 def test_autocast_leaves_float64_alone():

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.versions import outside
+
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+# what a compiler makes of the kernels is its own matter; measured with Triton 3.6 to 3.9
+pytestmark = pytest.mark.xfail(
+    outside("triton", "3.6", "3.9"), reason="another Triton than those measured", strict=False
+)
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.closeness import assert_same
 from vimamba.tasks import Classification, Objective, Optimisation, TaskError
 from vimamba.tasks.classification import loss_weights
 from vimamba.tasks.export import export_network
@@ -160,7 +161,7 @@ def test_a_checkpoint_loads_without_running_its_code(tmp_path):
     again = Classification.load_from_checkpoint(tmp_path / "x.ckpt", weights_only=True)
     assert again.optim == task.optim
     image = torch.randn(2, 3, 16, 16)
-    assert torch.equal(again.eval()(image), task.eval()(image))
+    assert_same(again.eval()(image), task.eval()(image))
 
 
 def test_weights_of_the_loss():
@@ -229,7 +230,7 @@ def test_an_export_loads_with_equal_logits(model, tmp_path):
     net = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     image = torch.randn(2, 1, size, size)
     with torch.no_grad():
-        assert torch.equal(net(image), task(image))
+        assert_same(net(image), task(image))
     cfg = net.pretrained_cfg
     assert list(cfg["label_names"]) == names
     assert tuple(cfg["mean"]) == (0.3,)

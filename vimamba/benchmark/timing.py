@@ -12,6 +12,8 @@ from statistics import median
 
 import torch
 
+from vimamba.files import write_whole
+
 Run = Callable[[], object]
 
 
@@ -122,13 +124,15 @@ def _version(package: str) -> str:
 
 
 def write_csv(path: Path, results: Sequence[Result], machine: str) -> None:
-    """Write all results with the machine in every row; a half-written file never appears."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    """Write all results with the machine in every row; a half-written file never appears.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)] + ["machine"])
         writer.writeheader()
         writer.writerows({**asdict(result), "machine": machine} for result in results)
-    part.replace(path)
 
 
 def _short(milliseconds: float) -> str:
@@ -180,6 +184,5 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15)
     figure.suptitle(title, fontsize=7, color="#777777")
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=150, format="png", facecolor="white")
-    part.replace(path)
+    with write_whole(path) as part:
+        figure.savefig(part, dpi=150, format="png", facecolor="white")

@@ -44,21 +44,21 @@ def classify(given: Namespace) -> int:
         raise UsageError(f"--out {shown(out)} must end in .csv or .json")
     sheet = out.with_suffix(".png")
 
+    from vimamba.cli.folds import load_voters, voting_runs
     from vimamba.cli.overlays import find_view
     from vimamba.cli.pictures import as_pixels, draw_contact_sheet
     from vimamba.cli.progress import Progress
     from vimamba.cli.recipe import quieten
-    from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.cli.runs import read_config
 
     quieten()
-    checkpoint = find_checkpoint(given.run, given.ckpt)
     unanswered = Unanswered()
     samples = gather(given.inputs, unanswered, besides=(out, sheet))
     check_replaceable(out, sheet, [*given.inputs, *samples.paths])
     check_writable(out.parent)
-    task = load_task(given.run, checkpoint)
+    task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
-    settings = read_config(given.run)["data"]["init_args"]
+    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
     total = len(samples) + len(unanswered.reasons)
     bar = Progress(total, "image")
     rows, images = [], []

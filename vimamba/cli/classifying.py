@@ -118,8 +118,10 @@ def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, An
 
 
 def draw_results(cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
-    """Confusion matrix and samples."""
+    """The answer for each image, confusion matrix and samples."""
+    from vimamba.cli.cases import write_cases
     from vimamba.cli.pictures import draw_confusion, draw_samples
 
+    write_cases(cli.model, cli.datamodule, split, cli.out / f"cases_{split}.csv")
     draw_confusion(report, cli.datamodule.class_names, cli.out / "confusion_matrix.png")
     draw_samples(cli.model, cli.datamodule, split, cli.out / "samples.png")

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import Any
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import rename
@@ -39,6 +40,7 @@ OF_TRAINING = (
     "--data.test_fraction",
     "--data.fold",
     "--data.folds",
+    "--data.fold_as",
     "--data.group_pattern",
     "--trainer.fast_dev_run",
     "--trainer.max_epochs",
@@ -59,6 +61,22 @@ OF_TRAINING = (
     "--trainer.reload_dataloaders_every_n_epochs",
     "--trainer.enable_checkpointing",
 )
+
+
+def check_split(data: Any, split: str, run: Path) -> None:
+    """Fail on a split that a run's data does not have, with the command that fits what it has.
+
+    Raises:
+        UsageError: It is not there.
+    """
+    have = data.catalogue.splits
+    if split not in have:
+        other = next((name for name in ("val", "test") if name in have), None)
+        command = {"val": "validate", "test": "test", None: "fit"}[other]
+        raise UsageError(
+            f"{data.root} has no {split} split, only {sorted(have)}; "
+            f"score the {other} split: vimamba {command} {run}"
+        )
 
 
 def evaluate(name: str, args: list[str]) -> int:
@@ -97,6 +115,7 @@ def evaluate(name: str, args: list[str]) -> int:
     from vimamba.cli.reporting import kind_of, score, write_metrics
     from vimamba.cli.tables import say
 
+    check_split(cli.datamodule, split, given.run)
     cli.datamodule.dataset(split)
     for note in cli.datamodule.notes() if cli.datamodule.whole else ():
         say(note)
@@ -107,6 +126,11 @@ def evaluate(name: str, args: list[str]) -> int:
     write_metrics(results, split, kind.write_results(report, split, results.parent))
     kind.show_scores(split, report)
     print(kind.headline(split, report))
+    if split == "val" and checkpoint.name == "best.ckpt":
+        print(
+            "note: the best epoch was chosen on these images, so the scores are a little too good; "
+            "`vimamba cross-validate` chooses it on others"
+        )
     print(f"written to {results}")
     return 0
 

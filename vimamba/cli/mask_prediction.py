@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vimamba.cli.errors import UsageError
+from vimamba.cli.folds import find_checkpoints, load_voters, voting_runs
 from vimamba.cli.mask_inputs import JobImages, OpenImage
 from vimamba.cli.mask_jobs import Job, find_jobs
 from vimamba.cli.mask_pictures import add_legend
@@ -47,7 +48,7 @@ from vimamba.cli.pictures import draw_contact_sheet, shorten
 from vimamba.cli.progress import Progress
 from vimamba.cli.reading import read_all
 from vimamba.cli.recipe import quieten
-from vimamba.cli.runs import find_checkpoint, load_task, read_config
+from vimamba.cli.runs import read_config
 from vimamba.cli.tables import say, show_table
 from vimamba.data.labels import LabelTable
 from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
@@ -76,14 +77,14 @@ def segment(given: Namespace) -> int:
     out = given.out or given.run / "predictions"
     if out.suffix or (os.path.lexists(out) and not out.is_dir()):
         raise UsageError(f"--out {shown(out)} must be a folder")
-    checkpoint = find_checkpoint(given.run, given.ckpt)
-    settings = read_config(given.run)["data"]["init_args"]
+    checkpoints = find_checkpoints(given.run, given.ckpt)
+    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
     unanswered = Unanswered()
     jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
     truths = find_truths(given.masks, jobs, settings) if given.masks else {}
     overlays = not given.no_overlays
     check_targets(out, jobs, [*given.inputs, *truths.values()])
-    task = load_task(given.run, checkpoint)
+    task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
     if given.overlap is not None:
         if not 0 <= given.overlap < 1:
@@ -95,7 +96,7 @@ def segment(given: Namespace) -> int:
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
-    keep_record(out, checkpoint, tta=given.tta, overlap=task.overlap)
+    keep_record(out, *checkpoints, tta=given.tta, overlap=task.overlap)
     wanted = claim(out, jobs, overlays=overlays)
     writer = MaskWriter(task, table, settings, out)
     if overlays:

@@ -51,7 +51,7 @@ class Entry:
         )
 
 
-def keep_record(out: Path, checkpoint: Path, **options: Any) -> None:
+def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
     """Write down what the masks in a folder come from.
 
     Raises:
@@ -59,11 +59,11 @@ def keep_record(out: Path, checkpoint: Path, **options: Any) -> None:
             something else.
         WriteError: It cannot be written.
     """
-    state = checkpoint.stat()
+    states = [checkpoint.stat() for checkpoint in checkpoints]
     record = {
-        "checkpoint": str(checkpoint.resolve()),
-        "size": state.st_size,
-        "modified": state.st_mtime_ns,
+        "checkpoints": [str(checkpoint.resolve()) for checkpoint in checkpoints],
+        "sizes": [state.st_size for state in states],
+        "modified": [state.st_mtime_ns for state in states],
         **options,
     }
     path = out / RECORD

@@ -13,6 +13,7 @@ vimamba fit: train a classifier or a segmentation network
   vimamba fit --task segmentation --data FOLDER --model vm_unet
   vimamba fit -c configs/classification/digits_vim.yaml --lr 2e-3 --out runs/digits
   vimamba fit --resume runs/digits                    go on after Ctrl-C, bit for bit
+  vimamba cross-validate ...                          the same for every fold of the data
 
   -c, --config FILE     recipe; several are merged from left to right
   --task NAME           classification (default) or segmentation; a recipe says it itself

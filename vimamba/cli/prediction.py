@@ -25,6 +25,8 @@ each mask is of. Masks that are there already are not made again, so after Ctrl-
 same command goes on. Images are called by their path below the folder that was named, or by the
 path in the list, without drive, root, . and .. in it: nothing is written outside --out.
 
+Of a cross-validation, all folds answer together: the mean of their probabilities decides.
+
 Only files that `vimamba predict` wrote are ever overwritten. An image that cannot be read, or for
 which the network's output is not finite, gets no answer and does not cost the others theirs; it is
 named at the end.
@@ -52,11 +54,12 @@ def predict(args: list[str]) -> int:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, help="folder that `vimamba fit` wrote")
+    written = "folder that `vimamba fit` or `vimamba cross-validate` wrote"
+    parser.add_argument("run", type=Path, help=written)
     parser.add_argument("inputs", type=Path, nargs="+", help="images, folders or CSV lists")
     out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
     parser.add_argument("--out", type=Path, help=out)
-    parser.add_argument("--ckpt", default="best", help="best (default), last or a file")
+    parser.add_argument("--ckpt", help="best (default), last or a file")
     views = "average over mirrored views: left-right, or all four"
     parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
     parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
@@ -73,11 +76,12 @@ def predict(args: list[str]) -> int:
         if value is not None and value < 1:
             raise UsageError(f"--{name.replace('_', '-')} {value} must be positive")
 
+    from vimamba.cli.folds import voting_runs
     from vimamba.cli.runs import read_config
     from vimamba.cli.settings import task_class
     from vimamba.tasks import Segmentation
 
-    segments = issubclass(task_class(read_config(given.run)), Segmentation)
+    segments = issubclass(task_class(read_config(voting_runs(given.run)[0])), Segmentation)
     foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
     for name in foreign:
         if getattr(given, name) is not None:

@@ -45,6 +45,7 @@ QUIET = (
     "The '.*' does not have many workers",
     "The number of training batches",
     "Found .* module\\(s\\) in eval mode",
+    "Total length of `list` across ranks is zero",
     "You are trying to `self.log",
     ".*sync_dist=True.*",
     ".*litlogger.*",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
 # arguments of the data by which a division is drawn; a run keeps the one it has in split.csv
-DRAWN_BY = ("val_fraction", "test_fraction", "fold", "folds", "group_pattern", "limit")
+DRAWN_BY = ("val_fraction", "test_fraction", "fold", "folds", "fold_as", "group_pattern", "limit")
 
 
 def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:

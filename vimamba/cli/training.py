@@ -83,6 +83,11 @@ def fit(args: list[str]) -> int:
     if "-h" in args or "--help" in args:
         print(FIT_HELP, end="")
         return 0
+    if any(arg.partition("=")[0] == "--folds" for arg in args):
+        raise UsageError(
+            "--folds is for `vimamba cross-validate`, which takes the options of `vimamba fit`; "
+            "one fold alone is --data.fold 0 --data.folds 5"
+        )
     run, rest = parse_run(args)
     folder, checkpoint = find_resume(run)
     first = []

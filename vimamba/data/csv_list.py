@@ -154,6 +154,8 @@ class CSVList(ClassificationData):
     ) -> tuple[dict[str, Samples], bool]:
         """Take the split column; hold out val from train if the column has none."""
         given = given_division(rows, self.split_column, self.root)
+        if self.draws_fold and {"train", "val"} <= given.keys():  # from all that is not for test
+            given["train"] = np.sort(np.concatenate([given["train"], given.pop("val")]))
         if groups is not None:
             check_groups(given, groups)
         splits: dict[str, Samples] = {name: samples.take(at) for name, at in given.items()}

@@ -1,11 +1,12 @@
 """What every data set of images has in common: splits, loaders and progress for resuming."""
 
 import dataclasses
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
+from vimamba.data.folds import check_fold, split_fold
 from vimamba.data.remarks import Remarks
 from vimamba.data.splits import Division, check_groups, read_split, split_by_group, split_stratified
 
@@ -36,7 +38,7 @@ def default_std(in_chans: int) -> list[float]:
 
 
 class ImageData(LightningDataModule):
-    """Base of all data sets; a kind of data has to `read` and make a `dataset` of a split.
+    r"""Base of all data sets; a kind of data has to `read` and make a `dataset` of a split.
 
     Args:
         root: Folder or file that holds the data.
@@ -46,6 +48,14 @@ class ImageData(LightningDataModule):
         test_fraction: Part to hold out for a test where nothing is split yet.
         split_csv: Take the division from this file (as a run writes it) instead of drawing one.
         limit: Use at most this many images of each split.
+        group_pattern: Regular expression for the part of a name that says which images belong
+            together, such as "(patient\d+)"; they are then never in two splits.
+        fold: Which of `folds` equal parts is held out, from 0; parts are drawn from all images that
+            are not given as test split.
+        folds: Number of parts.
+        fold_as: The split that the part is: "val", by which then the best epoch is chosen, or
+            "test", and a val split is drawn from the rest; a test split that is given takes no
+            part.
         seed: Start of all random streams.
     """
 
@@ -62,6 +72,10 @@ class ImageData(LightningDataModule):
         test_fraction: float = 0.15,
         split_csv: str | None = None,
         limit: int | None = None,
+        group_pattern: str | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        fold_as: Literal["val", "test"] = "val",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,6 +85,8 @@ class ImageData(LightningDataModule):
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_csv = Path(split_csv) if split_csv else None
         self.limit = limit
+        self.group_pattern = group_pattern
+        self.fold, self.folds, self.fold_as = fold, folds, fold_as
         self.seed = seed
         self.first_epoch = 0
         self.whole: str | None = None
@@ -80,6 +96,7 @@ class ImageData(LightningDataModule):
         check_positive(batch_size=batch_size, limit=limit)
         if workers < 0:
             raise DataError(f"workers={workers} must be at least 0")
+        check_fold(fold, folds)
         # as plain values, so that a checkpoint holds them and loads without running its code
         self.save_hyperparameters(logger=False)
         for name, value in self.hparams.items():
@@ -167,6 +184,11 @@ class ImageData(LightningDataModule):
         self.whole = split
         self.__dict__.pop("catalogue", None)
 
+    def take_fold(self, fold: int) -> None:
+        """Take another fold of the same cross-validation."""
+        self.fold = fold
+        self.__dict__.pop("catalogue", None)
+
     def divide(
         self,
         samples: Any,
@@ -183,6 +205,7 @@ class ImageData(LightningDataModule):
         """
         if self.whole:
             return {} if val_only else {self.whole: samples}
+        groups = self.named_groups(samples) or groups
         if self.split_csv:
             division: Division = read_split(self.split_csv, samples, self.remarks)
             if groups is not None:
@@ -195,11 +218,61 @@ class ImageData(LightningDataModule):
     def draw(
         self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a division from the seed."""
+        """Draw a fold, or a division by the fractions, from the seed."""
+        if self.fold is None:
+            return self.draw_parts(samples, groups, fractions)
+        apart = split_fold(self.strata(samples), groups, self.fold, self.folds, self.seed)
+        if self.fold_as == "val":
+            return apart
+        rest = apart["train"]
+        inner = self.draw_parts(
+            samples.take(rest),
+            None if groups is None else [groups[int(i)] for i in rest],
+            {"val": self.fractions["val"]},
+        )
+        return {**{split: rest[at] for split, at in inner.items()}, "test": apart["val"]}
+
+    def draw_parts(
+        self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
+    ) -> Division:
+        """Draw a division by the fractions."""
         labels = self.strata(samples)
         if groups is None:
             return split_stratified(labels, fractions, self.seed)
         return split_by_group(labels, groups, fractions, self.seed)
+
+    def named_groups(self, samples: Any) -> list[str] | None:
+        """Group of each image as `group_pattern` finds it in its name; None without a pattern."""
+        if self.group_pattern is None:
+            return None
+        groups = []
+        for name in map(samples.name, range(len(samples))):
+            found = re.search(self.group_pattern, name)
+            if found is None:
+                raise DataError(f"group_pattern={self.group_pattern!r} fits nothing in {name}")
+            groups.append(found[1] if found.re.groups else found[0])
+        return groups
+
+    @property
+    def draws_fold(self) -> bool:
+        """Of a data set that is given in splits, a fold is drawn."""
+        return self.fold is not None and self.whole is None
+
+    def pool_for_fold(self, splits: dict[str, Any]) -> dict[str, Any]:
+        """Add the images given as val to those for training where a fold is drawn from both."""
+        if not (self.draws_fold and {"train", "val"} <= splits.keys()):
+            return splits
+        rest = {split: samples for split, samples in splits.items() if split != "val"}
+        return {**rest, "train": splits["train"].join(splits["val"])}
+
+    def hold_out(self, splits: dict[str, Any]) -> dict[str, Any]:
+        """Draw a val split or a fold from the training images; a given test split stays.
+
+        With `split_csv` all images are divided anew.
+        """
+        if self.split_csv is not None:
+            return self.divide(reduce(lambda some, more: some.join(more), splits.values()))
+        return {**splits, **self.divide(splits["train"], val_only=True)}
 
     def strata(self, samples: Any) -> NDArray:
         """Labels whose proportions every split keeps; one for all images unless overridden."""

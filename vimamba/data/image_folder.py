@@ -13,7 +13,7 @@ from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
 from vimamba.data.listing import check_distinct, check_files, composed, subfolders
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import FileSamples, list_images
+from vimamba.data.samples import FileSamples, Samples, list_images
 from vimamba.data.splits import SPLITS, split_folders
 
 
@@ -103,13 +103,6 @@ class ImageFolder(ClassificationData):
             )
             for split in ordered
         }
-        if self.split_csv is not None:
-            everything = FileSamples(
-                tuple(path for part in parts.values() for path in part.paths),
-                np.concatenate([part.labels for part in parts.values()]),
-                root,
-            )
-            return Catalogue(tuple(names), False, self.divide(everything), True)
-        drawn = "train" in given and "val" not in given
-        held = self.divide(parts["train"], val_only=True) if drawn else {}
-        return Catalogue(tuple(names), False, {**parts, **held}, drawn)
+        splits: dict[str, Samples] = self.pool_for_fold(parts)
+        drawn = self.split_csv is not None or ("train" in splits and "val" not in splits)
+        return Catalogue(tuple(names), False, self.hold_out(splits) if drawn else splits, drawn)

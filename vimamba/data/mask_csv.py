@@ -69,13 +69,9 @@ class MaskCSV(SegmentationData):
         say_alone(self.remarks, len(alone), len(rows), self.patient_column)
         samples = as_samples(items)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
-            return MaskedCatalogue(self.divide_cases(samples), drawn=True)
+            return MaskedCatalogue(self.divide(samples), drawn=True)
         given = given_division(rows, self.split_column, self.root)
-        splits = {split: samples.take(at) for split, at in given.items()}
-        if "val" in splits and "train" in splits and self.fold is not None:
-            # a fold is drawn from all that is not for test
-            splits["train"] = as_samples([*splits["train"].items, *splits.pop("val").items])
-        return self.with_val(splits)
+        return self.with_val({split: samples.take(at) for split, at in given.items()})
 
     def _with_masks(self, rows: list[Row]) -> list[Row]:
         """The rows that can be used: those that name a mask; only test images may have none."""

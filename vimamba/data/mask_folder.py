@@ -61,7 +61,7 @@ class MaskFolder(SegmentationData):
             image_parts, mask_parts = splits_below(images), splits_below(masks)
             if not image_parts:
                 samples = as_samples(self.pair(images, masks))
-                return MaskedCatalogue(self.divide_cases(samples), drawn=True)
+                return MaskedCatalogue(self.divide(samples), drawn=True)
             parts = {split: (path, mask_parts.get(split)) for split, path in image_parts.items()}
         else:
             parts = {}

@@ -173,6 +173,10 @@ class MaskedSamples:
         """What to call the mask."""
         return self.items[index].mask_name
 
+    def join(self, other: "MaskedSamples") -> "MaskedSamples":
+        """These images, then the others."""
+        return MaskedSamples(self.items + other.items)
+
     def take(self, indices: Sequence[int] | NDArray) -> "MaskedSamples":
         """The chosen images, in the order given."""
         return MaskedSamples(tuple(self.items[int(i)] for i in indices))

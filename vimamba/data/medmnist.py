@@ -16,7 +16,7 @@ from vimamba.data.splits import SPLITS
 
 
 class MedMNIST(ClassificationData):
-    """A MedMNIST file with its own splits.
+    """A MedMNIST file with its own splits; folds are drawn from its train and val.
 
     Args:
         root: The .npz file.
@@ -51,8 +51,13 @@ class MedMNIST(ClassificationData):
             labels = (
                 labels.astype(np.float32) if multi_label else labels.reshape(-1).astype(np.int64)
             )
-            splits[split] = ArraySamples(images, labels, f"{split}_images", np.arange(len(images)))
-        return Catalogue(tuple(names), multi_label, splits, False)
+            numbers = range(len(images))
+            splits[split] = ArraySamples(
+                images, labels, tuple(f"{split}_images[{number}]" for number in numbers)
+            )
+        if self.draws_fold:
+            splits = self.hold_out(self.pool_for_fold(splits))
+        return Catalogue(tuple(names), multi_label, splits, self.draws_fold)
 
     def _check(
         self, split: str, images: NDArray, labels: NDArray, classes: int, multi_label: bool

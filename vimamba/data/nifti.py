@@ -431,7 +431,7 @@ class NiftiSlices(MaskFolder):
                 test = as_samples(self.pair(tests, masks))
                 found = self.with_val({"train": train, "test": test})
             else:
-                found = MaskedCatalogue(self.divide_cases(train), drawn=True)
+                found = MaskedCatalogue(self.divide(train), drawn=True)
         if self.labelled_only and "train" in found.splits:
             found.splits["train"] = labelled(found.splits["train"])
         return found

@@ -92,6 +92,11 @@ class FileSamples:
         paths = tuple(self.paths[int(i)] for i in indices)
         return FileSamples(paths, self.labels[np.asarray(indices, dtype=np.int64)], self.root)
 
+    def join(self, other: "FileSamples") -> "FileSamples":
+        """These images, then the others, which have the same root."""
+        labels = np.concatenate([self.labels, other.labels])
+        return FileSamples(self.paths + other.paths, labels, self.root)
+
 
 @dataclass(frozen=True)
 class ArraySamples:
@@ -100,14 +105,12 @@ class ArraySamples:
     Attributes:
         images: (N, H, W) or (N, H, W, 3) uint8.
         labels: As in `Samples`.
-        prefix: Image i is called `prefix[numbers[i]]`.
-        numbers: (N,) int64.
+        names: N names.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray
-    prefix: str
-    numbers: NDArray[np.int64]
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         """Number of images."""
@@ -115,7 +118,7 @@ class ArraySamples:
 
     def name(self, index: int) -> str:
         """Name of the array and the image's place in it."""
-        return f"{self.prefix}[{self.numbers[index]}]"
+        return self.names[index]
 
     def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
         """Pixels, (H, W, in_chans)."""
@@ -128,7 +131,17 @@ class ArraySamples:
     def take(self, indices: Sequence[int] | NDArray) -> "ArraySamples":
         """The chosen images, in the order given."""
         at = np.asarray(indices, dtype=np.int64)
-        return ArraySamples(self.images[at], self.labels[at], self.prefix, self.numbers[at])
+        return ArraySamples(
+            self.images[at], self.labels[at], tuple(self.names[int(i)] for i in indices)
+        )
+
+    def join(self, other: "ArraySamples") -> "ArraySamples":
+        """These images, then the others."""
+        return ArraySamples(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.labels, other.labels]),
+            self.names + other.names,
+        )
 
 
 def label_text(label: NDArray | np.integer, class_names: Sequence[str]) -> str:

@@ -1,7 +1,6 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
 import dataclasses
-import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -42,7 +41,7 @@ from vimamba.data.paired_augmentation import (
     train_pair_transform,
 )
 from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
-from vimamba.data.splits import SPLITS, Division, check_groups, split_fold
+from vimamba.data.splits import SPLITS, Division, check_groups
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -93,7 +92,7 @@ class MaskedDataset(Dataset[Any]):
 
 
 class SegmentationData(ImageData):
-    r"""Base of the segmentation data sets; a subclass only has to `read`.
+    """Base of the segmentation data sets; a subclass only has to `read`.
 
     Args:
         root: Folder or file that holds the data.
@@ -111,10 +110,6 @@ class SegmentationData(ImageData):
         augmentation: Random changes to training images: natural (mirrored left and right), medical
             (neither mirrored nor turned), microscopy and aerial (mirrored and turned), none, or
             each change by name.
-        group_pattern: Regular expression for the part of a name that says which images belong
-            together, such as "(patient\d+)"; they are then never in two splits.
-        fold: Which of `folds` equal parts is the val split, from 0; the rest is for training.
-        folds: Number of parts.
         align: Resample files of a case that do not lie where its first image lies onto the grid of
             that image, masks to the nearest value, images linearly; they are errors otherwise.
         **kwargs: Arguments of `ImageData`.
@@ -135,9 +130,6 @@ class SegmentationData(ImageData):
         std: list[float] | None = None,
         interpolation: str = "bilinear",
         augmentation: PairedAugmentation | Preset = "natural",
-        group_pattern: str | None = None,
-        fold: int | None = None,
-        folds: int = 5,
         align: bool = False,
         **kwargs,  # noqa: ANN003
     ) -> None:
@@ -150,8 +142,6 @@ class SegmentationData(ImageData):
         self.std = list(std or default_std(in_chans))
         chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
         self.augmentation = restore_settings(PairedAugmentation, chosen)
-        self.group_pattern = group_pattern
-        self.fold, self.folds = fold, folds
         self.align = align
         check_channels(self.mean, self.std, in_chans)
         if interpolation not in INTERPOLATIONS:
@@ -159,8 +149,6 @@ class SegmentationData(ImageData):
             raise DataError(f"interpolation={interpolation!r} must be one of {names}")
         if bands is not None and len(bands) != in_chans:
             raise DataError(f"bands={bands} must name in_chans={in_chans} bands")
-        if fold is not None and not 0 <= fold < folds:
-            raise DataError(f"fold={fold} must lie in [0, {folds - 1}]")
         if scale_to is not None and fit == "squash":
             raise DataError(f"scale_to={scale_to} needs fit='window'")
         self.preprocessing = Preprocessing(
@@ -188,51 +176,39 @@ class SegmentationData(ImageData):
         splits = self.catalogue.splits
         return {split: splits[split] for split in SPLITS if split in splits}
 
-    def divide_cases(self, samples: MaskedSamples, *, val_only: bool = False) -> dict[str, Any]:
-        """Divide images that come without splits; those of one group stay together."""
-        return self.divide(samples, self.groups_of(samples), val_only=val_only)
-
     def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
-        """Given splits, or those of `split_csv`, with a val split drawn from the training images.
+        """Given splits, with a val split or a fold drawn where it is needed; see `hold_out`.
 
         Raises:
             DataError: Images that belong together are in two of the given splits.
         """
-        if self.split_csv is not None:
-            everything = as_samples([item for part in splits.values() for item in part.items])
-            return MaskedCatalogue(self.divide_cases(everything), drawn=True)
-        groups = {split: self.groups_of(samples) for split, samples in splits.items()}
-        flat = [group for part in groups.values() for group in part]
-        ends = np.cumsum([0, *(len(part) for part in groups.values())])
-        places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
-        check_groups(places, flat)
-        if "val" in splits or "train" not in splits:
-            return MaskedCatalogue(splits, drawn=False)
-        drawn = self.divide_cases(splits["train"], val_only=True)
-        return MaskedCatalogue({**splits, **drawn}, drawn=True)
+        splits = self.pool_for_fold(splits)
+        if self.split_csv is None:
+            groups = {split: self.groups_of(samples) for split, samples in splits.items()}
+            flat = [group for part in groups.values() for group in part]
+            ends = np.cumsum([0, *(len(part) for part in groups.values())])
+            places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
+            check_groups(places, flat)
+            if "val" in splits or "train" not in splits:
+                return MaskedCatalogue(splits, drawn=False)
+        return MaskedCatalogue(self.hold_out(splits), drawn=True)
 
     def groups_of(self, samples: MaskedSamples) -> list[str]:
         """Group of each image: what `group_pattern` finds in its name, or what the data says."""
-        if self.group_pattern is None:
-            return samples.groups()
-        groups = []
-        for item in samples.items:
-            found = re.search(self.group_pattern, item.name)
-            if found is None:
-                raise DataError(f"group_pattern={self.group_pattern!r} fits nothing in {item.name}")
-            groups.append(found[1] if found.re.groups else found[0])
-        return groups
+        return self.named_groups(samples) or samples.groups()
 
-    def draw(
+    def divide(
+        self, samples: Any, groups: Sequence[str] | None = None, *, val_only: bool = False
+    ) -> dict[str, Any]:
+        """Divide images that come without splits; those of one group stay together."""
+        return super().divide(samples, groups or self.groups_of(samples), val_only=val_only)
+
+    def draw_parts(
         self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a fold, or a division by the fractions."""
-        assert groups is not None
-        if self.fold is not None:
-            return split_fold(groups, self.fold, self.folds, self.seed)
-        if len(set(groups)) == len(groups):
-            return super().draw(samples, None, fractions)
-        return super().draw(samples, groups, fractions)
+        """Draw a division by the fractions."""
+        alone = groups is None or len(set(groups)) == len(groups)
+        return super().draw_parts(samples, None if alone else groups, fractions)
 
     @cached_property
     def survey(self) -> Survey:
@@ -347,9 +323,10 @@ class SegmentationData(ImageData):
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.
 
-        Tests score volumes as a whole, so no process may get a part of one.
+        Outside of training volumes are scored as a whole, so no process may get a part of one.
         """
-        return self._eval_loader(split, whole=split == "test", collate=list)
+        training = self.trainer is not None and self.trainer.state.fn == "fit"
+        return self._eval_loader(split, whole=split == "test" or not training, collate=list)
 
 
 def as_samples(items: Sequence[Any]) -> MaskedSamples:

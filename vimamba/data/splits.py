@@ -116,27 +116,6 @@ def split_by_group(
     return {"train": rest, **division}
 
 
-def split_fold(groups: Sequence[str], fold: int, folds: int, seed: int) -> Division:
-    """One division of a cross-validation; every group is in the val split of exactly one fold.
-
-    Args:
-        groups: N group names.
-        fold: Which part is val, from 0.
-        folds: Parts, as equal in groups as possible.
-        seed: Same seed, same parts.
-
-    Raises:
-        DataError: There are fewer groups than parts.
-    """
-    names = sorted(set(groups))
-    if len(names) < folds:
-        raise DataError(f"{len(names)} groups cannot be divided into folds={folds}")
-    order = np.random.default_rng(seed).permutation(len(names))
-    held = {names[int(index)] for index in order[fold::folds]}
-    inside = np.asarray([group in held for group in groups])
-    return {"train": np.flatnonzero(~inside), "val": np.flatnonzero(inside)}
-
-
 def check_groups(division: Division, groups: Sequence[str]) -> None:
     """Fail if a group is in two splits, as then the test would see what training saw."""
     seen: dict[str, str] = {}

@@ -49,7 +49,8 @@ class Segmentation(Task):
         optim: Optimiser and schedule.
         objective: The losses.
         score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
-        case_scores: In tests, score each image or volume by itself, with distances of surfaces.
+        case_scores: Outside of training, score each image or volume by itself, with distances of
+            surfaces.
         tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
         overlap: Part that neighbouring windows share, in [0, 1).
         grad_checkpointing: Spend time to save memory.
@@ -265,17 +266,28 @@ class Segmentation(Task):
                 found = self.classes(own, mask.shape)[0]
                 prediction = torch.from_numpy(found).to(mask.device)
                 self.confusion.update(prediction[None], mask[None].long())
-                if stage == "test" and self.case_scores:
+                if self.scores_cases(stage):
                     self.cases.add(case, found, mask.cpu().numpy(), spacing)
+
+    def scores_whole(self, stage: str) -> bool:
+        """Whether every process scores all of a split, so that volumes stay whole.
+
+        So it is in tests, and in validations that are no part of a training.
+        """
+        return stage == "test" or self.trainer.state.fn == "validate"
+
+    def scores_cases(self, stage: str) -> bool:
+        """Whether each case is scored by itself."""
+        return self.case_scores and self.scores_whole(stage)
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
         """The full report; also start afresh."""
         confusion = self.confusion.compute()
         self.confusion.reset()
-        if stage == "test":  # every process scores all of it, so that volumes stay whole
+        if self.scores_whole(stage):
             confusion = confusion // self.trainer.world_size
         report = class_scores(confusion, self.class_names, background=self.background)
-        if stage == "test" and self.case_scores:
+        if self.scores_cases(stage):
             self.cases.close()
             means, per_class = self.cases.means()
             report.update({f"case_{key}": value for key, value in means.items()})

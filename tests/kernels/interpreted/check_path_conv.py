@@ -7,6 +7,7 @@ Triton is imported.
 import pytest
 import torch
 
+from tests.closeness import assert_same
 from tests.kernels.conv_problems import (
     assert_close,
     expected,
@@ -131,7 +132,7 @@ def test_non_contiguous_inputs_and_int64_paths_give_the_same():
     second = with_gradients(
         convolve, problem | strided, grad.transpose(0, 3).clone().transpose(0, 3)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert_same(first, second)
 
 
 def test_nan_in_a_token_that_is_never_visited_goes_nowhere():

@@ -10,9 +10,9 @@ import torch
 import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
+from tests.closeness import assert_same
 from tests.kernels.problems import (
     TENSORS,
-    all_equal,
     assert_close,
     assert_matches_the_definition,
     computed,
@@ -189,7 +189,7 @@ def test_paths_may_be_int64():
     first = computed(selective_scan, problem, grad, backend="triton")
     problem["paths"] = problem["paths"].long()
     second = computed(selective_scan, problem, grad, backend="triton")
-    assert all_equal(first, second)
+    assert_same(first, second)
 
 
 @pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
@@ -202,7 +202,7 @@ def test_the_backward_pass_can_do_without_what_the_forward_pass_saved(rank):
     nothing = [grad.new_empty(0)] * 2
     with_saved = fused.backward(grad, *arguments, *saved)
     without = fused.backward(grad, *arguments, *nothing)
-    assert all_equal(with_saved, without)
+    assert_same(with_saved, without)
 
 
 @pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])

@@ -7,6 +7,7 @@ Triton is imported.
 import pytest
 import torch
 
+from tests.closeness import assert_same
 from tests.kernels.ssd_problems import (
     STATELESS,
     TENSORS,
@@ -141,7 +142,7 @@ def test_int64_paths_shared_by_all_give_the_same():
     problem["paths"] = problem["paths"][:1].expand(2, -1)
     first = with_gradients(scan, problem)
     second = with_gradients(scan, problem | {"paths": problem["paths"].long().contiguous()})
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    assert_same(first, second)
 
 
 def test_a_token_that_no_path_visits_gets_zero_and_its_nan_goes_nowhere():

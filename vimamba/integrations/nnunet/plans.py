@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vimamba.files import write_whole
 from vimamba.integrations.nnunet.network import CLASS_NAME, UMAMBA, make_network
 from vimamba.integrations.nnunet.registration import require_nnunet
 from vimamba.networks import Segmenter, UMamba
@@ -65,6 +66,7 @@ def add_configuration(
 
     Raises:
         ValueError: An argument does not fit the plans or the network.
+        WriteError: The new plans cannot be written.
     """
     require_nnunet()
     source = Path(plans_json)
@@ -97,10 +99,8 @@ def add_configuration(
     kept = {key: value for key, value in earlier.items() if _is_ours(value)}
     plans["configurations"] = {**plans["configurations"], **kept, name: configuration}
     plans["plans_name"] = plans_name
-    text = json.dumps(plans, indent=4)
-    beside = target.with_name(f".{target.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(target)
+    with write_whole(target) as part:
+        part.write_text(json.dumps(plans, indent=4), encoding="utf-8")
     return Configuration(target, plans_name, name, tuple(patch))
 
 

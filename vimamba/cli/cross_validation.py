@@ -1,0 +1,263 @@
+"""`vimamba cross-validate`: every fold a run of its own, then the scores of all held-out cases.
+
+Each fold is trained by `vimamba fit` in a process of its own, so all that holds for a run holds for
+a fold, on several devices too, and nothing of one is left in the memory of the next.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vimamba.cli.errors import UsageError
+from vimamba.cli.folds import Record, fold_folder, read_record
+from vimamba.cli.options import translate
+from vimamba.cli.tables import command_line, say, show_table
+from vimamba.files import list_entries, lock_folder, write_whole
+
+HELP = """\
+Trains one network per fold of the data and scores each image by the one that never saw it.
+
+  vimamba cross-validate --data photos --model vim_tiny_patch16_224 --folds 5 --out cv/photos
+  vimamba cross-validate --task segmentation --data ct --model vm_unet --out cv/ct
+  vimamba cross-validate --resume cv/ct          go on after Ctrl-C; so does the same command
+  vimamba predict cv/ct new/ --out masks         the mean of all folds' probabilities
+
+All other options are those of `vimamba fit`. OUT/fold0, OUT/fold1 ... are ordinary runs. Images of
+one group (a patient, a volume) are never in two folds, nor in a fold's training and its val split;
+--data.group_pattern "(p\\d+)_" finds groups in names. Images of a test split that the data set
+brings along take no part.
+"""
+# the settings of every fold; not config.yaml, which makes a folder a run
+RECIPE = "recipe.yaml"
+# the settings of the data that say which images a fold has
+DIVISION = ("fold", "folds", "fold_as", "val_fraction", "split_csv")
+
+
+def cross_validate(args: list[str]) -> int:
+    """Train and score all folds, or go on where an earlier call stopped.
+
+    Args:
+        args: Options of this command and of `vimamba fit`.
+
+    Returns:
+        Exit code.
+    """
+    given, rest = parse(args)
+    if "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1":
+        raise UsageError("start cross-validate in one process; --trainer.devices starts the others")
+    out: Path = given.out
+    wish = Record(given.folds or 5, given.choose or "inner")
+    if given.resume:
+        before = read_record(out)
+        if before is None:
+            raise UsageError(f"--resume {out}: there is no cross-validation")
+        wish = Record(before.folds, before.choose)
+        rest = ["--config", str(out / RECIPE)]
+    config = prepare(wish, rest, out)
+    with lock_folder(out):
+        record = adopt(wish, config, out)
+        for fold in range(record.folds):
+            if fold in record.finished and fold_folder(out, fold).is_dir():
+                continue
+            code = train_fold(out, fold, record.folds)
+            if code == 130:
+                say(
+                    f"interrupted; continue with: {command_line('cross-validate', '--resume', out)}"
+                )
+            if code:
+                return code
+            record.finished = sorted({*record.finished, fold})
+            record.write(out)
+        from vimamba.cli.fold_report import report_folds
+
+        report_folds(out, record)
+    return 0
+
+
+def parse(args: list[str]) -> tuple[Namespace, list[str]]:
+    """Split off the options that are not of `vimamba fit`.
+
+    Raises:
+        UsageError: A value cannot be used, or an option is that of a single run.
+    """
+    parser = ArgumentParser(
+        prog="vimamba cross-validate",
+        description=HELP,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--out", type=Path, help="folder to write")
+    parser.add_argument("--resume", type=Path, metavar="OUT", help="go on with a cross-validation")
+    parser.add_argument("--folds", type=int, help="number of folds; 5 by default")
+    parser.add_argument(
+        "--choose",
+        choices=("inner", "last"),
+        help="the epoch to score: the best one on a val split that is drawn from the fold's own "
+        "training images (default), or the last one",
+    )
+    given, rest = parser.parse_known_args(args)
+    names = {option.partition("=")[0] for option in rest}
+    for name in sorted({f"--data.{key}" for key in DIVISION if key != "val_fraction"} & names):
+        raise UsageError(f"{name} is for `vimamba fit`: each fold has its own")
+    if "--dry-run" in names:
+        raise UsageError("--dry-run is for `vimamba fit`: try the options there first")
+    if given.choose == "last" and "--data.val_fraction" in names:
+        raise UsageError("--data.val_fraction needs --choose inner: nothing is held out for last")
+    if given.folds is not None and given.folds < 2:
+        raise UsageError(f"--folds {given.folds} must be at least 2")
+    if given.resume is not None:
+        if rest or (given.out, given.folds, given.choose) != (None, None, None):
+            raise UsageError("--resume OUT goes on with the options of before; give no others")
+        given.out = given.resume
+    if given.out is None:
+        raise UsageError("--out FOLDER is required: the same command then goes on where it stopped")
+    return given, rest
+
+
+def prepare(wish: Record, options: list[str], out: Path) -> str:
+    """Check data and settings before anything is trained or written.
+
+    Args:
+        wish: What is asked for.
+        options: Those of `vimamba fit`, short or typed.
+        out: The folder to write.
+
+    Returns:
+        The recipe of every fold, but for its number: YAML.
+
+    Raises:
+        UsageError: An option cannot be used.
+        DataError: A fold cannot be trained or scored.
+    """
+    from vimamba.cli.recipe import build
+
+    typed = [*translate(options), "--data.fold=0", f"--data.folds={wish.folds}"]
+    typed += ["--data.fold_as=test"]
+    typed += ["--data.val_fraction=0"] if wish.choose == "last" else []
+    cli = build(typed, out)
+    if getattr(cli.model, "case_scores", True) is False:
+        raise UsageError("--model.case_scores must be true: the cases are what is reported")
+    show_folds(cli.datamodule, wish)
+    for name, value in cli.datamodule.settled().items():
+        cli.config.data.init_args[name] = value
+    return cli.parser.dump(cli.config)
+
+
+def adopt(wish: Record, config: str, out: Path) -> Record:
+    """What to go on with in a folder that is ours alone: what it holds, or a new beginning.
+
+    Args:
+        wish: What is asked for.
+        config: The recipe of every fold.
+        out: The folder.
+
+    Raises:
+        UsageError: The folder holds something else.
+    """
+    path, before = out / RECIPE, read_record(out)
+    if before is None and list_entries(out):
+        raise UsageError(f"--out {out} holds files but no cross-validation; name another folder")
+    if before is not None and path.is_file():
+        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        refuse_others(wish, before, yaml.safe_load(config), kept, out)
+        return before
+    wish.write(out)
+    with write_whole(path) as part:
+        part.write_text(config, encoding="utf-8")
+    return wish
+
+
+def show_folds(data: Any, record: Record) -> None:
+    """Fail on a fold that cannot be trained or scored; print what each of them holds."""
+    from vimamba.data import SegmentationData
+
+    rows, segments = [], isinstance(data, SegmentationData)
+    splits = ("train", "val", "test") if record.choose == "inner" else ("train", "test")
+    for fold in range(record.folds):
+        data.take_fold(fold)
+        (data.check_splits if segments else data.check)()
+        parts = [data.catalogue.splits[split] for split in splits]
+        cells = [f"{len({i.case for i in p.items})}" if segments else f"{len(p)}" for p in parts]
+        rows.append([fold, *cells])
+    data.take_fold(0)
+    chosen = "the best on val" if record.choose == "inner" else "the last"
+    what = "cases" if segments else "images"
+    show_table(f"{data.root}: {what} of each fold; the epoch that counts is {chosen}",
+               ["fold", *(s if s != "test" else "held out" for s in splits)], rows)  # fmt: skip
+
+
+def refuse_others(
+    wish: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
+) -> None:
+    """Fail if a folder was begun with other options."""
+    for name in ("folds", "choose"):
+        now, then = getattr(wish, name), getattr(before, name)
+        if now != then:
+            raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
+    now, then = flatten(config), flatten(kept)
+    for name in sorted(now.keys() | then.keys()):
+        if name != "trainer.default_root_dir" and now.get(name) != then.get(name):
+            raise UsageError(
+                f"--{name.replace('.init_args', '')} {now.get(name)}: {out} was begun with "
+                f"{then.get(name)}; name another --out"
+            )
+
+
+def flatten(config: Any, name: str = "") -> dict[str, Any]:
+    """Dotted names of a nested dictionary's values."""
+    if not isinstance(config, dict):
+        return {name: config}
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        found |= flatten(value, f"{name}.{key}" if name else str(key))
+    return found
+
+
+def train_fold(out: Path, fold: int, folds: int) -> int:
+    """Train one fold, or go on with it.
+
+    Returns:
+        Exit code: 130 after Ctrl-C.
+    """
+    folder = fold_folder(out, fold)
+    say(f"\nfold {fold}, {fold + 1} of {folds}")
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        code = run_fit(["--resume", str(folder)])
+    else:
+        config = ["--config", str(out / RECIPE), f"--data.fold={fold}"]
+        code = run_fit([*config, "--out", str(folder)])
+    if code not in (0, 130):
+        say(f"fold {fold} ended with exit code {code}; the same command goes on with it")
+    return code
+
+
+def fit_command(args: list[str]) -> list[str]:
+    """`vimamba fit` as Lightning can start it again for further devices."""
+    return [sys.executable, "-m", "vimamba", "fit", *args]
+
+
+def run_fit(args: list[str]) -> int:
+    """`vimamba fit` in a process of its own, which gets each signal to stop once.
+
+    Returns:
+        Its exit code.
+    """
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module of the working directory
+    process = subprocess.Popen(fit_command(args), env=environment, start_new_session=True)
+
+    def hand_on(number: int, frame: object) -> None:
+        process.send_signal(number)
+
+    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

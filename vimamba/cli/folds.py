@@ -1,0 +1,133 @@
+"""A folder that `vimamba cross-validate` wrote: its record, its folds, their networks together."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from vimamba.cli.errors import UsageError
+from vimamba.files import write_whole
+
+RECORD = "cross_validation.json"
+Choice = Literal["inner", "last"]
+
+
+@dataclass
+class Record:
+    """What a cross-validation is, and how far it has come.
+
+    Attributes:
+        folds: Number of folds.
+        choose: How the epoch is chosen that is scored: the best one on a val split that is drawn
+            from a fold's own training images ("inner"), or the last one.
+        finished: Folds that are trained and scored.
+    """
+
+    folds: int
+    choose: Choice
+    finished: list[int] = field(default_factory=list)
+
+    @property
+    def checkpoint(self) -> str:
+        """Which checkpoint of each fold counts."""
+        return "best" if self.choose == "inner" else "last"
+
+    def write(self, out: Path) -> None:
+        """Keep the record in the folder."""
+        with write_whole(out / RECORD) as part:
+            part.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def read_record(out: Path) -> Record | None:
+    """The record of a folder; None if it is none of a cross-validation.
+
+    Raises:
+        UsageError: The record is damaged.
+    """
+    path = out / RECORD
+    if not path.is_file():
+        return None
+    try:
+        record = Record(**json.loads(path.read_text(encoding="utf-8")))
+        well = record.choose in ("inner", "last") and record.folds >= 2
+        if well and set(record.finished) <= set(range(record.folds)):
+            return record
+    except (ValueError, TypeError):
+        pass
+    raise UsageError(f"{path} is no record of a cross-validation")
+
+
+def fold_folder(out: Path, fold: int) -> Path:
+    """Where the run of a fold lies."""
+    return out / f"fold{fold}"
+
+
+def voting_runs(run: Path) -> list[Path]:
+    """The runs whose networks answer for a folder: a run itself, or all folds.
+
+    Raises:
+        UsageError: A fold is not finished.
+    """
+    record = read_record(run)
+    if record is None:
+        return [run]
+    missing = sorted(set(range(record.folds)) - set(record.finished))
+    if missing:
+        raise UsageError(
+            f"{run}: fold {missing[0]} is not finished; go on with `vimamba cross-validate "
+            f"--resume {run}`, or name one run, such as {fold_folder(run, 0)}"
+        )
+    return [fold_folder(run, fold) for fold in range(record.folds)]
+
+
+def find_checkpoints(run: Path, wish: str | None) -> list[Path]:
+    """The checkpoint of each run that answers for a folder.
+
+    Args:
+        run: A run, or a cross-validation.
+        wish: "best", "last" or a file; None: what counts, the best one of a run.
+
+    Raises:
+        UsageError: A checkpoint is not there, or a file is named for several folds.
+    """
+    from vimamba.cli.runs import find_checkpoint
+
+    record = read_record(run)
+    if record is not None and wish not in (None, "best", "last"):
+        raise UsageError(f"--ckpt {wish}: for the folds of {run} it must be best or last")
+    wish = wish or (record.checkpoint if record else "best")
+    return [find_checkpoint(each, wish) for each in voting_runs(run)]
+
+
+def load_voters(run: Path, wish: str | None) -> Any:
+    """The task of a run, or the one that averages the probabilities of all folds.
+
+    Args:
+        run: A run, or a cross-validation.
+        wish: As in `find_checkpoints`.
+
+    Raises:
+        UsageError: The folds do not prepare images alike.
+    """
+    from vimamba.cli.runs import load_task, read_config
+    from vimamba.tasks.ensemble import join_tasks
+
+    runs, checkpoints = voting_runs(run), find_checkpoints(run, wish)
+    tasks = [load_task(each, file) for each, file in zip(runs, checkpoints, strict=True)]
+    if len(tasks) == 1:
+        return tasks[0]
+    first, *others = [prepared_by(read_config(each)) for each in runs]
+    for each, settings in zip(runs[1:], others, strict=True):
+        if differing := [key for key in first if first[key] != settings.get(key)]:
+            raise UsageError(
+                f"{runs[0]} and {each} differ in data.{differing[0]}, so their networks cannot "
+                "answer together; predict with each alone"
+            )
+    return join_tasks(tasks)
+
+
+def prepared_by(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run's data but for those that say which images there are."""
+    of_the_set = ("fold", "split_csv", "seed", "workers", "batch_size", "limit")
+    given = config["data"]["init_args"]
+    return {key: value for key, value in given.items() if key not in of_the_set}

@@ -1,0 +1,63 @@
+"""Several trained tasks that answer as one: the mean of their probabilities."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from vimamba.tasks.errors import TaskError
+from vimamba.tasks.task import Task
+
+
+class _Voting(Task):
+    """Mixed into a kind of task: every network gives its views, and answers are means of views."""
+
+    voters: nn.ModuleList
+
+    @property
+    def scored_net(self) -> nn.Module:
+        """The network whose turn it is."""
+        return self.voters[self.turn]
+
+    def views(self, image: Any) -> list[Tensor]:
+        """Logits of all networks' views."""
+        found: list[Tensor] = []
+        for turn in range(len(self.voters)):
+            self.turn = turn
+            found += super().views(image)  # type: ignore[misc]
+        return found
+
+
+def join_tasks(tasks: Sequence[Task]) -> Task:
+    """A task whose probabilities are the mean of those of several.
+
+    Args:
+        tasks: Of one kind and with the same classes and sizes.
+
+    Raises:
+        TaskError: They differ in what they were made with.
+    """
+    first, settings = tasks[0], [shared_settings(task) for task in tasks]
+    for other in settings[1:]:
+        if differing := [name for name in settings[0] if settings[0][name] != other.get(name)]:
+            name = differing[0]
+            raise TaskError(
+                f"networks that answer together must agree in {name}: they have "
+                f"{settings[0][name]} and {other.get(name)}"
+            )
+    kind = type(f"{type(first).__name__}Ensemble", (_Voting, type(first)), {})
+    joined = kind(**{**task_arguments(first), "pretrained": False})
+    joined.voters, joined.turn = nn.ModuleList(task.scored_net for task in tasks), 0
+    joined.net, joined.average = joined.voters[0], None  # instead of those just made
+    return joined.eval()
+
+
+def task_arguments(task: Task) -> dict[str, Any]:
+    """What a task was made with."""
+    return {key: value for key, value in task.hparams.items() if not key.startswith("_")}
+
+
+def shared_settings(task: Task) -> dict[str, Any]:
+    """What answers depend on, apart from the weights."""
+    names = ("class_names", "multi_label", "label_values", "background", "img_size", "in_chans")
+    return {name: task.hparams[name] for name in names if name in task.hparams}

@@ -103,18 +103,10 @@ def classify_files(
     import torch
     from torch.utils.data import DataLoader
 
-    from vimamba.data.augmentation import eval_transform
     from vimamba.data.dataset import ImageDataset, start_worker
+    from vimamba.data.preprocessing import Preprocessing
 
-    in_chans = settings["in_chans"]
-    transform = eval_transform(
-        settings["img_size"],
-        settings["mean"],
-        settings["std"],
-        interpolation=settings["interpolation"],
-        crop_pct=settings["crop_pct"],
-    )
-    dataset = ImageDataset(samples, transform, in_chans, seed=0)
+    dataset = ImageDataset(samples, Preprocessing.from_settings(settings), None, seed=0)
     loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=start_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = task.to(device)

@@ -36,6 +36,7 @@ from vimamba.data.nifti import (
 from vimamba.data.pairs import some
 from vimamba.data.pixels import read_mask
 from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.resizing import as_fractions
 from vimamba.data.samples import IMAGE_SUFFIXES, list_images
 from vimamba.tasks.mask_metrics import CaseTable
 
@@ -270,11 +271,11 @@ class MaskWriter:
             self._write_volume(batch[0])
             return
         items = [FilePair(job.paths[0], None, job.paths[0].parent) for job in batch]
-        pixels = [self.prepare.pixels(item) for item in items]
+        pixels = [self.prepare.values(item) for item in items]
         tensors = [self.prepare.tensor(self.prepare.resize(p)).to(self.device) for p in pixels]
         found = self.task.segment(tensors, [p.shape[:2] for p in pixels])
         for job, image, mask in zip(batch, pixels, found, strict=True):
-            self._write_overlay(job, image, mask)
+            self._write_overlay(job, as_fractions(image), mask)
             target = job.mask_file(self.out)
             save_image(self._palette_image(mask), target)
 

@@ -166,9 +166,14 @@ def show_image(axes: Axes, image: NDArray, title: str, colour: str = "#222222") 
 
 
 def as_pixels(image: torch.Tensor, data: ClassificationData) -> NDArray:
-    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]."""
-    pixels = image.permute(1, 2, 0).float().numpy() * np.asarray(data.std) + np.asarray(data.mean)
-    return pixels.clip(0, 1)
+    """Undo the normalisation: (C, H, W) to (H, W, 3) in [0, 1], the first three bands, or one."""
+    pixels = image.permute(1, 2, 0).float().numpy()
+    if data.intensity.zscore:
+        low, high = pixels.min((0, 1)), pixels.max((0, 1))
+        pixels = (pixels - low) / np.maximum(high - low, 1e-6)
+    else:
+        pixels = pixels * np.asarray(data.std) + np.asarray(data.mean)
+    return pixels[:, :, : 3 if pixels.shape[2] >= 3 else 1].clip(0, 1)
 
 
 def label_names(label: torch.Tensor, class_names: Sequence[str]) -> str:

@@ -188,18 +188,10 @@ def classify_files(
     import torch
 
     from vimamba.cli.reading import read_all
-    from vimamba.data.augmentation import eval_transform
     from vimamba.data.dataset import ImageDataset
+    from vimamba.data.preprocessing import Preprocessing
 
-    in_chans = settings["in_chans"]
-    transform = eval_transform(
-        settings["img_size"],
-        settings["mean"],
-        settings["std"],
-        interpolation=settings["interpolation"],
-        crop_pct=settings["crop_pct"],
-    )
-    dataset = ImageDataset(samples, transform, in_chans, seed=0)
+    dataset = ImageDataset(samples, Preprocessing.from_settings(settings), None, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = task.to(device)
     for batch in read_all(dataset, batch_size, workers):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vimamba.cli.mask_jobs import Job
 from vimamba.data.masked import FilePair, MaskedImage
+from vimamba.data.pixels import percentile_limits, wanted_bands
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.tasks.windows import Scene
 
@@ -23,7 +24,7 @@ class Part:
     def __init__(self, whole: "OpenImage", stored: NDArray) -> None:
         self.whole, self.stored = whole, stored
 
-    def image(self) -> NDArray:
+    def image(self, wanted: int | None = None) -> NDArray:
         """(h, w, C) as stored."""
         return self.stored
 
@@ -53,7 +54,7 @@ class OpenImage:
     prepare: Preprocessing
 
     def __post_init__(self) -> None:
-        self.stored = self.item.image()
+        self.stored = self.item.image(wanted_bands(self.prepare.in_chans, self.prepare.bands))
         self._limits: dict[tuple[float, float], tuple[NDArray, NDArray]] = {}
 
     @property
@@ -76,7 +77,8 @@ class OpenImage:
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
         """Percentiles of the values, computed once."""
         if percentiles not in self._limits:
-            self._limits[percentiles] = self.item.limits(percentiles)
+            found = self.item.limits(percentiles) or percentile_limits(self.stored, percentiles)
+            self._limits[percentiles] = found
         return self._limits[percentiles]
 
     def pixels(self, step: int = 1) -> NDArray[np.float32]:
@@ -88,13 +90,14 @@ class OpenImage:
     def network_input(self) -> Tensor | Scene:
         """(C, h, w), or a scene if the image is large."""
         if not self.is_large:
-            return self.prepare.tensor(self.prepare.resize(self.pixels()))
+            values = self.prepare.values(cast(MaskedImage, Part(self, self.stored)))
+            return self.prepare.tensor(self.prepare.resize(values))
         return Scene(self.size, self._cut)
 
     def _cut(self, rows: slice, columns: slice) -> Tensor:
         """(1, C, h, w) of a window."""
         part = Part(self, self.stored[rows, columns])
-        return self.prepare.tensor(self.prepare.pixels(cast(MaskedImage, part)))[None]
+        return self.prepare.tensor(self.prepare.values(cast(MaskedImage, part)))[None]
 
 
 class JobImages:

@@ -1,7 +1,7 @@
 """The network that a command line names: a timm model or a run, with the input it was made for."""
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Network:
         image_size: Channels, height and width of its input, pixels.
         data_config: Mean, standard deviation and the like, by timm's names.
         label_names: Classes in the order of the logits, if they are known.
+        preprocessing: Of a run: the fields of its `vimamba.data.Preprocessing`.
         classifies: Whether it is a timm model, as opposed to a segmentation network.
     """
 
@@ -29,6 +30,7 @@ class Network:
     image_size: tuple[int, int, int]
     data_config: dict[str, Any]
     label_names: list[str] | None = None
+    preprocessing: dict[str, Any] | None = None
     classifies: bool = True
 
 
@@ -123,7 +125,8 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
     config = read_json(folder / "config.json", UsageError)
     if "network" not in config:
         net = load_folder(folder)
-        return _of_timm(net, str(config["architecture"]), img_size)
+        network = _of_timm(net, str(config["architecture"]), img_size)
+        return replace(network, preprocessing=config.get("preprocessing"))
     segmenter, network = load_segmenter(folder), config["network"]
     side = img_size or network.get("img_size") or 256
     preprocessing = config.get("preprocessing")
@@ -136,6 +139,7 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
         (segmenter.in_chans, side, side),
         _data_config(preprocessing),
         list(names) if isinstance(names, list) else None,
+        preprocessing,
         classifies=False,
     )
 
@@ -152,6 +156,7 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
     from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.data.preprocessing import Preprocessing
     from vimamba.tasks import Classification
 
     quieten()
@@ -165,6 +170,7 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         (hparams["in_chans"], side, side),
         _data_config({"crop_mode": "center", **data} if classifies else data),
         list(task.class_names),
+        asdict(Preprocessing.from_settings(data)),
         classifies=classifies,
     )
 

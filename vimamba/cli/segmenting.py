@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vimamba.cli.callbacks import write_rows
 from vimamba.cli.tables import number, say, show_table
 from vimamba.data import SegmentationData
+from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.tasks.mask_export import export_segmenter
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ def show_data(data: SegmentationData) -> None:
     say(f"image size {size}, {fit} {data.img_size}x{data.img_size}")
     for note in data.notes():
         say(note)
+    for line in describe_pixels(data, inspect_images(data)):
+        say(line)
 
 
 def draw_data(data: SegmentationData, out: Path) -> None:

@@ -26,9 +26,9 @@ from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
 from vimamba.data.labels import whole_numbers
 from vimamba.data.listing import check_files, list_folder, subfolders
 from vimamba.data.mask_folder import MaskFolder
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits, relative_name
+from vimamba.data.masked import MaskedCatalogue, MaskedSamples, relative_name
 from vimamba.data.pairs import by_name, match_names
-from vimamba.data.pixels import select_bands
+from vimamba.data.pixels import percentile_limits, select_bands
 from vimamba.data.remarks import Remarks, some
 from vimamba.data.segmentation import as_samples
 from vimamba.files import write_whole
@@ -299,7 +299,7 @@ class VolumeSlice:
             return values
         return values * np.float32(volume.slope) + np.float32(volume.intercept)
 
-    def image(self) -> NDArray:
+    def image(self, wanted: int | None = None) -> NDArray:
         """(H, W, C) float32."""
         parts = [self._cut(path).astype(np.float32) for path in self.paths]
         return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)

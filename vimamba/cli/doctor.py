@@ -153,7 +153,8 @@ def _batch(network: Network, given: Namespace) -> Tensor:
     """Images of the input size, as the network is given them."""
     if given.data is None:
         shape = (given.batch_size, *network.image_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     from PIL import Image
     from timm.data import create_transform
 

@@ -60,7 +60,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         pixels = self.samples.image(index, self.in_chans)
         image = self.transform(pixels, stream_seed(self.seed, epoch, index))
-        return image, torch.as_tensor(self.samples.labels[index])
+        label = torch.as_tensor(self.samples.labels[index], dtype=None, device="cpu")
+        return image, label
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -256,5 +256,5 @@ class Task(LightningModule):
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
     """Inverse frequencies, whose mean over all counted is 1, as in scikit-learn."""
-    found = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    found = torch.tensor(counts, dtype=torch.float32, device=None).clamp(min=1)
     return found.sum() / (len(found) * found)

@@ -10,12 +10,15 @@ indices are uint64, so that no wrap-around of negative indices is checked; exp2 
 polynomials; nothing is captured, so that the on-disk cache works.
 """
 
+import hashlib
+import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types, uint64
+from numba.core.caching import IndexDataCacheFile
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
@@ -66,10 +69,27 @@ def cached(compiled: CFunc) -> CFunc:
     # numba looks for changes in the kernel's own file only, not in those of its helpers
     files = Path(__file__).parent.rglob("cpu_*.py")
     newest = max(file.stat().st_mtime for file in files)
-    cache_file = getattr(getattr(compiled, "_cache", None), "_cache_file", None)
-    if cache_file is not None:
-        cache_file._source_stamp = (cache_file._source_stamp, newest)
+    cache = getattr(compiled, "_cache", None)
+    if hasattr(cache, "_cache_file"):
+        stamp = (cache._cache_file._source_stamp, newest)
+        cache._cache_file = _SealedFiles(cache._cache_path, cache._impl.filename_base, stamp)
     return compiled
+
+
+class _SealedFiles(IndexDataCacheFile):
+    """Numba's cache, with a checksum before the code: it runs whatever is in the file."""
+
+    def _save_data(self, name: str, data: Any) -> None:
+        code = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+
+    def _load_data(self, name: str) -> Any:
+        content = Path(self._data_path(name)).read_bytes()
+        seal, code = content[:32], content[32:]
+        if hashlib.sha256(code).digest() != seal:
+            raise ValueError(f"{self._data_path(name)} is damaged")
+        return pickle.loads(code)
 
 
 def _use_wide_vectors(typing_context: Any) -> Any:

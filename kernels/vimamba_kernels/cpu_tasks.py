@@ -194,27 +194,57 @@ def compile_kernel(module: str, name: str) -> Kernel:
     from vimamba_kernels.cpu_math import cached, uncached
 
     kernel = cached(getattr(source, name))
-    if not _is_cached(kernel):
-        print(f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr)
-        _fill_cache(module, name)
-    try:
-        kernel.compile()
-    except OSError:
-        kernel = uncached(kernel)
-        kernel.compile()
+    for _ in range(2):
+        if not _is_cached(kernel):
+            print(f"vimamba: compiling a CPU kernel ({name}), some seconds, once", file=sys.stderr)
+            _fill_cache(module, name)
+        try:
+            kernel.compile()
+        except OSError:
+            break  # the cache cannot be written
+        except Exception:  # what the cache holds is no such code: there is no end of errors
+            _drop_cached(kernel)
+        else:
+            if name in kernel.native_name:
+                return _callable(kernel)
+            _drop_cached(kernel)  # another kernel's code
+    kernel = uncached(kernel)
+    kernel.compile()
+    return _callable(kernel)
+
+
+def _callable(kernel: Any) -> Kernel:
     prototype = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
     return prototype(kernel.address)  # type: ignore[call-overload]  # numba's own type is loose
 
 
 def _is_cached(kernel: Any) -> bool:
+    """Whether the cache on disk holds the kernel; what cannot be read there is deleted."""
     try:
-        context = kernel._targetdescr.target_context
-        context.refresh()
         # only asks; `kernel._cache.load_overload` would load the code, and `compile` once more
-        key = kernel._cache._index_key(kernel._sig, context.codegen())
-        return kernel._cache._cache_file.load(key) is not None
-    except (AttributeError, OSError):
+        return kernel._cache._cache_file.load(_cache_key(kernel)) is not None
+    except Exception:  # truncated, empty, of another program: there is no end of errors
+        _drop_cached(kernel)
         return False
+
+
+def _cache_key(kernel: Any) -> Any:
+    context = kernel._targetdescr.target_context
+    context.refresh()
+    return kernel._cache._index_key(kernel._sig, context.codegen())
+
+
+def _drop_cached(kernel: Any) -> None:
+    """Delete the kernel's code in the cache, or the kernel's index if that cannot be read."""
+    files = getattr(kernel._cache, "_cache_file", None)
+    if files is None:
+        return
+    try:
+        broken = files._data_path(files._load_index()[_cache_key(kernel)])
+    except Exception:
+        broken = files._index_path
+    with contextlib.suppress(OSError):
+        os.unlink(broken)
 
 
 def _fill_cache(module: str, name: str) -> None:

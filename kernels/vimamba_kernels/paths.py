@@ -24,7 +24,7 @@ def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
     """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
     if paths is None:
         return x
-    k = torch.arange(paths.shape[0], device=x.device).unsqueeze(1)
+    k = torch.arange(paths.shape[0], dtype=torch.int64, device=x.device).unsqueeze(1)
     rows = x[:, k, paths.clamp(min=0).long()]
     visited = (paths >= 0).reshape(1, *paths.shape, *(1,) * (x.dim() - 3))
     return torch.where(visited, rows, rows.new_zeros(()))
@@ -34,9 +34,9 @@ def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
     """(B, K, T, ...) back to (B, K, L, ...); tokens never visited get zeros."""
     if paths is None:
         return y
-    k = torch.arange(paths.shape[0], device=y.device).unsqueeze(1)
+    k = torch.arange(paths.shape[0], dtype=torch.int64, device=y.device).unsqueeze(1)
     # zero tokens write to a row of their own, which is dropped
     index = torch.where(paths >= 0, paths, length).long()
-    rows = y.new_zeros(*y.shape[:2], length + 1, *y.shape[3:])
+    rows = y.new_zeros((*y.shape[:2], length + 1, *y.shape[3:]))
     # not in place, which export refuses in what stands for an operator
     return torch.ops.aten.index_put(rows, [None, k, index], y)[:, :, :length]

@@ -39,7 +39,8 @@ def make_model(name: str, size: int) -> nn.Module:
 def make_run(name: str, size: int, batch: int, train: bool) -> Run:
     """A step of inference, or of training without the optimiser."""
     model = make_model(name, size).train(train)
-    image = torch.randn(batch, 3, size, size, device=next(model.parameters()).device)
+    weight = next(model.parameters())
+    image = torch.randn(batch, 3, size, size, dtype=weight.dtype, device=weight.device)
     precision = torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda)
 
     def run() -> object:

@@ -156,7 +156,8 @@ def _batch(network: Network, given: Namespace) -> Tensor:
     """Images of the input size, as the network is given them."""
     if given.data is None:
         shape = (given.batch_size, *network.image_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     from vimamba.data.samples import list_images
 
     files = list_images(given.data) if given.data.is_dir() else [given.data]

@@ -101,8 +101,8 @@ class ClassificationData(ImageData):
         return list(self.catalogue.class_names)
 
     def settled(self) -> dict[str, Any]:
-        """The classes in their order, so that later commands keep it whatever they find."""
-        return {"classes": self.class_names}
+        """The classes in their order too, so that later commands keep it whatever they find."""
+        return {**super().settled(), "classes": self.class_names}
 
     def notes(self) -> list[str]:
         """What is odd about the data; names of classes that are easily taken for one another."""

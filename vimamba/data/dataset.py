@@ -61,7 +61,8 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(C, size, size) float32 and a label, for an index or an (epoch, index) pair."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        item, label = self.samples.item(index), torch.as_tensor(self.samples.labels[index])
+        item = self.samples.item(index)
+        label = torch.as_tensor(self.samples.labels[index], dtype=None, device="cpu")
         if self.transform is None:
             return self.prepare.image(item), label
         seed = stream_seed(self.seed, epoch, index)

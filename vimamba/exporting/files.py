@@ -72,7 +72,9 @@ def export_model(
     any_size = not fixed_size and not notes
     notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
     names = _DIMENSIONS if any_size else {0: "batch"}
-    program = _capture(model, torch.zeros(2, channels, height, width), names)
+    size = (2, channels, height, width)
+    image = torch.zeros(size, dtype=torch.float32, device="cpu")
+    program = _capture(model, image, names)
     if target != "onnx":
         notes.append(_NEEDS_VIMAMBA)
     notes += _smallest(program, names)

@@ -74,13 +74,13 @@ def computes_from_size(scan_order: str) -> bool:
 
     One that loops over rows in Python, recurses or looks a table up does not.
     """
-    grid = torch.empty(_GRIDS[0])
+    grids = [torch.empty(size, dtype=torch.float32, device="cpu") for size in _GRIDS]
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     try:
-        program = torch.export.export(_Paths(scan_order), (grid,), dynamic_shapes=(sizes,))
+        program = torch.export.export(_Paths(scan_order), (grids[0],), dynamic_shapes=(sizes,))
         traced = program.module()
         return all(
-            torch.equal(traced(torch.empty(size)), scan_paths(scan_order, *size)) for size in _GRIDS
+            torch.equal(traced(grid), scan_paths(scan_order, *grid.shape)) for grid in grids
         )
     except Exception:  # anybody's code met symbols in place of numbers: there is no end of errors
         return False
@@ -115,10 +115,10 @@ def _pool_weights(size: int, count: int, like: Tensor) -> Tensor:
 
     Cell i goes from floor(i * size / count) to ceil((i + 1) * size / count).
     """
-    cell = torch.arange(count, device=like.device)[:, None]
+    cell = torch.arange(count, dtype=torch.int64, device=like.device)[:, None]
     start = cell * size // count
     end = ((cell + 1) * size + count - 1) // count
-    place = torch.arange(size, device=like.device)
+    place = torch.arange(size, dtype=torch.int64, device=like.device)
     inside = (place >= start) & (place < end)
     return inside.to(like.dtype) / (end - start)
 
@@ -187,4 +187,4 @@ def _ssd(
 ) -> tuple[Tensor, Tensor]:
     options = (dt_bias, dt_softplus, dt_limit, initial_state, paths, merge)
     y, state = ssd_chunked(x, dt, A, B, C, D, z, *options)
-    return y, state if return_state else state.new_empty(0)
+    return y, state if return_state else state.new_empty((0,))

@@ -78,7 +78,7 @@ def compare(
     checks = []
     generator = torch.Generator().manual_seed(0)
     for shape in shapes:
-        image = torch.randn(shape, generator=generator)
+        image = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         expected = as_list(model(image))
         found = list(run(image))
         pairs = list(zip(expected, found, strict=True))

@@ -7,11 +7,10 @@ with the blocks of VMamba's first generation.
 from itertools import pairwise
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
 from vimamba.heads.blocks import check_pyramid
-from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock
+from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock, drop_path_rates
 
 
 class VSSUpBlock(nn.Module):
@@ -76,9 +75,9 @@ class VSSHead(nn.Module):
             if coarse != 2 * fine:
                 raise ValueError(f"strides={strides} must double from level to level")
         ups = list(pairwise(reversed(channels)))
-        rates = calculate_drop_path_rates(drop_path_rate, [depth] * len(ups), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, [depth] * len(ups))
         self.blocks = nn.ModuleList(
-            VSSUpBlock(a, b, scan_order=scan_order, drop_path_rates=r)  # type: ignore[arg-type]
+            VSSUpBlock(a, b, scan_order=scan_order, drop_path_rates=r)
             for (a, b), r in zip(ups, rates, strict=True)
         )
         self.expand = PatchExpand(channels[0], channels[0], scale=strides[0])

@@ -1,5 +1,6 @@
 """Mixers and blocks that two or more families share."""
 
+from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer
@@ -29,6 +30,7 @@ __all__ = [
     "SimplePyramid",
     "Stage",
     "VSSBlock",
+    "drop_path_rates",
     "init_vss_",
     "insert_class_token",
     "scan_parameters",

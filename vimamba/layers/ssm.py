@@ -74,7 +74,8 @@ def init_step_bias_(
 ) -> None:
     """Make softplus(dt_bias) log-uniform in [dt_min, dt_max] (Mamba, arXiv:2312.00752, 3.6)."""
     with torch.no_grad():
-        log_step = torch.empty_like(dt_bias).uniform_(math.log(dt_min), math.log(dt_max))
+        log_step = torch.empty_like(dt_bias, dtype=torch.float32)
+        log_step.uniform_(math.log(dt_min), math.log(dt_max))
         step = log_step.exp().clamp(min=floor)
         dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
 

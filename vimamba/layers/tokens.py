@@ -76,11 +76,13 @@ class RotaryEmbed(nn.Module):
         self.cells = cells
 
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
-        """(L, C) angles of a grid."""
-        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=like.dtype)
+        """(L, C) angles of a grid, at least in float32."""
+        # half precision would turn by angles of up to 14 that are a thirtieth off
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
         frequency = (10000.0 ** (-2 * steps / self.dim)).repeat_interleave(2)
-        rows = torch.arange(height, device=like.device, dtype=like.dtype) * (self.cells / height)
-        cols = torch.arange(width, device=like.device, dtype=like.dtype) * (self.cells / width)
+        rows = torch.arange(height, device=like.device, dtype=dtype) * (self.cells / height)
+        cols = torch.arange(width, device=like.device, dtype=dtype) * (self.cells / width)
         row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
         col = (cols[:, None] * frequency)[None].expand(height, width, -1)
         return torch.cat([row, col], dim=-1).flatten(0, 1)
@@ -88,7 +90,7 @@ class RotaryEmbed(nn.Module):
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate neighbouring pairs of channels of (N, L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return x * angles.cos() + turned * angles.sin()
+        return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 
 
 def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
@@ -114,8 +116,9 @@ def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
 def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
     """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
-    centre = (torch.arange(new, device=like.device) + 0.5) * scale
-    distance = (torch.arange(old, device=like.device) + 0.5 - centre.unsqueeze(1)).abs()
+    centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
+    place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
+    distance = (place - centre.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
     x = distance / scale.clamp(min=1.0)
     near = (1.5 * x - 2.5) * x * x + 1.0
@@ -144,6 +147,6 @@ def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     backwards = paths[:, :1] > paths[:, -1:]
     half = 0 if front else length // 2
     turn = torch.where(backwards, length - half, half)
-    step = torch.arange(length + 1, device=paths.device)[None]
+    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)[None]
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
     return torch.where(step == turn, position, shifted.gather(1, before))

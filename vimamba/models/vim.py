@@ -12,13 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import (
-    DropPath,
-    RmsNorm,
-    calculate_drop_path_rates,
-    lecun_normal_,
-    trunc_normal_,
-)
+from timm.layers import DropPath, RmsNorm, lecun_normal_, trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -39,6 +33,7 @@ from vimamba.layers import (
     PatchEmbed,
     RotaryEmbed,
     SimplePyramid,
+    drop_path_rates,
     insert_class_token,
     scan_parameters,
     to_pair,
@@ -151,9 +146,10 @@ class VisionMamba(nn.Module):
             "d_state": d_state,
             "average_paths": average_paths,
         }
+        (rates,) = drop_path_rates(drop_path_rate, [depth])
         self.blocks = nn.ModuleList(
             VimBlock(embed_dim, drop_path=rate, dd=dd, **mixer)  # type: ignore[arg-type]
-            for rate in calculate_drop_path_rates(drop_path_rate, depth)
+            for rate in rates
         )
         self.norm = RmsNorm(embed_dim, eps=1e-5, **dd)
         self.head = self._new_head()

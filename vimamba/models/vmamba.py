@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers import ClassifierHead, calculate_drop_path_rates
+from timm.layers import ClassifierHead
 from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -36,6 +36,7 @@ from vimamba.layers import (
     PatchStem,
     Stage,
     VSSBlock,
+    drop_path_rates,
     init_vss_,
     scan_parameters,
 )
@@ -141,13 +142,13 @@ class VMamba(nn.Module):
 
         self.stem = (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd)
         downsample = ConvDownsample if overlapping else PatchMerging
-        rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        rates = drop_path_rates(drop_path_rate, depths)
         self.stages = nn.Sequential()
         self.feature_info: list[dict[str, Any]] = []
         for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
             blocks = [
-                self._make_block(dim, mixer, scan, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd)  # type: ignore[arg-type]
-                for rate in stage_rates  # type: ignore[union-attr]
+                self._make_block(dim, mixer, scan, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd)
+                for rate in stage_rates
             ]
             between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
             self.stages.append(Stage(between, blocks))

@@ -106,7 +106,8 @@ class Segmenter(nn.Module):
             kept = -(-wanted * logits.shape[dim] // whole)
             if torch.compiler.is_exporting():
                 # a view would be exported either for whole cells only or for no whole cells
-                logits = logits.index_select(dim, torch.arange(kept, device=logits.device))
+                cells = torch.arange(kept, dtype=torch.int64, device=logits.device)
+                logits = logits.index_select(dim, cells)
             else:
                 logits = logits.narrow(dim, 0, kept)
         return logits

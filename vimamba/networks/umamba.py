@@ -79,7 +79,7 @@ class MambaLayer(nn.Module):
         """(N, C, ...) to the same shape."""
         tokens = x.flatten(2)
         tokens = tokens if self.over_channels else tokens.transpose(1, 2)
-        path = torch.arange(tokens.shape[1], device=x.device)[None]
+        path = torch.arange(tokens.shape[1], dtype=torch.int64, device=x.device)[None]
         tokens = self.mixer(self.norm(tokens), path)
         tokens = tokens if self.over_channels else tokens.transpose(1, 2)
         # of a channels-last map, PyTorch 2.15's backward of a strided 1x1 convolution overruns

@@ -10,10 +10,16 @@ there is one class; here it is logits always.
 from collections.abc import Mapping
 from typing import Any
 
-from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock, init_vss_
+from vimamba.layers import (
+    GATED_SS2D,
+    SS2D,
+    PatchExpand,
+    VSSBlock,
+    drop_path_rates,
+    init_vss_,
+)
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
 from vimamba.networks.vss_encoder import (
@@ -101,7 +107,8 @@ class VMUNet(Segmenter):
         self.encoder = make_encoder(
             in_chans, depths, dims=dims, scan_order=scan_order, drop_path_rate=drop_path_rate
         )
-        rates: Any = iter(calculate_drop_path_rates(drop_path_rate, sum(decoder_depths))[::-1])
+        (falling,) = drop_path_rates(drop_path_rate, [sum(decoder_depths)])
+        rates = iter(falling[::-1])
         self.decoder = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(reversed(dims), decoder_depths, strict=True)):
             upsample = PatchExpand(2 * dim, dim) if i else nn.Identity()

@@ -11,14 +11,19 @@ from torch import Tensor
 from vimamba.scan_orders.registry import register_scan_order
 
 
+def _count(cells: int) -> Tensor:
+    """0, 1, ..., on the CPU."""
+    return torch.arange(cells, dtype=torch.int64, device="cpu")
+
+
 def _grid(height: int, width: int) -> Tensor:
     """Raster indices, (H, W)."""
-    return torch.arange(height * width).view(height, width)
+    return _count(height * width).view(height, width)
 
 
 def _rows_and_columns(height: int, width: int) -> tuple[Tensor, Tensor]:
     """Row and column of every cell in raster order, (L,) each."""
-    cells = torch.arange(height * width)
+    cells = _count(height * width)
     return cells // width, cells % width
 
 
@@ -42,13 +47,13 @@ def _require_positive(**values: int) -> None:
 @register_scan_order
 def raster(height: int, width: int) -> Tensor:
     """Row by row, left to right. K = 1."""
-    return torch.arange(height * width)[None]
+    return _count(height * width)[None]
 
 
 @register_scan_order
 def bidirectional(height: int, width: int) -> Tensor:
     """Raster and its reverse, as in Vim (arXiv:2401.09417). K = 2."""
-    return _both_ways(torch.arange(height * width))
+    return _both_ways(_count(height * width))
 
 
 @register_scan_order
@@ -67,7 +72,7 @@ def cross_rot90(height: int, width: int) -> Tensor:
 
 def _snake(grid: Tensor) -> Tensor:
     """Row by row, every second row backwards."""
-    odd = torch.arange(grid.shape[0]) % 2 == 1
+    odd = _count(grid.shape[0]) % 2 == 1
     return torch.where(odd[:, None], grid.flip(1), grid).flatten()
 
 
@@ -106,7 +111,8 @@ def zigzag(height: int, width: int) -> Tensor:
 
 def _pad_grid(height: int, width: int, side: int) -> Tensor:
     """The grid with -1 below and to the right, up to multiples of `side`."""
-    padded = torch.full((_ceil(height, side) * side, _ceil(width, side) * side), -1)
+    sides = _ceil(height, side) * side, _ceil(width, side) * side
+    padded = torch.full(sides, -1, dtype=torch.int64, device="cpu")
     padded[:height, :width] = _grid(height, width)
     return padded
 
@@ -226,7 +232,8 @@ def hilbert(height: int, width: int) -> Tensor:
         long, short = short, long
     if long[0] % 2 == 1 and short[0] % 2 == 0:
         long, short = short, long
-    path = torch.tensor(_hilbert_walk(0, *long, *short))
+    walk = _hilbert_walk(0, *long, *short)
+    path = torch.tensor(walk, dtype=torch.int64, device="cpu")
     return _both_ways(path, height * width - 1 - path)
 
 
@@ -294,5 +301,5 @@ def shuffled(height: int, width: int, seed: int = 0) -> Tensor:
         raise ValueError(f"seed={seed} of a scan order must be at least 0")
     # of Python's generators, random() alone is documented to give the same numbers for ever
     draw = random.Random(seed).random
-    keys = torch.tensor([draw() for _ in range(height * width)], dtype=torch.float64)
-    return _both_ways(keys.argsort())
+    keys = [draw() for _ in range(height * width)]
+    return _both_ways(torch.tensor(keys, dtype=torch.float64, device="cpu").argsort())

@@ -112,8 +112,9 @@ def register_scan_table(
         raise ValueError(f"tables={tables!r} of scan order {name!r} must hold at least one size")
     checked = {}
     for size, paths in tables.items():
-        paths = paths.cpu() if isinstance(paths, Tensor) else torch.tensor(paths)
-        checked[size] = _check_paths(name, paths, *size)
+        if not isinstance(paths, Tensor):
+            paths = torch.tensor(paths, dtype=None, device="cpu")
+        checked[size] = _check_paths(name, paths.cpu(), *size)
     counts = {paths.shape[0] for paths in checked.values()}
     if len(counts) > 1:
         raise ValueError(f"tables of scan order {name!r} differ in the number of paths: {counts}")
@@ -216,18 +217,43 @@ def visits_all_cells(scan_order: str, height: int, width: int) -> bool:
     return paths.shape[1] == height * width and int(paths.min()) >= 0
 
 
-@torch.library.custom_op("vimamba::scan_paths", mutates_args=())
+_library = torch.library.Library("vimamba", "FRAGMENT")
+_library.define(
+    "scan_paths(Tensor like, str order, SymInt? height=None, SymInt? width=None) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# integers have no derivative; an autograd function in its place would keep torch.func out
+_library.impl("scan_paths", torch.library.fallthrough_kernel, "Autograd")
+
+
+@torch.library.impl(_library, "scan_paths", "CompositeExplicitAutograd")
 def _scan_paths_op(
     like: Tensor, order: str, height: int | None = None, width: int | None = None
 ) -> Tensor:
     return scan_paths(order, *grid_of(like, height, width), like.device)
 
 
-@_scan_paths_op.register_fake
-def _(like: Tensor, order: str, height: int | None = None, width: int | None = None) -> Tensor:
+@torch.library.register_fake("vimamba::scan_paths", lib=_library)
+def _scan_paths_fake(
+    like: Tensor, order: str, height: int | None = None, width: int | None = None
+) -> Tensor:
     definition, parameters, count = _resolve(order)
     steps = _count_steps(definition, parameters, *grid_of(like, height, width))
-    return like.new_empty((count, steps), dtype=torch.int64)
+    return torch.empty((count, steps), dtype=torch.int64, device=like.device)
+
+
+@torch.library.register_vmap("vimamba::scan_paths", lib=_library)
+def _scan_paths_of_all(
+    info: Any,
+    dims: tuple[Any, ...],
+    like: Tensor,
+    order: str,
+    height: int | None = None,
+    width: int | None = None,
+) -> tuple[Tensor, None]:
+    """All samples share the table."""
+    one = like if dims[0] is None else like.select(dims[0], 0)
+    return torch.ops.vimamba.scan_paths(one, order, height, width), None
 
 
 def grid_of(like: Tensor, height: int | None, width: int | None) -> tuple[int, int]:
@@ -350,7 +376,7 @@ def _check_paths(name: str, paths: Tensor, height: int, width: int) -> Tensor:
     low, high = int(paths.min()), int(paths.max())
     if low < -1 or high >= cells:
         raise ValueError(f"{where}: paths lie in [{low}, {high}], expected [-1, {cells - 1}]")
-    visits = torch.zeros(paths.shape[0], cells + 1, dtype=torch.int64)
+    visits = torch.zeros(paths.shape[0], cells + 1, dtype=torch.int64, device="cpu")
     visits = visits.scatter_add_(1, paths + 1, torch.ones_like(paths))[:, 1:]
     if int(visits.max()) > 1:
         path, cell = divmod(int(visits.argmax()), cells)

@@ -124,6 +124,9 @@ class Classification(Task):
     def loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy with class indices or probabilities, or binary for multi-label."""
         weight = cast(Tensor | None, self.loss_weight)
+        # true half precision converts buffers and targets, too
+        weight = None if weight is None else weight.float()
+        target = target.float() if target.is_floating_point() else target
         logits = logits.float()
         if self.multi_label:
             target = target.float() * (1 - smoothing) + 0.5 * smoothing
@@ -208,11 +211,11 @@ def loss_weights(
             raise TaskError(f"class_weights={wish!r} must be 'balanced' or a list of numbers")
         if counts is None:
             raise TaskError("class_weights='balanced' needs class_counts")
-        found = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+        found = torch.tensor(counts, dtype=torch.float32, device=None).clamp(min=1)
         return found.max() / found if multi_label else balanced_weights(counts)
     if len(wish) != num_classes:
         raise TaskError(f"class_weights has {len(wish)} values for {num_classes} classes")
-    return torch.tensor(wish, dtype=torch.float32)
+    return torch.tensor(wish, dtype=torch.float32, device=None)
 
 
 def make_mix(objective: Objective, num_classes: int, multi_label: bool) -> timm.data.Mixup | None:

@@ -72,11 +72,11 @@ class MaskLoss(nn.Module):
         wish = objective.class_weights
         if isinstance(wish, str) and wish != "balanced":
             raise TaskError(f"class_weights={wish!r} must be 'balanced' or a list of numbers")
-        weights = torch.ones(num_classes)
+        weights = torch.ones(num_classes, dtype=torch.float32, device=None)
         if isinstance(wish, list):
             if len(wish) != num_classes:
                 raise TaskError(f"class_weights has {len(wish)} values for {num_classes} classes")
-            weights = torch.tensor(wish, dtype=torch.float32)
+            weights = torch.tensor(wish, dtype=torch.float32, device=None)
         # part of the checkpoint, because balanced weights come from the training data
         self.register_buffer("class_weight", weights)
         self.dice = make_dice(objective, binary=self.binary) if objective.dice else None
@@ -107,7 +107,8 @@ class MaskLoss(nn.Module):
         loss = logits.new_zeros(())
         if o.ce or o.focal:
             entropy = self.entropy(logits, index)
-            weight = cast(Tensor, self.class_weight)[index] * valid
+            # true half precision converts the buffer, too; its sum over all pixels would overflow
+            weight = cast(Tensor, self.class_weight).float()[index] * valid
             total = weight.sum().clamp(min=1e-6)
             if o.ce:
                 loss = loss + o.ce * (entropy * weight).sum() / total

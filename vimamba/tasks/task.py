@@ -467,5 +467,5 @@ def describe_training(hparams: Mapping[str, Any]) -> dict[str, Any]:
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
     """Inverse frequencies, whose mean over all counted is 1, as in scikit-learn."""
-    found = torch.tensor(counts, dtype=torch.float32).clamp(min=1)
+    found = torch.tensor(counts, dtype=torch.float32, device=None).clamp(min=1)
     return found.sum() / (len(found) * found)

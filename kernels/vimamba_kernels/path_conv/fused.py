@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from vimamba_kernels import gpu_tasks
+from vimamba_kernels.paths import saved_dtype
 
 _BLOCK, _WARPS = 64, 4
 # rows of a tile: two, or while weight gradients are added up one, of 16 bytes for each thread
@@ -47,7 +48,8 @@ def backward(
     conv = _prepare(x, weight, bias, paths, activation)
     sizes, flags = conv.sizes, conv.flags
     k, steps, taps = sizes["K"], sizes["T"], flags["W"]
-    slopes = x.new_empty((conv.batch, k, steps, sizes["D"]))
+    shape = (conv.batch, k, steps, sizes["D"])
+    slopes = x.new_empty(shape, dtype=saved_dtype(x.dtype))
     parts, items = conv.cut(_SLOPES_ROWS, _SLOPES_OCCUPANCY)
     sums = x.new_empty((parts, k, taps + 1, sizes["D"]), dtype=torch.float32)
     _launch(

@@ -38,7 +38,7 @@ def selective_scan_reference(
     C_steps = to_steps(_per_channel(C, channels).to(dtype), paths)
     A = A.to(dtype)
 
-    h = u_steps.new_zeros(dt.shape[0], *A.shape)
+    h = u_steps.new_zeros((dt.shape[0], *A.shape))
     outputs = []
     for t in range(dt.shape[2]):
         dt_t, u_t = dt[:, :, t, :, None], u_steps[:, :, t, :, None]

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vimamba_kernels import gpu_tasks
 from vimamba_kernels.gates import gate_gradient
+from vimamba_kernels.paths import saved_dtype
 
 _WARPS = 4
 _SHORTEST_SEGMENT = 4
@@ -359,7 +360,8 @@ def _outputs(scan: _Scan, first: Tensor | None, return_state: bool) -> tuple[Ten
     x = scan.x
     walk = _Walk(x, scan.B, x.dim() == 4, False)
     sizes = scan.common
-    rows = scan.new(*scan.by_path, sizes["T"], sizes["H"], sizes["P"], dtype=x.dtype)
+    by_step = (*scan.by_path, sizes["T"], sizes["H"], sizes["P"])
+    rows = scan.new(*by_step, dtype=saved_dtype(x.dtype))
     final = scan.new(*scan.by_path, *scan.state_shape) if return_state else None
     _launch(
         "fused_forward.ssd_outputs",
@@ -416,7 +418,8 @@ def _gradients(
     parts = _choose_parts(owners, per_group, gpu_tasks.processors(x.device))
     dtype = scan.B.dtype if parts == 1 else torch.float32
     dB, dC = (scan.new_rows(parts, *scan.B.shape, dtype=dtype) for _ in range(2))
-    rows = scan.new(*scan.by_path, sizes["T"], sizes["H"], sizes["P"], dtype=x.dtype)
+    by_step = (*scan.by_path, sizes["T"], sizes["H"], sizes["P"])
+    rows = scan.new(*by_step, dtype=saved_dtype(x.dtype))
     by_chunk = (*scan.by_path, chunks, sizes["H"])
     names = ("reads", "writes", "dsizes")
     shares: dict[str, Tensor] = {name: torch.empty_like(sizes["step_sizes"]) for name in names}

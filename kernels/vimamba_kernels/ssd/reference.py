@@ -88,7 +88,7 @@ def first_state(initial_state: Tensor | None, steps: Steps) -> Tensor:
     if initial_state is not None:
         return initial_state.to(steps.x.dtype)
     batch, k, _, heads, width = steps.x.shape
-    return steps.x.new_zeros(batch, k, heads, width, steps.B.shape[-1])
+    return steps.x.new_zeros((batch, k, heads, width, steps.B.shape[-1]))
 
 
 def output(

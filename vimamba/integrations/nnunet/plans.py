@@ -185,7 +185,8 @@ def _round_up(patch_size: Sequence[int], cell: Sequence[int], fewest: int) -> li
 def _measure_strides(net: Segmenter, patch: list[int]) -> list[list[int]]:
     """`strides` of a network's outputs, with one more if the loss would leave out all but one."""
     with torch.no_grad():
-        outputs = net.forward_all(torch.zeros(1, 1, *patch, device="meta"))
+        image = torch.zeros(1, 1, *patch, dtype=torch.float32, device="meta")
+        outputs = net.forward_all(image)
     factors = [[p // side for p, side in zip(patch, y.shape[2:], strict=True)] for y in outputs]
     if len(factors) < 3:
         factors.append([2 * factor for factor in factors[-1]])

@@ -352,30 +352,53 @@ class VisionMamba(nn.Module):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
         taps = self.pyramid_blocks or tuple(range(len(self.blocks)))
         take, last = feature_take_indices(len(taps), indices)
+        last = taps[last] if stop_early else len(self.blocks) - 1
         height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths, angles = self._embed(x)
-        features: list[Tensor] = []
-        blocks = self.blocks[: taps[last] + 1] if stop_early else self.blocks
-        for i, block in enumerate(blocks):
-            x = self._rotate(x, angles)
-            if self.grad_checkpointing:
-                update = checkpoint(block.update, x, paths)
-            else:
-                update = block.update(x, paths)  # type: ignore[operator]
-            x = x + update
-            if i in taps and taps.index(i) in take:
-                feature = update if self.pyramid_blocks else x
-                features.append(self.norm(feature) if norm else feature)
+        x, features = self._run_blocks(x, [taps[i] for i in take], last, norm)
         features, prefix = self._split_prefix(features)
         if output_fmt == "NCHW":
-            features = [
-                f.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous() for f in features
-            ]
-            if self.pyramid is not None:
-                features = [self.pyramid(f, level) for f, level in zip(features, take, strict=True)]
+            features = self._to_maps(features, take, height, width)
         if return_prefix_tokens:
             features = list(zip(features, prefix, strict=True))  # type: ignore[assignment]
         return features if intermediates_only else (self.norm(x), features)
+
+    def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
+        """Features (N, C, h, w) of the chosen blocks, in TorchScript, too."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        blocks = indices
+        if self.pyramid_blocks is not None:
+            blocks = [self.pyramid_blocks[i] for i in indices]
+        features = self._run_blocks(x, blocks, len(self.blocks) - 1, norm)[1]
+        return self._to_maps(self._split_prefix(features)[0], indices, height, width)
+
+    def _run_blocks(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens behind block `last`, and the features of the blocks `take`."""
+        x, paths, angles = self._embed(x)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if i <= last:
+                x = self._rotate(x, angles)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    update = checkpoint(block.update, x, paths)
+                else:
+                    update = block.update(x, paths)  # type: ignore[operator]
+                x = x + update
+                if i in take:
+                    feature = update if self.pyramid is not None else x
+                    features.append(self.norm(feature) if norm else feature)
+        return x, features
+
+    def _to_maps(
+        self, features: list[Tensor], levels: list[int], height: int, width: int
+    ) -> list[Tensor]:
+        """Tokens (N, L, C) to maps, those of a pyramid at its levels."""
+        maps: list[Tensor] = []
+        for feature, level in zip(features, levels):  # noqa: B905  TorchScript knows no `strict`
+            grid = feature.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
+            maps.append(grid if self.pyramid is None else self.pyramid(grid, level))
+        return maps
 
     def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Take the class token (N, 1, C) out of every feature."""

@@ -85,7 +85,9 @@ class VisionMamba(nn.Module):
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
         pyramid: Four blocks whose outputs, without the residual stream, become maps of strides
-            4, 8, 16 and 32: the published segmentation backbone. It has no classifier.
+            4, 8, 16 and 32: the published tiny segmentation backbone. It has no classifier.
+        pyramid_residual: The maps come from the residual stream, as the next block reads it: the
+            published small segmentation backbone, which is also `rotary`.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
         device, dtype: Of the parameters.
     """
@@ -107,6 +109,7 @@ class VisionMamba(nn.Module):
         average_paths: bool = True,
         rotary: bool = False,
         pyramid: tuple[int, ...] | None = None,
+        pyramid_residual: bool = False,
         dynamic_img_size: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -158,7 +161,10 @@ class VisionMamba(nn.Module):
         self.head = self._new_head()
         if pyramid and (len(pyramid) != 4 or [*pyramid] != sorted({*pyramid} & {*range(depth)})):
             raise ValueError(f"pyramid={pyramid} must be four rising numbers of the {depth} blocks")
+        if pyramid_residual and not pyramid:
+            raise ValueError("pyramid_residual=True needs pyramid=(…), four of the blocks")
         self.pyramid_blocks = pyramid
+        self.pyramid_residual = pyramid_residual
         self.pyramid = SimplePyramid(embed_dim, **dd) if pyramid else None
         self.feature_info = self._describe_features(depth, stride)
         self.init_weights(needs_reset=False)
@@ -386,7 +392,11 @@ class VisionMamba(nn.Module):
                     update = block.update(x, paths)  # type: ignore[operator]
                 x = x + update
                 if i in take:
-                    feature = update if self.pyramid is not None else x
+                    feature = x
+                    if self.pyramid_residual and i < len(self.blocks) - 1:
+                        feature = self._rotate(x, angles)
+                    elif self.pyramid is not None and not self.pyramid_residual:
+                        feature = update
                     features.append(self.norm(feature) if norm else feature)
         return x, features
 
@@ -449,6 +459,14 @@ _OFFICIAL_KEYS = {
     r"rope\.freqs_(?:cos|sin)": None,
 }
 _OFFICIAL_PATHS = 2
+
+
+_DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
+CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = (
+    {},
+    _DENSE,
+    {**_DENSE, "rotary": True, "pyramid_residual": True},
+)
 
 
 def _from_official(state_dict: StateDict) -> StateDict:

@@ -7,6 +7,8 @@ from monai.networks.blocks import BaseEncoder
 from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE
 from torch import Tensor, nn
 
+from vimamba.layers.tracing import expect_whole_cells
+
 _STRIDES = (4, 8, 16, 32)
 
 
@@ -47,9 +49,8 @@ class TimmEncoder(nn.Module):
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W), sides multiples of 32, to five maps of strides 2, 4, 8, 16 and 32."""
         # elsewhere these maps are rounded up, and FlexibleUNet's decoder expects them rounded down
-        if x.shape[2] % _STRIDES[-1] or x.shape[3] % _STRIDES[-1]:
-            raise ValueError(f"image of {tuple(x.shape[2:])}: sides must be multiples of 32")
-        return [self.stem(x), *self.body(x)]
+        x = expect_whole_cells(x, 32)
+        return [self.stem(x)] + self.body(x)  # noqa: RUF005  scripts know no other form
 
 
 def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> str:

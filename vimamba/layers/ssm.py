@@ -52,7 +52,7 @@ def _is_only_a_weight(layer: nn.Module) -> bool:
         and layer._parameters.get("bias") is None
         and "forward" not in vars(layer)
         and not any(getattr(layer, hooks) for hooks in _HOOKS)
-        and not nn.modules.module._has_any_global_hook()
+        and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vimamba.layers.tracing import expect_size
+
 
 def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     """Height and width, from both or from the side of a square."""
@@ -50,7 +52,10 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, h, w, C)."""
-        if self.strict_img_size:
+        if self.strict_img_size and torch.jit.is_tracing():
+            advice = "set_input_size() before tracing changes it, dynamic_img_size=True takes any"
+            x = expect_size(x, list(self.img_size), advice)
+        elif self.strict_img_size:
             torch._assert(
                 x.shape[2] == self.img_size[0],
                 f"image height must be {self.img_size[0]}; set_input_size() changes it, "

@@ -3,12 +3,34 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from timm.models import build_model_with_cfg
-from torch import nn
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
 
 from vimamba.checkpoints import FilterFn, StateDict, check_finite
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class FeatureMaps(FeatureGetterNet):
+    """timm's extractor of feature maps, which compiles as TorchScript, too.
+
+    The model's `forward_maps(x, indices, norm)` gives a script its maps (N, C, H, W).
+    """
+
+    def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
+        super().__init__(model, *args, **kwargs)
+        self.out_indices = list(self.out_indices)  # type: ignore[arg-type]
+        self.is_nchw = self.output_fmt == "NCHW"
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, C_in, H, W) to the maps of the chosen indices."""
+        if torch.jit.is_scripting():
+            assert self.is_nchw, "output_fmt must be NCHW in TorchScript"
+            return self.model.forward_maps(x, self.out_indices, self.norm)  # type: ignore[operator]
+        else:
+            return super().forward(x)
 
 
 def build_model(
@@ -35,6 +57,8 @@ def build_model(
     """
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
+        if kwargs.get("feature_cls", "getter") == "getter":
+            kwargs["feature_cls"] = FeatureMaps
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
 
@@ -49,6 +73,6 @@ def build_model(
         pretrained,
         pretrained_filter_fn=adapt,
         # maps in NCHW, whatever the model computes in
-        feature_cfg={"out_indices": tuple(features), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(features)},
         **kwargs,
     )

@@ -81,7 +81,9 @@ class VisionMamba(nn.Module):
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
         pyramid: Four blocks whose outputs, without the residual stream, become maps of strides
-            4, 8, 16 and 32: the published segmentation backbone. It has no classifier.
+            4, 8, 16 and 32: the published tiny segmentation backbone. It has no classifier.
+        pyramid_residual: The maps come from the residual stream, as the next block reads it: the
+            published small segmentation backbone, which is also `rotary`.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
         device, dtype: Of the parameters.
     """
@@ -103,6 +105,7 @@ class VisionMamba(nn.Module):
         average_paths: bool = True,
         rotary: bool = False,
         pyramid: tuple[int, ...] | None = None,
+        pyramid_residual: bool = False,
         dynamic_img_size: bool = False,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -155,7 +158,10 @@ class VisionMamba(nn.Module):
         self.head = self._new_head()
         if pyramid and (len(pyramid) != 4 or [*pyramid] != sorted({*pyramid} & {*range(depth)})):
             raise ValueError(f"pyramid={pyramid} must be four rising numbers of the {depth} blocks")
+        if pyramid_residual and not pyramid:
+            raise ValueError("pyramid_residual=True needs pyramid=(…), four of the blocks")
         self.pyramid_blocks = pyramid
+        self.pyramid_residual = pyramid_residual
         self.pyramid = SimplePyramid(embed_dim, **dd) if pyramid else None
         self.feature_info = self._describe_features(depth, stride)
         self.init_weights(needs_reset=False)
@@ -349,30 +355,57 @@ class VisionMamba(nn.Module):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
         taps = self.pyramid_blocks or tuple(range(len(self.blocks)))
         take, last = feature_take_indices(len(taps), indices)
+        last = taps[last] if stop_early else len(self.blocks) - 1
         height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths, angles = self._embed(x)
-        features: list[Tensor] = []
-        blocks = self.blocks[: taps[last] + 1] if stop_early else self.blocks
-        for i, block in enumerate(blocks):
-            x = self._rotate(x, angles)
-            if self.grad_checkpointing:
-                update = checkpoint(block.update, x, paths)
-            else:
-                update = block.update(x, paths)  # type: ignore[operator]
-            x = x + update
-            if i in taps and taps.index(i) in take:
-                feature = update if self.pyramid_blocks else x
-                features.append(self.norm(feature) if norm else feature)
+        x, features = self._run_blocks(x, [taps[i] for i in take], last, norm)
         features, prefix = self._split_prefix(features)
         if output_fmt == "NCHW":
-            features = [
-                f.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous() for f in features
-            ]
-            if self.pyramid is not None:
-                features = [self.pyramid(f, level) for f, level in zip(features, take, strict=True)]
+            features = self._to_maps(features, take, height, width)
         if return_prefix_tokens:
             features = list(zip(features, prefix, strict=True))  # type: ignore[assignment]
         return features if intermediates_only else (self.norm(x), features)
+
+    def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
+        """Features (N, C, h, w) of the chosen blocks, in TorchScript, too."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        blocks = indices
+        if self.pyramid_blocks is not None:
+            blocks = [self.pyramid_blocks[i] for i in indices]
+        features = self._run_blocks(x, blocks, len(self.blocks) - 1, norm)[1]
+        return self._to_maps(self._split_prefix(features)[0], indices, height, width)
+
+    def _run_blocks(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens behind block `last`, and the features of the blocks `take`."""
+        x, paths, angles = self._embed(x)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if i <= last:
+                x = self._rotate(x, angles)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    update = checkpoint(block.update, x, paths)
+                else:
+                    update = block.update(x, paths)  # type: ignore[operator]
+                x = x + update
+                if i in take:
+                    feature = x
+                    if self.pyramid_residual and i < len(self.blocks) - 1:
+                        feature = self._rotate(x, angles)
+                    elif self.pyramid is not None and not self.pyramid_residual:
+                        feature = update
+                    features.append(self.norm(feature) if norm else feature)
+        return x, features
+
+    def _to_maps(
+        self, features: list[Tensor], levels: list[int], height: int, width: int
+    ) -> list[Tensor]:
+        """Tokens (N, L, C) to maps, those of a pyramid at its levels."""
+        maps: list[Tensor] = []
+        for feature, level in zip(features, levels):  # noqa: B905  TorchScript knows no `strict`
+            grid = feature.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous()
+            maps.append(grid if self.pyramid is None else self.pyramid(grid, level))
+        return maps
 
     def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Take the class token (N, 1, C) out of every feature."""
@@ -423,6 +456,14 @@ CHECKPOINT_KEYS = {
     r"rope\.freqs_(?:cos|sin)": None,
 }
 _OFFICIAL_PATHS = 2
+
+
+_DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
+CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = (
+    {},
+    _DENSE,
+    {**_DENSE, "rotary": True, "pyramid_residual": True},
+)
 
 
 def _from_official(state_dict: StateDict) -> StateDict:

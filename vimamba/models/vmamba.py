@@ -240,21 +240,34 @@ class VMamba(nn.Module):
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NHWC")
         take, last = feature_take_indices(len(self.stages), indices)
-        stages = self.stages[: last + 1] if stop_early else self.stages
-        x = self.stem(x)
-        features = []
-        for i, stage in enumerate(stages):
-            x = stage(x)
-            if i in take:
-                feature = self.stage_norms[i](x)
-                is_final = i == len(self.stages) - 1
-                features.append(self.norm(feature) if norm and is_final else feature)
+        last = last if stop_early else len(self.stages) - 1
+        x, features = self._run_stages(x, take, last, norm)
         if output_fmt == "NCHW":
-            features = [f.permute(0, 3, 1, 2).contiguous() for f in features]
+            features = _to_nchw(features)
         if intermediates_only:
             return features
-        if len(stages) == len(self.stages):
+        if last == len(self.stages) - 1:
             x = self.norm(self.stage_norms[-1](x))
+        return x, features
+
+    def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
+        """Features (N, C, H, W) of the chosen stages, in TorchScript, too."""
+        return _to_nchw(self._run_stages(x, indices, len(self.stages) - 1, norm)[1])
+
+    def _run_stages(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Grid behind stage `last`, and channels-last features of the stages `take`."""
+        x = self.stem(x)
+        features: list[Tensor] = []
+        # TorchScript knows no `strict`
+        for i, (stage, stage_norm) in enumerate(zip(self.stages, self.stage_norms)):  # noqa: B905
+            if i <= last:
+                x = stage(x)
+            if i in take:
+                feature = stage_norm(x)
+                is_final = i == len(self.stages) - 1
+                features.append(self.norm(feature) if norm and is_final else feature)
         return x, features
 
     def prune_intermediate_layers(
@@ -287,6 +300,10 @@ class VMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def _to_nchw(features: list[Tensor]) -> list[Tensor]:
+    return [f.permute(0, 3, 1, 2).contiguous() for f in features]
 
 
 def next_stage(match: re.Match[str]) -> str:

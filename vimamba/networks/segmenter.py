@@ -27,6 +27,7 @@ from vimamba.checkpoints import (
     unwrap,
 )
 from vimamba.layers import scan_parameters
+from vimamba.layers.tracing import pad_to_cells
 
 
 class Segmenter(nn.Module):
@@ -87,11 +88,7 @@ class Segmenter(nn.Module):
 
     def _predict_padded(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         size = x.shape[2:]
-        padding: list[int] = []
-        for side, cell in zip(size, self.cell, strict=True):
-            cells = max(-(-side // cell), self.fewest_cells)
-            padding = [0, cells * cell - side, *padding]
-        x = F.pad(x, padding)
+        x = pad_to_cells(x, list(self.cell), self.fewest_cells)
         outputs = self.predict(x, auxiliary=auxiliary)
         if outputs[0].shape[2:] != x.shape[2:]:
             outputs[0] = F.interpolate(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import Rules, StateDict, rename_keys
 from vimamba.layers import MambaMixer, scan_parameters
+from vimamba.layers.tracing import expect_size
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
 
@@ -227,12 +228,11 @@ class UMamba(Segmenter):
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of whole cells; see `Segmenter.predict`."""
-        if self.patch_size is not None and tuple(x.shape[2:]) != self.patch_size:
-            raise ValueError(
-                f"images of {tuple(x.shape[2:])} pixels (padded) do not fit patch_size="
-                f"{self.patch_size}, which this network is for; make one with another img_size, "
-                "or read large images in windows of this size"
+        if self.patch_size is not None:
+            advice = (
+                "make a network for this patch_size or img_size, or read large images in windows"
             )
+            x = expect_size(x, list(self.patch_size), advice)
         x = self.stem(x)
         skips: list[Tensor] = []
         for stage, mamba in zip(self.stages, self.mambas, strict=True):

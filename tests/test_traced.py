@@ -1,0 +1,116 @@
+"""A model from torch.jit.trace or torch.fx gives the model's numbers at other sizes, or raises."""
+
+import warnings
+
+import pytest
+import timm
+import torch
+
+import vimamba
+
+FEATURES = {"features_only": True}
+MODELS = {
+    "vmamba": ("test_vmamba", {}),
+    "vmamba_features": ("test_vmamba", FEATURES),
+    "vmamba_m2": ("test_vmamba_m2", {}),
+    "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
+    "medmamba": ("test_medmamba", {}),
+    "vim": ("test_vim", {"dynamic_img_size": True}),
+    "vim_avg": ("test_vim", {"dynamic_img_size": True, "global_pool": "avg", "depth": 1}),
+    "vim_rotary": (
+        "test_vim",
+        {"dynamic_img_size": True, "class_token": "first", "rotary": True, "depth": 2},
+    ),
+    "vim_pyramid": (
+        "test_vim",
+        {"dynamic_img_size": True, "class_token": "none", "pyramid": (0, 1, 2, 3), **FEATURES},
+    ),
+}
+NETWORKS = {
+    "vm_unet": {"depths": (1, 1), "decoder_depths": (1, 1), "dims": (16, 32)},
+    "swin_umamba": {"depths": (1, 1), "dims": (8, 16, 32)},
+    "swin_umamba_d": {"depths": (1, 1), "dims": (16, 32)},
+    "umamba_bot_2d": {"features_per_stage": (8, 16)},
+    **{head: {} for head in vimamba.list_heads()},
+}
+# not the example's, not square, no multiples of anything
+SIZES = [(2, 3, 64, 96), (1, 3, 75, 101), (3, 3, 48, 32)]
+EXAMPLE = (1, 3, 64, 64)
+
+
+def trace(model, example=EXAMPLE):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(model, torch.randn(example), check_trace=False)
+
+
+@torch.no_grad()
+def assert_same(made, model, sizes=SIZES):
+    for size in sizes:
+        image = torch.randn(size)
+        torch.testing.assert_close(made(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_traced_model_is_right_at_other_sizes(kind):
+    name, arguments = MODELS[kind]
+    torch.manual_seed(0)
+    model = timm.create_model(name, **arguments).eval()
+    assert_same(trace(model), model)
+
+
+@pytest.mark.parametrize("kind", ["vmamba", "vim"])
+def test_a_symbolic_trace_is_right_at_other_sizes(kind):
+    name, arguments = MODELS[kind]
+    model = timm.create_model(name, **arguments).eval()
+    assert_same(torch.fx.symbolic_trace(model), model)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_traced_segmentation_network_is_right_at_other_sizes(name):
+    torch.manual_seed(0)
+    model, head = (name, None) if name in vimamba.list_segmenters() else ("test_vmamba", name)
+    network = vimamba.create_segmenter(model, head, num_classes=2, **NETWORKS[name]).eval()
+    assert_same(trace(network), network)
+
+
+def test_a_trace_of_the_smallest_image_is_right_for_larger_ones_and_the_reverse():
+    """A U-Mamba pads what is smaller than two cells, another branch than that of other images."""
+    torch.manual_seed(0)
+    network = vimamba.create_segmenter("umamba_bot_2d", num_classes=2, features_per_stage=(8, 16))
+    small, large = (1, 3, 1, 2), (2, 3, 9, 16)
+    for example, other in ((small, large), (large, small)):
+        assert_same(trace(network.eval(), example), network, [other])
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"),
+    [
+        # of as many tokens; of the same grid; of rows that could be repeated
+        ("vim", [(1, 3, 64, 144), (1, 3, 100, 100), (1, 3, 16, 96)]),
+        ("umamba", [(1, 3, 16, 64), (1, 3, 8, 128)]),
+    ],
+)
+def test_a_trace_of_a_model_of_one_size_refuses_others(model, sizes):
+    if model == "vim":
+        made, example = timm.create_model("test_vim").eval(), (1, 3, 96, 96)
+    else:
+        made, example = (
+            vimamba.create_segmenter(
+                "umamba_enc_2d", num_classes=2, features_per_stage=(8, 64), patch_size=(32, 32)
+            ).eval(),
+            (1, 3, 32, 32),
+        )
+    traced = trace(made, example)
+    assert_same(traced, made, [example])
+    for size in sizes:
+        with pytest.raises(torch.jit.Error, match=r"images are \[\d+, \d+\] pixels, expected"):
+            traced(torch.randn(size))
+
+
+def test_a_program_exported_for_one_size_refuses_others():
+    model = timm.create_model("test_vmamba", depths=(1,), dims=(16,)).eval()
+    program = torch.export.export(model, (torch.randn(EXAMPLE),)).module()
+    assert_same(program, model, [EXAMPLE])
+    with pytest.raises(AssertionError, match="64"):
+        program(torch.randn(1, 3, 64, 96))

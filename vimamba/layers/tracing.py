@@ -1,0 +1,78 @@
+"""What torch.jit.trace would decide once and for all: checks and branches on an image's size.
+
+A trace keeps what Python decided for the example. A scripted function that a traced model calls
+decides anew at every size.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+def decide_when_run(function: FunctionT) -> FunctionT:
+    """Let traced models call a function as a script; all else calls it as it is.
+
+    Args:
+        function: Takes sizes from its tensors, and compiles as TorchScript.
+    """
+
+    @wraps(function)
+    def call(*arguments: Any) -> Any:
+        return (_script(function) if torch.jit.is_tracing() else function)(*arguments)
+
+    return call  # type: ignore[return-value]
+
+
+@cache
+def _script(function: Callable[..., Any]) -> Any:
+    with warnings.catch_warnings():
+        # torch 2.10 and later discourage both scripts and traces
+        warnings.simplefilter("ignore")
+        return torch.jit.script(function)
+
+
+@decide_when_run
+def expect_size(x: Tensor, size: list[int], advice: str) -> Tensor:
+    """`x` itself, if it is an image of this size (N, C, *size).
+
+    Raises:
+        ValueError: It has another size; `advice` ends the message.
+    """
+    if list(x.shape[2:]) != size:
+        raise ValueError(f"images are {list(x.shape[2:])} pixels, expected {size}; {advice}")
+    return x
+
+
+@decide_when_run
+def expect_whole_cells(x: Tensor, cell: int) -> Tensor:
+    """`x` itself, if the sides of the image (N, C, H, W) are multiples of `cell`.
+
+    Raises:
+        ValueError: They are not.
+    """
+    if x.shape[2] % cell != 0 or x.shape[3] % cell != 0:
+        size = f"({x.shape[2]}, {x.shape[3]})"
+        raise ValueError(f"image of {size}: sides must be multiples of {cell}")
+    return x
+
+
+@decide_when_run
+def pad_to_cells(x: Tensor, cell: list[int], fewest: int) -> Tensor:
+    """Zeros right of and below an image (N, C, ...), to whole cells of so many pixels.
+
+    Args:
+        x: The image.
+        cell: Pixels per cell, for each spatial dimension.
+        fewest: Cells per side, at least.
+    """
+    padding: list[int] = []
+    for side, pixels in zip(x.shape[2:], cell):  # noqa: B905  TorchScript knows no `strict`
+        padding = [0, max(-(-side // pixels), fewest) * pixels - side] + padding  # noqa: RUF005
+    return F.pad(x, padding)

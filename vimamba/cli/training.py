@@ -74,9 +74,9 @@ def fit(args: list[str]) -> int:
         typed.append(f"--data.split_csv={checkpoint.parents[1] / 'split.csv'}")
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
-    from vimamba.cli.runs import read_config
+    from vimamba.cli.runs import build_run, read_config
 
-    cli = build(typed, folder)
+    cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
     if checkpoint:  # nothing was fetched, but the run started from what it started from
         started = read_config(checkpoint.parents[1])["model"]["init_args"].get("pretrained", False)
         cli.config.model.init_args["pretrained"] = cli.model.hparams["pretrained"] = started

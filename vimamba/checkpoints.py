@@ -426,9 +426,12 @@ def identify(path: str | Path) -> Identity:
         CheckpointError: It fits none, or cannot be read.
     """
     checkpoint = read_checkpoint(path)
+    try:
+        keys = _listed("key", list(find_weights(checkpoint).state))
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from None
     found = next(_matches(checkpoint), None)
     if found is None:
-        keys = _listed("key", list(find_weights(checkpoint).state))
         raise CheckpointError(
             f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. {_WHOLE_NETWORKS}"
         )

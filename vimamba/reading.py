@@ -96,7 +96,7 @@ def _storage_dtypes() -> dict[str, torch.dtype | None]:
 
 
 _STORAGES = _storage_dtypes()
-_DICTIONARIES = {("collections", "OrderedDict"), ("collections", "defaultdict")}
+_DICTIONARIES = {("collections", name) for name in ("OrderedDict", "defaultdict", "Counter")}
 
 
 class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one whose memo is a dict
@@ -127,6 +127,9 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
             ("torch._utils", "_rebuild_parameter_with_state"): _first,
             ("torch._tensor", "_rebuild_from_type_v2"): self.make_subclass,
             ("torch", "Size"): tuple,
+            ("torch", "device"): _first,
+            ("builtins", "set"): set,
+            ("__builtin__", "set"): set,
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -237,6 +240,19 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             ".safetensors file that holds a dictionary of weights is"
         ) from None
     return dict(content)
+
+
+def holds_objects(content: Any) -> bool:
+    """Whether there are stand-ins in what was read: objects that need code of their own."""
+    left, seen = [content], set()
+    while left:
+        value = left.pop()
+        if isinstance(value, Inert):
+            return True
+        if isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            left += value.values() if isinstance(value, dict) else value
+    return False
 
 
 def _reason(error: Exception) -> str:

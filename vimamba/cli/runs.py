@@ -3,6 +3,8 @@
 import atexit
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +13,9 @@ import yaml
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.cli.errors import UsageError
-from vimamba.cli.options import last_value, translate
+from vimamba.cli.options import last_value, rename, translate
 from vimamba.errors import VimambaError
+from vimamba.reading import holds_objects
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -89,23 +92,44 @@ def load_task(run: Path, checkpoint: Path) -> Any:
     cls = task_class(read_config(run))
     content = read_checkpoint(checkpoint)
     arguments = read_arguments(cls, content, checkpoint)
-    try:
+    with _named(checkpoint):
         task: Any = cls(**{**arguments, "pretrained": False})
-    except VimambaError as error:
-        raise UsageError(f"{checkpoint}: {error}") from error
-    # values of the right types that no network can be built from
-    except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError) as error:
-        raise _unbuilt(checkpoint, error) from error
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _unbuilt(checkpoint, error) from error
     task.hparams["pretrained"] = arguments.get("pretrained", False)
     _load(task, content, checkpoint)
     return task.eval()
 
 
-def _unbuilt(checkpoint: Path, error: Exception) -> UsageError:
-    text = " ".join(str(error).split())[:300]
-    return UsageError(f"{checkpoint}: its hyper_parameters build no task: {text}")
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Errors of what is built from a run's values as one that names where they stand.
+
+    The values have the right types and are still somebody's: what they make of a network's
+    constructor is theirs, too.
+    """
+    try:
+        yield
+    except VimambaError as error:
+        raise UsageError(f"{source}: {error}") from error
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ or first.__context__:
+            first = first.__cause__ or first.__context__ or first
+        text = " ".join(str(first).split())[:300]
+        raise UsageError(
+            f"{source}: its values build nothing: {type(first).__name__}: {text}"
+        ) from error
+
+
+def build_run(options: list[str], run: Path) -> "RecipeCLI":
+    """`vimamba.cli.recipe.build` with options that a run's settings are among.
+
+    Raises:
+        UsageError: They build nothing.
+    """
+    from vimamba.cli.recipe import build
+
+    with _named(run):
+        return build(options, run)
 
 
 def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
@@ -124,7 +148,10 @@ def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
     settings = read_config(run)
     settings = settings if training else without_parts(settings)
     check_trainer(run, settings)
-    arguments = read_arguments(task_class(settings), read_checkpoint(checkpoint), checkpoint)
+    content = read_checkpoint(checkpoint)
+    if training and holds_objects(content):
+        raise CheckpointError(f"{checkpoint} holds objects that need code of their own")
+    arguments = read_arguments(task_class(settings), content, checkpoint)
     own = settings["model"]["init_args"]
     if ":" in str(own.get("model")):
         own.update(model=arguments["model"], model_kwargs=arguments.get("model_kwargs"))
@@ -143,16 +170,14 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
         args: Options that overrule the run's own, short or typed.
         split: What is going to be scored: all of a data set that `args` name, unless it is split.
     """
-    from vimamba.cli.recipe import build
-
     last = run / "checkpoints" / "last.ckpt"
     last = last if last.is_file() else find_checkpoint(run, "best")
-    options = translate([*run_options(run, last, training=False), *args])
-    other = any(option.partition("=")[0] == "--data.root" for option in options)
-    if (run / "split.csv").exists() and not other:
-        options.append(f"--data.split_csv={run / 'split.csv'}")
-    cli = build(options, run)
-    if other and last_value(options, "--data.split_csv") is None:
+    first, other = run_options(run, last, training=False), last_value(rename(args), "--data.root")
+    if (run / "split.csv").exists() and other is None:  # before the options, which may name another
+        first.append(f"--data.split_csv={run / 'split.csv'}")
+    options = translate([*first, *args])
+    cli = build_run(options, run)
+    if other is not None and last_value(options, "--data.split_csv") is None:
         cli.datamodule.take_whole(split)
     given = cli.datamodule.class_names
     trained = read_checkpoint(last)["hyper_parameters"].get("class_names")

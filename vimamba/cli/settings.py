@@ -6,8 +6,11 @@ with plain arguments; everything else is refused by its name.
 """
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytorch_lightning.callbacks
 import pytorch_lightning.loggers
@@ -31,7 +34,7 @@ _SETTLED = ("img_size", "in_chans", "mean", "std")
 
 _LOG = {"name", "version", "prefix", "save_dir"}
 # parts of Lightning that a run folder may name for --resume, with those of their arguments that
-# are plain data: none takes a function, and none names a computer
+# are plain data: none takes a function or an object, and none names a computer
 PARTS: dict[str, dict[str, set[str]]] = {
     "callbacks": {
         "EarlyStopping": {
@@ -43,17 +46,17 @@ PARTS: dict[str, dict[str, set[str]]] = {
             *("dirpath", "filename", "monitor", "verbose", "save_last", "save_top_k", "mode"),
             *("save_weights_only", "auto_insert_metric_name", "every_n_train_steps"),
             *("every_n_epochs", "save_on_train_epoch_end", "enable_version_counter"),
-            *("train_time_interval", "save_on_exception"),
+            "save_on_exception",
         },
         "LearningRateMonitor": {"logging_interval", "log_momentum", "log_weight_decay"},
         "DeviceStatsMonitor": {"cpu_stats"},
         "GradientAccumulationScheduler": {"scheduling"},
         "StochasticWeightAveraging": {
-            *("swa_lrs", "swa_epoch_start", "annealing_epochs", "annealing_strategy", "device"),
+            *("swa_lrs", "swa_epoch_start", "annealing_epochs", "annealing_strategy"),
         },
         "ModelSummary": {"max_depth"},
         "RichModelSummary": {"max_depth"},
-        "RichProgressBar": {"refresh_rate", "leave", "theme", "console_kwargs"},
+        "RichProgressBar": {"refresh_rate", "leave"},
         "TQDMProgressBar": {"refresh_rate", "process_position", "leave"},
         "Timer": {"duration", "interval", "verbose"},
     },
@@ -61,7 +64,15 @@ PARTS: dict[str, dict[str, set[str]]] = {
         "CSVLogger": {*_LOG, "flush_logs_every_n_steps"},
         "TensorBoardLogger": {*_LOG, "log_graph", "default_hp_metric", "sub_dir"},
         "WandbLogger": {*_LOG, "offline", "dir", "id", "project", "log_model", "checkpoint_name"},
-        "MLFlowLogger": {*_LOG, "experiment_name", "run_name", "run_id", "tags", "log_model"},
+        "MLFlowLogger": {
+            "save_dir",
+            "prefix",
+            "experiment_name",
+            "run_name",
+            "run_id",
+            "tags",
+            "log_model",
+        },
     },
     "strategy": {
         "DDPStrategy": {
@@ -88,6 +99,8 @@ _HOMES: dict[str, Any] = {
 }
 # of these Lightning has names of its own, such as "ddp"
 _NAMED = ("strategy", "accelerator", "profiler")
+# what could be taken for the name of a class
+_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
 _OWN = "one of your own is made known with --import MODULE_OR_FILE"
 
 
@@ -133,6 +146,8 @@ def check_trainer(run: Path, settings: dict[str, Any]) -> None:
         where = f"{run / 'config.yaml'}: trainer.{name}"
         if name not in PARTS:
             check_plain(value, where)
+            if isinstance(value, str) and _DOTTED.fullmatch(value):
+                raise UsageError(f"{where} must not name {value!r}")
             continue
         for entry in value if isinstance(value, list) else [value]:
             if isinstance(entry, dict):
@@ -150,6 +165,9 @@ def _check_lightning(entry: dict[str, Any], name: str, where: str) -> None:
     check_plain(arguments, f"{where}.init_args")
     found = find_loaded(path, object)
     if found is not None and is_plugin(found.__module__):
+        names = [v for v in arguments.values() if isinstance(v, str) and _DOTTED.fullmatch(v)]
+        if names:
+            raise UsageError(f"{where}: {path} must not be given {names[0]!r} by a run folder")
         return
     if found is None or found is not getattr(_HOMES.get(name), found.__name__, None):
         allowed = None
@@ -183,20 +201,55 @@ def _check_part(path: Path, part: str, content: Any, base: type) -> None:
 def check_arguments(cls: type, arguments: Any, where: str) -> None:
     """Fail unless these are plain values of the types that a class declares.
 
-    Raises:
-        UsageError: It is named.
-    """
-    from jsonargparse import ArgumentError, ArgumentParser
+    Types are compared here and not by jsonargparse, which takes a text for the name of a class
+    wherever a class can stand, and imports it.
 
+    Raises:
+        UsageError: The argument is named.
+    """
     if not isinstance(arguments, dict):
         raise UsageError(f"{where} must hold names and values")
     check_plain(arguments, where)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(cls, fail_untyped=False)
-    try:
-        parser.parse_object(arguments)
-    except (ArgumentError, TypeError, ValueError, KeyError) as error:
-        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
+    hints: dict[str, Any] = {}
+    for parent in reversed(cls.__mro__):
+        hints.update(get_type_hints(parent.__init__))
+    for name, value in arguments.items():
+        if name not in hints or name == "return":
+            raise UsageError(f"{where}.{name}: {cls.__name__} takes no such argument")
+        if not _fits(value, hints[name]):
+            wanted = getattr(hints[name], "__name__", str(hints[name]))
+            wanted = wanted if wanted != "Optional" else str(hints[name])
+            raise UsageError(f"{where}.{name} is {value!r:.60}; expected {wanted}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is what a type hint stands for; no value stands for an object."""
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if hint is Any:
+        return True
+    if kind in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is Literal:
+        return value in inner
+    if hint in (None, type(None)):
+        return value is None
+    if kind in (list, tuple, Sequence):
+        fitting = [one for one in inner if one is not ...]
+        return isinstance(value, list | tuple) and all(
+            any(_fits(item, one) for one in fitting or [Any]) for item in value
+        )
+    if kind in (dict, Mapping):
+        of_value = inner[1] if inner else Any
+        return isinstance(value, dict) and all(_fits(item, of_value) for item in value.values())
+    if is_dataclass(hint):
+        fields = get_type_hints(hint)
+        return isinstance(value, dict) and all(
+            name in fields and _fits(item, fields[name]) for name, item in value.items()
+        )
+    if hint in (int, float):
+        numbers = int if hint is int else (int, float)
+        return not isinstance(value, bool) and isinstance(value, numbers)
+    return hint in (bool, str) and isinstance(value, hint)
 
 
 def check_plain(value: Any, where: str) -> None:

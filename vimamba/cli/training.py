@@ -102,8 +102,9 @@ def fit(args: list[str]) -> int:
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
     from vimamba.cli.resuming import check_resumed
+    from vimamba.cli.runs import build_run
 
-    cli = build(typed, folder)
+    cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
     kind = reporting.kind_of(cli.model)
     if vars(cli.trainer)["fast_dev_run"]:
         kind.show_data(cli.datamodule)

@@ -1,16 +1,26 @@
 """What every family's entry points do with timm's builder."""
 
+import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
-from timm.models import build_model_with_cfg
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from vimamba.checkpoints import FilterFn, StateDict, check_finite
+from vimamba.checkpoints import CheckpointError, FilterFn, StateDict, check_finite
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class WeightsError(CheckpointError, RuntimeError):
+    """Published weights cannot be had; the text says what to do. timm raises a RuntimeError."""
 
 
 class FeatureMaps(FeatureGetterNet):
@@ -54,6 +64,10 @@ def build_model(
         filter_fn: Adapts official weights.
         features: Indices for `features_only` where the user gives no `out_indices`.
         **kwargs: The model's arguments and those of timm's `create_model`.
+
+    Raises:
+        WeightsError: There are no published weights, or they cannot be fetched.
+        CheckpointError: They do not fit.
     """
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
@@ -67,12 +81,70 @@ def build_model(
         check_finite(state)
         return state
 
-    return build_model_with_cfg(
-        model_cls,
-        variant,
-        pretrained,
-        pretrained_filter_fn=adapt,
-        # maps in NCHW, whatever the model computes in
-        feature_cfg={"out_indices": tuple(features)},
-        **kwargs,
+    source = None
+    if pretrained:
+        given = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
+        source = _published_source(variant, resolve_pretrained_cfg(variant, *given))
+    try:
+        return build_model_with_cfg(
+            model_cls,
+            variant,
+            pretrained,
+            pretrained_filter_fn=adapt,
+            # maps in NCHW, whatever the model computes in
+            feature_cfg={"out_indices": tuple(features)},
+            **kwargs,
+        )
+    except OSError as error:
+        if source is None:
+            raise
+        raise WeightsError(f"{source.failure} ({error}); {source.way_out}") from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where published weights come from.
+
+    Attributes:
+        failure: What is to be said if that fails.
+        way_out: And what to do about it.
+    """
+
+    failure: str
+    way_out: str
+
+
+def _published_source(variant: str, cfg: PretrainedCfg) -> _Source | None:
+    """Where the weights are fetched from; None if they are at hand.
+
+    Raises:
+        WeightsError: There are none, or the Hub cannot be reached, which huggingface_hub would
+            try for half a minute.
+    """
+    if cfg.file or cfg.state_dict or cfg.source:
+        return None
+    way_out = "load a file with pretrained_cfg_overlay=dict(file=PATH)"
+    if not cfg.has_weights:
+        raise WeightsError(
+            f"No pretrained weights exist for {variant} that can be fetched; {way_out}"
+        )
+    if cfg.hf_hub_id:
+        file = cfg.hf_hub_filename or "model.safetensors"
+        address = f"{constants.ENDPOINT}/{cfg.hf_hub_id}/resolve/main/{file}"
+        there = try_to_load_from_cache(cfg.hf_hub_id, file)
+        put = ""
+    else:
+        address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]  # type: ignore[index]
+        there = None
+        put = f", or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    source = _Source(
+        f"the weights of {variant} cannot be fetched from {address}",
+        f"fetch it by hand and {way_out}{put}",
     )
+    host = urlsplit(address).hostname
+    if cfg.hf_hub_id and not isinstance(there, str) and host and not getproxies():
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError as error:
+            raise WeightsError(f"{source.failure} ({error}); {source.way_out}") from error
+    return source

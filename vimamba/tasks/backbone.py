@@ -99,8 +99,6 @@ def build_backbone(
         if "keyword argument" not in str(error):
             raise
         raise TaskError(f"model={model!r} does not take model_kwargs={extra}: {error}") from None
-    except ValueError as error:  # of the model's own checks, or a checkpoint that does not fit
-        raise TaskError(f"model={model!r}: {error}") from None
     except (RuntimeError, OSError) as error:
         if not pretrained:
             raise
@@ -108,3 +106,5 @@ def build_backbone(
             f"pretrained weights of {model!r} cannot be loaded: {error}; a file that is at hand is "
             "read with model_kwargs={pretrained_cfg_overlay: {file: PATH}}"
         ) from None
+    except ValueError as error:  # of the model's own checks, or a checkpoint that does not fit
+        raise TaskError(f"model={model!r}: {error}") from None

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
+from vimamba.data.listing import stamp
 
 # of the smallest distance between neighbours; headers hold rounded numbers
 TOLERANCE = 0.1
@@ -162,15 +163,18 @@ def is_straight(affine: NDArray) -> bool:
     return bool((part.max(0) >= 0.999 * np.linalg.norm(part, axis=0)).all())
 
 
-@lru_cache(maxsize=4096)
 def raster_grid(path: Path) -> Grid | None:
     """Grid of a GeoTIFF in the coordinates of its map; None if the file does not say where it is.
 
     Raises:
         DataError: The file cannot be read; the text names it.
     """
-    if path.suffix.lower() not in TIFF_SUFFIXES:
-        return None
+    is_tiff = path.suffix.lower() in TIFF_SUFFIXES
+    return _read_raster_grid(path, stamp(path)) if is_tiff else None
+
+
+@lru_cache(maxsize=4096)
+def _read_raster_grid(path: Path, _stamp: tuple[int, int]) -> Grid | None:
     import tifffile
 
     try:

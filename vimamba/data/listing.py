@@ -152,6 +152,15 @@ def _identity(folder: Path) -> tuple[int, int]:
     return state.st_dev, state.st_ino
 
 
+def stamp(path: Path) -> tuple[int, int]:
+    """Tells a file from what stands under its name later; (0, 0) if there is none."""
+    try:
+        state = path.stat()
+    except OSError:
+        return 0, 0
+    return state.st_mtime_ns, state.st_size
+
+
 def find_file(path: Path) -> Path | None:
     """The file of that name, in whichever form its accents are written; None if there is none."""
     for form in (None, "NFC", "NFD"):

@@ -47,8 +47,11 @@ def read_text(path: Path, remarks: Remarks | None = None) -> str:
     if content.startswith(b"PK\x03\x04"):
         raise DataError(f"{path} is no text but a workbook or archive; save the sheet as CSV")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
-    if encoding is None and b"\0" in content:
-        encoding = "utf-16-be" if b"\0" in content[::2] else "utf-16-le"
+    if encoding is None:
+        # half of the bytes of Latin letters in UTF-16 are 0
+        for name, half in (("utf-16-be", content[::2]), ("utf-16-le", content[1::2])):
+            if half.count(0) * 4 > len(half):
+                encoding = name
     for name in [encoding] if encoding else ["utf-8", "cp1252"]:
         try:
             text = content.decode(name)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
 from vimamba.data.labels import whole_numbers
-from vimamba.data.listing import check_files, list_folder, subfolders
+from vimamba.data.listing import check_files, list_folder, stamp, subfolders
 from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples, relative_name
 from vimamba.data.pairs import by_name, match_names
@@ -101,14 +101,18 @@ class Volume:
         return self.stored.shape[3] if self.stored.ndim == 4 else 1
 
 
-@lru_cache(maxsize=KEPT)
 def open_volume(path: Path) -> Volume:
-    """Open a file.
+    """Open a file; the last ones are kept.
 
     Raises:
         DataError: It is missing, damaged, has neither 3 nor 4 axes, or an affine that tells no
             place; the text names it.
     """
+    return _open_volume(path, stamp(path))
+
+
+@lru_cache(maxsize=KEPT)
+def _open_volume(path: Path, _stamp: tuple[int, int]) -> Volume:
     import nibabel
     from nibabel import orientations
     from nibabel.filebasedimages import ImageFileError
@@ -128,6 +132,7 @@ def open_volume(path: Path) -> Volume:
     if stored.dtype.kind not in "iuf":
         raise DataError(f"volume {path} holds {stored.dtype} instead of numbers")
     check_affine(image.affine, path)
+    check_spacing(image, path)
     wanted = orientations.axcodes2ornt(("L", "P", "S"))
     transform = orientations.ornt_transform(orientation(image.affine), wanted)
     turned = orientations.apply_orientation(stored, transform)
@@ -156,6 +161,22 @@ def check_affine(affine: NDArray, path: Path) -> None:
         )
 
 
+def check_spacing(image: Any, path: Path) -> None:
+    """Fail where the affine comes from a spacing of 0, which nibabel takes for 1."""
+    from nibabel.openers import ImageOpener
+
+    if image.header["sform_code"]:
+        return
+    with ImageOpener(path) as file:
+        stored = type(image.header).from_fileobj(file, check=False)
+    spacing, shape = stored["pixdim"][1:4], stored["dim"][1:4]
+    if any(not abs(step) > 0 for step, size in zip(spacing, shape, strict=True) if size > 1):
+        raise DataError(
+            f"volume {path} does not say where it lies: its spacing is {spacing.tolist()}; correct "
+            "its header"
+        )
+
+
 def orientation(affine: NDArray) -> NDArray:
     """Orientation as nibabel has it; the rounding of an affine's numbers does not change it."""
     from nibabel import orientations
@@ -179,7 +200,6 @@ def affines_differ(volume: Volume) -> bool:
     return not one.agrees(other)
 
 
-@lru_cache(maxsize=KEPT)
 def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
     """Open a file with its values at the places of another one's.
 
@@ -189,6 +209,11 @@ def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
         nearest: Take the nearest value, and 0 beyond the file; else mix neighbours linearly and
             take the least value beyond.
     """
+    return _align_volume(path, first, nearest, stamp(path), stamp(first))
+
+
+@lru_cache(maxsize=KEPT)
+def _align_volume(path: Path, first: Path, nearest: bool, *_stamps: tuple[int, int]) -> Volume:
     volume, onto = open_volume(path), open_volume(first).grid
     if onto.agrees(volume.grid):
         return volume
@@ -365,7 +390,7 @@ def cut_volume(
     if mask_path is not None and open_volume(mask_path).channels > 1:
         shape = open_volume(mask_path).stored.shape
         raise DataError(
-            f"mask {mask_path} has the shape {shape}, expected 3 axes, one class a voxel"
+            f"mask {mask_path} has the shape {shape}, expected 3 axes, one class per voxel"
         )
     count = first.shape[ORDER[axis][0]]
     return [

@@ -218,17 +218,23 @@ class SegmentationData(ImageData):
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """Volumes, and patients or other groups, where these are not the images themselves."""
-        counts: dict[str, dict[str, int]] = {}
-        for split, samples in self.in_order.items():
-            names = [item.name for item in samples.items]
-            cases = [item.case for item in samples.items]
-            groups = self.groups_of(samples)
-            counts.setdefault("volumes", {})[split] = 0 if cases == names else len(set(cases))
-            # groups that are neither the images nor their volumes were named by somebody
-            counts.setdefault(self.group_word, {})[split] = (
-                0 if groups in (names, cases) else len(set(groups))
+        names, cases, groups = (
+            {split: values(samples) for split, samples in self.in_order.items()}
+            for values in (
+                lambda samples: [item.name for item in samples.items],
+                lambda samples: [item.case for item in samples.items],
+                self.groups_of,
             )
-        return {what: found for what, found in counts.items() if any(found.values())}
+        )
+        shown = {}
+        if cases != names:
+            shown["volumes"] = cases
+        if groups not in (names, cases):  # somebody named them
+            shown[self.group_word] = groups
+        return {
+            what: {split: len(set(found)) for split, found in parts.items()}
+            for what, parts in shown.items()
+        }
 
     def settled(self) -> dict[str, Any]:
         """Ranges and labels as they were found, so that later commands need not look again."""

@@ -39,8 +39,25 @@ import vimamba  # makes {architecture} known
 
 model = timm.create_model("{address}", pretrained=True)
 ```
-
+{input}
 Licence of the weights: {license}
+"""
+
+_INPUT = """
+## Input
+
+timm's transform does not prepare these images as in training: {reasons}. What does is `preprocessing`
+in config.json:
+
+```python
+import json
+
+from vimamba.data import Preprocessing
+
+with open("config.json") as file:  # of this model
+    prepare = Preprocessing.from_settings(json.load(file)["preprocessing"])
+image = prepare.file("image.tif")[None]
+```
 """
 
 
@@ -51,6 +68,7 @@ def save_pretrained(
     label_names: Sequence[str] | None = None,
     license: str | None = None,
     data_config: dict[str, Any] | None = None,
+    preprocessing: dict[str, Any] | None = None,
 ) -> Path:
     """Write a model for `timm.create_model("local-dir:<folder>", pretrained=True)`.
 
@@ -66,6 +84,8 @@ def save_pretrained(
             published weights, which weights trained from them inherit; "unknown" if none are.
         data_config: Input size, mean and the like where they are not those of the pretrained
             config; see `timm.data.resolve_data_config`.
+        preprocessing: Fields of a `vimamba.data.Preprocessing`, which config.json keeps; the card
+            says so where timm's transform cannot do the same.
 
     Returns:
         The folder.
@@ -84,7 +104,7 @@ def save_pretrained(
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        _write(model, part, f"local-dir:{folder}", label_names, license, data_config)
+        _write(model, part, f"local-dir:{folder}", label_names, license, data_config, preprocessing)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(part, folder)
@@ -100,6 +120,7 @@ def push_to_hub(
     label_names: Sequence[str] | None = None,
     license: str | None = None,
     data_config: dict[str, Any] | None = None,
+    preprocessing: dict[str, Any] | None = None,
     private: bool = False,
     token: str | None = None,
     message: str = "Add model",
@@ -111,7 +132,8 @@ def push_to_hub(
         repo: "owner/name"; with "name" alone the owner is you.
         label_names: Classes in the order of the logits.
         license: Of these weights; see `save_pretrained`.
-        data_config: Preprocessing; see `save_pretrained`.
+        data_config: Of timm's transform; see `save_pretrained`.
+        preprocessing: See `save_pretrained`.
         private: Whether a new repository is private.
         token: Of the Hub; that of `hf auth login` if None.
         message: Of the commit.
@@ -123,7 +145,7 @@ def push_to_hub(
     repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as temporary:
         part = Path(temporary) / "model"
-        _write(model, part, f"hf-hub:{repo}", label_names, license, data_config)
+        _write(model, part, f"hf-hub:{repo}", label_names, license, data_config, preprocessing)
         commit = api.upload_folder(repo_id=repo, folder_path=part, commit_message=message)
     return str(commit)
 
@@ -135,6 +157,7 @@ def _write(
     label_names: Sequence[str] | None,
     license: str | None,
     data_config: dict[str, Any] | None,
+    preprocessing: dict[str, Any] | None,
 ) -> None:
     """Write weights, config.json and the card into a new folder."""
     model = unwrap_model(model)
@@ -159,6 +182,8 @@ def _write(
     if license is not None:
         cfg.pop("origin_url", None)
         cfg["license"] = license
+    if preprocessing is not None:
+        config["preprocessing"] = preprocessing
     config_file.write_text(json.dumps(config, indent=2), encoding="utf-8")
     card = _card(config, address)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -188,4 +213,19 @@ def _card(config: dict[str, Any], address: str) -> str:
         classes=f"{classes} classes" if classes else "without a classifier",
         address=address,
         license=f"{license}{origin}",
+        input=_describe_input(config.get("preprocessing")),
     )
+
+
+def _describe_input(preprocessing: dict[str, Any] | None) -> str:
+    """What the card says of images that timm's transform does not prepare."""
+    found = preprocessing or {"in_chans": 3}
+    intensity = found.get("intensity") or {}
+    reasons = []
+    if found["in_chans"] not in (1, 3) or found.get("bands"):
+        reasons.append(f"the network takes {found['in_chans']} bands of them")
+    if any(intensity.get(name) for name in ("window", "ranges", "percentiles")):
+        reasons.append("their values are scaled by ranges of their own")
+    if intensity.get("zscore"):
+        reasons.append("each is given mean 0 and deviation 1")
+    return _INPUT.format(reasons=", ".join(reasons)) if reasons else ""

@@ -139,7 +139,9 @@ def test_eurosat_is_found_where_torchvision_keeps_it(make_folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"in_chans": 4}, "in_chans=4"),
+        ({"in_chans": 0}, "in_chans=0"),
+        ({"in_chans": 4, "bands": [1]}, r"bands=\[1\] must name in_chans=4 bands"),
+        ({"crop_pct": 1.5}, "crop_pct=1.5"),
         ({"interpolation": "cubic"}, "interpolation='cubic'"),
         ({"mean": [0.5]}, r"mean=\[0.5\] needs 3 values"),
         ({"batch_size": 0}, "batch_size=0"),

@@ -113,7 +113,8 @@ def test_where_0_is_ignored_the_classes_start_at_1(make_pairs):
 
 def test_labels_survive_the_run_folder(make_pairs):
     data = MaskFolder(str(make_pairs(values=(0, 255))))
-    kept = {name.removeprefix("labels."): value for name, value in data.settled().items()}
+    found = data.settled().items()
+    kept = {n.removeprefix("labels."): value for n, value in found if n.startswith("labels.")}
     kept = json.loads(json.dumps(kept))
     again = MaskFolder(str(data.root), labels=Labels(**kept))
     assert "survey" not in again.__dict__

@@ -139,7 +139,7 @@ def test_trouble_with_volumes_is_named(tmp_path):
     with pytest.raises(DataError, match=r"masks in .* without an image in .*: b$"):
         NiftiSlices(str(root)).check()
     root = make_cases(tmp_path / "z", ("a", "b", "c"))
-    data = NiftiSlices(str(root), img_size=8)
+    data = NiftiSlices(str(root), img_size=8, intensity=Intensity(ranges=[]))
     with pytest.raises(DataError, match=r"say what is black and white: data.intensity.window"):
         data.dataset("train")[0]
 

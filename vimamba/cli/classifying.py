@@ -1,11 +1,12 @@
 """What a classification run tells: the data before training; scores, pictures and the export."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.tables import say, show_table
 from vimamba.data import ClassificationData
-from vimamba.data.inspection import inspect_images
+from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.data.splits import SPLITS
 from vimamba.tasks.export import export_network
 
@@ -64,6 +65,8 @@ def show_data(data: ClassificationData) -> None:
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (seen.mean, seen.std))
     share = "all" if seen.seen == seen.total else f"{seen.seen} of {seen.total}"
     say(f"image size {size}; channel mean {mean}, std {std} ({share} images read)")
+    for line in describe_pixels(data, seen):
+        say(line)
 
 
 def draw_data(data: ClassificationData, out: Path) -> None:
@@ -94,6 +97,7 @@ def export(cli: "RecipeCLI", folder: Path) -> None:
         std=data.std,
         interpolation=data.interpolation,
         crop_pct=data.crop_pct,
+        preprocessing=asdict(data.preprocessing),
         license=None if cli.model.hparams["pretrained"] else "unknown",
     )
 

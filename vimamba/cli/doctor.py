@@ -3,9 +3,10 @@
 import contextlib
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.cli.tables import say, show_table
+
+if TYPE_CHECKING:
+    from vimamba.data.preprocessing import Preprocessing
 
 HELP = """\
 Runs one batch, and tells between which numbers the output of every layer lies, and of every
@@ -28,7 +32,6 @@ such layer is named.
 # names as in `vimamba fit --precision`
 PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 LARGEST = torch.finfo(torch.float16).max
-IMAGES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -154,27 +157,31 @@ def _batch(network: Network, given: Namespace) -> Tensor:
     if given.data is None:
         shape = (given.batch_size, *network.image_size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    from PIL import Image
-    from timm.data import create_transform
+    from vimamba.data.samples import list_images
 
-    folder = given.data.is_dir()
-    files = [given.data]
-    if folder:
-        files = sorted(file for file in given.data.rglob("*") if file.suffix.lower() in IMAGES)
+    files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
         raise UsageError(f"--data {given.data}: there is no image")
-    mode = {1: "L", 3: "RGB"}.get(network.image_size[0])
-    if mode is None:
-        raise UsageError(f"--data gives 1 or 3 channels, the network takes {network.image_size[0]}")
-    transform: Any = create_transform(network.image_size, **network.data_config)
-    images = []
-    for file in files[: given.batch_size]:
-        try:
-            with Image.open(file) as opened:
-                images.append(transform(opened.convert(mode)))
-        except OSError as error:
-            raise UsageError(f"--data: {file} cannot be read: {error}") from None
-    return torch.stack(images)
+    prepare, (_, height, width) = _preprocessing(network), network.image_size
+    images = torch.stack([prepare.file(file) for file in files[: given.batch_size]])
+    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+    return images[:, :, top : top + height, left : left + width]
+
+
+def _preprocessing(network: Network) -> "Preprocessing":
+    """A run's own way from a file to the network's input, or that of a model's timm transform."""
+    from vimamba.data.preprocessing import Preprocessing
+
+    channels, height, width = network.image_size
+    settings = network.preprocessing
+    if settings is None:
+        settings = {"in_chans": channels, "interpolation": "bicubic", **network.data_config}
+        for name in ("mean", "std"):  # of published weights, for other channels than theirs
+            values = settings[name]
+            settings[name] = values if len(values) == channels else [mean(values)] * channels
+    prepare = Preprocessing.from_settings({**settings, "img_size": max(height, width)})
+    # one batch holds one size: no image is left as large as it is
+    return replace(prepare, fit="crop", scale_to=None) if prepare.fit == "window" else prepare
 
 
 def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor) -> None:

@@ -56,9 +56,13 @@ def export(args: list[str]) -> int:
     out = given.out or Path(f"{base}{TARGETS.get(given.to, '')}")
     _check_destination(out, folder=given.to == "safetensors")
     if given.to == "safetensors":
-        labels, data = network.label_names, network.data_config
         report = export_folder(
-            network.net, out, name=network.name, label_names=labels, data_config=data
+            network.net,
+            out,
+            name=network.name,
+            label_names=network.label_names,
+            data_config=network.data_config,
+            preprocessing=network.preprocessing,
         )
     else:
         report = export_model(
@@ -95,6 +99,7 @@ def _push(network: Network, given: Namespace) -> int:
         given.repo,
         label_names=network.label_names,
         data_config=network.data_config,
+        preprocessing=network.preprocessing,
         private=given.private,
     )
     say(f"pushed to {address}")

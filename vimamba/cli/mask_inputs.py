@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vimamba.cli.mask_jobs import Job
-from vimamba.data.masked import FilePair, MaskedImage, percentile_limits
+from vimamba.data.masked import FilePair, MaskedImage
+from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.tasks.windows import Scene
 

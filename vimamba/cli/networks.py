@@ -22,6 +22,7 @@ class Network:
         image_size: Channels, height and width of its input, pixels.
         data_config: Mean, standard deviation and the like, by timm's names.
         label_names: Classes in the order of the logits, if they are known.
+        preprocessing: Of a run: the fields of its `vimamba.data.Preprocessing`.
         classifies: Whether it is a timm model, as opposed to a segmentation network.
     """
 
@@ -30,6 +31,7 @@ class Network:
     image_size: tuple[int, int, int]
     data_config: dict[str, Any]
     label_names: list[str] | None = None
+    preprocessing: dict[str, Any] | None = None
     classifies: bool = True
 
 
@@ -117,6 +119,7 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         (hparams["in_chans"], side, side),
         _data_config(exported.get("pretrained_cfg") or exported["preprocessing"]),
         list(task.class_names),
+        exported["preprocessing"],
         classifies="pretrained_cfg" in exported,
     )
 

@@ -22,7 +22,7 @@ from vimamba.cli.errors import UsageError
 from vimamba.cli.options import ALIASES, FLAGS, TASKS, guess_data
 from vimamba.cli.tables import is_terminal
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import ImageData, default_mean, default_std
+from vimamba.data.image_data import ImageData
 from vimamba.tasks.backbone import is_timm_model, model_cfg
 from vimamba.tasks.errors import TaskError
 
@@ -146,8 +146,9 @@ class RecipeCLI(LightningCLI):
             size = (model.get("model_kwargs") or {}).get("img_size")
             data.img_size = size or cfg.input_size[-1]
         published = model.get("pretrained") and len(cfg.mean) == data.in_chans
-        data.mean = data.mean or list(cfg.mean if published else default_mean(data.in_chans))
-        data.std = data.std or list(cfg.std if published else default_std(data.in_chans))
+        if published:  # otherwise the data tell
+            data.mean = data.mean or list(cfg.mean)
+            data.std = data.std or list(cfg.std)
         if "crop_pct" in data:
             data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
         data.root = os.path.abspath(data.root)

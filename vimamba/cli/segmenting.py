@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from vimamba.cli.callbacks import write_rows
 from vimamba.cli.tables import say, show_table
 from vimamba.data import SegmentationData
+from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.tasks.mask_export import export_segmenter
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def show_data(data: SegmentationData) -> None:
     size = size if seen.smallest == seen.largest else f"{size} to {high_h}x{high_w}"
     fit = "squashed to" if data.preprocessing.fit == "squash" else "cut into windows of"
     say(f"image size {size}, {fit} {data.img_size}x{data.img_size}")
+    for line in describe_pixels(data, inspect_images(data)):
+        say(line)
 
 
 def draw_data(data: SegmentationData, out: Path) -> None:

@@ -13,7 +13,7 @@ from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.medmnist import MedMNIST
 from vimamba.data.nifti import NiftiSlices
 from vimamba.data.paired_augmentation import PairedAugmentation
-from vimamba.data.preprocessing import Intensity
+from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.segmentation import SegmentationData
 from vimamba.data.synapse import Synapse
 
@@ -33,6 +33,7 @@ __all__ = [
     "MedMNIST",
     "NiftiSlices",
     "PairedAugmentation",
+    "Preprocessing",
     "SegmentationData",
     "Synapse",
 ]

@@ -1,9 +1,10 @@
-"""The only door to albumentations: pixels and a seed in, a tensor out.
+"""Random changes to images: pixels and a seed in, a tensor out; the only door to albumentations.
 
 Every random number of an image comes from the seed handed in with it, so the result depends
 neither on which worker process runs nor on what was drawn before.
 """
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.data.samples import PIXEL_MODES
+from vimamba.data.resizing import crop_center, random_box, resize, resize_mask, shorter_to
 
-INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "area": 3, "lanczos": 4}
+# what OpenCV turns and bends images with; bilinear for names it has no like of
+CV_INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 
-Transform = Callable[[NDArray[np.uint8], int], Tensor]
+Transform = Callable[[NDArray, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -65,62 +67,117 @@ def import_albumentations() -> Any:
     return albumentations
 
 
-class SeededTransform:
-    """An albumentations pipeline, then normalisation and a tensor.
+def normalize(pixels: NDArray, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+    """Pixels as a network gets them.
 
     Args:
-        steps: albumentations transforms.
-        mean: Per-channel mean, in [0, 1].
-        std: Per-channel standard deviation, in [0, 1].
+        pixels: (H, W, C) uint8, or float32 in [0, 1].
+        mean: Per-channel mean, in [0, 1]; None for the image's own.
+        std: Per-channel standard deviation, in [0, 1]; None for the image's own.
+
+    Returns:
+        (C, H, W) float32.
+    """
+    values = np.array(pixels.transpose(2, 0, 1), dtype=np.float32, order="C")
+    if mean is None or std is None:
+        middle, spread = values.mean((1, 2)), np.maximum(values.std((1, 2)), 1e-6)
+    else:
+        scale = np.float32(255 if pixels.dtype == np.uint8 else 1)
+        middle = np.asarray(mean, dtype=np.float32) * scale
+        spread = np.asarray(std, dtype=np.float32) * scale
+    values -= middle[:, None, None]
+    values /= spread[:, None, None]
+    return torch.from_numpy(values)
+
+
+@dataclass(frozen=True)
+class RandomCut:
+    """Cuts a random part out of an image and its mask and brings it to the network's size.
+
+    Attributes:
+        size: Side of the square output, pixels.
+        crop: As in `Augmentation`.
+        aspect: As in `Augmentation`.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
 
-    def __init__(self, steps: Sequence[Any], mean: Sequence[float], std: Sequence[float]) -> None:
-        self.pipeline = import_albumentations().Compose(list(steps))
-        self.mean = np.asarray(mean, dtype=np.float32) * 255
-        self.scale = 1 / (np.asarray(std, dtype=np.float32) * 255)
+    size: int
+    crop: float
+    aspect: float
+    interpolation: str
 
-    def __call__(self, image: NDArray[np.uint8], seed: int) -> Tensor:
-        """(H, W, C) uint8 to (C, size, size) float32."""
+    def __call__(
+        self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray | None]:
+        """(H, W, C) and (H, W) to squares, cut in the same way."""
+        box = (slice(None), slice(None))
+        if self.crop < 1 or self.aspect > 1:
+            box = random_box(image.shape, self.crop, self.aspect, rng)
+        square = (self.size, self.size)
+        cut = None if mask is None else resize_mask(mask[box], square)
+        return resize(image[box], square, self.interpolation), cut
+
+
+class TrainTransform:
+    """A random cut, an albumentations pipeline, normalisation and a tensor.
+
+    Args:
+        cut: What to cut out.
+        steps: albumentations transforms.
+        mean: Per-channel mean, in [0, 1]; None for the image's own.
+        std: Per-channel standard deviation, in [0, 1]; None for the image's own.
+    """
+
+    def __init__(
+        self,
+        cut: RandomCut,
+        steps: Sequence[Any],
+        mean: Sequence[float] | None,
+        std: Sequence[float] | None,
+    ) -> None:
+        self.cut = cut
+        self.pipeline = import_albumentations().Compose(list(steps))
+        self.mean, self.std = mean, std
+
+    def __call__(self, image: NDArray, seed: int) -> Tensor:
+        """(H, W, C) uint8, or float32 in [0, 1], to (C, size, size) float32."""
+        pixels, _ = self.cut(image, None, np.random.default_rng(seed))
         self.pipeline.set_random_seed(seed)
-        pixels = self.pipeline(image=image)["image"]
-        pixels = pixels.reshape(*pixels.shape[:2], -1)
-        normalised = (pixels.astype(np.float32) - self.mean) * self.scale
-        return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+        pixels = self.pipeline(image=np.ascontiguousarray(pixels))["image"]
+        return normalize(pixels.reshape(*pixels.shape[:2], -1), self.mean, self.std)
 
 
 def train_transform(
     augmentation: Augmentation,
     size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
     interpolation: str = "bicubic",
+    *,
+    in_chans: int | None = None,
 ) -> Transform:
     """Random pipeline for training images.
 
     Args:
         augmentation: What to change and how much.
         size: Side of the square output, pixels.
-        mean: Per-channel mean, in [0, 1].
-        std: Per-channel standard deviation, in [0, 1].
-        interpolation: A key of `INTERPOLATIONS`.
+        mean: Per-channel mean, in [0, 1]; None for each image's own.
+        std: Per-channel standard deviation, in [0, 1]; None for each image's own.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
+        in_chans: Channels, where `mean` does not tell.
     """
-    A, method, a = import_albumentations(), INTERPOLATIONS[interpolation], augmentation
-    steps: list[Any] = []
-    if a.crop < 1 or a.aspect > 1:
-        scale, ratio = (a.crop, 1.0), (1 / a.aspect, a.aspect)
-        steps.append(A.RandomResizedCrop((size, size), scale, ratio, interpolation=method))
-    else:
-        steps.append(A.Resize(size, size, interpolation=method))
-    steps += [*placement(augmentation, method), *appearance(augmentation, len(mean))]
-    return SeededTransform(steps, mean, std)
+    a = augmentation
+    channels = in_chans or len(mean or ())
+    steps = [*placement(a, interpolation), *appearance(a, channels)]
+    return TrainTransform(RandomCut(size, a.crop, a.aspect, interpolation), steps, mean, std)
 
 
-def placement(augmentation: Augmentation, method: int) -> list[Any]:
+def placement(augmentation: Augmentation, interpolation: str) -> list[Any]:
     """Mirroring, turning and shifting.
 
     Args:
         augmentation: What to change and how much.
-        method: A value of `INTERPOLATIONS`.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
     """
     A, a, steps = import_albumentations(), augmentation, []
     if a.hflip:
@@ -135,7 +192,7 @@ def placement(augmentation: Augmentation, method: int) -> list[Any]:
                 scale=(1 - a.zoom, 1 + a.zoom),
                 translate_percent=(-a.shift, a.shift),
                 rotate=(-a.rotate, a.rotate),
-                interpolation=method if method < 3 else 1,
+                interpolation=CV_INTERPOLATIONS.get(interpolation, 1),
                 border_mode=2,  # mirror what lies at the edge
                 p=1.0,
             )
@@ -152,7 +209,7 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
     """
     A, a, c = import_albumentations(), augmentation, augmentation.colour
     steps: list[Any] = []
-    if c and in_chans in PIXEL_MODES:
+    if c and in_chans in (1, 3):
         steps.append(A.ColorJitter((1 - c, 1 + c), (1 - c, 1 + c), (1 - c, 1 + c), (-c / 4, c / 4)))
     elif c:
         steps.append(A.RandomBrightnessContrast((-c, c), (-c, c)))
@@ -165,15 +222,51 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
     return steps
 
 
+def resize_and_crop(pixels: NDArray, size: int, crop_pct: float, interpolation: str) -> NDArray:
+    """Resize the shorter side to size / crop_pct and cut the centre, to the pixel as timm does.
+
+    Args:
+        pixels: (H, W, C) uint8, or float32 in [0, 1].
+        size: Side of the square output, pixels.
+        crop_pct: Part of the resized shorter side that is kept, in (0, 1].
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
+    """
+    side = math.floor(size / crop_pct)
+    resized = resize(pixels, shorter_to(side, pixels.shape), interpolation)
+    return crop_center(resized, size)
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """What evaluation makes of an image; see `eval_transform`."""
+
+    size: int
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    interpolation: str
+    crop_pct: float
+
+    def __call__(self, image: NDArray, seed: int = 0) -> Tensor:
+        """(H, W, C) uint8, or float32 in [0, 1], to (C, size, size) float32."""
+        pixels = resize_and_crop(image, self.size, self.crop_pct, self.interpolation)
+        return normalize(pixels, self.mean, self.std)
+
+
 def eval_transform(
     size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
     *,
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
 ) -> Transform:
-    """Fixed pipeline for evaluation: resize the shorter side to size / crop_pct, cut the centre."""
-    A, method = import_albumentations(), INTERPOLATIONS[interpolation]
-    resize = A.SmallestMaxSize(round(size / crop_pct), interpolation=method)
-    return SeededTransform([resize, A.CenterCrop(size, size)], mean, std)
+    """Fixed pipeline for evaluation, as `timm.data.create_transform` makes it.
+
+    Args:
+        size: Side of the square output, pixels.
+        mean: Per-channel mean, in [0, 1]; None for each image's own.
+        std: Per-channel standard deviation, in [0, 1]; None for each image's own.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
+        crop_pct: Part of the resized shorter side that is kept, in (0, 1].
+    """
+    return EvalTransform(size, mean, std, interpolation, crop_pct)

@@ -8,22 +8,14 @@ from numpy.typing import NDArray
 
 from vimamba.data.augmentation import (
     DEFAULT_AUGMENTATION,
-    INTERPOLATIONS,
     Augmentation,
-    Transform,
-    eval_transform,
     train_transform,
 )
 from vimamba.data.dataset import ImageDataset
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import (
-    ImageData,
-    check_channels,
-    check_positive,
-    default_mean,
-    default_std,
-)
-from vimamba.data.samples import PIXEL_MODES, Samples
+from vimamba.data.image_data import ImageData, check_positive
+from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -49,10 +41,8 @@ class ClassificationData(ImageData):
     Args:
         root: Folder or file that holds the data.
         img_size: Side of the square images the network gets, pixels; 224 if nothing else says so.
-        in_chans: 3 for RGB, 1 for grey.
-        mean: Per-channel mean in [0, 1]; ImageNet's by default.
-        std: Per-channel standard deviation in [0, 1]; ImageNet's by default.
-        interpolation: nearest, bilinear, bicubic, area or lanczos.
+        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
+            antialiasing filter where images shrink, as in timm.
         crop_pct: Part of the resized shorter side that evaluation keeps.
         augmentation: Random changes to training images.
         **kwargs: Arguments of `ImageData`.
@@ -63,9 +53,6 @@ class ClassificationData(ImageData):
         root: str,
         *,
         img_size: int | None = None,
-        in_chans: int = 3,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         interpolation: str = "bicubic",
         crop_pct: float | None = None,
         augmentation: Augmentation = DEFAULT_AUGMENTATION,
@@ -73,23 +60,24 @@ class ClassificationData(ImageData):
     ) -> None:
         super().__init__(root, **kwargs)
         self.img_size = img_size or 224
-        self.in_chans = in_chans
-        self.mean = list(mean or default_mean(in_chans))
-        self.std = list(std or default_std(in_chans))
         self.interpolation = interpolation
         self.crop_pct = crop_pct or 1.0
         self.augmentation = augmentation
-        self._check_arguments(img_size)
-
-    def _check_arguments(self, img_size: int | None) -> None:
-        """Fail on values that no data set can have."""
-        if self.in_chans not in PIXEL_MODES:
-            raise DataError(f"in_chans={self.in_chans} must be one of {sorted(PIXEL_MODES)}")
-        if self.interpolation not in INTERPOLATIONS:
-            names = sorted(INTERPOLATIONS)
-            raise DataError(f"interpolation={self.interpolation!r} must be one of {names}")
-        check_channels(self.mean, self.std, self.in_chans)
         check_positive(img_size=img_size)
+        if not 0 < self.crop_pct <= 1:
+            raise DataError(f"crop_pct={crop_pct} must lie in (0, 1]")
+        self.planned = Preprocessing(
+            img_size=self.img_size,
+            in_chans=self.in_chans,
+            bands=self.bands,
+            fit="crop",
+            scale_to=None,
+            interpolation=interpolation,
+            intensity=self.intensity,
+            mean=self.given_mean,
+            std=self.given_std,
+            crop_pct=self.crop_pct,
+        )
 
     @abstractmethod
     def read(self) -> Catalogue:
@@ -136,21 +124,15 @@ class ClassificationData(ImageData):
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training image of class {empty}")
 
-    def eval_transform(self) -> Transform:
-        """The fixed pipeline for evaluation."""
-        return eval_transform(
-            self.img_size,
-            self.mean,
-            self.std,
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-        )
-
     def dataset(self, split: str, *, augmented: bool = False) -> ImageDataset:
         """Images of a split, as the network gets them."""
-        samples = self.samples(split)
-        transform = self.eval_transform()
+        prepare, transform = self.preprocessing, None
         if augmented:
-            size, mean, std = self.img_size, self.mean, self.std
-            transform = train_transform(self.augmentation, size, mean, std, self.interpolation)
-        return ImageDataset(samples, transform, self.in_chans, self.seed)
+            transform = train_transform(
+                self.augmentation,
+                self.img_size,
+                *prepare.normalization,
+                self.interpolation,
+                in_chans=self.in_chans,
+            )
+        return ImageDataset(self.samples(split), prepare, transform, self.seed)

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 
 from vimamba.data.augmentation import Transform
 from vimamba.data.errors import DataError
+from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.samples import Samples
 
 
@@ -36,19 +37,21 @@ class SizedDataset(Protocol):
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images with a transform.
+    """Images and labels, as the network and the scores get them.
 
     Args:
         samples: The images and labels.
-        transform: Pixels and a seed to a tensor.
-        in_chans: Channels to read, 1 or 3.
+        prepare: From stored pixels to a tensor.
+        transform: Random changes, with a seed to a tensor; None for evaluation.
         seed: Start of all random streams.
     """
 
-    def __init__(self, samples: Samples, transform: Transform, in_chans: int, seed: int) -> None:
+    def __init__(
+        self, samples: Samples, prepare: Preprocessing, transform: Transform | None, seed: int
+    ) -> None:
         self.samples = samples
+        self.prepare = prepare
         self.transform = transform
-        self.in_chans = in_chans
         self.seed = seed
 
     def __len__(self) -> int:
@@ -58,9 +61,11 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
         """(C, size, size) float32 and a label, for an index or an (epoch, index) pair."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        pixels = self.samples.image(index, self.in_chans)
-        image = self.transform(pixels, stream_seed(self.seed, epoch, index))
-        return image, torch.as_tensor(self.samples.labels[index])
+        item, label = self.samples.item(index), torch.as_tensor(self.samples.labels[index])
+        if self.transform is None:
+            return self.prepare.image(item), label
+        seed = stream_seed(self.seed, epoch, index)
+        return self.transform(self.prepare.values(item), seed), label
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

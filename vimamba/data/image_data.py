@@ -13,23 +13,11 @@ from numpy.typing import NDArray
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from vimamba.data.band_sample import BandSample, sample_bands
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
-from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
-
-# mean and standard deviation of ImageNet's training images, as in torchvision and timm
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-def default_mean(in_chans: int) -> list[float]:
-    """Mean of ImageNet's images, per channel or over the three."""
-    return list(IMAGENET_MEAN) if in_chans == 3 else [sum(IMAGENET_MEAN) / 3] * in_chans
-
-
-def default_std(in_chans: int) -> list[float]:
-    """Standard deviation of ImageNet's images, per channel or over the three."""
-    return list(IMAGENET_STD) if in_chans == 3 else [sum(IMAGENET_STD) / 3] * in_chans
+from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
+from vimamba.data.splits import SPLITS, Division, read_split, split_by_group, split_stratified
 
 
 class ImageData(LightningDataModule):
@@ -37,6 +25,12 @@ class ImageData(LightningDataModule):
 
     Args:
         root: Folder or file that holds the data.
+        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands.
+        bands: Places of the channels in files of many bands, from 0.
+        intensity: How stored values become numbers in [0, 1].
+        mean: Per-channel mean in [0, 1]. By default ImageNet's for three channels of 8 bits; else
+            that of a sample of the training images.
+        std: Per-channel standard deviation in [0, 1]; likewise.
         batch_size: Images per step, of each process if there are several.
         workers: Processes that load images; 0 loads in the main process.
         val_fraction: Part of the training images to hold out where there is no val split.
@@ -48,11 +42,18 @@ class ImageData(LightningDataModule):
 
     in_chans: int
     img_size: int
+    # what the arguments say of the way from pixels to the network's input
+    planned: Preprocessing
 
     def __init__(
         self,
         root: str,
         *,
+        in_chans: int = 3,
+        bands: list[int] | None = None,
+        intensity: Intensity = DEFAULT_INTENSITY,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
         batch_size: int = 64,
         workers: int = 2,
         val_fraction: float = 0.15,
@@ -63,6 +64,10 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = Path(root)
+        self.in_chans = in_chans
+        self.bands = bands
+        self.intensity = intensity
+        self.given_mean, self.given_std = mean, std
         self.batch_size = batch_size
         self.workers = workers
         self.fractions = {"val": val_fraction, "test": test_fraction}
@@ -71,7 +76,10 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.first_epoch = 0
         self.whole: str | None = None
-        check_positive(batch_size=batch_size, limit=limit)
+        check_positive(batch_size=batch_size, limit=limit, in_chans=in_chans)
+        for name, value in (("mean", mean), ("std", std)):
+            if value is not None and len(value) != in_chans:
+                raise DataError(f"{name}={value} needs {in_chans} values")
 
     @abstractmethod
     def read(self) -> Any:
@@ -93,7 +101,41 @@ class ImageData(LightningDataModule):
 
     def settled(self) -> dict[str, Any]:
         """Arguments that the data decided, by dotted names, to be kept with a run."""
-        return {}
+        found = {"mean": self.mean, "std": self.std}
+        if self.intensity.is_open:
+            found["intensity.ranges"] = [list(ends) for ends in self.band_sample.ranges or ()]
+        return found
+
+    @cached_property
+    def band_sample(self) -> BandSample:
+        """What a sample of the training images tells of their bands.
+
+        Raises:
+            DataError: An image cannot be read; the text names it.
+        """
+        splits = self.catalogue.splits
+        samples = next((splits[split] for split in SPLITS if split in splits), None)
+        return sample_bands(samples, self.planned)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """From stored pixels to the network's input."""
+        planned = self.planned
+        if not planned.is_settled:
+            found = self.band_sample
+            ranges = found.ranges if planned.intensity.is_open else None
+            planned = planned.settled(ranges, found.mean, found.std)
+        return planned
+
+    @property
+    def mean(self) -> list[float]:
+        """Per-channel mean, in [0, 1]."""
+        return list(self.preprocessing.mean or ())
+
+    @property
+    def std(self) -> list[float]:
+        """Per-channel standard deviation, in [0, 1]."""
+        return list(self.preprocessing.std or ())
 
     @cached_property
     def catalogue(self) -> Any:
@@ -238,10 +280,3 @@ def check_positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise DataError(f"{name}={value} must be at least 1")
-
-
-def check_channels(mean: Sequence[float], std: Sequence[float], in_chans: int) -> None:
-    """Fail unless there is one mean and one deviation per channel."""
-    for name, value in (("mean", mean), ("std", std)):
-        if len(value) != in_chans:
-            raise DataError(f"{name}={value} needs {in_chans} values")

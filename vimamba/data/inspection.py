@@ -1,15 +1,19 @@
 """A look at the images before training: can they be read, how large and how bright are they?"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vimamba.data.classification import ClassificationData
-from vimamba.data.samples import Samples
+from vimamba.data.band_sample import PERCENTILES
+from vimamba.data.image_data import ImageData
+from vimamba.data.masked import FilePair
+from vimamba.data.pixels import read_head, wanted_bands
+from vimamba.data.preprocessing import EIGHT_BITS
 
 BUDGET = 20.0  # seconds
+MOST_BANDS = 16
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class Inspection:
         largest: Largest height and width.
         mean: Per-channel mean in [0, 1].
         std: Per-channel standard deviation in [0, 1].
+        unknown: Part of the values that are not known: nodata, or not finite.
+        eight_bits: Images of 8 bits.
+        transparent: Images whose transparency is left out.
+        palettes: Images of palettes, which become colours.
+        paged: Images behind which further pages are left out.
     """
 
     total: int
@@ -31,6 +40,11 @@ class Inspection:
     largest: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    unknown: float = 0.0
+    eight_bits: int = 0
+    transparent: int = 0
+    palettes: int = 0
+    paged: int = 0
 
 
 def in_turns(size: int) -> Iterator[int]:
@@ -39,7 +53,7 @@ def in_turns(size: int) -> Iterator[int]:
         yield from range(start, size, 64)
 
 
-def inspect_images(data: ClassificationData, budget: float = BUDGET) -> Inspection:
+def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
     """Decode every image, or as many as the budget allows, evenly spread.
 
     Args:
@@ -49,27 +63,96 @@ def inspect_images(data: ClassificationData, budget: float = BUDGET) -> Inspecti
     Raises:
         DataError: An image cannot be read; the text names it.
     """
-    splits: list[Samples] = list(data.catalogue.splits.values())
+    splits, prepare = list(data.catalogue.splits.values()), data.preprocessing
+    wanted = wanted_bands(prepare.in_chans, prepare.bands)
     start, sizes = time.monotonic(), []
-    weight, total, squares = 0, np.zeros(data.in_chans), np.zeros(data.in_chans)
+    # of each channel: images, sums of their means and mean squares
+    weight, total, squares = (np.zeros(data.in_chans) for _ in range(3))
+    unknown, eight_bits, transparent, palettes, paged = 0.0, 0, 0, 0, 0
     for number, samples in enumerate(splits, 1):
         end = start + budget * number / len(splits)
         for index in in_turns(len(samples)):
             if time.monotonic() > end:
                 break
-            pixels = samples.image(index, data.in_chans).astype(np.float32) / 255
-            sizes.append(pixels.shape[:2])
-            weight += 1
-            total += pixels.mean((0, 1), dtype=np.float64)
-            squares += np.square(pixels).mean((0, 1), dtype=np.float64)
-    mean = total / weight
-    std = np.sqrt(np.maximum(squares / weight - mean**2, 0))
+            item = samples.item(index)
+            known = prepare.known(item)
+            sizes.append(known.shape[:2])
+            eight_bits += known.dtype in EIGHT_BITS
+            pixels = known / np.float32(255) if known.dtype in EIGHT_BITS else known
+            valid = np.isfinite(pixels).mean((0, 1))
+            unknown += 1 - float(valid.mean())
+            weight += valid > 0
+            parts = np.maximum(valid, 1e-12)
+            total += np.nansum(pixels, (0, 1), dtype=np.float64) / (pixels[..., 0].size * parts)
+            squares += np.nansum(np.square(pixels), (0, 1), dtype=np.float64) / (
+                pixels[..., 0].size * parts
+            )
+            if isinstance(item, FilePair):
+                head = read_head(item.path)
+                transparent += head.transparent and wanted != head.bands + 1
+                palettes += head.palette
+                paged += head.pages > 1 and wanted != head.pages
+    count = np.maximum(weight, 1)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     heights, widths = np.asarray(sizes).T
     return Inspection(
         total=sum(len(samples) for samples in splits),
-        seen=weight,
+        seen=len(sizes),
         smallest=(int(heights.min()), int(widths.min())),
         largest=(int(heights.max()), int(widths.max())),
         mean=tuple(float(value) for value in mean),
         std=tuple(float(value) for value in std),
+        unknown=unknown / len(sizes),
+        eight_bits=eight_bits,
+        transparent=transparent,
+        palettes=palettes,
+        paged=paged,
     )
+
+
+def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
+    """What a user should know of the images' values, a line each; none of plain photographs.
+
+    Args:
+        data: The data set.
+        seen: What `inspect_images` found.
+    """
+    lines: list[str] = []
+    if data.intensity.is_open and (sample := data.band_sample).ranges:
+        low, high = PERCENTILES
+        lines.append(
+            f"values become [0, 1] by ranges found in {sample.images} training images "
+            f"(percentiles {low:g} and {high:g}; --data.intensity overrules):"
+        )
+        for number, (ends, reach) in enumerate(
+            zip(sample.ranges[:MOST_BANDS], sample.reach, strict=False)
+        ):
+            whole = f"values reach from {reach[0]:g} to {reach[1]:g}"
+            lines.append(f"  channel {number}: {ends[0]:g} to {ends[1]:g}; {whole}")
+        if (more := len(sample.ranges) - MOST_BANDS) > 0:
+            lines.append(f"  and {more} more in config.yaml")
+    if not data.planned.is_settled and data.band_sample.is_measured:
+        mean, std = show(data.mean), show(data.std)
+        images = data.band_sample.images
+        lines.append(f"normalised with mean {mean}, std {std}, those of {images} training images")
+    of = f"of {seen.seen} images"
+    if seen.unknown > 0:
+        becomes = "the mean of their channel" if data.intensity.zscore else "0"
+        lines.append(f"unknown values (nodata, not finite): {seen.unknown:.2%}; become {becomes}")
+    if 0 < seen.eight_bits < seen.seen:
+        lines.append(f"8 bits among deeper images: {seen.eight_bits} {of}; their values end at 255")
+    for count, text in (
+        (seen.transparent, "transparency left out"),
+        (seen.palettes, "palettes turned into colors"),
+        (seen.paged, "further pages left out"),
+    ):
+        if count:
+            lines.append(f"{text}: {count} {of}")
+    return lines
+
+
+def show(values: Sequence[float]) -> str:
+    """Numbers in a few digits; too many are cut."""
+    more = ", …" if len(values) > MOST_BANDS else ""
+    return ", ".join(f"{value:.3g}" for value in values[:MOST_BANDS]) + more

@@ -8,19 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
-from vimamba.data.pixels import image_size, read_mask, read_pixels
+from vimamba.data.pixels import StoredImage, image_size, read_mask, read_pixels
 
 
-class MaskedImage(Protocol):
+class MaskedImage(StoredImage, Protocol):
     """One image and its mask, read when asked for."""
-
-    @property
-    def name(self) -> str:
-        """What to call the image in a table or an error."""
-        ...
 
     @property
     def mask_name(self) -> str:
@@ -45,20 +39,12 @@ class MaskedImage(Protocol):
         """
         ...
 
-    def image(self) -> NDArray:
-        """(H, W, C) uint8, uint16 or float32."""
-        ...
-
     def mask(self) -> NDArray:
         """(H, W) integers or (H, W, 3) colours, as stored."""
         ...
 
     def size(self) -> tuple[int, int]:
         """Height and width of the image, without reading all of it where that is possible."""
-        ...
-
-    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
-        """Percentiles of the values of the case, for each channel, (C,) each."""
         ...
 
 
@@ -98,9 +84,9 @@ class FilePair:
         """The image alone."""
         return self.name
 
-    def image(self) -> NDArray:
-        """(H, W, C) uint8, uint16 or float32."""
-        return read_pixels(self.path)
+    def image(self, wanted: int | None = None) -> NDArray:
+        """Pixels; see `vimamba.data.pixels.read_pixels`."""
+        return read_pixels(self.path, wanted)
 
     def mask(self) -> NDArray:
         """(H, W) integers or (H, W, 3) colours, as stored."""
@@ -111,27 +97,8 @@ class FilePair:
         """Height and width from the file's head."""
         return image_size(self.path)
 
-    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
-        """Percentiles of the image's own values."""
-        return percentile_limits(self.image(), percentiles)
-
-
-def percentile_limits(pixels: NDArray, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
-    """Percentiles of the finite values of each channel, (C,) each.
-
-    Args:
-        pixels: (..., C).
-        percentiles: Low and high, in [0, 100].
-    """
-    channels = pixels.reshape(-1, pixels.shape[-1]).T
-    found = [
-        np.percentile(values[np.isfinite(values)], percentiles)
-        if np.isfinite(values).any()
-        else (0, 1)
-        for values in channels
-    ]
-    low, high = np.asarray(found, dtype=np.float32).T
-    return low, high
+    def limits(self, percentiles: tuple[float, float]) -> None:
+        """The image is a case by itself."""
 
 
 def relative_name(path: Path, root: Path) -> str:
@@ -156,6 +123,10 @@ class MaskedSamples:
     def name(self, index: int) -> str:
         """What to call the image in a table or an error."""
         return self.items[index].name
+
+    def item(self, index: int) -> MaskedImage:
+        """One image."""
+        return self.items[index]
 
     def label_text(self, index: int, class_names: Sequence[str]) -> str:
         """What to call the mask."""

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.data.image_folder import subfolders
 from vimamba.data.mask_folder import MaskFolder
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits, relative_name
+from vimamba.data.masked import MaskedCatalogue, MaskedSamples, relative_name
 from vimamba.data.pairs import match_names
+from vimamba.data.pixels import percentile_limits
 from vimamba.data.samples import natural_order
 from vimamba.data.segmentation import as_samples
 
@@ -211,7 +212,7 @@ class VolumeSlice:
             return values
         return values * np.float32(volume.slope) + np.float32(volume.intercept)
 
-    def image(self) -> NDArray:
+    def image(self, wanted: int | None = None) -> NDArray:
         """(H, W, C) float32."""
         parts = [self._cut(path).astype(np.float32) for path in self.paths]
         return np.concatenate([part.reshape(*part.shape[:2], -1) for part in parts], axis=2)

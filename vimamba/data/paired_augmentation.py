@@ -12,19 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.augmentation import (
-    INTERPOLATIONS,
     Augmentation,
+    RandomCut,
     appearance,
     import_albumentations,
     placement,
 )
 from vimamba.data.labels import IGNORE
-
-# OpenCV's plain nearest neighbour moves a mask by half a pixel against its image
-NEAREST_EXACT = 6
+from vimamba.data.resizing import as_fractions, resize, resize_mask, shorter_to
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
-PairTransform = Callable[[NDArray[np.float32], NDArray[np.uint8], int], Pair]
+PairTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
 Fit = Literal["squash", "window"]
 
 
@@ -65,20 +63,50 @@ PRESETS: dict[str, PairedAugmentation] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class RandomScale:
+    """Resizes an image and its mask at random before a window is cut out of them.
+
+    Attributes:
+        scale_to: What the shorter side becomes before; None leaves it as it is.
+        scale: Smallest and largest factor.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
+    """
+
+    scale_to: int | None
+    scale: tuple[float, float]
+    interpolation: str
+
+    def __call__(
+        self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray | None]:
+        """(H, W, C) and (H, W) at another size."""
+        size = image.shape[:2]
+        if self.scale_to is not None:
+            size = shorter_to(self.scale_to, size)
+        factor = rng.uniform(*self.scale)
+        height, width = (max(1, round(side * factor)) for side in size)
+        resized = resize(image, (height, width), self.interpolation)
+        return resized, None if mask is None else resize_mask(mask, (height, width))
+
+
 class SeededPairTransform:
-    """An albumentations pipeline for an image with its mask.
+    """A random cut or scale, and an albumentations pipeline, for an image with its mask.
 
     Args:
+        cut: The first step, which resizes.
         steps: albumentations transforms.
     """
 
-    def __init__(self, steps: list[Any]) -> None:
+    def __init__(self, cut: RandomCut | RandomScale, steps: list[Any]) -> None:
+        self.cut = cut
         self.pipeline = import_albumentations().Compose(steps)
 
-    def __call__(self, image: NDArray[np.float32], mask: NDArray[np.uint8], seed: int) -> Pair:
-        """Change (H, W, C) in [0, 1] and (H, W) in the same way."""
+    def __call__(self, image: NDArray, mask: NDArray[np.uint8], seed: int) -> Pair:
+        """Change (H, W, C), uint8 or in [0, 1], and (H, W) in the same way."""
+        pixels, drawn = self.cut(image, mask, np.random.default_rng(seed))
         self.pipeline.set_random_seed(seed)
-        done = self.pipeline(image=image, mask=mask)
+        done = self.pipeline(image=np.ascontiguousarray(as_fractions(pixels)), mask=drawn)
         pixels = done["image"]
         return pixels.reshape(*pixels.shape[:2], -1), done["mask"]
 
@@ -100,36 +128,24 @@ def train_pair_transform(
         in_chans: Channels of the images.
         fit: Resize whole images ("squash") or cut windows out of them ("window").
         scale_to: Resize the shorter side to this before a window is cut out.
-        interpolation: A key of `INTERPOLATIONS`, for the image.
+        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
-    A, method, a = import_albumentations(), INTERPOLATIONS[interpolation], augmentation
-    resize: dict[str, Any] = {
-        "interpolation": method,
-        "area_for_downscale": "image",
-        "mask_interpolation": NEAREST_EXACT,
-    }
+    A, a = import_albumentations(), augmentation
     steps: list[Any] = []
+    cut: RandomCut | RandomScale
     if fit == "squash":
-        if a.crop < 1 or a.aspect > 1:
-            ratio = (1 / a.aspect, a.aspect)
-            steps.append(A.RandomResizedCrop((size, size), (a.crop, 1.0), ratio, **resize))
-        else:
-            steps.append(A.Resize(size, size, **resize))
+        cut = RandomCut(size, a.crop, a.aspect, interpolation)
     else:
-        if scale_to is not None:
-            steps.append(A.SmallestMaxSize(scale_to, **resize))
-        if tuple(a.scale) != (1, 1):
-            low, high = a.scale
-            steps.append(A.RandomScale((low - 1, high - 1), **resize, p=1.0))
+        cut = RandomScale(scale_to, a.scale, interpolation)
         steps.append(A.PadIfNeeded(size, size, fill_mask=IGNORE))
         around = A.CropNonEmptyMaskIfExists(size, size, ignore_values=[IGNORE], p=a.foreground)
         anywhere = A.RandomCrop(size, size, p=1 - a.foreground)
         steps.append(A.OneOf([around, anywhere], p=1.0) if a.foreground else anywhere)
-    steps += placement(augmentation, method)
+    steps += placement(augmentation, interpolation)
     if a.elastic:
         # waves of a few pixels about as long as a tenth of the side
         alpha, sigma = size * 1.5, size * 0.08
         steps.append(A.ElasticTransform(alpha, sigma, border_mode=2, p=a.elastic))
     if a.gamma:
         steps.append(A.RandomGamma((70, 150), p=a.gamma))
-    return SeededPairTransform([*steps, *appearance(augmentation, in_chans)])
+    return SeededPairTransform(cut, [*steps, *appearance(augmentation, in_chans)])

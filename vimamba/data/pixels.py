@@ -1,105 +1,107 @@
-"""Reads images and masks as they are stored: any depth, any number of bands, palettes kept."""
+"""Reads images and masks: any format, depth and number of bands, always upright.
 
-from collections.abc import Sequence
+This is the one reader of all tasks and commands. Sizes: H x W pixels, C bands.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from vimamba.data.errors import DataError
+from vimamba.data.formats import Head, open_image
 
-TIFF_SUFFIXES = (".tif", ".tiff")
-JPEG_SUFFIXES = (".jpg", ".jpeg")
 # BT.601, what Pillow makes grey of RGB with
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
-UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
 
 
-def read_pixels(path: Path) -> NDArray:
-    """Pixels of an image file, turned upright as its EXIF tag asks.
+class StoredImage(Protocol):
+    """One image, read when asked for."""
+
+    @property
+    def name(self) -> str:
+        """What to call the image in a table or an error."""
+        ...
+
+    def image(self, wanted: int | None = None) -> NDArray:
+        """(H, W, C) uint8, uint16, or float32, with NaN where nothing is known.
+
+        Args:
+            wanted: How many bands are looked for; see `read_pixels`.
+        """
+        ...
+
+    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray] | None:
+        """Percentiles of the values of the case, for each band, (C,) each.
+
+        None where the case is this image alone.
+        """
+        ...
+
+
+@contextmanager
+def reading(path: Path, what: str = "image") -> Iterator[None]:
+    """Whatever goes wrong while a file is read becomes an error that names it.
 
     Args:
-        path: The file. Palettes become RGB and transparency is dropped, except from TIFF, whose
-            bands are all data.
-
-    Returns:
-        (H, W, C) uint8, uint16 or float32.
-
-    Raises:
-        DataError: The file is missing, damaged or no image; the text names it.
+        path: The file.
+        what: What it is.
     """
     try:
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            return read_tiff(path)
-        with Image.open(path) as image:
-            if is_deep_colour(image):
-                return read_deep_colour(path)
-            if image.mode.startswith("I"):
-                return np.asarray(image).astype(np.uint16)[:, :, None]
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.asarray(upright.convert("L" if image.mode in ("L", "LA", "1") else "RGB"))
-            return pixels[:, :, None] if pixels.ndim == 2 else pixels
+        yield
+    except DataError:
+        raise
     except FileNotFoundError:
-        raise DataError(f"image {path} does not exist") from None
-    except UNREADABLE as error:
-        raise DataError(f"image {path} cannot be read: {error}") from None
+        raise DataError(f"{what} {path} does not exist") from None
+    except MemoryError as error:
+        raise DataError(f"{what} {path} does not fit into memory: {error}") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{what} {path} cannot be read: {error}") from error
+    except Exception as error:  # decoders raise all there is on damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"{what} {path} cannot be read: {reason}") from error
 
 
-def is_deep_colour(image: Image.Image) -> bool:
-    """Whether a PNG has 16 bits per channel and several channels, which Pillow cuts to 8."""
-    tile = str(getattr(image, "tile", ""))
-    return image.format == "PNG" and image.mode in ("RGB", "RGBA") and ";16B" in tile
+def read_pixels(path: Path, wanted: int | None = None) -> NDArray:
+    """Pixels of an image file.
+
+    Palettes, CMYK and YCbCr become RGB, one bit 0 and 255. Pixels that the file calls unknown
+    (GDAL's nodata, what is not finite) become NaN.
+
+    Args:
+        path: The file.
+        wanted: How many bands are looked for. Transparency, and further pages of one band each,
+            count as bands only if they make up this number; otherwise they are left out.
+
+    Returns:
+        (H, W, C) uint8, uint16, or float32 for all other types. Images of 8 bits with unknown
+        pixels come as float16, which holds both.
+
+    Raises:
+        DataError: The file is missing, damaged, no image or larger than the memory; the text names
+            it.
+    """
+    with reading(path), open_image(path) as image:
+        return image.bands(wanted)
 
 
-def read_deep_colour(path: Path) -> NDArray:
-    """A 16-bit colour PNG, without transparency, (H, W, 3) uint16."""
-    import cv2
+def read_head(path: Path) -> Head:
+    """What a file says of its image, without reading all of it.
 
-    found: Any = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if found is None:
-        raise ValueError("it is damaged")
-    return np.ascontiguousarray(found[:, :, 2::-1])
-
-
-def read_tiff(path: Path) -> NDArray:
-    """The first page of a TIFF, (H, W, C); doubles become float32."""
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            pixels, axes = page.asarray(), page.axes
-            if page.photometric == tifffile.PHOTOMETRIC.PALETTE:
-                return np.asarray(Image.open(path).convert("RGB"))
-    except tifffile.TiffFileError as error:
-        raise ValueError(str(error)) from None
-    if axes.startswith("S"):  # bands stored one after another
-        pixels = np.moveaxis(pixels, 0, -1)
-    pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
-    if pixels.dtype in (np.uint8, np.uint16):
-        return pixels
-    return pixels.astype(np.uint8 if pixels.dtype == np.bool_ else np.float32)
+    Raises:
+        DataError: As for `read_pixels`.
+    """
+    with reading(path), open_image(path) as image:
+        return image.head
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width from the file's head, turned as its EXIF tag asks."""
-    try:
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            import tifffile
-
-            with tifffile.TiffFile(path) as file:
-                page: Any = file.pages[0]
-                return page.imagelength, page.imagewidth
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(0x0112, 1) >= 5
-            return (width, height) if turned else (height, width)
-    except FileNotFoundError:
-        raise DataError(f"image {path} does not exist") from None
-    except (*UNREADABLE, IndexError) as error:
-        raise DataError(f"image {path} cannot be read: {error}") from None
+    """Height and width, upright, from the file's head."""
+    return read_head(path).size
 
 
 def read_mask(path: Path) -> NDArray:
@@ -113,41 +115,23 @@ def read_mask(path: Path) -> NDArray:
     Raises:
         DataError: The file is missing, damaged or holds fractions; the text names it.
     """
-    try:
-        if path.suffix.lower() in TIFF_SUFFIXES:
-            values = read_tiff_mask(path)
-        else:
-            with Image.open(path) as image:
-                values = np.asarray(image)
-    except FileNotFoundError:
-        raise DataError(f"mask {path} does not exist") from None
-    except UNREADABLE as error:
-        raise DataError(f"mask {path} cannot be read: {error}") from None
+    with reading(path, "mask"), open_image(path) as image:
+        values, blurring = image.stored(), image.blurring
     if values.ndim == 3:
         values = values[:, :, :3] if values.shape[2] >= 3 else values[:, :, 0]
         if values.ndim == 3 and (values == values[:, :, :1]).all():
             values = values[:, :, 0]
-    if path.suffix.lower() in JPEG_SUFFIXES:
+    if blurring:
         grey = values if values.ndim == 2 else values.mean(-1)
         return np.where(grey > 127, 255, 0).astype(np.uint8)
     if values.dtype == np.bool_:
         return values.astype(np.uint8)
     if values.dtype.kind == "f":
-        whole = np.rint(values).astype(np.int64)
+        whole = np.rint(np.nan_to_num(values)).astype(np.int64)
         if not np.array_equal(whole, values):
             raise DataError(f"mask {path} holds fractions; expected whole numbers, one per class")
         return whole
     return values
-
-
-def read_tiff_mask(path: Path) -> NDArray:
-    """Stored values of a TIFF mask; a palette's indices are not turned into colours."""
-    import tifffile
-
-    try:
-        return tifffile.imread(path, key=0)
-    except tifffile.TiffFileError as error:
-        raise ValueError(str(error)) from None
 
 
 def select_bands(
@@ -174,8 +158,64 @@ def select_bands(
     if have == 1 and in_chans == 3:
         return np.repeat(pixels, 3, axis=2)
     if have == 3 and in_chans == 1:
-        grey = pixels @ LUMA
-        return (np.rint(grey).astype(pixels.dtype) if pixels.dtype.kind == "u" else grey)[..., None]
+        return to_grey(pixels)
     raise DataError(
         f"{source} has {have} bands, in_chans={in_chans}; set in_chans={have} or name the bands"
     )
+
+
+def to_grey(pixels: NDArray) -> NDArray:
+    """(H, W, 3) as (H, W, 1) of the same type; 8 bits exactly as Pillow does it."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
+    grey = pixels.astype(np.float32, copy=False) @ LUMA
+    return (np.rint(grey) if pixels.dtype.kind == "u" else grey).astype(pixels.dtype)[..., None]
+
+
+def wanted_bands(in_chans: int, bands: Sequence[int] | None) -> int:
+    """The number of bands to look for in a file, for `read_pixels`."""
+    return in_chans if bands is None else max(bands) + 1
+
+
+def percentile_limits(pixels: NDArray, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+    """Percentiles of the finite values of each channel, (C,) each.
+
+    Args:
+        pixels: (..., C).
+        percentiles: Low and high, in [0, 100].
+    """
+    channels = pixels.reshape(-1, pixels.shape[-1]).T
+    found = []
+    for values in channels:
+        known = values if values.dtype.kind in "ui" else values[np.isfinite(values)]
+        # float16, which 8 bits with gaps come as, has too few digits to interpolate
+        known = known.astype(np.float32) if known.dtype == np.float16 else known
+        found.append(np.percentile(known, percentiles) if known.size else (0, 1))
+    low, high = np.asarray(found, dtype=np.float32).T
+    return low, high
+
+
+def as_view(pixels: NDArray) -> NDArray[np.uint8]:
+    """Values as stored, to look at.
+
+    The first three bands are shown, or the first. What has more than 8 bits is stretched to its own
+    range; where there is none, it keeps its place in the range of its type.
+
+    Args:
+        pixels: (H, W, C) as `read_pixels` gives them.
+
+    Returns:
+        (H, W, 3) or (H, W, 1).
+    """
+    shown = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, :1]
+    if shown.dtype == np.uint8:
+        return shown
+    if shown.dtype == np.float16:
+        return np.nan_to_num(shown).astype(np.uint8)
+    low, high = percentile_limits(shown, (0.5, 99.5))
+    # one range for all bands, or colours would change
+    least, most = np.float32(low.min()), np.float32(high.max())
+    if least == most:
+        least, most = np.float32(0), np.float32(65535 if shown.dtype == np.uint16 else 1)
+    values = (shown.astype(np.float32) - least) / (most - least)
+    return np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)

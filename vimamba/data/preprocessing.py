@@ -1,46 +1,68 @@
-"""From stored pixels to what a segmentation network gets; kept with a run and used in predict."""
+"""From stored pixels to what a network gets; kept with a run, its export and used in predict.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+Sizes: H x W pixels, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.data.augmentation import INTERPOLATIONS, import_albumentations
+from vimamba.data.augmentation import normalize, resize_and_crop
 from vimamba.data.errors import DataError
-from vimamba.data.masked import MaskedImage
+from vimamba.data.masked import FilePair
 from vimamba.data.paired_augmentation import Fit
-from vimamba.data.pixels import select_bands
+from vimamba.data.pixels import StoredImage, percentile_limits, select_bands, wanted_bands
+from vimamba.data.resizing import as_fractions, check_interpolation, resize, shorter_to
+
+# numbers from 0 to 255; the second with gaps
+EIGHT_BITS = (np.uint8, np.float16)
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """How stored values become numbers in [0, 1].
+    """How stored values become numbers in [0, 1]; what lies beyond is cut off.
+
+    At most one of window, ranges and percentiles can be given. Without any, images of 8 bits end at
+    255, and for all others a sample of the training images tells the ranges, which are then kept
+    with the run; fractions that lie in [0, 1] stay as they are.
 
     Attributes:
-        window: Low and high end of the values, such as [-125, 275] HU for abdominal CT; what lies
-            beyond is cut off.
+        window: Low and high end of the values, such as [-125, 275] HU for abdominal CT.
+        ranges: Low and high end for each channel; none ([]) where the training images had 8 bits.
+            Images of 8 bits end at 255 whatever is said here.
         percentiles: The ends are these percentiles of each case and channel: [0.5, 99.5] for MRI
             and other images without a scale of their own, [0, 100] for the least and the greatest
-            value. By default 8-bit images end at 255, 16-bit ones at 65535, and fractions must
-            lie in [0, 1].
+            value.
         zscore: Give every image mean 0 and deviation 1 per channel, instead of `mean` and `std`.
     """
 
     window: tuple[float, float] | None = None
     percentiles: tuple[float, float] | None = None
     zscore: bool = False
+    ranges: list[tuple[float, float]] | None = None
 
     def __post_init__(self) -> None:
-        if self.window is not None and self.percentiles is not None:
-            raise DataError("intensity.window and intensity.percentiles exclude each other")
+        named = ("window", "ranges", "percentiles")
+        given = [f"intensity.{name}" for name in named if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise DataError(f"{' and '.join(given)} exclude each other")
         for name in ("window", "percentiles"):
             ends = getattr(self, name)
             if ends is not None and not (len(ends) == 2 and ends[0] < ends[1]):
                 raise DataError(f"intensity.{name}={ends} must be a low and a high end")
+        for ends in self.ranges or ():
+            if not (len(ends) == 2 and ends[0] < ends[1]):
+                raise DataError(f"intensity.ranges={self.ranges} must be low and high ends")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the training images have to tell what becomes 0 and 1."""
+        return self.window is None and self.ranges is None and self.percentiles is None
 
 
 DEFAULT_INTENSITY = Intensity()
@@ -48,78 +70,176 @@ DEFAULT_INTENSITY = Intensity()
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Arguments as in `SegmentationData`."""
+    """Arguments as in the data sets; `fit` is "crop" in classification.
+
+    `mean` and `std` may be missing only while they are being found.
+    """
 
     img_size: int
     in_chans: int
     bands: Sequence[int] | None
-    fit: Fit
+    fit: Fit | Literal["crop"]
     scale_to: int | None
     interpolation: str
     intensity: Intensity
-    mean: Sequence[float]
-    std: Sequence[float]
+    mean: Sequence[float] | None
+    std: Sequence[float] | None
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_interpolation(self.interpolation)
+        ranges = self.intensity.ranges
+        if ranges and len(ranges) != self.in_chans:
+            raise DataError(
+                f"intensity.ranges has {len(ranges)} pairs; in_chans={self.in_chans} needs as many"
+            )
+        if self.bands is not None and len(self.bands) != self.in_chans:
+            raise DataError(f"bands={self.bands} must name in_chans={self.in_chans} bands")
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is left for the training images to tell."""
+        return not self.intensity.is_open and self.mean is not None and self.std is not None
 
     @classmethod
-    def from_settings(cls, settings: dict[str, Any]) -> "Preprocessing":
-        """From the arguments of a data set as a run's config.yaml holds them, without the unset."""
-        names = cls.__dataclass_fields__.keys() - {"intensity"}
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Preprocessing":
+        """From the arguments of a data set as a run's config.yaml or an export's config.json says.
+
+        Args:
+            settings: By name; of classification there is no `fit`.
+        """
+        names = cls.__dataclass_fields__.keys() - {"intensity", "fit", "crop_pct"}
         fields: dict[str, Any] = {name: settings.get(name) for name in names}
-        return cls(**fields, intensity=Intensity(**settings["intensity"]))
+        fields["fit"] = settings.get("fit") or "crop"
+        fields["crop_pct"] = settings.get("crop_pct") or 1.0
+        return cls(**fields, intensity=Intensity(**(settings.get("intensity") or {})))
 
-    def pixels(self, item: MaskedImage) -> NDArray[np.float32]:
-        """(H, W, in_chans) in [0, 1]; what is not a number becomes 0."""
-        stored = item.image()
+    def file(self, path: str | Path) -> Tensor:
+        """(C, h, w): an image file as evaluation gives it to the network."""
+        return self.image(FilePair(Path(path), None, Path()))
+
+    def image(self, item: StoredImage) -> Tensor:
+        """(C, h, w): the whole image as evaluation gives it to the network."""
+        return self.tensor(self.resize(self.values(item)))
+
+    def pixels(self, item: StoredImage) -> NDArray[np.float32]:
+        """(H, W, in_chans) in [0, 1]."""
+        return as_fractions(self.values(item))
+
+    def values(self, item: StoredImage) -> NDArray:
+        """Numbers that are fit to be resized and changed.
+
+        Args:
+            item: The image.
+
+        Returns:
+            (H, W, in_chans): uint8 as stored where 255 is white, else float32 in [0, 1]. What is
+            not known is 0, or the mean of the channel where images are given mean 0.
+        """
+        known = self.known(item)
+        if known.dtype == np.uint8:
+            return known
+        filled = fill(known, mean=self.intensity.zscore)
+        return filled.astype(np.uint8) if known.dtype == np.float16 else filled
+
+    def known(self, item: StoredImage) -> NDArray:
+        """As `values`, but NaN where nothing is known: uint8, float16 of 0 to 255, or float32."""
+        stored = self.stored(item)
         limits = self._limits(item, stored)
-        if limits is None:
-            values = stored.astype(np.float32)
-            if np.nanmin(values) < 0 or np.nanmax(values) > 1:
-                raise DataError(
-                    f"image {item.name} holds values from {np.nanmin(values):g} to "
-                    f"{np.nanmax(values):g}; say what is black and white: data.intensity.window "
-                    "or data.intensity.percentiles"
-                )
-        else:
-            low, high = limits
-            span = np.where(high > low, high - low, 1).astype(np.float32)
-            values = ((stored.astype(np.float32) - low) / span).clip(0, 1)
-        bands = select_bands(values, self.in_chans, self.bands, f"image {item.name}")
-        return np.nan_to_num(bands, copy=False, nan=0.0).astype(np.float32)
+        if limits is None and stored.dtype in EIGHT_BITS:
+            return stored
+        values = stored.astype(np.float32)
+        return values if limits is None else scale(values, *limits)
 
-    def _limits(self, item: MaskedImage, stored: NDArray) -> tuple[Any, Any] | None:
-        """What becomes 0 and 1; None for fractions, which stay as they are."""
-        if self.intensity.window is not None:
-            low, high = self.intensity.window
-            return np.float32(low), np.float32(high)
-        if self.intensity.percentiles is not None:
-            low, high = self.intensity.percentiles
-            return item.limits((low, high))
-        if stored.dtype == np.uint8 or stored.dtype == np.uint16:
-            return np.float32(0), np.float32(np.iinfo(stored.dtype).max)
+    def stored(self, item: StoredImage) -> NDArray:
+        """The channels that the network gets, (H, W, in_chans), with the file's values."""
+        return self._select(item.image(wanted_bands(self.in_chans, self.bands)), item)
+
+    def _select(self, stored: NDArray, item: StoredImage) -> NDArray:
+        return select_bands(stored, self.in_chans, self.bands, f"image {item.name}")
+
+    def _limits(self, item: StoredImage, stored: NDArray) -> tuple[NDArray, NDArray] | None:
+        """What becomes 0 and 1, () or (in_chans,); None for what already is as it should be."""
+        intensity = self.intensity
+        if intensity.window is not None:
+            low, high = intensity.window
+            return np.asarray(low, np.float32), np.asarray(high, np.float32)
+        if intensity.percentiles is not None:
+            low, high = intensity.percentiles
+            found = item.limits((low, high))
+            if found is None:
+                return percentile_limits(stored, (low, high))
+            low, high = self._select(np.stack(found)[None], item)[0]
+            return low, high
+        if stored.dtype in EIGHT_BITS:
+            return None
+        if intensity.ranges:
+            low, high = np.asarray(intensity.ranges, dtype=np.float32).T
+            return low, high
+        least, most = extremes(stored)
+        if stored.dtype == np.uint16 or least < 0 or most > 1:
+            raise DataError(
+                f"image {item.name} holds values from {least:g} to {most:g}; say what is black and "
+                "white: data.intensity.window, data.intensity.ranges or data.intensity.percentiles"
+            )
         return None
 
-    def tensor(self, pixels: NDArray[np.float32]) -> Tensor:
-        """Normalise (H, W, C) to (C, H, W)."""
+    def tensor(self, pixels: NDArray) -> Tensor:
+        """Normalise (H, W, C), uint8 or in [0, 1], to (C, H, W)."""
+        return normalize(pixels, *self.normalization)
+
+    @property
+    def normalization(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
+        """Mean and deviation to normalise with; None for each image's own."""
         if self.intensity.zscore:
-            mean, std = pixels.mean((0, 1)), pixels.std((0, 1))
-            scaled = (pixels - mean) / np.maximum(std, 1e-6)
-        else:
-            scaled = (pixels - np.asarray(self.mean)) / np.asarray(self.std)
-        return torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1), dtype=np.float32))
+            return None, None
+        assert self.mean is not None, "the mean has not been found yet"
+        return self.mean, self.std
 
-    def image(self, item: MaskedImage) -> Tensor:
-        """(C, h, w): the whole image as evaluation gives it to the network."""
-        return self.tensor(self.resize(self.pixels(item)))
-
-    def resize(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Squash to the network's size, or bring the shorter side to `scale_to`."""
-        A, method = import_albumentations(), INTERPOLATIONS[self.interpolation]
-        kind: dict[str, Any] = {"interpolation": method, "area_for_downscale": "image"}
+    def resize(self, pixels: NDArray) -> NDArray:
+        """Bring (H, W, C) to the size that evaluation gives to the network."""
+        if self.fit == "crop":
+            return resize_and_crop(pixels, self.img_size, self.crop_pct, self.interpolation)
         if self.fit == "squash":
-            step = A.Resize(self.img_size, self.img_size, **kind)
-        elif self.scale_to is not None:
-            step = A.SmallestMaxSize(self.scale_to, **kind)
-        else:
-            return pixels
-        resized = step(image=pixels)["image"]
-        return resized.reshape(*resized.shape[:2], -1)
+            return resize(pixels, (self.img_size, self.img_size), self.interpolation)
+        if self.scale_to is not None:
+            return resize(pixels, shorter_to(self.scale_to, pixels.shape), self.interpolation)
+        return pixels
+
+    def settled(
+        self, ranges: list[tuple[float, float]] | None, mean: Sequence[float], std: Sequence[float]
+    ) -> "Preprocessing":
+        """The same with what the training images told.
+
+        Args:
+            ranges: Of each channel; None leaves the intensity as it is.
+            mean: Per channel.
+            std: Per channel.
+        """
+        intensity = self.intensity if ranges is None else replace(self.intensity, ranges=ranges)
+        return replace(self, intensity=intensity, mean=self.mean or mean, std=self.std or std)
+
+
+def scale(values: NDArray[np.float32], low: NDArray, high: NDArray) -> NDArray[np.float32]:
+    """Bring (..., C) from between low and high to [0, 1], in place; NaN stays."""
+    values -= low
+    values /= np.where(high > low, high - low, 1).astype(np.float32)
+    return np.clip(values, 0, 1, out=values)
+
+
+def extremes(values: NDArray) -> tuple[float, float]:
+    """The least and the greatest value that is known; 0 and 0 where none is."""
+    least, most = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
+    return (0.0, 0.0) if np.isnan(least) else (least, most)
+
+
+def fill(values: NDArray, *, mean: bool) -> NDArray:
+    """Replace NaN in (H, W, C), in place: by 0, or by the mean of what is known of the channel."""
+    missing = np.isnan(values)
+    if missing.any():
+        middle = np.zeros(values.shape[2], dtype=np.float32)
+        if mean:
+            known = (~missing).sum((0, 1))
+            middle = np.nansum(values, (0, 1), dtype=np.float64) / np.maximum(known, 1)
+        values[missing] = np.broadcast_to(middle, values.shape)[missing]
+    return values

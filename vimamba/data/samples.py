@@ -11,12 +11,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vimamba.data.errors import DataError
+from vimamba.data.masked import FilePair, relative_name
+from vimamba.data.pixels import StoredImage, as_view, read_pixels, select_bands
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
-PIXEL_MODES = {1: "L", 3: "RGB"}
 
 
 class Listed(Protocol):
@@ -43,8 +42,8 @@ class Samples(Listed, Protocol):
         """(N,) int64 class indices, or (N, C) float32 of zeros and ones for multi-label data."""
         ...
 
-    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
-        """Pixels, (H, W, in_chans)."""
+    def item(self, index: int) -> StoredImage:
+        """One image."""
         ...
 
     def take(self, indices: Sequence[int] | NDArray) -> "Samples":
@@ -72,12 +71,11 @@ class FileSamples:
 
     def name(self, index: int) -> str:
         """Path relative to the root, with forward slashes."""
-        path = self.paths[index]
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+        return relative_name(self.paths[index], self.root)
 
-    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
-        """Pixels, (H, W, in_chans)."""
-        return read_image(self.paths[index], in_chans)
+    def item(self, index: int) -> FilePair:
+        """One image."""
+        return FilePair(self.paths[index], None, self.root)
 
     def label_text(self, index: int, class_names: Sequence[str]) -> str:
         """Names of the image's classes."""
@@ -87,6 +85,26 @@ class FileSamples:
         """The chosen images, in the order given."""
         paths = tuple(self.paths[int(i)] for i in indices)
         return FileSamples(paths, self.labels[np.asarray(indices, dtype=np.int64)], self.root)
+
+
+@dataclass(frozen=True)
+class ArrayImage:
+    """An image held in memory.
+
+    Attributes:
+        name: What to call it.
+        pixels: (H, W) or (H, W, C).
+    """
+
+    name: str
+    pixels: NDArray
+
+    def image(self, wanted: int | None = None) -> NDArray:
+        """(H, W, C)."""
+        return self.pixels if self.pixels.ndim == 3 else self.pixels[:, :, None]
+
+    def limits(self, percentiles: tuple[float, float]) -> None:
+        """The image is a case by itself."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +131,9 @@ class ArraySamples:
         """Name of the array and the image's place in it."""
         return f"{self.prefix}[{self.numbers[index]}]"
 
-    def image(self, index: int, in_chans: int) -> NDArray[np.uint8]:
-        """Pixels, (H, W, in_chans)."""
-        return to_channels(Image.fromarray(self.images[index]), in_chans)
+    def item(self, index: int) -> ArrayImage:
+        """One image."""
+        return ArrayImage(self.name(index), self.images[index])
 
     def label_text(self, index: int, class_names: Sequence[str]) -> str:
         """Names of the image's classes."""
@@ -133,34 +151,21 @@ def label_text(label: NDArray | np.integer, class_names: Sequence[str]) -> str:
     return ";".join(class_names[index] for index in chosen)
 
 
-def to_channels(image: Image.Image, in_chans: int) -> NDArray[np.uint8]:
-    """Pixels of any Pillow image as (H, W, in_chans) uint8; 16-bit images keep their upper bits."""
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    pixels = np.asarray(image.convert(PIXEL_MODES[in_chans]))
-    return pixels[:, :, None] if in_chans == 1 else pixels
-
-
 def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
-    """Pixels of an image file, turned upright as its EXIF tag asks.
+    """An image file to look at; networks get theirs from `vimamba.data.preprocessing`.
 
     Args:
         path: The file.
         in_chans: 1 (grey) or 3 (RGB).
 
     Returns:
-        (H, W, in_chans) uint8.
+        (H, W, in_chans); of more than 8 bits stretched to the image's own range, of many bands the
+        first three.
 
     Raises:
         DataError: The file is missing, damaged or no image; the text names it.
     """
-    try:
-        with Image.open(path) as image:
-            return to_channels(ImageOps.exif_transpose(image), in_chans)
-    except FileNotFoundError:
-        raise DataError(f"image {path} does not exist") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError) as error:
-        raise DataError(f"image {path} cannot be read: {error}") from None
+    return select_bands(as_view(read_pixels(path)), in_chans, None, f"image {path}")
 
 
 def natural_order(name: str) -> list[tuple[int, int | str]]:

@@ -12,16 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vimamba.data.augmentation import INTERPOLATIONS
 from vimamba.data.dataset import stream_seed
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import (
-    ImageData,
-    check_channels,
-    check_positive,
-    default_mean,
-    default_std,
-)
+from vimamba.data.image_data import ImageData, check_positive
 from vimamba.data.labels import DEFAULT_LABELS, Labels, LabelTable, settle_labels
 from vimamba.data.mask_survey import Survey, survey_masks, wrong_size
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples
@@ -33,7 +26,7 @@ from vimamba.data.paired_augmentation import (
     Preset,
     train_pair_transform,
 )
-from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
+from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.splits import SPLITS, Division, split_fold
 
 # image, mask at its own size, case, spacing
@@ -77,7 +70,7 @@ class MaskedDataset(Dataset[Any]):
         mask = self.table.indices(item.mask(), item.mask_name)
         if self.transform is None:
             return self.prepare.image(item), torch.from_numpy(mask), item.case, item.spacing
-        pixels = self.prepare.pixels(item)
+        pixels = self.prepare.values(item)
         if pixels.shape[:2] != mask.shape:
             raise DataError(wrong_size(item.name, pixels.shape[:2], mask.shape))
         pixels, mask = self.transform(pixels, mask, stream_seed(self.seed, epoch, index))
@@ -94,12 +87,8 @@ class SegmentationData(ImageData):
         fit: "squash" resizes whole images to that square, "window" cuts windows out of them in
             training and slides a window over them in evaluation.
         scale_to: With "window", resize the shorter side of every image to this first.
-        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands.
-        bands: Places of the channels in files of many bands, from 0.
-        intensity: How stored values become numbers in [0, 1].
-        mean: Per-channel mean in [0, 1]; ImageNet's by default.
-        std: Per-channel standard deviation in [0, 1]; ImageNet's by default.
-        interpolation: nearest, bilinear, bicubic, area or lanczos.
+        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
+            antialiasing filter where images shrink, as in timm.
         augmentation: Random changes to training images: natural, medical, aerial, none, or each
             of them by name.
         group_pattern: Regular expression for the part of a name that says which images belong
@@ -117,11 +106,6 @@ class SegmentationData(ImageData):
         img_size: int | None = None,
         fit: Fit = "squash",
         scale_to: int | None = None,
-        in_chans: int = 3,
-        bands: list[int] | None = None,
-        intensity: Intensity = DEFAULT_INTENSITY,
-        mean: list[float] | None = None,
-        std: list[float] | None = None,
         interpolation: str = "bilinear",
         augmentation: PairedAugmentation | Preset = "natural",
         group_pattern: str | None = None,
@@ -130,35 +114,26 @@ class SegmentationData(ImageData):
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
-        check_positive(img_size=img_size, scale_to=scale_to, in_chans=in_chans)
+        check_positive(img_size=img_size, scale_to=scale_to)
         self.labels = labels
         self.img_size = img_size or 256
-        self.in_chans = in_chans
-        self.mean = list(mean or default_mean(in_chans))
-        self.std = list(std or default_std(in_chans))
         self.augmentation = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
         self.group_pattern = group_pattern
         self.fold, self.folds = fold, folds
-        check_channels(self.mean, self.std, in_chans)
-        if interpolation not in INTERPOLATIONS:
-            names = sorted(INTERPOLATIONS)
-            raise DataError(f"interpolation={interpolation!r} must be one of {names}")
-        if bands is not None and len(bands) != in_chans:
-            raise DataError(f"bands={bands} must name in_chans={in_chans} bands")
         if fold is not None and not 0 <= fold < folds:
             raise DataError(f"fold={fold} must lie in [0, {folds - 1}]")
         if scale_to is not None and fit == "squash":
             raise DataError(f"scale_to={scale_to} needs fit='window'")
-        self.preprocessing = Preprocessing(
+        self.planned = Preprocessing(
             img_size=self.img_size,
-            in_chans=in_chans,
-            bands=bands,
+            in_chans=self.in_chans,
+            bands=self.bands,
             fit=fit,
             scale_to=scale_to,
             interpolation=interpolation,
-            intensity=intensity,
-            mean=self.mean,
-            std=self.std,
+            intensity=self.intensity,
+            mean=self.given_mean,
+            std=self.given_std,
         )
 
     @abstractmethod
@@ -215,9 +190,10 @@ class SegmentationData(ImageData):
         return settle_labels(self.labels, found, self.root)
 
     def settled(self) -> dict[str, Any]:
-        """The labels as they were found, so that later commands need not look again."""
+        """Ranges and labels as they were found, so that later commands need not look again."""
         table = self.table
         return {
+            **super().settled(),
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
@@ -262,19 +238,17 @@ class SegmentationData(ImageData):
 
     def dataset(self, split: str, *, augmented: bool = False) -> MaskedDataset:
         """Images of a split, as the network gets them."""
-        transform = None
+        prepare, transform = self.preprocessing, None
         if augmented:
-            prepare = self.preprocessing
             transform = train_pair_transform(
                 self.augmentation,
                 self.img_size,
                 self.in_chans,
-                fit=prepare.fit,
+                fit=cast(Fit, prepare.fit),
                 scale_to=prepare.scale_to,
                 interpolation=prepare.interpolation,
             )
-        samples = self.samples(split)
-        return MaskedDataset(samples, self.preprocessing, self.table, transform, self.seed)
+        return MaskedDataset(self.samples(split), prepare, self.table, transform, self.seed)
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.

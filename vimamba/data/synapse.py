@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
 from vimamba.data.labels import Labels
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits
+from vimamba.data.masked import MaskedCatalogue, MaskedSamples
 from vimamba.data.samples import natural_order
 from vimamba.data.segmentation import SegmentationData, as_samples
 
@@ -95,7 +95,7 @@ class ArraySlice:
             return read_arrays(self.path)[name]
         return read_volume(self.path)[name][self.place]
 
-    def image(self) -> NDArray:
+    def image(self, wanted: int | None = None) -> NDArray:
         """(H, W, 1) float32."""
         return self._array("image").astype(np.float32)[:, :, None]
 
@@ -108,9 +108,8 @@ class ArraySlice:
         height, width = self._array("image").shape
         return height, width
 
-    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
-        """Percentiles of the slice's own values."""
-        return percentile_limits(self.image(), percentiles)
+    def limits(self, percentiles: tuple[float, float]) -> None:
+        """The slice stands for itself: its values are scaled already."""
 
 
 class Synapse(SegmentationData):

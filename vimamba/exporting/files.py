@@ -100,6 +100,7 @@ def export_folder(
     name: str | None = None,
     label_names: Sequence[str] | None = None,
     data_config: dict[str, Any] | None = None,
+    preprocessing: dict[str, Any] | None = None,
 ) -> Report:
     """Write a timm model's weights and config.json as a folder, and beside it FOLDER.json.
 
@@ -108,7 +109,8 @@ def export_folder(
         folder: Replaced if it is there and holds a model.
         name: As in `export_model`.
         label_names: Classes in the order of the logits.
-        data_config: Preprocessing; see `vimamba.hub.save_pretrained`.
+        data_config: Of timm's transform; see `vimamba.hub.save_pretrained`.
+        preprocessing: See `vimamba.hub.save_pretrained`.
 
     Raises:
         ExportError: The folder holds something else, or the model that timm makes of it gives
@@ -117,7 +119,13 @@ def export_folder(
     folder = Path(folder)
     shape = (2, *_input_size(model.eval()))
     try:
-        save_pretrained(model, folder, label_names=label_names, data_config=data_config)
+        save_pretrained(
+            model,
+            folder,
+            label_names=label_names,
+            data_config=data_config,
+            preprocessing=preprocessing,
+        )
     except ValueError as error:
         raise ExportError(str(error)) from error
     again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -18,6 +19,7 @@ def export_network(
     std: Sequence[float],
     interpolation: str = "bicubic",
     crop_pct: float = 1.0,
+    preprocessing: dict[str, Any] | None = None,
     license: str | None = "unknown",
 ) -> None:
     """Write a network and its preprocessing for `timm.create_model("local-dir:<folder>")`.
@@ -31,14 +33,22 @@ def export_network(
         std: Per-channel standard deviation, in [0, 1].
         interpolation: How images are resized.
         crop_pct: Part of the resized shorter side that is kept.
+        preprocessing: All of it; see `vimamba.save_pretrained`.
         license: Of the weights; None for that of the published weights they were trained from.
     """
     data_config = {
         "input_size": (len(mean), img_size, img_size),
         "mean": tuple(mean),
         "std": tuple(std),
-        "interpolation": interpolation,
+        "interpolation": "box" if interpolation == "area" else interpolation,  # timm's name
         "crop_pct": crop_pct,
         "crop_mode": "center",
     }
-    save_pretrained(net, folder, label_names=class_names, license=license, data_config=data_config)
+    save_pretrained(
+        net,
+        folder,
+        label_names=class_names,
+        license=license,
+        data_config=data_config,
+        preprocessing=preprocessing,
+    )

@@ -269,10 +269,10 @@ def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def resize(values: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) at another size."""
+    """(N, C, h, w) at another size; what shrinks is averaged, as images are."""
     if values.shape[2:] == tuple(size):
         return values
-    return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(values, size=tuple(size), mode="bilinear", antialias=True)
 
 
 def build_network(

@@ -1,0 +1,170 @@
+"""What a sample of the training images tells of their bands: ranges, means and deviations.
+
+Sizes: N values, C channels.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vimamba.data.masked import FilePair
+from vimamba.data.pixels import StoredImage, percentile_limits, read_head
+from vimamba.data.preprocessing import EIGHT_BITS, Preprocessing, scale
+
+# mean and standard deviation of ImageNet's training images, as in torchvision and timm
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# bounds of the sample: images, evenly spread, and pixels of each, on a grid
+MOST_IMAGES, MOST_PIXELS = 200, 10_000
+# what becomes 0 and 1: robust against single hot pixels and clouds
+PERCENTILES = (0.5, 99.5)
+
+
+class Items(Protocol):
+    """Images by their place."""
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def item(self, index: int) -> StoredImage:
+        """One image."""
+        ...
+
+
+@dataclass(frozen=True)
+class BandSample:
+    """What was found.
+
+    Attributes:
+        images: Images that were opened.
+        ranges: Ends for each channel; none where all images had 8 bits, and where the intensity
+            was given.
+        reach: The least and the greatest value of each channel.
+        mean: Per channel, in [0, 1].
+        std: Per channel, in [0, 1].
+        is_measured: Mean and deviation are those of the images rather than ImageNet's.
+    """
+
+    images: int
+    ranges: list[tuple[float, float]]
+    reach: list[tuple[float, float]]
+    mean: list[float]
+    std: list[float]
+    is_measured: bool
+
+
+def sample_bands(samples: Items | None, prepare: Preprocessing) -> BandSample:
+    """Look at training images, as far as the arguments leave something open.
+
+    Args:
+        samples: Training images.
+        prepare: What the arguments say.
+
+    Raises:
+        DataError: An image cannot be read; the text names it.
+    """
+    chosen = spread(len(samples)) if samples is not None else []
+    items = [samples.item(place) for place in chosen] if samples is not None else []
+    intensity, channels = prepare.intensity, prepare.in_chans
+    plain = intensity.is_open and all(is_eight_bit(item) for item in items)
+    known_mean = prepare.mean is not None and prepare.std is not None
+    imagenet = (list(IMAGENET_MEAN), list(IMAGENET_STD)) if channels == 3 else None
+    if intensity.zscore:
+        imagenet = [0.0] * channels, [1.0] * channels
+    if (
+        not items
+        or (plain and (known_mean or imagenet is not None))
+        or (not intensity.is_open and (known_mean or intensity.zscore))
+    ):
+        mean, std = imagenet or ([0.5] * channels, [0.25] * channels)
+        return BandSample(len(items), [], [], mean, std, is_measured=False)
+    return measure(items, prepare, imagenet)
+
+
+def spread(count: int) -> list[int]:
+    """Up to `MOST_IMAGES` places of `count`, evenly spread."""
+    places = np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(int)
+    return places.tolist()
+
+
+def is_eight_bit(item: StoredImage) -> bool:
+    """Whether an image holds whole numbers from 0 to 255; of a file the head tells."""
+    if isinstance(item, FilePair):
+        return not read_head(item.path).deep
+    return item.image().dtype in EIGHT_BITS
+
+
+def measure(
+    items: list[StoredImage],
+    prepare: Preprocessing,
+    usual: tuple[list[float], list[float]] | None,
+) -> BandSample:
+    """Read the images.
+
+    Args:
+        items: The sample.
+        prepare: What the arguments say.
+        usual: Mean and deviation of images that need no scaling.
+    """
+    channels, is_open = prepare.in_chans, prepare.intensity.is_open
+    deep, light = [], []  # values as stored, and values in [0, 1] as they are
+    whole_numbers = False
+    bar = tqdm(items, desc="looking at the bands", unit="image", leave=False, disable=None)
+    for item in bar:
+        pixels = prepare.stored(item) if is_open else prepare.known(item)
+        eight, values = pixels.dtype in EIGHT_BITS, thin(pixels)
+        whole_numbers |= pixels.dtype == np.uint16
+        if eight:
+            values /= 255
+        (light if eight or not is_open else deep).append(values)
+    ranges: list[tuple[float, float]] = []
+    reach: list[tuple[float, float]] = []
+    is_scaled = not is_open
+    if deep:
+        stored = np.concatenate(deep)
+        least, most = np.fmin.reduce(stored), np.fmax.reduce(stored)
+        reach = list(zip(least.tolist(), most.tolist(), strict=True))
+        if not whole_numbers and not (np.nanmin(least) < 0 or np.nanmax(most) > 1):
+            ranges = [(0.0, 1.0)] * channels
+        else:
+            is_scaled = True
+            ranges = pairs(*percentile_limits(stored, PERCENTILES))
+        light.append(scale(stored, *np.asarray(ranges, dtype=np.float32).T))
+    if usual is not None and not is_scaled:
+        return BandSample(len(items), ranges, reach, *usual, is_measured=False)
+    mean, std = moments(light, channels)
+    return BandSample(len(items), ranges, reach, mean, std, is_measured=True)
+
+
+def thin(pixels: NDArray) -> NDArray[np.float32]:
+    """Values on a grid of (H, W, C), at most about `MOST_PIXELS` of them, (N, C)."""
+    step = max(1, int(np.sqrt(pixels.shape[0] * pixels.shape[1] / MOST_PIXELS)))
+    chosen = pixels[::step, ::step]
+    return chosen.astype(np.float32).reshape(-1, chosen.shape[2])
+
+
+def pairs(low: NDArray, high: NDArray) -> list[tuple[float, float]]:
+    """Ends of each channel; those of a flat or unknown one are made a range."""
+    ends = zip(np.nan_to_num(low).tolist(), np.nan_to_num(high).tolist(), strict=True)
+    return [(least, most if most > least else least + 1) for least, most in ends]
+
+
+def moments(parts: list[NDArray[np.float32]], channels: int) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel over what is known, to four digits."""
+    values = np.concatenate(parts)
+    found: list[tuple[float, float]] = []
+    for band in values.T:
+        known = band[np.isfinite(band)]
+        if known.size == 0:
+            found.append((0.0, 1.0))
+            continue
+        mean, std = known.mean(dtype=np.float64), known.std(dtype=np.float64)
+        # a flat channel is left alone rather than divided by next to nothing
+        found.append((float(f"{mean:.4g}"), float(f"{std:.4g}") if std > 1e-6 else 1.0))
+    assert len(found) == channels, (len(found), channels)
+    return [mean for mean, _ in found], [std for _, std in found]

@@ -1,0 +1,407 @@
+"""Image files of every kind under one face: what the head says, the bands, the values as stored.
+
+TIFF is read by tifffile, deep colour by imagecodecs, all else by Pillow. Everything comes upright,
+as the orientation tag of the file asks.
+
+Sizes: H x W pixels, C bands.
+"""
+
+import os
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+ORIENTATION_TAG, NODATA_TAG = 0x0112, 42113
+# for each orientation: exchange the axes, then mirror the rows, then the columns
+TURNS = {
+    2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
+    5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False),
+}  # fmt: skip
+# little- and big-endian, of 32 and of 64 bits
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+BLURRING = ("JPEG", "MPO", "JPEG2000")
+_PILLOW_LIMIT = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a file says of its image.
+
+    Attributes:
+        size: Height and width, upright.
+        bands: Without transparency.
+        deep: The values are other than whole numbers from 0 to 255.
+        transparent: There is a band of transparency, or a colour that stands for it.
+        palette: The values are places in a table of colours.
+        pages: Images in the file, without smaller copies of the first.
+        nodata: Value of pixels of which nothing is known.
+    """
+
+    size: tuple[int, int]
+    bands: int
+    deep: bool
+    transparent: bool = False
+    palette: bool = False
+    pages: int = 1
+    nodata: float | None = None
+
+
+class ImageFile(ABC):
+    """An open file.
+
+    Attributes:
+        head: What it says.
+        blurring: Its compression changes values a little.
+    """
+
+    head: Head
+    blurring: bool
+
+    @abstractmethod
+    def bands(self, wanted: int | None) -> NDArray:
+        """The bands, (H, W, C); see `vimamba.data.pixels.read_pixels`."""
+
+    @abstractmethod
+    def stored(self) -> NDArray:
+        """Values as they are, (H, W) or (H, W, C): palettes are not turned into colours."""
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[ImageFile]:
+    """Open a file by its content, whatever it is called.
+
+    Raises:
+        Exception: Of any kind, as decoders raise on what is damaged.
+    """
+    with path.open("rb") as file:
+        is_tiff = file.read(4) in TIFF_STARTS
+    if is_tiff:
+        import tifffile
+
+        with tifffile.TiffFile(path) as opened:
+            yield TiffImage(opened)
+    else:
+        with _open_pillow(path) as image:
+            yield PillowImage(image, path)
+
+
+def _open_pillow(path: Path) -> Image.Image:
+    """`Image.open` without its bound on pixels; `check_memory` has one that knows the machine."""
+    with _PILLOW_LIMIT:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def check_memory(needed: int) -> None:
+    """Refuse what cannot be held, before a damaged or malicious head makes the machine swap.
+
+    Args:
+        needed: Bytes of the decoded image.
+
+    Raises:
+        MemoryError: There are fewer.
+    """
+    # small images are not worth the look
+    if needed > 1 << 28 and (free := free_memory()) is not None and needed > free:
+        raise MemoryError(f"{needed / 1e9:.1f} GB as pixels, {free / 1e9:.1f} GB are free")
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping, as far as the system tells."""
+    if sys.platform.startswith("linux"):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # Windows
+        return None
+
+
+def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
+    """(H, W, ...) as the orientation tag asks; a view."""
+    exchange, rows, columns = TURNS.get(orientation, (False, False, False))
+    pixels = pixels.swapaxes(0, 1) if exchange else pixels
+    return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
+
+
+def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Height and width after `turn_upright`."""
+    return (width, height) if TURNS.get(orientation, (False,))[0] else (height, width)
+
+
+def to_rgb(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
+    """(H, W, C) of another of Pillow's colour modes as RGB."""
+    return np.asarray(Image.fromarray(pixels, mode).convert("RGB"))
+
+
+def as_numbers(pixels: NDArray, nodata: float | None) -> NDArray:
+    """Values in one of few types, with NaN where there is none.
+
+    Args:
+        pixels: Any type.
+        nodata: The value that stands for "unknown".
+
+    Returns:
+        uint8 and uint16 as they are; what else there is as float32. Of 8 bits with gaps float16,
+        which holds both the values and NaN.
+    """
+    if pixels.dtype.kind not in "biuf":
+        raise ValueError(f"it holds values of type {pixels.dtype}")
+    if not pixels.dtype.isnative:
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="))
+    missing = None if pixels.dtype.kind != "f" else ~np.isfinite(pixels)
+    value = None if nodata is None else as_type(nodata, pixels.dtype)
+    if value is not None:
+        missing = pixels == value if missing is None else missing | (pixels == value)
+    gaps = missing is not None and bool(missing.any())
+    if pixels.dtype in (np.uint8, np.uint16) and not gaps:
+        return pixels
+    with np.errstate(over="ignore"):
+        numbers = pixels.astype(np.float16 if pixels.dtype == np.uint8 else np.float32)
+    if gaps:
+        assert missing is not None
+        numbers[missing] = np.nan
+    return numbers
+
+
+def as_type(number: float, dtype: np.dtype) -> Any:
+    """A number as an array of a type holds it; None where it cannot be there."""
+    if dtype.kind == "f":
+        # -3.4028234663852886e+38, as GDAL writes it, is float32's lowest number
+        with np.errstate(over="ignore"):
+            return dtype.type(number)
+    if dtype.kind == "b" or not np.isfinite(number) or number != int(number):
+        return None
+    limits = np.iinfo(dtype)
+    return dtype.type(int(number)) if limits.min <= number <= limits.max else None
+
+
+def read_orientation(image: Any, path: Path) -> int:
+    """How an image that Pillow has opened must be turned."""
+    # Pillow decodes a whole PNG to look for a tag behind the pixels, which hardly any has
+    if image.format != "PNG" or "exif" in image.info or has_exif(path):
+        return image.getexif().get(ORIENTATION_TAG, 1)
+    return Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+
+
+def has_exif(path: Path) -> bool:
+    """Whether a PNG has an EXIF chunk, before or behind its pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            if head[4:] == b"eXIf":
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+class PillowImage(ImageFile):
+    """All formats but TIFF.
+
+    Args:
+        image: As opened.
+        path: Of the file, for decoders other than Pillow's.
+    """
+
+    def __init__(self, image: Any, path: Path) -> None:
+        self.image, self.path = image, path
+        self._check_memory()
+        self.orientation = read_orientation(image, path)
+        self.blurring = image.format in BLURRING
+        mode, tile = image.mode, str(getattr(image, "tile", ""))
+        is_number = mode == "F" or mode.startswith("I")
+        is_grey = mode in ("1", "L", "LA", "La") or "LA;16B" in tile
+        self.mode = "L" if is_grey else "RGB"
+        self.decoder = self._deep_decoder()
+        self.head = Head(
+            upright_size(image.height, image.width, self.orientation),
+            1 if is_number or is_grey else 3,
+            deep=is_number or self.decoder is not None,
+            transparent=image.has_transparency_data and not is_number,
+            palette=mode in ("P", "PA"),
+            pages=getattr(image, "n_frames", 1) if image.format in ("GIF", "WEBP", "PNG") else 1,
+        )
+
+    def _deep_decoder(self) -> Any:
+        """What reads colour of 16 bits, which Pillow cuts to 8; None where it is not needed."""
+        image, tiles = self.image, getattr(self.image, "tile", ())
+        if len(image.getbands()) < 3 or not tiles:
+            return None
+        arguments = tiles[0][3]
+        if image.format == "PNG" and ";16B" in str(arguments):
+            import imagecodecs
+
+            return imagecodecs.png_decode
+        if image.format == "PPM" and tiles[0][0] == "ppm" and arguments[1] > 255:
+            height, width, offset = image.height, image.width, tiles[0][2]
+            return lambda data: (
+                np.frombuffer(data, ">u2", offset=offset, count=height * width * 3)
+                .reshape(height, width, 3)
+                .astype(np.uint16)
+            )
+        if image.format == "JPEG2000":
+            import imagecodecs
+
+            return imagecodecs.jpeg2k_decode
+        return None
+
+    def _check_memory(self) -> None:
+        image = self.image
+        each = 4 if image.mode in ("I", "F") or len(image.getbands()) > 1 else 1
+        check_memory(image.height * image.width * (each + len(image.getbands())))
+
+    def bands(self, wanted: int | None) -> NDArray:
+        """The bands, (H, W, C)."""
+        image, head = self.image, self.head
+        if self.decoder is not None:
+            pixels = self.decoder(self.path.read_bytes())
+            pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+            if head.transparent and pixels.shape[2] != wanted:
+                pixels = pixels[:, :, :-1]
+        elif image.mode == "F":
+            pixels = np.asarray(image)
+        elif image.mode.startswith("I"):
+            # PGM and PNG have no more than 16 bits, though Pillow may take 32 for them
+            deep = image.mode == "I" and image.format not in ("PPM", "PNG")
+            pixels = np.asarray(image).astype(np.int32 if deep else np.uint16)
+        else:
+            keep = head.transparent and wanted == head.bands + 1
+            # colours beside a table of transparency cannot be had without it
+            if keep or (head.transparent and image.mode == "P"):
+                image = image.convert(f"{self.mode}A")
+            if not keep and image.mode != self.mode:
+                image = image.convert(self.mode)
+            pixels = np.asarray(image)
+        pixels = turn_upright(pixels if pixels.ndim == 3 else pixels[:, :, None], self.orientation)
+        return as_numbers(pixels, None)
+
+    def stored(self) -> NDArray:
+        """Values as they are."""
+        return turn_upright(np.asarray(self.image), self.orientation)
+
+
+class TiffImage(ImageFile):
+    """The first page of a TIFF that is no smaller copy of another.
+
+    Args:
+        file: An open `tifffile.TiffFile`.
+    """
+
+    def __init__(self, file: Any) -> None:
+        import tifffile
+
+        kinds = tifffile.PHOTOMETRIC
+        pages = [page for page in file.pages if not (page.subfiletype & 5)]
+        if not pages:
+            raise ValueError("it holds no image")
+        self.page: Any = pages[0].aspage()
+        page = self.page
+        self.pages = pages
+        if page.dtype is None or not set(page.axes) <= set("YXS"):
+            raise ValueError(f"its first page has the axes {page.axes or 'none'}, not two")
+        known = {kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.PALETTE, kinds.MASK,
+                 kinds.SEPARATED, kinds.YCBCR}  # fmt: skip
+        if page.photometric not in known:
+            raise ValueError(f"colours of the kind {page.photometric} are not known")
+        self.photometric = kinds(page.photometric)
+        self.blurring = page.compression in (6, 7, 33003, 33005, 34712, 34892)
+        tag = page.tags.get(ORIENTATION_TAG)
+        self.orientation = int(tag.value) if tag else 1
+        samples = page.samplesperpixel
+        self.alphas = sum(1 for extra in page.extrasamples if int(extra) in (1, 2))
+        # transparency that is not the last band cannot be told from data
+        self.transparent = self.alphas == 1 and int(page.extrasamples[-1]) in (1, 2) and samples > 1
+        colours = 3 if self.photometric in (kinds.PALETTE, kinds.SEPARATED) else samples
+        self.head = Head(
+            upright_size(page.imagelength, page.imagewidth, self.orientation),
+            colours - (1 if self.transparent and colours == samples else 0),
+            deep=self.photometric != kinds.PALETTE
+            and (page.dtype.kind not in "ub" or page.bitspersample > 8),
+            transparent=self.transparent,
+            palette=self.photometric == kinds.PALETTE,
+            pages=len(pages),
+            nodata=parse_nodata(page),
+        )
+
+    def stored(self) -> NDArray:
+        """Values as they are."""
+        return turn_upright(self._read(self.page), self.orientation)
+
+    def _read(self, page: Any) -> NDArray:
+        """(H, W) or (H, W, C) of a page."""
+        check_memory(page.nbytes)
+        end = page.parent.filehandle.size
+        parts = zip(page.dataoffsets, page.databytecounts, strict=True)
+        if any(offset + count > end for offset, count in parts):
+            raise ValueError("it is cut off")
+        # one thread each: the processes that load images share the cores
+        pixels = page.asarray(maxworkers=1)
+        if page.axes.startswith("S"):  # bands stored one after another
+            pixels = np.moveaxis(pixels, 0, -1)
+        return pixels
+
+    def bands(self, wanted: int | None) -> NDArray:
+        """The bands, (H, W, C)."""
+        pages = [self.page]
+        if self.head.bands == 1 and len(self.pages) == wanted:
+            pages = [page.aspage() for page in self.pages]
+        parts = [self._read(page) for page in pages]
+        if any(part.shape != parts[0].shape for part in parts):
+            parts = parts[:1]
+        stacked = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
+        pixels = stacked if stacked.ndim == 3 else stacked[:, :, None]
+        pixels = self._colours(pixels)
+        if self.transparent and pixels.shape[2] not in (wanted, self.head.bands):
+            pixels = pixels[:, :, :-1]
+        pixels = turn_upright(pixels, self.orientation)
+        return as_numbers(pixels, self.head.nodata)
+
+    def _colours(self, pixels: NDArray) -> NDArray:
+        """Values that mean what they do elsewhere: 0 is black, bands are data or RGB."""
+        import tifffile
+
+        kinds, bits, kind = tifffile.PHOTOMETRIC, self.page.bitspersample, self.photometric
+        if kind == kinds.PALETTE:
+            table = (np.asarray(self.page.colormap) >> 8).astype(np.uint8)
+            return np.moveaxis(table[:, pixels[:, :, 0]], 0, -1)
+        if kind == kinds.SEPARATED and pixels.shape[2] >= 4:
+            return cmyk_to_rgb(pixels[:, :, :4])
+        if kind == kinds.YCBCR and pixels.shape[2] == 3 and not self.blurring:
+            return to_rgb(np.ascontiguousarray(pixels), "YCbCr")
+        if pixels.dtype == np.bool_ or (bits < 8 and pixels.dtype == np.uint8):
+            pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
+            bits = 8
+        if kind == kinds.MINISWHITE and pixels.dtype.kind == "u":
+            pixels = pixels.dtype.type(2**bits - 1) - pixels
+        return pixels
+
+
+def parse_nodata(page: Any) -> float | None:
+    """GDAL's value for "unknown" of a page."""
+    tag = page.tags.get(NODATA_TAG)
+    if tag is None:
+        return None
+    try:
+        return float(str(tag.value).strip(" \0"))
+    except ValueError:
+        raise ValueError(f"its GDAL_NODATA is {tag.value!r}, no number") from None
+
+
+def cmyk_to_rgb(pixels: NDArray) -> NDArray:
+    """(H, W, 4) unsigned integers, 0 for no ink, as (H, W, 3) of the same type."""
+    full = np.iinfo(pixels.dtype).max
+    light = np.float32(full) - pixels.astype(np.float32)
+    return np.rint(light[:, :, :3] * light[:, :, 3:] / full).astype(pixels.dtype)

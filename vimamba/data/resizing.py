@@ -1,0 +1,125 @@
+"""Resizing with the filters of Pillow and timm: what shrinks is averaged, not sampled.
+
+One path for training, evaluation, prediction and what exports promise. Pixel centres lie at halves,
+so that masks, whose values are never mixed, stay in step with their images.
+
+Sizes: H x W pixels, C channels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+
+from vimamba.data.errors import DataError
+
+# by timm's names; area is timm's box
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "area": Image.Resampling.BOX,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+# computed by torch, with Pillow's coefficients and several times as fast
+OF_TORCH = ("bilinear", "bicubic")
+
+Size = tuple[int, int]
+
+
+def check_interpolation(name: str) -> None:
+    """Fail on a name that is not one of `INTERPOLATIONS`."""
+    if name not in INTERPOLATIONS:
+        raise DataError(f"interpolation={name!r} must be one of {sorted(INTERPOLATIONS)}")
+
+
+def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
+    """Bring an image to another size.
+
+    Args:
+        pixels: (H, W, C) uint8, or float32 in [0, 1].
+        size: Height and width to get.
+        interpolation: A key of `INTERPOLATIONS`.
+
+    Returns:
+        (*size, C) of the same type and range.
+    """
+    if pixels.shape[:2] == size:
+        return pixels
+    if interpolation in OF_TORCH:
+        # torch takes neither mirrored views nor what must not be written to
+        whole = np.require(pixels, requirements=["C", "W"])
+        image = torch.from_numpy(whole).permute(2, 0, 1)[None]
+        found = F.interpolate(image, size=size, mode=interpolation, antialias=True)
+        resized = found[0].permute(1, 2, 0).contiguous().numpy()
+    else:
+        method = INTERPOLATIONS[interpolation]
+        bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, 2, 0)]
+        resized = np.stack([band.resize(size[::-1], method) for band in bands], axis=-1)
+    if resized.dtype.kind == "f":
+        # bicubic and Lanczos overshoot at edges; 8-bit numbers stop there by themselves
+        np.clip(resized, 0, 1, out=resized)
+    return resized
+
+
+def resize_mask(mask: NDArray, size: Size) -> NDArray:
+    """(H, W) at another size: each pixel takes the value at its centre."""
+    if mask.shape == size:
+        return mask
+    rows, columns = (
+        (np.arange(new) * 2 + 1) * old // (2 * new)
+        for new, old in zip(size, mask.shape, strict=True)
+    )
+    return mask[rows[:, None], columns]
+
+
+def shorter_to(side: int, shape: Sequence[int]) -> Size:
+    """Size of an image whose shorter side becomes `side`, rounded as torchvision does."""
+    height, width = shape[:2]
+    if height <= width:
+        return side, int(side * width / height)
+    return int(side * height / width), side
+
+
+def crop_center(pixels: NDArray, size: int) -> NDArray:
+    """The square in the middle of (H, W, ...), at torchvision's offsets."""
+    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
+    return pixels[top : top + size, left : left + size]
+
+
+def random_box(
+    shape: Sequence[int], least: float, stretch: float, rng: np.random.Generator
+) -> tuple[slice, slice]:
+    """A random part of an image, as in torchvision's RandomResizedCrop.
+
+    Args:
+        shape: Height and width.
+        least: Smallest part of the area, in (0, 1].
+        stretch: Largest ratio of the sides, at least 1.
+        rng: Source of chance.
+
+    Returns:
+        Rows and columns.
+    """
+    height, width = shape[:2]
+    for _ in range(10):
+        area = height * width * rng.uniform(least, 1)
+        ratio = np.exp(rng.uniform(-np.log(stretch), np.log(stretch)))
+        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            return slice(top, top + h), slice(left, left + w)
+    # nothing fits into what is this narrow: the largest part of an allowed shape in the middle
+    w, h = min(width, round(height * stretch)), min(height, round(width * stretch))
+    top, left = (height - h) // 2, (width - w) // 2
+    return slice(top, top + h), slice(left, left + w)
+
+
+def as_fractions(pixels: NDArray) -> NDArray[np.float32]:
+    """uint8 as float32 in [0, 1]; what is float32 already stays."""
+    return pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels

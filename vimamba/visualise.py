@@ -5,10 +5,10 @@ thin lines are jumps; where a path is padded by zero tokens, its line is interru
 """
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vimamba.files import write_whole
 from vimamba.scan_orders import list_scan_orders, scan_paths
 
 if TYPE_CHECKING:
@@ -260,12 +260,7 @@ def _draw_legend(figure: "Figure", right: float, y: float) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    """Write next to the target first: an interrupted run leaves no half picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(partial, format=path.suffix.lstrip(".") or "png", facecolor="white")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write the picture, whole or not at all."""
+    with write_whole(path) as part:
+        figure.savefig(part, format=path.suffix.lstrip(".") or "png", facecolor="white")
     return path

@@ -84,7 +84,7 @@ def test_what_has_no_answer_is_counted_and_named(capsys):
     unanswered.add("0.png", reason(ZeroDivisionError("by zero")))
     assert unanswered.report(9) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "8 of 9 inputs have no answer:"
+    assert lines[0] == "no answer to 8 of 9 inputs:"
     assert lines[1] == "  0.png: ZeroDivisionError: by zero"
     assert lines[2] == "  image 1.png cannot be read"
     assert lines[-1] == "  and 3 more"

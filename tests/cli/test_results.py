@@ -129,7 +129,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     found = sorted(int(Path(row["path"]).stem) for row in rows)
     assert found == sorted([*range(3), *range(4, 16), 4])
     said = capsys.readouterr().err
-    assert "4 of 20 inputs have no answer" in said
+    assert "no answer to 4 of 20 inputs" in said
     for text in ("3.png cannot be read", "not finite", "missing.png is neither", "is a folder"):
         assert text in said
     # no answer at all leaves no list

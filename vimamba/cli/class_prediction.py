@@ -23,6 +23,7 @@ from vimamba.files import check_writable, write_whole
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vimamba.data.preprocessing import Preprocessing
     from vimamba.data.samples import FileSamples
 
 SHEET_IMAGES = 48
@@ -45,11 +46,12 @@ def classify(given: Namespace) -> int:
     sheet = out.with_suffix(".png")
 
     from vimamba.cli.folds import load_voters, voting_runs
-    from vimamba.cli.overlays import find_view
-    from vimamba.cli.pictures import as_pixels, draw_contact_sheet
+    from vimamba.cli.overlays import as_pixels, find_view
+    from vimamba.cli.pictures import draw_contact_sheet
     from vimamba.cli.progress import Progress
     from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import read_config
+    from vimamba.data.preprocessing import Preprocessing
 
     quieten()
     unanswered = Unanswered()
@@ -59,10 +61,11 @@ def classify(given: Namespace) -> int:
     task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
     settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
+    prepare = Preprocessing.from_settings(settings)
     total = len(samples) + len(unanswered.reasons)
     bar = Progress(total, "image")
     rows, images = [], []
-    answers = classify_files(task, samples, settings, given.batch_size or 64, given.workers)
+    answers = classify_files(task, samples, prepare, given.batch_size or 64, given.workers)
     for index, image, found in answers:
         path = samples.paths[index]
         bar.advance()
@@ -71,7 +74,7 @@ def classify(given: Namespace) -> int:
             continue
         rows.append(describe(path, found, task.class_names, given.topk, task.multi_label))
         if len(images) < SHEET_IMAGES:
-            images.append(as_pixels(image, settings["mean"], settings["std"]))
+            images.append(as_pixels(image, prepare))
     bar.close()
     if not rows:
         print("no image has an answer; nothing is written")
@@ -79,7 +82,10 @@ def classify(given: Namespace) -> int:
     write_list(out, rows)
     captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in rows]
     view = find_view(images)
-    left_out, note = len(rows) - len(images), f"as the network gets them; {view.text()}"
+    left_out, note = (
+        len(rows) - len(images),
+        f"as the network gets them; {view.network_text(prepare)}",
+    )
     thumbnails = [view(image) for image in images]
     draw_contact_sheet(thumbnails, captions[: len(images)], sheet, left_out=left_out, note=note)
     for row in rows[:10]:
@@ -170,14 +176,14 @@ def gather(
 
 
 def classify_files(
-    task: Any, samples: "FileSamples", settings: dict[str, Any], batch_size: int, workers: int
+    task: Any, samples: "FileSamples", prepare: "Preprocessing", batch_size: int, workers: int
 ) -> "Iterator[tuple[int, Tensor, Tensor | str]]":
     """Answers to files, in order.
 
     Args:
         task: A classification task.
         samples: The files.
-        settings: Arguments of the data set the task was trained on.
+        prepare: From stored pixels to the network's.
         batch_size: Images at a time.
         workers: Processes that load images.
 
@@ -189,9 +195,8 @@ def classify_files(
 
     from vimamba.cli.reading import read_all
     from vimamba.data.dataset import ImageDataset
-    from vimamba.data.preprocessing import Preprocessing
 
-    dataset = ImageDataset(samples, Preprocessing.from_settings(settings), None, seed=0)
+    dataset = ImageDataset(samples, prepare, None, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = task.to(device)
     for batch in read_all(dataset, batch_size, workers):

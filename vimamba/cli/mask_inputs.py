@@ -1,6 +1,5 @@
 """Images on their way into a segmentation network, large ones window by window."""
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
@@ -10,27 +9,35 @@ from torch import Tensor
 
 from vimamba.cli.mask_jobs import Job
 from vimamba.data.masked import FilePair, MaskedImage
-from vimamba.data.pixels import percentile_limits, wanted_bands
+from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.tasks.windows import Scene
 
 # an image of more windows' areas is prepared window by window
 LARGE = 16
+# of so many rows and columns one is prepared at once, to see whether the image can be used
+SAMPLED = 64
 
 
 class Part:
-    """A part of an image whose stored values are in memory; the limits are the whole image's."""
+    """A part of an image whose stored values are in memory; the limits are the whole image's.
 
-    def __init__(self, whole: "OpenImage", stored: NDArray) -> None:
-        self.whole, self.stored = whole, stored
+    Args:
+        whole: The image.
+        rows: The part's rows.
+        columns: The part's columns.
+    """
 
-    def image(self, wanted: int | None = None) -> NDArray:
+    def __init__(self, whole: "OpenImage", rows: slice, columns: slice) -> None:
+        self.whole, self.rows, self.columns = whole, rows, columns
+
+    def image(self, *args: Any) -> NDArray:
         """(h, w, C) as stored."""
-        return self.stored
+        return self.whole.read(*args)[self.rows, self.columns]
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        height, width = self.stored.shape[:2]
+        height, width = self.whole.read()[self.rows, self.columns].shape[:2]
         return height, width
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
@@ -41,26 +48,33 @@ class Part:
         return getattr(self.__dict__["whole"].item, name)
 
 
-@dataclass
 class OpenImage:
     """An image in memory as it is stored.
 
-    Attributes:
+    Args:
         item: The image.
         prepare: From stored values to the network's.
+
+    Raises:
+        DataError: It cannot be read or used; the text names it.
     """
 
-    item: MaskedImage
-    prepare: Preprocessing
-
-    def __post_init__(self) -> None:
-        self.stored = self.item.image(wanted_bands(self.prepare.in_chans, self.prepare.bands))
+    def __init__(self, item: MaskedImage, prepare: Preprocessing) -> None:
+        self.item, self.prepare = item, prepare
+        self._stored: NDArray | None = None
         self._limits: dict[tuple[float, float], tuple[NDArray, NDArray]] = {}
+        self.pixels(SAMPLED)
+
+    def read(self, *args: Any) -> NDArray:
+        """(H, W, C) as stored, read once."""
+        if self._stored is None:
+            self._stored = self.item.image(*args)
+        return self._stored
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width."""
-        height, width = self.stored.shape[:2]
+        height, width = self.read().shape[:2]
         return height, width
 
     @property
@@ -69,35 +83,32 @@ class OpenImage:
 
         That takes a preparation in which a pixel does not depend on the others.
         """
-        prepare = self.prepare
+        prepare, (height, width) = self.prepare, self.size
         local = prepare.fit == "window" and prepare.scale_to is None
         local &= not prepare.intensity.zscore
-        return local and self.stored.shape[0] * self.stored.shape[1] > LARGE * prepare.img_size**2
+        return local and height * width > LARGE * prepare.img_size**2
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
-        """Percentiles of the values, computed once."""
+        """Percentiles of the values of each channel, computed once."""
         if percentiles not in self._limits:
-            found = self.item.limits(percentiles) or percentile_limits(self.stored, percentiles)
-            self._limits[percentiles] = found
+            self._limits[percentiles] = percentile_limits(self.read(), percentiles)
         return self._limits[percentiles]
 
     def pixels(self, step: int = 1) -> NDArray[np.float32]:
         """(H, W, C) in [0, 1], of every `step`-th row and column."""
-        part = Part(self, self.stored[::step, ::step])
-        return self.prepare.pixels(cast(MaskedImage, part))
+        every = slice(None, None, step)
+        return self.prepare.pixels(cast(MaskedImage, Part(self, every, every)))
 
     @cached_property
     def network_input(self) -> Tensor | Scene:
         """(C, h, w), or a scene if the image is large."""
-        if not self.is_large:
-            values = self.prepare.values(cast(MaskedImage, Part(self, self.stored)))
-            return self.prepare.tensor(self.prepare.resize(values))
-        return Scene(self.size, self._cut)
+        if self.is_large:
+            return Scene(self.size, lambda rows, columns: self._prepared(rows, columns)[None])
+        return self._prepared(slice(None), slice(None))
 
-    def _cut(self, rows: slice, columns: slice) -> Tensor:
-        """(1, C, h, w) of a window."""
-        part = Part(self, self.stored[rows, columns])
-        return self.prepare.tensor(self.prepare.values(cast(MaskedImage, part)))[None]
+    def _prepared(self, rows: slice, columns: slice) -> Tensor:
+        """(C, h, w) of a part."""
+        return self.prepare.image(cast(MaskedImage, Part(self, rows, columns)))
 
 
 class JobImages:
@@ -121,8 +132,8 @@ class JobImages:
         if self.jobs[key].is_volume:
             return None
         opened = self.open(key)
-        # here, so that worker processes prepare it
-        _ = opened.network_input
+        if not opened.is_large:  # here, so that worker processes prepare it
+            _ = opened.network_input
         return opened
 
     def open(self, place: int) -> OpenImage:

@@ -14,8 +14,10 @@ from vimamba.cli.overlays import (
     DARK,
     IGNORED,
     LIGHT,
+    ZSCORES,
     Colour,
     View,
+    as_pixels,
     class_colours,
     find_view,
     legend_entries,
@@ -31,17 +33,6 @@ from vimamba.data.labels import IGNORE
 
 # pixels of the longer side of a panel, about what it has in the figure
 LONGEST = 400
-# values of a z-score that are shown as black and white
-ZSCORES = (-2.5, 2.5)
-
-
-def as_pixels(image: Any, data: SegmentationData) -> NDArray:
-    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]; z-scores get a fixed range."""
-    pixels = image.permute(1, 2, 0).float().numpy()
-    if data.preprocessing.intensity.zscore:
-        low, high = ZSCORES
-        return (pixels - low) / (high - low)
-    return pixels * np.asarray(data.std) + np.asarray(data.mean)
 
 
 def hex_colour(colour: Colour) -> str:
@@ -145,7 +136,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
             show_image(axes[0], panel(plain, None, **look, aspect=aspect), name)
             show_image(axes[1], panel(plain, mask, **look, aspect=aspect), "")
             # the network's own square: its rows and columns, whatever their distances
-            network = seen(as_pixels(pixels, data))
+            network = seen(as_pixels(pixels, data.preprocessing))
             square = aspect if data.preprocessing.fit == "window" else 1.0
             show_image(axes[2], panel(network, drawn.numpy(), **look, aspect=square), "")
         if data.preprocessing.intensity.zscore:

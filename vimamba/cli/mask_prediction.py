@@ -115,7 +115,8 @@ def segment(given: Namespace) -> int:
         truth = (truths, truth_table)
         score_files(task, table, answered, *truth, out, given.run, unanswered, align=align)
     before = f", {kept} of them from before" if kept else ""
-    say(f"{len(answered)} masks{before}; written to {shown(out)}")
+    count = "1 mask" if len(answered) == 1 else f"{len(answered)} masks"
+    say(f"{count}{before}; written to {shown(out)}")
     return unanswered.report(total)
 
 
@@ -276,7 +277,11 @@ class MaskWriter:
             step = step_of(opened)
             seen = view(opened.pixels(step))
             longest = max(PANEL_LEAST, min(PANEL_MOST, max(seen.shape[:2])))
-            panels.append((Path(job.name).name, panel(seen, mask, **look, longest=longest)))
+            look["longest"] = longest
+            if not self.task.background:  # then the classes cover all of it
+                panels.append((Path(job.name).name, panel(seen, None, **look)))
+                best = 1
+            panels.append((Path(job.name).name, panel(seen, mask, **look)))
         else:
             slices = self._slices(job)
             rows, columns = slices[0].spacing[-2:]

@@ -186,7 +186,7 @@ class Unanswered:
         if not self.reasons:
             return 0
         sys.stdout.flush()
-        print(f"{len(self.reasons)} of {total} inputs have no answer:", file=sys.stderr)
+        print(f"no answer to {len(self.reasons)} of {total} inputs:", file=sys.stderr)
         for name, why in list(self.reasons.items())[:MOST_REASONS]:
             print(f"  {why if shown(name) in why else f'{shown(name)}: {why}'}", file=sys.stderr)
         more = len(self.reasons) - MOST_REASONS

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from vimamba.data.labels import IGNORE
-from vimamba.data.preprocessing import Intensity
+from vimamba.data.preprocessing import Intensity, Preprocessing
 
 Colour = tuple[int, int, int]
 # Okabe and Ito's colours, told apart by colour-blind readers too
@@ -29,6 +30,8 @@ OPACITY = 0.6
 MOST_NAMES = 12
 IGNORED = "ignored"
 LIGHT, DARK = (235, 235, 235), (70, 70, 70)
+# z-scores that are shown as black and white
+ZSCORES = (-2.5, 2.5)
 # brightness, as BT.601 weighs the colours
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 # pixels of a card's panels along their longer side, and in each stripe of what is ignored
@@ -88,6 +91,10 @@ class View:
         elif self.channels == 2:
             parts.append(f"channel {places[0]} of 2")
         window = intensity.window if intensity else None
+        found = (intensity.ranges if intensity else None) or []
+        ranges = {tuple(found[i]) for i in self.bands} if found else set()
+        if len(ranges) == 1:
+            (window,) = ranges
         ends = (self.low, self.high)
         if window is not None:
             low, high = (window[0] + end * (window[1] - window[0]) for end in ends)
@@ -98,8 +105,24 @@ class View:
             parts.append(f"black is {ends[0]:.2g}, white {ends[1]:.2g} of it")
         else:
             low, high = (f"{100 * end:.3g} %" for end in ends)
-            parts.append(f"black is {low}, white {high} of the range of values everywhere")
+            whose = "its band's range" if ranges else "the range of values"
+            parts.append(f"black is {low}, white {high} of {whose} everywhere")
         return "; ".join(parts)
+
+    def network_text(self, prepare: Preprocessing) -> str:
+        """What is shown of images that `as_pixels` has taken back from the network's."""
+        if not prepare.intensity.zscore:
+            return self.text(prepare.intensity, prepare.bands)
+        low, high = (ZSCORES[0] + end * (ZSCORES[1] - ZSCORES[0]) for end in (self.low, self.high))
+        return f"black is {low:.2g}, white {high:.2g} deviations from an image's own mean"
+
+
+def as_pixels(image: Tensor, prepare: Preprocessing) -> NDArray:
+    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]; z-scores get a fixed range."""
+    pixels = image.permute(1, 2, 0).float().numpy()
+    if prepare.intensity.zscore:
+        return (pixels - ZSCORES[0]) / (ZSCORES[1] - ZSCORES[0])
+    return pixels * np.asarray(prepare.std) + np.asarray(prepare.mean)
 
 
 def find_view(samples: Iterable[NDArray]) -> View:

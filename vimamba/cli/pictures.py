@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from vimamba.cli.overlays import find_view, resize_image, square_size
+from vimamba.cli.overlays import as_pixels, find_view, resize_image, square_size
 from vimamba.data import ClassificationData
 from vimamba.files import write_whole
 
@@ -200,11 +200,6 @@ def show_image(axes: Axes, image: NDArray[np.uint8], title: str, colour: str = "
     axes.spines[:].set_linewidth(1.5 if colour != "#222222" else 0.5)
 
 
-def as_pixels(image: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray:
-    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]."""
-    return image.permute(1, 2, 0).float().numpy() * np.asarray(std) + np.asarray(mean)
-
-
 def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A small image with its pixels as squares, so that they stay sharp."""
     longest = max(LONGEST, *image.shape[:2])
@@ -241,13 +236,13 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     picked = order[: min(wrong, columns)]
     picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
     trained = [train[0, int(index)] for index in shown]
-    above_images = [as_pixels(image, data.mean, data.std) for image, _ in trained]
-    below_images = [as_pixels(batch[index][0], data.mean, data.std) for index in picked]
+    above_images = [as_pixels(image, data.preprocessing) for image, _ in trained]
+    below_images = [as_pixels(batch[index][0], data.preprocessing) for index in picked]
     view = find_view([*above_images, *below_images])
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         counts = [max(1, -(-len(part) // columns)) for part in (trained, picked)]
         figure = Figure(figsize=(11, 1.65 * sum(counts) + 1), layout="constrained")
-        figure.supxlabel(view.text(), fontsize=8, color=GREY)
+        figure.supxlabel(view.network_text(data.preprocessing), fontsize=8, color=GREY)
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03, height_ratios=counts))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
         verdict = (

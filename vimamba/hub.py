@@ -56,8 +56,8 @@ Licence of the weights: {license}
 _INPUT = """
 ## Input
 
-timm's transform does not prepare these images as in training: {reasons}. What does is `preprocessing`
-in config.json:
+timm's transform does not prepare these images as in training: {reasons}.
+What does is `preprocessing` in config.json:
 
 ```python
 import json

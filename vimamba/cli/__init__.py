@@ -160,9 +160,11 @@ EXTRAS = {
         "albumentations",
         "sklearn",
         "matplotlib",
+        "tifffile",
+        "imagecodecs",
     ),
     "export": ("onnx", "onnxscript", "onnxruntime"),
-    "medical": ("monai", "nibabel", "h5py", "scipy", "tifffile"),
+    "medical": ("monai", "nibabel", "h5py", "scipy"),
     "nnunet": ("nnunetv2",),
 }
 

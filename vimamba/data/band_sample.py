@@ -149,8 +149,8 @@ def thin(pixels: NDArray) -> NDArray[np.float32]:
 
 
 def pairs(low: NDArray, high: NDArray) -> list[tuple[float, float]]:
-    """Ends of each channel; those of a flat or unknown one are made a range."""
-    ends = zip(np.nan_to_num(low).tolist(), np.nan_to_num(high).tolist(), strict=True)
+    """Ends of each channel, to six digits; those of a flat or unknown one are made a range."""
+    ends = ((float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in zip(low, high, strict=True))
     return [(least, most if most > least else least + 1) for least, most in ends]
 
 

@@ -219,13 +219,14 @@ class PillowImage(ImageFile):
     def __init__(self, image: Any, path: Path) -> None:
         self.image, self.path = image, path
         self._check_memory()
+        # before the orientation, for which Pillow may have to decode and forget its tiles
+        self.decoder = self._deep_decoder()
+        mode, tile = image.mode, str(getattr(image, "tile", ""))
         self.orientation = read_orientation(image, path)
         self.blurring = image.format in BLURRING
-        mode, tile = image.mode, str(getattr(image, "tile", ""))
         is_number = mode == "F" or mode.startswith("I")
         is_grey = mode in ("1", "L", "LA", "La") or "LA;16B" in tile
         self.mode = "L" if is_grey else "RGB"
-        self.decoder = self._deep_decoder()
         self.head = Head(
             upright_size(image.height, image.width, self.orientation),
             1 if is_number or is_grey else 3,

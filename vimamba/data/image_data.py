@@ -138,7 +138,7 @@ class ImageData(LightningDataModule):
 
     def settled(self) -> dict[str, Any]:
         """Arguments that the data decided, by dotted names, to be kept with a run."""
-        found = {"mean": self.mean, "std": self.std}
+        found: dict[str, Any] = {"mean": self.mean, "std": self.std}
         if self.intensity.is_open:
             found["intensity.ranges"] = [list(ends) for ends in self.band_sample.ranges or ()]
         return found

@@ -54,17 +54,16 @@ def reading(path: Path, what: str = "image") -> Iterator[None]:
     """
     try:
         yield
-    except DataError:
+    except (DataError, ImportError):
         raise
     except FileNotFoundError:
         raise DataError(f"{what} {path} does not exist") from None
     except MemoryError as error:
         raise DataError(f"{what} {path} does not fit into memory: {error}") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{what} {path} cannot be read: {error}") from error
     except Exception as error:  # decoders raise all there is on damaged files
-        reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{what} {path} cannot be read: {reason}") from error
+        plain = isinstance(error, OSError | ValueError)
+        reason = str(error) if plain else f"{type(error).__name__}: {error}"
+        raise DataError(f"{what} {path} cannot be read: {' '.join(reason.split())}") from error
 
 
 def read_pixels(path: Path, wanted: int | None = None) -> NDArray:

@@ -50,7 +50,7 @@ class Intensity:
         named = ("window", "ranges", "percentiles")
         given = [f"intensity.{name}" for name in named if getattr(self, name) is not None]
         if len(given) > 1:
-            raise DataError(f"{' and '.join(given)} exclude each other")
+            raise DataError(f"{' and '.join(given)} exclude each other; set all but one to null")
         for name in ("window", "percentiles"):
             ends = getattr(self, name)
             if ends is not None and not (len(ends) == 2 and ends[0] < ends[1]):

@@ -60,7 +60,10 @@ def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
     else:
         method = INTERPOLATIONS[interpolation]
         bands = [Image.fromarray(np.ascontiguousarray(band)) for band in np.moveaxis(pixels, 2, 0)]
-        resized = np.stack([band.resize(size[::-1], method) for band in bands], axis=-1)
+        height, width = size
+        resized = np.stack(
+            [np.asarray(band.resize((width, height), method)) for band in bands], axis=-1
+        )
     if resized.dtype.kind == "f":
         # bicubic and Lanczos overshoot at edges; 8-bit numbers stop there by themselves
         np.clip(resized, 0, 1, out=resized)
@@ -122,4 +125,6 @@ def random_box(
 
 def as_fractions(pixels: NDArray) -> NDArray[np.float32]:
     """uint8 as float32 in [0, 1]; what is float32 already stays."""
-    return pixels / np.float32(255) if pixels.dtype == np.uint8 else pixels
+    if pixels.dtype != np.uint8:
+        return pixels
+    return np.divide(pixels, np.float32(255), dtype=np.float32)

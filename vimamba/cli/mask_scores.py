@@ -2,7 +2,6 @@
 
 import os
 import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -38,11 +37,6 @@ SPLIT_NAMES = {
     "test": "its test images",
     "": "other images",
 }
-
-
-def composed(name: str) -> str:
-    """A name with its accents in one way, of the two in which systems write them."""
-    return unicodedata.normalize("NFC", name)
 
 
 def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> dict[str, Path]:

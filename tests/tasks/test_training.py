@@ -120,7 +120,9 @@ def resume(tmp_path, photos, options, **settings):
 
     class Watch(Classification):
         def on_before_zero_grad(self, optimizer):
-            rates.append((optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["weight_decay"]))
+            rates.append(
+                (optimizer.param_groups[0]["lr"], optimizer.param_groups[1]["weight_decay"])
+            )
 
     data = images(photos, batch_size=options.pop("batch_size", 4))
     trainer = Trainer(**QUIET, **options, default_root_dir=tmp_path)

@@ -14,7 +14,7 @@ from tests.documents import (
     read,
     shortened,
 )
-from vimamba.cli import cross_validation, main
+from vimamba.cli import main
 
 PAGES = ("docs/segmentation.md", "docs/medical.md")
 # the networks as small as they come, and whatever was in the command after that
@@ -59,10 +59,8 @@ def start_folder(tmp_path_factory):
 
 def made_small(command):
     argv = shortened(command)
-    if argv[0] not in ("fit", "cross-validate"):
+    if argv[0] != "fit":
         return argv
-    if argv[0] == "cross-validate":
-        argv += ["--epochs", "1", "--batch-size", "4", "--folds", "2"]
     model = argv[argv.index("--model") + 1]
     argv += ["--img-size", "32", "--workers", "0"]
     return argv + (["--model.model_kwargs", SMALL[model]] if model in SMALL else [])
@@ -71,7 +69,6 @@ def made_small(command):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_the_page_run(page, start_folder, monkeypatch):
     monkeypatch.chdir(start_folder)
-    monkeypatch.setattr(cross_validation, "run_fit", lambda args: main(["fit", *args]))
     commands = [c for c in find_commands(read(page)) if not c.startswith(SETUP)]
     assert len(commands) >= 4
     for command in commands:

@@ -133,7 +133,9 @@ def test_a_bug_shows_its_traceback(folder, monkeypatch):
         main(["fit", "--data", str(folder), "--model", "test_vit"])
 
 
-@pytest.mark.parametrize("name", ["fit", "validate", "test", "predict", "list-models", "identify"])
+@pytest.mark.parametrize(
+    "name", ["fit", "cross-validate", "validate", "test", "predict", "list-models", "identify"]
+)
 def test_help_shows_an_example(name, capsys):
     assert main([name, "--help"]) == 0
     assert f"  vimamba {name}" in capsys.readouterr().out

@@ -243,7 +243,7 @@ def test_an_interrupted_cross_validation_goes_on_and_ends_as_if_nothing_had_happ
     first = (out / "fold0" / "metrics.json").stat().st_mtime_ns
     assert not (out / "cases.csv").exists()
     assert main(options(photos, out, "--seed", "4", *CLASSIFY)) == 2
-    assert "--seed_everything 4" in capsys.readouterr().err
+    assert "--seed 4: " in capsys.readouterr().err
     in_this_process.clear()
     assert main(options(photos, out, *CLASSIFY)) == 0  # the same command
     assert in_this_process == [["--resume", str(out / "fold1")]]
@@ -283,6 +283,31 @@ def test_a_training_gets_a_signal_to_stop_once(tmp_path, monkeypatch):
     assert cross_validation.run_fit([]) == 130
     thread.join()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+PARENT = """
+import sys
+from vimamba.cli import cross_validation
+cross_validation.fit_command = lambda args: [sys.executable, "-c", *args]
+cross_validation.run_fit(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells a process of its parent's end"
+)
+def test_no_training_is_left_behind_by_a_process_that_is_killed(tmp_path):
+    started, ended = tmp_path / "started", tmp_path / "ended"
+    child = CHILD.replace("sys.exit(", f"open({str(ended)!r}, 'w').close(); sys.exit(")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, child, str(started)])
+    while not started.exists():
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 50  # alone, the child would take 60 s
+    while not ended.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert ended.exists()
 
 
 @pytest.mark.slow

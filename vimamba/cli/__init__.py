@@ -14,7 +14,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba fit --data FOLDER --model vim_tiny_patch16_224     train on a folder of class folders
   vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
   vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
-  vimamba cross-validate --data FOLDER --model NAME --out OUT    one network per fold of the data
+  vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
   vimamba validate | test RUN                                score a run's best checkpoint
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
   vimamba list-models [PATTERN]                              models with size and licence

@@ -4,6 +4,7 @@ Each fold is trained by `vimamba fit` in a process of its own, so all that holds
 a fold, on several devices too, and nothing of one is left in the memory of the next.
 """
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -35,6 +36,8 @@ brings along take no part.
 """
 # the settings of every fold; not config.yaml, which makes a folder a run
 RECIPE = "recipe.yaml"
+# of Linux: the signal that a process gets when the one that started it ends
+PR_SET_PDEATHSIG = 1
 # the settings of the data that say which images a fold has
 DIVISION = ("fold", "folds", "fold_as", "val_fraction", "split_csv")
 
@@ -200,11 +203,14 @@ def refuse_others(
         now, then = getattr(wish, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
+    from vimamba.cli.recipe import TYPED_TO_SHORT
+
     now, then = flatten(config), flatten(kept)
     for name in sorted(now.keys() | then.keys()):
         if name != "trainer.default_root_dir" and now.get(name) != then.get(name):
+            option = f"--{name.replace('.init_args', '')}"
             raise UsageError(
-                f"--{name.replace('.init_args', '')} {now.get(name)}: {out} was begun with "
+                f"{TYPED_TO_SHORT.get(option, option)} {now.get(name)}: {out} was begun with "
                 f"{then.get(name)}; name another --out"
             )
 
@@ -245,18 +251,33 @@ def fit_command(args: list[str]) -> list[str]:
 def run_fit(args: list[str]) -> int:
     """`vimamba fit` in a process of its own, which gets each signal to stop once.
 
+    Where the system can (Linux), it is also told to stop if this process is killed.
+
     Returns:
         Its exit code.
     """
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module of the working directory
-    process = subprocess.Popen(fit_command(args), env=environment, start_new_session=True)
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+    def follow() -> None:
+        if prctl is not None:
+            prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+
+    started: list[subprocess.Popen[bytes]] = []
 
     def hand_on(number: int, frame: object) -> None:
-        process.send_signal(number)
+        for process in started:
+            process.send_signal(number)
 
+    # before the start, as a process inherits what its parent ignores
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module of the working directory
     try:
-        code = process.wait()
+        started.append(
+            subprocess.Popen(
+                fit_command(args), env=environment, start_new_session=True, preexec_fn=follow
+            )
+        )
+        code = started[0].wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

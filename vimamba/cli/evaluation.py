@@ -25,12 +25,9 @@ def check_split(data: Any, split: str, run: Path) -> None:
     """
     have = data.catalogue.splits
     if split not in have:
-        other = next((name for name in ("val", "test") if name in have), None)
-        command = {"val": "validate", "test": "test", None: "fit"}[other]
-        raise UsageError(
-            f"{data.root} has no {split} split, only {sorted(have)}; "
-            f"score the {other} split: vimamba {command} {run}"
-        )
+        other, command = ("val", "validate") if split == "test" else ("test", "test")
+        hint = f"; score the {other} split: vimamba {command} {run}" if other in have else ""
+        raise UsageError(f"{data.root} has no {split} split, only {sorted(have)}{hint}")
 
 
 def evaluate(name: str, args: list[str]) -> int:

@@ -3,7 +3,8 @@
 Sizes: N images, G groups, C classes.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,26 @@ def check_fold(fold: int | None, folds: int) -> None:
         raise DataError(f"folds={folds} must be at least 2")
     if fold is not None and not 0 <= fold < folds:
         raise DataError(f"fold={fold} must lie in [0, {folds - 1}]")
+
+
+def find_groups(pattern: str, names: Iterable[str]) -> list[str]:
+    """Group of each name: what a regular expression finds in it, or what its first group does.
+
+    Raises:
+        DataError: It is no regular expression, or finds nothing in a name.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"group_pattern={pattern!r} is no regular expression: {error}") from None
+    groups = []
+    for name in names:
+        found = expression.search(name)
+        group = found and found[min(expression.groups, 1)]
+        if not group:
+            raise DataError(f"group_pattern={pattern!r} fits nothing in {name}")
+        groups.append(group)
+    return groups
 
 
 def split_fold(

@@ -1,7 +1,6 @@
 """What every data set of images has in common: splits, loaders and progress for resuming."""
 
 import dataclasses
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property, reduce
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
-from vimamba.data.folds import check_fold, split_fold
+from vimamba.data.folds import check_fold, find_groups, split_fold
 from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
 
 Settings = TypeVar("Settings")
@@ -217,13 +216,7 @@ class ImageData(LightningDataModule):
         """Group of each image as `group_pattern` finds it in its name; None without a pattern."""
         if self.group_pattern is None:
             return None
-        groups = []
-        for name in map(samples.name, range(len(samples))):
-            found = re.search(self.group_pattern, name)
-            if found is None:
-                raise DataError(f"group_pattern={self.group_pattern!r} fits nothing in {name}")
-            groups.append(found[1] if found.re.groups else found[0])
-        return groups
+        return find_groups(self.group_pattern, map(samples.name, range(len(samples))))
 
     @property
     def draws_fold(self) -> bool:

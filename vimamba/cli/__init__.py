@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from vimamba.errors import VimambaError
+from vimamba.files import UNWRITABLE
 
 HELP = """\
 vimamba: train and use vision-Mamba models, and any other timm model
@@ -104,6 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except VimambaError as error:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        place = f"{error.filename!r} cannot be written: " if error.filename else ""
+        print(f"error: {place}{error.strerror}", file=sys.stderr)
         return 2
 
 

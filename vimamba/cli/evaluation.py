@@ -6,15 +6,62 @@ from typing import Any
 
 from vimamba.cli.errors import UsageError
 
+from vimamba.cli.errors import UsageError
+from vimamba.cli.options import rename
+
 HELP = """\
 Scores a run's checkpoint on its {split} split and prints a table of all classes.
 
   vimamba {name} runs/digits
   vimamba {name} runs/digits --tta flips --ckpt last --batch-size 128 --workers 4
 
-Other options are those of `vimamba fit`. With --data FOLDER, all images of another folder are
-scored, or its {split} folder if it has one.
+Other options are those of `vimamba fit` that are about data, scores and devices. With --data FOLDER,
+all images of another folder are scored, or its {split} folder if it has one; with --data.split_csv
+FILE, those that the file calls {split}. A run that is still training can be scored.
 """
+
+# options of `vimamba fit` that change nothing about the scores of weights that exist
+OF_TRAINING = (
+    "--task",
+    "--model.class_path",
+    "--model.model",
+    "--model.head",
+    "--model.pretrained",
+    "--model.drop_path_rate",
+    "--model.aux",
+    "--model.score",
+    "--model.optim",
+    "--model.objective.mixup",
+    "--model.objective.cutmix",
+    "--model.objective.mix_prob",
+    "--model.objective.label_smoothing",
+    "--model.objective.aux_weights",
+    "--model.grad_checkpointing",
+    "--data.augmentation",
+    "--data.val_fraction",
+    "--data.test_fraction",
+    "--data.fold",
+    "--data.folds",
+    "--data.group_pattern",
+    "--trainer.fast_dev_run",
+    "--trainer.max_epochs",
+    "--trainer.min_epochs",
+    "--trainer.max_steps",
+    "--trainer.min_steps",
+    "--trainer.max_time",
+    "--trainer.limit_train_batches",
+    "--trainer.overfit_batches",
+    "--trainer.val_check_interval",
+    "--trainer.check_val_every_n_epoch",
+    "--trainer.num_sanity_val_steps",
+    "--trainer.accumulate_grad_batches",
+    "--trainer.gradient_clip_val",
+    "--trainer.gradient_clip_algorithm",
+    "--trainer.sync_batchnorm",
+    "--trainer.detect_anomaly",
+    "--trainer.reload_dataloaders_every_n_epochs",
+    "--trainer.enable_checkpointing",
+)
 
 
 def check_split(data: Any, split: str, run: Path) -> None:
@@ -57,6 +104,7 @@ def evaluate(name: str, args: list[str]) -> int:
     )
     parser.add_argument("--results", type=Path, help="JSON to write; RUN/metrics.json by default")
     given, rest = parser.parse_known_args(args)
+    check_options(name, rest)
 
     from vimamba.cli.runs import find_checkpoint, open_run
 
@@ -79,3 +127,22 @@ def evaluate(name: str, args: list[str]) -> int:
         )
     print(f"written to {results}")
     return 0
+
+
+def check_options(name: str, options: list[str]) -> None:
+    """Fail on options that would change nothing.
+
+    Args:
+        name: "validate" or "test".
+        options: As they were given.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    other = "--trainer.limit_test_batches" if name == "validate" else "--trainer.limit_val_batches"
+    for given, typed in zip(options, rename(options), strict=True):
+        option = typed.partition("=")[0].rstrip("+")
+        idle = (*OF_TRAINING, other)
+        if any(option == known or option.startswith(f"{known}.") for known in idle):
+            short = given.partition("=")[0]
+            raise UsageError(f"{short} changes nothing about the scores of a run: it is of training")

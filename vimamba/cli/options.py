@@ -94,12 +94,18 @@ def find_recipe(name: str) -> str:
     raise UsageError(f"--config {name}: there is no such recipe")
 
 
+def rename(args: list[str]) -> list[str]:
+    """Short options to the typed ones, one by one."""
+    renamed = []
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        renamed.append(FLAGS.get(arg) or ALIASES.get(name, name) + equals + value)
+    return renamed
+
+
 def translate(args: list[str]) -> list[str]:
     """Short options to the typed ones; task and data set, if no recipe names them, come first."""
-    translated: list[str] = []
-    for arg in split_task(args):
-        name, equals, value = arg.partition("=")
-        translated.append(FLAGS.get(arg) or ALIASES.get(name, name) + equals + value)
+    translated = rename(split_task(args))
     for place, arg in enumerate(translated):
         if arg.startswith("--config="):
             translated[place] = f"--config={find_recipe(arg.removeprefix('--config='))}"

@@ -1,6 +1,5 @@
 """Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
 
-import difflib
 import importlib
 import inspect
 import logging
@@ -19,12 +18,11 @@ from timm.models import PretrainedCfg
 import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.errors import UsageError
-from vimamba.cli.options import ALIASES, FLAGS, TASKS, guess_data
+from vimamba.cli.explaining import explain, settings_errors, typed_options
+from vimamba.cli.options import TASKS, guess_data, last_value
 from vimamba.cli.tables import is_terminal
-from vimamba.data.errors import DataError
 from vimamba.data.image_data import ImageData, default_mean, default_std
 from vimamba.tasks.backbone import is_timm_model, model_cfg
-from vimamba.tasks.errors import TaskError
 
 # what the data set knows and a task may ask for
 LINKED = (
@@ -54,40 +52,10 @@ QUIET = (
     ".*LeafSpec.*",
     ".*treespec.*",
     ".*pin_memory.*",
+    "Total length of `list` across ranks is zero",
+    "SWA is currently only supported every epoch",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
 )
-
-
-TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
-TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-
-
-def explain(error: ArgumentError) -> str:
-    """One line that names the option as the user knows it, instead of a message about types."""
-    text = str(error)
-    if "arguments are required: root" in text:
-        return "--data PATH is required"
-    if found := re.search(r"Option '.*' is not accepted", text):
-        return found[0]
-    keys = re.findall(r'Parser key "([\w.]+)"', text)
-    place = ".".join(keys[:1] + keys[-1:] if len(keys) > 1 else keys)
-    if found := re.search(r"unrecognized arguments: --([^\s=]+)", text):
-        return unknown_option(f"{place}.{found[1]}" if place else found[1])
-    value = re.search(r"(?:Got value|Given value): (.*?)$", text, re.MULTILINE)
-    types = re.findall(r"Expected a <class '(\w+)'>", text)
-    if not (place and value and types):
-        return text
-    option = f"--{place}"
-    wanted = " or ".join(TYPE_WORDS[t] for t in dict.fromkeys(types) if t in TYPE_WORDS)
-    return f"{TYPED_TO_SHORT.get(option, option)} {value[1]}: expected {wanted}"
-
-
-def unknown_option(name: str) -> str:
-    """Names the option and those that are written nearly the same."""
-    known = [*ALIASES, *FLAGS, "--out", "--resume"]
-    near = difflib.get_close_matches(f"--{name}", known, n=3, cutoff=0.6)
-    hint = f"; close options are {', '.join(near)}" if near else "; see vimamba fit --help"
-    return f"--{name} is unknown{hint}"
 
 
 class RecipeCLI(LightningCLI):
@@ -101,6 +69,8 @@ class RecipeCLI(LightningCLI):
     def __init__(self, args: list[str], out: Path | None) -> None:
         self.out = out or Path()
         self.given_out = out
+        if last_value(args, "--trainer.default_root_dir") is not None:
+            raise UsageError("--trainer.default_root_dir: --out RUN names the folder of a run")
         self.parts = choose_parts(args)
         super().__init__(
             LightningModule,
@@ -120,7 +90,7 @@ class RecipeCLI(LightningCLI):
                 "enable_model_summary": False,
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 10,
-                "logger": False,
+                "logger": None,
                 "enable_checkpointing": False,
             },
         )
@@ -161,6 +131,28 @@ class RecipeCLI(LightningCLI):
             option = "--trainer.strategy.save_distributed_checkpoint"
             raise UsageError(f"{option} must be false: a run keeps each checkpoint in one file")
         self._settle_length()
+        self._check_trainer()
+
+    def _check_trainer(self) -> None:
+        """Fail on settings of the trainer that a run of ours would not follow."""
+        trainer = self.config.trainer
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        names = [str(getattr(callback, "class_path", "")) for callback in callbacks]
+        if any(name.endswith("Checkpoint") for name in names):  # beside those of ours
+            trainer.enable_checkpointing = True
+        if trainer.barebones:
+            raise UsageError("--trainer.barebones: a run has its metrics and checkpoints; leave it")
+        if trainer.use_distributed_sampler:
+            raise UsageError(
+                "--trainer.use_distributed_sampler: processes share the images already, leave it"
+            )
+        if trainer.accumulate_grad_batches < 1:
+            raise UsageError(
+                f"--trainer.accumulate_grad_batches {trainer.accumulate_grad_batches} must be at "
+                "least 1"
+            )
+        if trainer.limit_train_batches == 0:
+            raise UsageError("--trainer.limit_train_batches 0 leaves nothing to train on")
 
     def _settle_length(self) -> None:
         """The number of epochs: the usual one, or no limit beside a number of steps."""
@@ -250,18 +242,16 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
     """Parse typed options and build data set, task and trainer.
 
     Raises:
-        UsageError: An unknown or ill-typed option.
+        UsageError: An unknown or ill-typed option, or one that Lightning refuses.
     """
     quieten()
     try:
-        return RecipeCLI(args, out)
+        with settings_errors():
+            return RecipeCLI(args, out)
     except ArgumentError as error:
-        raise UsageError(explain(error)) from None
-    except ValueError as error:
-        # jsonargparse wraps what went wrong while a part was built
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, DataError | TaskError | UsageError):
-            cause = cause.__cause__ or cause.__context__
-        if cause is None:
-            raise
-        raise cause from None
+        task, data = choose_parts(args)
+        linked = {f"{part}.{name}" for part in ("model", "data") for name in ("seed", "class_counts")}
+        linked |= {f"model.{name}" for name in LINKED}
+        known = typed_options(find_class(task), find_class(data))
+        known = [option for option in known if option not in linked]
+        raise UsageError(explain(error, args, known)) from None

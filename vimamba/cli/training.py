@@ -209,19 +209,21 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     from pytorch_lightning.trainer.states import TrainerStatus
 
     from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints, WholeCheckpointIO
+    from vimamba.cli.explaining import settings_errors
     from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
     if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in is wished
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
-    if not trainer.loggers and find_spec("tensorboard"):
+    if cli.config.trainer.logger is None and find_spec("tensorboard"):
         trainer.loggers = [TensorBoardLogger(cli.out, name="tensorboard", version="")]
     bars = [EpochBar() if type(c) is RichProgressBar else c for c in trainer.callbacks]
     checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
     trainer.callbacks = [*bars, log, checkpoints]
     try:
-        trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        with settings_errors():
+            trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
         # what Lightning makes of Ctrl-C, after which it ignores the next one
         if trainer.state.status != TrainerStatus.INTERRUPTED:

@@ -90,6 +90,8 @@ class ImageData(LightningDataModule):
         self.whole: str | None = None
         check_positive(batch_size=batch_size, limit=limit)
         check_fold(fold, folds)
+        if workers < 0:
+            raise DataError(f"workers={workers} must be at least 0")
         # as plain values, so that a checkpoint holds them and loads without running its code
         self.save_hyperparameters(logger=False)
         for name, value in self.hparams.items():

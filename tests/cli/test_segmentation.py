@@ -33,7 +33,7 @@ RECIPE = {
     "data": {
         "class_path": "vimamba.data.MaskFolder",
         "init_args": {
-            "img_size": 16, "batch_size": 4, "workers": 0, "augmentation": "medical",
+            "img_size": 16, "batch_size": 4, "workers": 0, "augmentation": "microscopy",
             "fit": "window",
         },
     },

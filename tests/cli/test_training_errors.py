@@ -4,7 +4,6 @@ import errno
 import json
 import re
 import threading
-from pathlib import Path
 
 import pytest
 import torch

@@ -1,3 +1,5 @@
+import unicodedata
+
 import numpy as np
 import pytest
 
@@ -96,3 +98,38 @@ def test_an_unusable_list_says_where(make_list, lines, arguments, message):
 def test_a_missing_list_is_an_error(tmp_path):
     with pytest.raises(DataError, match="is not a CSV file"):
         CSVList(str(tmp_path / "no.csv")).catalogue  # noqa: B018
+
+
+def test_an_image_without_a_group_is_alone(make_list):
+    lines = ["path,label,group"]
+    lines += [f"images/a/{i}.png,{'abc'[i % 3]},{'p' if i < 4 else ''}" for i in range(24)]
+    data = CSVList(make_list(lines), val_fraction=0.25, test_fraction=0.25)
+    sizes = {split: len(samples) for split, samples in data.catalogue.splits.items()}
+    assert all(3 <= sizes[split] <= 10 for split in ("val", "test"))
+    assert sum(data.tallies()["groups"].values()) == 21
+    assert "20 of 24 rows have no group: each of these images is alone" in data.notes()
+
+
+def test_classes_that_are_easily_mixed_up_have_a_fixed_order_and_are_named(make_list):
+    words = ("b", "A", "1", "a", "01", "B")
+    lines = ["path,label", *(f"images/a/{i}.png,{words[i % 6]}" for i in range(24))]
+    data = CSVList(make_list(lines))
+    assert data.class_names == ["01", "1", "A", "a", "B", "b"]
+    assert any("'A' and 'a' differ only by case or leading zeros" in n for n in data.notes())
+    assert data.settled() == {"classes": data.class_names}
+    # however an accent is written, it is one class
+    nfd = unicodedata.normalize("NFD", "ä")
+    lines = ["path,label", *(f"images/a/{i}.png,{('ä', nfd, 'z')[i % 3]}" for i in range(24))]
+    assert CSVList(make_list(lines)).class_names == ["z", "ä"]
+
+
+def test_a_path_that_is_written_in_two_ways_is_there_twice(make_list):
+    with pytest.raises(DataError, match=r"lines 2 and 4: .* is there twice"):
+        CSVList(make_list(["path,label", "images/a/0.png,x", "", "images/a/../a/0.png,y"])).check()
+
+
+def test_a_split_file_may_not_part_a_group(make_list, tmp_path):
+    lines = ["path,label,group", *(f"images/a/{i}.png,x,p{i // 2}" for i in range(24))]
+    (tmp_path / "split.csv").write_text("path,split\nimages/a/0.png,train\nimages/a/1.png,val\n")
+    with pytest.raises(DataError, match="group 'p0' is in both"):
+        CSVList(make_list(lines), split_csv=str(tmp_path / "split.csv")).prepare_data()

@@ -1,3 +1,6 @@
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -148,3 +151,57 @@ def test_eurosat_is_found_where_torchvision_keeps_it(make_folder, tmp_path):
 def test_arguments_out_of_range_are_named(arguments, message):
     with pytest.raises(DataError, match=message):
         ImageFolder("somewhere", **arguments)
+
+
+def test_the_order_of_classes_can_be_imposed(make_folder):
+    root = make_folder({"a": 6, "b": 6})
+    data = ImageFolder(str(root), classes=["b", "a", "c"])
+    assert data.class_names == ["b", "a", "c"]
+    samples = data.catalogue.splits["train"]
+    assert all((samples.name(i)[0] == "a") == samples.labels[i] for i in range(len(samples)))
+    with pytest.raises(DataError, match=r"no training image of class \['c'\]"):
+        data.check()
+    with pytest.raises(DataError, match=r"class \['b'\] is not among the training classes"):
+        ImageFolder(str(root), classes=["a"]).prepare_data()
+
+
+def test_what_lies_beside_the_classes_is_said(make_folder, tmp_path):
+    root = make_folder({"a": 6, "b": 6})
+    (root / "readme.txt").touch()
+    (root / "@eaDir").mkdir()
+    (root / "a" / "x.heic").touch()
+    data = ImageFolder(str(root))
+    assert data.class_names == ["a", "b"]
+    assert data.notes() == [
+        "left out: 1 @eaDir folder (images/@eaDir), 1 .txt (images/readme.txt), 1 .heic (a/x.heic)"
+    ]
+    make_folder({"a": 2, "b": 2}, tmp_path / "s" / "train")
+    make_folder({"a": 2, "b": 2}, tmp_path / "s" / "val")
+    make_folder({"c": 2}, tmp_path / "s" / "unlabelled")
+    assert ImageFolder(str(tmp_path / "s")).notes() == ["left out: 1 folder (s/unlabelled)"]
+    make_folder({"a": 2, "b": 2}, tmp_path / "s" / "valid")
+    with pytest.raises(DataError, match="are both the val split"):
+        ImageFolder(str(tmp_path / "s")).prepare_data()
+
+
+def test_an_empty_file_or_a_name_in_another_encoding_is_named(make_folder):
+    root = make_folder({"a": 6, "b": 6})
+    (root / "a" / "broken.png").touch()
+    with pytest.raises(DataError, match=r"empty \(0 bytes\): .*a/broken\.png"):
+        ImageFolder(str(root)).prepare_data()
+    (root / "a" / "broken.png").unlink()
+    os.rename(root / "a" / "0.png", os.fsencode(root / "a") + b"/caf\xe9.png")
+    with pytest.raises(DataError, match=r"caf\\xe9\.png is not UTF-8"):
+        ImageFolder(str(root)).prepare_data()
+
+
+def test_a_division_is_found_again_under_names_in_another_form(make_folder, tmp_path):
+    root = make_folder({"ä": 9, "b": 9})
+    data = ImageFolder(str(root))
+    write_split(tmp_path / "split.csv", data.catalogue.splits, data.class_names)
+    (root / "ä").rename(root / unicodedata.normalize("NFD", "ä"))
+    make_folder({"b": 11})
+    again = ImageFolder(str(root), split_csv=str(tmp_path / "split.csv"))
+    assert again.class_names == data.class_names
+    assert len(again.catalogue.splits["val"]) == len(data.catalogue.splits["val"])
+    assert any(n.startswith("2 images are not in ") for n in again.notes())

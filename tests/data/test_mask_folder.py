@@ -1,5 +1,6 @@
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
@@ -113,7 +114,8 @@ def test_where_0_is_ignored_the_classes_start_at_1(make_pairs):
 
 def test_labels_survive_the_run_folder(make_pairs):
     data = MaskFolder(str(make_pairs(values=(0, 255))))
-    kept = {name.removeprefix("labels."): value for name, value in data.settled().items()}
+    settled = data.settled().items()
+    kept = {name.split(".")[1]: value for name, value in settled if name.startswith("labels.")}
     kept = json.loads(json.dumps(kept))
     again = MaskFolder(str(data.root), labels=Labels(**kept))
     assert "survey" not in again.__dict__
@@ -193,7 +195,8 @@ def test_what_does_not_fit_is_named_before_training(make_pairs, spoil, message):
 
 def test_strange_values_need_names(make_pairs):
     root = make_pairs(values=(0, 50, 100))
-    with pytest.raises(DataError, match=r"hold \[0, 50, 100\] but not \[1, .* holds 100; say"):
+    beyond = r"50 \(masks/1.png\), 100 \(masks/5.png\); say"
+    with pytest.raises(DataError, match=rf"hold 0, 50, 100, but not 1; beyond it are {beyond}"):
         MaskFolder(str(root)).check()
     data = MaskFolder(str(root), labels=Labels(values=[0, 50, 100]))
     data.check()
@@ -303,3 +306,66 @@ def test_isic_as_downloaded_and_as_rearranged(make_pairs, tmp_path):
 def test_arguments_that_cannot_be_are_named(make_pairs, arguments, message):
     with pytest.raises(DataError, match=message):
         MaskFolder(str(make_pairs(2)), **arguments).table  # noqa: B018
+
+
+def test_pairs_whose_accents_are_written_differently_are_one(make_pairs):
+    root = make_pairs(6)
+    for folder, form in (("images", "NFC"), ("masks", "NFD")):
+        for path in [*(root / folder).iterdir()]:
+            path.rename(path.with_name(unicodedata.normalize(form, f"bä{path.name}")))
+    MaskFolder(str(root)).check()
+    shutil.copy(
+        root / "images" / "bä1.png", root / "images" / unicodedata.normalize("NFD", "bä1.png")
+    )
+    with pytest.raises(DataError, match="have the same name"):
+        MaskFolder(str(root)).check()
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_test_images_without_masks_are_in_no_score(make_pairs, tmp_path, above):
+    root = tmp_path / "root"
+    for split in ("train", "val", "test"):
+        make_pairs(3, tmp_path / split)
+        for kind in ("images", "masks"):
+            if (split, kind) != ("test", "masks"):
+                target = root / split / kind if above else root / kind / split
+                shutil.copytree(tmp_path / split / kind, target)
+    data = MaskFolder(str(root))
+    data.check()
+    assert sorted(data.catalogue.splits) == ["train", "val"]
+    assert any("3 images without masks, in no score" in note for note in data.notes())
+    shutil.rmtree(root / "val" / "masks" if above else root / "masks" / "val")
+    with pytest.raises(DataError, match="there are no masks for the images in"):
+        MaskFolder(str(root)).check()
+
+
+def test_ignored_pixels_are_counted_and_named(make_pairs):
+    data = MaskFolder(str(make_pairs(12, values=(0, 1, 2, 255))))
+    # a quarter of the masks is ignored in its upper half
+    (note,) = data.notes()
+    assert note.startswith("ignored: 720 pixels (12.5%) of value 255 in 3 masks, such as masks/")
+
+
+def test_other_data_is_scored_by_its_own_values(make_pairs, tmp_path):
+    known = Labels(classes=["a", "b"], values=[0, 1])
+    data = MaskFolder(str(make_pairs(8, tmp_path / "ones", values=(0, 1))), labels=known)
+    assert data.label_values == [0, 1]
+    assert "survey" not in data.__dict__
+    other = MaskFolder(str(make_pairs(8, tmp_path / "whites", values=(0, 255))), labels=known)
+    other.take_whole("test")
+    found = [other.dataset("test")[i][1] for i in range(8)]
+    assert set(torch.cat([mask.flatten() for mask in found]).tolist()) == {0, 1}
+
+
+def test_given_splits_may_not_share_a_group(make_pairs, tmp_path):
+    for split in ("train", "val"):
+        make_pairs(3, tmp_path / "root" / split)
+    with pytest.raises(DataError, match="group '0' is in both 'train' and 'val'"):
+        MaskFolder(str(tmp_path / "root"), group_pattern=r"(\d)\.png").prepare_data()
+
+
+def test_the_numbers_of_a_preset_are_kept_with_the_run(make_pairs):
+    data = MaskFolder(str(make_pairs()), augmentation="medical")
+    kept = data.settled()["augmentation"]
+    assert (kept["hflip"], kept["vflip"], kept["rotate90"], kept["rotate"]) == (0, 0, 0, 15)
+    assert PairedAugmentation(**kept) == data.augmentation

@@ -1,6 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
+from tests.documents import read
 from vimamba.data import PairedAugmentation
 from vimamba.data.paired_augmentation import PRESETS, train_pair_transform
 
@@ -74,3 +77,45 @@ def test_windows_are_laid_around_labelled_pixels():
     augmentation = PairedAugmentation(**STILL, foreground=1.0)
     transform = train_pair_transform(augmentation, 32, 1, fit="window")
     assert all((transform(image, mask, seed)[1] == 1).any() for seed in range(10))
+
+
+def test_the_table_of_the_presets_has_the_numbers_of_the_code():
+    page = read("docs/segmentation.md").split("## Augmentation")[1].split("\n## ")[0]
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith("| ")
+    ]
+    names = table[0][1:]
+    assert set(names) == set(PRESETS)
+
+    def written(value):
+        return " to ".join(f"{v:g}" for v in value) if isinstance(value, tuple) else f"{value:g}"
+
+    expected = [
+        [f"`{field.name}`", *(written(getattr(PRESETS[name], field.name)) for name in names)]
+        for field in dataclasses.fields(PairedAugmentation)
+    ]
+    assert table[1:] == expected
+
+
+@pytest.mark.parametrize("fit", ["squash", "window"])
+def test_the_preset_for_scans_leaves_left_left_and_up_up(fit):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:26, :26], mask[:26, 38:], mask[38:, :26] = 1, 2, 3
+    image = np.repeat(mask[..., None] / np.float32(3), 1, axis=2)
+    change = train_pair_transform(PRESETS["medical"], 64, 1, fit=fit)
+
+    def middle(found, value):
+        return np.argwhere(found == value).mean(0) if (found == value).sum() > 20 else None
+
+    seen = 0
+    for seed in range(40):
+        _, found = change(image, mask, seed)
+        one, two, three = (middle(found, value) for value in (1, 2, 3))
+        if one is not None and two is not None:
+            assert one[1] < two[1]
+            seen += 1
+        if one is not None and three is not None:
+            assert one[0] < three[0]
+    assert seen > 20

@@ -1,3 +1,5 @@
+import struct
+
 import h5py
 import nibabel
 import numpy as np
@@ -5,7 +7,8 @@ import pytest
 from nibabel import orientations
 
 from vimamba.data import DataError, Intensity, Labels, NiftiSlices, Synapse
-from vimamba.data.nifti import open_volume, to_stored_axes
+from vimamba.data.nifti import cut_volume, open_volume, to_stored_axes, volume_limits
+from vimamba.data.splits import write_split
 
 RNG = np.random.default_rng(0)
 
@@ -81,7 +84,7 @@ def test_values_are_windowed_and_scaled_as_the_file_says(tmp_path):
     (tmp_path / "images").mkdir()
     nibabel.save(image, tmp_path / "images" / "a.nii")
     values = np.asarray(nibabel.load(tmp_path / "images" / "a.nii").dataobj)
-    write(tmp_path / "masks" / "a.nii", np.ones((2, 2, 2), dtype=np.uint8))
+    write(tmp_path / "masks" / "a.nii", np.ones((2, 2, 2), dtype=np.uint8), spacing=(1, 1, 1))
     data = NiftiSlices(str(tmp_path), intensity=Intensity(window=(-1000, 400)), labels=Labels(
         classes=["a", "b"]), val_fraction=0, test_fraction=0)  # fmt: skip
     item = data.catalogue.splits["train"].items[1]
@@ -129,7 +132,7 @@ def test_the_layout_of_nnunet_with_two_channels(tmp_path):
 def test_trouble_with_volumes_is_named(tmp_path):
     root = make_cases(tmp_path / "x", ("a", "b"))
     write(root / "masks" / "a.nii.gz", np.zeros((8, 10, 5), np.uint8))
-    with pytest.raises(DataError, match=r"masks/a.nii.gz has the shape \(8, 10, 5\)"):
+    with pytest.raises(DataError, match=r"masks/a.nii.gz \(8 x 10 x 5 voxels .* does not lie"):
         NiftiSlices(str(root)).check()
     root = make_cases(tmp_path / "y", ("a", "b"))
     (root / "images" / "b.nii.gz").write_bytes(b"nothing")
@@ -183,3 +186,79 @@ def test_a_slice_that_a_list_names_must_be_there(synapse):
     (synapse / "lists" / "lists_Synapse" / "train.txt").write_text("case0005_slice000\ncase0009_x")
     with pytest.raises(DataError, match=r"slice .*case0009_x\.npz does not exist"):
         Synapse(str(synapse), val_fraction=0.5).check()
+
+
+def test_axes_of_one_are_no_channels_and_real_channels_are_counted(tmp_path):
+    root = make_cases(tmp_path / "x")
+    for path in (root / "masks").iterdir():
+        stored = nibabel.load(path)
+        values = np.asarray(stored.dataobj)[..., None]
+        nibabel.save(nibabel.Nifti1Image(values, stored.affine), path)
+    data = NiftiSlices(str(root), intensity=Intensity(window=(-500, 500)))
+    data.check()
+    assert data.num_classes == 3
+    image = root / "images" / "b.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 10, 6, 4), np.float32), np.eye(4)), image)
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((8, 10, 6), np.uint8), np.eye(4)), root / "masks" / "b.nii.gz"
+    )
+    with pytest.raises(DataError, match=r"volume .*b.nii.gz has 4 bands, in_chans=1"):
+        NiftiSlices(str(root)).prepare_data()
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((8, 10, 6, 3), np.uint8), np.eye(4)),
+        root / "masks" / "b.nii.gz",
+    )
+    with pytest.raises(DataError, match=r"mask .*b.nii.gz has the shape .* one class per voxel"):
+        cut_volume([image], root / "masks" / "b.nii.gz", "axial", root)
+
+
+@pytest.mark.parametrize(
+    ("slope", "intercept", "scale"),
+    [(-1, 3, (-1, 3)), (2, -5, (2, -5)), (0, 7, (1, 0)), (np.nan, 0, (1, 0))],
+)
+def test_values_and_their_ends_follow_the_slope(tmp_path, slope, intercept, scale):
+    stored = np.arange(8 * 8 * 4, dtype=np.int16).reshape(8, 8, 4)
+    path = write(tmp_path / "a.nii", stored)
+    content = bytearray(path.read_bytes())
+    content[112:120] = struct.pack("<ff", slope, intercept)
+    path.write_bytes(bytes(content))
+    values = stored * float(scale[0]) + scale[1]
+    low, high = volume_limits((path,), (0.5, 99.5))
+    np.testing.assert_allclose([low[0], high[0]], np.percentile(values, (0.5, 99.5)), rtol=1e-5)
+    item = cut_volume([path], None, "axial", tmp_path)[1]
+    np.testing.assert_allclose(item.image()[..., 0], values[:, :, 1].T)
+
+
+def test_a_volume_of_probabilities_is_no_mask(tmp_path):
+    root = make_cases(tmp_path)
+    write(root / "masks" / "b.nii.gz", RNG.random((8, 10, 6)).astype(np.float32), "RAS")
+    with pytest.raises(DataError, match=r"mask masks/b.nii.gz\[0\] holds fractions such as 0"):
+        NiftiSlices(str(root)).check()
+
+
+def test_volumes_are_counted_and_what_is_left_out_is_said(tmp_path):
+    make_cases(tmp_path, ("p1_a", "p1_b", "p2_a", "p3_a"), ("imagesTr", "labelsTr"))
+    make_cases(tmp_path, ("t1", "t2"), ("imagesTs", "nothing"))
+    (tmp_path / "imagesTr" / "readme.txt").touch()
+    (tmp_path / "imagesTr" / "p9").mkdir()
+    data = NiftiSlices(str(tmp_path), group_pattern=r"(p\d)_", test_fraction=0)
+    assert data.tallies()["groups"] == {"train": 2, "val": 1}
+    assert sum(data.tallies()["volumes"].values()) == 4
+    said = " ".join(data.notes())
+    assert "imagesTs: 2 images without masks, in no score" in said
+    assert "1 folder (imagesTr/p9), 1 .txt (imagesTr/readme.txt)" in said
+
+
+def test_two_files_of_one_channel_are_refused(tmp_path):
+    root = make_cases(tmp_path)
+    write(root / "images" / "a.nii", np.zeros((8, 10, 6), np.int16), "RAS")
+    with pytest.raises(DataError, match=r"a\.nii and .*a\.nii\.gz have the same name"):
+        NiftiSlices(str(root)).prepare_data()
+
+
+def test_synapse_goes_on_with_the_split_it_wrote(synapse, tmp_path):
+    data = Synapse(str(synapse), val_fraction=0.3)
+    write_split(tmp_path / "split.csv", data.catalogue.splits, data.class_names)
+    again = Synapse(str(synapse), split_csv=str(tmp_path / "split.csv"), seed=5)
+    for split in ("train", "val", "test"):
+        assert again.catalogue.splits[split].items == data.catalogue.splits[split].items

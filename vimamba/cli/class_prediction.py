@@ -4,10 +4,21 @@ import csv
 import json
 import os
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.errors import UsageError
+from vimamba.cli.outputs import (
+    Target,
+    Unanswered,
+    check_no_input,
+    is_file,
+    no_file,
+    reason,
+    shown,
+)
+from vimamba.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,6 +26,8 @@ if TYPE_CHECKING:
     from vimamba.data.samples import FileSamples
 
 SHEET_IMAGES = 48
+# the first columns of a list, by which one of ours is known again
+COLUMNS = ["path", "label", "probability"]
 
 
 def classify(given: Namespace) -> int:
@@ -28,71 +41,139 @@ def classify(given: Namespace) -> int:
     """
     out = given.out or given.run / "predictions.csv"
     if out.suffix not in (".csv", ".json"):
-        raise UsageError(f"--out {out} must end in .csv or .json")
+        raise UsageError(f"--out {shown(out)} must end in .csv or .json")
+    sheet = out.with_suffix(".png")
 
-    from vimamba.cli.folds import load_voters, voting_runs
-    from vimamba.cli.pictures import draw_contact_sheet
+    from vimamba.cli.folds import find_checkpoints, load_voters, voting_runs
+    from vimamba.cli.overlays import find_view
+    from vimamba.cli.pictures import as_pixels, draw_contact_sheet
+    from vimamba.cli.progress import Progress
     from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import read_config
-    from vimamba.data.samples import read_image
 
     quieten()
+    find_checkpoints(given.run, given.ckpt)
+    unanswered = Unanswered()
+    samples = gather(given.inputs, unanswered, besides=(out, sheet))
+    check_replaceable(out, sheet, [*given.inputs, *samples.paths])
+    check_writable(out.parent)
     task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
-    samples = gather(given.inputs)
     settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
-    probabilities = classify_files(task, samples, settings, given.batch_size or 64, given.workers)
-    rows = [
-        describe(path, row, task.class_names, given.topk, task.multi_label)
-        for path, row in zip(samples.paths, probabilities, strict=True)
-    ]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    total = len(samples) + len(unanswered.reasons)
+    bar = Progress(total, "image")
+    rows, images = [], []
+    answers = classify_files(task, samples, settings, given.batch_size or 64, given.workers)
+    for index, image, found in answers:
+        path = samples.paths[index]
+        bar.advance()
+        if isinstance(found, str):
+            unanswered.add(path, found)
+            continue
+        rows.append(describe(path, found, task.class_names, given.topk, task.multi_label))
+        if len(images) < SHEET_IMAGES:
+            images.append(as_pixels(image, settings["mean"], settings["std"]))
+    bar.close()
+    if not rows:
+        print("no image has an answer; nothing is written")
+        return unanswered.report(total)
     write_list(out, rows)
-    shown = rows[:SHEET_IMAGES]
-    sheet = out.with_suffix(".png")
-    images = [read_image(path, 3) for path in samples.paths[:SHEET_IMAGES]]
-    captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in shown]
-    draw_contact_sheet(images, captions, sheet, left_out=len(rows) - len(shown))
+    captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in rows]
+    view = find_view(images)
+    left_out, note = len(rows) - len(images), f"as the network gets them; {view.text()}"
+    thumbnails = [view(image) for image in images]
+    draw_contact_sheet(thumbnails, captions[: len(images)], sheet, left_out=left_out, note=note)
     for row in rows[:10]:
-        print(f"{row['path']}: {caption(row)}")
+        print(f"{shown(row['path'])}: {caption(row)}")
     if len(rows) > 10:
         print(f"... and {len(rows) - 10} more")
-    print(f"{len(rows)} images; written to {out} and {sheet}")
-    return 0
+    print(f"{len(rows)} images; written to {shown(out)} and {shown(sheet)}")
+    return unanswered.report(total)
 
 
-def gather(inputs: list[Path]) -> "FileSamples":
-    """Image files named directly, in folders and in CSV lists.
+def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
+    """Fail if the list or the sheet would overwrite what is not ours.
 
     Raises:
-        UsageError: Something named is not there, or there is no image at all.
+        UsageError: The text names the file.
+    """
+    from vimamba.cli.pictures import is_ours
+
+    targets = [Target(out, "the list"), Target(sheet, "the contact sheet")]
+    check_no_input(targets, inputs)
+    for path, ours in ((out, is_list), (sheet, is_ours)):
+        if (path.exists() or path.is_symlink()) and not (path.is_file() and ours(path)):
+            raise UsageError(
+                f"{shown(path)} is there and no prediction of ours; name another --out"
+            )
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file is a list that `write_list` wrote."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            if path.suffix == ".json":
+                rows = json.load(file)
+                return isinstance(rows, list) and all({*COLUMNS, "top"} <= set(r) for r in rows)
+            return next(csv.reader(file), [])[:5] == [*COLUMNS, "label_1", "probability_1"]
+    except (OSError, ValueError, TypeError, csv.Error):
+        return False
+
+
+def gather(
+    inputs: list[Path], unanswered: Unanswered, *, besides: tuple[Path, ...] = ()
+) -> "FileSamples":
+    """Image files named directly, in folders and in CSV lists.
+
+    Args:
+        inputs: What was named.
+        unanswered: Gets what is not there, as long as something else is.
+        besides: Files in the folders that are no input.
+
+    Raises:
+        UsageError: A folder or all of it holds no image, or nothing named is there.
     """
     import numpy as np
 
-    from vimamba.data.csv_list import read_rows
+    from vimamba.cli.tables import say
+    from vimamba.data.listing import find_file
+    from vimamba.data.lists import LIST_SUFFIXES, read_rows
+    from vimamba.data.remarks import Remarks
     from vimamba.data.samples import FileSamples, list_images
 
+    ours = {os.path.abspath(path) for path in besides}
     paths: list[Path] = []
     for given in inputs:
         if given.is_dir():
-            found = list_images(given)
+            remarks = Remarks()
+            images = list_images(given, remarks)
+            for line in remarks.lines():
+                say(line)
+            found = [path for path in images if os.path.abspath(path) not in ours]
             if not found:
-                raise UsageError(f"folder {given} holds no image")
+                raise UsageError(f"folder {shown(given)} holds no image")
             paths += found
-        elif given.suffix.lower() == ".csv":
-            paths += [given.parent / row["path"] for row in read_rows(given, ["path"])]
-        elif given.is_file():
+        elif given.suffix.lower() in LIST_SUFFIXES and is_file(given):
+            for named in (given.parent / row["path"] for row in read_rows(given, ["path"])):
+                path = find_file(named) or named
+                if is_file(path):
+                    paths.append(path)
+                else:
+                    unanswered.add(path, no_file(path))
+        elif is_file(given):
             paths.append(given)
         else:
-            raise UsageError(f"{given} is neither a file nor a folder")
+            unanswered.add(given, no_file(given))
+    if not paths:
+        raise UsageError(next(iter(unanswered.reasons.values())))
     labels = np.zeros(len(paths), dtype=np.int64)
     return FileSamples(tuple(paths), labels, Path())
 
 
 def classify_files(
     task: Any, samples: "FileSamples", settings: dict[str, Any], batch_size: int, workers: int
-) -> "Tensor":
-    """Probabilities of files, (N, num_classes).
+) -> "Iterator[tuple[int, Tensor, Tensor | str]]":
+    """Answers to files, in order.
 
     Args:
         task: A classification task.
@@ -100,12 +181,16 @@ def classify_files(
         settings: Arguments of the data set the task was trained on.
         batch_size: Images at a time.
         workers: Processes that load images.
+
+    Yields:
+        The place of a file, the image (C, H, W), and its probabilities (num_classes,), or why there
+        are none; the image is empty if it cannot be read.
     """
     import torch
-    from torch.utils.data import DataLoader
 
+    from vimamba.cli.reading import read_all
     from vimamba.data.augmentation import eval_transform
-    from vimamba.data.dataset import ImageDataset, start_worker
+    from vimamba.data.dataset import ImageDataset
 
     in_chans = settings["in_chans"]
     transform = eval_transform(
@@ -116,11 +201,33 @@ def classify_files(
         crop_pct=settings["crop_pct"],
     )
     dataset = ImageDataset(samples, transform, in_chans, seed=0)
-    loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=start_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = task.to(device)
-    with torch.inference_mode():
-        return torch.cat([task.predict_step((x.to(device), y), 0).cpu() for x, y in loader])
+    for batch in read_all(dataset, batch_size, workers):
+        read = {index: item[0] for index, item in batch if not isinstance(item, str)}
+        answers = dict(zip(read, answer(task, list(read.values()), device), strict=True))
+        for index, item in batch:
+            if isinstance(item, str):
+                yield index, torch.empty(0), item
+            else:
+                yield index, read[index], answers[index]
+
+
+def answer(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str]":
+    """Probabilities of each image, or why there are none; one does not cost the others theirs."""
+    import torch
+
+    from vimamba.tasks.errors import NotFiniteError
+
+    if not images:
+        return []
+    try:
+        with torch.inference_mode():
+            return list(task.predict_step((torch.stack(images).to(device),), 0).cpu())
+    except NotFiniteError as error:
+        if len(images) == 1:
+            return [reason(error)]
+        return [answer(task, [image], device)[0] for image in images]
 
 
 def describe(
@@ -154,21 +261,34 @@ def caption(row: dict[str, Any]) -> str:
 
 def shorten(text: str, most: int = 16) -> str:
     """Text that fits under a thumbnail."""
+    text = shown(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8; not so a file name in another encoding."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_list(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the answers as CSV or JSON; a half-written file never appears."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    """Write the answers as CSV or JSON, whole or not at all."""
+    with (
+        write_whole(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         if path.suffix == ".json":
-            json.dump(rows, file, indent=2, ensure_ascii=False)
+            text = json.dumps(rows, indent=2, ensure_ascii=False)
+            # a name that is no text is written in escapes, so that the file stays UTF-8
+            file.write(text if is_text(text) else json.dumps(rows, indent=2))
         else:
             writer = csv.writer(file)
             ranks = range(1, len(rows[0]["top"]) + 1)
             columns = [f"{what}_{rank}" for rank in ranks for what in ("label", "probability")]
-            writer.writerow(["path", "label", "probability", *columns])
+            writer.writerow([*COLUMNS, *columns])
             for row in rows:
                 cells = [cell for top in row["top"] for cell in (top["label"], top["probability"])]
                 writer.writerow([row["path"], row["label"], row["probability"], *cells])
-    os.replace(part, path)

@@ -46,6 +46,8 @@ def show_data(data: ClassificationData) -> None:
         rest = (int(count[CLASS_ROWS:].sum()) for count in counts)
         rows.append([f"({data.num_classes - CLASS_ROWS} more)", *rest])
     rows.append(["images", *(len(data.catalogue.splits[split]) for split in splits)])
+    for what, found in data.tallies().items():
+        rows.append([what, *(found[split] for split in splits)])
     kind = "labels per image: any number" if data.multi_label else "one label per image"
     show_table(f"{data.root} ({data.num_classes} classes, {kind})", ["class", *splits], rows)
     unseen = [
@@ -57,6 +59,8 @@ def show_data(data: ClassificationData) -> None:
     if unseen:
         shown = ", ".join(unseen[:6]) + (" …" if len(unseen) > 6 else "")
         say(f"note: no image of {shown}; scores of a split leave such classes out")
+    for note in data.notes():
+        say(note)
     seen = inspect_images(data)
     (low_h, low_w), (high_h, high_w) = seen.smallest, seen.largest
     size = f"{low_h}x{low_w}"

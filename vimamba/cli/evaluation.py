@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.cli.errors import UsageError
-
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import rename
 
 HELP = """\
@@ -111,8 +109,11 @@ def evaluate(name: str, args: list[str]) -> int:
     checkpoint = find_checkpoint(given.run, given.ckpt)
     cli = open_run(given.run, rest, split)
     from vimamba.cli.reporting import kind_of, score, write_metrics
+    from vimamba.cli.tables import say
 
     check_split(cli.datamodule, split, given.run)
+    for note in cli.datamodule.notes() if cli.datamodule.whole else ():
+        say(note)
     cli.model.tta = given.tta
     report = {"tta": given.tta, **score(cli, split, checkpoint)}
     results = given.results or given.run / "metrics.json"

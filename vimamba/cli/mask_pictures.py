@@ -1,8 +1,6 @@
-"""Pictures of masks: colours, overlays, samples of the data and of the answers."""
+"""Pictures of masks: samples of the data and of the answers."""
 
-import colorsys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,116 +10,75 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from vimamba.cli.overlays import (
+    DARK,
+    IGNORED,
+    LIGHT,
+    MOST_NAMES,
+    Colour,
+    View,
+    class_colours,
+    find_view,
+    panel,
+    resize_image,
+    resize_mask,
+    square_size,
+    stripes,
+)
 from vimamba.cli.pictures import GREEN, RED, STYLE, save, shorten, show_image
 from vimamba.data import SegmentationData
 from vimamba.data.labels import IGNORE
 
-# Okabe and Ito's colours, told apart by colour-blind readers too
-DISTINCT = (
-    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
-    (204, 121, 167),
-)  # fmt: skip
-OPACITY = 0.45
-# of the legend
-MOST_NAMES = 12
-
-
-@cache
-def class_colours(count: int, background: bool) -> tuple[tuple[int, int, int], ...]:
-    """A colour for each class; black for a background.
-
-    Args:
-        count: Classes.
-        background: The first class is a background.
-    """
-    wanted = count - int(background)
-    colours = list(DISTINCT[:wanted])
-    for index in range(len(colours), wanted):
-        # steps of the golden ratio keep neighbours apart
-        hue, light = index * 0.61803 % 1, 0.45 + 0.2 * (index % 3)
-        red, green, blue = colorsys.hls_to_rgb(hue, light, 0.75)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return ((0, 0, 0), *colours) if background else tuple(colours)
-
-
-def paint(mask: NDArray, colours: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
-    """Classes (H, W) as colours (H, W, 3); ignored pixels are grey."""
-    table = np.full((256, 3), 128, dtype=np.uint8)
-    table[: len(colours)] = colours
-    return table[mask]
-
-
-def overlay(
-    image: NDArray[np.uint8],
-    mask: NDArray,
-    colours: Sequence[tuple[int, int, int]],
-    background: bool,
-) -> NDArray[np.uint8]:
-    """Lay the classes' colours over an image, outlines stronger; the background stays free.
-
-    Args:
-        image: (H, W, 3).
-        mask: (H, W) classes.
-        colours: One per class.
-        background: The first class is a background.
-    """
-    painted = paint(mask, colours).astype(np.float32)
-    weight = np.full(mask.shape, OPACITY, dtype=np.float32)
-    weight[outlines(mask)] = 1
-    if background:
-        weight[mask == 0] = 0
-    mixed = image + weight[..., None] * (painted - image)
-    return np.rint(mixed).astype(np.uint8)
-
-
-def outlines(mask: NDArray) -> NDArray[np.bool_]:
-    """Pixels whose neighbour on the right or below, or left or above, is of another class."""
-    edge = np.zeros(mask.shape, dtype=bool)
-    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
-    edge[:, 1:] |= across
-    edge[:, :-1] |= across
-    edge[1:] |= down
-    edge[:-1] |= down
-    return edge
-
-
-def viewable(pixels: NDArray) -> NDArray[np.uint8]:
-    """(H, W, C) in [0, 1] as RGB: the first three channels, or the first one as grey.
-
-    What is dark as a whole, as many satellite bands are, is brightened to its own range.
-    """
-    shown = pixels[:, :, :3] if pixels.shape[2] >= 3 else np.repeat(pixels[:, :, :1], 3, axis=2)
-    low, high = np.percentile(shown, (0.5, 99.5))
-    if high < 0.5 and high > low:
-        shown = (shown - low) / (high - low)
-    return np.rint(shown.clip(0, 1) * 255).astype(np.uint8)
+# pixels of the longer side of a panel, about what it has in the figure
+LONGEST = 400
+# values of a z-score that are shown as black and white
+ZSCORES = (-2.5, 2.5)
 
 
 def as_pixels(image: Any, data: SegmentationData) -> NDArray:
-    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]."""
+    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]; z-scores get a fixed range."""
     pixels = image.permute(1, 2, 0).float().numpy()
     if data.preprocessing.intensity.zscore:
-        low, high = pixels.min((0, 1)), pixels.max((0, 1))
-        return (pixels - low) / np.maximum(high - low, 1e-6)
-    return (pixels * np.asarray(data.std) + np.asarray(data.mean)).clip(0, 1)
+        low, high = ZSCORES
+        return (pixels - low) / (high - low)
+    return pixels * np.asarray(data.std) + np.asarray(data.mean)
 
 
-def hex_colour(colour: tuple[int, int, int]) -> str:
+def hex_colour(colour: Colour) -> str:
     """A colour as matplotlib takes it."""
     return "#" + bytes(colour).hex()
 
 
-def add_legend(figure: Any, names: Sequence[str], colours: Sequence[tuple[int, int, int]]) -> None:
-    """Names of the classes below a figure; too many are cut."""
+def add_legend(
+    figure: Any, names: Sequence[str], colours: Sequence[Colour], *, ignored: bool, title: str = ""
+) -> None:
+    """Names of the classes below a figure; too many are cut.
+
+    Args:
+        figure: The figure.
+        names: Of the classes.
+        colours: Of the classes.
+        ignored: Whether pixels that count nowhere are shown.
+        title: Line above the names.
+    """
     shown = list(zip(names, colours, strict=True))[:MOST_NAMES]
     patches = [
-        Patch(facecolor=hex_colour(colour), label=shorten(name, 18), edgecolor="#999999")
+        Patch(facecolor=hex_colour(colour), label=shorten(name, 18), edgecolor="#555555")
         for name, colour in shown
     ]
     if len(names) > MOST_NAMES:
         patches.append(Patch(alpha=0, label=f"and {len(names) - MOST_NAMES} more"))
+    if ignored:
+        kind = {"facecolor": hex_colour(LIGHT), "edgecolor": hex_colour(DARK), "hatch": "////"}
+        patches.append(Patch(label=IGNORED, **cast(Any, kind)))
+    columns = min(len(patches), 6)
     figure.legend(
-        handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=8
+        handles=patches,
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        title=title or None,
+        title_fontsize=8,
     )
 
 
@@ -139,6 +96,18 @@ def pick(data: SegmentationData, split: str, count: int) -> list[int]:
     return (holding + others)[:count]
 
 
+def aspect_of(item: Any) -> float:
+    """Distance of an image's rows over that of its columns."""
+    rows, columns = item.spacing[-2:]
+    return float(rows) / float(columns)
+
+
+def view_of(data: SegmentationData, pixels: Sequence[NDArray]) -> tuple[View, str]:
+    """The one view of some images of a data set, and what it shows in words."""
+    view = find_view(pixels)
+    return view, view.text(data.preprocessing.intensity, data.preprocessing.bands)
+
+
 def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> None:
     """Training images and overlays of their masks as stored, and changed as in training.
 
@@ -149,30 +118,49 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
     """
     colours = class_colours(data.num_classes, data.background)
     chosen = pick(data, "train", columns)
-    changed = data.dataset("train", augmented=True)
+    items = [data.catalogue.splits["train"].items[index] for index in chosen]
+    images = [data.preprocessing.pixels(item) for item in items]
+    masks = [data.table.indices(item.mask(), item.mask_name) for item in items]
+    changed = [cast(Any, data.dataset("train", augmented=True))[0, index] for index in chosen]
+    view, note = view_of(data, images)
+    seen = View(view.bands, view.channels) if data.preprocessing.intensity.zscore else view
+    ignored = any((mask == IGNORE).any() for mask in (*masks, *(m.numpy() for _, m in changed)))
+    look: dict[str, Any] = {"colours": colours, "background": data.background, "longest": LONGEST}
+    heights = [square_size(i.shape, aspect_of(item), LONGEST) for i, item in
+               zip(images, items, strict=True)]  # fmt: skip
+    tall = max(height / width for height, width in heights)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(1.9 * columns, 6.6), layout="constrained")
+        side = 1.9
+        size = (side * max(len(chosen), 4), side * (2 * min(max(tall, 0.4), 1.6) + 1) + 1.5)
+        figure = Figure(figsize=size, layout="constrained")
         figure.suptitle("Training images: as stored, with masks, as the network sees them",
                         fontsize=11, fontweight="bold")  # fmt: skip
         rows = figure.subplots(3, len(chosen), squeeze=False).T
-        for axes, index in zip(rows, chosen, strict=True):
-            item = data.catalogue.splits["train"].items[index]
-            image = viewable(data.preprocessing.pixels(item))
-            mask = data.table.indices(item.mask(), item.mask_name)
-            show_image(axes[0], image, shorten(Path(item.name).name, 22))
-            show_image(axes[1], overlay(image, mask, colours, data.background), "")
-            pixels, drawn = cast(Any, changed)[0, index]
-            seen = viewable(as_pixels(pixels, data))
-            show_image(axes[2], overlay(seen, drawn.numpy(), colours, data.background), "")
-        add_legend(figure, data.class_names, colours)
+        for axes, item, image, mask, (pixels, drawn) in zip(
+            rows, items, images, masks, changed, strict=True
+        ):
+            plain, aspect = view(image), aspect_of(item)
+            name = shorten(Path(item.name).name, 22)
+            show_image(axes[0], panel(plain, None, **look, aspect=aspect), name)
+            show_image(axes[1], panel(plain, mask, **look, aspect=aspect), "")
+            # the network's own square: its rows and columns, whatever their distances
+            network = seen(as_pixels(pixels, data))
+            square = aspect if data.preprocessing.fit == "window" else 1.0
+            show_image(axes[2], panel(network, drawn.numpy(), **look, aspect=square), "")
+        if data.preprocessing.intensity.zscore:
+            note += f"; last row: z-scores from {ZSCORES[0]:g} to {ZSCORES[1]:g}"
+        add_legend(figure, data.class_names, colours, ignored=ignored, title=note)
         save(figure, path)
 
 
 def error_picture(image: NDArray[np.uint8], found: NDArray, truth: NDArray) -> NDArray[np.uint8]:
-    """A pale grey image with wrong pixels in red; ignored ones stay grey."""
+    """A pale grey image with wrong pixels in red; ignored ones are striped."""
     grey = image.mean(-1, keepdims=True).repeat(3, axis=-1) * 0.35 + 150
     wrong = (found != truth) & (truth != IGNORE)
     grey[wrong] = (213, 94, 0)
+    ignored = truth == IGNORE
+    pattern = np.where(stripes(*truth.shape)[..., None], LIGHT, DARK)
+    grey[ignored] = pattern[ignored]
     return np.rint(grey).clip(0, 255).astype(np.uint8)
 
 
@@ -205,18 +193,35 @@ def draw_answers(
     spread = np.linspace(2, len(judged) - 1, max(rows - 2, 0)).round().astype(int)
     chosen = judged[:2] + [judged[i] for i in dict.fromkeys(spread.tolist()) if i < len(judged)]
     chosen = chosen[: max(len(judged), 1)]
+    items = [data.catalogue.splits[split].items[index] for _, index, _, _ in chosen]
+    images = [data.preprocessing.pixels(item) for item in items]
+    view, note = view_of(data, images)
+    ignored = any((truth == IGNORE).any() for *_, truth in chosen)
+    sizes = [square_size(image.shape, aspect_of(item), LONGEST)
+             for image, item in zip(images, items, strict=True)]  # fmt: skip
+    side = 2.1
+    tall = sum(side * min(max(height / width, 0.3), 1.6) + 0.25 for height, width in sizes)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(8.4, 2.1 * len(chosen) + 0.8), layout="constrained")
+        figure = Figure(figsize=(4 * side, tall + 1.4), layout="constrained")
         figure.suptitle(f"{split} images, the worst of {len(judged)} first", fontweight="bold")
-        grid = figure.subplots(len(chosen), 4, squeeze=False)
-        for axes, (right, index, found, truth) in zip(grid, chosen, strict=True):
-            item = data.catalogue.splits[split].items[index]
-            image = viewable(data.preprocessing.pixels(item))
-            show_image(axes[0], image, shorten(Path(item.name).name, 22))
-            show_image(axes[1], overlay(image, truth, colours, data.background), "truth")
-            show_image(axes[2], overlay(image, found, colours, data.background), "prediction")
+        ratios = [min(max(height / width, 0.3), 1.6) for height, width in sizes]
+        grid = figure.subplots(len(chosen), 4, squeeze=False, height_ratios=ratios)
+        for axes, (right, _, found, truth), item, image, size in zip(
+            grid, chosen, items, images, sizes, strict=True
+        ):
+            look: dict[str, Any] = {
+                "colours": colours, "background": data.background, "aspect": aspect_of(item),
+                "longest": LONGEST,
+            }  # fmt: skip
+            plain = view(image)
+            show_image(axes[0], panel(plain, None, **look), shorten(Path(item.name).name, 22))
+            show_image(axes[1], panel(plain, truth, **look), "truth")
+            show_image(axes[2], panel(plain, found, **look), "prediction")
             colour = GREEN if right > 0.98 else RED
             title = f"error: {1 - right:.1%} of the pixels"
-            show_image(axes[3], error_picture(image, found, truth), title, colour)
-        add_legend(figure, data.class_names, colours)
+            wrong = error_picture(
+                resize_image(plain, size), resize_mask(found, size), resize_mask(truth, size)
+            )
+            show_image(axes[3], wrong, title, colour)
+        add_legend(figure, data.class_names, colours, ignored=ignored, title=note)
         save(figure, path)

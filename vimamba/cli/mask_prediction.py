@@ -1,73 +1,66 @@
 """Masks of images and volumes: files in the values of the training masks, overlays, scores."""
 
-import json
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tqdm import tqdm
 
-from vimamba.cli.callbacks import write_rows
 from vimamba.cli.errors import UsageError
 from vimamba.cli.folds import find_checkpoints, load_voters, voting_runs
-from vimamba.cli.mask_pictures import class_colours, overlay, viewable
+from vimamba.cli.mask_inputs import JobImages, OpenImage
+from vimamba.cli.mask_jobs import Job, find_jobs
+from vimamba.cli.mask_pictures import add_legend
+from vimamba.cli.mask_record import RECORD, TABLE, claim, keep_record
+from vimamba.cli.mask_scores import (
+    CASES,
+    find_truths,
+    fit_truths,
+    read_classes,
+    score_files,
+)
+from vimamba.cli.outputs import (
+    Target,
+    Unanswered,
+    check_apart,
+    check_inside,
+    check_no_input,
+    reason,
+    shown,
+)
+from vimamba.cli.overlays import (
+    View,
+    card_info,
+    choose_slices,
+    class_colours,
+    draw_card,
+    find_view,
+    panel,
+    thumbnail,
+)
 from vimamba.cli.pictures import draw_contact_sheet, shorten
+from vimamba.cli.progress import Progress
+from vimamba.cli.reading import read_all
 from vimamba.cli.recipe import quieten
 from vimamba.cli.runs import read_config
-from vimamba.cli.segmenting import show_cases
-from vimamba.cli.tables import is_terminal, say, show_table
-from vimamba.data.csv_list import read_rows
+from vimamba.cli.tables import say, show_table
 from vimamba.data.labels import LabelTable
-from vimamba.data.masked import FilePair
-from vimamba.data.nifti import (
-    cut_volume,
-    list_volumes,
-    open_volume,
-    save_labels,
-    stem,
-    volume_mask,
-)
-from vimamba.data.pairs import some
-from vimamba.data.pixels import read_mask
+from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
 from vimamba.data.preprocessing import Preprocessing
-from vimamba.data.samples import IMAGE_SUFFIXES, list_images
-from vimamba.tasks.mask_metrics import CaseTable
+from vimamba.errors import VimambaError
+from vimamba.files import write_whole
 
 SHEET_IMAGES = 24
-RECORD = "prediction.json"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One image or volume.
-
-    Attributes:
-        paths: Its file, or one file per channel of a volume.
-        name: What its masks and overlays are called, below the folder to write, without ending.
-    """
-
-    paths: tuple[Path, ...]
-    name: str
-
-    @property
-    def is_volume(self) -> bool:
-        """Whether it is cut into slices."""
-        return self.paths[0].name.lower().endswith((".nii", ".nii.gz"))
-
-    def mask_file(self, out: Path) -> Path:
-        """Where its mask belongs."""
-        return out / f"{self.name}{'.nii.gz' if self.is_volume else '.png'}"
-
-    def overlay_file(self, out: Path) -> Path:
-        """Where its overlay belongs."""
-        return out / "overlays" / f"{self.name}.png"
+SHEET = "contact_sheet.png"
+# images that the range of the overlays is taken from
+VIEW_IMAGES = 6
+# pixels of an overlay's longer side: small images are enlarged, large ones reduced
+PANEL_LEAST, PANEL_MOST = 512, 2048
 
 
 def segment(given: Namespace) -> int:
@@ -81,210 +74,222 @@ def segment(given: Namespace) -> int:
     """
     quieten()
     out = given.out or given.run / "predictions"
-    if out.suffix or (out.exists() and not out.is_dir()):
-        raise UsageError(f"--out {out} must be a folder")
+    if out.suffix or (os.path.lexists(out) and not out.is_dir()):
+        raise UsageError(f"--out {shown(out)} must be a folder")
     checkpoints = find_checkpoints(given.run, given.ckpt)
     settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
-    jobs = find_jobs(given.inputs, settings["in_chans"])
+    unanswered = Unanswered()
+    jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
     truths = find_truths(given.masks, jobs, settings) if given.masks else {}
+    overlays = not given.no_overlays
+    check_targets(out, jobs, [*given.inputs, *truths.values()])
     task = load_voters(given.run, given.ckpt)
     task.tta = given.tta
     if given.overlap is not None:
         if not 0 <= given.overlap < 1:
             raise UsageError(f"--overlap {given.overlap} must lie in [0, 1)")
         task.overlap = given.overlap
+    if given.batch_size is not None:
+        task.window_batch = given.batch_size
     labels = settings["labels"]
-    colours = labels.get("colours")
-    table = LabelTable(task.class_names, task.label_values, labels["ignore"], colours)
-    writer = MaskWriter(task, table, settings, out, overlays=not given.no_overlays)
+    table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
+    align = settings.get("align", False)
+    truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
     keep_record(out, checkpoints, tta=given.tta, overlap=task.overlap)
-    wanted = [job for job in jobs if not is_done(job, out)]
-    bar = tqdm(total=len(wanted), unit="image", disable=not is_terminal())
-    for batch in batches(wanted, given.batch_size or 8):
-        writer.write(batch)
-        bar.update(len(batch))
-    bar.close()
-    if not given.no_overlays:
-        draw_sheet(jobs, out)
-    show_parts(jobs, out, table)
+    wanted = claim(out, jobs, overlays=overlays)
+    writer = MaskWriter(task, table, settings, out)
+    if overlays and wanted:
+        writer.look(jobs)
+    answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
+    answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
+    total = len(answered) + len(unanswered.reasons)
+    if not answered:
+        say("no image has an answer; no mask is written")
+        return unanswered.report(total)
+    if overlays:
+        draw_sheet(answered, out, writer)
+    show_parts(answered, out, table)
     if truths:
-        score_files(task, table, jobs, truths, out)
-    done = len(jobs) - len(wanted)
-    kept = f", {done} of them from before" if done else ""
-    say(f"{len(jobs)} masks{kept}; written to {out}")
-    return 0
+        truth = (truths, truth_table)
+        score_files(task, table, answered, *truth, out, given.run, unanswered, align=align)
+    done = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
+    kept = f", {done} of them from before" if done > 0 else ""
+    say(f"{len(answered)} masks{kept}; written to {shown(out)}")
+    return unanswered.report(total)
 
 
-def find_jobs(inputs: Sequence[Path], in_chans: int) -> list[Job]:
-    """Images and volumes named directly, in folders and in CSV lists.
-
-    Raises:
-        UsageError: Something is not there, or two would get the same name.
-    """
-    jobs: list[Job] = []
-    for given in inputs:
-        if given.is_dir():
-            found = [Job((p,), p.relative_to(given).with_suffix("").as_posix())
-                     for p in list_images(given)]  # fmt: skip
-            found += volume_jobs(given, in_chans)
-            if not found:
-                raise UsageError(f"folder {given} holds no image and no volume")
-            jobs += found
-        elif given.suffix.lower() == ".csv":
-            rows = read_rows(given, [])
-            column = next((c for c in ("image", "path") if c in rows[0]), None)
-            if column is None:
-                raise UsageError(f"{given} has neither a column image nor a column path")
-            paths = [given.parent / row[column] for row in rows]
-            jobs += [Job((p,), Path(row[column]).with_suffix("").as_posix().lstrip("/"))
-                     for p, row in zip(paths, rows, strict=True)]  # fmt: skip
-        elif given.is_file():
-            if given.suffix.lower() not in (*IMAGE_SUFFIXES, ".nii", ".gz"):
-                raise UsageError(f"{given} is no image and no volume")
-            jobs.append(Job((given,), stem(given)))
-        else:
-            raise UsageError(f"{given} is neither a file nor a folder")
-    taken: dict[str, Job] = {}
-    for job in jobs:
-        other = taken.setdefault(job.name, job)
-        if other is not job:
-            raise UsageError(
-                f"{other.paths[0]} and {job.paths[0]} would get the same name; predict them apart"
-            )
-    return jobs
+def answer(
+    writer: "MaskWriter", jobs: list[Job], batch_size: int, workers: int, unanswered: Unanswered
+) -> None:
+    """Write the masks of jobs; what has no answer does not keep the others from theirs."""
+    bar = Progress(len(jobs), "image")
+    images = JobImages(jobs, writer.prepare)
+    for batch in batches(jobs, read_all(images, 1, workers), batch_size):
+        found = writer.answers(batch, bar)
+        for (job, opened), mask in zip(batch, found, strict=True):
+            if isinstance(mask, str):
+                unanswered.add(job.paths[0], mask)
+            else:
+                writer.write(job, opened, mask)
+            bar.advance()
+    bar.close()
 
 
-def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
-    """Volumes below a folder; with several channels, files `case_0000` and so on are one."""
-    grouped: dict[str, list[Path]] = {}
-    for below in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        for path in list_volumes(below):
-            name = (path.parent.relative_to(folder) / stem(path)).as_posix()
-            if in_chans > 1 and name[-5:-4] == "_" and name[-4:].isdecimal():
-                name = name[:-5]
-            grouped.setdefault(name, []).append(path)
-    return [Job(tuple(paths), name) for name, paths in grouped.items()]
+def check_targets(out: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> None:
+    """Fail if an output would overwrite an input or another output, or lie elsewhere."""
+    targets = [
+        Target(file(out), str(job.paths[0]))
+        for job in jobs
+        for file in (job.mask_file, job.overlay_file)
+    ]
+    ours = [Target(out / name, name) for name in (SHEET, RECORD, TABLE, CASES)]
+    check_apart([*ours, *targets])
+    check_inside(targets, out)
+    check_no_input([*ours, *targets], [*inputs, *(path for job in jobs for path in job.paths)])
 
 
-def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> dict[str, Path]:
-    """The true mask of each job, by name.
-
-    Raises:
-        UsageError: The folder is not there, or a mask is missing.
-    """
-    if not folder.is_dir():
-        raise UsageError(f"--masks {folder} is not a folder")
-    found: dict[str, Path] = {}
-    for job in volume_jobs(folder, 1):
-        found[job.name] = job.paths[0]
-    for path in list_images(folder):
-        found[path.relative_to(folder).with_suffix("").as_posix()] = path
-    ending = settings.get("mask_suffix") or "_segmentation"
-    matched = {}
-    for job in jobs:
-        # the last as nnU-Net names them: image case_0000, mask case
-        names = (job.name, job.name + ending, job.name.removesuffix("_0000"))
-        matched[job.name] = next((found[name] for name in names if name in found), None)
-    missing = [name for name, path in matched.items() if path is None]
-    if missing:
-        raise UsageError(f"--masks {folder} has no mask for {some(missing)}")
-    return cast(dict[str, Path], matched)
-
-
-def keep_record(out: Path, checkpoints: Sequence[Path], **options: Any) -> None:
-    """Write down what the masks in a folder come from.
-
-    Raises:
-        UsageError: The folder holds masks of another checkpoint or with other options.
-    """
-    states = [checkpoint.stat() for checkpoint in checkpoints]
-    record = {
-        "checkpoints": [str(checkpoint.resolve()) for checkpoint in checkpoints],
-        "sizes": [state.st_size for state in states],
-        "modified": [state.st_mtime_ns for state in states],
-        **options,
-    }
-    path = out / RECORD
-    if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != record:
-            raise UsageError(
-                f"--out {out} holds masks of another checkpoint or with other options "
-                f"(see {path}); name another folder or remove it"
-            )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"--out {out} holds files that are no predictions; name another folder")
-    out.mkdir(parents=True, exist_ok=True)
-    part = out / f".{RECORD}.part"
-    part.write_text(json.dumps(record, indent=2), encoding="utf-8")
-    os.replace(part, path)
-
-
-def is_done(job: Job, out: Path) -> bool:
-    """Whether the mask is there and younger than the image."""
-    mask = job.mask_file(out)
-    return mask.is_file() and all(
-        path.is_file() and mask.stat().st_mtime >= path.stat().st_mtime for path in job.paths
-    )
-
-
-def batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
-    """Up to `size` images at a time; a volume, which has its own slices, alone."""
-    batch: list[Job] = []
-    for job in jobs:
-        if batch and (job.is_volume or batch[0].is_volume or len(batch) == size):
-            yield batch
-            batch = []
-        batch.append(job)
+def batches(
+    jobs: Sequence[Job], read: Iterator[list[tuple[int, Any]]], size: int
+) -> Iterator[list[tuple[Job, OpenImage | str | None]]]:
+    """Up to `size` images at a time; a volume, which has slices, or a large image alone."""
+    batch: list[tuple[Job, OpenImage | str | None]] = []
+    alone = False
+    for entries in read:
+        for index, opened in entries:
+            apart = not isinstance(opened, OpenImage) or opened.is_large
+            if batch and (apart or alone or len(batch) == size):
+                yield batch
+                batch = []
+            batch.append((jobs[index], opened))
+            alone = apart
     if batch:
         yield batch
 
 
 class MaskWriter:
-    """Predicts jobs and writes their files, each whole or not at all.
+    """Predicts and writes masks and overlays.
 
     Args:
         task: A segmentation task.
-        table: The classes' values in masks.
-        settings: Arguments of the data set the task was trained on.
+        table: Its classes and their values in masks.
+        settings: Arguments of the data set it was trained on.
         out: Folder to write.
-        overlays: Also write overlays.
     """
 
-    def __init__(
-        self, task: Any, table: LabelTable, settings: dict[str, Any], out: Path, *, overlays: bool
-    ) -> None:
+    def __init__(self, task: Any, table: LabelTable, settings: dict[str, Any], out: Path) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task = task.to(self.device)
         self.table = table
         self.prepare = Preprocessing.from_settings(settings)
         self.axis = settings.get("axis", "axial")
+        self.align = settings.get("align", False)
         self.out = out
-        self.overlays = overlays
+        self.view: View | None = None
         colours = settings["labels"].get("colours")
         given = tuple(map(tuple, colours)) if colours else None
         self.colours = given or class_colours(len(task.class_names), task.background)
 
-    def write(self, batch: Sequence[Job]) -> None:
-        """Write the masks of one batch."""
-        if batch[0].is_volume:
-            self._write_volume(batch[0])
-            return
-        items = [FilePair(job.paths[0], None, job.paths[0].parent) for job in batch]
-        pixels = [self.prepare.pixels(item) for item in items]
-        tensors = [self.prepare.tensor(self.prepare.resize(p)).to(self.device) for p in pixels]
-        found = self.task.segment(tensors, [p.shape[:2] for p in pixels])
-        for job, image, mask in zip(batch, pixels, found, strict=True):
-            self._write_overlay(job, image, mask)
-            target = job.mask_file(self.out)
+    def look(self, jobs: Sequence[Job]) -> None:
+        """Decide how overlays show the images, by some of them; without it there are none."""
+        found = []
+        for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
+            try:
+                if job.is_volume:
+                    slices = self._slices(job)
+                    found.append(self.prepare.pixels(slices[len(slices) // 2]))
+                else:
+                    opened = JobImages([job], self.prepare).open(0)
+                    found.append(opened.pixels(step_of(opened)))
+            except ImportError:
+                raise
+            except Exception:  # it is told when its turn comes
+                continue
+        self.view = find_view(found)
+
+    def answers(
+        self, batch: Sequence[tuple[Job, OpenImage | str | None]], bar: Progress
+    ) -> list[NDArray[np.uint8] | str]:
+        """Classes of each image, (H, W) or (slices, H, W), or why there are none."""
+        job, opened = batch[0]
+        if isinstance(opened, str):
+            return [opened]
+        try:
+            if opened is None:
+                self.task.advance = None
+                return [self._segment_volume(job, bar)]
+            self.task.advance = lambda done, total: bar.part(done, total, "window")
+            images = [image for _, image in batch if isinstance(image, OpenImage)]
+            tensors = [image.network_input for image in images]
+            moved = [t.to(self.device) if isinstance(t, torch.Tensor) else t for t in tensors]
+            return list(self.task.segment(moved, [image.size for image in images]))
+        except (VimambaError, MemoryError, RuntimeError) as error:
+            if type(error) is RuntimeError and "memory" not in str(error):
+                raise
+            if len(batch) == 1:
+                return [reason(error)]
+            return [self.answers([entry], bar)[0] for entry in batch]
+
+    def _slices(self, job: Job) -> list[VolumeSlice]:
+        """A volume's slices along the axis of the training."""
+        return cut_volume(job.paths, None, self.axis, job.paths[0].parent, align=self.align)
+
+    def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
+        """Slice after slice."""
+        slices = self._slices(job)
+        masks: list[NDArray[np.uint8]] = []
+        step = 8
+        for start in range(0, len(slices), step):
+            part = slices[start : start + step]
+            tensors = [self._read_slice(item).to(self.device) for item in part]
+            masks += self.task.segment(tensors, [item.size() for item in part])
+            bar.part(len(masks), len(slices), "slice")
+        return np.stack(masks)
+
+    def _read_slice(self, item: Any) -> torch.Tensor:
+        """(C, h, w) for the network."""
+        try:
+            return self.prepare.image(item)
+        except ImportError:
+            raise
+        except Exception as error:  # whatever damaged bytes make a reader do
+            raise UsageError(reason(error)) from error
+
+    def write(self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8]) -> None:
+        """Write the overlay, then the mask: where there is a mask, all is done."""
+        target = job.mask_file(self.out)
+        if self.view is not None:
+            self._write_overlay(job, opened, mask, self.view)
+        if job.is_volume:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_labels(self.table.stored(mask), job.paths[0], self.axis, target)
+        else:
             save_image(self._palette_image(mask), target)
 
-    def _write_overlay(self, job: Job, image: NDArray, mask: NDArray) -> None:
-        if self.overlays:
-            seen = overlay(viewable(image), mask, self.colours, self.task.background)
-            save_image(Image.fromarray(seen), job.overlay_file(self.out))
+    def _write_overlay(
+        self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8], view: View
+    ) -> None:
+        look: dict[str, Any] = {"colours": self.colours, "background": self.task.background}
+        panels, best = [], 0
+        if isinstance(opened, OpenImage):
+            step = step_of(opened)
+            seen = view(opened.pixels(step))
+            longest = max(PANEL_LEAST, min(PANEL_MOST, max(seen.shape[:2])))
+            panels.append((Path(job.name).name, panel(seen, mask, **look, longest=longest)))
+        else:
+            slices = self._slices(job)
+            rows, columns = slices[0].spacing[-2:]
+            look |= {"aspect": rows / columns, "longest": 320}
+            chosen = choose_slices(mask, self.task.background)
+            best = int(np.argmax([(mask[place] > 0).sum() for place in chosen]))
+            for place in chosen:
+                seen = view(self.prepare.pixels(slices[place]))
+                caption = f"{self.axis} {place + 1} of {len(slices)}"
+                panels.append((caption, panel(seen, mask[place], **look)))
+        note = f"{job.name}: {view.text(self.prepare.intensity, self.prepare.bands)}"
+        card = draw_card(panels, self.task.class_names, self.colours, note, best)
+        save_image(card, job.overlay_file(self.out))
 
-    def _palette_image(self, mask: NDArray) -> Image.Image:
+    def _palette_image(self, mask: NDArray[np.uint8]) -> Image.Image:
         """Classes as an image of stored values, in the classes' colours where values allow."""
         stored = self.table.stored(mask)
         image = Image.fromarray(stored)
@@ -294,38 +299,16 @@ class MaskWriter:
             image.putpalette(palette.tobytes())
         return image
 
-    def _write_volume(self, job: Job) -> None:
-        """Slice after slice, then the whole at once."""
-        slices = cut_volume(job.paths, None, self.axis, job.paths[0].parent)
-        masks: list[NDArray[np.uint8]] = []
-        step = 8
-        bar = tqdm(total=len(slices), unit="slice", leave=False, disable=not is_terminal())
-        for start in range(0, len(slices), step):
-            part = slices[start : start + step]
-            tensors = [self.prepare.image(item).to(self.device) for item in part]
-            masks += self.task.segment(tensors, [item.size() for item in part])
-            bar.update(len(part))
-        bar.close()
-        labels = np.stack(masks)
-        shown = int(np.argmax((labels > 0).sum((1, 2))))
-        self._write_overlay(job, self.prepare.pixels(slices[shown]), labels[shown])
-        target = job.mask_file(self.out)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        save_labels(self.table.stored(labels), job.paths[0], self.axis, target)
+
+def step_of(opened: OpenImage) -> int:
+    """Of how many rows and columns an overlay shows one."""
+    return max(1, -(-max(opened.size) // PANEL_MOST))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG; a half-written file never appears."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG")
-    os.replace(part, path)
-
-
-def read_classes(job: Job, path: Path, table: LabelTable) -> list[NDArray[np.uint8]]:
-    """Classes of a mask file, (H, W); a volume's axial slices, an image alone."""
-    stored = volume_mask(path, "axial") if job.is_volume else [read_mask(path)]
-    return [table.indices(values, str(path)) for values in stored]
+    """Write a PNG, whole or not at all."""
+    with write_whole(path) as part:
+        image.save(part, format="PNG", pnginfo=card_info(image) if "panel" in image.info else None)
 
 
 def show_parts(jobs: Sequence[Job], out: Path, table: LabelTable) -> None:
@@ -344,33 +327,18 @@ def show_parts(jobs: Sequence[Job], out: Path, table: LabelTable) -> None:
     show_table("predicted", ["class", "images", "pixels"], rows)
 
 
-def draw_sheet(jobs: Sequence[Job], out: Path) -> None:
-    """Overlays of the first images on one sheet."""
-    shown = [job for job in jobs if job.overlay_file(out).is_file()][:SHEET_IMAGES]
-    if not shown:
+def draw_sheet(jobs: Sequence[Job], out: Path, writer: MaskWriter) -> None:
+    """Overlays of the first images on one sheet, with their legend."""
+    found = [job for job in jobs if job.overlay_file(out).is_file()][:SHEET_IMAGES]
+    if not found:
         return
-    images = [np.asarray(Image.open(job.overlay_file(out))) for job in shown]
-    captions = [shorten(Path(job.name).name, 22) for job in shown]
-    draw_contact_sheet(images, captions, out / "contact_sheet.png", left_out=len(jobs) - len(shown))
-
-
-def score_files(
-    task: Any, table: LabelTable, jobs: Sequence[Job], truths: dict[str, Path], out: Path
-) -> None:
-    """Score every written mask against the truth; print the means, write cases.csv."""
-    cases: CaseTable = task.new_cases()
-    for job in jobs:
-        path = truths[job.name]
-        found = read_classes(job, job.mask_file(out), table)
-        truth = read_classes(job, path, table)
-        sizes = [(len(masks), *masks[0].shape) for masks in (found, truth)]
-        if sizes[0] != sizes[1]:
-            raise UsageError(f"{job.paths[0]} and {path} differ in size: {sizes[0]}, {sizes[1]}")
-        spacing = open_volume(path).spacing[::-1] if job.is_volume else (1.0, 1.0)
-        for one, other in zip(found, truth, strict=True):
-            cases.add(job.name, one, other, spacing)
-    cases.close()
-    write_rows(out / "cases.csv", cases.rows)
-    _, per_class = cases.means()
-    show_cases(per_class)
-    say(f"every case: {out / 'cases.csv'}")
+    images = [thumbnail(job.overlay_file(out)) for job in found]
+    captions = [shorten(shown(Path(job.name).name), 22) for job in found]
+    names, colours = writer.task.class_names, writer.colours
+    draw_contact_sheet(
+        images,
+        captions,
+        out / SHEET,
+        left_out=len(jobs) - len(found),
+        legend=lambda figure: add_legend(figure, names, colours, ignored=False),
+    )

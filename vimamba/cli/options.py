@@ -4,6 +4,7 @@ import sysconfig
 from pathlib import Path
 
 from vimamba.cli.errors import UsageError
+from vimamba.data.lists import LIST_SUFFIXES
 
 FIT_HELP = """\
 vimamba fit: train a classifier or a segmentation network
@@ -65,9 +66,9 @@ def guess_data(task: str, path: Path) -> str:
     """
     suffix = path.suffix.lower()
     if task != TASKS["segmentation"]:
-        names = {".csv": "CSVList", ".npz": "MedMNIST"}
+        names = {**dict.fromkeys(LIST_SUFFIXES, "CSVList"), ".npz": "MedMNIST"}
         return f"vimamba.data.{names.get(suffix, 'ImageFolder')}"
-    if suffix == ".csv":
+    if suffix in LIST_SUFFIXES:
         name = "MaskCSV"
     elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
         name = "Synapse"

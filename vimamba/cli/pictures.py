@@ -1,8 +1,8 @@
 """Pictures of a run: curves, confusion matrix, samples and the contact sheet of predictions."""
 
 import csv
-import os
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,9 +12,16 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
+from vimamba.cli.overlays import find_view, resize_image, square_size
 from vimamba.data import ClassificationData
+from vimamba.files import write_whole
 
+# what our pictures say of themselves
+SOFTWARE = "vimamba"
+# pixels of the longer side of a thumbnail, at least
+LONGEST = 224
 # Okabe and Ito's colours, told apart by colour-blind readers too
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 STYLE: dict[Any, Any] = {
@@ -30,10 +37,20 @@ STYLE: dict[Any, Any] = {
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG; a half-written file never appears."""
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, dpi=150, format="png", facecolor="white")
-    os.replace(part, path)
+    """Write a figure as PNG, whole or not at all; `is_ours` knows it again."""
+    with write_whole(path) as part:
+        figure.savefig(
+            part, dpi=150, format="png", facecolor="white", metadata={"Software": SOFTWARE}
+        )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a picture was written by `save`."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
@@ -67,8 +84,8 @@ def draw_curves(metrics: Path, path: Path) -> None:
         figure = Figure(figsize=(11, 3.3), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
             for name, label, colour in lines:
-                if name in columns:
-                    known = ~np.isnan(columns[name])
+                known = np.isfinite(columns.get(name, np.zeros(0)))
+                if known.any():
                     values = columns[name][known]
                     # often equal to the accuracy, which then shows between the dashes
                     style = "--" if label == "macro F1" else "-"
@@ -76,8 +93,10 @@ def draw_curves(metrics: Path, path: Path) -> None:
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if len(lines) > 1 and axes.lines:
+            if axes.get_legend_handles_labels()[0]:
                 axes.legend()
+            elif not axes.lines:
+                axes.text(0.5, 0.5, "no values", ha="center", color=GREY, transform=axes.transAxes)
         save(figure, path)
 
 
@@ -116,6 +135,9 @@ def draw_confusion(
                 count_text = f"{confusion[row, column]:.0f}"
                 text = f"{share[row, column]:.1%}" if shares else count_text
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+        for row in np.flatnonzero(confusion.sum(1) == 0):
+            # nothing to be right or wrong about, which is not the same as a part of 0
+            axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#cccccc", hatch="///")
         step = max(1, count // 60)
         ticks, names = range(0, count, step), [shorten(name, 18) for name in class_names[::step]]
         upright = max(len(name) for name in names) > 3
@@ -124,7 +146,12 @@ def draw_confusion(
         axes.set_yticks(ticks, names)
         axes.set_xlabel("predicted")
         axes.set_ylabel("truth")
-        title = title or f"Accuracy {report['accuracy']:.2%}, {report['images']} images"
+        if title is None:
+            accuracy = report["accuracy"]
+            scored = "no accuracy" if accuracy is None else f"Accuracy {accuracy:.2%}"
+            title = f"{scored}, {report['images']} images"
+        if (confusion.sum(1) == 0).any():
+            title += "\nhatched: not in the truth"
         axes.set_title(title, loc="left", fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
@@ -139,7 +166,7 @@ def draw_class_scores(report: dict[str, Any], path: Path) -> None:
         figure = Figure(figsize=(7, 1.4 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for key, colour in (("precision", BLUE), ("recall", ORANGE), ("f1", GREEN)):
-            values = [row[key] for row in rows]
+            values = [np.nan if row[key] is None else row[key] for row in rows]
             axes.plot(values, range(len(rows)), "o", color=colour, label=key.replace("f1", "F1"))
         axes.set_yticks(range(len(rows)), [f"{r['class']} ({r['images']})" for r in rows])
         axes.set_xlim(-0.02, 1.02)
@@ -154,10 +181,9 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def show_image(axes: Axes, image: NDArray, title: str, colour: str = "#222222") -> None:
-    """Draw one image with a line of text above it."""
-    grey = image.ndim == 2 or image.shape[2] == 1
-    axes.imshow(image.squeeze() if grey else image, cmap="gray" if grey else None)
+def show_image(axes: Axes, image: NDArray[np.uint8], title: str, colour: str = "#222222") -> None:
+    """Draw one image, (H, W, 3), with a line of text above it."""
+    axes.imshow(image)
     axes.set_title(title, fontsize=8, color=colour, pad=3)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -166,10 +192,15 @@ def show_image(axes: Axes, image: NDArray, title: str, colour: str = "#222222") 
     axes.spines[:].set_linewidth(1.5 if colour != "#222222" else 0.5)
 
 
-def as_pixels(image: torch.Tensor, data: ClassificationData) -> NDArray:
+def as_pixels(image: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> NDArray:
     """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]."""
-    pixels = image.permute(1, 2, 0).float().numpy() * np.asarray(data.std) + np.asarray(data.mean)
-    return pixels.clip(0, 1)
+    return image.permute(1, 2, 0).float().numpy() * np.asarray(std) + np.asarray(mean)
+
+
+def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A small image with its pixels as squares, so that they stay sharp."""
+    longest = max(LONGEST, *image.shape[:2])
+    return resize_image(image, square_size(image.shape, 1.0, longest))
 
 
 def label_names(label: torch.Tensor, class_names: Sequence[str]) -> str:
@@ -201,8 +232,13 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     # at most half the places for mistakes, the rest for a fair choice of what is right
     picked = order[: min(wrong, columns)]
     picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
+    trained = [train[0, int(index)] for index in shown]
+    above_images = [as_pixels(image, data.mean, data.std) for image, _ in trained]
+    below_images = [as_pixels(batch[index][0], data.mean, data.std) for index in picked]
+    view = find_view([*above_images, *below_images])
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(11, 7.4), layout="constrained")
+        figure = Figure(figsize=(11, 7.6), layout="constrained")
+        figure.supxlabel(view.text(), fontsize=8, color=GREY)
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
         verdict = (
@@ -212,15 +248,13 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
         for part in (above, below):
             for axes in part.subplots(2, columns).flat:
                 axes.set_axis_off()
-        for axes, index in zip(above.axes, shown, strict=False):
-            image, label = train[0, int(index)]
+        for axes, (_, label), image in zip(above.axes, trained, above_images, strict=False):
             axes.set_axis_on()
-            show_image(axes, as_pixels(image, data), shorten(label_names(label, names), 16))
-        for axes, index in zip(below.axes, picked, strict=False):
+            show_image(axes, enlarge(view(image)), shorten(label_names(label, names), 16))
+        for axes, index, image in zip(below.axes, picked, below_images, strict=False):
             text, right, _ = answers[index]
             axes.set_axis_on()
-            colour = GREEN if right else RED
-            show_image(axes, as_pixels(batch[index][0], data), text, colour)
+            show_image(axes, enlarge(view(image)), text, GREEN if right else RED)
         save(figure, path)
 
 
@@ -257,20 +291,30 @@ def answer(
 
 
 def draw_contact_sheet(
-    images: Sequence[NDArray], captions: Sequence[str], path: Path, *, left_out: int = 0
+    images: Sequence[NDArray[np.uint8]],
+    captions: Sequence[str],
+    path: Path,
+    *,
+    left_out: int = 0,
+    note: str = "",
+    legend: Callable[[Figure], None] | None = None,
 ) -> None:
     """Thumbnails with a caption each.
 
     Args:
-        images: (H, W, C) uint8.
+        images: (H, W, 3).
         captions: One per image.
         path: PNG to write.
         left_out: Number of further images, mentioned in the title.
+        note: Line below the images.
+        legend: Adds a legend below the images.
     """
     columns = min(8, max(1, len(images)))
     rows = -(-len(images) // columns)
+    # never so slim that the title and the note would not fit
+    width = max(1.45 * columns + 0.2, 4.4)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        figure = Figure(figsize=(1.45 * columns + 0.2, 1.75 * rows + 0.5), layout="constrained")
+        figure = Figure(figsize=(width, 1.75 * rows + 0.9), layout="constrained")
         more = f" ({left_out} more are in the list)" if left_out else ""
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
         figure.suptitle(f"{count}{more}", fontsize=10, fontweight="bold")
@@ -278,5 +322,10 @@ def draw_contact_sheet(
             axes.set_axis_off()
         for axes, image, caption in zip(figure.axes, images, captions, strict=False):
             axes.set_axis_on()
-            show_image(axes, image, caption)
+            show_image(axes, enlarge(image), caption)
+        if legend is not None:
+            legend(figure)
+        elif note:
+            lines = "\n".join(textwrap.wrap(note, round(15 * width)))
+            figure.supxlabel(lines, fontsize=7, color=GREY)
         save(figure, path)

@@ -15,10 +15,25 @@ Uses a run's checkpoint on new images.
   vimamba predict runs/nuclei new/ --out masks --masks truth/    # and scores it
 
 A classification run writes a list (CSV or JSON, by the ending of --out) and, beside it, a contact
-sheet with the answers. A segmentation run writes a mask per image, in the values of the training
-masks (PNG; for NIfTI volumes NIfTI with the same affine), overlays and a contact sheet; masks that
-are there already are not made again, so after Ctrl-C the same command goes on. Of a
-cross-validation, all folds answer together: the mean of their probabilities decides.
+sheet with the answers. Its columns: path; label, the likeliest class (of several labels per image,
+all with 0.5 or more, joined by ;); probability, of the likeliest class; label_1, probability_1,
+label_2 and so on, the --topk likeliest. The sheet has the list's name with .png.
+
+A segmentation run writes a mask per image, in the values of the training masks (PNG; for NIfTI
+volumes NIfTI with the same affine), overlays, a contact sheet and masks.csv, which says what image
+each mask is of. Masks that are there already are not made again, so after Ctrl-C or a crash the
+same command goes on. Images are called by their path below the folder that was named, or by the
+path in the list, without drive, root, . and .. in it: nothing is written outside --out.
+
+With the folder of `vimamba cross-validate` in place of a run, all folds answer together: the mean
+of their probabilities decides.
+
+Only files that `vimamba predict` wrote are ever overwritten. An image that cannot be read, or for
+which the network's output is not finite, gets no answer and does not cost the others theirs; it is
+named at the end.
+
+Exit codes: 0 all inputs have an answer; 2 a mistake in the command, or nothing could be written;
+3 some or all of the inputs have no answer; 130 interrupted.
 """
 # options that one kind of run takes, with their defaults
 OF_CLASSIFICATION = {"topk": 3}

@@ -50,6 +50,8 @@ def show_data(data: SegmentationData) -> None:
     if data.num_classes > CLASS_ROWS:
         rows.append([f"({data.num_classes - CLASS_ROWS} more)", "", "", *("" for _ in splits)])
     rows.append(["images", "", len(splits["train"]), *map(len, splits.values())])
+    for what, found in data.tallies().items():
+        rows.append([what, "", found["train"], *(found[split] for split in splits)])
     head = ["class", "value", "training images", *(f"{split} pixels" for split in splits)]
     show_table(f"{data.root} ({data.num_classes} classes)", head, rows)
     (low_h, low_w), (high_h, high_w) = seen.smallest, seen.largest
@@ -57,6 +59,8 @@ def show_data(data: SegmentationData) -> None:
     size = size if seen.smallest == seen.largest else f"{size} to {high_h}x{high_w}"
     fit = "squashed to" if data.preprocessing.fit == "squash" else "cut into windows of"
     say(f"image size {size}, {fit} {data.img_size}x{data.img_size}")
+    for note in data.notes():
+        say(note)
 
 
 def draw_data(data: SegmentationData, out: Path) -> None:

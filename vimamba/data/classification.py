@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from vimamba.data.image_data import (
     default_std,
     restore_settings,
 )
+from vimamba.data.listing import composed, look_alikes
 from vimamba.data.samples import PIXEL_MODES, Samples
 
 
@@ -49,6 +51,8 @@ class ClassificationData(ImageData):
 
     Args:
         root: Folder or file that holds the data.
+        classes: Class names in the order wanted; others are errors. What is found by default, in
+            natural order.
         img_size: Side of the square images the network gets, pixels; 224 if nothing else says so.
         in_chans: 3 for RGB, 1 for grey.
         mean: Per-channel mean in [0, 1]; ImageNet's by default.
@@ -63,6 +67,7 @@ class ClassificationData(ImageData):
         self,
         root: str,
         *,
+        classes: list[str] | None = None,
         img_size: int | None = None,
         in_chans: int = 3,
         mean: list[float] | None = None,
@@ -73,6 +78,7 @@ class ClassificationData(ImageData):
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
+        self.classes = None if classes is None else [composed(name) for name in classes]
         self.img_size = img_size or 224
         self.in_chans = in_chans
         self.mean = list(mean or default_mean(in_chans))
@@ -91,6 +97,8 @@ class ClassificationData(ImageData):
             raise DataError(f"interpolation={self.interpolation!r} must be one of {names}")
         check_channels(self.mean, self.std, self.in_chans)
         check_positive(img_size=img_size)
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            raise DataError(f"classes={self.classes} names one class twice")
 
     @abstractmethod
     def read(self) -> Catalogue:
@@ -104,6 +112,18 @@ class ClassificationData(ImageData):
     def class_names(self) -> list[str]:
         """Names in the order of the labels."""
         return list(self.catalogue.class_names)
+
+    def settled(self) -> dict[str, Any]:
+        """The classes in their order, so that later commands keep it whatever they find."""
+        return {"classes": self.class_names}
+
+    def notes(self) -> list[str]:
+        """What is odd about the data; names of classes that are easily taken for one another."""
+        alike = [
+            f"classes {' and '.join(map(repr, names))} differ only by case or leading zeros"
+            for names in look_alikes(self.class_names)
+        ]
+        return [*super().notes(), *alike]
 
     @property
     def multi_label(self) -> bool:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
 from vimamba.data.folds import check_fold, find_groups, split_fold
-from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
+from vimamba.data.remarks import Remarks
+from vimamba.data.splits import Division, check_groups, read_split, split_by_group, split_stratified
 
 Settings = TypeVar("Settings")
 
@@ -88,6 +89,9 @@ class ImageData(LightningDataModule):
         self.seed = seed
         self.first_epoch = 0
         self.whole: str | None = None
+        self.remarks = Remarks()
+        # group of each image by its name, where the data says more than the name does
+        self.grouping: dict[str, str] = {}
         check_positive(batch_size=batch_size, limit=limit)
         check_fold(fold, folds)
         if workers < 0:
@@ -123,11 +127,31 @@ class ImageData(LightningDataModule):
     @cached_property
     def catalogue(self) -> Any:
         """The data set, read once and cut down to `limit`."""
+        self.remarks = Remarks()
         found = self.read()
         splits = {name: samples for name, samples in found.splits.items() if len(samples)}
         if self.limit is not None:
             splits = {name: self._cut(samples, self.limit) for name, samples in splits.items()}
         return dataclasses.replace(found, splits=splits)
+
+    def prepare_data(self) -> None:
+        """Find the images before anything is built on them, so that what is wrong is said first."""
+        self.catalogue  # noqa: B018
+
+    def notes(self) -> list[str]:
+        """Lines on what `read` left out and on what is odd about the data."""
+        self.catalogue  # noqa: B018  has it read
+        return self.remarks.lines()
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        """How many of what there are in each split besides images: groups, volumes, patients."""
+        if not self.grouping:
+            return {}
+        groups = {
+            split: len({self.grouping[samples.name(i)] for i in range(len(samples))})
+            for split, samples in self.catalogue.splits.items()
+        }
+        return {"groups": groups}
 
     def _cut(self, samples: Any, limit: int) -> Any:
         """A seeded choice of at most `limit` images."""
@@ -182,7 +206,9 @@ class ImageData(LightningDataModule):
             return {} if val_only else {self.whole: samples}
         groups = self.named_groups(samples) or groups
         if self.split_csv:
-            division: Division = read_split(self.split_csv, samples)
+            division: Division = read_split(self.split_csv, samples, self.remarks)
+            if groups is not None:
+                check_groups(division, groups)
         else:
             fractions = {"val": self.fractions["val"]} if val_only else self.fractions
             division = self.draw(samples, groups, fractions)
@@ -225,6 +251,13 @@ class ImageData(LightningDataModule):
         """Of a data set that is given in splits, a fold is drawn."""
         return self.fold is not None and self.whole is None
 
+    def pool_division(self, given: Division) -> Division:
+        """As `pool_for_fold`, for the places of the images in each split."""
+        if not (self.draws_fold and {"train", "val"} <= given.keys()):
+            return given
+        rest = {split: places for split, places in given.items() if split != "val"}
+        return {**rest, "train": np.sort(np.concatenate([given["train"], given["val"]]))}
+
     def pool_for_fold(self, splits: dict[str, Any]) -> dict[str, Any]:
         """Add the images given as val to those for training where a fold is drawn from both."""
         if not (self.draws_fold and {"train", "val"} <= splits.keys()):
@@ -233,11 +266,13 @@ class ImageData(LightningDataModule):
         return {**rest, "train": splits["train"].join(splits["val"])}
 
     def hold_out(self, splits: dict[str, Any]) -> dict[str, Any]:
-        """Draw a val split or a fold from the training images; a given test split stays."""
-        samples = splits["train"]
+        """Draw a val split or a fold from the training images, or take the division of `split_csv`.
+
+        Drawn, a given test split stays.
+        """
         if self.split_csv is not None:
-            samples = reduce(lambda some, more: some.join(more), splits.values())
-        return {**splits, **self.divide(samples, val_only=True)}
+            return self.divide(reduce(lambda some, more: some.join(more), splits.values()))
+        return {**splits, **self.divide(splits["train"], val_only=True)}
 
     def strata(self, samples: Any) -> NDArray:
         """Labels whose proportions every split keeps; one for all images unless overridden."""

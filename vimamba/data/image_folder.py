@@ -4,44 +4,59 @@ Either `root/{train,val,test}/<class>/*.png` or `root/<class>/*.png`. In the sec
 train has no val beside it, a stratified seeded division is drawn.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
-from vimamba.data.samples import FileSamples, Samples, list_images, natural_order
-from vimamba.data.splits import SPLIT_WORDS, SPLITS
+from vimamba.data.listing import check_distinct, check_files, composed, subfolders
+from vimamba.data.remarks import Remarks
+from vimamba.data.samples import FileSamples, list_images
+from vimamba.data.splits import SPLITS, split_folders
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Visible folders in natural order."""
-    found = (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return sorted(found, key=lambda path: natural_order(path.name))
+def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, Path]:
+    """Folders of a folder by the class they hold, in natural order."""
+    folders = subfolders(folder, remarks)
+    check_files(folders)
+    check_distinct((path.name for path in folders), folder)
+    return {composed(path.name): path for path in folders}
 
 
-def read_classes(folder: Path, class_names: list[str] | None, root: Path) -> FileSamples:
+def read_classes(
+    folder: Path,
+    classes: Sequence[str],
+    root: Path,
+    remarks: Remarks | None = None,
+    *,
+    complete: bool = False,
+) -> FileSamples:
     """Read `folder/<class>/**/image`.
 
     Args:
         folder: Holds one folder per class.
-        class_names: The classes to expect; None takes what is there, and then none may be empty.
+        classes: In the order of the labels; some may have no folder.
         root: Names are given relative to it.
+        remarks: Gets what is left out.
+        complete: No class may be empty.
     """
-    names = [path.name for path in subfolders(folder)]
-    unknown = sorted(set(names) - set(class_names or names))
+    found = class_folders(folder, remarks)
+    unknown = [name for name in found if name not in classes]
     if unknown:
         raise DataError(f"{folder}: class {unknown} is not among the training classes")
     paths: list[Path] = []
     labels: list[int] = []
-    for label, name in enumerate(class_names or names):
-        images = list_images(folder / name) if name in names else []
-        if not images and class_names is None:
+    for label, name in enumerate(classes):
+        images = list_images(found[name], remarks) if name in found else []
+        if complete and not images:
             raise DataError(f"class folder {folder / name} holds no image")
         paths += images
         labels += [label] * len(images)
     if not paths:
         raise DataError(f"root={str(root)!r}: {folder} holds no image")
+    check_files(paths)
     return FileSamples(tuple(paths), np.asarray(labels, dtype=np.int64), root)
 
 
@@ -67,17 +82,28 @@ class ImageFolder(ClassificationData):
         folders = subfolders(root)
         if not folders:
             raise DataError(f"root={str(root)!r} has no class folders; expected <class>/<image>")
-        given = {SPLIT_WORDS[f.name.lower()]: f for f in folders if f.name.lower() in SPLIT_WORDS}
+        given = split_folders(folders)
         # a class can be called test, so without train all folders must be splits
         if "train" not in given and len(given) < len(folders):
-            samples = read_classes(root, None, root)
-            names = tuple(f.name for f in folders)
-            return Catalogue(names, False, self.divide(samples), True)
-        first = next(split for split in SPLITS if split in given)
-        names = [path.name for path in subfolders(given[first])]
-        parts = {first: read_classes(given[first], None, root)}
-        for split in sorted(set(given) - {first}):
-            parts[split] = read_classes(given[split], names, root)
-        splits: dict[str, Samples] = self.pool_for_fold(parts)
-        drawn = first == "train" and "val" not in splits
-        return Catalogue(tuple(names), False, self.hold_out(splits) if drawn else splits, drawn)
+            names = self.classes or list(class_folders(root))
+            samples = read_classes(root, names, root, self.remarks, complete=self.classes is None)
+            return Catalogue(tuple(names), False, self.divide(samples), True)
+        for path in subfolders(root, self.remarks):
+            if path not in given.values():
+                self.remarks.leave_out("folder", path.relative_to(root.parent))
+        ordered = [split for split in SPLITS if split in given]
+        names = self.classes or list(class_folders(given[ordered[0]]))
+        parts = self.pool_for_fold(
+            {
+                split: read_classes(
+                    given[split],
+                    names,
+                    root,
+                    self.remarks,
+                    complete=self.classes is None and split == ordered[0],
+                )
+                for split in ordered
+            }
+        )
+        drawn = self.split_csv is not None or ("train" in parts and "val" not in parts)
+        return Catalogue(tuple(names), False, self.hold_out(parts) if drawn else parts, drawn)

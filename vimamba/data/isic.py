@@ -9,7 +9,7 @@ names.
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.image_folder import subfolders
+from vimamba.data.listing import subfolders
 from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.masked import FilePair, MaskedCatalogue
 from vimamba.data.pairs import pair_files
@@ -46,19 +46,24 @@ class ISIC(MaskFolder):
             if len(images) != 1:
                 raise DataError(f"{self.root} has {len(images)} folders of images for {truth.name}")
             splits[split] = as_samples(self.pair(images[0], truth))
+        if "test" not in splits:
+            for path in folders:
+                if path not in truths and split_of(path) == "test":
+                    self.find_masks("test", path, None)
         return self.with_val(splits)
 
     def pair(self, images: Path, masks: Path) -> list[FilePair]:
         """Images with their masks; the superpixels that some archives hold are left out."""
-        mask_files = list_images(masks)
+        mask_files = list_images(masks, self.remarks)
         named = all(path.stem.endswith(SUFFIX) for path in mask_files)
         return pair_files(
-            [path for path in list_images(images) if not path.stem.endswith("_superpixels")],
+            [p for p in list_images(images, self.remarks) if not p.stem.endswith("_superpixels")],
             mask_files,
             image_root=images,
             mask_root=masks,
             root=self.root,
             mask_suffix=SUFFIX if named else "",
+            align=self.align,
         )
 
 

@@ -2,17 +2,18 @@
 
 Images of one patient never fall into different splits. With `fold`, patients are divided into equal
 parts, one of which is the val split; a split column then only has to say which images are for test.
+Test images without a mask are left out: they are for prediction.
 """
 
 from pathlib import Path
 
-import numpy as np
-
-from vimamba.data.csv_list import read_rows
+from vimamba.data.csv_list import check_once, find_listed, given_division, say_alone
 from vimamba.data.errors import DataError
+from vimamba.data.listing import composed
+from vimamba.data.lists import Row, read_rows
 from vimamba.data.masked import FilePair, MaskedCatalogue
 from vimamba.data.segmentation import SegmentationData, as_samples
-from vimamba.data.splits import Division, check_groups, split_word
+from vimamba.data.splits import split_word
 
 
 class MaskCSV(SegmentationData):
@@ -27,6 +28,8 @@ class MaskCSV(SegmentationData):
         patient_column: Column of what belongs together; used if it is there.
         **kwargs: Arguments of `SegmentationData`.
     """
+
+    group_word = "patients"
 
     def __init__(
         self,
@@ -46,29 +49,40 @@ class MaskCSV(SegmentationData):
 
     def read(self) -> MaskedCatalogue:
         """Read the list; the files must exist."""
-        rows = read_rows(self.root, [self.image_column, self.mask_column])
-        items: list[FilePair] = []
-        lines: dict[Path, int] = {}
-        for line, row in enumerate(rows, 2):
-            image, mask = (self.image_root / row[c] for c in (self.image_column, self.mask_column))
-            for what, path in (("image", image), ("mask", mask)):
-                if not path.is_file():
-                    raise DataError(f"{self.root}, line {line}: {what} {path} does not exist")
-            if lines.setdefault(image, line) != line:
-                raise DataError(
-                    f"{self.root}, lines {lines[image]} and {line}: {image} is there twice"
-                )
-            group = row.get(self.patient_column, "")
-            items.append(FilePair(image, mask, self.image_root, group))
+        rows = self._with_masks(
+            read_rows(self.root, [self.image_column, self.mask_column], self.remarks)
+        )
+        images = find_listed(rows, self.image_column, self.image_root, self.root)
+        masks = find_listed(rows, self.mask_column, self.image_root, self.root, "mask")
+        check_once(rows, images, self.root)
+        items = [
+            FilePair(
+                image,
+                mask,
+                self.image_root,
+                composed(row.get(self.patient_column, "")),
+                align=self.align,
+            )
+            for row, image, mask in zip(rows, images, masks, strict=True)
+        ]
+        alone = [row for row in rows if not row.get(self.patient_column)]
+        say_alone(self.remarks, len(alone), len(rows), self.patient_column)
         samples = as_samples(items)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
             return MaskedCatalogue(self.divide(samples), drawn=True)
-        words = np.asarray([split_word(row[self.split_column], self.root) for row in rows])
-        if self.draws_fold:  # from all that is not for test
-            words[words == "val"] = "train"
-        given: Division = {str(word): np.flatnonzero(words == word) for word in np.unique(words)}
-        check_groups(given, self.groups_of(samples))
-        splits = {split: samples.take(at) for split, at in given.items()}
-        if "train" not in splits or "val" in splits:
-            return MaskedCatalogue(splits, drawn=False)
-        return MaskedCatalogue(self.hold_out(splits), drawn=True)
+        given = self.pool_division(given_division(rows, self.split_column, self.root))
+        return self.with_val({split: samples.take(at) for split, at in given.items()})
+
+    def _with_masks(self, rows: list[Row]) -> list[Row]:
+        """The rows that can be used: those that name a mask; only test images may have none."""
+        without = [row for row in rows if not row[self.mask_column]]
+        for row in without:
+            where = f"{self.root}, line {row.line}"
+            if split_word(row.get(self.split_column) or "train", where) != "test":
+                raise DataError(f"{where}: the mask is empty")
+        if without:
+            text = f"{len(without)} test images without masks, in no score; see `predict`"
+            self.remarks.say(f"{self.root}: {text}")
+        if len(without) == len(rows):
+            raise DataError(f"{self.root} lists no mask")
+        return [row for row in rows if row[self.mask_column]]

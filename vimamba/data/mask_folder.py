@@ -2,18 +2,20 @@
 
 Three layouts: `root/{images,masks}`, `root/{train,val,test}/{images,masks}` and
 `root/{images,masks}/{train,val,test}`. Where there are no splits, and where train has no val beside
-it, a seeded division is drawn.
+it, a seeded division is drawn. Test images without any mask are left out: they are for prediction.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.image_folder import subfolders
+from vimamba.data.listing import subfolders
 from vimamba.data.masked import FilePair, MaskedCatalogue, MaskedSamples
 from vimamba.data.pairs import pair_files
+from vimamba.data.remarks import Remarks
 from vimamba.data.samples import list_images
 from vimamba.data.segmentation import SegmentationData, as_samples
-from vimamba.data.splits import SPLIT_WORDS
+from vimamba.data.splits import split_folders
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "images_png", "jpegimages")
 MASK_FOLDERS = (
@@ -51,62 +53,84 @@ class MaskFolder(SegmentationData):
         """Find the folders and pair their files."""
         if not self.root.is_dir():
             raise DataError(f"root={str(self.root)!r} is not a folder")
-        folders = self._find(self.root)
-        if folders is not None:
-            images, masks = (splits_below(folder) for folder in folders)
-            if not images:
-                samples = as_samples(self.pair(*folders))
+        images, masks = self._find(self.root)
+        if images is not None and masks is not None:
+            for path in subfolders(self.root, self.remarks):
+                if path not in (images, masks):
+                    self.remarks.leave_out("folder", path.relative_to(self.root.parent))
+            image_parts, mask_parts = splits_below(images), splits_below(masks)
+            if not image_parts:
+                samples = as_samples(self.pair(images, masks))
                 return MaskedCatalogue(self.divide(samples), drawn=True)
-            if lacking := sorted(images.keys() - masks.keys()):
-                raise DataError(f"{folders[1]} has no masks for {lacking}")
-            given = {split: (images[split], masks[split]) for split in images}
+            parts = {split: (path, mask_parts.get(split)) for split, path in image_parts.items()}
         else:
-            given = {}
+            parts = {}
             for split, folder in splits_below(self.root).items():
-                found = self._find(folder)
-                if found is None:
+                images, masks = self._find(folder)
+                if images is None:
                     raise DataError(f"{folder} lacks {self._wanted()}")
-                given[split] = found
-        if not given:
-            raise DataError(
-                f"root={str(self.root)!r} has neither {self._wanted()} nor folders train, val, test"
-            )
-        return self.with_val({split: as_samples(self.pair(*pair)) for split, pair in given.items()})
+                parts[split] = (images, masks)
+            if not parts:
+                raise DataError(
+                    f"root={str(self.root)!r} has neither {self._wanted()} nor folders train, "
+                    "val, test"
+                )
+        splits: dict[str, MaskedSamples] = {}
+        for split, (images, masks) in parts.items():
+            found = self.find_masks(split, images, masks)
+            if found is not None:
+                splits[split] = as_samples(self.pair(images, found))
+        return self.with_val(splits)
 
-    def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
-        """Draw a val split from the training images where none is given, or a fold."""
-        splits = self.pool_for_fold(splits)
-        if "val" in splits or "train" not in splits:
-            return MaskedCatalogue(splits, drawn=False)
-        return MaskedCatalogue(self.hold_out(splits), drawn=True)
+    def find_masks(self, split: str, images: Path, masks: Path | None) -> Path | None:
+        """The folder of the masks, if there are any; only test images may have none.
+
+        Raises:
+            DataError: Images of another split have no masks.
+        """
+        if masks is not None and self.list_files(masks):
+            return masks
+        if split != "test":
+            wanted = masks or f"a folder {self.mask_folders[0]}"
+            raise DataError(f"there are no masks for the images in {images}; expected in {wanted}")
+        count = len(self.list_files(images))
+        self.remarks.say(f"{images}: {count} images without masks, in no score; see `predict`")
+        return None
 
     def _wanted(self) -> str:
         return f"a folder {self.image_folders[0]} and a folder {self.mask_folders[0]}"
 
-    def _find(self, folder: Path) -> tuple[Path, Path] | None:
-        """The folders of images and of masks in a folder, if both are there."""
-        named = {path.name.lower(): path for path in subfolders(folder)}
-        images = [named[name] for name in self.image_folders if name in named]
-        masks = [named[name] for name in self.mask_folders if name in named]
-        return (images[0], masks[0]) if images and masks else None
+    def _find(self, folder: Path) -> tuple[Path | None, Path | None]:
+        """The folders of images and of masks in a folder, as far as they are there."""
+        named = {path.name.lower(): path for path in reversed(subfolders(folder))}
+        images, masks = (
+            next((named[name] for name in names if name in named), None)
+            for names in (self.image_folders, self.mask_folders)
+        )
+        return images, masks
 
-    def pair(self, images: Path, masks: Path) -> list[FilePair]:
+    def list_files(self, folder: Path, remarks: Remarks | None = None) -> list[Path]:
+        """Images or masks of a folder."""
+        return list_images(folder, remarks)
+
+    def pair(self, images: Path, masks: Path) -> Sequence[FilePair]:
         """Images of a folder with their masks."""
-        found = list_images(images)
+        found = self.list_files(images, self.remarks)
         if not found:
             raise DataError(f"folder {images} holds no image")
         return pair_files(
             found,
-            list_images(masks),
+            self.list_files(masks, self.remarks),
             image_root=images,
             mask_root=masks,
             root=self.root,
             mask_suffix=self.mask_suffix,
+            align=self.align,
         )
 
 
 def splits_below(folder: Path) -> dict[str, Path]:
     """Folders that are named as splits, if there are no others."""
     folders = subfolders(folder)
-    named = {SPLIT_WORDS.get(path.name.lower()): path for path in folders}
-    return {} if None in named else {str(split): path for split, path in named.items()}
+    named = split_folders(folders)
+    return named if len(named) == len(folders) else {}

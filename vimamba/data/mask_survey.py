@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vimamba.data.errors import DataError
-from vimamba.data.labels import LabelTable, colour_codes
+from vimamba.data.labels import LabelTable, colour_codes, grey_values
 from vimamba.data.masked import MaskedImage, MaskedSamples
 
 MOST_NAMED = 5
@@ -38,6 +38,7 @@ class Survey:
         smallest: Smallest height and width.
         largest: Largest height and width.
         holders: For each value, the first mask that holds it.
+        kinds: For each set of values that occur together, the first mask that holds them.
     """
 
     pixels: dict[str, dict[int, int]]
@@ -45,12 +46,25 @@ class Survey:
     smallest: tuple[int, int]
     largest: tuple[int, int]
     holders: dict[int, str]
+    kinds: dict[frozenset[int], str]
 
     def check_values(self, table: LabelTable) -> None:
-        """Fail on a value that is no class, with the mask that holds it."""
-        if table.codes is None:
-            for value, name in self.holders.items():
-                table.indices(np.asarray([[value]]), name)
+        """Fail on values that are no class, with the masks that hold them."""
+        unknown = {v: name for v, name in self.holders.items() if not table.is_class(v)}
+        if unknown:
+            raise table.unknown(unknown)
+
+    def ignored(self, table: LabelTable) -> str:
+        """How many pixels count nowhere; empty if all do."""
+        count, masks, total = (
+            sum(numbers.get(table.ignore, 0) for numbers in self.pixels.values()),
+            sum(numbers.get(table.ignore, 0) for numbers in self.images.values()),
+            sum(sum(numbers.values()) for numbers in self.pixels.values()),
+        )
+        if not count:
+            return ""
+        share = f"{count} pixels ({count / total:.1%}) of value {table.ignore} in {masks} masks"
+        return f"ignored: {share}, such as {self.holders[table.ignore]}"
 
 
 def survey_masks(
@@ -70,6 +84,7 @@ def survey_masks(
     pixels: dict[str, dict[int, int]] = {}
     images: dict[str, dict[int, int]] = {}
     holders: dict[int, str] = {}
+    kinds: dict[frozenset[int], str] = {}
     sizes: list[tuple[int, int]] = []
     troubles: list[str] = []
     for split, samples in splits.items():
@@ -80,6 +95,7 @@ def survey_masks(
                 troubles.append(seen.trouble)
                 continue
             sizes.append(seen.size)
+            kinds.setdefault(frozenset(seen.pixels), item.mask_name)
             for value, number in seen.pixels.items():
                 total[value] = total.get(value, 0) + number
                 count[value] = count.get(value, 0) + 1
@@ -95,7 +111,27 @@ def survey_masks(
         smallest=(int(heights.min(initial=1 << 30)), int(widths.min(initial=1 << 30))),
         largest=(int(heights.max(initial=0)), int(widths.max(initial=0))),
         holders=holders,
+        kinds=kinds,
     )
+
+
+def join_surveys(surveys: Sequence[Survey]) -> Survey:
+    """Surveys of several data sets as one."""
+    pixels: dict[str, dict[int, int]] = {}
+    images: dict[str, dict[int, int]] = {}
+    holders: dict[int, str] = {}
+    kinds: dict[frozenset[int], str] = {}
+    for survey in surveys:
+        for total, part in ((pixels, survey.pixels), (images, survey.images)):
+            for split, numbers in part.items():
+                have = total.setdefault(split, {})
+                for value, number in numbers.items():
+                    have[value] = have.get(value, 0) + number
+        holders = {**survey.holders, **holders}
+        kinds = {**survey.kinds, **kinds}
+    smallest = min((survey.smallest for survey in surveys), default=(0, 0))
+    largest = max((survey.largest for survey in surveys), default=(0, 0))
+    return Survey(pixels, images, smallest, largest, holders, kinds)
 
 
 def in_threads(
@@ -113,14 +149,12 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
     """Read one mask and its image's size."""
     try:
         stored, size = item.mask(), item.size()
+        stored = stored if codes is not None else grey_values(stored, item.mask_name)
     except DataError as error:
         return Seen({}, (0, 0), str(error))
     if stored.shape[:2] != size:
         return Seen({}, size, wrong_size(item.name, size, stored.shape))
-    if stored.ndim == 3:
-        if codes is None:
-            text = f"mask {item.mask_name} is in colour; name the colours: labels.colours"
-            return Seen({}, size, text)
+    if codes is not None and stored.ndim == 3:
         found, counts = np.unique(colour_codes(stored), return_counts=True)
         place = {int(code): index for index, code in enumerate(codes)}
         unknown = [code for code in found.tolist() if code not in place]

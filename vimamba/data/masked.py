@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vimamba.data.geometry import check_grids, raster_grid, resample
 from vimamba.data.pixels import image_size, read_mask, read_pixels
 
 
@@ -50,7 +51,11 @@ class MaskedImage(Protocol):
         ...
 
     def mask(self) -> NDArray:
-        """(H, W) integers or (H, W, 3) colours, as stored."""
+        """(H, W) integers or (H, W, 3) colours, as stored.
+
+        Raises:
+            DataError: It cannot be read, or does not lie where the image lies.
+        """
         ...
 
     def size(self) -> tuple[int, int]:
@@ -71,6 +76,7 @@ class FilePair:
         mask_path: The mask; None where there is none yet.
         root: Names are given relative to it.
         group: As in `MaskedImage`; the image alone by default.
+        align: A GeoTIFF mask that lies elsewhere than its image is resampled onto it.
     """
 
     path: Path
@@ -78,6 +84,7 @@ class FilePair:
     root: Path
     group: str = ""
     spacing: tuple[float, ...] = (1.0, 1.0)
+    align: bool = False
 
     def __post_init__(self) -> None:
         if not self.group:
@@ -105,7 +112,12 @@ class FilePair:
     def mask(self) -> NDArray:
         """(H, W) integers or (H, W, 3) colours, as stored."""
         assert self.mask_path is not None
-        return read_mask(self.mask_path)
+        stored = read_mask(self.mask_path)
+        here, there = raster_grid(self.path), raster_grid(self.mask_path)
+        if here is None or there is None or here.agrees(there):
+            return stored
+        check_grids(here, there, self.path, self.mask_path, align=self.align)
+        return resample(stored, there, here, nearest=True, outside=0)
 
     def size(self) -> tuple[int, int]:
         """Height and width from the file's head."""

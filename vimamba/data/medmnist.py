@@ -20,13 +20,12 @@ class MedMNIST(ClassificationData):
 
     Args:
         root: The .npz file.
-        classes: Class names in the order of the labels; their numbers by default.
-        **kwargs: Arguments of `ClassificationData`.
+        **kwargs: Arguments of `ClassificationData`; `classes` gives the labels' names, which are
+            their numbers by default.
     """
 
-    def __init__(self, root: str, *, classes: list[str] | None = None, **kwargs) -> None:  # noqa: ANN003
+    def __init__(self, root: str, **kwargs) -> None:  # noqa: ANN003
         super().__init__(root, **kwargs)
-        self.classes = classes
 
     def read(self) -> Catalogue:
         """Read all arrays into memory."""

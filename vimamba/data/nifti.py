@@ -5,14 +5,15 @@ those of nnU-Net and the Medical Segmentation Decathlon: `imagesTr/case[_0000].n
 `labelsTr/case.nii.gz` (imagesTs and labelsTs, if both are there, are the test split).
 
 An axial slice shows the patient from below with the front up: rows run from front to back, columns
-from the patient's right to the left, whatever the order in which the file stores its axes. Files
-that are not compressed are read lazily; compressed ones as a whole, the last of them being kept in
-memory.
+from the patient's right to the left, whatever the order in which the file stores its axes. The
+files of a case must lie in the same place (`geometry`). Where a file has two affines that differ,
+its sform counts, as in nibabel. Files that are not compressed are read lazily; compressed ones as a
+whole, the last of them being kept in memory.
 """
 
-import os
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.image_folder import subfolders
+from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
+from vimamba.data.labels import whole_numbers
+from vimamba.data.listing import check_files, list_folder, stamp, subfolders
 from vimamba.data.mask_folder import MaskFolder
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits, relative_name
-from vimamba.data.pairs import match_names
-from vimamba.data.samples import natural_order
+from vimamba.data.pairs import by_name, match_names
+from vimamba.data.pixels import select_bands
+from vimamba.data.remarks import Remarks, some
 from vimamba.data.segmentation import as_samples
+from vimamba.files import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
 Axis = Literal["axial", "coronal", "sagittal"]
@@ -34,24 +39,32 @@ Axis = Literal["axial", "coronal", "sagittal"]
 ORDER = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 # how many opened volumes each process keeps: an image of four channels and its mask
 KEPT = 5
+# the shortest axis may be this much shorter than the longest before an affine is called degenerate
+FLAT = 1e-5
 
 
 def stem(path: Path) -> str:
-    """Name without .nii or .nii.gz."""
+    """Name without .nii or .nii.gz, or without another ending."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
     return path.stem
 
 
-def list_volumes(folder: Path) -> list[Path]:
-    """NIfTI files of a folder in natural order; hidden ones are left out."""
-    found = (
-        path
-        for path in folder.iterdir()
-        if path.name.lower().endswith(ENDINGS) and not path.name.startswith(".")
-    )
-    return sorted(found, key=lambda path: natural_order(path.name))
+def list_volumes(folder: Path, remarks: Remarks | None = None) -> list[Path]:
+    """NIfTI files of a folder itself in natural order; hidden ones are left out.
+
+    Args:
+        folder: Where to look.
+        remarks: Gets what is left out, folders and other files among it.
+    """
+    remarks = remarks or Remarks()
+    folders, files = list_folder(folder, remarks)
+    volumes = [path for path in files if path.name.lower().endswith(ENDINGS)]
+    for path in (*folders, *(path for path in files if path not in set(volumes))):
+        kind = "folder" if path.is_dir() else path.suffix.lower() or "file"
+        remarks.leave_out(kind, path.relative_to(folder.parent))
+    return volumes
 
 
 @dataclass(frozen=True)
@@ -63,7 +76,7 @@ class Volume:
             the file where it is not compressed.
         slope: Values are stored * slope + intercept.
         intercept: See slope.
-        spacing: Millimetres along the three axes.
+        grid: Where the voxels lie, by the axes of `stored`.
         transform: nibabel's orientation transform from the file's axes.
         affine: Of the file.
         header: Of the file.
@@ -72,48 +85,145 @@ class Volume:
     stored: NDArray
     slope: float
     intercept: float
-    spacing: tuple[float, float, float]
+    grid: Grid
     transform: NDArray
     affine: NDArray
     header: Any
 
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres along the three axes."""
+        return self.grid.spacing
 
-@lru_cache(maxsize=KEPT)
+    @property
+    def channels(self) -> int:
+        """Values of each voxel."""
+        return self.stored.shape[3] if self.stored.ndim == 4 else 1
+
+
 def open_volume(path: Path) -> Volume:
-    """Open a file.
+    """Open a file; the last ones are kept.
 
     Raises:
-        DataError: It is missing, damaged or has neither 3 nor 4 axes; the text names it.
+        DataError: It is missing, damaged, has neither 3 nor 4 axes, or an affine that tells no
+            place; the text names it.
     """
+    return _open_volume(path, stamp(path))
+
+
+@lru_cache(maxsize=KEPT)
+def _open_volume(path: Path, _stamp: tuple[int, int]) -> Volume:
     import nibabel
     from nibabel import orientations
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     try:
         image: Any = nibabel.load(path)
         stored = image.dataobj.get_unscaled()
     except FileNotFoundError:
         raise DataError(f"volume {path} does not exist") from None
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"volume {path} cannot be read: {error}") from None
-    if stored.ndim not in (3, 4):
+    if stored.ndim > 3:  # axes of one between the three of space and the channels
+        stored = stored.reshape(*stored.shape[:3], *(n for n in stored.shape[3:] if n > 1))
+    if stored.ndim not in (3, 4) or 0 in stored.shape:
         raise DataError(f"volume {path} has the shape {stored.shape}, expected 3 axes")
+    if stored.dtype.kind not in "iuf":
+        raise DataError(f"volume {path} holds {stored.dtype} instead of numbers")
+    check_affine(image.affine, path)
+    check_spacing(image, path)
     wanted = orientations.axcodes2ornt(("L", "P", "S"))
-    transform = orientations.ornt_transform(orientations.io_orientation(image.affine), wanted)
-    zooms = image.header.get_zooms()
-    # row i of the transform says which axis the file's axis i becomes
-    spacing = [0.0, 0.0, 0.0]
-    for axis, target in enumerate(transform[:, 0].astype(int)):
-        spacing[target] = float(zooms[axis])
+    transform = orientations.ornt_transform(orientation(image.affine), wanted)
+    turned = orientations.apply_orientation(stored, transform)
+    affine = image.affine @ orientations.inv_ornt_aff(transform, stored.shape[:3])
+    text = describe_volume(stored.shape[:3], image.affine)
+    if not (image.header["qform_code"] or image.header["sform_code"]):
+        text += " (qform and sform are not set)"
     return Volume(
-        orientations.apply_orientation(stored, transform),
+        turned,
         float(image.dataobj.slope),
         float(image.dataobj.inter),
-        (spacing[0], spacing[1], spacing[2]),
+        Grid(turned.shape[:3], affine, "", text),
         transform,
         image.affine,
         image.header,
     )
+
+
+def check_affine(affine: NDArray, path: Path) -> None:
+    """Fail on an affine that tells no place: not finite, or with an axis of no length."""
+    lengths = np.linalg.svd(affine[:3, :3], compute_uv=False) if np.isfinite(affine).all() else None
+    if lengths is None or lengths[-1] <= FLAT * lengths[0]:
+        rows = [[float(f"{value:.4g}") for value in row] for row in affine[:3]]
+        raise DataError(
+            f"volume {path} does not say where it lies: its affine is {rows}; correct its header"
+        )
+
+
+def check_spacing(image: Any, path: Path) -> None:
+    """Fail where the affine comes from a spacing of 0, which nibabel takes for 1."""
+    from nibabel.openers import ImageOpener
+
+    if image.header["sform_code"]:
+        return
+    with ImageOpener(path) as file:
+        stored = type(image.header).from_fileobj(file, check=False)
+    spacing, shape = stored["pixdim"][1:4], stored["dim"][1:4]
+    if any(not abs(step) > 0 for step, size in zip(spacing, shape, strict=True) if size > 1):
+        raise DataError(
+            f"volume {path} does not say where it lies: its spacing is {spacing.tolist()}; correct "
+            "its header"
+        )
+
+
+def orientation(affine: NDArray) -> NDArray:
+    """Orientation as nibabel has it; the rounding of an affine's numbers does not change it."""
+    from nibabel import orientations
+
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    rounded = np.eye(4)
+    rounded[:3, :3] = np.round(directions, 4)
+    return orientations.io_orientation(rounded)
+
+
+def affines_differ(volume: Volume) -> bool:
+    """Whether a file's qform and its sform are both set and put it in different places."""
+    header, shape = volume.header, volume.grid.shape
+    if not (header["qform_code"] and header["sform_code"]):
+        return False
+    try:
+        forms = [header.get_sform(), header.get_qform()]
+    except ValueError:  # a qform that is no rotation
+        return True
+    one, other = (Grid(shape, np.asarray(form, dtype=np.float64), "", "") for form in forms)
+    return not one.agrees(other)
+
+
+def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
+    """Open a file with its values at the places of another one's.
+
+    Args:
+        path: The file.
+        first: Where the voxels shall lie.
+        nearest: Take the nearest value, and 0 beyond the file; else mix neighbours linearly and
+            take the least value beyond.
+    """
+    return _align_volume(path, first, nearest, stamp(path), stamp(first))
+
+
+@lru_cache(maxsize=KEPT)
+def _align_volume(path: Path, first: Path, nearest: bool, *_stamps: tuple[int, int]) -> Volume:
+    volume, onto = open_volume(path), open_volume(first).grid
+    if onto.agrees(volume.grid):
+        return volume
+    stored = np.asarray(volume.stored)
+    if nearest:
+        outside = round(-volume.intercept / volume.slope)
+    else:
+        outside = np.nanmin(stored) if volume.slope > 0 else np.nanmax(stored)
+    placed = resample(stored, volume.grid, onto, nearest=nearest, outside=float(outside))
+    return replace(volume, stored=placed, grid=onto)
 
 
 def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
@@ -122,8 +232,7 @@ def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
 
     shape = volume.stored.shape[:3]
     back = orientations.ornt_transform(
-        orientations.axcodes2ornt(("L", "P", "S")),
-        orientations.io_orientation(volume.affine),
+        orientations.axcodes2ornt(("L", "P", "S")), orientation(volume.affine)
     )
     assert values.shape == shape, (values.shape, shape)
     return orientations.apply_orientation(values, back)
@@ -145,9 +254,8 @@ def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
     header = volume.header.copy()
     header.set_data_dtype(stored.dtype)
     image = nibabel.Nifti1Image(np.ascontiguousarray(stored), volume.affine, header)
-    part = path.with_name(f".part.{path.name}")
-    nibabel.save(image, part)
-    os.replace(part, path)
+    with write_whole(path) as part:
+        nibabel.save(image, part)
 
 
 def volume_mask(path: Path, axis: Axis) -> NDArray:
@@ -165,6 +273,7 @@ class VolumeSlice:
         axis: Which way to cut.
         place: Which slice.
         root: Names are given relative to it.
+        align: Files that lie elsewhere are resampled onto the grid of the first.
     """
 
     paths: tuple[Path, ...]
@@ -172,6 +281,7 @@ class VolumeSlice:
     axis: Axis
     place: int
     root: Path
+    align: bool = False
 
     @property
     def name(self) -> str:
@@ -199,9 +309,12 @@ class VolumeSlice:
         found = open_volume(self.paths[0]).spacing
         return tuple(found[axis] for axis in ORDER[self.axis])
 
-    def _cut(self, path: Path) -> NDArray:
+    def _cut(self, path: Path, *, nearest: bool = False) -> NDArray:
         """(H, W) or (H, W, C) of one file, scaled."""
-        volume = open_volume(path)
+        if self.align:
+            volume = align_volume(path, self.paths[0], nearest=nearest)
+        else:
+            volume = open_volume(path)
         # (slices, rows, columns[, channels])
         turned = volume.stored.transpose(*ORDER[self.axis], *range(3, volume.stored.ndim))
         if self.place >= len(turned):
@@ -219,8 +332,7 @@ class VolumeSlice:
     def mask(self) -> NDArray:
         """(H, W) integers."""
         assert self.mask_path is not None
-        values = self._cut(self.mask_path)
-        return np.rint(values).astype(np.int64) if values.dtype.kind == "f" else values
+        return whole_numbers(self._cut(self.mask_path, nearest=True), self.mask_name)
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -246,26 +358,62 @@ def volume_limits(
             volume.stored.reshape(*shape[:3], -1) if len(shape) == 4 else volume.stored[..., None]
         )
         low, high = percentile_limits(np.asarray(values), percentiles)
-        lows.append(low * volume.slope + volume.intercept)
-        highs.append(high * volume.slope + volume.intercept)
+        ends = [end * volume.slope + volume.intercept for end in (low, high)]
+        lows.append(np.minimum(*ends))  # a negative slope turns them round
+        highs.append(np.maximum(*ends))
     return np.concatenate(lows), np.concatenate(highs)
 
 
 def cut_volume(
-    paths: Sequence[Path], mask_path: Path | None, axis: Axis, root: Path
+    paths: Sequence[Path],
+    mask_path: Path | None,
+    axis: Axis,
+    root: Path,
+    *,
+    align: bool = False,
 ) -> list[VolumeSlice]:
     """All slices of a volume.
 
+    Args:
+        paths: One file per channel, or one with channels on a fourth axis.
+        mask_path: The mask, if there is one.
+        axis: Which way to cut.
+        root: Names are given relative to it.
+        align: Resample files that lie elsewhere than the first.
+
     Raises:
-        DataError: The files of one case do not have the same shape.
+        DataError: The files of the case do not lie in the same place; the text names both.
     """
-    files = [*paths, *([mask_path] if mask_path else [])]
-    shapes = [open_volume(path).stored.shape[:3] for path in files]
-    for path, shape in zip(files, shapes, strict=True):
-        if shape != shapes[0]:
-            raise DataError(f"{path} has the shape {shape}, {paths[0]} has {shapes[0]}")
-    count = shapes[0][ORDER[axis][0]]
-    return [VolumeSlice(tuple(paths), mask_path, axis, place, root) for place in range(count)]
+    first = open_volume(paths[0]).grid
+    for path in [*paths[1:], *([mask_path] if mask_path else [])]:
+        check_grids(first, open_volume(path).grid, paths[0], path, align=align)
+    if mask_path is not None and open_volume(mask_path).channels > 1:
+        shape = open_volume(mask_path).stored.shape
+        raise DataError(
+            f"mask {mask_path} has the shape {shape}, expected 3 axes, one class per voxel"
+        )
+    count = first.shape[ORDER[axis][0]]
+    return [
+        VolumeSlice(tuple(paths), mask_path, axis, place, root, align) for place in range(count)
+    ]
+
+
+def group_channels(volumes: Sequence[Path], whole: Sequence[str] = ()) -> dict[str, list[Path]]:
+    """Files by their case: `case_0000`, `case_0001` are channels of one.
+
+    Args:
+        volumes: The files.
+        whole: Names that are cases as they stand, whatever they end in.
+
+    Raises:
+        DataError: Two files are the same channel of a case.
+    """
+    found: dict[str, list[Path]] = {}
+    for stemmed, path in by_name(volumes, stem).items():
+        name, _, channel = stemmed.rpartition("_")
+        is_channel = len(channel) == 4 and channel.isdecimal() and stemmed not in whole
+        found.setdefault(name if is_channel else stemmed, []).append(path)
+    return found
 
 
 class NiftiSlices(MaskFolder):
@@ -301,8 +449,11 @@ class NiftiSlices(MaskFolder):
             found = super().read()
         else:
             train = as_samples(self.pair(named["imagesTr"], self.root / "labelsTr"))
-            if "imagesTs" in named and "labelsTs" in named:
-                test = as_samples(self.pair(named["imagesTs"], named["labelsTs"]))
+            tests, masks = named.get("imagesTs"), None
+            if tests is not None:
+                masks = self.find_masks("test", tests, named.get("labelsTs"))
+            if tests is not None and masks is not None:
+                test = as_samples(self.pair(tests, masks))
                 found = self.with_val({"train": train, "test": test})
             else:
                 found = MaskedCatalogue(self.divide(train), drawn=True)
@@ -310,26 +461,40 @@ class NiftiSlices(MaskFolder):
             found.splits["train"] = labelled(found.splits["train"])
         return found
 
+    def list_files(self, folder: Path, remarks: Remarks | None = None) -> list[Path]:
+        """Volumes of a folder."""
+        return list_volumes(folder, remarks)
+
     def pair(self, images: Path, masks: Path) -> list[Any]:
         """Slices of all volumes of a folder with those of their masks."""
         if not masks.is_dir():
             raise DataError(f"there is no folder {masks}")
-        mask_files = {
-            stem(path).removesuffix(self.mask_suffix): path for path in list_volumes(masks)
-        }
-        image_files: dict[str, list[Path]] = {}
-        for path in list_volumes(images):
-            name, _, channel = stem(path).rpartition("_")
-            is_channel = len(channel) == 4 and channel.isdecimal() and stem(path) not in mask_files
-            image_files.setdefault(name if is_channel else stem(path), []).append(path)
+        mask_files = by_name(
+            self.list_files(masks, self.remarks),
+            lambda path: stem(path).removesuffix(self.mask_suffix),
+        )
+        image_files = group_channels(self.list_files(images, self.remarks), list(mask_files))
         if not image_files:
             raise DataError(f"folder {images} holds no volume")
         match_names(image_files, mask_files, images, masks)
-        return [
-            item
-            for name, paths in image_files.items()
-            for item in cut_volume(paths, mask_files[name], self.axis, self.root)
-        ]
+        check_files([*mask_files.values(), *(p for ps in image_files.values() for p in ps)])
+        items: list[VolumeSlice] = []
+        odd: list[str] = []
+        for name, paths in image_files.items():
+            items += cut_volume(paths, mask_files[name], self.axis, self.root, align=self.align)
+            files = [*paths, mask_files[name]]
+            odd += [relative_name(p, self.root) for p in files if affines_differ(open_volume(p))]
+            self._check_channels(paths)
+        if odd:
+            text = f"the qform and the sform of {len(odd)} volumes differ"
+            self.remarks.say(f"{text}; the sform counts ({some(odd)})")
+        return items
+
+    def _check_channels(self, paths: Sequence[Path]) -> None:
+        """Fail unless a case has the channels that are asked for."""
+        have = sum(open_volume(path).channels for path in paths)
+        settings = self.preprocessing
+        select_bands(np.zeros((1, 1, have)), self.in_chans, settings.bands, f"volume {paths[0]}")
 
 
 def labelled(samples: MaskedSamples) -> MaskedSamples:

@@ -48,12 +48,18 @@ class PairedAugmentation(Augmentation):
     gamma: float = 0.0
 
 
-Preset = Literal["natural", "medical", "aerial", "none"]
+Preset = Literal["natural", "medical", "microscopy", "aerial", "none"]
 PRESETS: dict[str, PairedAugmentation] = {
     # photographs: resize by 0.5 to 2, mirror and change colours, as for ADE20K in mmsegmentation
     "natural": PairedAugmentation(scale=(0.5, 2.0)),
-    # tissue has no upright, scanners and stains differ; amounts as in nnU-Net, weaker
+    # scans of the body: left and right are told apart, so nothing is mirrored or turned round, only
+    # tilted; amounts as in nnU-Net, weaker
     "medical": PairedAugmentation(
+        crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0, rotate=15, zoom=0.1, colour=0.2, blur=0.1,
+        noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
+    ),
+    # tissue and cells on a slide have no upright; otherwise as above
+    "microscopy": PairedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0.5, vflip=0.5, rotate90=0.5, rotate=15,
         zoom=0.1, colour=0.2, blur=0.1, noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),

@@ -1,12 +1,12 @@
 """Finds the mask of each image by its name, never by its place in a list."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vimamba.data.errors import DataError
+from vimamba.data.listing import check_files, composed
 from vimamba.data.masked import FilePair
-
-MOST_NAMED = 3
+from vimamba.data.remarks import some
 
 
 def pair_files(
@@ -17,6 +17,7 @@ def pair_files(
     mask_root: Path,
     root: Path,
     mask_suffix: str = "",
+    align: bool = False,
 ) -> list[FilePair]:
     """Images with the masks of the same name, endings aside.
 
@@ -27,14 +28,19 @@ def pair_files(
         mask_root: The same for masks.
         root: Names in errors and tables are given relative to it.
         mask_suffix: What a mask's name has at its end beyond the image's.
+        align: As in `FilePair`.
 
     Raises:
-        DataError: A file has no partner, or two have the same name; the text names them.
+        DataError: A file has no partner or is empty, or two have the same name; the text names
+            them.
     """
     named_images = by_stem(images, image_root)
     named_masks = by_stem(masks, mask_root, mask_suffix)
     match_names(named_images, named_masks, image_root, mask_root)
-    return [FilePair(path, named_masks[stem], root) for stem, path in named_images.items()]
+    check_files([*images, *masks])
+    return [
+        FilePair(path, named_masks[stem], root, align=align) for stem, path in named_images.items()
+    ]
 
 
 def match_names(
@@ -55,20 +61,26 @@ def match_names(
 
 def by_stem(paths: Iterable[Path], folder: Path, suffix: str = "") -> dict[str, Path]:
     """Files by their path below a folder, without the ending and a suffix before it."""
+
+    def name(path: Path) -> str:
+        found = composed(path.relative_to(folder).with_suffix("").as_posix())
+        if not found.endswith(composed(suffix)):
+            raise DataError(f"mask {path} does not end in mask_suffix={suffix!r}")
+        return found.removesuffix(composed(suffix))
+
+    return by_name(paths, name)
+
+
+def by_name(paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Path]:
+    """Files by a name, in its composed form.
+
+    Raises:
+        DataError: Two have the same name; the text names them.
+    """
     found: dict[str, Path] = {}
     for path in paths:
-        name = path.relative_to(folder).with_suffix("").as_posix()
-        if not name.endswith(suffix):
-            raise DataError(f"mask {path} does not end in mask_suffix={suffix!r}")
-        name = name.removesuffix(suffix)
-        if name in found:
-            raise DataError(f"{found[name]} and {path} have the same name")
-        found[name] = path
+        key = composed(name(path))
+        if key in found:
+            raise DataError(f"{found[key]} and {path} have the same name")
+        found[key] = path
     return found
-
-
-def some(names: Iterable[str]) -> str:
-    """The first few of some names."""
-    ordered = sorted(names)
-    more = len(ordered) - MOST_NAMED
-    return ", ".join(ordered[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

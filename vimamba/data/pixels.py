@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vimamba.data.errors import DataError
+from vimamba.data.labels import mask_values
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-JPEG_SUFFIXES = (".jpg", ".jpeg")
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe")
 # BT.601, what Pillow makes grey of RGB with
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
@@ -105,13 +106,14 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_mask(path: Path) -> NDArray:
     """Values of a mask file as stored: palette indices, integers, or colours.
 
-    JPEG blurs values, so its masks are cut at half of the range and hold 0 and 255 only.
+    JPEG blurs values, so its masks hold 0 and 255 only and are cut at half of the range.
 
     Returns:
         (H, W) integers, or (H, W, 3) uint8 if the file is in colour.
 
     Raises:
-        DataError: The file is missing, damaged or holds fractions; the text names it.
+        DataError: The file is missing or damaged, or it cannot be told what its pixels stand for;
+            the text names it.
     """
     try:
         if path.suffix.lower() in TIFF_SUFFIXES:
@@ -123,21 +125,7 @@ def read_mask(path: Path) -> NDArray:
         raise DataError(f"mask {path} does not exist") from None
     except UNREADABLE as error:
         raise DataError(f"mask {path} cannot be read: {error}") from None
-    if values.ndim == 3:
-        values = values[:, :, :3] if values.shape[2] >= 3 else values[:, :, 0]
-        if values.ndim == 3 and (values == values[:, :, :1]).all():
-            values = values[:, :, 0]
-    if path.suffix.lower() in JPEG_SUFFIXES:
-        grey = values if values.ndim == 2 else values.mean(-1)
-        return np.where(grey > 127, 255, 0).astype(np.uint8)
-    if values.dtype == np.bool_:
-        return values.astype(np.uint8)
-    if values.dtype.kind == "f":
-        whole = np.rint(values).astype(np.int64)
-        if not np.array_equal(whole, values):
-            raise DataError(f"mask {path} holds fractions; expected whole numbers, one per class")
-        return whole
-    return values
+    return mask_values(values, str(path), blurred=path.suffix.lower() in JPEG_SUFFIXES)
 
 
 def read_tiff_mask(path: Path) -> NDArray:

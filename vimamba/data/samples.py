@@ -3,7 +3,6 @@
 Sizes: N images, C classes, H x W pixels.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vimamba.data.errors import DataError
+from vimamba.data.listing import list_files
+from vimamba.data.remarks import Remarks
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm")
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm",
+    ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
 PIXEL_MODES = {1: "L", 3: "RGB"}
 
 
@@ -176,19 +180,14 @@ def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
         raise DataError(f"image {path} cannot be read: {error}") from None
 
 
-def natural_order(name: str) -> list[tuple[int, int | str]]:
-    """Sort key that puts `class 2` before `class 10`."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part)) if part.isdecimal() else (1, part.lower()) for part in parts if part]
+def list_images(folder: Path, remarks: Remarks | None = None) -> list[Path]:
+    """Image files below a folder, at any depth, in natural order.
 
+    Args:
+        folder: Where to look; linked folders are followed.
+        remarks: Gets what is left out: hidden files, thumbnails, other kinds of files.
 
-def list_images(folder: Path) -> list[Path]:
-    """Image files below a folder, at any depth, in natural order; hidden ones are left out."""
-    found = (
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    )
-    return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    return list_files(folder, IMAGE_SUFFIXES, remarks)

@@ -1,5 +1,6 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -22,7 +23,13 @@ from vimamba.data.image_data import (
     default_std,
     restore_settings,
 )
-from vimamba.data.labels import DEFAULT_LABELS, Labels, LabelTable, settle_labels
+from vimamba.data.labels import (
+    DEFAULT_LABELS,
+    Labels,
+    LabelTable,
+    read_as_they_are,
+    settle_labels,
+)
 from vimamba.data.mask_survey import Survey, survey_masks, wrong_size
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples
 from vimamba.data.paired_augmentation import (
@@ -34,7 +41,7 @@ from vimamba.data.paired_augmentation import (
     train_pair_transform,
 )
 from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
-from vimamba.data.splits import SPLITS, Division
+from vimamba.data.splits import SPLITS, Division, check_groups
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -100,8 +107,11 @@ class SegmentationData(ImageData):
         mean: Per-channel mean in [0, 1]; ImageNet's by default.
         std: Per-channel standard deviation in [0, 1]; ImageNet's by default.
         interpolation: nearest, bilinear, bicubic, area or lanczos.
-        augmentation: Random changes to training images: natural, medical, aerial, none, or each
-            of them by name.
+        augmentation: Random changes to training images: natural (mirrored left and right), medical
+            (neither mirrored nor turned), microscopy and aerial (mirrored and turned), none, or
+            each change by name.
+        align: Resample files of a case that do not lie where its first image lies onto the grid of
+            that image, masks to the nearest value, images linearly; they are errors otherwise.
         **kwargs: Arguments of `ImageData`.
     """
 
@@ -120,6 +130,7 @@ class SegmentationData(ImageData):
         std: list[float] | None = None,
         interpolation: str = "bilinear",
         augmentation: PairedAugmentation | Preset = "natural",
+        align: bool = False,
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
@@ -131,6 +142,7 @@ class SegmentationData(ImageData):
         self.std = list(std or default_std(in_chans))
         chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
         self.augmentation = restore_settings(PairedAugmentation, chosen)
+        self.align = align
         check_channels(self.mean, self.std, in_chans)
         if interpolation not in INTERPOLATIONS:
             names = sorted(INTERPOLATIONS)
@@ -151,6 +163,9 @@ class SegmentationData(ImageData):
             std=self.std,
         )
 
+    # what to call what belongs together
+    group_word = "groups"
+
     @abstractmethod
     def read(self) -> MaskedCatalogue:
         """Find the images and masks, without opening them."""
@@ -160,6 +175,23 @@ class SegmentationData(ImageData):
         """The splits that exist, training first."""
         splits = self.catalogue.splits
         return {split: splits[split] for split in SPLITS if split in splits}
+
+    def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
+        """Given splits, or those of `split_csv`, with a val split or a fold drawn from the rest.
+
+        Raises:
+            DataError: Images that belong together are in two of the given splits.
+        """
+        splits = self.pool_for_fold(splits)
+        if self.split_csv is None:
+            groups = {split: self.groups_of(samples) for split, samples in splits.items()}
+            flat = [group for part in groups.values() for group in part]
+            ends = np.cumsum([0, *(len(part) for part in groups.values())])
+            places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
+            check_groups(places, flat)
+            if "val" in splits or "train" not in splits:
+                return MaskedCatalogue(splits, drawn=False)
+        return MaskedCatalogue(self.hold_out(splits), drawn=True)
 
     def groups_of(self, samples: MaskedSamples) -> list[str]:
         """Group of each image: what `group_pattern` finds in its name, or what the data says."""
@@ -190,9 +222,45 @@ class SegmentationData(ImageData):
     @cached_property
     def table(self) -> LabelTable:
         """Classes of the mask values."""
-        known = dict.fromkeys(self.labels.values or [], "") if self.labels.classes else {}
-        found = known or ({} if self.labels.colours else self.survey.holders)
-        return settle_labels(self.labels, found, self.root)
+        labels = self.labels
+        is_known = bool(labels.colours or (labels.classes and labels.values))
+        found = {} if is_known else self.survey.holders
+        kinds = {} if is_known else self.survey.kinds
+        table = settle_labels(labels, found, kinds, self.root)
+        if self.whole is None:
+            return table
+        return read_as_they_are(table, self.survey.holders, self.survey.kinds, self.root)
+
+    def take_whole(self, split: str) -> None:
+        """Where a division would be drawn, take all images as one split: to score other data."""
+        super().take_whole(split)
+        for found in ("survey", "table"):
+            self.__dict__.pop(found, None)
+
+    def notes(self) -> list[str]:
+        """What is odd about the data, and how many pixels count nowhere."""
+        ignored = self.survey.ignored(self.table)
+        return [*super().notes(), *([ignored] if ignored else [])]
+
+    def tallies(self) -> dict[str, dict[str, int]]:
+        """Volumes, and patients or other groups, where these are not the images themselves."""
+        names, cases, groups = (
+            {split: values(samples) for split, samples in self.in_order.items()}
+            for values in (
+                lambda samples: [item.name for item in samples.items],
+                lambda samples: [item.case for item in samples.items],
+                self.groups_of,
+            )
+        )
+        shown = {}
+        if cases != names:
+            shown["volumes"] = cases
+        if groups not in (names, cases):  # somebody named them
+            shown[self.group_word] = groups
+        return {
+            what: {split: len(set(found)) for split, found in parts.items()}
+            for what, parts in shown.items()
+        }
 
     def settled(self) -> dict[str, Any]:
         """The labels as they were found, so that later commands need not look again."""
@@ -201,6 +269,8 @@ class SegmentationData(ImageData):
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
+            # in numbers, whatever a preset's name may stand for one day
+            "augmentation": dataclasses.asdict(self.augmentation),
         }
 
     @property

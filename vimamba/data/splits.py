@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
+from vimamba.data.listing import composed
+from vimamba.data.lists import read_rows
+from vimamba.data.remarks import Remarks
 from vimamba.data.samples import Listed
 from vimamba.files import write_whole
 
@@ -124,7 +127,7 @@ def check_groups(division: Division, groups: Sequence[str]) -> None:
 
 
 def write_split(path: Path, splits: Mapping[str, Listed], class_names: Sequence[str]) -> None:
-    """Write columns path, label, split; a half-written file never appears."""
+    """Write columns path, label, split."""
     with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
@@ -134,30 +137,59 @@ def write_split(path: Path, splits: Mapping[str, Listed], class_names: Sequence[
                 writer.writerow([samples.name(index), label, split])
 
 
-def read_split(path: Path, samples: Listed) -> Division:
+def read_split(path: Path, samples: Listed, remarks: Remarks | None = None) -> Division:
     """Read split.csv back and find each of its images among the samples.
 
+    Args:
+        path: The file.
+        samples: All images.
+        remarks: Told how many of them the file does not name.
+
     Raises:
-        DataError: The file is missing or names an image that is not there.
+        DataError: The file is missing, or names an image that is not there or one twice.
     """
     if not path.is_file():
         raise DataError(f"split_csv={str(path)!r} does not exist")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not {"path", "split"} <= set(rows[0]):
-        raise DataError(f"split_csv={str(path)!r} needs columns path and split")
-    place = {samples.name(index): index for index in range(len(samples))}
-    chosen: dict[str, list[int]] = {}
+    rows = read_rows(path, ["path", "split"], remarks)
+    names = [samples.name(index) for index in range(len(samples))]
+    # copied between systems, a name may come back with its accents written in another way
+    place = {composed(name).strip(): index for index, name in enumerate(names)}
+    place |= {name: index for index, name in enumerate(names)}
+    chosen: dict[int, str] = {}
     for row in rows:
-        if row["path"] not in place:
-            raise DataError(f"{path} lists {row['path']!r}, which is not in the data set")
-        chosen.setdefault(split_word(row["split"], path), []).append(place[row["path"]])
-    return {split: np.asarray(indices, dtype=np.int64) for split, indices in chosen.items()}
+        where, name = f"{path}, line {row.line}", row["path"]
+        index = place.get(name, place.get(composed(name).strip()))
+        if index is None:
+            raise DataError(f"{where}: {name!r} is not in the data set")
+        if index in chosen:
+            raise DataError(f"{where}: {name!r} is there twice")
+        chosen[index] = split_word(row["split"], where)
+    if remarks is not None and len(chosen) < len(names):
+        left = next(name for index, name in enumerate(names) if index not in chosen)
+        remarks.say(f"{len(names) - len(chosen)} images are not in {path} and left out ({left})")
+    division: dict[str, list[int]] = {}
+    for index, split in chosen.items():
+        division.setdefault(split, []).append(index)
+    return {split: np.asarray(indices, dtype=np.int64) for split, indices in division.items()}
 
 
-def split_word(word: str, source: Path) -> str:
+def split_word(word: str, source: object) -> str:
     """The split a word stands for: `valid` is val."""
     split = SPLIT_WORDS.get(word.strip().lower())
     if split is None:
         raise DataError(f"{source}: split {word!r} is unknown; use train, val or test")
     return split
+
+
+def split_folders(folders: Sequence[Path]) -> dict[str, Path]:
+    """Those of some folders that are named as splits, by the split.
+
+    Raises:
+        DataError: Two stand for the same split.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        split = SPLIT_WORDS.get(folder.name.lower())
+        if split is not None and found.setdefault(split, folder) is not folder:
+            raise DataError(f"{found[split]} and {folder} are both the {split} split")
+    return found

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.labels import Labels
+from vimamba.data.labels import Labels, whole_numbers
+from vimamba.data.listing import natural_order
+from vimamba.data.lists import read_lines
 from vimamba.data.masked import MaskedCatalogue, MaskedSamples, percentile_limits
-from vimamba.data.samples import natural_order
 from vimamba.data.segmentation import SegmentationData, as_samples
 
 ORGANS = Labels(
@@ -101,7 +102,7 @@ class ArraySlice:
 
     def mask(self) -> NDArray:
         """(H, W) integers."""
-        return np.rint(self._array("label")).astype(np.int64)
+        return whole_numbers(self._array("label"), self.mask_name)
 
     def size(self) -> tuple[int, int]:
         """Height and width."""
@@ -139,14 +140,14 @@ class Synapse(SegmentationData):
         slices = self._training_slices()
         if slices:
             splits["train"] = as_samples(slices)
-        volumes = sorted((self.root / "test_vol_h5").glob("*.h5"))
+        volumes = sorted(
+            (self.root / "test_vol_h5").glob("[!.]*.h5"), key=lambda path: natural_order(path.name)
+        )
         if volumes:
             splits["test"] = as_samples([item for path in volumes for item in volume_slices(path)])
         if not splits:
             raise DataError(f"root={str(self.root)!r} has neither train_npz nor test_vol_h5")
-        if slices:
-            splits = self.hold_out(splits)
-        return MaskedCatalogue(splits, drawn=bool(slices))
+        return self.with_val(splits)
 
     def _training_slices(self) -> list[ArraySlice]:
         folder, listed = (
@@ -154,9 +155,9 @@ class Synapse(SegmentationData):
             self.root / "lists" / "lists_Synapse" / "train.txt",
         )
         if listed.is_file():
-            paths = [folder / f"{name}.npz" for name in listed.read_text().split()]
+            paths = [folder / f"{name}.npz" for name in read_lines(listed)]
         else:
-            paths = sorted(folder.glob("*.npz"), key=lambda path: natural_order(path.name))
+            paths = sorted(folder.glob("[!.]*.npz"), key=lambda path: natural_order(path.name))
         return [ArraySlice(path, None, path.stem.split("_slice")[0]) for path in paths]
 
 

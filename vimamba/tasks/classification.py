@@ -142,7 +142,7 @@ class Classification(Task):
 
     def views(self, image: Tensor) -> list[Tensor]:
         """Logits of the mirrored views that `tta` asks for."""
-        return [self(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
+        return [self.finite_logits(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
 
     def score_batch(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         """Add one batch to the scores."""
@@ -167,6 +167,9 @@ class Classification(Task):
 
         Returns:
             (N, num_classes).
+
+        Raises:
+            NotFiniteError: A logit is not finite.
         """
         views = self.views(batch if isinstance(batch, Tensor) else batch[0])
         return torch.stack([self.probabilities(view) for view in views]).mean(0)

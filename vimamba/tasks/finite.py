@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-from vimamba.tasks.errors import TaskError
+from vimamba.tasks.errors import NotFiniteError as NotFiniteError
 
 # a loss scale below which overflow is no longer what the scale could help; it starts at 65536
 LOWEST_SCALE = 2.0**-10
@@ -16,10 +16,6 @@ WAY_OUT = (
     "a lower learning rate (--lr), --precision 32-true or bf16-mixed may help, and `vimamba doctor` "
     "shows the range of every layer"
 )
-
-
-class NotFiniteError(TaskError):
-    """A loss, a gradient or a weight is infinite or no number; the text says where and when."""
 
 
 def are_finite(tensors: Iterable[Tensor]) -> Tensor:

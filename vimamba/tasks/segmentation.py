@@ -1,6 +1,6 @@
 """Semantic segmentation of images, and of volumes slice by slice, with any segmentation network."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, cast
 
@@ -17,7 +17,10 @@ from vimamba.tasks.mask_loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, Ma
 from vimamba.tasks.mask_metrics import CaseTable, class_scores
 from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
 from vimamba.tasks.task import FLIPS, Task, balanced_weights
+from vimamba.tasks.windows import Scene, slide
 
+# rows whose classes are computed at a time: a large image's probabilities never exist at once
+STRIP = 256
 # image, mask at its own size, case, spacing
 Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
 
@@ -95,7 +98,9 @@ class Segmentation(Task):
         self.case_scores = case_scores
         self.tolerance = tolerance
         self.overlap = overlap
-        self.progress = False
+        # of inference in windows: how many at a time, and whom to tell how far it is
+        self.window_batch = 4
+        self.advance: Callable[[int, int], None] | None = None
         self.binary = num_classes == 2
         net = build_network(
             model,
@@ -158,19 +163,28 @@ class Segmentation(Task):
         self.log_training(loss, len(image))
         return loss
 
-    def windowed(self, image: Tensor) -> Tensor:
-        """(N, C, h, w) to logits of that size, in windows unless it is the network's own size."""
-        from monai.inferers.inferer import SlidingWindowInferer
+    def windowed(self, image: Tensor | Scene) -> Tensor:
+        """(N, C, h, w) to logits of that size, in windows unless it is the network's own size.
 
+        Raises:
+            NotFiniteError: A logit is not finite.
+        """
         side = self.img_size
-        if image.shape[2:] == (side, side):
-            return self(image)
-        slide = SlidingWindowInferer(
-            side, sw_batch_size=4, overlap=self.overlap, mode="gaussian", progress=self.progress
+        if isinstance(image, Tensor):
+            if image.shape[2:] == (side, side):
+                return self.finite_logits(image)
+            image = Scene.of(image)
+        return slide(
+            image,
+            self.finite_logits,
+            side,
+            overlap=self.overlap,
+            batch_size=self.window_batch,
+            device=self.device,
+            advance=self.advance,
         )
-        return cast(Tensor, slide(image, self))
 
-    def views(self, image: Tensor) -> list[Tensor]:
+    def views(self, image: Tensor | Scene) -> list[Tensor]:
         """Logits of the mirrored views that `tta` asks for, mirrored back."""
         return [
             self.windowed(image.flip(axes)).flip(axes) if axes else self.windowed(image)
@@ -187,17 +201,29 @@ class Segmentation(Task):
 
     def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
         """The likeliest class of every pixel, (N, H, W), from the mean of the views."""
-        mean = torch.stack([self.probabilities(view) for view in views]).mean(0)
-        return resize(mean, size).argmax(1).to(torch.uint8).cpu().numpy()
+        if views[0].shape[2:] != tuple(size):
+            return likeliest(resize(self.mean_probabilities(views), size))
+        strips = zip(*(view.split(STRIP, dim=2) for view in views), strict=True)
+        return np.concatenate([likeliest(self.mean_probabilities(s)) for s in strips], axis=1)
+
+    def mean_probabilities(self, views: Sequence[Tensor]) -> Tensor:
+        """Mean over the views, (N, C, H, W)."""
+        return torch.stack([self.probabilities(view) for view in views]).mean(0)
 
     def segment(
-        self, images: Sequence[Tensor], sizes: Sequence[Sequence[int]]
+        self, images: Sequence[Tensor | Scene], sizes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.uint8]]:
-        """Images (C, h, w) to classes (H, W), each at a size of its own."""
+        """Images (C, h, w), or scenes of one image, to classes (H, W), each at a size of its own.
+
+        Raises:
+            NotFiniteError: A logit of one of them is not finite.
+        """
         found = []
         with torch.inference_mode():
             for group in of_one_size(list(zip(images, sizes, strict=True))):
-                views = self.views(torch.stack([image for image, _ in group]))
+                first = group[0][0]
+                whole = first if isinstance(first, Scene) else torch.stack([i for i, _ in group])
+                views = self.views(whole)
                 for place, (_, size) in enumerate(group):
                     own = [view[place : place + 1] for view in views]
                     found.append(self.classes(own, size)[0])
@@ -267,11 +293,20 @@ class Segmentation(Task):
         return report
 
 
+def likeliest(probabilities: Tensor) -> NDArray[np.uint8]:
+    """(N, C, H, W) to (N, H, W) classes."""
+    return probabilities.argmax(1).to(torch.uint8).cpu().numpy()
+
+
 def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
-    """Parts of a batch, in order, whose first entries, the images, have the same size."""
+    """Parts of a batch, in order, whose first entries, the images, have the same size.
+
+    A scene is a part by itself.
+    """
     group: list[Any] = []
     for item in batch:
-        if group and item[0].shape != group[0][0].shape:
+        alone = any(isinstance(image, Scene) for image, *_ in (item, *group[:1]))
+        if group and (alone or item[0].shape != group[0][0].shape):
             yield group
             group = []
         group.append(item)

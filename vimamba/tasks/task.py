@@ -154,6 +154,22 @@ class Task(LightningModule):
         """What the loss is taken of, from a batch of images (N, C, H, W)."""
         return self.net(image)
 
+    def finite_logits(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) to logits that can be an answer.
+
+        Raises:
+            NotFiniteError: A logit is not finite: no probability or class comes of that.
+        """
+        logits = self(image)
+        bad = int((~logits.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise NotFiniteError(
+                f"the network's output is not finite for {bad} of {len(logits)} inputs: its "
+                "weights are damaged, or its numbers are too large for the precision; `vimamba "
+                "doctor` names the layer"
+            )
+        return logits
+
     def score_batch(self, batch: Any, stage: str) -> None:
         """Add one batch of "val" or "test" to the scores and log its loss."""
         raise NotImplementedError

@@ -1,0 +1,340 @@
+"""Classes laid over images, in colours that a legend names: arrays to arrays, and cards of them.
+
+Sizes: H x W pixels, C channels.
+"""
+
+import colorsys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from vimamba.data.labels import IGNORE
+from vimamba.data.preprocessing import Intensity
+
+Colour = tuple[int, int, int]
+# Okabe and Ito's colours, told apart by colour-blind readers too
+DISTINCT: tuple[Colour, ...] = (
+    (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
+    (204, 121, 167),
+)  # fmt: skip
+OPACITY = 0.5
+# of the legend
+MOST_NAMES = 12
+IGNORED = "ignored"
+LIGHT, DARK = (235, 235, 235), (70, 70, 70)
+# brightness, as BT.601 weighs the colours
+LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
+# pixels of a card's panels along their longer side, and in each stripe of what is ignored
+PANEL, STRIPE = 512, 5
+
+
+@cache
+def class_colours(count: int, background: bool) -> tuple[Colour, ...]:
+    """A colour for each class; black for a background.
+
+    Args:
+        count: Classes.
+        background: The first class is a background.
+    """
+    wanted = count - int(background)
+    colours = list(DISTINCT[:wanted])
+    for index in range(len(colours), wanted):
+        # steps of the golden ratio keep neighbours apart
+        hue, light = index * 0.61803 % 1, 0.45 + 0.2 * (index % 3)
+        red, green, blue = colorsys.hls_to_rgb(hue, light, 0.75)
+        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return ((0, 0, 0), *colours) if background else tuple(colours)
+
+
+@dataclass(frozen=True)
+class View:
+    """How the network's pixels become a picture: one way for all images of a figure or folder.
+
+    Attributes:
+        bands: Places of the channels that are shown as red, green and blue.
+        channels: How many there are.
+        low: Value that becomes black, of those in [0, 1].
+        high: Value that becomes white.
+    """
+
+    bands: tuple[int, int, int]
+    channels: int
+    low: float = 0.0
+    high: float = 1.0
+
+    def __call__(self, pixels: NDArray) -> NDArray[np.uint8]:
+        """(H, W, C) to (H, W, 3)."""
+        shown = (pixels[:, :, list(self.bands)] - self.low) / (self.high - self.low)
+        return np.rint(np.nan_to_num(shown).clip(0, 1) * 255).astype(np.uint8)
+
+    def text(self, intensity: Intensity | None = None, bands: Sequence[int] | None = None) -> str:
+        """What is shown, in words.
+
+        Args:
+            intensity: How stored values became those in [0, 1].
+            bands: Places of the channels in the file, if they were chosen.
+        """
+        places = [(bands[i] if bands else i) + 1 for i in self.bands]
+        parts = []
+        if self.channels > 3 or bands:
+            parts.append("bands {}, {}, {} as red, green, blue".format(*places))
+        elif self.channels == 2:
+            parts.append(f"channel {places[0]} of 2")
+        window = intensity.window if intensity else None
+        ends = (self.low, self.high)
+        if window is not None:
+            low, high = (window[0] + end * (window[1] - window[0]) for end in ends)
+            parts.append(f"black is {low:g}, white {high:g} everywhere")
+        elif intensity and intensity.percentiles:
+            low, high = intensity.percentiles
+            parts.append(f"percentiles {low:g} and {high:g} of a case are 0 and 1 of the range")
+            parts.append(f"black is {self.low:.2g}, white {self.high:.2g} of it")
+        else:
+            parts.append(
+                f"black is {self.low:.0%}, white {self.high:.0%} of the range of values everywhere"
+            )
+        return "; ".join(parts)
+
+
+def find_view(samples: Iterable[NDArray]) -> View:
+    """One view for a set of images.
+
+    Black and white are 0 and 1, as the network gets them, unless all images are dark, as many
+    satellite bands are: then the range that the images have together.
+
+    Args:
+        samples: Some of the images, (H, W, C) in [0, 1] each.
+    """
+    some = list(samples)
+    channels = some[0].shape[2] if some else 3
+    bands = (0, 1, 2) if channels >= 3 else (0, 0, 0)
+    if not some:
+        return View(bands, channels)
+    # of a large image some pixels
+    chosen = [pixels[:, :, list(bands)].reshape(-1) for pixels in some]
+    pool = np.concatenate([values[:: max(1, values.size // 100_000)] for values in chosen])
+    low, high = np.nanpercentile(pool, (0.5, 99.5))
+    if high < 0.5 and high > low:
+        return View(bands, channels, float(f"{low:.2g}"), float(f"{high:.2g}"))
+    return View(bands, channels)
+
+
+def square_size(shape: Sequence[int], aspect: float, longest: int) -> tuple[int, int]:
+    """Rows and columns with square pixels, the longer side about as long as wished.
+
+    Args:
+        shape: Begins with rows and columns.
+        aspect: Distance of rows over that of columns.
+        longest: Pixels of the longer side.
+    """
+    height, width = shape[:2]
+    tall = height * aspect
+    factor = longest / max(tall, width)
+    if factor > 1 and aspect == 1:  # whole pixels stay of one size
+        factor = int(factor)
+    return max(1, round(tall * factor)), max(1, round(width * factor))
+
+
+def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W, 3) at another size: means where it shrinks, plain squares where it grows."""
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BOX))
+
+
+def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """(H, W) at another size, values unmixed."""
+    return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
+
+
+def stripes(height: int, width: int) -> NDArray[np.bool_]:
+    """Diagonal stripes."""
+    return (np.add.outer(np.arange(height), np.arange(width)) // STRIPE) % 2 == 0
+
+
+def overlay(
+    image: NDArray[np.uint8], mask: NDArray, colours: Sequence[Colour], background: bool
+) -> NDArray[np.uint8]:
+    """Lay the classes' colours over an image; the background stays free.
+
+    Below a class the image is grey, so that the colour is the legend's over anything. Outlines are
+    in the full colour, with a dark edge. Ignored pixels are striped.
+
+    Args:
+        image: (H, W, 3).
+        mask: (H, W) classes.
+        colours: One per class.
+        background: The first class is a background.
+    """
+    table = np.full((256, 3), 128, dtype=np.uint8)
+    table[: len(colours)] = colours
+    covered = mask != IGNORE
+    if background:
+        covered &= mask != 0
+    result = image.copy()
+    edge = outlines(mask)
+    grey = (image[covered] @ LUMA)[:, None] * 0.7 + 50
+    weight = np.where(edge[covered], 1, OPACITY)[:, None]
+    result[covered] = np.rint(grey + weight * (table[mask[covered]] - grey)).astype(np.uint8)
+    # beyond the outline of a class, where nothing else is
+    result[edge & ~covered] = (0, 0, 0)
+    ignored = mask == IGNORE
+    if ignored.any():
+        pattern = np.where(stripes(*mask.shape)[..., None], LIGHT, DARK)
+        result[ignored] = pattern[ignored]
+    return result
+
+
+def outlines(mask: NDArray) -> NDArray[np.bool_]:
+    """Pixels whose neighbour on the right or below, or left or above, is of another class."""
+    edge = np.zeros(mask.shape, dtype=bool)
+    across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= down
+    edge[:-1] |= down
+    return edge
+
+
+def panel(
+    image: NDArray[np.uint8],
+    mask: NDArray[np.uint8] | None,
+    colours: Sequence[Colour],
+    background: bool,
+    *,
+    aspect: float = 1.0,
+    longest: int = PANEL,
+) -> NDArray[np.uint8]:
+    """An image, with classes over it if there are any, at the size it is shown at."""
+    size = square_size(image.shape, aspect, longest)
+    resized = resize_image(image, size)
+    if mask is None:
+        return resized
+    return overlay(resized, resize_mask(mask, size), colours, background)
+
+
+@cache
+def load_font(size: int) -> ImageFont.FreeTypeFont:
+    """Matplotlib's font, which is there on every system."""
+    file = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), size)
+
+
+def draw_card(
+    panels: Sequence[tuple[str, NDArray[np.uint8]]],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    note: str,
+    best: int = 0,
+) -> Image.Image:
+    """Panels side by side with a line above each, and the legend and a note below.
+
+    Args:
+        panels: Line and (H, W, 3) of each.
+        names: Of the legend.
+        colours: Of the legend.
+        note: What is shown, in words.
+        best: The panel that stands for the card on a contact sheet; see `thumbnail`.
+    """
+    gap, line, font = 12, 22, load_font(13)
+    wide = [max(pixels.shape[1], 120) for _, pixels in panels]
+    width = max(sum(wide) + gap * (len(panels) + 1), 420)
+    tall = max(pixels.shape[0] for _, pixels in panels)
+    entries = list(zip(names, colours, strict=True))[:MOST_NAMES]
+    more = [(f"and {len(names) - MOST_NAMES} more", None)] if len(names) > MOST_NAMES else []
+    rows: list[list[tuple[int, str, Colour | None]]] = [[]]
+    x = gap
+    for name, colour in [*entries, *more]:
+        text = cut(name, 40)
+        needed = 34 + round(font.getlength(text))
+        if rows[-1] and x + needed > width:
+            rows.append([])
+            x = gap
+        rows[-1].append((x, text, colour))
+        x += needed
+    notes = wrap(note, width - 2 * gap, font)
+    top = gap + line
+    height = top + tall + gap + line * (len(rows) + len(notes)) + gap // 2
+    card = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(card)
+    x, boxes = gap, []
+    for (caption, pixels), room in zip(panels, wide, strict=True):
+        draw.text((x, gap), cut(caption, room // 8), fill="#222222", font=font)
+        card.paste(Image.fromarray(pixels), (x, top))
+        boxes.append((x, top, pixels.shape[1], pixels.shape[0]))
+        x += room + gap
+    y = top + tall + gap
+    for row in rows:
+        for x, text, colour in row:
+            if colour is not None:
+                draw.rectangle((x, y + 2, x + 14, y + 16), fill=colour, outline="#555555")
+            draw.text((x + 20, y + 1), text, fill="#222222", font=font)
+        y += line
+    for text in notes:
+        draw.text((gap, y + 1), text, fill="#666666", font=font)
+        y += line
+    card.info["panel"] = " ".join(map(str, boxes[best]))
+    return card
+
+
+def wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """Text in lines of no more than some pixels."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def cut(text: str, most: int) -> str:
+    """Text of a length, the cut marked; unprintable characters are left out."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def card_info(card: Image.Image) -> PngInfo:
+    """What a card's file says about it."""
+    info = PngInfo()
+    info.add_text("panel", card.info["panel"])
+    return info
+
+
+def thumbnail(path: Path) -> NDArray[np.uint8]:
+    """The panel of a card that stands for it, (H, W, 3)."""
+    with Image.open(path) as card:
+        x, y, width, height = map(int, str(card.info["panel"]).split())
+        return np.asarray(card.convert("RGB").crop((x, y, x + width, y + height)))
+
+
+def choose_slices(labels: NDArray, background: bool, count: int = 4) -> list[int]:
+    """Slices to show, spread over those that hold a class of interest, the fullest among them.
+
+    Args:
+        labels: (slices, H, W) classes.
+        background: The first class is a background.
+        count: Slices to choose.
+
+    Returns:
+        In order; the middle one if none holds anything.
+    """
+    if not background:
+        return sorted(set(np.linspace(0, len(labels) - 1, count + 2)[1:-1].round().astype(int)))
+    full = (labels != 0).sum((1, 2))
+    holding = np.flatnonzero(full)
+    if len(holding) == 0:
+        return [len(labels) // 2]
+    if len(holding) <= count:
+        return holding.tolist()
+    at = np.linspace(0, len(holding) - 1, count + 2)[1:-1].round().astype(int)
+    chosen = holding[at].tolist()
+    fullest = int(full.argmax())
+    if fullest not in chosen:  # in place of the one nearest to it
+        chosen[int(np.abs(np.asarray(chosen) - fullest).argmin())] = fullest
+    return sorted(chosen)

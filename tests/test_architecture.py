@@ -11,17 +11,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
-BASE = {"vimamba.errors", "vimamba.files"}
+BASE = {"vimamba.errors", "vimamba.files", "vimamba.reading"}
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba_kernels": set(),
     "vimamba.errors": set(),
     "vimamba.files": set(),
+    "vimamba.reading": set(),
     "vimamba.scan_orders": set(),
     "vimamba.checkpoints": set(),
     "vimamba.pyramid": {"vimamba.layers"},
     "vimamba.data": set(),
-    "vimamba.hub": set(),
+    "vimamba.hub": {"vimamba.checkpoints"},
+    "vimamba.plugins": set(),
     "vimamba.visualise": {"vimamba.scan_orders"},
     "vimamba.benchmark": {"vimamba_kernels", "vimamba.scan_orders", "vimamba"},
     "vimamba.layers": {"vimamba_kernels", "vimamba.scan_orders"},
@@ -34,9 +36,20 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.heads",
         "vimamba.pyramid",
     },
-    "vimamba.tasks": {"vimamba.heads", "vimamba.pyramid", "vimamba.networks", "vimamba.hub"},
+    "vimamba.tasks": {
+        "vimamba.heads",
+        "vimamba.pyramid",
+        "vimamba.networks",
+        "vimamba.hub",
+        "vimamba.checkpoints",
+    },
     "vimamba.integrations": {"vimamba.networks", "vimamba.checkpoints"},
-    "vimamba.exporting": {"vimamba_kernels", "vimamba.scan_orders", "vimamba.hub"},
+    "vimamba.exporting": {
+        "vimamba_kernels",
+        "vimamba.scan_orders",
+        "vimamba.hub",
+        "vimamba.checkpoints",
+    },
     "vimamba": None,
     "vimamba.cli": None,
     "vimamba.run": {"vimamba"},

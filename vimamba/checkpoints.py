@@ -1,4 +1,4 @@
-"""Published checkpoints: read safely, rename to our parameters, load wholly or not at all.
+"""Published checkpoints: find the weights, rename to our parameters, load wholly or not at all.
 
 A family describes its official layout in a table of rules and a `checkpoint_filter_fn`, as timm's
 families do. What a file holds is told from names and shapes alone: `identify` tries it on every
@@ -8,28 +8,41 @@ registered model on the meta device.
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
+from types import ModuleType
 from typing import Any
 
 import timm
-import torch
-from safetensors.torch import load_file
 from timm.models import load_pretrained
 from torch import Tensor, nn
 
-from vimamba.errors import VimambaError
+from vimamba.reading import CheckpointError, Inert, read_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "Identity",
+    "check_finite",
+    "check_fit",
+    "identify",
+    "known_names",
+    "load_official",
+    "read_checkpoint",
+    "rename_keys",
+    "unwrap",
+]
 
 StateDict = dict[str, Tensor]
 Rules = Mapping[str, str | Callable[[re.Match[str]], str] | None]
 FilterFn = Callable[[Mapping[str, Any], nn.Module], StateDict]
+Known = Callable[[str], bool]
 
 _logger = logging.getLogger(__name__)
 
-# Where training code keeps the weights, in order of preference: Vim's own evaluation reads `model`
-# even where an average (`model_ema`) lies beside it.
+# Where training code keeps the weights. Of several whole copies the first is taken: Vim's own
+# evaluation reads `model` even where an average (`model_ema`) lies beside it.
 _NESTING = (
     "model",
     "state_dict",
@@ -39,7 +52,14 @@ _NESTING = (
     "network_weights",
     "model_state_dict",
 )
-_WRAPPERS = ("_orig_mod.", "module.", "backbone.", "net.", "model.", "encoder.")
+# the copy that a run of ours scores, where it keeps an average of the weights
+_SCORED = "average.module."
+# what counters of operations (thop) leave in every layer
+_COUNTERS = {"total_ops", "total_params"}
+# how deep wrappers lie in one another, as mappings and as dotted names
+_MOST_WRAPPERS = 6
+# where files keep the filters that read the image
+_STEMS = ("patch_embed.", "stem.")
 _WHOLE_NETWORKS = (
     "Whole segmentation networks are not looked through: "
     "vimamba.create_segmenter(NAME, num_classes=...).load_pretrained(FILE) tries a file on one, "
@@ -48,75 +68,149 @@ _WHOLE_NETWORKS = (
 )
 
 
-class CheckpointError(VimambaError):
-    """A checkpoint that does not fit, with what is missing, unexpected or of another shape."""
+class _Bare(dict[str, Tensor]):
+    """Weights out of their wrappers, which are not looked for again."""
 
 
-class _Inert(dict[Any, Any]):
-    """Stands in for every class a checkpoint names that is not a tensor: none of its code runs."""
+@dataclass(frozen=True)
+class Weights:
+    """What was found in a checkpoint.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        """Forget the state."""
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a `.safetensors` or PyTorch file without running any code in it.
-
-    Training checkpoints often hold an argument namespace or a configuration object beside the
-    weights. Those become inert stand-ins; they are never unpickled.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        CheckpointError: The file is neither format, or needs code to be read.
+    Attributes:
+        state: Weights without nesting and wrappers.
+        place: Where they lie in the checkpoint.
+        others: Where whole copies lie that were not taken.
+        left_over: Names of the tensors beside `state`, which belong to something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint file {str(path)!r} does not exist")
-    if path.suffix == ".safetensors":
-        return dict(load_file(path))
-    try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-        with torch.serialization.safe_globals([(_Inert, name) for name in foreign]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, AttributeError) as error:
-        reason = "it needs code of its own"
-        if not isinstance(error, UnpicklingError):
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{str(path)!r} is no checkpoint that can be read safely ({reason}); "
-            "a PyTorch zip file or .safetensors is"
-        ) from None
-    if not isinstance(checkpoint, Mapping):
-        raise CheckpointError(
-            f"{str(path)!r} holds a {type(checkpoint).__name__}, not a dictionary of weights"
-        )
-    return dict(checkpoint)
+
+    state: StateDict
+    place: str
+    others: tuple[str, ...]
+    left_over: tuple[str, ...]
 
 
-def unwrap(checkpoint: Mapping[str, Any]) -> StateDict:
-    """The weights inside a checkpoint, without nesting and wrapper prefixes.
+def known_names(model: nn.Module, rules: Rules) -> Known:
+    """Whether a name is one of the model's, or one that the rules rename."""
+    ours = model.state_dict().keys()
+    patterns = [re.compile(pattern) for pattern in rules]
+    return lambda key: key in ours or any(pattern.fullmatch(key) for pattern in patterns)
 
-    Where some keys begin with `backbone.`, the rest belongs to a task head and is left out.
+
+def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDict:
+    """The weights inside a checkpoint, whatever they are wrapped in.
+
+    Weights are told by their names: those that fit best are taken, without the dictionaries and
+    prefixes around them. What lies beside them (losses, optimisers, counters, an average) is left
+    out and named in a warning. Of several whole copies that which our runs score is taken, else
+    the first; the warning names the others.
+
+    Args:
+        checkpoint: As it was read.
+        known: Whether a name belongs to the model; None takes the first weights as they are.
 
     Raises:
         CheckpointError: There are no tensors in it.
     """
-    nested = next((k for k in _NESTING if isinstance(checkpoint.get(k), Mapping)), None)
-    if nested is not None:
-        return unwrap(checkpoint[nested])
-    state = {k: v for k, v in checkpoint.items() if isinstance(v, Tensor)}
-    if not state:
+    if isinstance(checkpoint, _Bare):
+        return checkpoint
+    found = find_weights(checkpoint, known)
+    if found.others:
+        others = ", ".join(found.others)
+        _logger.warning("The weights at %s are taken, not those at %s", found.place, others)
+    if found.left_over:
+        ends = (key.split(".") for key in found.left_over)
+        parts = list(dict.fromkeys(e[-1] if e[-1] in _COUNTERS else e[0] for e in ends))
+        _logger.warning("Left out, as it is nothing of the model: %s", _listed("part", parts))
+    return found.state
+
+
+def find_weights(checkpoint: Mapping[str, Any], known: Known | None = None) -> Weights:
+    """As `unwrap`, with what was left out.
+
+    Raises:
+        CheckpointError: There are no tensors in it.
+    """
+    holders = list(_holders(checkpoint, (), set()))
+    if not holders:
         raise CheckpointError(f"no weights among the entries {sorted(map(str, checkpoint))[:8]}")
-    backbone = {k: v for k, v in state.items() if k.startswith("backbone.")}
-    if backbone and len(backbone) < len(state):
-        heads = sorted({k.split(".")[0] for k in state if k not in backbone})
-        _logger.info("Leaving out what is not the backbone: %s", ", ".join(heads))
-        state = backbone
-    prefix = next((w for w in _WRAPPERS if all(k.startswith(w) for k in state)), None)
-    return unwrap({k.removeprefix(prefix): v for k, v in state.items()}) if prefix else state
+    if known is None:
+        place, state = holders[0]
+        return Weights(state, ".".join(place), (), ())
+    copies = [
+        (count, prefix, place, state)
+        for place, state in holders
+        for prefix, count in _count_prefixes(state, known).items()
+    ]
+    most = max((count for count, *_ in copies), default=0)
+    whole = [copy for copy in copies if copy[0] == most]
+    if not whole:
+        return find_weights(checkpoint)
+    whole.sort(key=lambda copy: copy[1] != _SCORED)
+    labels = [f"{'.'.join((*place, prefix)) or 'the top'!r}" for _, prefix, place, _ in whole]
+    _, prefix, _, holder = whole[0]
+    state = {k.removeprefix(prefix): v for k, v in holder.items() if k.startswith(prefix)}
+    roots = {key.split(".")[0] for key in state if known(key)}
+    foreign = [
+        key
+        for key in state
+        if key.rsplit(".", 1)[-1] in _COUNTERS or key.split(".")[0] not in roots
+    ]
+    taken = tuple(prefix for _, prefix, _, state in whole if state is holder)
+    beside = [key for key in holder if not key.startswith(taken)]
+    kept = {key: value for key, value in state.items() if key not in set(foreign)}
+    return Weights(kept, labels[0], tuple(labels[1:]), (*beside, *foreign))
+
+
+def _holders(
+    content: Mapping[str, Any], place: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[tuple[str, ...], StateDict]]:
+    """Every dictionary that holds tensors, with its place; first where weights usually are."""
+    if id(content) in seen or len(place) > _MOST_WRAPPERS:
+        return
+    seen.add(id(content))
+    nested = [k for k, v in content.items() if isinstance(v, Mapping) and not isinstance(v, Inert)]
+    usual = [key for key in _NESTING if key in nested]
+    own = {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    for key in usual:
+        yield from _holders(content[key], (*place, key), seen)
+    if own:
+        yield place, own
+    for key in nested:
+        if key not in usual:
+            yield from _holders(content[key], (*place, str(key)), seen)
+
+
+def _count_prefixes(state: StateDict, known: Known) -> Counter[str]:
+    """How many known names follow each prefix."""
+    counts: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        for depth in range(min(len(parts), _MOST_WRAPPERS)):
+            if known(".".join(parts[depth:])):
+                counts["".join(f"{part}." for part in parts[:depth])] += 1
+    return counts
+
+
+def check_finite(state: Mapping[str, Tensor]) -> None:
+    """Fail on weights that are not numbers.
+
+    Raises:
+        CheckpointError: NaN or infinite values; the first tensors are named and all counted.
+    """
+    broken = [key for key, value in state.items() if not _is_finite(value)]
+    if broken:
+        raise CheckpointError(
+            f"weights are not finite (NaN or infinite) in {_listed('tensor', broken)}; "
+            f"of {len(state)} tensors"
+        )
+
+
+def _is_finite(value: Tensor) -> bool:
+    if value.is_meta or not (value.is_floating_point() or value.is_complex()):
+        return True
+    if value.itemsize == 1:  # torch has no isfinite for eight bits
+        value = value.float()
+    return bool(value.isfinite().all())
 
 
 def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
@@ -208,25 +302,33 @@ def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()
 
     def same_shape(key: str) -> bool:
         ours, theirs = expected[key].shape, state[key].shape
-        if key == f"{cfg['first_conv']}.weight" and model.in_chans != cfg["input_size"][0]:
+        if key == f"{cfg['first_conv']}.weight" and theirs[1:2] == cfg["input_size"][:1]:
             ours, theirs = ours[:1] + ours[2:], theirs[:1] + theirs[2:]
+        if key in adapted:
+            ours, theirs = ours[1:], theirs[1:]
         return ours == theirs
+
+    def same_kind(key: str) -> bool:
+        real = expected[key].is_floating_point()
+        return state[key].is_floating_point() or not (real or state[key].is_complex())
 
     missing = [k for k in expected if k not in state and k not in adapted]
     started = [k for k in missing if k.startswith(fresh)] if fresh else []
     missing = [k for k in missing if k not in started]
     unexpected = [k for k in state if k not in expected and k not in adapted]
-    shared = (k for k in state if k in expected and k not in adapted)
+    shared = [k for k in state if k in expected]
     reshaped = [
         f"{k} {tuple(state[k].shape)}, not {tuple(expected[k].shape)}"
         for k in shared
         if not same_shape(k)
     ]
-    if missing or unexpected or reshaped:
+    unlike = [f"{k} {state[k].dtype}" for k in shared if not same_kind(k)]
+    if missing or unexpected or reshaped or unlike:
         problems = {
             "missing key": missing,
             "unexpected key": unexpected,
             "key of another shape": reshaped,
+            "key of another kind of numbers": unlike,
         }
         raise CheckpointError("; ".join(_listed(w, k) for w, k in problems.items() if k))
     if started:
@@ -235,7 +337,7 @@ def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()
 
 
 def _listed(what: str, keys: list[str], most: int = 6) -> str:
-    plural = what if len(keys) == 1 else what.replace("key", "keys")
+    plural = what if len(keys) == 1 else re.sub(r"\b(key|tensor|part)\b", r"\1s", what)
     rest = f" and {len(keys) - most} more" if len(keys) > most else ""
     return f"{len(keys)} {plural}: {', '.join(keys[:most])}{rest}"
 
@@ -256,6 +358,10 @@ def load_official(model: nn.Module, path: str | Path, filter_fn: FilterFn) -> No
         raise CheckpointError(
             f"{str(path)!r} does not fit {cfg['architecture']}: {verdict} ({error})"
         ) from None
+    try:
+        check_finite(state)
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from None
     head = state.get(f"{cfg['classifier']}.weight")
     if head is not None:
         cfg["num_classes"] = head.shape[0]
@@ -265,7 +371,18 @@ def load_official(model: nn.Module, path: str | Path, filter_fn: FilterFn) -> No
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is."""
+    """What a checkpoint is.
+
+    Attributes:
+        variant: Registered name of the model.
+        family: Its family.
+        generation: Of the official code.
+        accuracy: Published with the official weights.
+        license: Of the official weights.
+        arguments: What the model has to be made with besides.
+        in_chans: Channels of the images.
+        num_classes: Classes; 0 where the file has no classifier.
+    """
 
     variant: str
     family: str
@@ -273,11 +390,18 @@ class Identity:
     accuracy: str
     license: str
     arguments: tuple[tuple[str, Any], ...] = ()
+    in_chans: int = 3
+    num_classes: int = 1000
 
     @property
     def create_line(self) -> str:
         """The line that makes the model which this file fits."""
-        extra = "".join(f", {k}={v!r}" for k, v in self.arguments)
+        unusual = {"in_chans": (self.in_chans, (3,)), "num_classes": (self.num_classes, (0, 1000))}
+        arguments = [
+            *self.arguments,
+            *((k, v) for k, (v, usual) in unusual.items() if v not in usual),
+        ]
+        extra = "".join(f", {k}={v!r}" for k, v in arguments)
         overlay = "pretrained_cfg_overlay=dict(file=FILE)"
         return f'timm.create_model("{self.variant}", pretrained=True{extra}, {overlay})'
 
@@ -294,15 +418,20 @@ def cfg_note(cfg: Mapping[str, Any], key: str, default: str = "unstated") -> str
 def identify(path: str | Path) -> Identity:
     """Tell from names and shapes which registered model a checkpoint file belongs to.
 
-    Whole segmentation networks are not among them; the error says how to try those.
+    Any number of channels and classes will do. Whole segmentation networks are not among the
+    models; the error says how to try those.
 
     Raises:
+        FileNotFoundError: There is no such file.
         CheckpointError: It fits none, or cannot be read.
     """
     checkpoint = read_checkpoint(path)
+    try:
+        keys = _listed("key", list(find_weights(checkpoint).state))
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from None
     found = next(_matches(checkpoint), None)
     if found is None:
-        keys = _listed("key", list(unwrap(checkpoint)))
         raise CheckpointError(
             f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. {_WHOLE_NETWORKS}"
         )
@@ -311,22 +440,57 @@ def identify(path: str | Path) -> Identity:
 
 def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
     """Every model of this package that the checkpoint fits, with the arguments that it takes."""
+    families: dict[ModuleType, list[str]] = {}
     for name in timm.list_models():
         module = sys.modules[timm.model_entrypoint(name).__module__]
-        if not module.__name__.startswith("vimamba.") or name.startswith("test_"):
+        if module.__name__.startswith("vimamba."):
+            families.setdefault(module, []).append(name)
+    for module, names in families.items():
+        state = _of_family(checkpoint, module, names)
+        for name in names if state else ():
+            if not name.startswith("test_"):
+                yield from _matches_model(state, module, name)
+
+
+def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[str]) -> StateDict:
+    """The weights, if most have names that the family or its official code gives; else none."""
+    tests = [timm.create_model(name, device="meta") for name in names if name.startswith("test_")]
+    ours = {_without_numbers(key) for model in tests for key in model.state_dict()}
+    patterns = [re.compile(pattern) for pattern in module.CHECKPOINT_KEYS]
+
+    def known(key: str) -> bool:
+        return _without_numbers(key) in ours or any(p.fullmatch(key) for p in patterns)
+
+    state = find_weights(checkpoint, known).state
+    present = {_without_numbers(key) for key in state}
+    used = [p for p in patterns if any(p.fullmatch(key) for key in present)]
+    share = max(len(present & ours) / len(ours), len(used) / len(patterns))
+    return _Bare(state) if share > 0.5 else {}
+
+
+def _without_numbers(key: str) -> str:
+    return re.sub(r"\d+", "0", key)
+
+
+def _matches_model(state: StateDict, module: ModuleType, name: str) -> Iterator[Identity]:
+    """A model, once for every layout of its files that the weights have."""
+    stems = (v for k, v in state.items() if k.startswith(_STEMS) and v.ndim == 4)
+    in_chans = next((stem.shape[1] for stem in stems), 3)
+    for arguments in getattr(module, "CHECKPOINT_LAYOUTS", ({},)):
+        model = timm.create_model(name, device="meta", in_chans=in_chans, **arguments)
+        try:
+            fitting = module.checkpoint_filter_fn(state, model)
+        except CheckpointError:
             continue
-        for arguments in getattr(module, "CHECKPOINT_LAYOUTS", ({},)):
-            model = timm.create_model(name, device="meta", **arguments)
-            try:
-                module.checkpoint_filter_fn(checkpoint, model)
-            except CheckpointError:
-                continue
-            cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-            yield Identity(
-                variant=name,
-                family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
-                generation=cfg_note(cfg, "generation"),
-                accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
-                license=cfg.get("license") or "unstated",
-                arguments=tuple(arguments.items()),
-            )
+        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        head = fitting.get(f"{cfg['classifier']}.weight")
+        yield Identity(
+            variant=name,
+            family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
+            generation=cfg_note(cfg, "generation"),
+            accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
+            license=cfg.get("license") or "unstated",
+            arguments=tuple(arguments.items()),
+            in_chans=in_chans,
+            num_classes=0 if head is None else head.shape[0],
+        )

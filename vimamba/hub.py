@@ -5,18 +5,28 @@ hands it over a second time and fails; here it stands at the top level alone.
 """
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import timm
 from huggingface_hub import HfApi, ModelCardData
-from timm.models import save_for_hf
+from timm.models import PretrainedCfg, save_for_hf
 from timm.utils.model import unwrap_model
 from torch import nn
 
+from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
+from vimamba.files import write_folder
+from vimamba.reading import read_json
+
+# where weights may lie in a folder, the first that is there
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
+# of a pretrained config: all but where weights are
+_CFG_FIELDS = set(PretrainedCfg.__dataclass_fields__) - {
+    *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"),
+}
 # what is said of weights as they were published, and may be wrong once they are trained further
 _OF_PUBLISHED_WEIGHTS = ("tag", "notes", "description")
 
@@ -59,8 +69,8 @@ def save_pretrained(
 
     Args:
         model: A timm model; wrappers of DDP, of `torch.compile` and of timm's EMA are taken off.
-        folder: Replaced as a whole once config.json, model.safetensors and README.md are written,
-            if it holds a model.
+        folder: Replaced in one step once config.json, model.safetensors and README.md are
+            written, if it holds a model.
         label_names: Classes in the order of the logits.
         license: Of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None takes that of the
             published weights, which weights trained from them inherit; "unknown" if none are.
@@ -75,22 +85,68 @@ def save_pretrained(
         ValueError: `label_names` are not as many as the logits, an argument that the model was
             made with cannot be written as JSON, or `folder` is a file or holds something else
             than a model.
+        CheckpointError: Weights are not finite.
+        WriteError: The disk is full, the folder cannot be written, or the like.
     """
     folder = Path(folder)
     is_taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if is_taken and not (folder / "model.safetensors").exists():
         raise ValueError(f"folder={str(folder)!r} is there and holds no model; it is not replaced")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    _check(model, label_names)
+    with write_folder(folder) as part:
         _write(model, part, f"local-dir:{folder}", label_names, license, data_config)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return folder
+
+
+def load_folder(folder: str | Path) -> nn.Module:
+    """Build the model of a folder that `save_pretrained` or timm wrote, with its weights.
+
+    Unlike timm's `local-dir:`, whose reader knows no bounds, this takes a folder from anybody:
+    config.json names a registered model and plain arguments, and weights come from this folder.
+
+    Args:
+        folder: Holds config.json and model.safetensors, or another file that timm would read.
+
+    Returns:
+        The model in eval mode.
+
+    Raises:
+        CheckpointError: Something is missing, does not fit, or is not finite.
+    """
+    folder = Path(folder)
+    config = read_json(folder / "config.json", CheckpointError)
+    cfg = config.get("pretrained_cfg", config)
+    name, arguments = config.get("architecture"), config.get("model_args") or {}
+    where = f"{folder / 'config.json'}"
+    if not isinstance(cfg, dict) or not isinstance(arguments, dict):
+        raise CheckpointError(f"{where}: pretrained_cfg and model_args must hold names and values")
+    if not isinstance(name, str) or ":" in name or not timm.is_model(name):
+        raise CheckpointError(
+            f"{where}: architecture={name!r} is no model that is known here; one of your own is "
+            "made known with --import MODULE_OR_FILE, or by importing it"
+        )
+    weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
+    if weights is None:
+        raise CheckpointError(f"{folder} holds no {_WEIGHTS[0]}")
+    kept = {k: v for k, v in cfg.items() if k in _CFG_FIELDS}
+    classes = config.get("num_classes", cfg.get("num_classes"))
+    if classes is not None:
+        arguments = {**arguments, "num_classes": classes}
+        kept["num_classes"] = classes
+    if config.get("label_names") is not None:
+        kept["label_names"] = config["label_names"]
+    try:
+        model = timm.create_model(name, pretrained_cfg=kept, **arguments)
+        state: Any = read_checkpoint(weights)
+        check_finite(state)
+        model.load_state_dict(state)
+    except CheckpointError:
+        raise
+    # values that no model can be built from
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{folder} builds no {name}: {text}") from error
+    return model.eval()
 
 
 def push_to_hub(
@@ -119,6 +175,7 @@ def push_to_hub(
     Returns:
         Address of the commit.
     """
+    _check(model, label_names)
     api = HfApi(token=token)
     repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as temporary:
@@ -126,6 +183,20 @@ def push_to_hub(
         _write(model, part, f"hf-hub:{repo}", label_names, license, data_config)
         commit = api.upload_folder(repo_id=repo, folder_path=part, commit_message=message)
     return str(commit)
+
+
+def _check(model: nn.Module, label_names: Sequence[str] | None) -> None:
+    """Fail, before anything is written, on what timm could not load or nobody could use."""
+    model = unwrap_model(model)
+    # of the class: wrappers such as peft's pass attributes on, but name the weights otherwise
+    if not hasattr(type(model), "reset_classifier"):
+        raise TypeError(
+            f"model is a {type(model).__name__}, not a timm classifier or backbone; merge adapters "
+            "before, make backbones without features_only, and save a Segmenter's state_dict"
+        )
+    if label_names is not None and len(label_names) != model.num_classes:
+        raise ValueError(f"{len(label_names)} label_names for {model.num_classes} classes")
+    check_finite(model.state_dict())
 
 
 def _write(
@@ -138,14 +209,6 @@ def _write(
 ) -> None:
     """Write weights, config.json and the card into a new folder."""
     model = unwrap_model(model)
-    # of the class: wrappers such as peft's pass attributes on, but name the weights otherwise
-    if not hasattr(type(model), "reset_classifier"):
-        raise TypeError(
-            f"model is a {type(model).__name__}, not a timm classifier or backbone; merge adapters "
-            "before, make backbones without features_only, and save a Segmenter's state_dict"
-        )
-    if label_names is not None and len(label_names) != model.num_classes:
-        raise ValueError(f"{len(label_names)} label_names for {model.num_classes} classes")
     names = {"label_names": list(label_names)} if label_names is not None else {}
     save_for_hf(
         model, str(folder), model_config=names, safe_serialization=True, data_config=data_config

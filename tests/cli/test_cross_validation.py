@@ -335,6 +335,25 @@ def test_a_real_process_stops_at_once_and_leaves_no_training_behind(photos, tmp_
     assert (out / "fold0" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_a_folder_that_somebody_sent_runs_no_code(classified, photos, tmp_path, capsys):
+    out = tmp_path / "cv"
+    out.mkdir()
+    (out / "cross_validation.json").write_text('{"folds": 2, "choose": "inner", "finished": []}')
+    recipe = yaml.safe_load((classified / "recipe.yaml").read_text())
+    recipe["trainer"]["callbacks"] = [
+        {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(tmp_path / "ran")]}}
+    ]
+    (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["cross-validate", "--resume", str(out)]) == 2
+    assert "subprocess.Popen" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists()
+
+
+def test_plug_ins_reach_the_trainings(monkeypatch):
+    monkeypatch.setattr(cross_validation, "named_plugins", lambda: ["own.py"])
+    assert cross_validation.fit_command(["x"])[3:] == ["fit", "--import=own.py", "x"]
+
+
 def test_two_at_once_are_kept_apart(photos, classified, capsys):
     with lock_folder(classified):
         assert main(["cross-validate", "--resume", str(classified)]) == 2

@@ -26,7 +26,8 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
   vimamba nnunet check|plan|train|predict                    these networks in nnU-Net
 
-`vimamba COMMAND --help` explains each; `vimamba --version` prints the version.
+`vimamba COMMAND --help` explains each; `vimamba --version` prints the version. Every command takes
+--import MODULE_OR_FILE, any number of times: models, scan orders, networks and tasks of your own.
 """
 
 Command = Callable[[list[str]], int]
@@ -84,10 +85,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"vimamba {__version__}")
         return 0
     try:
-        command = _command(args[0])
+        args, own = split_imports(args)
+        command = _command(args[0]) if args else None
         if command is None:
-            print(f"error: unknown command {args[0]!r}\n\n{HELP}", end="", file=sys.stderr)
+            named = repr(args[0]) if args else "none"
+            print(f"error: unknown command {named}\n\n{HELP}", end="", file=sys.stderr)
             return 2
+        if not {"-h", "--help"} & set(args):
+            from vimamba.plugins import load_plugins
+
+            load_plugins(own)
         return command(args[1:])
     except SystemExit as end:  # argparse, after a help text or a mistake
         if isinstance(end.code, str):  # as Python itself does with a text
@@ -107,11 +114,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:
-        if error.errno not in UNWRITABLE:
+        if error.errno in UNWRITABLE:
+            place = f"{error.filename!r} cannot be written: " if error.filename else ""
+            print(f"error: {place}{error.strerror}", file=sys.stderr)
+            return 2
+        if error.filename is None or error.strerror is None:
             raise
-        place = f"{error.filename!r} cannot be written: " if error.filename else ""
-        print(f"error: {place}{error.strerror}", file=sys.stderr)
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
+
+
+def split_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take every `--import NAME` out of a command line.
+
+    Returns:
+        The other arguments, and the names.
+
+    Raises:
+        UsageError: A name is missing.
+    """
+    rest: list[str] = []
+    names: list[str] = []
+    left = iter(args)
+    for arg in left:
+        if arg == "--import":
+            names.append(next(left, ""))
+        elif arg.startswith("--import="):
+            names.append(arg.partition("=")[2])
+        else:
+            rest.append(arg)
+    if "" in names or any(name.startswith("--") for name in names):
+        from vimamba.cli.errors import UsageError
+
+        raise UsageError("--import needs the name of a module or a file")
+    return rest, names
 
 
 # the packages that an extra of pyproject.toml brings, by the names they are imported under

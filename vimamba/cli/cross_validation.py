@@ -20,6 +20,7 @@ from vimamba.cli.folds import Record, fold_folder, read_record
 from vimamba.cli.options import translate
 from vimamba.cli.tables import command_line, say, show_table
 from vimamba.files import list_entries, lock_folder, write_whole
+from vimamba.plugins import named_plugins
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -61,6 +62,7 @@ def cross_validate(args: list[str]) -> int:
         if before is None:
             raise UsageError(f"--resume {out}: there is no cross-validation")
         wish = Record(before.folds, before.choose)
+        check_recipe(out)
         rest = ["--config", str(out / RECIPE)]
     config = prepare(wish, rest, out)
     with lock_folder(out):
@@ -121,6 +123,19 @@ def parse(args: list[str]) -> tuple[Namespace, list[str]]:
     if given.out is None:
         raise UsageError("--out FOLDER is required: the same command then goes on where it stopped")
     return given, rest
+
+
+def check_recipe(out: Path) -> None:
+    """Fail on a folder whose recipe names what a folder that somebody sent must not name.
+
+    Raises:
+        UsageError: It is named.
+    """
+    from vimamba.cli.settings import check_model, check_trainer, read_settings
+
+    settings = read_settings(out, RECIPE)
+    check_trainer(out, settings)
+    check_model(settings["model"]["init_args"].get("model"), str(out / RECIPE))
 
 
 def prepare(wish: Record, options: list[str], out: Path) -> str:
@@ -245,7 +260,8 @@ def train_fold(out: Path, fold: int, folds: int) -> int:
 
 def fit_command(args: list[str]) -> list[str]:
     """`vimamba fit` as Lightning can start it again for further devices."""
-    return [sys.executable, "-m", "vimamba", "fit", *args]
+    plugins = [f"--import={name}" for name in named_plugins()]
+    return [sys.executable, "-m", "vimamba", "fit", *plugins, *args]
 
 
 def run_fit(args: list[str]) -> int:

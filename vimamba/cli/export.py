@@ -4,6 +4,7 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
+from vimamba.checkpoints import check_finite
 from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
@@ -45,10 +46,17 @@ def export(args: list[str]) -> int:
     if (given.repo is None) == (given.to == "hub"):
         raise UsageError("--to hub needs --repo OWNER/NAME, and nothing else takes it")
     network = open_network(given)
+    check_finite(network.net.state_dict())
     if given.to in ("safetensors", "hub") and not network.classifies:
+        exported = Path(given.model) / "export"
+        there = (
+            f"are in {exported}"
+            if exported.is_dir()
+            else f"`vimamba fit --resume` writes to {exported}"
+        )
         raise UsageError(
             f"--to {given.to} takes timm models; the weights of this segmentation network and what "
-            f"builds it are in {Path(given.model) / 'export'}"
+            f"builds it {there} {exported}"
         )
     if given.to == "hub":
         return _push(network, given)

@@ -103,14 +103,13 @@ def identify(args: list[str]) -> int:
 
     import vimamba.checkpoints
 
-    try:
-        found = vimamba.checkpoints.identify(given.file)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    found = vimamba.checkpoints.identify(given.file)
     rows = [
         ["family", found.family],
         ["variant", found.variant],
         ["generation", found.generation],
+        ["channels of the images", found.in_chans],
+        ["classes", found.num_classes or "none: a backbone"],
         ["accuracy", found.accuracy],
         ["licence", found.license],
         ["load it with", found.create_line.replace("FILE", repr(str(given.file)))],

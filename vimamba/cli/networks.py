@@ -1,6 +1,5 @@
 """The network that a command line names: a timm model or a run, with the input it was made for."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,8 @@ class Network:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """The arguments that name a network."""
-    parser.add_argument("model", help="timm model name, or a folder that `vimamba fit` wrote")
+    what = "model name, a folder that `vimamba fit` wrote or timm loads, or hf-hub:OWNER/NAME"
+    parser.add_argument("model", help=what)
     parser.add_argument("--pretrained", action="store_true", help="a model's published weights")
     parser.add_argument("--checkpoint", type=Path, help="a file with a model's weights")
     parser.add_argument("--ckpt", default="best", help="of a run: best (default), last or a file")
@@ -52,14 +52,16 @@ def open_network(given: Namespace) -> Network:
     """
     if given.img_size is not None and given.img_size < 1:
         raise UsageError(f"--img-size {given.img_size} must be at least 1")
-    run = Path(given.model)
-    if not (run / "config.yaml").is_file():
+    run = Path(given.model.removeprefix("local-dir:"))
+    is_run = (run / "config.yaml").is_file()
+    if not is_run and not run.is_dir():
         return _of_model(given)
     for option in ("pretrained", "checkpoint", "model_kwargs"):
         if getattr(given, option):
             name = option.replace("_", "-")
-            raise UsageError(f"--{name} is for a model; {run} is a run with its own weights")
-    return _of_run(run, given.ckpt, given.img_size)
+            what = "run" if is_run else "folder"
+            raise UsageError(f"--{name} is for a model; {run} is a {what} with its own weights")
+    return _of_run(run, given.ckpt, given.img_size) if is_run else _of_folder(run, given.img_size)
 
 
 def _of_model(given: Namespace) -> Network:
@@ -70,7 +72,8 @@ def _of_model(given: Namespace) -> Network:
     name, kwargs = given.model, parse_pairs(given.model_kwargs)
     if ":" not in name and not timm.is_model(name):
         raise UsageError(
-            f"{name!r} is neither a model (see `vimamba list-models`) nor a run folder"
+            f"{name!r} is neither a model (see `vimamba list-models`; one of your own is made "
+            "known with --import MODULE_OR_FILE) nor a folder"
         )
     if given.checkpoint is not None:
         if not given.checkpoint.is_file():
@@ -79,18 +82,62 @@ def _of_model(given: Namespace) -> Network:
     try:
         if given.img_size is not None and _is_fixed(name, kwargs):
             kwargs.setdefault("img_size", given.img_size)
-        pretrained = given.pretrained or given.checkpoint is not None
+        # an address is that of weights
+        pretrained = given.pretrained or given.checkpoint is not None or ":" in name
         net = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"{name}: {error}") from error
+    return _of_timm(net, name, given.img_size)
+
+
+def _of_timm(net: nn.Module, name: str, img_size: int | None) -> Network:
     cfg: Any = net.pretrained_cfg
     height, width = cfg["input_size"][1:]
     embed = getattr(net, "patch_embed", None)
     height, width = getattr(embed, "img_size", None) or (height, width)
-    if given.img_size is not None:
-        height = width = given.img_size
+    if img_size is not None:
+        height = width = img_size
     channels: Any = getattr(net, "in_chans", cfg["input_size"][0])
-    return Network(net.eval(), name, (channels, height, width), _data_config(cfg))
+    labels = cfg.get("label_names")
+    return Network(
+        net.eval(),
+        name,
+        (channels, height, width),
+        _data_config(cfg),
+        None if labels is None else list(labels),
+    )
+
+
+def _of_folder(folder: Path, img_size: int | None) -> Network:
+    """What `save_pretrained`, `vimamba export --to safetensors` or a run's export wrote."""
+    from vimamba.checkpoints import CheckpointError
+    from vimamba.hub import load_folder
+    from vimamba.networks import load_segmenter
+    from vimamba.reading import read_json
+
+    if not (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder} is neither a run (there is no config.yaml) nor a model's folder (there is "
+            "no config.json)"
+        )
+    config = read_json(folder / "config.json", UsageError)
+    if "network" not in config:
+        net = load_folder(folder)
+        return _of_timm(net, str(config["architecture"]), img_size)
+    segmenter, network = load_segmenter(folder), config["network"]
+    side = img_size or network.get("img_size") or 256
+    preprocessing = config.get("preprocessing")
+    if not isinstance(preprocessing, dict):
+        raise CheckpointError(f"{folder / 'config.json'} holds no preprocessing")
+    names = config.get("class_names")
+    return Network(
+        segmenter,
+        str(network["model"]),
+        (segmenter.in_chans, side, side),
+        _data_config(preprocessing),
+        list(names) if isinstance(names, list) else None,
+        classifies=False,
+    )
 
 
 def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
@@ -104,20 +151,21 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 
 def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
     from vimamba.cli.recipe import quieten
-    from vimamba.cli.runs import find_checkpoint, load_task
+    from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.tasks import Classification
 
     quieten()
     task = load_task(run, find_checkpoint(run, wish))
-    hparams = task.hparams
-    side = img_size or hparams["img_size"]
-    exported = json.loads((run / "export" / "config.json").read_text(encoding="utf-8"))
+    hparams, data = task.hparams, read_config(run)["data"]["init_args"]
+    side = img_size or hparams["img_size"] or data["img_size"]
+    classifies = isinstance(task, Classification)
     return Network(
         task.scored_net.eval(),
         hparams["model"],
         (hparams["in_chans"], side, side),
-        _data_config(exported.get("pretrained_cfg") or exported["preprocessing"]),
+        _data_config({"crop_mode": "center", **data} if classifies else data),
         list(task.class_names),
-        classifies="pretrained_cfg" in exported,
+        classifies=classifies,
     )
 
 

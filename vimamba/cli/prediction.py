@@ -79,10 +79,10 @@ def predict(args: list[str]) -> int:
 
     from vimamba.cli.folds import voting_runs
     from vimamba.cli.runs import read_config
+    from vimamba.cli.settings import task_class
+    from vimamba.tasks import Segmentation
 
-    segments = read_config(voting_runs(given.run)[0])["model"]["class_path"].endswith(
-        ".Segmentation"
-    )
+    segments = issubclass(task_class(read_config(voting_runs(given.run)[0])), Segmentation)
     foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
     for name in foreign:
         if getattr(given, name) is not None:

@@ -1,14 +1,21 @@
 """Reads what a finished run left: its settings, its task and its weights."""
 
-import importlib
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
+from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import last_value, translate
+from vimamba.errors import VimambaError
+from vimamba.reading import holds_objects
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -19,33 +26,140 @@ def find_checkpoint(run: Path, wish: str) -> Path:
     read_config(run)
     path = run / "checkpoints" / f"{wish}.ckpt" if wish in ("best", "last") else Path(wish)
     if not path.is_file():
-        raise UsageError(f"--ckpt {wish}: there is no file {path}")
+        last = run / "checkpoints" / "last.ckpt"
+        hint = f"; --ckpt last takes {last}" if wish == "best" and last.is_file() else ""
+        raise UsageError(f"--ckpt {wish}: there is no file {path}{hint}")
     return path
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """Settings of a run."""
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UsageError(f"{run} is not a run folder: there is no {path}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    """Settings of a run; see `vimamba.cli.settings`."""
+    from vimamba.cli.settings import read_settings
+
+    return read_settings(run)
 
 
 def load_weights(task: torch.nn.Module, checkpoint: Path) -> None:
-    """Load a checkpoint's weights into a task of the same form."""
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    task.load_state_dict(content["state_dict"])
+    """Load a checkpoint's weights into a task of the same form.
+
+    Raises:
+        CheckpointError: They cannot be read, do not fit or are not finite.
+    """
+    _load(task, read_checkpoint(checkpoint), checkpoint)
+
+
+def _load(task: torch.nn.Module, content: dict[str, Any], checkpoint: Path) -> None:
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{checkpoint} holds no state_dict, as a run's checkpoint does")
+    try:
+        check_finite({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
+        task.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        text = " ".join(str(error).split())[:400]
+        raise CheckpointError(f"{checkpoint} does not fit its task: {text}") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+
+
+def read_arguments(task: type, content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Arguments of the task that a checkpoint was made by.
+
+    Raises:
+        CheckpointError, UsageError: They are not there, or are not the plain values of a task.
+    """
+    from vimamba.cli.settings import check_arguments, check_model
+
+    hparams = content.get("hyper_parameters")
+    where = f"{checkpoint}: hyper_parameters"
+    if not isinstance(hparams, dict):
+        raise CheckpointError(f"{where} are not there, as in a run's checkpoint")
+    arguments = {k: v for k, v in hparams.items() if not str(k).startswith("_")}
+    check_arguments(task, arguments, where)
+    check_model(arguments.get("model"), where)
+    return arguments
 
 
 def load_task(run: Path, checkpoint: Path) -> Any:
-    """Build the task of a run with a checkpoint's weights; the data set is not needed."""
-    module, _, name = read_config(run)["model"]["class_path"].rpartition(".")
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    hparams = content["hyper_parameters"]
-    arguments = {key: value for key, value in hparams.items() if not key.startswith("_")}
-    task = getattr(importlib.import_module(module), name)(**{**arguments, "pretrained": False})
-    task.load_state_dict(content["state_dict"])
+    """Build the task of a run with a checkpoint's weights; the data set is not needed.
+
+    Raises:
+        CheckpointError, UsageError: Something is missing, of another form, or names what a run
+            must not name; see SECURITY.md.
+    """
+    from vimamba.cli.settings import task_class
+
+    cls = task_class(read_config(run))
+    content = read_checkpoint(checkpoint)
+    arguments = read_arguments(cls, content, checkpoint)
+    with _named(checkpoint):
+        task: Any = cls(**{**arguments, "pretrained": False})
+    task.hparams["pretrained"] = arguments.get("pretrained", False)
+    _load(task, content, checkpoint)
     return task.eval()
+
+
+@contextmanager
+def _named(source: Path) -> Iterator[None]:
+    """Errors of what is built from a run's values as one that names where they stand.
+
+    The values have the right types and are still somebody's: what they make of a network's
+    constructor is theirs, too.
+    """
+    try:
+        yield
+    except VimambaError as error:
+        raise UsageError(f"{source}: {error}") from error
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ or first.__context__:
+            first = first.__cause__ or first.__context__ or first
+        text = " ".join(str(first).split())[:300]
+        raise UsageError(
+            f"{source}: its values build nothing: {type(first).__name__}: {text}"
+        ) from error
+
+
+def build_run(options: list[str], run: Path) -> "RecipeCLI":
+    """`vimamba.cli.recipe.build` with options that a run's settings are among.
+
+    Raises:
+        UsageError: They build nothing.
+    """
+    from vimamba.cli.recipe import build
+
+    with _named(run):
+        return build(options, run)
+
+
+def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
+    """Options that stand for the settings of a run.
+
+    Weights come from a checkpoint, so that nothing published is fetched. A model that was named
+    by an address is built as the checkpoint describes it.
+
+    Args:
+        run: The run folder.
+        checkpoint: One of the run's.
+        training: Whether callbacks, loggers and the like are wanted.
+    """
+    from vimamba.cli.settings import check_trainer, task_class, without_parts
+
+    settings = read_config(run)
+    settings = settings if training else without_parts(settings)
+    check_trainer(run, settings)
+    content = read_checkpoint(checkpoint)
+    if training and holds_objects(content):
+        raise CheckpointError(f"{checkpoint} holds objects that need code of their own")
+    arguments = read_arguments(task_class(settings), content, checkpoint)
+    own = settings["model"]["init_args"]
+    if ":" in str(own.get("model")):
+        own.update(model=arguments["model"], model_kwargs=arguments.get("model_kwargs"))
+    own["pretrained"] = False
+    folder = Path(tempfile.mkdtemp(prefix="vimamba-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return ["--config", str(folder / "config.yaml")]
 
 
 def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
@@ -56,20 +170,17 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
         args: Options that overrule the run's own, short or typed.
         split: What is going to be scored: all of a data set that `args` name, unless it is split.
     """
-    from vimamba.cli.recipe import build
-
-    config = ["--config", str(run / "config.yaml"), "--model.pretrained=false"]
-    options = translate([*config, *args])
+    last = run / "checkpoints" / "last.ckpt"
+    last = last if last.is_file() else find_checkpoint(run, "best")
+    options = translate([*run_options(run, last, training=False), *args])
     other = any(option.partition("=")[0] == "--data.root" for option in options)
     if (run / "split.csv").exists() and not other:
         options.append(f"--data.split_csv={run / 'split.csv'}")
-    cli = build(options, run)
+    cli = build_run(options, run)
     if other and last_value(options, "--data.split_csv") is None:
         cli.datamodule.take_whole(split)
     given = cli.datamodule.class_names
-    last = find_checkpoint(run, "last")
-    content = torch.load(last, map_location="cpu", weights_only=True, mmap=True)
-    trained = content["hyper_parameters"]["class_names"]
+    trained = read_checkpoint(last)["hyper_parameters"].get("class_names")
     if given != trained:
         raise UsageError(f"the data has the classes {given}, the run was trained on {trained}")
     return cli

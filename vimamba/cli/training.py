@@ -90,9 +90,11 @@ def fit(args: list[str]) -> int:
         )
     run, rest = parse_run(args)
     folder, checkpoint = find_resume(run)
+    from vimamba.cli.runs import build_run, read_config, run_options
+
     first = []
     if folder and checkpoint:
-        first = ["--config", str(folder / "config.yaml")]
+        first = run_options(folder, checkpoint, training=True)
         # before the options, which may name another one
         if (folder / "split.csv").exists():
             first.append(f"--data.split_csv={folder / 'split.csv'}")
@@ -101,7 +103,10 @@ def fit(args: list[str]) -> int:
     from vimamba.cli.recipe import build
     from vimamba.cli.resuming import check_resumed
 
-    cli = build(typed, folder)
+    cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
+    if checkpoint:  # nothing was fetched, but the run started from what it started from
+        started = read_config(checkpoint.parents[1])["model"]["init_args"].get("pretrained", False)
+        cli.config.model.init_args["pretrained"] = cli.model.hparams["pretrained"] = started
     kind = reporting.kind_of(cli.model)
     if vars(cli.trainer)["fast_dev_run"]:
         kind.show_data(cli.datamodule)

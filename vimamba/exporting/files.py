@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
+from vimamba.checkpoints import check_finite
 from vimamba.exporting.portable import computes_from_size
 from vimamba.exporting.report import ExportError, Report, as_list, compare, write_report
 from vimamba.hub import save_pretrained
@@ -54,6 +55,7 @@ def export_model(
         name: Of the model in the report.
 
     Raises:
+        CheckpointError: Weights are not finite.
         ExportError: The model cannot be exported like this, or the file gives other numbers.
     """
     path = Path(path)
@@ -63,6 +65,7 @@ def export_model(
         if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
             found = f"{parameter.dtype} on {parameter.device}"
             raise ExportError(f"the model is {found}; export it in float32 on the CPU")
+    check_finite(model.state_dict())
     model.eval()
     channels, height, width = image_size or _input_size(model)
     notes = [] if fixed_size else _obstacles(model, target)

@@ -1,14 +1,25 @@
 """What every family's entry points do with timm's builder."""
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
-from timm.models import build_model_with_cfg
+import torch
+from huggingface_hub import constants, try_to_load_from_cache
+from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
 from torch import nn
 
-from vimamba.checkpoints import FilterFn
+from vimamba.checkpoints import CheckpointError, FilterFn, StateDict, check_finite
 
 ModelT = TypeVar("ModelT", bound=nn.Module)
+
+
+class WeightsError(CheckpointError, RuntimeError):
+    """Published weights cannot be had; the text says what to do. timm raises a RuntimeError."""
 
 
 def build_model(
@@ -32,17 +43,85 @@ def build_model(
         filter_fn: Adapts official weights.
         features: Indices for `features_only` where the user gives no `out_indices`.
         **kwargs: The model's arguments and those of timm's `create_model`.
+
+    Raises:
+        WeightsError: There are no published weights, or they cannot be fetched.
+        CheckpointError: They do not fit.
     """
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
-    return build_model_with_cfg(
-        model_cls,
-        variant,
-        pretrained,
-        pretrained_filter_fn=filter_fn,
-        # maps in NCHW, whatever the model computes in
-        feature_cfg={"out_indices": tuple(features), "feature_cls": "getter"},
-        **kwargs,
+
+    def adapt(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
+        state = filter_fn(state_dict, model)
+        check_finite(state)
+        return state
+
+    source = None
+    if pretrained:
+        given = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
+        source = _published_source(variant, resolve_pretrained_cfg(variant, *given))
+    try:
+        return build_model_with_cfg(
+            model_cls,
+            variant,
+            pretrained,
+            pretrained_filter_fn=adapt,
+            # maps in NCHW, whatever the model computes in
+            feature_cfg={"out_indices": tuple(features), "feature_cls": "getter"},
+            **kwargs,
+        )
+    except OSError as error:
+        if source is None:
+            raise
+        raise WeightsError(f"{source.failure} ({error}); {source.way_out}") from error
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where published weights come from.
+
+    Attributes:
+        failure: What is to be said if that fails.
+        way_out: And what to do about it.
+    """
+
+    failure: str
+    way_out: str
+
+
+def _published_source(variant: str, cfg: PretrainedCfg) -> _Source | None:
+    """Where the weights are fetched from; None if they are at hand.
+
+    Raises:
+        WeightsError: There are none, or the Hub cannot be reached, which huggingface_hub would
+            try for half a minute.
+    """
+    if cfg.file or cfg.state_dict or cfg.source:
+        return None
+    way_out = "load a file with pretrained_cfg_overlay=dict(file=PATH)"
+    if not cfg.has_weights:
+        raise WeightsError(
+            f"No pretrained weights exist for {variant} that can be fetched; {way_out}"
+        )
+    if cfg.hf_hub_id:
+        file = cfg.hf_hub_filename or "model.safetensors"
+        address = f"{constants.ENDPOINT}/{cfg.hf_hub_id}/resolve/main/{file}"
+        there = try_to_load_from_cache(cfg.hf_hub_id, file)
+        put = ""
+    else:
+        address = cfg.url if isinstance(cfg.url, str) else cfg.url[0]  # type: ignore[index]
+        there = None
+        put = f", or put it into {Path(torch.hub.get_dir()) / 'checkpoints'}"
+    source = _Source(
+        f"the weights of {variant} cannot be fetched from {address}",
+        f"fetch it by hand and {way_out}{put}",
     )
+    host = urlsplit(address).hostname
+    if cfg.hf_hub_id and not isinstance(there, str) and host and not getproxies():
+        try:
+            socket.getaddrinfo(host, 443)
+        except OSError as error:
+            raise WeightsError(f"{source.failure} ({error}); {source.way_out}") from error
+    return source

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import (
     StateDict,
     check_fit,
+    known_names,
     load_official,
     rename_keys,
     split_paths,
@@ -134,7 +135,7 @@ class MedMamba(VMamba):
 
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-_OFFICIAL_KEYS = {
+CHECKPOINT_KEYS = {
     r"patch_embed\.proj\.(.*)": r"stem.conv1.\1",
     r"patch_embed\.norm\.(.*)": r"stem.norm1.\1",
     **ss2d_rules(_BLOCK + r"self_attention\.", r"stages.\1.blocks.\2.mixer."),
@@ -147,12 +148,12 @@ _OFFICIAL_KEYS = {
 
 def _from_official(state_dict: StateDict) -> StateDict:
     """Rename, and give each path's parameters an axis or a layer of its own."""
-    return split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
+    return split_paths(rename_keys(state_dict, CHECKPOINT_KEYS))
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
     """Adapt official weights; weights under our names pass through."""
-    state = unwrap(state_dict)
+    state = unwrap(state_dict, known_names(model, CHECKPOINT_KEYS))
     if "stem.conv1.weight" not in state:
         state = _from_official(state)
     return check_fit(state, model)

@@ -29,6 +29,7 @@ from vimamba.checkpoints import (
     CheckpointError,
     StateDict,
     check_fit,
+    known_names,
     load_official,
     rename_keys,
     unwrap,
@@ -406,7 +407,7 @@ class VisionMamba(nn.Module):
 
 _MIXER = r"layers\.(\d+)\.mixer\."
 # "@0" and "@1" mark the forward and the backward branch, which share one parameter here
-_OFFICIAL_KEYS = {
+CHECKPOINT_KEYS = {
     r"(cls_token|pos_embed)": r"\1",
     r"(patch_embed\.proj|head)\.(weight|bias)": r"\1.\2",
     r"norm_f\.weight": "norm.weight",
@@ -430,7 +431,7 @@ _OFFICIAL_PATHS = 2
 
 def _from_official(state_dict: StateDict) -> StateDict:
     """Rename, and join what the two branches hold."""
-    renamed = rename_keys(state_dict, _OFFICIAL_KEYS)
+    renamed = rename_keys(state_dict, CHECKPOINT_KEYS)
     state: StateDict = {}
     for key, value in renamed.items():
         name, _, branch = key.partition("@")
@@ -468,7 +469,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     A position embedding of the variant's own size is resampled to the model's; any other size
     belongs to another variant and is refused.
     """
-    state = unwrap(state_dict)
+    state = unwrap(state_dict, known_names(model, CHECKPOINT_KEYS))
     rotary = "rope.freqs_cos" in state
     if not any(k.startswith("blocks.") for k in state):
         if rotary != (model.rotary is not None):

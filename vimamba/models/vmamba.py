@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import (
     StateDict,
     check_fit,
+    known_names,
     load_official,
     rename_keys,
     split_paths,
@@ -294,7 +295,7 @@ def next_stage(match: re.Match[str]) -> str:
 
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-_OFFICIAL_KEYS = {
+CHECKPOINT_KEYS = {
     r"patch_embed\.(?:0|proj)\.(.*)": r"stem.conv1.\1",
     r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
     r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
@@ -312,7 +313,7 @@ CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"stage_norm": True})
 
 def _from_official(state_dict: StateDict) -> StateDict:
     """Rename, and give each path's parameters an axis or a layer of its own."""
-    state = split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
+    state = split_paths(rename_keys(state_dict, CHECKPOINT_KEYS))
     for key, value in state.items():
         if "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
             state[key] = value.flatten(1)
@@ -321,7 +322,7 @@ def _from_official(state_dict: StateDict) -> StateDict:
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
     """Adapt official weights of either generation; weights under our names pass through."""
-    state = unwrap(state_dict)
+    state = unwrap(state_dict, known_names(model, CHECKPOINT_KEYS))
     if "stem.conv1.weight" not in state:
         state = _from_official(state)
     if isinstance(model.stage_norms[0], nn.LayerNorm):  # type: ignore[index]

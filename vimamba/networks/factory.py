@@ -1,16 +1,17 @@
 """One function that makes any segmentation network by name."""
 
 import difflib
-import json
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors.torch import load_model
 
+from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.networks.backbone import BackboneSegmenter
 from vimamba.networks.registry import find_segmenter, list_segmenters
 from vimamba.networks.segmenter import Segmenter
+from vimamba.reading import read_json
 
 
 def create_segmenter(
@@ -59,7 +60,8 @@ def create_segmenter(
         known = [*list_segmenters(), *timm.list_models()]
         near = difflib.get_close_matches(model.split(".")[0], known, n=4, cutoff=0.5)
         hint = f"close names are {', '.join(near)}" if near else "a timm name or list_segmenters()"
-        raise ValueError(f"model={model!r} is unknown; {hint}")
+        own = "; one of your own is made known with --import, or by importing it"
+        raise ValueError(f"model={model!r} is unknown; {hint}{own}")
     return BackboneSegmenter(model, head or "upernet", **shared, **model_kwargs)
 
 
@@ -71,12 +73,26 @@ def load_segmenter(folder: str | Path) -> Segmenter:
             pixels become the network's input.
 
     Raises:
-        ValueError: The folder holds no such network.
+        CheckpointError: The folder holds no such network, or one whose weights do not fit or are
+            not finite.
     """
     config, weights = Path(folder) / "config.json", Path(folder) / "model.safetensors"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    if "network" not in settings or not weights.is_file():
-        raise ValueError(f"folder={str(folder)!r} is no export of a segmentation network")
-    net = create_segmenter(**settings["network"])
-    load_model(net, weights)
+    settings = read_json(config, CheckpointError) if config.is_file() else {}
+    network = settings.get("network")
+    if not isinstance(network, dict) or not weights.is_file():
+        raise CheckpointError(f"folder={str(folder)!r} is no export of a segmentation network")
+    # what somebody wrote builds a network here, and reads or fetches nothing else
+    elsewhere = [key for key in ("pretrained_cfg", "checkpoint_path") if key in network]
+    if elsewhere or ":" in str(network.get("model")):
+        named = elsewhere[0] if elsewhere else f"model={network['model']!r}"
+        raise CheckpointError(f"{config}: {named} names files outside the folder")
+    state: Any = read_checkpoint(weights)
+    try:
+        check_finite(state)
+        net = create_segmenter(**{**network, "pretrained": False})
+        load_model(net, weights)
+    # values that no network can be built from
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"folder={str(folder)!r}: {text}") from error
     return net.eval()

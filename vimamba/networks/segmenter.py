@@ -14,7 +14,18 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, check_fit, read_checkpoint, unwrap
+from vimamba.checkpoints import (
+    CheckpointError,
+    Rules,
+    StateDict,
+    check_finite,
+    check_fit,
+    known_names,
+    read_checkpoint,
+    rename_keys,
+    split_paths,
+    unwrap,
+)
 from vimamba.layers import scan_parameters
 
 
@@ -121,20 +132,32 @@ class Segmenter(nn.Module):
         body: Any = self.get_submodule(self.body)
         body.set_grad_checkpointing(enable)
 
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed; none if there is no such file."""
+        return {}
+
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename the parameters of an official file."""
-        return state_dict
+        rules = self.official_rules()
+        return split_paths(rename_keys(state_dict, rules)) if rules else state_dict
 
     def load_pretrained(self, path: str | Path) -> None:
         """Load a file of the official code, or weights under our names, strictly.
 
-        Only classifiers of auxiliary outputs that this network was made without are left out.
+        Wrappers are taken off, as `vimamba.checkpoints.unwrap` does. Classifiers of auxiliary
+        outputs that this network was made without are left out.
 
         Raises:
+            FileNotFoundError: There is no such file.
             CheckpointError: The file does not fit; the message lists what does not.
         """
-        state, ours = unwrap(read_checkpoint(path)), self.state_dict()
-        if not state.keys() & ours.keys():
-            state = self.from_official(state)
-        state = {k: v for k, v in state.items() if k in ours or ".aux_" not in f".{k}"}
-        self.load_state_dict(check_fit(state, self))
+        checkpoint, ours = read_checkpoint(path), self.state_dict()
+        try:
+            state = unwrap(checkpoint, known_names(self, self.official_rules()))
+            if not state.keys() & ours.keys():
+                state = self.from_official(state)
+            state = {k: v for k, v in state.items() if k in ours or ".aux_" not in f".{k}"}
+            check_finite(check_fit(state, self))
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(path)!r} does not fit: {error}") from None
+        self.load_state_dict(state)

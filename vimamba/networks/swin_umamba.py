@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, rename_keys, split_paths
 from vimamba.heads import VSSHead
 from vimamba.layers import PatchStem
 from vimamba.networks.registry import register_segmenter
@@ -140,9 +139,9 @@ class SwinUMamba(Segmenter):
             outputs += [classifier(level) for classifier, level in supervised]
         return outputs
 
-    def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename the parameters of an official file."""
-        return split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed."""
+        return _OFFICIAL_KEYS
 
 
 def _convolution(match: re.Match[str]) -> str:
@@ -224,9 +223,9 @@ class SwinUMambaD(Segmenter):
         features: Any = self.encoder.forward_intermediates(x, intermediates_only=True)
         return self.decoder.forward_all(features) if auxiliary else [self.decoder(features)]
 
-    def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename the parameters of an official file."""
-        return split_paths(rename_keys(state_dict, _OFFICIAL_KEYS_D))
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed."""
+        return _OFFICIAL_KEYS_D
 
 
 _OFFICIAL_KEYS_D: Rules = {

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, rename_keys
+from vimamba.checkpoints import Rules, StateDict, rename_keys
 from vimamba.layers import MambaMixer, scan_parameters
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
@@ -266,6 +266,10 @@ class UMamba(Segmenter):
         if enable:
             raise ValueError("enable=True: U-Mamba has no gradient checkpointing")
 
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed, once the deepest layer is counted."""
+        return {r"mamba_layer\..*": None, **_OFFICIAL_KEYS}
+
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename the parameters of an official file, which holds many of them twice."""
         last = len(self.stages) - 1
@@ -273,7 +277,7 @@ class UMamba(Segmenter):
             re.sub(r"^mamba_layer\.", f"encoder.mamba_layers.{last}.", key): value
             for key, value in state_dict.items()
         }
-        state = rename_keys(state, _OFFICIAL_KEYS)
+        state = rename_keys(state, self.official_rules())
         for key, value in state.items():
             if key.endswith((".A_log", ".D", ".dt_bias")):
                 state[key] = value[None]

@@ -13,7 +13,6 @@ from typing import Any
 from timm.layers import calculate_drop_path_rates
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, rename_keys, split_paths
 from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock, init_vss_
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
@@ -137,9 +136,9 @@ class VMUNet(Segmenter):
             x = stage(x + skips.pop())
         return [self.classifier(self.expand(x).permute(0, 3, 1, 2))]
 
-    def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename the parameters of an official file."""
-        return split_paths(rename_keys(state_dict, _OFFICIAL_KEYS))
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed."""
+        return _OFFICIAL_KEYS
 
 
 @register_segmenter

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import timm
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, load_model_config_from_hf, parse_model_name
+from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from vimamba.tasks.errors import TaskError
@@ -28,7 +29,8 @@ def check_name(model: str) -> None:
     known = timm.list_models()
     near = difflib.get_close_matches(model.split(".")[0], known, n=4, cutoff=0.5)
     hint = f"; close names are {', '.join(near)}" if near else ""
-    raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`)")
+    own = "one of your own is made known with --import MODULE_OR_FILE"
+    raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`; {own})")
 
 
 def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> PretrainedCfg:
@@ -44,6 +46,26 @@ def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> Pret
     found = cast(dict[str, Any], net.pretrained_cfg)
     fields = PretrainedCfg.__dataclass_fields__
     return PretrainedCfg(**{key: value for key, value in found.items() if key in fields})
+
+
+def self_contained(
+    model: str, model_kwargs: Mapping[str, Any] | None
+) -> tuple[str, dict[str, Any] | None]:
+    """Name and arguments by which a run builds its model again, without the files of an address.
+
+    Args:
+        model: Registered name or address.
+        model_kwargs: Further arguments of the model's constructor.
+    """
+    if not is_address(model):
+        return model, None if model_kwargs is None else dict(model_kwargs)
+    source, place = parse_model_name(model)
+    read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
+    _, name, arguments = read(place)
+    # what a task decides itself
+    decided = {"num_classes", "in_chans", "img_size"}
+    kept = {key: value for key, value in (arguments or {}).items() if key not in decided}
+    return name, {**kept, **(model_kwargs or {})}
 
 
 def build_backbone(
@@ -77,8 +99,6 @@ def build_backbone(
         if "keyword argument" not in str(error):
             raise
         raise TaskError(f"model={model!r} does not take model_kwargs={extra}: {error}") from None
-    except ValueError as error:  # of the model's own checks, or a checkpoint that does not fit
-        raise TaskError(f"model={model!r}: {error}") from None
     except (RuntimeError, OSError) as error:
         if not pretrained:
             raise
@@ -86,3 +106,5 @@ def build_backbone(
             f"pretrained weights of {model!r} cannot be loaded: {error}; a file that is at hand is "
             "read with model_kwargs={pretrained_cfg_overlay: {file: PATH}}"
         ) from None
+    except ValueError as error:  # of the model's own checks, or a checkpoint that does not fit
+        raise TaskError(f"model={model!r}: {error}") from None

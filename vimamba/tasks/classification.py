@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.tasks.backbone import build_backbone
+from vimamba.tasks.backbone import build_backbone, self_contained
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.metrics import classification_metrics, compute_report
 from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
@@ -84,6 +84,8 @@ class Classification(Task):
         self.objective = Objective(**objective) if isinstance(objective, dict) else objective
         check_objective(self.objective)
         self.hparams["objective"] = asdict(self.objective)
+        name, arguments = self_contained(model, model_kwargs)
+        self.hparams["model"], self.hparams["model_kwargs"] = name, arguments
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.multi_label = multi_label
         net = build_backbone(

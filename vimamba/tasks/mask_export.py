@@ -1,7 +1,6 @@
 """Writes a segmentation network as weights and the settings that build it again."""
 
 import json
-import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from safetensors.torch import save_model
 
+from vimamba.checkpoints import check_finite
+from vimamba.files import write_folder
 from vimamba.tasks.segmentation import Segmentation
 
 
@@ -20,12 +21,14 @@ def export_segmenter(task: Segmentation, folder: Path, *, preprocessing: Any) ->
 
     Args:
         task: Holds the network to export.
-        folder: Replaced as a whole once everything is written.
+        folder: Replaced in one step once everything is written.
         preprocessing: A dataclass of plain values.
+
+    Raises:
+        CheckpointError: Weights are not finite.
+        WriteError: The disk is full, the folder cannot be written, or the like.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    check_finite(task.scored_net.state_dict())
     hparams: Any = task.hparams
     network = {
         "model": hparams["model"],
@@ -42,10 +45,8 @@ def export_segmenter(task: Segmentation, folder: Path, *, preprocessing: Any) ->
         "class_names": task.class_names,
         "label_values": task.label_values,
     }
-    (part / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    save_model(task.scored_net, str(part / "model.safetensors"))
-    # the weights come readable for their owner only
-    shutil.copymode(part / "config.json", part / "model.safetensors")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(part, folder)
+    with write_folder(folder) as part:
+        (part / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        save_model(task.scored_net, str(part / "model.safetensors"))
+        # the weights come readable for their owner only
+        shutil.copymode(part / "config.json", part / "model.safetensors")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vimamba.networks import create_segmenter
+from vimamba.tasks.backbone import self_contained
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.mask_loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
 from vimamba.tasks.mask_metrics import CaseTable, class_scores
@@ -90,6 +91,8 @@ class Segmentation(Task):
         self.save_hyperparameters()
         self.objective = MaskObjective(**objective) if isinstance(objective, dict) else objective
         self.hparams["objective"] = asdict(self.objective)
+        name, arguments = self_contained(model, model_kwargs)
+        self.hparams["model"], self.hparams["model_kwargs"] = name, arguments
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.label_values = label_values or list(range(num_classes))
         self.background = background

@@ -1,0 +1,125 @@
+"""Modules of the user's own that the commands import: by `--import`, and by entry points.
+
+A module that registers a model with timm, a scan order, a network, or defines a task, makes it
+known by being imported. Nothing else is ever imported because a file names it.
+"""
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+
+from vimamba.errors import VimambaError
+
+GROUP = "vimamba.plugins"
+
+_LOADED: list[str] = []
+# as the user named them, for further processes that this one starts
+_NAMED: list[str] = []
+
+
+class PluginError(VimambaError):
+    """A module of the user's cannot be imported; the text says where it fails."""
+
+
+def load_plugins(names: Sequence[str] = ()) -> None:
+    """Import modules by name or file, and before them those of installed packages' entry points.
+
+    Args:
+        names: Modules (`my_package.models`) or files (`models/fam.py`, or a package's folder).
+
+    Raises:
+        PluginError: There is none of the name, or it ends in an error.
+    """
+    for point in entry_points(group=GROUP):
+        _load(point.value.partition(":")[0], f"entry point {point.name} of {GROUP}")
+    for name in names:
+        _load(name, f"--import {name}")
+        if name not in _NAMED:
+            _NAMED.append(name)
+
+
+def named_plugins() -> list[str]:
+    """The modules and files that `load_plugins` was asked for."""
+    return list(_NAMED)
+
+
+def is_plugin(module: str) -> bool:
+    """Whether a module, or the package it is in, was named by the user."""
+    return any(module == name or module.startswith(f"{name}.") for name in _LOADED)
+
+
+def find_loaded(path: object, base: type) -> type | None:
+    """The class of a dotted name, if it is imported already and derived from `base`.
+
+    This is how names in files are looked up: nothing is imported.
+    """
+    module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
+    found = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    return found if isinstance(found, type) and issubclass(found, base) else None
+
+
+def _load(name: str, said: str) -> None:
+    path = Path(name)
+    is_file = path.suffix == ".py" or "/" in name or "\\" in name or path.exists()
+    try:
+        module = _import_file(path, said) if is_file else importlib.import_module(name)
+    except PluginError:
+        raise
+    # whatever the user's module raises is the user's to mend
+    except (Exception, SystemExit) as error:
+        raise PluginError(f"{said}: {_where(error)}") from error
+    if module.__name__ not in _LOADED:
+        _LOADED.append(module.__name__)
+
+
+def _import_file(path: Path, said: str) -> ModuleType:
+    """Import a file as the module of its name, which further processes find as well."""
+    source = path / "__init__.py" if path.is_dir() else path
+    name = path.stem
+    if not source.is_file():
+        raise PluginError(f"{said}: there is no file {source}")
+    if not name.isidentifier():
+        raise PluginError(f"{said}: the name of the file must be a name in Python, such as own.py")
+    there = sys.modules.get(name)
+    if there is not None and getattr(there, "__file__", None) == str(source.resolve()):
+        return there
+    other = None if there else importlib.util.find_spec(name)
+    if there or (other and other.origin != str(source.resolve())):
+        raise PluginError(f"{said}: there is a module {name} already; name the file otherwise")
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(name, source.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _where(error: BaseException) -> str:
+    """An error in one line, with the place in the user's file that it comes from."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}: {error.msg}"
+    text = " ".join(str(error).split()) or "no text"
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    if not frames:
+        hint = "; a file is named with its ending, as in --import own.py"
+        return f"{text}{hint if isinstance(error, ModuleNotFoundError) else ''}"
+    # the last line outside of installed packages
+    own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    return f"{own[-1].filename}, line {own[-1].lineno}: {type(error).__name__}: {text}"

@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 from vimamba.data.band_sample import BandSample, sample_bands
 from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
-<<<<<<< HEAD
-from vimamba.data.folds import check_fold, split_fold
+from vimamba.data.folds import check_fold, find_groups, split_fold
 from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
 from vimamba.data.remarks import Remarks
 from vimamba.data.splits import (
@@ -28,10 +27,6 @@ from vimamba.data.splits import (
     split_by_group,
     split_stratified,
 )
-=======
-from vimamba.data.folds import check_fold, find_groups, split_fold
-from vimamba.data.splits import Division, read_split, split_by_group, split_stratified
->>>>>>> 365ca4d (Stop folds with their command, name groups that are no pattern)
 
 Settings = TypeVar("Settings")
 

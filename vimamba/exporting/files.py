@@ -5,9 +5,7 @@ without our operators, where its scan orders can be computed from the size.
 """
 
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,27 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from vimamba.checkpoints import check_finite
+from vimamba.errors import VimambaError
 from vimamba.exporting.portable import computes_from_size
-from vimamba.exporting.report import ExportError, Report, as_list, compare, write_report
+from vimamba.exporting.report import (
+    ExportError,
+    Report,
+    as_list,
+    compare,
+    first_line,
+    write_report,
+)
+from vimamba.files import write_whole
 from vimamba.hub import save_pretrained
 
 # format -> the ending of its files
 TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
 _DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
+# pixels; more than two cells of the coarsest map of any of these networks
+_ROOMY = 128
 _NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` before, for the operators"
 
 
@@ -70,22 +78,29 @@ def export_model(
     channels, height, width = image_size or _input_size(model)
     notes = [] if fixed_size else _obstacles(model, target)
     any_size = not fixed_size and not notes
-    notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
     names = _DIMENSIONS if any_size else {0: "batch"}
-    size = (2, channels, height, width)
-    image = torch.zeros(size, dtype=torch.float32, device="cpu")
-    program = _capture(model, image, names)
+    example = (_roomy(height), _roomy(width)) if any_size else (height, width)
+    program = _capture(model, _blank(channels, *example), names)
+    least = _smallest(program, names)
+    if height < least.get("height", 0) or width < least.get("width", 0):
+        sizes = f"{least['height']}x{least['width']}"
+        notes.append(f"a file that takes any size takes none below {sizes}")
+        any_size, names = False, {0: "batch"}
+        program = _capture(model, _blank(channels, height, width), names)
+        least = _smallest(program, names)
+    notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
     if target != "onnx":
         notes.append(_NEEDS_VIMAMBA)
-    notes += _smallest(program, names)
+    # that they are not 1 is assumed of all
+    notes += [f"{name} must be at least {size}" for name, size in least.items() if size > 2]
 
     shapes = [(1, channels, height, width), (3, channels, height, width)]
     if any_size:
         shapes.append((2, channels, height + 32, width + 64))
         if hasattr(model, "cell"):  # a segmentation network, which pads what is no whole cell
             shapes.append((1, channels, height + 11, width + 37))
-    with _beside(path) as part:
-        run = _write(program, names, part / path.name, target)
+    with write_whole(path) as part:
+        run = _write(program, names, part, target)
         report = Report(
             target=target,
             model=name or type(model).__name__,
@@ -94,7 +109,11 @@ def export_model(
             versions=_versions(target),
             checks=compare(model, run, shapes),
         )
-        write_report(report, part / f"{path.name}.json")
+        weights = part.with_name(f"{path.name}.data")
+        if weights.exists():
+            with write_whole(path.with_name(weights.name)) as place:
+                os.replace(weights, place)
+    write_report(report, path.with_name(f"{path.name}.json"))
     return report
 
 
@@ -146,21 +165,6 @@ def export_folder(
     return report
 
 
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A new folder beside `path`; its files move to `path`'s own folder if all goes well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    try:
-        yield part
-        for file in part.iterdir():
-            os.replace(file, path.with_name(file.name))
-    finally:
-        shutil.rmtree(part)
-
-
 def _input_size(model: nn.Module) -> tuple[int, int, int]:
     """Channels, height and width that a timm model was made for."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
@@ -189,13 +193,26 @@ def _obstacles(model: nn.Module, target: str) -> list[str]:
     ]
 
 
+def _roomy(side: int) -> int:
+    """A multiple of a side, for an example without maps of one cell.
+
+    Where one has one cell, torch.export takes it for a dimension that is repeated.
+    """
+    return side * max(1, -(-_ROOMY // side))
+
+
+def _blank(*size: int) -> Tensor:
+    """Two images (2, C, H, W) to trace a model with."""
+    return torch.zeros((2, *size), dtype=torch.float32, device="cpu")
+
+
 def _capture(model: nn.Module, image: Tensor, names: dict[int, str]) -> ExportedProgram:
     sizes = dict.fromkeys(names, Dim.DYNAMIC)
     try:
         with torch.no_grad():
             return torch.export.export(model, (image,), dynamic_shapes=(sizes,))
-    except UserError as error:
-        reason = next(line for line in str(error).splitlines() if line.strip())
+    except Exception as error:  # torch.export runs anybody's code on symbols: no end of errors
+        reason = first_line(error)
         if len(names) == 1:
             raise ExportError(f"torch.export does not accept the model: {reason}") from error
         raise ExportError(
@@ -204,23 +221,35 @@ def _capture(model: nn.Module, image: Tensor, names: dict[int, str]) -> Exported
         ) from error
 
 
-def _smallest(program: ExportedProgram, names: dict[int, str]) -> list[str]:
-    """What the program assumes of its input's free sizes, beyond that they are not 1."""
+def _smallest(program: ExportedProgram, names: dict[int, str]) -> dict[str, int]:
+    """What the program assumes of its input's free sizes."""
     (image,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == image)
-    notes = []
-    for dimension, name in names.items():
-        symbol = node.meta["val"].shape[dimension].node.expr
-        least = program.range_constraints[symbol].lower
-        if least > 2:
-            notes.append(f"{name} must be at least {least}")
-    return notes
+    symbols = {name: node.meta["val"].shape[i].node.expr for i, name in names.items()}
+    return {name: int(program.range_constraints[s].lower) for name, s in symbols.items()}
 
 
 def _write(
     program: ExportedProgram, names: dict[int, str], path: Path, target: str
 ) -> Callable[[Tensor], Iterable[Tensor]]:
-    """Write the file; gives back what runs it."""
+    """Write the file; gives back what runs it.
+
+    Raises:
+        ExportError: What writes or reads the format does not take the program.
+    """
+    try:
+        return _write_and_read(program, names, path, target)
+    except (ImportError, OSError, VimambaError):
+        raise
+    except Exception as error:  # of torch.onnx, onnxruntime or Inductor: there is no end of classes
+        raise ExportError(
+            f"the model cannot be written as {target}: {first_line(error)}"
+        ) from error
+
+
+def _write_and_read(
+    program: ExportedProgram, names: dict[int, str], path: Path, target: str
+) -> Callable[[Tensor], Iterable[Tensor]]:
     if target == "onnx":
         from vimamba.exporting.onnx_file import OnnxRunner, write_onnx
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.errors import VimambaError
+from vimamba.files import write_whole
 
 # of the largest number that the model gives; float32 sums in another order differ by some 1e-6
 TOLERANCE = 1e-4
@@ -56,7 +57,14 @@ class Report:
 
 def write_report(report: Report, path: Path) -> None:
     """Write a report as JSON."""
-    path.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    with write_whole(path) as part:
+        part.write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+
+
+def first_line(error: Exception) -> str:
+    """What an error of other code says, in one line."""
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)
 
 
 @torch.no_grad()
@@ -73,14 +81,14 @@ def compare(
         shapes: Of the inputs.
 
     Raises:
-        ExportError: They differ by more than `TOLERANCE`.
+        ExportError: They differ by more than `TOLERANCE`, or the file cannot be run.
     """
     checks = []
     generator = torch.Generator().manual_seed(0)
     for shape in shapes:
         image = torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
         expected = as_list(model(image))
-        found = list(run(image))
+        found = _run(run, image)
         pairs = list(zip(expected, found, strict=True))
         difference = max(float((a - b).abs().max()) for a, b in pairs)
         largest = max(float(a.abs().max()) for a in expected)
@@ -94,6 +102,16 @@ def compare(
             )
         checks.append(check)
     return tuple(checks)
+
+
+def _run(run: Callable[[Tensor], Iterable[Tensor]], image: Tensor) -> list[Tensor]:
+    try:
+        return list(run(image))
+    except Exception as error:  # whatever runs the file has errors of its own
+        raise ExportError(
+            f"the file does not run at the input shape {tuple(image.shape)}: {first_line(error)}; "
+            "fixed_size=True (--fixed-size) or a larger image size may do"
+        ) from error
 
 
 def as_list(output: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:

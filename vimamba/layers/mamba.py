@@ -19,6 +19,7 @@ from vimamba.layers.ssm import (
     init_step_bias_,
     init_step_projection_,
 )
+from vimamba.layers.tracing import refuse_plain_onnx
 
 
 class MambaMixer(nn.Module):
@@ -84,6 +85,8 @@ class MambaMixer(nn.Module):
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths (K, T) to (N, L, C)."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         u = self.convolve(x, paths)
         projected = []

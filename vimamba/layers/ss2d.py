@@ -22,6 +22,7 @@ from vimamba.layers.ssm import (
     init_step_bias_,
     init_step_projection_,
 )
+from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
 
 
@@ -61,6 +62,8 @@ class ScanMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, H, W, C)."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
         height, width = x.shape[1], x.shape[2]
         x = self.in_proj(x)
         gate = x

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vimamba.errors import VimambaError
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -76,3 +78,17 @@ def pad_to_cells(x: Tensor, cell: list[int], fewest: int) -> Tensor:
     for side, pixels in zip(x.shape[2:], cell):  # noqa: B905  TorchScript knows no `strict`
         padding = [0, max(-(-side // pixels), fewest) * pixels - side] + padding  # noqa: RUF005
     return F.pad(x, padding)
+
+
+@torch.compiler.assume_constant_result
+def refuse_plain_onnx() -> None:
+    """Say where to go instead of `torch.onnx.export(model)`, which ends in an unknown operator.
+
+    Raises:
+        VimambaError: A model runs within it.
+    """
+    if torch.onnx.is_in_onnx_export():
+        raise VimambaError(
+            "torch.onnx.export cannot write a scan; vimamba.exporting.export_model(model, "
+            '"model.onnx") and `vimamba export MODEL --to onnx` write it in standard operators'
+        )

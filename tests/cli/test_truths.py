@@ -37,7 +37,7 @@ def test_true_masks_are_read_by_their_own_values(cases, capsys):
     assert fit_truths(ONES, *cases(1, 1), align=False) is ONES
     whites = LabelTable(["background", "cell"], [0, 255], -1)
     assert fit_truths(whites, *cases(1, 1), align=False).values == [0, 1]
-    with pytest.raises(DataError, match="some masks hold 0 and 1, such as 0_mask.png"):
+    with pytest.raises(DataError, match=r"some masks hold 0 and 1, such as 0_mask\.png"):
         fit_truths(ONES, *cases(1, 255), align=False)
     three = LabelTable(["a", "b", "c"], [0, 1, 2], 255)
     assert fit_truths(three, *cases(2, 255), align=False) is three

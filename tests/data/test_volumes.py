@@ -256,6 +256,15 @@ def test_two_files_of_one_channel_are_refused(tmp_path):
         NiftiSlices(str(root)).prepare_data()
 
 
+def test_cases_have_the_same_channels(tmp_path):
+    root = make_cases(tmp_path, ("a", "b"), ("imagesTr", "labelsTr"))
+    for name, channel in (("a", "0000"), ("b", "0001")):
+        path = root / "imagesTr" / f"{name}.nii.gz"
+        path.rename(path.with_name(f"{name}_{channel}.nii.gz"))
+    with pytest.raises(DataError, match=r"a has the channels \['0000'\], b has \['0001'\]"):
+        NiftiSlices(str(root)).prepare_data()
+
+
 def test_synapse_goes_on_with_the_split_it_wrote(synapse, tmp_path):
     data = Synapse(str(synapse), val_fraction=0.3)
     write_split(tmp_path / "split.csv", data.catalogue.splits, data.class_names)

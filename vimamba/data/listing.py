@@ -102,8 +102,9 @@ def subfolders(folder: Path, remarks: Remarks | None = None) -> list[Path]:
         remarks: Gets what is left out, the files among it.
     """
     folders, files = list_folder(folder, remarks)
-    for path in files if remarks is not None else ():
-        remarks.leave_out(path.suffix.lower() or "file", path.relative_to(folder.parent))
+    if remarks is not None:
+        for path in files:
+            remarks.leave_out(path.suffix.lower() or "file", path.relative_to(folder.parent))
     return folders
 
 

@@ -12,7 +12,7 @@ whole, the last of them being kept in memory.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -167,7 +167,7 @@ def check_spacing(image: Any, path: Path) -> None:
 
     if image.header["sform_code"]:
         return
-    with ImageOpener(path) as file:
+    with ImageOpener(str(path)) as file:
         stored = type(image.header).from_fileobj(file, check=False)
     spacing, shape = stored["pixdim"][1:4], stored["dim"][1:4]
     if any(not abs(step) > 0 for step, size in zip(spacing, shape, strict=True) if size > 1):
@@ -398,7 +398,7 @@ def cut_volume(
     ]
 
 
-def group_channels(volumes: Sequence[Path], whole: Sequence[str] = ()) -> dict[str, list[Path]]:
+def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, list[Path]]:
     """Files by their case: `case_0000`, `case_0001` are channels of one.
 
     Args:
@@ -406,13 +406,23 @@ def group_channels(volumes: Sequence[Path], whole: Sequence[str] = ()) -> dict[s
         whole: Names that are cases as they stand, whatever they end in.
 
     Raises:
-        DataError: Two files are the same channel of a case.
+        DataError: Two files are the same channel of a case, or cases have different channels.
     """
     found: dict[str, list[Path]] = {}
+    channels: dict[str, list[str]] = {}
     for stemmed, path in by_name(volumes, stem).items():
         name, _, channel = stemmed.rpartition("_")
-        is_channel = len(channel) == 4 and channel.isdecimal() and stemmed not in whole
-        found.setdefault(name if is_channel else stemmed, []).append(path)
+        if len(channel) != 4 or not channel.isdecimal() or stemmed in whole:
+            name, channel = stemmed, ""
+        found.setdefault(name, []).append(path)
+        channels.setdefault(name, []).append(channel or "0000")
+    first = next(iter(channels), "")
+    for name, numbers in channels.items():
+        if numbers != channels[first]:
+            raise DataError(
+                f"{first} has the channels {channels[first]}, {name} has {numbers}: "
+                f"{found[first][0]}, {found[name][0]}"
+            )
     return found
 
 
@@ -473,7 +483,7 @@ class NiftiSlices(MaskFolder):
             self.list_files(masks, self.remarks),
             lambda path: stem(path).removesuffix(self.mask_suffix),
         )
-        image_files = group_channels(self.list_files(images, self.remarks), list(mask_files))
+        image_files = group_channels(self.list_files(images, self.remarks), mask_files)
         if not image_files:
             raise DataError(f"folder {images} holds no volume")
         match_names(image_files, mask_files, images, masks)

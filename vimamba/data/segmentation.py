@@ -229,7 +229,7 @@ class SegmentationData(ImageData):
         shown = {}
         if cases != names:
             shown["volumes"] = cases
-        if groups not in (names, cases):  # somebody named them
+        if self.group_pattern is not None or groups not in (names, cases):
             shown[self.group_word] = groups
         return {
             what: {split: len(set(found)) for split, found in parts.items()}

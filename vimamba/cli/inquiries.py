@@ -56,15 +56,17 @@ def list_models(args: list[str]) -> int:
 
 
 def find_models(pattern: str, everything: bool, pretrained: bool) -> list[str]:
-    """Names that fit a pattern: ours, or all that timm knows."""
+    """Names that fit a pattern: ours and the user's own, or all that timm knows."""
     import timm
     from timm.models import model_entrypoint
 
     import vimamba  # noqa: F401  registers the models
+    from vimamba.plugins import is_plugin
 
     names = timm.list_models(pattern)
     if not everything:
-        names = [n for n in names if model_entrypoint(n).__module__.startswith("vimamba.")]
+        modules = {name: model_entrypoint(name).__module__ for name in names}
+        names = [n for n in names if modules[n].startswith("vimamba.") or is_plugin(modules[n])]
         names = [n for n in names if not n.startswith("test_") or pattern.startswith("test")]
     if pretrained:
         names = [name for name in names if timm.models.is_model_pretrained(name)]

@@ -12,6 +12,7 @@ from vimamba.cli.outputs import (
     is_file,
     no_file,
     output_name,
+    present,
     shown,
 )
 from vimamba.data.csv_list import read_rows
@@ -66,7 +67,7 @@ def find_jobs(
     """
     jobs: list[Job] = []
     unanswered = unanswered or Unanswered()
-    for given in inputs:
+    for given in present(inputs, unanswered):
         if given.is_dir():
             found = [job_of(p, p.relative_to(given)) for p in list_images(given)]
             found += volume_jobs(given, in_chans)

@@ -68,7 +68,7 @@ def segment(given: Namespace) -> int:
     """
     quieten()
     out = given.out or given.run / "predictions"
-    if out.suffix or (os.path.lexists(out) and not out.is_dir()):
+    if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
         raise UsageError(f"--out {shown(out)} must be a folder")
     checkpoint = find_checkpoint(given.run, given.ckpt)
     settings = read_config(given.run)["data"]["init_args"]

@@ -160,6 +160,17 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
 
 
+def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
+    """The inputs that are there; the others are noted."""
+    found = []
+    for path in inputs:
+        if os.path.exists(path):
+            found.append(path)
+        else:
+            unanswered.add(path, no_file(path))
+    return found
+
+
 @dataclass
 class Unanswered:
     """The inputs that have no answer, which the others do not wait for.

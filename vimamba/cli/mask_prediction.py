@@ -215,7 +215,7 @@ class MaskWriter:
             moved = [t.to(self.device) if isinstance(t, torch.Tensor) else t for t in tensors]
             return list(self.task.segment(moved, [image.size for image in images]))
         except (VimambaError, MemoryError, RuntimeError) as error:
-            if type(error) is RuntimeError and "memory" not in str(error):
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             if len(batch) == 1:
                 return [reason(error)]
@@ -277,7 +277,7 @@ class MaskWriter:
                 seen = view(self.prepare.pixels(slices[place]))
                 caption = f"{self.axis} {place + 1} of {len(slices)}"
                 panels.append((caption, panel(seen, mask[place], **look)))
-        note = f"{job.name}: {view.text(self.prepare.intensity, self.prepare.bands)}"
+        note = f"{shown(job.name)}: {view.text(self.prepare.intensity, self.prepare.bands)}"
         card = draw_card(panels, self.legend, note, best)
         save_image(card, job.overlay_file(self.out))
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import vimamba
-from vimamba.cli import main
+from vimamba.cli import _extra_of, _last_line, main
 from vimamba.cli.tables import command_line
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +79,18 @@ def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_pat
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: image ")
     assert "cannot be read" in error
+
+
+def test_errors_of_worker_processes_become_one_line():
+    traceback = """Caught DataError in DataLoader worker process 0.
+Original Traceback (most recent call last):
+  File "x.py", line 1, in f
+"""
+    text = f"{traceback}vimamba.data.errors.DataError: image a.png cannot be read:\nit is short\n"
+    assert _last_line(text) == "image a.png cannot be read: it is short"
+    missing = ImportError(f"{traceback}ModuleNotFoundError: No module named 'nibabel'")
+    assert _extra_of(missing) == "medical"
+    assert _last_line(str(missing)) == "No module named 'nibabel'"
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_grey_images_are_not_stretched():
 def test_a_class_that_is_not_there_and_empty_cells_can_be_drawn(tmp_path):
     report = {"confusion": [[5, 1, 0], [0, 6, 1], [0, 0, 0]], "accuracy": None, "images": 13}
     with np.errstate(all="raise"):
-        draw_confusion(report, ["a", "b", "c"], tmp_path / "c.png")
+        draw_confusion(report, ["a$_$", "b", "c"], tmp_path / "c.png")
     assert is_ours(tmp_path / "c.png")
     Image.new("RGB", (4, 4)).save(tmp_path / "other.png")
     assert not is_ours(tmp_path / "other.png")

@@ -134,6 +134,10 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     assert "no answer to 4 of 20 inputs" in said
     for text in ("3.png cannot be read", "not finite", "missing.png is neither", "is a folder"):
         assert text in said
+    # named directly, among others
+    long = tmp_path / f"{'x' * 260}.png"
+    assert main([*args[:-4], str(images / "4.png"), str(long), str(tmp_path / "gone")]) == 3
+    assert "no answer to 2 of 3 inputs" in capsys.readouterr().err
     # no answer at all leaves no list
     none = ["predict", str(run), str(images / "white.png"), "--out", str(tmp_path / "none.csv")]
     assert main(none) == 3

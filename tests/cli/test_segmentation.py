@@ -372,7 +372,7 @@ def test_damaged_and_wrong_volumes_do_not_cost_the_others_theirs(run, tmp_path, 
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     config = yaml.safe_load((copy / "config.yaml").read_text())
-    config["data"]["init_args"]["intensity"]["window"] = [0, 255]
+    config["data"]["init_args"]["intensity"] = {"window": [0, 255]}
     (copy / "config.yaml").write_text(yaml.safe_dump(config))
     out = tmp_path / "out"
     assert main(["predict", str(copy), str(tmp_path / "in"), "--out", str(out)]) == 3

@@ -15,6 +15,7 @@ from vimamba.cli.outputs import (
     check_no_input,
     is_file,
     no_file,
+    present,
     reason,
     shown,
 )
@@ -107,7 +108,7 @@ def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
     targets = [Target(out, "the list"), Target(sheet, "the contact sheet")]
     check_no_input(targets, inputs)
     for path, ours in ((out, is_list), (sheet, is_ours)):
-        if (path.exists() or path.is_symlink()) and not (path.is_file() and ours(path)):
+        if os.path.lexists(path) and not (is_file(path) and ours(path)):
             raise UsageError(
                 f"{shown(path)} is there and no prediction of ours; name another --out"
             )
@@ -148,7 +149,7 @@ def gather(
 
     ours = {os.path.abspath(path) for path in besides}
     paths: list[Path] = []
-    for given in inputs:
+    for given in present(inputs, unanswered):
         if given.is_dir():
             remarks = Remarks()
             images = list_images(given, remarks)

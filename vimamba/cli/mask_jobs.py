@@ -12,6 +12,7 @@ from vimamba.cli.outputs import (
     is_file,
     no_file,
     output_name,
+    present,
     shown,
 )
 from vimamba.cli.tables import say
@@ -69,7 +70,7 @@ def find_jobs(
     """
     jobs: list[Job] = []
     unanswered = unanswered or Unanswered()
-    for given in inputs:
+    for given in present(inputs, unanswered):
         if given.is_dir():
             remarks = Remarks()
             list_files(given, (*IMAGE_SUFFIXES, *ENDINGS), remarks)

@@ -75,7 +75,7 @@ def segment(given: Namespace) -> int:
     """
     quieten()
     out = given.out or given.run / "predictions"
-    if out.suffix or (os.path.lexists(out) and not out.is_dir()):
+    if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
         raise UsageError(f"--out {shown(out)} must be a folder")
     checkpoints = find_checkpoints(given.run, given.ckpt)
     settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
@@ -226,7 +226,7 @@ class MaskWriter:
             moved = [t.to(self.device) if isinstance(t, torch.Tensor) else t for t in tensors]
             return list(self.task.segment(moved, [image.size for image in images]))
         except (VimambaError, MemoryError, RuntimeError) as error:
-            if type(error) is RuntimeError and "memory" not in str(error):
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
                 raise
             if len(batch) == 1:
                 return [reason(error)]
@@ -292,7 +292,7 @@ class MaskWriter:
                 seen = view(self.prepare.pixels(slices[place]))
                 caption = f"{self.axis} {place + 1} of {len(slices)}"
                 panels.append((caption, panel(seen, mask[place], **look)))
-        note = f"{job.name}: {view.text(self.prepare.intensity, self.prepare.bands)}"
+        note = f"{shown(job.name)}: {view.text(self.prepare.intensity, self.prepare.bands)}"
         card = draw_card(panels, self.legend, note, best)
         save_image(card, job.overlay_file(self.out))
 

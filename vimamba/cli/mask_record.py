@@ -14,7 +14,7 @@ from typing import Any
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.mask_jobs import Job
-from vimamba.cli.outputs import shown
+from vimamba.cli.outputs import is_file, shown
 from vimamba.files import check_writable, list_entries, write_whole
 
 RECORD, TABLE = "prediction.json", "masks.csv"
@@ -67,7 +67,7 @@ def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
         **options,
     }
     path = out / RECORD
-    if path.exists():
+    if os.path.exists(path):
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -77,10 +77,10 @@ def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
                 f"--out {out} holds masks of another checkpoint or with other options "
                 f"(see {path}); name another folder or remove it"
             )
-    elif out.exists() and list_entries(out):
+    elif os.path.exists(out) and list_entries(out):
         raise UsageError(f"--out {out} holds files that are no predictions; name another folder")
     check_writable(out)
-    if not path.exists():
+    if not os.path.exists(path):
         with write_whole(path) as part:
             part.write_text(json.dumps(record, indent=2), encoding="utf-8")
 
@@ -119,7 +119,7 @@ def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
                 f"{shown(mask)} is the mask of {shown(before.image)}, and that of "
                 f"{shown(now.image)} would have the same name; name another --out"
             )
-        done = mask.is_file() and (overlay.is_file() or not overlays)
+        done = is_file(mask) and (is_file(overlay) or not overlays)
         if done and before == now and mask.stat().st_mtime_ns >= now.modified:
             continue
         stale += [path for path in (mask, overlay) if os.path.lexists(path)]

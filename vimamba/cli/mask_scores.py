@@ -49,17 +49,15 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
         raise UsageError(f"--masks {folder} is not a folder")
     found: dict[str, Path] = {}
     for job in volume_jobs(folder, 1):
-        found[composed(job.name)] = job.paths[0]
+        found[job.name] = job.paths[0]
     for path in list_images(folder):
-        name = output_name(str(path.relative_to(folder).with_suffix("")), ".png")
-        found[composed(name)] = path
+        found[output_name(str(path.relative_to(folder).with_suffix("")), ".png")] = path
     ending = settings.get("mask_suffix") or "_segmentation"
     matched = {}
     for job in jobs:
         # the last as nnU-Net names them: image case_0000, mask case
         names = (job.name, job.name + ending, job.name.removesuffix("_0000"))
-        wanted = map(composed, names)
-        matched[job.name] = next((found[name] for name in wanted if name in found), None)
+        matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:
         raise UsageError(f"--masks {folder} has no mask for {some(missing)}")

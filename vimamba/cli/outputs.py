@@ -154,10 +154,22 @@ def shown(name: object) -> str:
 
 def reason(error: Exception) -> str:
     """Why something cannot be read or answered, in a line."""
-    if isinstance(error, MemoryError) or "not enough memory" in str(error):
+    for_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # as torch says it
+    if isinstance(error, MemoryError) or for_memory:
         return "it is too large for the memory"
     text = shown(str(error).strip() or "no reason is given")
     return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
+
+
+def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
+    """The inputs that are there; the others are noted."""
+    found = []
+    for path in inputs:
+        if os.path.exists(path):
+            found.append(path)
+        else:
+            unanswered.add(path, no_file(path))
+    return found
 
 
 @dataclass

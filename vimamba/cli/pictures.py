@@ -33,6 +33,8 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "legend.frameon": False,
+    # a name with dollars is a name
+    "text.parse_math": False,
 }
 
 

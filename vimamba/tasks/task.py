@@ -317,7 +317,8 @@ class Task(LightningModule):
 
         def again() -> Any:
             self._seed_step(self.trainer.fit_loop.epoch_loop.batch_idx)
-            return self.forward_training(images_of(self._batch)[0])
+            images = images_of(self._batch)
+            return self.forward_training(images[0]) if images else None
 
         place = f"step {self.global_step + 1}, epoch {self.current_epoch + 1}"
         origin = self._find_origin(again)

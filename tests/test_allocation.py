@@ -8,8 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for name in ("vimamba", "kernels") for path in (ROOT / name).rglob("*.py"))
-FACTORIES = set(
-    [
+FACTORIES = {
         "empty",
         "zeros",
         "ones",
@@ -36,8 +35,7 @@ FACTORIES = set(
         "bartlett_window",
         "blackman_window",
         "kaiser_window",
-    ]
-)
+    }
 # their dtype and device are those of the tensor that they are called on
 METHODS = {"new_empty", "new_zeros", "new_ones", "new_full"}
 LEGACY = {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "LongTensor", "IntTensor"}

@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.hub",
         "vimamba.checkpoints",
     },
-    "vimamba.integrations": {"vimamba.networks", "vimamba.checkpoints"},
+    "vimamba.integrations": {"vimamba.layers", "vimamba.networks", "vimamba.checkpoints"},
     "vimamba.exporting": {
         "vimamba_kernels",
         "vimamba.scan_orders",

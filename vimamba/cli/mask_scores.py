@@ -18,7 +18,6 @@ from vimamba.cli.segmenting import show_cases
 from vimamba.cli.tables import say
 from vimamba.data.csv_list import read_rows
 from vimamba.data.labels import LabelTable, read_as_they_are
-from vimamba.data.listing import composed
 from vimamba.data.mask_survey import join_surveys, survey_masks
 from vimamba.data.masked import FilePair, MaskedSamples
 from vimamba.data.nifti import cut_volume, volume_mask

@@ -18,6 +18,7 @@ from vimamba.cli.segmenting import show_cases
 from vimamba.cli.tables import say
 from vimamba.data.csv_list import read_rows
 from vimamba.data.labels import LabelTable, read_as_they_are
+from vimamba.data.listing import composed
 from vimamba.data.mask_survey import join_surveys, survey_masks
 from vimamba.data.masked import FilePair, MaskedSamples
 from vimamba.data.nifti import cut_volume, volume_mask
@@ -48,14 +49,16 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
         raise UsageError(f"--masks {folder} is not a folder")
     found: dict[str, Path] = {}
     for job in volume_jobs(folder, 1):
-        found[job.name] = job.paths[0]
+        found[composed(job.name)] = job.paths[0]
     for path in list_images(folder):
-        found[output_name(str(path.relative_to(folder).with_suffix("")), ".png")] = path
+        name = output_name(str(path.relative_to(folder).with_suffix("")), ".png")
+        found[composed(name)] = path
     ending = settings.get("mask_suffix") or "_segmentation"
     matched = {}
     for job in jobs:
         # the last as nnU-Net names them: image case_0000, mask case
-        names = (job.name, job.name + ending, job.name.removesuffix("_0000"))
+        name = composed(job.name)
+        names = (name, name + ending, name.removesuffix("_0000"))
         matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:

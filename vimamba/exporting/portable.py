@@ -79,9 +79,7 @@ def computes_from_size(scan_order: str) -> bool:
     try:
         program = torch.export.export(_Paths(scan_order), (grids[0],), dynamic_shapes=(sizes,))
         traced = program.module()
-        return all(
-            torch.equal(traced(grid), scan_paths(scan_order, *grid.shape)) for grid in grids
-        )
+        return all(torch.equal(traced(grid), scan_paths(scan_order, *grid.shape)) for grid in grids)
     except Exception:  # anybody's code met symbols in place of numbers: there is no end of errors
         return False
 

@@ -193,6 +193,12 @@ class Task(LightningModule):
         if self.average is not None:
             self.average.update(self.net, step=self.global_step)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Task":
+        """Convert the weights, but not the mean loss: half precision counts to 256 or 2048."""
+        super()._apply(fn, recurse)
+        self.mean_loss.set_dtype(torch.float32)
+        return self
+
     def train(self, mode: bool = True) -> "Task":
         """Set the mode of the network; the average is always evaluated."""
         super().train(mode)
@@ -227,6 +233,12 @@ class Task(LightningModule):
         optim, epochs = self.optim, self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise TaskError(f"max_epochs={epochs} must be at least 1")
+        dtypes = {parameter.dtype for parameter in self.net.parameters()}
+        if optim.ema is not None and dtypes & {torch.bfloat16, torch.float16}:
+            raise TaskError(
+                f"optim.ema={optim.ema} needs weights in float32, in half precision the average "
+                "would not follow them; use precision='bf16-mixed' or no ema"
+            )
         optimizer = timm.optim.create_optimizer_v2(
             self.net,
             opt=optim.opt,
@@ -234,6 +246,11 @@ class Task(LightningModule):
             weight_decay=optim.weight_decay,
             layer_decay=optim.layer_decay,
         )
+        if torch.float16 in dtypes:
+            for group in optimizer.param_groups:
+                # the usual 1e-8 would be zero, as squares of small gradients are
+                least = torch.finfo(torch.float16).tiny
+                group.update({"eps": max(group["eps"], least)} if "eps" in group else {})
         updates = max(1, int(self.trainer.estimated_stepping_batches) // epochs)
         scheduler, _ = timm.scheduler.create_scheduler_v2(
             optimizer,

@@ -1,11 +1,19 @@
-"""Mixed precision: close to float32 on images of real size, and stable over a long training."""
+"""Half precision: close to float32 on images of real size, and stable over a long training."""
 
 import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import Trainer
+from torch.utils.data import DataLoader
 
-import vimamba  # noqa: F401  registers the models
+from tests.networks.test_segmenter import NETWORKS
+from vimamba.layers import GATED_SS2D
+from vimamba.tasks.classification import Classification, Objective
+from vimamba.tasks.errors import TaskError
+from vimamba.tasks.mask_loss import MaskLoss, MaskObjective
+from vimamba.tasks.segmentation import Segmentation
+from vimamba.tasks.task import Optimisation
 
 NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 DTYPES = [torch.bfloat16, torch.float16]
@@ -76,3 +84,86 @@ def test_training_fits_without_a_nan(name, dtype):
 def test_a_long_training_stays_finite(name, dtype):
     _, last = train(name, dtype, 1000)
     assert last < 0.05
+
+
+def fit(task, images, targets, precision):
+    """One epoch of two batches by Lightning; gives back what was logged."""
+    loader = DataLoader(list(zip(images, targets, strict=True)), batch_size=4)
+    trainer = Trainer(
+        max_epochs=1,
+        precision=precision,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(task, loader, loader if isinstance(task, Classification) else None)
+    assert all(parameter.isfinite().all() for parameter in task.parameters())
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+TRUE_HALVES = pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
+FIRST_GENERATION = {**GATED_SS2D, "mlp_ratio": 0.0, "overlapping": False}
+CLASSIFIERS = [*((name, {}) for name in NAMES), ("test_vmamba", FIRST_GENERATION)]
+
+
+@TRUE_HALVES
+@pytest.mark.parametrize(("name", "kwargs"), CLASSIFIERS)
+def test_every_model_trains_in_true_half_precision(name, kwargs, precision):
+    torch.manual_seed(0)
+    images, targets = torch.randn(8, 3, 32, 32), torch.arange(8) % 3
+    losses = {}
+    for chosen in ("32-true", precision):
+        objective = Objective(class_weights=[1.0, 2.0, 3.0], mixup=0.2)
+        task = Classification(
+            name, num_classes=3, img_size=32, objective=objective, model_kwargs=kwargs, seed=1
+        )
+        with torch.no_grad():
+            for parameter in task.net.parameters():
+                parameter.copy_(torch.linspace(-0.1, 0.1, parameter.numel()).view_as(parameter))
+        losses[chosen] = fit(task, images, targets, chosen)["val/loss"]
+    assert losses[precision] == pytest.approx(losses["32-true"], rel=0.05)
+    assert {parameter.dtype for parameter in task.parameters()} == {
+        torch.bfloat16 if precision == "bf16-true" else torch.float16
+    }
+
+
+@TRUE_HALVES
+@pytest.mark.parametrize(
+    ("model", "head"), [*((name, None) for name in NETWORKS), ("test_vim", "fpn")]
+)
+def test_every_network_trains_in_true_half_precision(model, head, precision):
+    torch.manual_seed(0)
+    images = torch.randn(4, 3, 64, 64)
+    masks = torch.randint(0, 3, (4, 64, 64), dtype=torch.uint8)
+    objective = MaskObjective(focal=1.0, lovasz=1.0)
+    kwargs = NETWORKS.get(model, {})
+    task = Segmentation(
+        model, head=head, num_classes=3, model_kwargs=kwargs, objective=objective, aux=True
+    )
+    logged = fit(task, images, masks, precision)
+    assert 2 < logged["train/loss"] < 20
+
+
+def test_more_pixels_than_float16_counts_do_not_lose_the_mask_loss():
+    loss = MaskLoss(MaskObjective(dice=0.0), 3)
+    logits, mask = torch.randn(1, 3, 300, 300), torch.randint(0, 3, (1, 300, 300))
+    expected = loss([logits], mask)
+    torch.testing.assert_close(loss.half()([logits], mask), expected)
+
+
+def test_the_mean_loss_of_many_images_is_exact_in_true_half_precision():
+    task = Classification("test_vim", num_classes=3, img_size=32).to(torch.bfloat16)
+    for _ in range(300):
+        task.mean_loss.update(torch.tensor(0.5), 1)
+    task.mean_loss.update(torch.tensor(301 * 1.0 - 150.0), 1)
+    assert task.mean_loss.compute().item() == pytest.approx(1.0)
+
+
+def test_an_average_of_weights_that_could_not_follow_them_is_refused():
+    task = Classification("test_vim", num_classes=3, img_size=32, optim=Optimisation(ema=0.999))
+    images, targets = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
+    with pytest.raises(TaskError, match=r"optim\.ema=0\.999 needs weights in float32"):
+        fit(task, images, targets, "bf16-true")

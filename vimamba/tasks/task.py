@@ -348,6 +348,12 @@ class Task(LightningModule):
         if self.average is not None:
             self.average.update(self.net, step=self.global_step)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> "Task":
+        """Convert the weights, but not the mean loss: half precision counts to 256 or 2048."""
+        super()._apply(fn, recurse)
+        self.mean_loss.set_dtype(torch.float32)
+        return self
+
     def train(self, mode: bool = True) -> "Task":
         """Set the mode of the network; the average is always evaluated."""
         super().train(mode)
@@ -397,6 +403,12 @@ class Task(LightningModule):
     def configure_optimizers(self) -> Any:
         """Optimiser of timm, with the model's own rules on decay, and the schedule."""
         optim = self.optim
+        dtypes = {parameter.dtype for parameter in self.net.parameters()}
+        if optim.ema is not None and dtypes & {torch.bfloat16, torch.float16}:
+            raise TaskError(
+                f"optim.ema={optim.ema} needs weights in float32, in half precision the average "
+                "would not follow them; use precision='bf16-mixed' or no ema"
+            )
         optimizer = timm.optim.create_optimizer_v2(
             self.net,
             opt=optim.opt,
@@ -404,6 +416,11 @@ class Task(LightningModule):
             weight_decay=optim.weight_decay,
             layer_decay=optim.layer_decay,
         )
+        if torch.float16 in dtypes:
+            for group in optimizer.param_groups:
+                # the usual 1e-8 would be zero, as squares of small gradients are
+                least = torch.finfo(torch.float16).tiny
+                group.update({"eps": max(group["eps"], least)} if "eps" in group else {})
         schedule = Schedule(optimizer, optim, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.pyramid",
     },
     "vimamba.tasks": {"vimamba.heads", "vimamba.pyramid", "vimamba.networks", "vimamba.hub"},
-    "vimamba.integrations": {"vimamba.networks", "vimamba.checkpoints"},
+    "vimamba.integrations": {"vimamba.layers", "vimamba.networks", "vimamba.checkpoints"},
     "vimamba.exporting": {"vimamba_kernels", "vimamba.scan_orders", "vimamba.hub"},
     "vimamba": None,
     "vimamba.cli": None,

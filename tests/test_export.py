@@ -160,6 +160,23 @@ def test_half_precision_is_refused_with_the_way_out(tmp_path):
         export_model(model, tmp_path / "model.onnx")
 
 
+def test_a_size_too_small_to_be_free_is_fixed_and_said(tmp_path):
+    model = timm.create_model("test_vmamba", num_classes=5, depths=(1, 1), dims=(16, 24))
+    report = export_model(model, tmp_path / "model.onnx", image_size=(3, 8, 8))
+    assert report.input == ("batch", 3, 8, 8)
+    assert report.notes[0].startswith("height and width are fixed at 8x8: a file that takes any")
+
+
+def test_a_file_that_does_not_run_is_refused_in_one_line():
+    def run(image):
+        raise RuntimeError("\nMatMul: cannot broadcast\nand more")
+
+    with pytest.raises(
+        ExportError, match=r"does not run at .*: MatMul: cannot broadcast; fixed_si"
+    ):
+        compare(build("test_vmamba_m2"), run, SHAPES[:1])
+
+
 def test_an_unknown_target_is_refused(tmp_path):
     with pytest.raises(ExportError, match="target='tflite' is unknown; choose from"):
         export_model(build("test_vmamba_m2"), tmp_path / "model", target="tflite")

@@ -66,6 +66,28 @@ def test_a_symbolic_trace_is_right_at_other_sizes(kind):
     assert_same(torch.fx.symbolic_trace(model), model)
 
 
+@pytest.mark.parametrize(
+    "kind", [kind for kind, (_, kw) in MODELS.items() if kw is FEATURES or "pyramid" in kind]
+)
+def test_an_extractor_of_feature_maps_scripts(kind):
+    name, arguments = MODELS[kind]
+    model = timm.create_model(name, **arguments).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(model)
+    assert_same(scripted, model)
+
+
+@pytest.mark.parametrize("kind", ["vmamba_m2", "medmamba", "vim_rotary"])
+def test_every_family_scripts_with_chosen_features(kind):
+    name, arguments = MODELS[kind]
+    model = timm.create_model(name, out_indices=(0, 1), **arguments, **FEATURES).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(model)
+    assert_same(scripted, model)
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_traced_segmentation_network_is_right_at_other_sizes(name):
     torch.manual_seed(0)
@@ -114,3 +136,9 @@ def test_a_program_exported_for_one_size_refuses_others():
     assert_same(program, model, [EXAMPLE])
     with pytest.raises(AssertionError, match="64"):
         program(torch.randn(1, 3, 64, 96))
+
+
+def test_an_export_by_torch_itself_says_where_to_go():
+    model = timm.create_model("test_vmamba", depths=(1,), dims=(16,)).eval()
+    with pytest.raises(Exception, match=r"vimamba.exporting.export_model\(model"):
+        torch.onnx.export(model, (torch.randn(EXAMPLE),), verbose=False)

@@ -277,3 +277,19 @@ def test_the_causal_convolution_follows_the_path(path):
                 total = total + weight[:, 3 - lag] * x[:, path[t - lag]]
         expected[:, token] = torch.nn.functional.silu(total)
     torch.testing.assert_close(ours, expected)
+
+
+@pytest.mark.parametrize(("height", "width"), [(131, 97), (132, 99), (129, 100)])
+def test_the_first_generation_drops_what_is_no_whole_patch(height, width):
+    """As the official stem does, one convolution with a stride of its kernel's four pixels."""
+    torch.manual_seed(0)
+    model = timm.create_model("vmamba_tiny_v0", depths=(1, 1), dims=(8, 16), num_classes=5).eval()
+    image = torch.randn(2, 3, height, width)
+    whole = image[:, :, : height // 4 * 4, : width // 4 * 4]
+    with torch.no_grad():
+        assert model.stem(image).shape == (2, height // 4, width // 4, 8)
+        torch.testing.assert_close(model(image), model(whole))
+        shifted = image.clone()
+        shifted[:, :, height // 4 * 4 :] += 1
+        shifted[:, :, :, width // 4 * 4 :] += 1
+        torch.testing.assert_close(model(shifted), model(whole))

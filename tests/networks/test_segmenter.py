@@ -231,7 +231,7 @@ def test_a_scan_over_channels_refuses_other_sizes():
     with torch.no_grad():
         assert network(torch.randn(1, 3, 15, 22)).shape == (1, 3, 15, 22)
         with pytest.raises(
-            ValueError, match=r"images of \(32, 24\) pixels .* patch_size=\(16, 24\)"
+            ValueError, match=r"images are \[32, 24\] pixels, expected \[16, 24\]; .*patch_size"
         ):
             network(torch.randn(1, 3, 32, 24))
 

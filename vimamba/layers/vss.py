@@ -18,22 +18,27 @@ GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv
 
 
 class PatchStem(nn.Module):
-    """One convolution whose patches do not overlap, and a norm; zeros complete patches."""
+    """One convolution whose patches do not overlap, and a norm.
+
+    What is no whole patch, at the right and below, is dropped, as the official code does.
+    """
 
     def __init__(self, in_chans: int, dim: int, *, patch_size: int = 4, **dd: Any) -> None:
         super().__init__()
-        self.patch_size = patch_size
         self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, ceil(H / P), ceil(W / P), C)."""
-        x = F.pad(x, (0, -x.shape[3] % self.patch_size, 0, -x.shape[2] % self.patch_size))
+        """(N, C_in, H, W) to (N, floor(H / P), floor(W / P), C)."""
         return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
 
 
 class PatchMerging(nn.Module):
-    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030)."""
+    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030).
+
+    An odd side is completed by zeros, as VMamba's code does today. The code that it was trained
+    with, and MedMamba's, drop the last row instead: nothing would be left of images of 28 pixels.
+    """
 
     def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
         super().__init__()

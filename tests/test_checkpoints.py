@@ -9,7 +9,13 @@ from safetensors.torch import save_file
 
 import vimamba
 from tests.parity.official import filled_state, shapes_only
-from vimamba.checkpoints import CheckpointError, read_checkpoint, rename_keys, unwrap
+from vimamba.checkpoints import (
+    CheckpointError,
+    known_names,
+    read_checkpoint,
+    rename_keys,
+    unwrap,
+)
 
 # every manifest of the two families: the model, and what the layout asks for besides
 DENSE_VIM = {"class_token": "none", "num_classes": 0, "img_size": 512}
@@ -244,3 +250,103 @@ def test_the_file_of_a_whole_network_is_sent_to_what_loads_it(tmp_path):
 def test_two_keys_never_get_one_name():
     with pytest.raises(CheckpointError, match="both renamed to 'c'"):
         rename_keys({"a": torch.zeros(1), "b": torch.zeros(1)}, {"a|b": "c"})
+
+
+def small_state():
+    return timm.create_model("test_vmamba", num_classes=5).state_dict()
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+BESIDE = {
+    "our own run with an average": lambda s, other: {
+        "state_dict": {**prefixed("net.", other), **prefixed("average.module.", s)}
+    },
+    "a loss": lambda s, other: {
+        "state_dict": {**prefixed("model.", s), "criterion.weight": torch.ones(1)}
+    },
+    "an averaged model": lambda s, other: {**prefixed("module.", s), "n_averaged": torch.ones(1)},
+    "counters": lambda s, other: {
+        **s, "total_ops": torch.ones(1), "stages.0.total_ops": torch.ones(1)
+    },
+    "an optimiser": lambda s, other: {**s, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+    "names of one's own": lambda s, other: {
+        "weights": {**prefixed("teacher_net.body.", s), "projector.weight": torch.ones(2)}
+    },
+    "a network of nnU-Net's": lambda s, other: {
+        "network_weights": prefixed("_orig_mod.network.", s), "trainer_name": "x"
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", BESIDE)
+def test_what_lies_beside_the_weights_is_left_out(wrap, tmp_path):
+    state, other = small_state(), {k: v + 1 for k, v in small_state().items()}
+    torch.save(BESIDE[wrap](state, other), tmp_path / "x.pth")
+    loaded = create("test_vmamba", tmp_path / "x.pth", num_classes=5).state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in loaded.items())
+
+
+def test_what_was_left_out_and_which_copy_was_taken_is_said(caplog):
+    state = small_state()
+    known = known_names(timm.create_model("test_vmamba", num_classes=5), {})
+    both = {**prefixed("net.", state), **prefixed("average.module.", state)}
+    unwrap({"state_dict": {**both, "loss.weight": torch.ones(1)}}, known)
+    assert "'state_dict.average.module.' are taken, not those at 'state_dict.net.'" in caplog.text
+    assert "Left out, as it is nothing of the model: 1 part: loss" in caplog.text
+
+
+def test_a_copy_that_lacks_a_weight_is_not_taken():
+    state = small_state()
+    known = known_names(timm.create_model("test_vmamba", num_classes=5), {})
+    some = {k: v + 1 for k, v in list(state.items())[:-1]}
+    found = unwrap(
+        {"model": prefixed("average.module.", some), "ema": prefixed("net.", state)}, known
+    )
+    assert found.keys() == state.keys()
+    assert torch.equal(found["norm.weight"], state["norm.weight"])
+
+
+@pytest.mark.parametrize(("in_chans", "classes"), [(1, 4), (13, 1000)])
+def test_identify_says_how_many_channels_and_classes(in_chans, classes, tmp_path):
+    made = timm.create_model("vim_tiny_patch16_224", in_chans=in_chans, num_classes=classes)
+    torch.save({"state_dict": prefixed("model.", made.state_dict())}, tmp_path / "x.pth")
+    found = vimamba.identify(tmp_path / "x.pth")
+    assert (found.variant, found.in_chans, found.num_classes) == (
+        "vim_tiny_patch16_224", in_chans, classes,
+    )  # fmt: skip
+    assert f"in_chans={in_chans}" in found.create_line
+    assert ("num_classes" in found.create_line) == (classes != 1000)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value, tmp_path):
+    state = small_state()
+    state["norm.bias"][3] = value
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"not finite .* 1 tensor: norm\.bias"):
+        create("test_vmamba", tmp_path / "x.pth", num_classes=5)
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.bool, torch.int64])
+def test_numbers_of_another_kind_are_refused(dtype, tmp_path):
+    state = small_state()
+    state["norm.bias"] = state["norm.bias"].to(dtype)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"another kind of numbers: norm\.bias"):
+        create("test_vmamba", tmp_path / "x.pth", num_classes=5)
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", fail)
+    monkeypatch.setattr("vimamba.models._builder.try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr("vimamba.models._builder.getproxies", dict)
+    with pytest.raises(RuntimeError, match=r"fetched from https.*fetch it by hand and load a file"):
+        timm.create_model("vim_tiny_patch16_224", pretrained=True)
+    with pytest.raises(CheckpointError, match="No pretrained weights exist for medmamba_tiny that"):
+        timm.create_model("medmamba_tiny", pretrained=True)

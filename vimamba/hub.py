@@ -118,6 +118,19 @@ def save_pretrained(
     return folder
 
 
+def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
+    """A model that takes no memory for its weights, if its constructor takes a device.
+
+    Args:
+        name: As for `timm.create_model`.
+        **kwargs: Of the model.
+    """
+    try:
+        return timm.create_model(name, device="meta", **kwargs)
+    except TypeError:
+        return timm.create_model(name, **kwargs)
+
+
 def load_folder(folder: str | Path) -> nn.Module:
     """Build the model of a folder that `save_pretrained` or timm wrote, with its weights.
 

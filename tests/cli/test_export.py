@@ -1,6 +1,7 @@
 """`vimamba export`: what it writes, and how it answers mistakes."""
 
 import json
+import shutil
 import sys
 
 import onnxruntime
@@ -163,3 +164,32 @@ def test_a_missing_package_is_answered_with_its_extra(
     assert main(["export", "test_vim", "--to", "onnx"]) == 2
     assert f'pip install "vimamba[{extra}]"' in capsys.readouterr().err
     assert list(start_folder.iterdir()) == []
+
+
+def test_a_run_interrupted_before_its_export_is_exported(run, start_folder, capsys):
+    shutil.copytree(run, "run", ignore=shutil.ignore_patterns("export"))
+    assert main(["export", "run", "--to", "safetensors", "--out", "x"]) == 0
+    again, first = (
+        timm.create_model(f"local-dir:{f}", pretrained=True) for f in ("x", run / "export")
+    )
+    assert all(torch.equal(w, first.state_dict()[k]) for k, w in again.state_dict().items())
+    for name in ("mean", "std", "interpolation", "crop_pct", "crop_mode", "label_names"):
+        assert again.pretrained_cfg[name] == first.pretrained_cfg[name]
+    assert main(["doctor", "run"]) == 0
+    (start_folder / "run" / "checkpoints" / "best.ckpt").unlink()
+    capsys.readouterr()
+    assert main(["doctor", "run"]) == 2
+    assert "--ckpt last takes" in capsys.readouterr().err
+    assert main(["doctor", "run", "--ckpt", "last"]) == 0
+
+
+def test_exported_folders_are_networks_as_well(run, mask_run, start_folder, capsys):
+    for name in (str(run / "export"), f"local-dir:{run / 'export'}", str(mask_run / "export")):
+        assert main(["doctor", name]) == 0, name
+    assert main(["export", str(run / "export"), "--to", "safetensors", "--out", "x"]) == 0
+    assert json.loads((start_folder / "x" / "config.json").read_text())["label_names"] == [
+        "broad", "fine", "middle",
+    ]  # fmt: skip
+    capsys.readouterr()
+    assert main(["export", ".", "--to", "onnx"]) == 2
+    assert "neither a run (there is no config.yaml) nor a model's" in capsys.readouterr().err

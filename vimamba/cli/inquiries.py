@@ -78,8 +78,9 @@ def model_row(name: str) -> dict[str, Any]:
     import timm
 
     from vimamba.checkpoints import cfg_note
+    from vimamba.hub import create_skeleton
 
-    net = timm.create_model(name, device="meta")
+    net = create_skeleton(name)
     cfg: Any = net.pretrained_cfg
     top1 = cfg_note(cfg, "top-1", "")
     return {

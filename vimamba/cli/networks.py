@@ -146,10 +146,10 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
 
 def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether the model has to be made for an image size."""
-    import timm
+    from vimamba.hub import create_skeleton
 
     probe = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
-    cfg: Any = timm.create_model(name, device="meta", **probe).pretrained_cfg
+    cfg: Any = create_skeleton(name, **probe).pretrained_cfg
     return bool(cfg["fixed_input_size"])
 
 

@@ -9,6 +9,7 @@ from timm.models import PretrainedCfg, load_model_config_from_hf, parse_model_na
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
+from vimamba.hub import create_skeleton
 from vimamba.tasks.errors import TaskError
 
 
@@ -42,7 +43,7 @@ def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> Pret
         except RuntimeError:
             tags = ", ".join(timm.list_pretrained(f"{model.split('.')[0]}.*")) or "no tag"
             raise TaskError(f"tag of model={model!r} is unknown; choose from {tags}") from None
-    net = timm.create_model(model, device="meta", **dict(model_kwargs or {}))
+    net = create_skeleton(model, **dict(model_kwargs or {}))
     found = cast(dict[str, Any], net.pretrained_cfg)
     fields = PretrainedCfg.__dataclass_fields__
     return PretrainedCfg(**{key: value for key, value in found.items() if key in fields})

@@ -124,6 +124,20 @@ def test_nodata_takes_no_part_and_becomes_0(make):
     assert image.mean().abs() < 1e-3
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_image_of_which_nothing_is_known_is_0(make):
+    def half(number):
+        return reflectance(number, 2, np.float32) * (1 if number % 2 else np.nan)
+
+    data = make(half, in_chans=2)
+    assert data.mean == pytest.approx([0.5] * 2, abs=0.02)
+    assert inspect_images(data).unknown == pytest.approx(0.5)
+    empty = make(lambda n: np.full((20, 24, 2), np.nan, np.float32), in_chans=2)
+    image = empty.dataset("train")[0][0]
+    assert image.isfinite().all()
+    assert (empty.preprocessing.pixels(empty.catalogue.splits["train"].item(0)) == 0).all()
+
+
 def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
     def rgb(number):
         return RNG.integers(0, 90, (20, 24, 3), dtype=np.uint8)

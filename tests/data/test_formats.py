@@ -227,7 +227,7 @@ def test_damage_of_any_kind_is_named(tmp_path, kind):
                 read(path)
     # bytes that change may go unseen, but nothing else than a DataError may come of them
     rng = np.random.default_rng(1)
-    for _ in range(150):
+    for _ in range(60):
         broken = bytearray(whole)
         for place in rng.integers(0, min(len(whole), 300), 3):
             broken[place] = rng.integers(256)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from vimamba.data.masked import FilePair
 from vimamba.data.pixels import StoredImage, percentile_limits, read_head
-from vimamba.data.preprocessing import EIGHT_BITS, Preprocessing, scale
+from vimamba.data.preprocessing import EIGHT_BITS, Preprocessing, extremes, scale
 
 # mean and standard deviation of ImageNet's training images, as in torchvision and timm
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -127,9 +127,9 @@ def measure(
     is_scaled = not is_open
     if deep:
         stored = np.concatenate(deep)
-        least, most = np.fmin.reduce(stored), np.fmax.reduce(stored)
-        reach = list(zip(least.tolist(), most.tolist(), strict=True))
-        if not whole_numbers and not (np.nanmin(least) < 0 or np.nanmax(most) > 1):
+        reach = [extremes(band) for band in stored.T]
+        least, most = extremes(stored)
+        if not whole_numbers and least >= 0 and most <= 1:
             ranges = [(0.0, 1.0)] * channels
         else:
             is_scaled = True

@@ -28,7 +28,10 @@ TURNS = {
 }  # fmt: skip
 # little- and big-endian, of 32 and of 64 bits
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-BLURRING = ("JPEG", "MPO", "JPEG2000")
+BLURRING = ("JPEG", "MPO")
+# compressions of TIFF: JPEG of several kinds, and what else is turned into RGB while it is decoded
+BLURRING_TIFF = (6, 7, 33007, 34892)
+RGB_TIFF = (*BLURRING_TIFF, 33003, 33005, 34712)
 _PILLOW_LIMIT = threading.Lock()
 
 
@@ -140,11 +143,6 @@ def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
 def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
     """Height and width after `turn_upright`."""
     return (width, height) if TURNS.get(orientation, (False,))[0] else (height, width)
-
-
-def to_rgb(pixels: NDArray[np.uint8], mode: str) -> NDArray[np.uint8]:
-    """(H, W, C) of another of Pillow's colour modes as RGB."""
-    return np.asarray(Image.fromarray(pixels, mode).convert("RGB"))
 
 
 def as_numbers(pixels: NDArray, nodata: float | None) -> NDArray:
@@ -267,17 +265,17 @@ class PillowImage(ImageFile):
     def bands(self, wanted: int | None) -> NDArray:
         """The bands, (H, W, C)."""
         image, head = self.image, self.head
-        if self.decoder is not None:
-            pixels = self.decoder(self.path.read_bytes())
-            pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+        deep = self.decoder(self.path.read_bytes()) if self.decoder is not None else None
+        if deep is not None and deep.dtype != np.uint8:
+            pixels = deep if deep.ndim == 3 else deep[:, :, None]
             if head.transparent and pixels.shape[2] != wanted:
                 pixels = pixels[:, :, :-1]
         elif image.mode == "F":
             pixels = np.asarray(image)
         elif image.mode.startswith("I"):
             # PGM and PNG have no more than 16 bits, though Pillow may take 32 for them
-            deep = image.mode == "I" and image.format not in ("PPM", "PNG")
-            pixels = np.asarray(image).astype(np.int32 if deep else np.uint16)
+            is_long = image.mode == "I" and image.format not in ("PPM", "PNG")
+            pixels = np.asarray(image).astype(np.int32 if is_long else np.uint16)
         else:
             keep = head.transparent and wanted == head.bands + 1
             # colours beside a table of transparency cannot be had without it
@@ -305,7 +303,7 @@ class TiffImage(ImageFile):
         import tifffile
 
         kinds = tifffile.PHOTOMETRIC
-        pages = [page for page in file.pages if not (page.subfiletype & 5)]
+        pages = [page for page in file.pages if not getattr(page, "subfiletype", 0) & 5]
         if not pages:
             raise ValueError("it holds no image")
         self.page: Any = pages[0].aspage()
@@ -318,13 +316,13 @@ class TiffImage(ImageFile):
         if page.photometric not in known:
             raise ValueError(f"colours of the kind {page.photometric} are not known")
         self.photometric = kinds(page.photometric)
-        self.blurring = page.compression in (6, 7, 33003, 33005, 34712, 34892)
+        self.blurring = page.compression in BLURRING_TIFF
         tag = page.tags.get(ORIENTATION_TAG)
         self.orientation = int(tag.value) if tag else 1
         samples = page.samplesperpixel
-        self.alphas = sum(1 for extra in page.extrasamples if int(extra) in (1, 2))
-        # transparency that is not the last band cannot be told from data
-        self.transparent = self.alphas == 1 and int(page.extrasamples[-1]) in (1, 2) and samples > 1
+        # transparency that is not the last band, or there twice, cannot be told from data
+        alphas = [int(extra) in (1, 2) for extra in page.extrasamples]
+        self.transparent = samples > 1 and sum(alphas) == 1 and alphas[-1]
         colours = 3 if self.photometric in (kinds.PALETTE, kinds.SEPARATED) else samples
         self.head = Head(
             upright_size(page.imagelength, page.imagewidth, self.orientation),
@@ -380,8 +378,9 @@ class TiffImage(ImageFile):
             return np.moveaxis(table[:, pixels[:, :, 0]], 0, -1)
         if kind == kinds.SEPARATED and pixels.shape[2] >= 4:
             return cmyk_to_rgb(pixels[:, :, :4])
-        if kind == kinds.YCBCR and pixels.shape[2] == 3 and not self.blurring:
-            return to_rgb(np.ascontiguousarray(pixels), "YCbCr")
+        if kind == kinds.YCBCR and self.page.compression not in RGB_TIFF:
+            image = Image.fromarray(np.ascontiguousarray(pixels[:, :, :3]), "YCbCr")
+            return np.asarray(image.convert("RGB"))
         if pixels.dtype == np.bool_ or (bits < 8 and pixels.dtype == np.uint8):
             pixels = pixels.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
             bits = 8

@@ -229,7 +229,8 @@ def scale(values: NDArray[np.float32], low: NDArray, high: NDArray) -> NDArray[n
 
 def extremes(values: NDArray) -> tuple[float, float]:
     """The least and the greatest value that is known; 0 and 0 where none is."""
-    least, most = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
+    with np.errstate(invalid="ignore"):
+        least, most = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
     return (0.0, 0.0) if np.isnan(least) else (least, most)
 
 

@@ -98,7 +98,7 @@ class View:
         ends = (self.low, self.high)
         if window is not None:
             low, high = (window[0] + end * (window[1] - window[0]) for end in ends)
-            parts.append(f"black is {low:g}, white {high:g} everywhere")
+            parts.append(f"black is {low:.4g}, white {high:.4g} everywhere")
         elif intensity and intensity.percentiles:
             low, high = intensity.percentiles
             parts.append(f"percentiles {low:g} and {high:g} of a case are 0 and 1 of the range")

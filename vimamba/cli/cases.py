@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from vimamba.cli.callbacks import write_rows
+from vimamba.data.dataset import start_worker
 from vimamba.data.samples import label_text
 
 
@@ -21,7 +23,10 @@ def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
     samples = data.catalogue.splits[split]
     task = task.eval()
     device = next(task.parameters()).device
-    loader = data.eval_dataloader(split)
+    # all of them, of which a process of several would else get its share
+    loader = DataLoader(
+        data.dataset(split), data.batch_size, num_workers=data.workers, worker_init_fn=start_worker
+    )
     with torch.inference_mode():
         found = torch.cat([task.predict_step((x.to(device), y), 0).cpu() for x, y in loader])
     names = data.class_names

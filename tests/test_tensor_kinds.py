@@ -1,4 +1,4 @@
-"""Models under what others set or hand over: default dtype, fake tensors, subclasses, transforms."""
+"""Subclasses of tensors and fake tensors in every model: what MONAI, torchvision and planners give."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Subclasses of tensors and fake tensors in every model: what MONAI, torchvision and planners give."""
+"""Models under fake tensors, subclasses of tensors, transforms and another default dtype."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""Models under what others set or hand over: default dtype, fake tensors, subclasses, transforms."""
+"""Models under default dtypes and fake tensors, with subclasses of tensors, in transforms."""
 
 import pytest
 import timm

@@ -130,19 +130,23 @@ def test_every_model_trains_in_true_half_precision(name, kwargs, precision):
     }
 
 
+# torch's convolutions in half precision are slow on a CPU
+SOME = [
+    "vm_unet",
+    *(pytest.param(n, marks=pytest.mark.slow) for n in [*NETWORKS, "test_vim"] if n != "vm_unet"),
+]
+
+
 @TRUE_HALVES
-@pytest.mark.parametrize(
-    ("model", "head"), [*((name, None) for name in NETWORKS), ("test_vim", "fpn")]
-)
-def test_every_network_trains_in_true_half_precision(model, head, precision):
+@pytest.mark.parametrize("model", SOME)
+def test_every_network_trains_in_true_half_precision(model, precision):
     torch.manual_seed(0)
-    images = torch.randn(4, 3, 64, 64)
-    masks = torch.randint(0, 3, (4, 64, 64), dtype=torch.uint8)
+    images = torch.randn(4, 3, 32, 32)
+    masks = torch.randint(0, 3, (4, 32, 32), dtype=torch.uint8)
     objective = MaskObjective(focal=1.0, lovasz=1.0)
     kwargs = NETWORKS.get(model, {})
-    task = Segmentation(
-        model, head=head, num_classes=3, model_kwargs=kwargs, objective=objective, aux=True
-    )
+    aux = model != "vm_unet"
+    task = Segmentation(model, num_classes=3, model_kwargs=kwargs, objective=objective, aux=aux)
     logged = fit(task, images, masks, precision)
     assert 2 < logged["train/loss"] < 20
 

@@ -1,4 +1,4 @@
-"""Models under fake tensors, subclasses of tensors, transforms and another default dtype."""
+"""Models under default dtypes and fake tensors, with subclasses of tensors, in transforms."""
 
 import pytest
 import timm

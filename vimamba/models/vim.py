@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from timm.layers import (
-    DropPath,
     RmsNorm,
     calculate_drop_path_rates,
     lecun_normal_,
@@ -42,6 +41,7 @@ from vimamba.layers import (
     scan_parameters,
     to_pair,
 )
+from vimamba.layers.mamba import VimBlock
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._builder import build_model
 from vimamba.scan_orders import num_paths
@@ -49,24 +49,6 @@ from vimamba.scan_orders import num_paths
 __all__ = ["VisionMamba"]
 
 CLASS_TOKENS = ("middle", "first", "none")
-
-
-class VimBlock(nn.Module):
-    """Pre-norm residual block: RMSNorm, then the Mamba mixer along the paths."""
-
-    def __init__(self, dim: int, *, drop_path: float, dd: dict[str, Any], **mixer: Any) -> None:
-        super().__init__()
-        self.norm = RmsNorm(dim, eps=1e-5, **dd)
-        self.mixer = MambaMixer(dim, **mixer, **dd)
-        self.drop_path = DropPath(drop_path)
-
-    def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, T, C)."""
-        return self.drop_path(self.mixer(self.norm(x), paths))
-
-    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, T, C) along paths (K, T') to (N, T, C)."""
-        return x + self.update(x, paths)
 
 
 class VisionMamba(nn.Module):

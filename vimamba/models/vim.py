@@ -444,11 +444,8 @@ _OFFICIAL_PATHS = 2
 
 
 _DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
-CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = (
-    {},
-    _DENSE,
-    {**_DENSE, "rotary": True, "pyramid_residual": True},
-)
+_DENSE_ROTARY = {**_DENSE, "rotary": True, "pyramid_residual": True}
+CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, _DENSE, _DENSE_ROTARY)
 
 
 def _from_official(state_dict: StateDict) -> StateDict:

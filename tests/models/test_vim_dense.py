@@ -87,7 +87,7 @@ def to_maps(state, tokens, level):
 
 
 def official_maps(state, image):
-    """Hidden tokens and residual stream side by side; a block's feature is what the next gets."""
+    """Hidden tokens and the residual stream, side by side; a feature is what comes next."""
     state = {k: v.double() for k, v in state.items() if v.is_floating_point()}
     patches = F.conv2d(
         image, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import torch
+from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
 from vimamba.layers.ssm import (
@@ -128,3 +129,21 @@ class MambaMixer(nn.Module):
             "silu",
             "auto",
         )
+
+
+class VimBlock(nn.Module):
+    """Pre-norm residual block: RMSNorm, then the Mamba mixer along the paths."""
+
+    def __init__(self, dim: int, *, drop_path: float, dd: dict[str, Any], **mixer: Any) -> None:
+        super().__init__()
+        self.norm = RmsNorm(dim, eps=1e-5, **dd)
+        self.mixer = MambaMixer(dim, **mixer, **dd)
+        self.drop_path = DropPath(drop_path)
+
+    def update(self, x: Tensor, paths: Tensor) -> Tensor:
+        """What the block adds to the tokens (N, T, C)."""
+        return self.drop_path(self.mixer(self.norm(x), paths))
+
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, T, C) along paths (K, T') to (N, T, C)."""
+        return x + self.update(x, paths)

@@ -20,11 +20,13 @@ GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv
 class PatchStem(nn.Module):
     """One convolution whose patches do not overlap, and a norm.
 
-    What is no whole patch, at the right and below, is dropped, as the official code does.
+    What is no whole patch, at the right and below, is dropped, as the official code does; who needs
+    maps of every pixel completes the patches of `patch_size` pixels before.
     """
 
     def __init__(self, in_chans: int, dim: int, *, patch_size: int = 4, **dd: Any) -> None:
         super().__init__()
+        self.patch_size = patch_size
         self.conv1 = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size, **dd)
         self.norm1 = nn.LayerNorm(dim, **dd)
 

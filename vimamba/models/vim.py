@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from timm.layers import DropPath, RmsNorm, lecun_normal_, trunc_normal_
+from timm.layers import RmsNorm, lecun_normal_, trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
@@ -38,6 +38,7 @@ from vimamba.layers import (
     scan_parameters,
     to_pair,
 )
+from vimamba.layers.mamba import VimBlock
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._builder import build_model
 from vimamba.scan_orders import num_paths
@@ -45,24 +46,6 @@ from vimamba.scan_orders import num_paths
 __all__ = ["VisionMamba"]
 
 CLASS_TOKENS = ("middle", "first", "none")
-
-
-class VimBlock(nn.Module):
-    """Pre-norm residual block: RMSNorm, then the Mamba mixer along the paths."""
-
-    def __init__(self, dim: int, *, drop_path: float, dd: dict[str, Any], **mixer: Any) -> None:
-        super().__init__()
-        self.norm = RmsNorm(dim, eps=1e-5, **dd)
-        self.mixer = MambaMixer(dim, **mixer, **dd)
-        self.drop_path = DropPath(drop_path)
-
-    def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, T, C)."""
-        return self.drop_path(self.mixer(self.norm(x), paths))
-
-    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, T, C) along paths (K, T') to (N, T, C)."""
-        return x + self.update(x, paths)
 
 
 class VisionMamba(nn.Module):
@@ -459,11 +442,8 @@ _OFFICIAL_PATHS = 2
 
 
 _DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
-CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = (
-    {},
-    _DENSE,
-    {**_DENSE, "rotary": True, "pyramid_residual": True},
-)
+_DENSE_ROTARY = {**_DENSE, "rotary": True, "pyramid_residual": True}
+CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, _DENSE, _DENSE_ROTARY)
 
 
 def _from_official(state_dict: StateDict) -> StateDict:

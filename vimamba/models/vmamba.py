@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch.nn.functional as F
 from timm.layers import ClassifierHead
 from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
@@ -50,6 +51,7 @@ class ConvStem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
+        self.patch_size = 1
         self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
         self.norm1 = nn.LayerNorm(dim // 2, **dd)
         self.act = nn.GELU()
@@ -258,6 +260,10 @@ class VMamba(nn.Module):
         self, x: Tensor, take: list[int], last: int, norm: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Grid behind stage `last`, and channels-last features of the stages `take`."""
+        patch = self.stem.patch_size
+        if patch > 1:
+            # maps leave no pixel out, as those of other backbones; logits do, as the official ones
+            x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))  # type: ignore[operator]
         x = self.stem(x)
         features: list[Tensor] = []
         # TorchScript knows no `strict`

@@ -50,7 +50,7 @@ def find_loaded(path: object, base: type) -> type | None:
     This is how names in files are looked up: nothing is imported.
     """
     module, _, name = path.rpartition(".") if isinstance(path, str) else ("", "", "")
-    found = vars(sys.modules[module]).get(name) if module in sys.modules else None
+    found = getattr(sys.modules.get(module), "__dict__", {}).get(name)
     return found if isinstance(found, type) and issubclass(found, base) else None
 
 

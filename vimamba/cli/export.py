@@ -49,11 +49,7 @@ def export(args: list[str]) -> int:
     check_finite(network.net.state_dict())
     if given.to in ("safetensors", "hub") and not network.classifies:
         exported = Path(given.model) / "export"
-        there = (
-            f"are in {exported}"
-            if exported.is_dir()
-            else f"`vimamba fit --resume` writes to {exported}"
-        )
+        there = "are in" if exported.is_dir() else "`vimamba fit --resume` writes to"
         raise UsageError(
             f"--to {given.to} takes timm models; the weights of this segmentation network and what "
             f"builds it {there} {exported}"

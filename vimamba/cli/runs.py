@@ -88,12 +88,16 @@ def load_task(run: Path, checkpoint: Path) -> Any:
             must not name; see SECURITY.md.
     """
     from vimamba.cli.settings import task_class
+    from vimamba.tasks import TaskError
 
     cls = task_class(read_config(run))
     content = read_checkpoint(checkpoint)
     arguments = read_arguments(cls, content, checkpoint)
-    with _named(checkpoint):
-        task: Any = cls(**{**arguments, "pretrained": False})
+    try:
+        with _named(checkpoint):
+            task: Any = cls(**{**arguments, "pretrained": False})
+    except TaskError as error:
+        raise UsageError(f"{checkpoint}: {error}") from error
     task.hparams["pretrained"] = arguments.get("pretrained", False)
     _load(task, content, checkpoint)
     return task.eval()
@@ -108,8 +112,8 @@ def _named(source: Path) -> Iterator[None]:
     """
     try:
         yield
-    except VimambaError as error:
-        raise UsageError(f"{source}: {error}") from error
+    except VimambaError:
+        raise
     except Exception as error:
         first: BaseException = error
         while first.__cause__ or first.__context__:

@@ -117,6 +117,8 @@ def read_settings(run: Path) -> dict[str, Any]:
     for name in settings:
         if name not in SECTIONS:
             raise UsageError(f"{path}: {name} is no section of a run's settings")
+    if not isinstance(settings.get("seed_everything"), int | None):
+        raise UsageError(f"{path}: seed_everything must be a whole number, true or false")
     for part, base in (("model", Task), ("data", ImageData)):
         _check_part(path, part, settings.get(part), base)
     trainer = settings.setdefault("trainer", {}) or {}

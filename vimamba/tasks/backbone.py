@@ -1,7 +1,8 @@
 """Builds timm models by name, with errors a user can act on."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import timm
@@ -43,10 +44,20 @@ def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> Pret
         except RuntimeError:
             tags = ", ".join(timm.list_pretrained(f"{model.split('.')[0]}.*")) or "no tag"
             raise TaskError(f"tag of model={model!r} is unknown; choose from {tags}") from None
-    net = create_skeleton(model, **dict(model_kwargs or {}))
+    with _readable(model):
+        net = create_skeleton(model, **dict(model_kwargs or {}))
     found = cast(dict[str, Any], net.pretrained_cfg)
     fields = PretrainedCfg.__dataclass_fields__
     return PretrainedCfg(**{key: value for key, value in found.items() if key in fields})
+
+
+@contextmanager
+def _readable(model: str) -> Iterator[None]:
+    """Errors of what an address points to as one that names it."""
+    try:
+        yield
+    except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise TaskError(f"model={model!r} cannot be read: {error}") from error
 
 
 def self_contained(
@@ -62,7 +73,8 @@ def self_contained(
         return model, None if model_kwargs is None else dict(model_kwargs)
     source, place = parse_model_name(model)
     read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
-    _, name, arguments = read(place)
+    with _readable(model):
+        _, name, arguments = read(place)
     # what a task decides itself
     decided = {"num_classes", "in_chans", "img_size"}
     kept = {key: value for key, value in (arguments or {}).items() if key not in decided}

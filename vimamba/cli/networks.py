@@ -119,7 +119,7 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         (hparams["in_chans"], side, side),
         _data_config(exported.get("pretrained_cfg") or exported["preprocessing"]),
         list(task.class_names),
-        exported["preprocessing"],
+        exported.get("preprocessing"),
         classifies="pretrained_cfg" in exported,
     )
 

@@ -180,7 +180,7 @@ def test_a_file_is_what_it_holds_whatever_it_is_called(tmp_path):
     pixels = RNG.integers(0, 4000, (6, 7, 5), dtype=np.uint16)
     write(tmp_path / "a.png", pixels, planarconfig="contig")
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.png"), pixels)
-    Image.fromarray(np.full((16, 16), 200, np.uint8)).save(tmp_path / "b.jpg")
+    Image.fromarray(np.full((16, 16), 255, np.uint8)).save(tmp_path / "b.jpg")
     (tmp_path / "b.jpg").rename(tmp_path / "b.jfif")
     assert read_pixels(tmp_path / "b.jfif").shape == (16, 16, 1)
     assert np.unique(read_mask(tmp_path / "b.jfif")).tolist() == [255]

@@ -101,8 +101,11 @@ def fit(args: list[str]) -> int:
     typed = translate([*first, *rest])
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
-    from vimamba.cli.resuming import check_resumed
+    from vimamba.cli.resuming import check_one_division, check_resumed
     from vimamba.cli.runs import build_run
+
+    if not checkpoint:
+        check_one_division(typed)
 
     cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
     kind = reporting.kind_of(cli.model)

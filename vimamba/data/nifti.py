@@ -503,8 +503,7 @@ class NiftiSlices(MaskFolder):
     def _check_channels(self, paths: Sequence[Path]) -> None:
         """Fail unless a case has the channels that are asked for."""
         have = sum(open_volume(path).channels for path in paths)
-        settings = self.preprocessing
-        select_bands(np.zeros((1, 1, have)), self.in_chans, settings.bands, f"volume {paths[0]}")
+        select_bands(np.zeros((1, 1, have)), self.in_chans, self.bands, f"volume {paths[0]}")
 
 
 def labelled(samples: MaskedSamples) -> MaskedSamples:

@@ -174,8 +174,10 @@ class RecipeCLI(LightningCLI):
         """Build the parts, with a progress bar on a terminal only if nothing else is wished."""
         trainer, wish = self.config.trainer, self.config.trainer.enable_progress_bar
         trainer.enable_progress_bar = is_terminal() if wish is None else wish
+        logger = trainer.logger
+        trainer.logger = logger or False  # nothing would be Lightning's own, in scoring as well
         super().instantiate_classes()
-        trainer.enable_progress_bar = wish
+        trainer.enable_progress_bar, trainer.logger = wish, logger
 
 
 def choose_parts(options: list[str]) -> tuple[str, str]:

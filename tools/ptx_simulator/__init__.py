@@ -10,7 +10,8 @@ of shared memory that nobody wrote are reported with the line of the Triton sour
     values.py        number formats and arithmetic
     memory.py        global and shared memory, and the order of accesses to them
     tensor_cores.py  which lane holds which element of a matrix product
-    machine.py       threads, branches, barriers, instructions
+    flow.py          where each thread stands: branches and barriers
+    machine.py       registers and instructions
     launches.py      compiles what the launchers would launch, and runs it
 
     from ptx_simulator import simulated

@@ -78,20 +78,14 @@ def simulated(target: str, change: Change | None = None) -> Iterator[Report]:
     """
     report = Report()
 
-    def run(name: str, programs: int, arguments: dict[str, Any], **options: Any) -> None:
+    def run(function: Any, programs: int, *, warps: int, **arguments: Any) -> None:
         if programs > 0:
-            _run(report, target, change, name, programs, arguments, options)
-
-    def launch_scan(name: str, programs: int, **arguments: Any) -> None:
-        run(name, programs, arguments, kernel=fused.kernel, num_warps=1, enable_fp_fusion=True)
-
-    def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
-        run(name, programs, arguments, kernel=gpu_tasks.kernel, num_warps=warps, num_stages=1)
+            _run(report, target, change, function, programs, warps, arguments)
 
     with ExitStack() as stack:
         for place, name, function in (
-            (fused, "_launch", launch_scan),
-            (gpu_tasks, "launch", launch),
+            (fused, "run", run),
+            (gpu_tasks, "run", run),
             (fused, "processors", lambda device: PROCESSORS),
             (gpu_tasks, "processors", lambda device: PROCESSORS),
             *((op, "triton_obstacle", lambda name, x: None) for op in (scan_op, conv_op, ssd_op)),
@@ -104,23 +98,22 @@ def _run(
     report: Report,
     target: str,
     change: Change | None,
-    name: str,
+    kernel: Any,
     programs: int,
+    warps: int,
     arguments: dict[str, Any],
-    options: dict[str, Any],
 ) -> None:
-    kernel = options.pop("kernel")
-    kinds = tuple((p.name, _kind(p, arguments[p.name])) for p in kernel(name).params)
-    ptx, shared = _compile(kernel, name, kinds, target, tuple(options.items()))
-    short = name.rsplit(".", 1)[-1]
-    program = Program(change(short, ptx) if change else ptx)
+    kinds = tuple((p.name, _kind(p, arguments[p.name])) for p in kernel.params)
+    ptx, shared = _compile(kernel, kinds, target, warps)
+    name = kernel.__name__
+    program = Program(change(name, ptx) if change else ptx)
     taken = [_as_array(arguments[parameter]) for parameter, kind in kinds if isinstance(kind, str)]
     machine = Machine(program, taken, programs, shared).run()
-    report.kernels.append(short)
+    report.kernels.append(name)
     report.opcodes |= {instruction.opcode for instruction in program.instructions}
     for finding, count in machine.findings.items():
         earlier, later = (program.instructions[i] for i in (finding.earlier, finding.later))
-        report.findings[short, finding, earlier, later] += count
+        report.findings[name, finding, earlier, later] += count
 
 
 def _kind(parameter: Any, value: Any) -> Any:
@@ -141,11 +134,7 @@ def _kind(parameter: Any, value: Any) -> Any:
 
 @cache
 def _compile(
-    kernel: Callable[[str], Any],
-    name: str,
-    kinds: tuple[tuple[str, Any], ...],
-    target: str,
-    options: tuple[tuple[str, Any], ...],
+    kernel: Any, kinds: tuple[tuple[str, Any], ...], target: str, warps: int
 ) -> tuple[str, int]:
     """PTX and the bytes of shared memory."""
     constants = {parameter: kind[0] for parameter, kind in kinds if isinstance(kind, tuple)}
@@ -158,9 +147,9 @@ def _compile(
         for place, (_, kind) in enumerate(kinds)
         if isinstance(kind, str) and kind.endswith("/16")
     }
-    source = ASTSource(fn=kernel(name), signature=signature, constexprs=constants, attrs=attributes)
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     gpu = GPUTarget("cuda", int(re.sub(r"\D", "", target)), 32)
-    compiled = triton.compile(source, target=gpu, options=dict(options))
+    compiled = triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": 1})
     return compiled.asm["ptx"], compiled.metadata.shared
 
 

@@ -1,8 +1,4 @@
-"""Threads that execute a program: branches, barriers and instructions.
-
-All threads of all programs advance together. Those furthest behind go first, so threads that a
-branch has parted meet again where its ways do.
-"""
+"""Threads that execute a program, an instruction at a time; flow.py says which is whose turn."""
 
 import re
 from collections import Counter
@@ -12,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 
 from ptx_simulator import tensor_cores, values
+from ptx_simulator.flow import Flow, Lanes
 from ptx_simulator.memory import Clock, Finding, Memory
 from ptx_simulator.program import Instruction, Program, members
 from ptx_simulator.values import UNSIGNED, Array
@@ -20,9 +17,6 @@ from ptx_simulator.values import UNSIGNED, Array
 BASE = 1 << 20
 # bytes that belong to no tensor, before and behind each
 GAP = 256
-ALL = slice(None)
-Lanes = Any  # numbers of threads, or ALL
-
 # what changes nothing here: asynchronous copies and products are at once complete
 _WITHOUT_EFFECT = ("fence", "griddepcontrol", "prefetch", "setmaxnreg")
 
@@ -97,7 +91,7 @@ class Machine:
             NotImplementedError: An instruction is not known.
         """
         with np.errstate(all="ignore"):
-            _Flow(self).run()
+            Flow(self).run()
         for start, array in self.spans:
             array.reshape(-1).view(np.uint8)[:] = self.memory.bytes[start : start + array.nbytes]
         return self
@@ -528,105 +522,3 @@ def _vector(instruction: Instruction) -> int:
 
 def _space_of(instruction: Instruction) -> str:
     return "global" if "global" in instruction.parts else "shared"
-
-
-class _Flow:
-    """Where each thread stands.
-
-    While all threads go the same way one place is kept for all, which saves most of the work.
-    """
-
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
-        self.common: int | None = 0
-        self.places = np.zeros(machine.count, np.int64)
-        self.alive = np.ones(machine.count, np.bool_)
-        self.waiting = np.zeros(machine.count, np.bool_)
-
-    def run(self) -> None:
-        """Let threads take instructions until none is left."""
-        instructions = self.machine.program.instructions
-        while (step := self._next()) is not None:
-            place, lanes = step
-            instruction = instructions[place] if place < len(instructions) else None
-            if instruction is None or instruction.opcode in ("ret", "exit"):
-                self._end(lanes)
-                continue
-            self.machine.executed += 1
-            if instruction.parts[0] == "bra":
-                self._branch(instruction, place, lanes)
-            elif instruction.opcode == "bar.sync":
-                self._wait(place, lanes)
-            else:
-                taking = self._guarded(instruction, lanes)
-                if isinstance(taking, slice) or len(taking):
-                    self.machine.execute(instruction, taking, place)
-                self._go(place + 1, lanes)
-
-    def _next(self) -> tuple[int, Lanes] | None:
-        """The place furthest behind and the threads that stand there; None at the end."""
-        if self.common is not None:
-            return self.common, ALL
-        while True:
-            able = self.alive & ~self.waiting
-            if able.any():
-                break
-            if not self.alive.any():
-                return None
-            self._release()  # the threads that the others waited for have ended
-        place = int(self.places[able].min())
-        here = able & (self.places == place)
-        if here.all():
-            self.common = place
-            return place, ALL
-        return place, np.nonzero(here)[0]
-
-    def _go(self, place: int, lanes: Lanes) -> None:
-        if self.common is not None:
-            self.common = place
-        else:
-            self.places[lanes] = place
-
-    def _end(self, lanes: Lanes) -> None:
-        self.common = None
-        self.alive[lanes] = False
-
-    def _guarded(self, instruction: Instruction, lanes: Lanes) -> Lanes:
-        """The threads that do not pass by."""
-        if instruction.guard is None:
-            return lanes
-        takes = self.machine.register(instruction.guard)[lanes] ^ instruction.inverted
-        return lanes if takes.all() else self.machine.numbers[lanes][takes]
-
-    def _branch(self, instruction: Instruction, place: int, lanes: Lanes) -> None:
-        target = self.machine.program.labels[instruction.operands[0]]
-        taking = self._guarded(instruction, lanes)
-        if taking is lanes:
-            self._go(target, lanes)
-        elif not len(taking):
-            self._go(place + 1, lanes)
-        else:
-            if self.common is not None:
-                self.places[:] = place + 1
-                self.common = None
-            self.places[lanes] = place + 1
-            self.places[taking] = target
-
-    def _wait(self, place: int, lanes: Lanes) -> None:
-        """A barrier of each program."""
-        if self.common is not None:
-            self.machine.clock.barriers += 1
-            self.common = place + 1
-        else:
-            self.waiting[lanes] = True
-            self._release()
-
-    def _release(self) -> None:
-        """Let go the programs all of whose threads wait or have ended."""
-        shape = (-1, self.machine.per_program)
-        waiting = self.waiting.reshape(shape).sum(1)
-        ready = (waiting > 0) & (waiting == self.alive.reshape(shape).sum(1))
-        let_go = np.repeat(ready, self.machine.per_program) & self.waiting
-        self.waiting[let_go] = False
-        self.places[let_go] += 1
-        self.machine.clock.barriers[ready] += 1

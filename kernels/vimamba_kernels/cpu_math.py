@@ -69,7 +69,7 @@ def cached(compiled: CFunc) -> CFunc:
     # numba looks for changes in the kernel's own file only, not in those of its helpers
     files = Path(__file__).parent.rglob("cpu_*.py")
     newest = max(file.stat().st_mtime for file in files)
-    cache = getattr(compiled, "_cache", None)
+    cache: Any = getattr(compiled, "_cache", None)
     if hasattr(cache, "_cache_file"):
         stamp = (cache._cache_file._source_stamp, newest)
         cache._cache_file = _SealedFiles(cache._cache_path, cache._impl.filename_base, stamp)

@@ -203,7 +203,7 @@ def refuse_others(
         now, then = getattr(wish, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
-    from vimamba.cli.recipe import TYPED_TO_SHORT
+    from vimamba.cli.explaining import TYPED_TO_SHORT
 
     now, then = flatten(config), flatten(kept)
     for name in sorted(now.keys() | then.keys()):

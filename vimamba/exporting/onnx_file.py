@@ -66,9 +66,9 @@ def constant_paths(
     """The paths of a grid whose size is known."""
     import onnx_ir
 
-    if height is None or width is None:
-        height, width = like.shape[1:3]
-    return op.Constant(value=onnx_ir.tensor(scan_paths(order, height, width).numpy()))
+    given = height is not None and width is not None
+    rows, columns = (height, width) if given else like.shape[1:3]
+    return op.Constant(value=onnx_ir.tensor(scan_paths(order, rows, columns).numpy()))
 
 
 def floor_quotient(a: Any, b: Any) -> Any:

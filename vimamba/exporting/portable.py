@@ -79,7 +79,8 @@ def computes_from_size(scan_order: str) -> bool:
     try:
         program = torch.export.export(_Paths(scan_order), (grids[0],), dynamic_shapes=(sizes,))
         traced = program.module()
-        return all(torch.equal(traced(grid), scan_paths(scan_order, *grid.shape)) for grid in grids)
+        pairs = zip(grids, _GRIDS, strict=True)
+        return all(torch.equal(traced(grid), scan_paths(scan_order, *size)) for grid, size in pairs)
     except Exception:  # anybody's code met symbols in place of numbers: there is no end of errors
         return False
 

@@ -242,7 +242,6 @@ def _scan_paths_fake(
     return torch.empty((count, steps), dtype=torch.int64, device=like.device)
 
 
-@torch.library.register_vmap("vimamba::scan_paths", lib=_library)
 def _scan_paths_of_all(
     info: Any,
     dims: tuple[Any, ...],
@@ -254,6 +253,9 @@ def _scan_paths_of_all(
     """All samples share the table."""
     one = like if dims[0] is None else like.select(dims[0], 0)
     return torch.ops.vimamba.scan_paths(one, order, height, width), None
+
+
+torch.library.register_vmap("vimamba::scan_paths", _scan_paths_of_all, lib=_library)
 
 
 def grid_of(like: Tensor, height: int | None, width: int | None) -> tuple[int, int]:

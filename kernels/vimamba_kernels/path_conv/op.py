@@ -8,6 +8,7 @@ the reference with every backend. So does all that torch.func and forward mode d
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,10 +153,7 @@ def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _forward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, paths = ctx.saved_tensors
     if must_be_composed((grad,)):
-
-        def convolve(*inputs: Any) -> Tensor:
-            return causal_conv_reference(*inputs, paths, ctx.activation)
-
+        convolve = partial(causal_conv_reference, paths=paths, activation=ctx.activation)
         return (*composed_gradients(convolve, grad, (x, weight, bias)), None, None, None)
     arguments = (grad, x, weight, bias, paths, ctx.activation, ctx.backend)
     grad_x, grad_weight, grad_bias = torch.ops.vimamba.causal_conv_along_paths_backward(*arguments)

@@ -8,6 +8,7 @@ chunked form with every backend. So does all that torch.func and forward mode di
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -273,10 +274,12 @@ def _forward_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | 
     *tensors, paths, ungated, states = ctx.saved_tensors
     options = (ctx.delta_softplus, paths, ctx.merge, ctx.backend)
     if must_be_composed((grad,)):
-
-        def scan(*inputs: Any) -> Tensor:
-            return selective_scan_chunked(*inputs, *options[:3])
-
+        scan = partial(
+            selective_scan_chunked,
+            delta_softplus=ctx.delta_softplus,
+            paths=paths,
+            merge=ctx.merge,
+        )
         return composed_gradients(scan, grad, tensors) + flags
     grads = torch.ops.vimamba.selective_scan_backward(grad, *tensors, *options, ungated, states)
     pairs = zip(grads, tensors, strict=True)

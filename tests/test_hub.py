@@ -11,6 +11,7 @@ import vimamba
 import vimamba.hub
 from tests.backbones import TEST_MODELS
 from tests.closeness import assert_same
+from vimamba.errors import WriteError
 
 # timm gives a model made without weights no licence: what a download would have left behind
 PUBLISHED = {"license": "mit", "origin_url": "https://example.org", "notes": ("top-1: 82.6",)}
@@ -53,7 +54,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
     other = timm.create_model("test_vmamba")
     with monkeypatch.context() as patch:
         patch.setattr(vimamba.hub, "_card", fail)
-        with pytest.raises(OSError, match="disk is full"):
+        with pytest.raises(WriteError, match="cannot be written: the disk is full"):
             vimamba.save_pretrained(other, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     assert (folder / "model.safetensors").read_bytes() == weights

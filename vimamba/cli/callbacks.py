@@ -100,22 +100,20 @@ def plan_line(trainer: Trainer) -> str:
     """How many steps the training has, and how the learning rate goes along them."""
     steps, an_epoch = count_steps(trainer)
     whole = "without an end" if steps == math.inf else f"{steps:.0f} in all"
-    parts = [f"{an_epoch:.0f} steps an epoch, {whole}"]
+    parts = [f"{an_epoch:.0f} step{'s' * (an_epoch != 1)} an epoch, {whole}"]
     schedule = trainer.lr_scheduler_configs[0].scheduler if trainer.lr_scheduler_configs else None
     if isinstance(schedule, Schedule):
         optim, epochs = schedule.optim, schedule.warmup / an_epoch
-        warmup = f"warm-up {epochs:.3g} epochs ({schedule.warmup} steps)"
+        warmup = f"warm-up {epochs:.3g} epochs (steps: {schedule.warmup})"
         if optim.warmup_epochs * an_epoch > schedule.warmup + 1:
             warmup += f", a third of the training, instead of {optim.warmup_epochs:g}"
         fall = {"cosine": "falls as a cosine", "poly": "falls as a power", "constant": "stays"}
         parts += [warmup, f"then the rate {fall[optim.schedule]}"]
         if trainer.global_step:
-            changed = ""
-            if schedule.steps_before not in (None, schedule.steps):
-                changed = f" (they were {schedule.steps_before:.0f})"
-            parts.append(
-                f"{trainer.global_step} steps are done{changed}; going on at {highest_rate(trainer):.3g}"
-            )
+            before = schedule.steps_before
+            planned = f" of {before:.0f} planned before" if before not in (None, steps) else ""
+            rate = f"going on at {highest_rate(trainer):.3g}"
+            parts.append(f"{trainer.global_step} steps{planned} are done, {rate}")
     return "; ".join(parts)
 
 

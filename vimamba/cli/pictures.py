@@ -76,7 +76,7 @@ def draw_curves(metrics: Path, path: Path) -> None:
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
-            if len(lines) > 1:
+            if len(lines) > 1 and axes.lines:
                 axes.legend()
         save(figure, path)
 

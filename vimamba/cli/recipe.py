@@ -51,6 +51,8 @@ QUIET = (
     ".*LeafSpec.*",
     ".*treespec.*",
     ".*pin_memory.*",
+    "Total length of `list` across ranks is zero",
+    "SWA is currently only supported every epoch",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
 )
 

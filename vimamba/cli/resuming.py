@@ -46,10 +46,10 @@ def check_division(cli: "RecipeCLI") -> None:
     config = yaml.safe_load((cli.out / "config.yaml").read_text(encoding="utf-8"))
     before, now = config["data"]["init_args"], cli.config.data.init_args
     for name in DRAWN_BY:
-        if name in before and before[name] != now.get(name):
+        if before.get(name) != now.get(name):
             raise UsageError(
                 f"--data.{name} {now.get(name)}: the run keeps its images and their division "
-                f"({name} {before[name]}); --data.split_csv FILE gives it another one"
+                f"({name} {before.get(name)}); --data.split_csv FILE gives it another one"
             )
 
 

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
@@ -105,21 +106,31 @@ def count_steps(trainer: Trainer) -> tuple[float, float]:
     steps = trainer.estimated_stepping_batches
     steps = math.inf if steps < 0 else steps
     # infinity also for data of unknown length
-    batches = getattr(trainer, "num_training_batches", math.inf)
-    if batches == math.inf:
+    if getattr(trainer, "num_training_batches", math.inf) == math.inf:
         return steps, steps / max(epochs, 1)
-    an_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-    if epochs > 0 and trainer.global_step:
-        steps = an_epoch * epochs + trainer.global_step - _steps_as_now(trainer, an_epoch)
+    if epochs > 0:
+        steps = _steps_before(trainer, epochs) + trainer.global_step - _steps_as_now(trainer)
         steps = steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
-    return steps, an_epoch
+    return steps, _steps_before(trainer, 1)
 
 
-def _steps_as_now(trainer: Trainer, an_epoch: int) -> int:
+def _steps_before(trainer: Trainer, epochs: int) -> int:
+    """Optimiser steps of so many epochs as they are now."""
+    batches = int(trainer.num_training_batches)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            each = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
+            return sum(math.ceil(batches / summed) for summed in each)
+    return epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+
+
+def _steps_as_now(trainer: Trainer) -> int:
     """How many steps what has been done would be in epochs as they are now."""
+    if trainer.global_step == 0:
+        return 0
     progress = trainer.fit_loop.epoch_progress.current
     within = 0
     if progress.processed < progress.started:
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        within = min(batches // trainer.accumulate_grad_batches, an_epoch)
-    return progress.processed * an_epoch + within
+        within = min(batches // trainer.accumulate_grad_batches, _steps_before(trainer, 1))
+    return _steps_before(trainer, progress.processed) + within

@@ -48,7 +48,10 @@ SETTLED = (
     "class_names",
     "label_values",
     "multi_label",
+    "optim.opt",
+    "optim.layer_decay",
 )
+PRESENT = ("optim.weight_decay", "optim.ema")
 
 
 class Task(LightningModule):
@@ -209,12 +212,15 @@ class Task(LightningModule):
         Raises:
             TaskError: Names the setting.
         """
-        before, now = describe_training(begun), describe_training(self.hparams)
-        for name in before.keys() & now.keys():
-            if before[name] != now[name]:
+        before, now = list_settled(begun), list_settled(self.hparams)
+        for name in sorted(before.keys() & now.keys()):
+            # some settings may change, but not come or go: with them, other tensors are trained
+            one, other = before[name], now[name]
+            same = bool(one) == bool(other) if name in PRESENT else one == other
+            if not same:
                 raise TaskError(
-                    f"{name}={now[name]!r}: the training that is resumed was begun with "
-                    f"{before[name]!r}, which it keeps to its end"
+                    f"{name}={other!r}: the training that is resumed was begun with {one!r}, "
+                    "which it keeps to its end"
                 )
 
     def _seed_step(self, batch_idx: int) -> None:
@@ -436,18 +442,11 @@ def images_of(batch: Any) -> list[Tensor]:
     return [first for first in firsts if isinstance(first, Tensor)]
 
 
-def describe_training(hparams: Mapping[str, Any]) -> dict[str, Any]:
+def list_settled(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """What of a task's hyperparameters a resumed training cannot change."""
     optim = hparams.get("optim") or {}
-    settled = {name: hparams[name] for name in SETTLED if name in hparams}
-    return {
-        **settled,
-        "optim.opt": optim.get("opt"),
-        "optim.layer_decay": optim.get("layer_decay"),
-        # with and without are other groups of parameters, and other weights
-        "optim.weight_decay above 0": bool(optim.get("weight_decay")),
-        "optim.ema given": optim.get("ema") is not None,
-    }
+    settings = {**hparams, **{f"optim.{name}": value for name, value in optim.items()}}
+    return {name: settings[name] for name in (*SETTLED, *PRESENT) if name in settings}
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:

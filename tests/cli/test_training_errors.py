@@ -4,7 +4,6 @@ import errno
 import json
 import re
 import threading
-from pathlib import Path
 
 import pytest
 import torch
@@ -23,7 +22,7 @@ def fails(capsys):
         assert main(list(map(str, args))) == 2
         said = capsys.readouterr().err
         assert "Traceback" not in said
-        before, error, line = said.strip().rpartition("error: ")
+        _, error, line = said.strip().rpartition("error: ")
         assert error
         assert "\n" not in line
         return line

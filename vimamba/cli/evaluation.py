@@ -12,9 +12,9 @@ Scores a run's checkpoint on its {split} split and prints a table of all classes
   vimamba {name} runs/digits
   vimamba {name} runs/digits --tta flips --ckpt last --batch-size 128 --workers 4
 
-Other options are those of `vimamba fit` that are about data, scores and devices. With --data FOLDER,
-all images of another folder are scored, or its {split} folder if it has one; with --data.split_csv
-FILE, those that the file calls {split}. A run that is still training can be scored.
+Other options are those of `vimamba fit` that are about data, scores and devices. With --data
+FOLDER, all images of another folder are scored, or its {split} folder if it has one; with
+--data.split_csv FILE, those that the file calls {split}. A run can be scored while it trains.
 """
 
 # options of `vimamba fit` that change nothing about the scores of weights that exist
@@ -124,4 +124,6 @@ def check_options(name: str, options: list[str]) -> None:
         idle = (*OF_TRAINING, other)
         if any(option == known or option.startswith(f"{known}.") for known in idle):
             short = given.partition("=")[0]
-            raise UsageError(f"{short} changes nothing about the scores of a run: it is of training")
+            raise UsageError(
+                f"{short} changes nothing about the scores of a run: it is of training"
+            )

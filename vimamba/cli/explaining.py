@@ -197,7 +197,10 @@ def list_arguments(kind: type) -> Iterator[str]:
         hints = typing.get_type_hints(ancestor.__init__)
         parameters = inspect.signature(ancestor.__init__).parameters
         for name in list(parameters)[1:]:
-            if parameters[name].kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+            if parameters[name].kind in (
+                inspect.Parameter.VAR_KEYWORD,
+                inspect.Parameter.VAR_POSITIONAL,
+            ):
                 continue
             yield name
             for option in (hints.get(name), *typing.get_args(hints.get(name))):

@@ -35,7 +35,7 @@ def check_monitors(cli: "RecipeCLI") -> None:
         UsageError: Names the callback, and the metrics there are.
     """
     known = metric_names(cli)
-    for callback in cli.trainer.callbacks:
+    for callback in vars(cli.trainer)["callbacks"]:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         name = type(callback).__name__
         if monitor is None or known is None:

@@ -21,10 +21,12 @@ vimamba fit: train a classifier or a segmentation network
   --model NAME          timm model name (vimamba list-models); for segmentation a backbone,
                         or a network: vm_unet, swin_umamba, umamba_enc_2d ...
   --pretrained          start from the published weights
-  --epochs N --lr X --batch-size N --img-size N --seed N --workers N
-  --precision P         32-true, bf16-mixed, 16-mixed
+  --epochs N            30 by default; --trainer.max_steps N instead ends after N steps
+  --lr X --batch-size N --img-size N --seed N --workers N
+  --precision P         32-true, bf16-mixed, 16-mixed; 64-true, bf16-true, 16-true
   --out RUN             folder to write; runs/<time>_<model> by default
-  --resume auto|RUN     continue RUN/checkpoints/last.ckpt; auto: that of --out, if there is one
+  --resume auto|RUN     continue RUN/checkpoints/last.ckpt; auto: that of --out, if there is one.
+                        With more --epochs, the learning rate follows the longer schedule
   --limit N             use N images of each split
   --dry-run             one batch of training and validation, nothing written
 
@@ -32,6 +34,12 @@ Every other setting has a typed name, in recipes and as an option: --model.optim
 --model.objective.mixup 0.2, --data.augmentation.hflip 0, --trainer.devices 2. See them all with
 `--print_config` and your other options; `--model.help vimamba.tasks.Classification` and
 `--data.help vimamba.data.ImageFolder` explain them, --help-all those of the trainer.
+
+Callbacks and loggers of Lightning, such as --trainer.callbacks+=EarlyStopping
+--trainer.callbacks.monitor=val/loss or --trainer.logger=WandbLogger, can wait for these metrics:
+train/loss, val/loss; of classifiers val/accuracy, val/balanced_accuracy, val/macro_f1, val/auroc,
+val/ece, with more than five classes val/top5, with several labels val/exact_match; of
+segmentation val/dice, val/miou, val/accuracy.
 """
 
 ALIASES = {

@@ -72,7 +72,9 @@ def draw_curves(metrics: Path, path: Path) -> None:
                     values = columns[name][known]
                     # often equal to the accuracy, which then shows between the dashes
                     style = "--" if label == "macro F1" else "-"
-                    axes.plot(epoch[known], values, style, color=colour, label=label, marker=mark, lw=1.8)
+                    axes.plot(
+                        epoch[known], values, style, color=colour, label=label, marker=mark, lw=1.8
+                    )
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)

@@ -135,7 +135,9 @@ class RecipeCLI(LightningCLI):
     def _check_trainer(self) -> None:
         """Fail on settings of the trainer that a run of ours would not follow."""
         trainer = self.config.trainer
-        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        callbacks = (
+            trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        )
         names = [str(getattr(callback, "class_path", "")) for callback in callbacks]
         if any(name.endswith("Checkpoint") for name in names):  # beside those of ours
             trainer.enable_checkpointing = True
@@ -249,7 +251,9 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
             return RecipeCLI(args, out)
     except ArgumentError as error:
         task, data = choose_parts(args)
-        linked = {f"{part}.{name}" for part in ("model", "data") for name in ("seed", "class_counts")}
+        linked = {
+            f"{part}.{name}" for part in ("model", "data") for name in ("seed", "class_counts")
+        }
         linked |= {f"model.{name}" for name in LINKED}
         known = typed_options(find_class(task), find_class(data))
         known = [option for option in known if option not in linked]

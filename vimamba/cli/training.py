@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
 CONFIG_HEAD = """\
-# What `vimamba fit` was told. Besides the logger and callbacks below, a run has its own: metrics.csv,
-# checkpoints/best.ckpt and last.ckpt, and TensorBoard's log where tensorboard is installed and no
-# other logger is named.
+# What `vimamba fit` was told. Besides the logger and callbacks below, a run has its own:
+# metrics.csv, checkpoints/best.ckpt and last.ckpt, and TensorBoard's log where tensorboard is
+# installed and `logger` is null.
 """
+
 
 def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
     """Split off the options that are about the run folder."""
@@ -233,11 +234,12 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
 
 
 def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
-    """Score weights that were averaged at the very end; without any validation, the last are best."""
+    """Score weights averaged at the very end; without any validation, the last are the best."""
     from pytorch_lightning.callbacks import StochasticWeightAveraging
 
-    trainer, best = cli.trainer, checkpoints.folder / "best.ckpt"
-    averaged = any(isinstance(c, StochasticWeightAveraging) for c in trainer.callbacks)
+    trainer: Any = cli.trainer
+    callbacks, best = trainer.callbacks, checkpoints.folder / "best.ckpt"
+    averaged = any(isinstance(c, StochasticWeightAveraging) for c in callbacks)
     validated = bool(trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
     if averaged and validated:
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)

@@ -209,7 +209,8 @@ class ImageData(LightningDataModule):
         """Epochs that are finished, for the checkpoint."""
         if self.trainer is None:
             return {"epochs": self.first_epoch}
-        return {"epochs": self.trainer.fit_loop.epoch_progress.current.processed}
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return {"epochs": progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Begin with the epoch after those: workers fetch its images before Lightning names it."""

@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: of a loss, of gradients, of weights, and in which layer first."""
+"""Where numbers stop being finite: in a loss, gradients or weights, and in which layer first."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -13,8 +13,8 @@ from vimamba.tasks.errors import TaskError
 # a loss scale below which overflow is no longer what the scale could help; it starts at 65536
 LOWEST_SCALE = 2.0**-10
 WAY_OUT = (
-    "a lower learning rate (--lr), --precision 32-true or bf16-mixed may help, and `vimamba doctor` "
-    "shows the range of every layer"
+    "a lower learning rate (--lr), --precision 32-true or bf16-mixed may help, and `vimamba "
+    "doctor` shows the range of every layer"
 )
 
 

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from torch import nn
 
 
-def frozen_layers(
-    net: nn.Module, frozen: Collection[int], *, in_between: bool
-) -> list[nn.Module]:
+def frozen_layers(net: nn.Module, frozen: Collection[int], *, in_between: bool) -> list[nn.Module]:
     """The layers of a network that do nothing but what is frozen.
 
     Those whose parameters are all frozen, with all inside them.

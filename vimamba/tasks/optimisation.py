@@ -53,7 +53,7 @@ def check_optimisation(optim: Optimisation) -> None:
     Raises:
         TaskError: Names it.
     """
-    known = timm.optim.list_optimizers()
+    known = [str(name) for name in timm.optim.list_optimizers()]
     if optim.opt not in known:
         near = get_close_matches(optim.opt, known, n=4, cutoff=0.3)
         hint = f"close names are {', '.join(near)}" if near else "adamw, sgd and lion are some"

@@ -128,7 +128,7 @@ def _steps_as_now(trainer: Trainer) -> int:
     """How many steps what has been done would be in epochs as they are now."""
     if trainer.global_step == 0:
         return 0
-    progress = trainer.fit_loop.epoch_progress.current
+    progress: Any = trainer.fit_loop.epoch_progress.current
     within = 0
     if progress.processed < progress.started:
         batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed

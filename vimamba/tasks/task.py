@@ -181,7 +181,9 @@ class Task(LightningModule):
         saved = {key: value for key, value in checkpoint["state_dict"].items() if key in ours}
         if not are_finite(saved.values()):
             name = find_broken(saved.items())
-            raise NotFiniteError(f"the weights of {name} are not finite and are not saved; {WAY_OUT}")
+            raise NotFiniteError(
+                f"the weights of {name} are not finite and are not saved; {WAY_OUT}"
+            )
         if self.device_mesh is not None:
             return  # Lightning has numbered them
         place = {id(parameter): index for index, parameter in enumerate(self.parameters())}
@@ -242,7 +244,9 @@ class Task(LightningModule):
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen from following the images: its statistics, dropout, dropped paths."""
         body = {id(parameter) for parameter in self.body_parameters()} if self.is_frozen else set()
-        fixed = {id(parameter) for parameter in self.net.parameters() if not parameter.requires_grad}
+        fixed = {
+            id(parameter) for parameter in self.net.parameters() if not parameter.requires_grad
+        }
         layers = frozen_layers(self.net, body | fixed, in_between=self.is_frozen)
         for layer in self._held:
             layer.training = True
@@ -304,11 +308,14 @@ class Task(LightningModule):
 
         def again() -> Any:
             self._seed_step(self.trainer.fit_loop.epoch_loop.batch_idx)
-            return self.forward_training(images_of(self._batch)[0])
+            images = images_of(self._batch)
+            return self.forward_training(images[0]) if images else None
 
         place = f"step {self.global_step + 1}, epoch {self.current_epoch + 1}"
         origin = self._find_origin(again)
-        raise NotFiniteError(f"training stops at {place}: the {what} is not finite; {origin}; {WAY_OUT}")
+        raise NotFiniteError(
+            f"training stops at {place}: the {what} is not finite; {origin}; {WAY_OUT}"
+        )
 
     def _find_origin(self, run: Callable[[], Any]) -> str:
         """What is not finite first: weights, images, the output of a layer or a gradient."""

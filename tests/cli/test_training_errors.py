@@ -63,7 +63,11 @@ def fails(capsys):
             ["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val_loss"],
             "EarlyStopping: monitor=val_loss is not one of train/loss, val/loss, val/accuracy",
         ),
-        (["--out", "/proc/run"], "cannot be"),
+        (["--out", "/proc/run"], "cannot be written"),
+        (
+            ["--data.split_csv", "x.csv", "--data.val_fraction", "0.2"],
+            "--data.val_fraction: the division is that of --data.split_csv already",
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_is_named_in_one_line(options, message, recipe, fails, tmp_path):

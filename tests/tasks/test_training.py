@@ -232,7 +232,9 @@ def test_the_first_layer_is_named(photos, tmp_path):
             self.net.blocks[0].attn.proj.forward = lambda x: x * torch.inf
 
     trainer = Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path)
-    with pytest.raises(NotFiniteError, match=r"step 1, .*output is not: blocks\.0\.attn\.proj \(Linear"):
+    with pytest.raises(
+        NotFiniteError, match=r"step 1, .*output is not: blocks\.0\.attn\.proj \(Linear"
+    ):
         trainer.fit(classifier(Breaks), images(photos))
 
 

@@ -7,6 +7,7 @@ import torch
 import yaml
 
 from vimamba.cli.errors import UsageError
+from vimamba.cli.options import last_value
 from vimamba.cli.tables import say
 
 if TYPE_CHECKING:
@@ -14,6 +15,19 @@ if TYPE_CHECKING:
 
 # arguments of the data by which a division is drawn; a run keeps the one it has in split.csv
 DRAWN_BY = ("val_fraction", "test_fraction", "fold", "folds", "group_pattern", "limit")
+
+
+def check_one_division(options: list[str]) -> None:
+    """Fail if the options name a division and also say how to draw one.
+
+    Raises:
+        UsageError: Names the option that would not act.
+    """
+    if last_value(options, "--data.split_csv") is None:
+        return
+    for name in DRAWN_BY:
+        if name != "limit" and last_value(options, f"--data.{name}") is not None:
+            raise UsageError(f"--data.{name}: the division is that of --data.split_csv already")
 
 
 def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:

@@ -94,7 +94,10 @@ def fit(args: list[str]) -> int:
     typed = translate([*first, *rest])
     from vimamba.cli import reporting
     from vimamba.cli.recipe import build
-    from vimamba.cli.resuming import check_resumed
+    from vimamba.cli.resuming import check_one_division, check_resumed
+
+    if not checkpoint:
+        check_one_division(typed)
 
     cli = build(typed, folder)
     kind = reporting.kind_of(cli.model)

@@ -30,19 +30,6 @@ def check_one_division(options: list[str]) -> None:
             raise UsageError(f"--data.{name}: the division is that of --data.split_csv already")
 
 
-def check_one_division(options: list[str]) -> None:
-    """Fail if the options name a division and also say how to draw one.
-
-    Raises:
-        UsageError: Names the option that would not act.
-    """
-    if last_value(options, "--data.split_csv") is None:
-        return
-    for name in DRAWN_BY:
-        if name != "limit" and last_value(options, f"--data.{name}") is not None:
-            raise UsageError(f"--data.{name}: the division is that of --data.split_csv already")
-
-
 def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
     """Fail on options that a resumed run would not follow, before anything is written.
 

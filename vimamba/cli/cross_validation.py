@@ -20,6 +20,7 @@ from vimamba.cli.folds import Record, fold_folder, read_record
 from vimamba.cli.options import translate
 from vimamba.cli.tables import command_line, say, show_table
 from vimamba.files import list_entries, lock_folder, write_whole
+from vimamba.reading import read_yaml
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -167,7 +168,7 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
     if before is None and list_entries(out):
         raise UsageError(f"--out {out} holds files but no cross-validation; name another folder")
     if before is not None and path.is_file():
-        kept = yaml.safe_load(path.read_text(encoding="utf-8"))
+        kept = read_yaml(path, UsageError)
         refuse_others(wish, before, yaml.safe_load(config), kept, out)
         return before
     wish.write(out)

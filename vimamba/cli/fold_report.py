@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vimamba.checkpoints import read_checkpoint
 from vimamba.cli.callbacks import write_rows
 from vimamba.cli.folds import Record, fold_folder
 from vimamba.cli.tables import command_line, number, say, show_table
@@ -103,7 +104,7 @@ def cell_value(text: str) -> float | None:
 def fold_row(out: Path, fold: int, report: Row) -> Row:
     """Scores of one fold in a row, with the epoch that they are of."""
     checkpoint = fold_folder(out, fold) / "checkpoints" / Path(report["checkpoint"]).name
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    content = read_checkpoint(checkpoint)
     scores = {name: report[name] for name in NAMES if isinstance(report.get(name), float)}
     return {"fold": fold, "images": report["images"], "epoch": content["epoch"] + 1, **scores}
 

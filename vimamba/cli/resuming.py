@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from vimamba.checkpoints import read_checkpoint
 from vimamba.cli.errors import UsageError
 from vimamba.cli.options import last_value
+from vimamba.cli.runs import read_config
 from vimamba.cli.tables import say
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def check_division(cli: "RecipeCLI") -> None:
     kept = cli.out / "split.csv"
     if not kept.exists():
         return
-    config = yaml.safe_load((cli.out / "config.yaml").read_text(encoding="utf-8"))
-    before, now = config["data"]["init_args"], cli.config.data.init_args
+    before, now = read_config(cli.out)["data"]["init_args"], cli.config.data.init_args
     for name in DRAWN_BY:
         if before.get(name) != now.get(name):
             raise UsageError(

@@ -40,7 +40,9 @@ TARGETS = {
 }
 # an H200: bytes and clocks a second (boost), multiprocessors
 BANDWIDTH, CLOCK, PROCESSORS = 4.3e12, 1.98e9, 132
-_POINTERS = {
+# types of tensors as Triton writes them
+POINTERS = {
+    torch.float64: "*fp64",
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -210,7 +212,7 @@ def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
     value = launch.arguments[name]
     if isinstance(value, Tensor):
         # tensors that PyTorch allocates are aligned
-        return name, _POINTERS[value.dtype] + "/16"
+        return name, POINTERS[value.dtype] + "/16"
     if parameter.is_constexpr or value is None:
         return name, f"={value!r}"
     if parameter.do_not_specialize:

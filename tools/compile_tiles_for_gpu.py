@@ -28,15 +28,6 @@ from vimamba_kernels import gpu_tasks
 from vimamba_kernels.path_conv import fused as conv
 from vimamba_kernels.ssd import fused as ssd
 
-_POINTERS = {
-    torch.float64: "*fp64",
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
-
 
 class Case(NamedTuple):
     """Both passes of an operator, and the bytes of inputs and outputs."""
@@ -191,7 +182,7 @@ def _kind(parameter: Any, launch: Launch) -> Any:
     value = launch.arguments[parameter.name]
     if isinstance(value, Tensor):
         # tensors that PyTorch allocates are aligned
-        return _POINTERS[value.dtype] + "/16"
+        return machine.POINTERS[value.dtype] + "/16"
     if parameter.is_constexpr or value is None or value == 1:
         return (value,)
     if isinstance(value, float):

@@ -11,6 +11,7 @@ from unittest import mock
 
 import torch
 import triton
+from compile_for_gpu import POINTERS
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -25,13 +26,6 @@ from vimamba_kernels.selective_scan import fused
 from vimamba_kernels.selective_scan import op as scan_op
 from vimamba_kernels.ssd import op as ssd_op
 
-_POINTERS = {
-    torch.float32: "*fp32",
-    torch.float16: "*fp16",
-    torch.bfloat16: "*bf16",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-}
 # a small GPU, so that small problems fill it as large ones fill a real one
 PROCESSORS = 2
 Change = Callable[[str, str], str]
@@ -120,7 +114,7 @@ def _kind(parameter: Any, value: Any) -> Any:
     """The type of a parameter, or as a tuple of one its value, as Triton specialises a call."""
     if isinstance(value, Tensor):
         # tensors that PyTorch allocates are aligned
-        return _POINTERS[value.dtype] + "/16"
+        return POINTERS[value.dtype] + "/16"
     if parameter.is_constexpr or value is None or isinstance(value, bool):
         return (value,)
     if isinstance(value, float):

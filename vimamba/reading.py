@@ -73,7 +73,9 @@ class _Storage:
     def __init__(self, dtype: torch.dtype | None, size: int, content: Tensor | None) -> None:
         self.dtype = dtype
         self.size = size
-        self.content = torch.empty(size, dtype=torch.uint8) if content is None else content
+        if content is None:
+            content = torch.empty(size, dtype=torch.uint8, device="cpu")
+        self.content = content
 
 
 def _storage_dtypes() -> dict[str, torch.dtype | None]:
@@ -343,7 +345,7 @@ def _places(records: list[zipfile.ZipInfo], memory: mmap.mmap) -> dict[str, tupl
 
 def _view(memory: mmap.mmap, start: int, size: int) -> Tensor:
     if size == 0:
-        return torch.empty(0, dtype=torch.uint8)
+        return torch.empty(0, dtype=torch.uint8, device="cpu")
     return torch.frombuffer(memory, dtype=torch.uint8, count=size, offset=start)
 
 

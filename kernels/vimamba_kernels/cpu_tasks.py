@@ -236,7 +236,7 @@ def _cache_key(kernel: Any) -> Any:
 
 def _drop_cached(kernel: Any) -> None:
     """Delete the kernel's code in the cache, or the kernel's index if that cannot be read."""
-    files = getattr(kernel._cache, "_cache_file", None)
+    files = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
     if files is None:
         return
     try:

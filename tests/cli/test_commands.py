@@ -20,8 +20,11 @@ ROOT = Path(__file__).parents[2]
         (["fit", "--data", "nowhere"], "nowhere' is not a folder"),
         (["fit"], "--data PATH is required"),
         (["fit", "--data", "{folder}", "--model", "test_vti"], "close names are test_vit"),
-        (["fit", "--data", "{folder}", "--model.modell", "x"], "Option 'modell' is not accepted"),
-        (["fit", "-c", "{bad}"], "Option 'learning_rate' is not accepted"),
+        (
+            ["fit", "--data", "{folder}", "--model.modell", "x"],
+            "--model.modell is unknown; close options are --model.model",
+        ),
+        (["fit", "-c", "{bad}"], "--model.learning_rate is unknown"),
         (["fit", "-c", "no.yaml"], "no.yaml"),
         (
             ["fit", "--data", "{folder}", "--epochs", "many"],
@@ -32,7 +35,7 @@ ROOT = Path(__file__).parents[2]
         (["fit", "--data", "list.csv"], "list.csv' is not a CSV file"),
         (["test", "{folder}"], "is not a run folder"),
         (["test", "{run}", "--ckpt", "final"], "--ckpt final"),
-        (["test", "{run}", "--data", "{other}"], "the run was trained on"),
+        (["test", "{run}", "--data", "{other}"], "are not among the classes"),
         (["predict", "{run}", "nowhere.png"], "nowhere.png is neither a file nor a folder"),
         (["predict", "{run}", "{folder}", "--out", "x.txt"], "must end in .csv or .json"),
         (["identify", "nowhere.pth"], "nowhere.pth is not a file"),

@@ -1,5 +1,7 @@
 """`vimamba doctor`: the ranges it shows are true, and what is too large is found."""
 
+import re
+
 import pytest
 import timm
 import torch
@@ -57,12 +59,26 @@ def test_the_first_scan_beyond_float16_is_named(tmp_path, capsys):
 def test_a_number_that_is_not_finite_is_counted(tmp_path, capsys):
     model = build("test_vim")
     with torch.no_grad():
+        model.blocks[1].norm.weight[3] = 3e38  # finite itself, its products only below 1.13
+    torch.save(model.state_dict(), tmp_path / "large.pth")
+    args = ["doctor", "test_vim", "--checkpoint", str(tmp_path / "large.pth"), "--batch-size", "2"]
+    assert main(args) == 1
+    found = re.search(
+        r"overflows: blocks\.1\.norm \((\d+) numbers not finite\)", capsys.readouterr().out
+    )
+    # of 37 tokens of two images
+    assert 0 < int(found[1]) < 74
+
+
+def test_weights_that_are_not_finite_are_named_at_once(tmp_path, capsys):
+    model = build("test_vim")
+    with torch.no_grad():
         model.blocks[1].norm.weight[3] = float("nan")
     torch.save(model.state_dict(), tmp_path / "broken.pth")
-    args = ["doctor", "test_vim", "--checkpoint", str(tmp_path / "broken.pth"), "--batch-size", "2"]
-    assert main(args) == 1
-    # 37 tokens of two images
-    assert "overflows: blocks.1.norm (74 numbers not finite)" in capsys.readouterr().out
+    assert main(["doctor", "test_vim", "--checkpoint", str(tmp_path / "broken.pth")]) == 2
+    assert (
+        "not finite (NaN or infinite) in 1 tensor: blocks.1.norm.weight" in capsys.readouterr().err
+    )
 
 
 def test_a_run_is_examined_on_its_images(run, folder, capsys):

@@ -40,6 +40,8 @@ DATA = {
     "batch_size": 3, "workers": 1, "limit": 5,
     "val_fraction": 0.2, "test_fraction": 0.3,
     "img_size": 32, "in_chans": 1, "mean": [0.1], "std": [0.2], "interpolation": "nearest",
+    "bands": [0], "group_pattern": "(.*)", "fold": 1, "folds": 3, "fold_as": "test",
+    "intensity.window": [1.0, 2.0], "intensity.zscore": True,
 }  # fmt: skip
 AUGMENTATION = {"aspect": 1.5}
 FOUND = {
@@ -100,9 +102,9 @@ def check_all(task, data, root, model, further, tmp_path):
     known = {o for o in typed_options(task, data) if not o.startswith("trainer.")}
     # of a group of settings, each by itself
     groups = {option for option in known if any(o.startswith(f"{option}.") for o in known)}
-    # there are no published weights for the models of tests; the last two exclude others
+    # there are no published weights for the models of tests; the last three exclude others
     given = {"data.root", "model.model", "model.pretrained"}
-    given |= {"data.labels.colours", "data.intensity.percentiles"}
+    given |= {"data.labels.colours", "data.intensity.percentiles", "data.intensity.ranges"}
     assert known - groups - LINKED_OPTIONS - set(table) - given == set()
     options = [f"--model.class_path={task.__module__.rsplit('.', 1)[0]}.{task.__name__}"]
     options += ["--data", str(root), "--model", model]
@@ -129,7 +131,8 @@ NETWORK = {
 def test_every_option_of_classification_reaches_what_it_sets(folder, tmp_path):
     kwargs = {"model.model_kwargs": {"patch_size": 8, "depth": 1}}
     mixing = {"class_weights": "balanced", "mix_prob": 0.75}
-    further = {"data.crop_pct": 0.75, **NETWORK, **kwargs}
+    names = sorted(path.name for path in folder.iterdir())
+    further = {"data.crop_pct": 0.75, "data.classes": names[::-1], **NETWORK, **kwargs}
     further |= values_of(Objective, "model.objective", mixing)
     further |= values_of(Augmentation, "data.augmentation", AUGMENTATION)
     check_all(Classification, ImageFolder, folder, "test_vit", further, tmp_path)
@@ -147,10 +150,7 @@ def test_every_option_of_segmentation_reaches_what_it_sets(masks, tmp_path):
         "model.overlap": 0.25,
         "data.fit": "window",
         "data.scale_to": 40,
-        "data.bands": [0],
-        "data.group_pattern": "(.)",
-        "data.fold": 1,
-        "data.folds": 3,
+        "data.align": True,
         "data.images": "images",
         "data.masks": "masks",
         "data.mask_suffix": "",
@@ -158,8 +158,6 @@ def test_every_option_of_segmentation_reaches_what_it_sets(masks, tmp_path):
         "data.labels.values": [0, 1],
         "data.labels.ignore": 7,
         "data.labels.background": False,
-        "data.intensity.window": [1.0, 2.0],
-        "data.intensity.zscore": True,
     }
     weights = {"class_weights": [1.0, 2.0], "aux_weights": [0.5], "ce": 2.0, "dice": 3.0}
     further |= values_of(MaskObjective, "model.objective", weights)

@@ -168,7 +168,7 @@ def test_only_lists_and_sheets_of_ours_are_overwritten(run, folder, tmp_path, ca
     # a list of ours is replaced, and its sheet is no image of the folder
     for name in ("p.csv", "p.csv"):
         assert main(["predict", str(run), str(tmp_path), "--out", str(tmp_path / name)]) == 0
-        assert capsys.readouterr().out.startswith(f"{image}: ")
+        assert f"\n{image}: " in capsys.readouterr().out
     for name in ("q.json", "q.json"):
         assert main(["predict", str(run), str(image), "--out", str(tmp_path / name)]) == 0
 

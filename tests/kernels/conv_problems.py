@@ -11,7 +11,7 @@ def make_problem(
     g = torch.Generator().manual_seed(0)
 
     def normal(*shape):
-        return torch.randn(shape, generator=g)
+        return torch.randn(shape, generator=g, dtype=torch.float32)
 
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(k)]).int()
@@ -49,7 +49,8 @@ def convolve_by_loop(x, weight, bias, paths, activation):
 def output_gradient(problem):
     x, k = problem["x"], problem["weight"].shape[0]
     g = torch.Generator().manual_seed(1)
-    return torch.randn(x.shape[0], k, *x.shape[1:], generator=g).to(x.dtype)
+    shape = (x.shape[0], k, *x.shape[1:])
+    return torch.randn(shape, generator=g, dtype=torch.float32).to(x.dtype)
 
 
 def with_gradients(function, problem, grad):

@@ -32,7 +32,7 @@ def make_problem(
 
     # float32 values in float64 too, so that the same results are expected of both
     def normal(*shape, dtype=dtype):
-        return torch.randn(shape, generator=g).to(dtype)
+        return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
     by_group = (batch, k, length, n) if groups is None else (batch, k, groups, length, n)
     rates = torch.rand(k, channels, n, generator=g) + torch.arange(1, n + 1)
@@ -100,7 +100,7 @@ def output_gradient(problem, merge=True):
     channels = u.shape[-1]
     shape = (batch, length, channels) if merge else (batch, k, length, channels)
     g = torch.Generator().manual_seed(1)
-    return torch.randn(shape, generator=g).to(u.dtype)
+    return torch.randn(shape, generator=g, dtype=torch.float32).to(u.dtype)
 
 
 @cache

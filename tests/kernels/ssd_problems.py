@@ -25,7 +25,7 @@ def make_problem(
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
     def normal(*shape, dtype=dtype):
-        return torch.randn(shape, generator=g).to(dtype)
+        return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
     paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(k)]).int()
     for path in paths:
@@ -96,7 +96,8 @@ def with_gradients(function, problem):
     outputs = outputs if problem["return_state"] else outputs[:1]
     g = torch.Generator().manual_seed(1)
     # in the dtype of the problem first, so that every dtype gets the same
-    grads = [torch.randn(y.shape, generator=g).to(problem["x"].dtype).to(y.dtype) for y in outputs]
+    drawn = [torch.randn(y.shape, generator=g, dtype=torch.float32) for y in outputs]
+    grads = [t.to(problem["x"].dtype).to(y.dtype) for t, y in zip(drawn, outputs, strict=True)]
     return outputs + list(torch.autograd.grad(outputs, list(leaves.values()), grads))
 
 

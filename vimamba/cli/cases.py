@@ -47,7 +47,7 @@ def case_row(name: str, probability: torch.Tensor, label: Any, names: list[str])
             its classes being there and the others not.
         names: In the order of the classes.
     """
-    truth = torch.as_tensor(label)
+    truth = torch.as_tensor(label, dtype=None, device="cpu")
     if truth.ndim == 0:
         answer = probability.argmax()
         sure, true = probability[answer], probability[truth]

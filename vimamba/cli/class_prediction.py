@@ -205,7 +205,7 @@ def classify_files(
         answers = dict(zip(read, answer(task, list(read.values()), device), strict=True))
         for index, item in batch:
             if isinstance(item, str):
-                yield index, torch.empty(0), item
+                yield index, torch.empty(0, dtype=torch.float32, device="cpu"), item
             else:
                 yield index, read[index], answers[index]
 

@@ -42,7 +42,7 @@ def report_folds(out: Path, record: Record) -> None:
     cases = [row for fold in range(record.folds) for row in read_cases(out, fold)]
     per_fold = [fold_row(out, fold, report) for fold, report in enumerate(reports)]
     names = [row["class"] for row in reports[0]["per_class"]]
-    pooled = torch.as_tensor(np.sum([report["confusion"] for report in reports], axis=0))
+    pooled = torch.from_numpy(np.sum([report["confusion"] for report in reports], axis=0))
     segments = "dice" in cases[0]
     summary = {
         "task": "segmentation" if segments else "classification",

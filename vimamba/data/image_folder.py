@@ -45,7 +45,7 @@ def read_classes(
     found = class_folders(folder, remarks)
     unknown = [name for name in found if name not in classes]
     if unknown:
-        raise DataError(f"{folder}: class {unknown} is not among the training classes")
+        raise DataError(f"{folder}: {unknown} are not among the classes {list(classes)}")
     paths: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

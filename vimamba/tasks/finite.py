@@ -20,7 +20,9 @@ def are_finite(tensors: Iterable[Tensor]) -> Tensor:
     """Whether all numbers of this process are finite, as a tensor: asking it waits for a GPU."""
     local: list[Any] = [getattr(tensor, "to_local", lambda own=tensor: own)() for tensor in tensors]
     local = [tensor.detach() for tensor in local if tensor.is_floating_point() and tensor.numel()]
-    return get_total_norm(local, norm_type=math.inf).isfinite() if local else torch.tensor(True)
+    if not local:
+        return torch.tensor(True, dtype=torch.bool, device="cpu")
+    return get_total_norm(local, norm_type=math.inf).isfinite()
 
 
 def find_broken(named: Iterable[tuple[str, Tensor]]) -> str | None:

@@ -152,7 +152,8 @@ class Segmentation(Task):
                 )
             weights = balanced_weights(counts)
         else:
-            weights = torch.ones(len(self.class_names)) if wish is None else torch.tensor(wish)
+            wish = [1.0] * len(self.class_names) if wish is None else wish
+        weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
         cast(Tensor, self.loss.class_weight).copy_(weights)
 
     def forward_training(self, image: Tensor) -> list[Tensor]:

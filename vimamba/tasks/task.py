@@ -447,7 +447,7 @@ class Task(LightningModule):
         """
         hparams, net = cast(Any, self.hparams), self.net
         side = hparams["img_size"] or 224
-        image = torch.zeros(size, hparams["in_chans"], side, side)
+        image = torch.zeros((size, hparams["in_chans"], side, side), dtype=None, device="cpu")
         try:
             self.net = deepcopy(net).train()
             with torch.no_grad():

@@ -65,7 +65,7 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
 
 def gaussian_weights(side: int) -> Tensor:
     """Weights of a window's pixels, (side, side) float32, greatest in its middle."""
-    x = torch.arange(side, dtype=torch.float32) - (side - 1) / 2
+    x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
     line = torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2))
     return (line[:, None] * line[None]).clamp(min=LEAST)
 
@@ -104,7 +104,8 @@ def slide(
         for row in place_windows(height, side, overlap)
         for column in place_windows(width, side, overlap)
     ]
-    total, blended, done = torch.zeros(tall, wide, device=device), None, 0
+    total = torch.zeros((tall, wide), dtype=torch.float32, device=device)
+    blended, done = None, 0
     while done < len(places):
         cuts: list[Tensor] = []
         group: list[tuple[slice, slice]] = []

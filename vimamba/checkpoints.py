@@ -447,9 +447,11 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
             families.setdefault(module, []).append(name)
     for module, names in families.items():
         state = _of_family(checkpoint, module, names)
-        for name in names if state else ():
-            if not name.startswith("test_"):
-                yield from _matches_model(state, module, name)
+        # a file that is some model's as it is may pass for another one's backbone, too
+        for arguments in getattr(module, "CHECKPOINT_LAYOUTS", ({},)) if state else ():
+            for name in names:
+                if not name.startswith("test_"):
+                    yield from _matches_model(state, module, name, arguments)
 
 
 def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[str]) -> StateDict:
@@ -472,25 +474,26 @@ def _without_numbers(key: str) -> str:
     return re.sub(r"\d+", "0", key)
 
 
-def _matches_model(state: StateDict, module: ModuleType, name: str) -> Iterator[Identity]:
-    """A model, once for every layout of its files that the weights have."""
+def _matches_model(
+    state: StateDict, module: ModuleType, name: str, arguments: Mapping[str, Any]
+) -> Iterator[Identity]:
+    """A model made with some arguments, if the weights have its layout."""
     stems = (v for k, v in state.items() if k.startswith(_STEMS) and v.ndim == 4)
     in_chans = next((stem.shape[1] for stem in stems), 3)
-    for arguments in getattr(module, "CHECKPOINT_LAYOUTS", ({},)):
-        model = timm.create_model(name, device="meta", in_chans=in_chans, **arguments)
-        try:
-            fitting = module.checkpoint_filter_fn(state, model)
-        except CheckpointError:
-            continue
-        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        head = fitting.get(f"{cfg['classifier']}.weight")
-        yield Identity(
-            variant=name,
-            family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
-            generation=cfg_note(cfg, "generation"),
-            accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
-            license=cfg.get("license") or "unstated",
-            arguments=tuple(arguments.items()),
-            in_chans=in_chans,
-            num_classes=0 if head is None else head.shape[0],
-        )
+    model = timm.create_model(name, device="meta", in_chans=in_chans, **arguments)
+    try:
+        fitting = module.checkpoint_filter_fn(state, model)
+    except CheckpointError:
+        return
+    cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    head = fitting.get(f"{cfg['classifier']}.weight")
+    yield Identity(
+        variant=name,
+        family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
+        generation=cfg_note(cfg, "generation"),
+        accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
+        license=cfg.get("license") or "unstated",
+        arguments=tuple(arguments.items()),
+        in_chans=in_chans,
+        num_classes=0 if head is None else head.shape[0],
+    )

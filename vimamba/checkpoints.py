@@ -11,6 +11,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -456,7 +457,7 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
 
 def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[str]) -> StateDict:
     """The weights, if most have names that the family or its official code gives; else none."""
-    tests = [timm.create_model(name, device="meta") for name in names if name.startswith("test_")]
+    tests = [_outline(timm.model_entrypoint(n), n, 3, ()) for n in names if n.startswith("test_")]
     ours = {_without_numbers(key) for model in tests for key in model.state_dict()}
     patterns = [re.compile(pattern) for pattern in module.CHECKPOINT_KEYS]
 
@@ -474,13 +475,21 @@ def _without_numbers(key: str) -> str:
     return re.sub(r"\d+", "0", key)
 
 
+@lru_cache(maxsize=64)
+def _outline(
+    entrypoint: Callable[..., nn.Module], name: str, in_chans: int, arguments: tuple[Any, ...]
+) -> nn.Module:
+    """A model without memory for its weights; the entry point tells models of one name apart."""
+    return timm.create_model(name, device="meta", in_chans=in_chans, **dict(arguments))
+
+
 def _matches_model(
     state: StateDict, module: ModuleType, name: str, arguments: Mapping[str, Any]
 ) -> Iterator[Identity]:
     """A model made with some arguments, if the weights have its layout."""
     stems = (v for k, v in state.items() if k.startswith(_STEMS) and v.ndim == 4)
     in_chans = next((stem.shape[1] for stem in stems), 3)
-    model = timm.create_model(name, device="meta", in_chans=in_chans, **arguments)
+    model = _outline(timm.model_entrypoint(name), name, in_chans, tuple(arguments.items()))
     try:
         fitting = module.checkpoint_filter_fn(state, model)
     except CheckpointError:

@@ -4,7 +4,6 @@ import sysconfig
 from pathlib import Path
 
 from vimamba.cli.errors import UsageError
-from vimamba.data.lists import LIST_SUFFIXES
 
 FIT_HELP = """\
 vimamba fit: train a classifier or a segmentation network
@@ -72,6 +71,9 @@ def guess_data(task: str, path: Path) -> str:
         task: A value of `TASKS`.
         path: What `--data` names.
     """
+    # here, because Lightning comes with it and a help text does without
+    from vimamba.data.lists import LIST_SUFFIXES
+
     suffix = path.suffix.lower()
     if task != TASKS["segmentation"]:
         names = {**dict.fromkeys(LIST_SUFFIXES, "CSVList"), ".npz": "MedMNIST"}

@@ -15,7 +15,7 @@ from vimamba.cli.mask_jobs import Job, volume_jobs
 from vimamba.cli.outputs import Unanswered, output_name, reason, shown
 from vimamba.cli.runs import read_config
 from vimamba.cli.segmenting import show_cases
-from vimamba.cli.tables import say
+from vimamba.cli.tables import number, say
 from vimamba.data.csv_list import read_rows
 from vimamba.data.labels import LabelTable, read_as_they_are
 from vimamba.data.listing import composed
@@ -182,7 +182,7 @@ def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
         means, _ = part.means()
         if part.rows and means:
             count = len({row["case"] for row in part.rows})
-            parts.append(f"{means['dice']:.4f} over {count} of {SPLIT_NAMES[split]}")
+            parts.append(f"{number(means['dice'], 4)} over {count} of {SPLIT_NAMES[split]}")
     say(f"mean Dice by what the run knew: {', '.join(parts)}")
 
 

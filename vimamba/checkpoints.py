@@ -443,9 +443,9 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
     """Every model of this package that the checkpoint fits, with the arguments that it takes."""
     families: dict[ModuleType, list[str]] = {}
     for name in timm.list_models():
-        module = sys.modules[timm.model_entrypoint(name).__module__]
-        if module.__name__.startswith("vimamba."):
-            families.setdefault(module, []).append(name)
+        module = timm.model_entrypoint(name).__module__
+        if module.startswith("vimamba."):
+            families.setdefault(sys.modules[module], []).append(name)
     for module, names in families.items():
         state = _of_family(checkpoint, module, names)
         # a file that is some model's as it is may pass for another one's backbone, too

@@ -66,9 +66,11 @@ def constant_paths(
     """The paths of a grid whose size is known."""
     import onnx_ir
 
-    given = height is not None and width is not None
-    rows, columns = (height, width) if given else like.shape[1:3]
-    return op.Constant(value=onnx_ir.tensor(scan_paths(order, rows, columns).numpy()))
+    if height is None or width is None:
+        _, height, width, _ = like.shape
+    assert isinstance(height, int)
+    assert isinstance(width, int)
+    return op.Constant(value=onnx_ir.tensor(scan_paths(order, height, width).numpy()))
 
 
 def floor_quotient(a: Any, b: Any) -> Any:

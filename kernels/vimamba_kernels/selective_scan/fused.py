@@ -497,9 +497,7 @@ def _scan_backward(
     walks = _walks(scan, target.mode, segments)
     programs = scan.batch * blocks * segments * walks[0]["path_programs"]
     projection = scan.projection(plan, programs)
-    sums = scan.new((*own, scan.states + 2, sizes["D"]))
-    if scan.states > 1:
-        sums.zero_()
+    sums = scan.new((*own, scan.states + 2, sizes["D"])).zero_()
     if segments > 1:
         carry = _enter_segments(scan, plan, grad, z)
     else:

@@ -60,10 +60,10 @@ def _sums(rows, BLOCK: tl.constexpr):
 
 @triton.jit
 def _one_state(
-    decay,
-    h,
-    g,
-    a_sum,
+    A,
+    states,
+    carry,
+    dA,
     B,
     C,
     partial,
@@ -73,16 +73,19 @@ def _one_state(
     gys,
     dwrites,
     ddts,
+    inside,
     N: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One of the N states through four steps, there and back; pointers are that state's.
 
-    Takes the state `h` before the steps, its gradient `g` after them and the sum that is to become
-    the gradient of `decay`. Returns the gradients of dt * u and of dt * log2(e), with this state's
-    share added, and both as they are before the steps.
+    Returns the gradients of dt * u and of dt * log2(e), with this state's share added.
     """
+    decay = tl.load(A, mask=inside, other=0.0)
+    h = tl.load(states, mask=inside, other=0.0)
+    g = tl.load(carry, mask=inside, other=0.0)
+    a_sum = tl.load(dA, mask=inside, other=0.0)
     Bs, Cs = (), ()
     for j in tl.static_range(4):
         if SKIPS:
@@ -113,7 +116,9 @@ def _one_state(
     i = (i & 1) * 4 + (i & 2) + (i >> 2)
     j = tl.where(i < 4, i, 7 - i)
     tl.store(partial + j * N * 2 + (i < 4).to(tl.int32), _sums(sums, BLOCK))
-    return new_dwrites, new_ddts, g, a_sum
+    tl.store(carry, g, mask=inside)
+    tl.store(dA, a_sum, mask=inside)
+    return new_dwrites, new_ddts
 
 
 @triton.jit
@@ -218,11 +223,10 @@ def scan_backward(
 ):
     """All gradients, walking every path back by UNROLL = 4 steps, whose first states are `states`.
 
-    `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind; of several
-    states it is overwritten. `sums` (B, K, segments, N + 2, D) takes dA, dD and the bias's gradient
-    over a segment's steps; of several states they are added up there, from zero on. `partial`
-    (B, K, blocks, T up to a multiple of UNROLL, N, 2) takes dB and dC over a block's channels.
-    MERGE is about `du`; see `scan_forward`.
+    `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind, and is
+    overwritten. `sums` (B, K, segments, N + 2, D), zero at first, takes dA, dD and the bias's
+    gradient over a segment's steps; `partial` (B, K, blocks, T up to a multiple of UNROLL, N, 2)
+    takes dB and dC over a block's channels. MERGE is about `du`; see `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     b, k_program, segment, block, blocks, group, d, inside = locate(
@@ -247,12 +251,6 @@ def scan_backward(
         sum_rows = sums + (bk * segments + segment) * (N + 2) * D + d
         end = first + (groups - 1) * UNROLL
         coming = load_tokens(path, end, last, TAIL, UNROLL)
-        if N == 1:
-            decay = tl.load(A + k * D + d, mask=inside, other=0.0)
-            g = tl.load(carry + own, mask=inside, other=0.0)
-            a_sum = tl.zeros((BLOCK,), tl.float32)
-            skip_sum = tl.zeros((BLOCK,), tl.float32)
-            bias_sum = tl.zeros((BLOCK,), tl.float32)
         for reverse in range(groups):
             t = end - reverse * UNROLL
             if N == 1:
@@ -279,35 +277,22 @@ def scan_backward(
             dts, slopes, writes, gys, dwrites, ddts = _prepare(
                 us, deltas, grads, gates, bias_row, SOFTPLUS, N, BLOCK, UNROLL
             )
-            if N == 1:
-                h = tl.load(states + slot, mask=inside, other=0.0)
-                dwrites, ddts, g, a_sum = _one_state(
-                    decay, h, g, a_sum, B + weights, C + weights, partial + place, tokens, dts,
-                    writes, gys, dwrites, ddts, N, SKIPS, BLOCK,
+            for n in range(N):
+                dwrites, ddts = _one_state(
+                    A + k * N * D + n * D + d, states + slot + n * D, carry + own + n * D,
+                    sum_rows + n * D, B + weights + n, C + weights + n, partial + place + n * 2,
+                    tokens, dts, writes, gys, dwrites, ddts, inside, N, SKIPS, BLOCK,
                 )  # fmt: skip
-            else:
-                # two stages: what the next state needs is on its way while one is worked on
-                for n in tl.range(N, num_stages=2):
-                    decay = tl.load(A + k * N * D + n * D + d, mask=inside, other=0.0)
-                    h = tl.load(states + slot + n * D, mask=inside, other=0.0)
-                    g = tl.load(carry + own + n * D, mask=inside, other=0.0)
-                    a_sum = tl.load(sum_rows + n * D, mask=inside, other=0.0)
-                    dwrites, ddts, g, a_sum = _one_state(
-                        decay, h, g, a_sum, B + weights + n, C + weights + n,
-                        partial + place + n * 2, tokens, dts, writes, gys, dwrites, ddts, N, SKIPS,
-                        BLOCK,
-                    )  # fmt: skip
-                    tl.store(carry + own + n * D, g, mask=inside)
-                    tl.store(sum_rows + n * D, a_sum, mask=inside)
+            if N > 1:
                 # now, or once more: registers are short in the loop over the states
                 us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
                 deltas = _load_deltas(delta_rows, tokens, t, D, inside, SKIPS, RANK, BLOCK, UNROLL)
                 slopes = _slopes(deltas, load_parameter(bias, k * D + d, inside), UNROLL)
                 if MERGE == "own":
                     olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
-                skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
-                bias_sum = tl.load(sum_rows + (N + 1) * D, mask=inside, other=0.0)
             skip_row = load_parameter(skip, k * D + d, inside)
+            skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
+            bias_sum = tl.load(sum_rows + (N + 1) * D, mask=inside, other=0.0)
             for j in tl.static_range(UNROLL):
                 x, gy = us[j].to(tl.float32), gys[j]
                 ddt = dwrites[j] * x + ddts[j] * LN2
@@ -320,15 +305,10 @@ def scan_backward(
                 store_row(value, old, None, row + tokens[j] * D, mask, k, K, total, None, du, MERGE)
                 skip_sum += gy * x
                 bias_sum += ddt
-            if N > 1:
-                tl.store(sum_rows + N * D, skip_sum, mask=inside)
-                tl.store(sum_rows + (N + 1) * D, bias_sum, mask=inside)
-                # `carry` and `sums` are read again by the next group
-                tl.debug_barrier()
-        if N == 1:
-            tl.store(sum_rows, a_sum, mask=inside)
-            tl.store(sum_rows + D, skip_sum, mask=inside)
-            tl.store(sum_rows + 2 * D, bias_sum, mask=inside)
+            tl.store(sum_rows + N * D, skip_sum, mask=inside)
+            tl.store(sum_rows + (N + 1) * D, bias_sum, mask=inside)
+            # `carry` and `sums` are read again by the next group
+            tl.debug_barrier()
 
 
 @triton.jit

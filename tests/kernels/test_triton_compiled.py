@@ -53,7 +53,7 @@ BUDGETS = {
     ("vim_s_projected", "scan_forward"): 9.5,
     ("vim_s_projected", "scan_backward"): 25,
     ("vmamba_t_1_projected", "scan_forward"): 71,
-    ("vmamba_t_1_projected", "scan_backward"): 77,
+    ("vmamba_t_1_projected", "scan_backward"): 79,
     ("vmamba_t_2_projected", "scan_forward"): 47,
     ("vmamba_t_2_projected", "scan_backward"): 77,
     ("vmamba_t_3_projected", "scan_forward"): 35,

@@ -364,9 +364,20 @@ class Task(LightningModule):
         return self
 
     def _start_scoring(self, batch: Any, stage: str) -> None:
-        """Score one batch."""
+        """Score one batch.
+
+        Raises:
+            NotFiniteError: An output is not finite.
+        """
         self._batch = batch
-        self.score_batch(batch, stage)
+        try:
+            self.score_batch(batch, stage)
+        except NotFiniteError as error:
+            if self.trainer.state.fn != TrainerFn.FITTING:
+                raise
+            epoch = self.current_epoch + 1
+            text = f"{stage}/loss is not finite after epoch {epoch}; {error}"
+            raise NotFiniteError(text) from None
         self._batch = None
 
     def _finish_evaluation(self, stage: str) -> None:

@@ -153,7 +153,7 @@ class Segmentation(Task):
             weights = balanced_weights(counts)
         else:
             wish = [1.0] * len(self.class_names) if wish is None else wish
-        weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
+            weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
         cast(Tensor, self.loss.class_weight).copy_(weights)
 
     def forward_training(self, image: Tensor) -> list[Tensor]:

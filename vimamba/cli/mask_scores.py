@@ -179,6 +179,7 @@ def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
     for split in (*SPLITS, ""):
         part = task.new_cases()
         part.rows = [row for row in cases.rows if splits[row["case"]] == split]
+        part.seen = cases.seen
         means, _ = part.means()
         if part.rows and means:
             count = len({row["case"] for row in part.rows})

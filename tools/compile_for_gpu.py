@@ -146,7 +146,7 @@ def tensors(case: Case) -> dict[str, Any]:
     groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
     row = (case.k, case.channels)
     u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
-    paths = torch.arange(case.length - case.missing, dtype=torch.int64).repeat(case.k, 1)
+    paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
     return {
         "u": empty(*u),
         "delta": empty(*rows, case.rank or case.channels),

@@ -448,11 +448,16 @@ def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
             families.setdefault(sys.modules[module], []).append(name)
     for module, names in families.items():
         state = _of_family(checkpoint, module, names)
+        if not state:
+            continue
+        released = [name for name in names if not name.startswith("test_")]
+        layouts = [layout for layout in getattr(module, "CHECKPOINT_LAYOUTS", ()) if layout]
         # a file that is some model's as it is may pass for another one's backbone, too
-        for arguments in getattr(module, "CHECKPOINT_LAYOUTS", ({},)) if state else ():
-            for name in names:
-                if not name.startswith("test_"):
-                    yield from _matches_model(state, module, name, arguments)
+        for name in released:
+            yield from _matches_model(state, module, name, {})
+        for name in released:
+            for arguments in layouts:
+                yield from _matches_model(state, module, name, arguments)
 
 
 def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[str]) -> StateDict:

@@ -66,6 +66,24 @@ def test_a_folder_is_replaced_where_names_cannot_be_exchanged(tmp_path, monkeypa
     test_a_folder_takes_the_place_of_another(tmp_path)
 
 
+def test_a_folder_that_cannot_be_moved_in_leaves_the_earlier_one(tmp_path, monkeypatch):
+    with write_folder(tmp_path / "model") as part:
+        (part / "old").touch()
+    rename = os.rename
+
+    def fail_to_move_in(source, target):
+        if Path(target) == tmp_path / "model" and not str(source).endswith(".earlier"):
+            raise OSError("moved away")
+        rename(source, target)
+
+    monkeypatch.setattr("vimamba.files._exchange", lambda one, other: False)
+    monkeypatch.setattr(os, "rename", fail_to_move_in)
+    with pytest.raises(WriteError, match="moved away"), write_folder(tmp_path / "model"):
+        pass
+    assert os.listdir(tmp_path / "model") == ["old"]
+    assert os.listdir(tmp_path) == ["model"]
+
+
 def test_an_error_leaves_the_earlier_folder(tmp_path):
     with write_folder(tmp_path / "model") as part:
         (part / "old").touch()

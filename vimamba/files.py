@@ -48,17 +48,11 @@ def write_whole(path: str | Path) -> Iterator[Path]:
         WriteError: The disk is full, the folder cannot be written, or the like.
     """
     path = Path(path)
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=_PART, dir=path.parent))
-    try:
-        with _named(path):
-            yield part / path.name
-            _sync(part / path.name)
-            os.replace(part / path.name, path)
-            _sync(path.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    with _beside(path) as new:
+        yield new
+        _sync(new)
+        os.replace(new, path)
+        _sync(path.parent)
 
 
 @contextmanager
@@ -78,24 +72,22 @@ def write_folder(folder: str | Path) -> Iterator[Path]:
         WriteError: The disk is full, the parent cannot be written, or the like.
     """
     folder = Path(folder)
-    with _named(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=_PART, dir=folder.parent))
-    try:
-        new = part / folder.name
-        with _named(folder):
-            new.mkdir()
-            yield new
-            for path in (*new.rglob("*"), new):
-                _sync(path)
-            if not folder.exists():
+    with _beside(folder) as new:
+        new.mkdir()
+        yield new
+        for path in (*new.rglob("*"), new):
+            _sync(path)
+        if not folder.exists():
+            os.rename(new, folder)
+        elif not _exchange(new, folder):
+            earlier = new.with_name(f"{new.name}.earlier")
+            os.rename(folder, earlier)
+            try:
                 os.rename(new, folder)
-            elif not _exchange(new, folder):
-                os.rename(folder, part / "earlier")
-                os.rename(new, folder)
-            _sync(folder.parent)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            except OSError:
+                os.rename(earlier, folder)
+                raise
+        _sync(folder.parent)
 
 
 def list_entries(folder: str | Path) -> list[Path]:
@@ -189,6 +181,22 @@ def _take(handle: int) -> None:
         import fcntl as system
 
         system.lockf(handle, system.LOCK_EX | system.LOCK_NB)
+
+
+@contextmanager
+def _beside(path: Path) -> Iterator[Path]:
+    """A path of the same name in a new folder beside it, which is removed in the end.
+
+    Raises:
+        WriteError: For any error of the operating system.
+    """
+    with _named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=_PART, dir=path.parent))
+        try:
+            yield part / path.name
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager

@@ -246,6 +246,37 @@ def test_other_data_are_scored_by_the_division_that_is_named(run, folder, tmp_pa
     assert images["split"] == images["own"] < 12
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation runs"),
+        ("predict RUN a.png --masks truth", "--masks is for segmentation runs"),
+        ("predict RUN a.png --no-overlays", "--no-overlays is for segmentation runs"),
+        ("predict RUN a.png --workers -1", "--workers -1 must be at least 0"),
+        ("predict RUN a.png --batch-size 0", "--batch-size 0 must be at least 1"),
+        ("export test_vim --to hub --repo a/b --out c", "--out is for --to onnx"),
+        ("export test_vim --to onnx --private", "--private is for --to hub"),
+        ("export test_vim --to safetensors --fixed-size", "--fixed-size is for --to onnx"),
+        ("export test_vim --to onnx --ckpt last", "--ckpt is for a run; test_vim is a model"),
+        ("doctor RUN --checkpoint a.pth", "--checkpoint is for a model"),
+        ("doctor RUN --model-kwargs a=1", "--model-kwargs is for a model"),
+        ("doctor RUN --rows 3 --all", "not allowed with argument"),
+        ("doctor RUN --rows 0", "--rows 0 must be at least 1"),
+        ("benchmark ops vim_tiny_patch16_224", "names are for models"),
+        ("benchmark ops --train", "--train is for models"),
+        ("benchmark ops --sizes 64", "--sizes is for models"),
+        ("benchmark models --backward", "--backward is for ops"),
+        ("benchmark models --cases Vim", "--cases is for ops"),
+        ("benchmark models --sizes 224 0", "--sizes 0 must be at least 1"),
+        ("benchmark ops --threads 0", "--threads 0 must be at least 1"),
+        ("benchmark ops --seconds nan", "--seconds nan must be a positive number"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(command, message, run, capsys):
+    assert main(command.replace("RUN", str(run)).split()) == 2
+    assert message in capsys.readouterr().err
+
+
 def read_rows(out):
     with (out / "metrics.csv").open() as file:
         return list(csv.DictReader(file))

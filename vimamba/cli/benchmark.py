@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vimamba.cli.errors import UsageError
-from vimamba.cli.inquiries import make_parser
+from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
 from vimamba.cli.tables import say, show_table
+from vimamba.files import check_writable
 
 if TYPE_CHECKING:
     from vimamba.benchmark.ops import Extra
@@ -20,6 +21,11 @@ and the ratio of each to the first. On a GPU everything runs there, in bfloat16.
   vimamba benchmark ops --backward --threads 1
   vimamba benchmark models vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --sizes 224 1024 --train
 """
+# what each kind takes, with the defaults
+OPTIONS = {
+    "ops": {"backward": False, "cases": ""},
+    "models": {"sizes": [224], "batch_size": 1, "train": False},
+}
 
 
 def parse(args: list[str]) -> Namespace:
@@ -27,16 +33,26 @@ def parse(args: list[str]) -> Namespace:
     parser = make_parser("benchmark", HELP)
     parser.add_argument("what", choices=("ops", "models"))
     parser.add_argument("names", nargs="*", help="models: timm names, compared with the first")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[224], help="models: pixels")
-    parser.add_argument("--batch-size", type=int, default=1, help="models: images per step")
-    parser.add_argument("--train", action="store_true", help="models: forward and backward")
-    parser.add_argument("--backward", action="store_true", help="ops: forward and backward")
-    parser.add_argument("--cases", default="", help="ops: only those whose name contains this")
+    parser.add_argument("--sizes", type=int, nargs="+", help="models: pixels; 224 by default")
+    parser.add_argument("--batch-size", type=int, help="models: images per step; 1 by default")
+    both = "forward and backward"
+    parser.add_argument("--train", action="store_true", default=None, help=f"models: {both}")
+    parser.add_argument("--backward", action="store_true", default=None, help=f"ops: {both}")
+    parser.add_argument("--cases", help="ops: only those whose name contains this")
     parser.add_argument("--threads", type=int, help="CPU threads; all by default")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long per case")
     parser.add_argument("--csv", type=Path, help="also write the figures to this file")
     parser.add_argument("--png", type=Path, help="also draw them")
-    return parser.parse_args(args)
+    given = parser.parse_args(args)
+    if given.what == "ops" and given.names:
+        raise UsageError(f"{given.names[0]}: names are for models; --cases chooses among the ops")
+    settle_options(given, given.what, OPTIONS)
+    check_at_least(given, sizes=1, batch_size=1, threads=1)
+    if not 0 < given.seconds < float("inf"):
+        raise UsageError(f"--seconds {given.seconds} must be a positive number")
+    for path in filter(None, (given.csv, given.png)):
+        check_writable(path.parent)
+    return given
 
 
 def benchmark(

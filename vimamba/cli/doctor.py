@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vimamba.cli.errors import UsageError
-from vimamba.cli.inquiries import make_parser
+from vimamba.cli.inquiries import check_at_least, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.cli.tables import say, show_table
 
@@ -142,9 +142,11 @@ def doctor(args: list[str]) -> int:
     choices = tuple(PRECISIONS)
     parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
     parser.add_argument("--batch-size", type=int, default=4, help="images")
-    parser.add_argument("--rows", type=int, default=20, help="layers to show, the largest numbers")
-    parser.add_argument("--all", action="store_true", help="show all layers")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--rows", type=int, default=20, help="layers to show, the largest numbers")
+    shown.add_argument("--all", action="store_true", help="show all layers")
     given = parser.parse_args(args)
+    check_at_least(given, batch_size=1, rows=1)
     network = open_network(given)
     image = _batch(network, given)
     ranges = observe(network.net, image, PRECISIONS[given.precision])

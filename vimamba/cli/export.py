@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vimamba.checkpoints import check_finite
 from vimamba.cli.errors import UsageError
-from vimamba.cli.inquiries import make_parser
+from vimamba.cli.inquiries import make_parser, settle_options
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.cli.tables import say, show_table
 from vimamba.exporting import TARGETS, Report, export_folder, export_model
@@ -28,23 +28,28 @@ which sizes of the input are free, is printed and written beside it, as FILE.jso
   vimamba export runs/photos --to onnx --out photos.onnx
   vimamba export runs/photos --to hub --repo OWNER/NAME
 """
+# what each target takes, with the defaults
+OPTIONS = {
+    **{target: {"out": None, "fixed_size": False} for target in TARGETS},
+    "safetensors": {"out": None},
+    "hub": {"repo": None, "private": False},
+}
 
 
 def export(args: list[str]) -> int:
     """Export a network; returns the exit code."""
     parser = make_parser("export", HELP)
     add_arguments(parser)
-    targets = (*TARGETS, "safetensors", "hub")
-    parser.add_argument("--to", required=True, choices=targets, help="what to write")
+    parser.add_argument("--to", required=True, choices=tuple(OPTIONS), help="what to write")
     parser.add_argument("--out", type=Path, help="file or folder; named after the model by default")
-    parser.add_argument(
-        "--fixed-size", action="store_true", help="fix the input's height and width"
-    )
+    flag = {"action": "store_true", "default": None}
+    parser.add_argument("--fixed-size", help="fix the input's height and width", **flag)
     parser.add_argument("--repo", help="hub: OWNER/NAME of the repository")
-    parser.add_argument("--private", action="store_true", help="hub: make a new repository private")
+    parser.add_argument("--private", help="hub: make a new repository private", **flag)
     given = parser.parse_args(args)
-    if (given.repo is None) == (given.to == "hub"):
-        raise UsageError("--to hub needs --repo OWNER/NAME, and nothing else takes it")
+    settle_options(given, given.to, OPTIONS, "--to {}")
+    if given.to == "hub" and given.repo is None:
+        raise UsageError("--to hub needs --repo OWNER/NAME")
     network = open_network(given)
     check_finite(network.net.state_dict())
     if given.to in ("safetensors", "hub") and not network.classifies:

@@ -2,7 +2,8 @@
 
 import json
 import re
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,45 @@ def make_parser(name: str, description: str) -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+
+def check_at_least(given: Namespace, **least: int) -> None:
+    """Fail on a number that is too small; one that was not given is None.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    for name, lowest in least.items():
+        value = getattr(given, name)
+        values = value if isinstance(value, list) else [value]
+        for number in values:
+            if number is not None and number < lowest:
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} {number} must be at least {lowest}")
+
+
+def settle_options(
+    given: Namespace, kind: str, options: Mapping[str, Mapping[str, Any]], what: str = "{}"
+) -> None:
+    """Give the options of the chosen kind their defaults; refuse those that only others take.
+
+    Args:
+        given: Parsed; an option that was not given is None.
+        kind: What was chosen.
+        options: What each kind takes, with the defaults.
+        what: How the error names kinds, such as "{} runs".
+
+    Raises:
+        UsageError: Names the option.
+    """
+    for name in dict.fromkeys(name for own in options.values() for name in own):
+        if name not in options[kind]:
+            if getattr(given, name) is not None:
+                kinds = " and ".join(other for other, own in options.items() if name in own)
+                option = name.replace("_", "-")
+                raise UsageError(f"--{option} is for {what.format(kinds)}, not for {kind}")
+        elif getattr(given, name) is None:
+            setattr(given, name, options[kind][name])
 
 
 def list_models(args: list[str]) -> int:

@@ -9,6 +9,7 @@ import yaml
 from torch import nn
 
 from vimamba.cli.errors import UsageError
+from vimamba.cli.inquiries import check_at_least
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("model", help=what)
     parser.add_argument("--pretrained", action="store_true", help="a model's published weights")
     parser.add_argument("--checkpoint", type=Path, help="a file with a model's weights")
-    parser.add_argument("--ckpt", default="best", help="of a run: best (default), last or a file")
+    parser.add_argument("--ckpt", help="of a run: best (default), last or a file")
     parser.add_argument("--img-size", type=int, help="side of the input, pixels")
     note = "of a model's constructor, as in num_classes=10 dynamic_img_size=true"
     parser.add_argument("--model-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help=note)
@@ -52,18 +53,21 @@ def open_network(given: Namespace) -> Network:
     Raises:
         UsageError: There is none, or an argument does not fit it.
     """
-    if given.img_size is not None and given.img_size < 1:
-        raise UsageError(f"--img-size {given.img_size} must be at least 1")
+    check_at_least(given, img_size=1)
     run = Path(given.model.removeprefix("local-dir:"))
     is_run = (run / "config.yaml").is_file()
-    if not is_run and not run.is_dir():
+    what = "run" if is_run else "folder" if run.is_dir() else "model"
+    if what != "run" and given.ckpt is not None:
+        raise UsageError(f"--ckpt is for a run; {given.model} is a {what}")
+    if what == "model":
         return _of_model(given)
     for option in ("pretrained", "checkpoint", "model_kwargs"):
         if getattr(given, option):
             name = option.replace("_", "-")
-            what = "run" if is_run else "folder"
             raise UsageError(f"--{name} is for a model; {run} is a {what} with its own weights")
-    return _of_run(run, given.ckpt, given.img_size) if is_run else _of_folder(run, given.img_size)
+    if is_run:
+        return _of_run(run, given.ckpt or "best", given.img_size)
+    return _of_folder(run, given.img_size)
 
 
 def _of_model(given: Namespace) -> Network:

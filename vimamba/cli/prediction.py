@@ -1,9 +1,8 @@
 """`vimamba predict`: what a run's checkpoint says about new images."""
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from vimamba.cli.errors import UsageError
+from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
 
 HELP = """\
 Uses a run's checkpoint on new images.
@@ -35,8 +34,10 @@ Exit codes: 0 all inputs have an answer; 2 a mistake in the command, or nothing 
 3 some or all of the inputs have no answer; 130 interrupted.
 """
 # options that one kind of run takes, with their defaults
-OF_CLASSIFICATION = {"topk": 3}
-OF_SEGMENTATION = {"overlap": None, "masks": None, "no_overlays": False}
+OPTIONS = {
+    "classification": {"topk": 3},
+    "segmentation": {"overlap": None, "masks": None, "no_overlays": False},
+}
 
 
 def predict(args: list[str]) -> int:
@@ -48,12 +49,7 @@ def predict(args: list[str]) -> int:
     Returns:
         Exit code.
     """
-    parser = ArgumentParser(
-        prog="vimamba predict",
-        description=HELP,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = make_parser("predict", HELP)
     written = "folder that `vimamba fit` or `vimamba cross-validate` wrote"
     parser.add_argument("run", type=Path, help=written)
     parser.add_argument("inputs", type=Path, nargs="+", help="images, folders or CSV lists")
@@ -71,10 +67,7 @@ def predict(args: list[str]) -> int:
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
     given = parser.parse_args(args)
-    for name in ("topk", "batch_size"):
-        value = getattr(given, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {value} must be positive")
+    check_at_least(given, topk=1, batch_size=1, workers=0)
 
     from vimamba.cli.folds import voting_runs
     from vimamba.cli.runs import read_config
@@ -82,14 +75,7 @@ def predict(args: list[str]) -> int:
     from vimamba.tasks import Segmentation
 
     segments = issubclass(task_class(read_config(voting_runs(given.run)[0])), Segmentation)
-    foreign = OF_CLASSIFICATION if segments else OF_SEGMENTATION
-    for name in foreign:
-        if getattr(given, name) is not None:
-            kind = "classification" if segments else "segmentation"
-            raise UsageError(f"--{name.replace('_', '-')} is for {kind} runs")
-    for name, value in (OF_SEGMENTATION if segments else OF_CLASSIFICATION).items():
-        if getattr(given, name) is None:
-            setattr(given, name, value)
+    settle_options(given, "segmentation" if segments else "classification", OPTIONS, "{} runs")
     if segments:
         from vimamba.cli.mask_prediction import segment as command
     else:

@@ -214,7 +214,8 @@ def _sync(path: Path) -> None:
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":  # folders cannot be opened there
         return
-    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+    # Windows syncs only what is open for writing; elsewhere a file may be read-only
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError:

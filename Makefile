@@ -16,7 +16,7 @@ demo-segmentation: $(VENV)/.train,medical
 
 # two processes of one thread each, which do not take the cores from each other
 test: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

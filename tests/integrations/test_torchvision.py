@@ -27,8 +27,11 @@ def train(net, train_once):
     assert [set(f) >= {"boxes", "labels", "scores"} for f in found] == [True, True]
 
 
-@pytest.mark.parametrize("detector", [FasterRCNN, MaskRCNN, RetinaNet])
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize(
+    ("name", "detector"),
+    [(name, FasterRCNN) for name in TEST_MODELS]
+    + [("test_vmamba", MaskRCNN), ("test_vmamba", RetinaNet)],
+)
 def test_a_detector_trains_on(name, detector, train_once):
     torch.manual_seed(0)
     backbone = FPNBackbone(name, 32, **pyramid(name))

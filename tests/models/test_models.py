@@ -33,8 +33,12 @@ def test_every_family_has_a_test_model():
     assert families == {timm.model_entrypoint(n).__module__ for n in NAMES}
 
 
-@pytest.mark.parametrize("scan_order", vimamba.list_scan_orders())
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "scan_order"),
+    [("test_vmamba", order) for order in vimamba.list_scan_orders()]
+    # orders of one path and of many, and one that leaves out tokens, in the others
+    + [(n, o) for n in NAMES if n != "test_vmamba" for o in ("hilbert", "omni", "local(window=3)")],
+)
 def test_every_scan_order_works_in_every_model(name, scan_order):
     model = timm.create_model(name, num_classes=5, scan_order=scan_order)
     logits = model(torch.randn(2, *model.pretrained_cfg["input_size"]))
@@ -72,7 +76,7 @@ def test_features_have_exactly_the_described_size(name, size):
         assert feature.is_contiguous()
 
 
-@pytest.mark.parametrize("in_chans", [1, 4, 13])
+@pytest.mark.parametrize("in_chans", [1, 13])
 @pytest.mark.parametrize("name", NAMES)
 def test_any_number_of_channels(name, in_chans):
     model = timm.create_model(name, in_chans=in_chans)

@@ -18,10 +18,16 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.xfail(
     outside("timm", "1.0.31", "1.0.31"), reason="a timm with tests not seen yet", strict=False
 )
-def test_timms_own_tests_pass(tmp_path):
+@pytest.mark.parametrize(
+    "models",
+    # one of each kind, a token model and a staged one; the others are made of the same code
+    [["test_vim", "test_vmamba"], pytest.param(["test_*"], marks=pytest.mark.slow)],
+    ids=" ".join,
+)
+def test_timms_own_tests_pass(models, tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "timm_suite.py")]
     options = ["--package", "vimamba", "--fetch", "--report", str(tmp_path / "report.json")]
-    options += ["--select", "all", "--models", "test_*"]
+    options += ["--select", "all", *(f"--models={name}" for name in models)]
     # a process of its own, also where these tests run in several
     alone = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     run = subprocess.run(command + options, cwd=tmp_path, env=alone, capture_output=True, text=True)

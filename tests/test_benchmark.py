@@ -40,7 +40,7 @@ def test_the_copying_form_computes_the_same(case):
 def test_the_command_writes_figures_and_a_picture(tmp_path, monkeypatch, capsys):
     small = [replace(case, height=3, width=3, channels=8) for case in CASES]
     monkeypatch.setattr(ops, "CASES", small)
-    args = "ops --cases 4 --backward --seconds 0.1".split()
+    args = ["ops", "--cases", "4", "--backward", "--seconds", "0.1"]
     files = ["--csv", str(tmp_path / "ops.csv"), "--png", str(tmp_path / "ops.png")]
     assert benchmark([*args, *files]) == 0
     out = capsys.readouterr().out

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.layers import paths as _paths  # noqa: F401  registers the op for GPUs
 from vimamba.layers.ssm import (
     StepProjection,
     init_state_decay_,

@@ -61,6 +61,7 @@ def test_an_order_that_was_replaced_is_looked_at_again():
         assert not known_complete(scan_paths_known(LIKE, "changing", [2, 2]), 4)
     finally:
         vimamba.scan_orders.registry._SCAN_ORDERS.pop("changing")
+        vimamba.scan_orders.registry.forget_paths()
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -1,8 +1,8 @@
 """Pictures of scan orders: each path as a line over the grid, colored by time.
 
 A filled circle marks the first step, a square the last. Bold lines join steps of the usual stride,
-thin lines are jumps; where a path is padded by zero tokens, its line is interrupted. The slices of a
-volume lie below each other like sheets of paper seen aslant.
+thin lines are jumps; where a path is padded by zero tokens, its line is interrupted. The slices of
+a volume lie below each other like sheets of paper seen aslant.
 """
 
 import math

@@ -51,13 +51,25 @@ def orders_of(network):
 @pytest.mark.parametrize("model", NETWORKS)
 def test_whole_networks_take_scan_orders_by_turns(model):
     network = create(model, None, scan_order=["columns", "cross"]).eval()
-    found = orders_of(network)
     # the encoder's and the decoder's blocks, each from the first of the list
-    parts = {"vm_unet": [3, 3], "swin_umamba": [3], "swin_umamba_d": [3, 4]}.get(model, [1])
-    if model == "umamba_enc_2d":  # a layer over channels leaves them in order
-        parts, found = [1], [order for order in found if order != "raster"]
-    assert found == [("columns", "cross")[block % 2] for part in parts for block in range(part)]
+    parts = {
+        "vm_unet": [3, 3],
+        "swin_umamba": [3],
+        "swin_umamba_d": [3, 4],
+        "umamba_bot_2d": [1],
+        "umamba_enc_2d": [2],
+    }[model]
+    assert orders_of(network) == [
+        ("columns", "cross")[block % 2] for part in parts for block in range(part)
+    ]
     assert network(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+def test_a_layer_of_u_mamba_over_channels_leaves_them_in_their_order():
+    args = {"features_per_stage": (8, 16, 16), "patch_size": (16, 16), "scan_order": "cross"}
+    network = UMamba(3, 2, mamba="enc", **args).eval()
+    assert orders_of(network) == ["cross", "raster"]
+    assert network(torch.randn(1, 3, 16, 16)).isfinite().all()
 
 
 def test_u_mamba_takes_scan_orders_of_volumes():

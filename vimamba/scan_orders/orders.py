@@ -340,7 +340,7 @@ def _even_half(size: int) -> int:
 
 @register_scan_order
 def morton(*grid: int) -> Tensor:
-    """Z-order: by the interleaved bits of the coordinates, each axis in turn last; reversed. K = 2 n.
+    """Z-order: by interleaved bits of the coordinates, each axis in turn last; reversed. K = 2 n.
 
     On an image MambaAD's zorder (arXiv:2404.06564): bits of row and column, then of column and row.
     Grids that are no power of two skip the missing cells.
@@ -400,8 +400,8 @@ def frames(time: int, height: int, width: int, order: str = "cross") -> Tensor:
 def interslice(*grid: int, pieces: int = 0) -> Tensor:
     """A cell of every slice, then the next of every slice: SegMamba's (arXiv:2401.13560). K = 1.
 
-    With `pieces`, of as many equal parts of the raster in place of slices. The official code has 64,
-    32, 16 and 8 in its four stages: slices only where the volume has 128 of them.
+    With `pieces`, of as many equal parts of the raster in place of slices. The official code has
+    64, 32, 16 and 8 in its four stages: slices only where the volume has 128 of them.
     """
     cells = _count(math.prod(grid))
     if pieces < 0 or (pieces and len(cells) % pieces):

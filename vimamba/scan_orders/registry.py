@@ -9,7 +9,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -254,8 +254,7 @@ def num_steps(scan_order: str, *grid: int) -> int:
     Raises:
         ValueError: As `num_paths` does.
     """
-    steps = [_count_steps(term, grid) for term, _ in _resolve(scan_order, len(grid))]
-    return functools.reduce(torch.sym_max, steps)
+    return _largest(_count_steps(term, grid) for term, _ in _resolve(scan_order, len(grid)))
 
 
 def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = None) -> Tensor:
@@ -313,15 +312,15 @@ def _parse(scan_order: str) -> list[Term]:
         "or 'raster + raster(reverse=True)'"
     )
     try:
-        node = ast.parse(scan_order.strip(), mode="eval").body
+        first = ast.parse(scan_order.strip(), mode="eval").body
     except (AttributeError, SyntaxError, ValueError):
         raise unreadable from None
-    nodes = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        nodes.append(node.right)
-        node = node.left
+    others = []
+    while isinstance(first, ast.BinOp) and isinstance(first.op, ast.Add):
+        others.append(first.right)
+        first = first.left
     terms = []
-    for node in [node, *reversed(nodes)]:
+    for node in [first, *reversed(others)]:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         try:
             values = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
@@ -365,12 +364,11 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
     for term in _parse(scan_order):
         order = term.order
         if not order.fits(dims):
-            assert order.axes is not None
-            axes = f"{len(order.axes)} axes ({', '.join(order.axes)})"
-            axes = axes if len(order.axes) > 1 else f"1 axis ({order.axes[0]})"
+            axes = order.axes or ()
+            number = f"{len(axes)} {'axis' if len(axes) == 1 else 'axes'}"
             raise ValueError(
-                f"scan_order={scan_order!r}: {order.name} is for grids of {axes}, not {dims}; "
-                f"choose from {list_scan_orders(dims)}"
+                f"scan_order={scan_order!r}: {order.name} is for grids of {number} "
+                f"({', '.join(axes)}), not {dims}; choose from {list_scan_orders(dims)}"
             )
         count = order.num_paths
         if count is None:
@@ -440,8 +438,12 @@ def _stack(terms: Sequence[Term], tables: Sequence[Tensor]) -> Tensor:
     tables = [t.flip(1) if term.reverse else t for term, t in zip(terms, tables, strict=True)]
     if len(tables) == 1:
         return tables[0]
-    steps = functools.reduce(torch.sym_max, [paths.shape[1] for paths in tables])
+    steps = _largest(paths.shape[1] for paths in tables)
     return torch.cat([F.pad(paths, (0, steps - paths.shape[1]), value=-1) for paths in tables])
+
+
+def _largest(sizes: Iterable[int]) -> int:
+    return functools.reduce(torch.sym_max, sizes)  # type: ignore[return-value]
 
 
 def _count_steps(term: Term, grid: Sequence[int]) -> int:

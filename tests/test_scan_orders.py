@@ -329,6 +329,11 @@ def test_blocks_take_the_orders_of_a_list_by_turns():
     assert order_of_block("omni", 5) == "omni"
 
 
+def test_a_list_is_no_order_of_one_block():
+    with pytest.raises(TypeError, match=r"\['cross'\] must be a string; a model takes a list"):
+        num_paths(["cross"])
+
+
 @pytest.mark.parametrize("orders", [[], ["cross", 2], None])
 def test_what_is_no_list_of_orders_is_named(orders):
     with pytest.raises(ValueError, match="must be the name of an order or a list of names"):
@@ -343,6 +348,8 @@ def test_what_is_no_list_of_orders_is_named(orders):
         ("cross + hilbrt", r"'cross \+ hilbrt': 'hilbrt' is unknown; close names are hilbert"),
         ("frames", r"frames is for grids of 3 axes \(time, height, width\), not 2; .*'spiral'"),
         ("cross - raster", "cannot be read"),
+        ("local(window={[]: 1})", "cannot be read"),
+        ("-" * 100_000, "cannot be read"),
         ("cross(reverse=1)", "reverse=1 must be of type bool"),
         ("windows(size=0)", r"size=0 of a scan order must be at least 1"),
         ("local(windows=3)", r"no parameter 'windows', only \['reverse', 'window'\]"),

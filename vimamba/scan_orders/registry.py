@@ -244,7 +244,13 @@ def num_paths(scan_order: str, dims: int = 2) -> int:
     Raises:
         ValueError: The order or a parameter is unknown, a value is not accepted, or the order is
             for grids of another number of axes.
+        TypeError: It is no string.
     """
+    if not isinstance(scan_order, str):
+        raise TypeError(
+            f"scan_order={scan_order!r} must be a string; a model takes a list, each of its blocks "
+            "one of them (order_of_block)"
+        )
     return sum(count for _, count in _resolve(scan_order, dims))
 
 
@@ -305,6 +311,10 @@ def visits_all_cells(scan_order: str, *grid: int) -> bool:
     return paths.shape[1] == math.prod(grid) and int(paths.min()) >= 0
 
 
+# what `ast` says about text that is no expression, or too deep a one
+_UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
+
+
 def _parse(scan_order: str) -> list[Term]:
     """Split "raster + local(window=2, reverse=True)" into its terms; never evaluates code."""
     unreadable = ValueError(
@@ -313,7 +323,7 @@ def _parse(scan_order: str) -> list[Term]:
     )
     try:
         first = ast.parse(scan_order.strip(), mode="eval").body
-    except (AttributeError, SyntaxError, ValueError):
+    except _UNREADABLE:
         raise unreadable from None
     others = []
     while isinstance(first, ast.BinOp) and isinstance(first.op, ast.Add):
@@ -324,7 +334,7 @@ def _parse(scan_order: str) -> list[Term]:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
         try:
             values = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
-        except ValueError:
+        except _UNREADABLE:
             raise unreadable from None
         if not isinstance(call.func, ast.Name) or call.args or "None" in values:
             raise unreadable
@@ -377,8 +387,8 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
     return terms
 
 
-# 64 entries: four stages of some ten sizes on one device; a 128x128 table of K = 4 takes 0.5 MB
-@lru_cache(maxsize=64)
+# 256 entries: four orders, stages and some ten sizes; a 128x128 table of K = 4 takes 0.5 MB
+@lru_cache(maxsize=256)
 def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tensor:
     """The checked paths; not to be changed."""
     if _is_captured(device):

@@ -285,7 +285,7 @@ def _hilbert_walk(start: int, along: Side, *across: Side) -> list[int]:
     across = tuple(side for side in across if side[0] > 1)
     if not across:
         return [start + index * step for index in range(size)]
-    # the longest of the even sides if there are two, else the only one
+    # the longest of the even sides, of all sides if none is even
     far = max(across, key=lambda side: (side[0] % 2 == 0, side[0]))
     longest = max(across, key=lambda side: side[0])
     if 2 * size > 3 * longest[0]:

@@ -12,7 +12,11 @@ from vimamba.scan_orders import registry
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
-    "test_vim": {"depth": 2, "dynamic_img_size": True},
+    "test_vim": {
+        "depth": 2,
+        "dynamic_img_size": True,
+        "scan_order": ["bidirectional", "raster + local(window=3)"],
+    },
 }
 SHAPES = [(2, 80, 112), (3, 96, 96), (2, 64, 128), (5, 75, 101)]
 

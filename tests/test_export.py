@@ -21,7 +21,11 @@ from vimamba.scan_orders import registry
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
-    "test_vim": {"depth": 1, "dynamic_img_size": True},
+    "test_vim": {
+        "depth": 1,
+        "dynamic_img_size": True,
+        "scan_order": ["bidirectional + columns"],
+    },
 }
 # neither multiples of a stride nor of a chunk, and a square
 SHAPES = [(1, 3, 75, 101), (3, 3, 64, 160), (2, 3, 128, 128)]
@@ -64,7 +68,12 @@ def test_an_order_that_cannot_be_computed_fixes_the_size_and_says_so(name, tmp_p
 
 @pytest.mark.parametrize(
     ("order", "computed"),
-    [("cross", True), ("serpentine", True), ("zigzag", True), ("random", False)],
+    [
+        ("cross", True),
+        ("serpentine", True),
+        ("raster + columns(reverse=True)", True),
+        ("random", False),
+    ],
 )
 def test_which_orders_are_computed_from_the_size(order, computed):
     assert computes_from_size(order) == computed

@@ -116,7 +116,7 @@ def test_installed_packages_are_known_by_their_entry_point(start_folder, monkeyp
     (folder / "comb-1.0.dist-info" / "entry_points.txt").write_text(points)
     (start_folder / "own.py").rename(folder / "own.py")
     monkeypatch.syspath_prepend(str(folder))
-    assert main(["visualise", "scan", "--order", "comb", "--out", "comb.png"]) == 0
+    assert main(["visualize", "scan", "--order", "comb", "--out", "comb.png"]) == 0
 
 
 def test_a_file_is_found_by_processes_that_are_started_anew(start_folder):

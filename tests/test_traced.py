@@ -16,7 +16,15 @@ MODELS = {
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
-    "vim_avg": ("test_vim", {"dynamic_img_size": True, "global_pool": "avg", "depth": 1}),
+    "vim_avg": (
+        "test_vim",
+        {
+            "dynamic_img_size": True,
+            "global_pool": "avg",
+            "depth": 2,
+            "scan_order": ["raster + windows(size=3)", "bidirectional"],
+        },
+    ),
     "vim_rotary": (
         "test_vim",
         {"dynamic_img_size": True, "class_token": "first", "rotary": True, "depth": 2},

@@ -39,8 +39,8 @@ ROOT = Path(__file__).parents[2]
         (["predict", "{run}", "nowhere.png"], "nowhere.png is neither a file nor a folder"),
         (["predict", "{run}", "{folder}", "--out", "x.txt"], "must end in .csv or .json"),
         (["identify", "nowhere.pth"], "nowhere.pth is not a file"),
-        (["visualise", "scan", "--order", "x", "--size", "14", "-o", "x.png"], "HEIGHTxWIDTH"),
-        (["visualise", "scan", "--order", "hilbrt", "-o", "x.png"], "hilbrt"),
+        (["visualize", "scan", "--order", "x", "--size", "14", "-o", "x.png"], "HEIGHTxWIDTH"),
+        (["visualize", "scan", "--order", "hilbrt", "-o", "x.png"], "hilbrt"),
         (["list-models", "no_such_model"], "no model fits"),
         (["train"], "unknown command 'train'"),
     ],
@@ -107,6 +107,10 @@ Original Traceback (most recent call last):
         ("--model.optim.lrr 1", "--model.optim.lrr is unknown"),
         ("--model vim_tiny_patch16_224 --img-size 8", "img_size=(8, 8) is smaller than a patch"),
         ("--model test_vim --model.model_kwargs {scan_order:hilbertt}", "'hilbertt' is unknown"),
+        (
+            "--model test_vim --model.model_kwargs {scan_order:[cross,hilbertt]}",
+            "close names are hilb",
+        ),
         ("--model test_vim --pretrained", "pretrained weights of 'test_vim' cannot be loaded"),
         ("--model test_vim --model.objective.class_weights [1,2]", "2 values for 3 classes"),
     ],
@@ -178,9 +182,10 @@ def test_list_models_is_quick_and_says_what_matters(start):
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
-def test_visualise_draws_a_scan_order(tmp_path):
+@pytest.mark.parametrize("size", ["6x5", "3x4x2"])
+def test_visualize_draws_a_scan_order(tmp_path, size):
     out = tmp_path / "hilbert.png"
-    assert main(["visualise", "scan", "--order", "hilbert", "--size", "6x5", "-o", str(out)]) == 0
+    assert main(["visualize", "scan", "--order", "hilbert", "--size", size, "-o", str(out)]) == 0
     with Image.open(out) as picture:
         assert min(picture.size) > 100
 

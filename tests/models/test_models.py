@@ -35,7 +35,7 @@ def test_every_family_has_a_test_model():
 
 @pytest.mark.parametrize(
     ("name", "scan_order"),
-    [("test_vmamba", order) for order in vimamba.list_scan_orders()]
+    [("test_vmamba", order) for order in vimamba.list_scan_orders(dims=2)]
     # orders of one path and of many, and one that leaves out tokens, in the others
     + [(n, o) for n in NAMES if n != "test_vmamba" for o in ("hilbert", "omni", "local(window=3)")],
 )
@@ -56,6 +56,21 @@ def test_the_scan_order_changes_the_result(name):
     other = timm.create_model(name, scan_order=order).eval()
     other.load_state_dict(model.state_dict())
     assert not torch.allclose(model(image), other(image), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
+    orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
+    model = timm.create_model(name, num_classes=3, scan_order=orders).eval()
+    counts = [m.num_paths for m in mixers(model)]
+    assert counts == [(1, 2, 2)[block % 3] for block in range(len(counts))]
+    image = torch.randn(1, *model.pretrained_cfg["input_size"])
+    timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
+    again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert_same(model(image), again(image))
+    twin = timm.create_model(name, num_classes=3, scan_order=[*orders[:2], "local(window=3)"])
+    twin.load_state_dict(model.state_dict())
+    assert not torch.equal(model(image), twin.eval()(image))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,10 +275,30 @@ def test_the_class_token_keeps_a_path_and_its_reverse_mirrored(length, front):
     assert torch.equal(backward, forward.flip(0))
 
 
+@pytest.mark.parametrize(
+    ("path", "front", "expected"),
+    [
+        # local(window=2) on 3x3: a grid's first token first, and zero tokens at the end
+        ([0, 1, 3, 4, 2, -1, -1], True, [0, 1, 2, 4, 5, 3, -1, -1]),
+        ([0, 1, 3, 4, 2, -1, -1], False, [0, 1, 2, 4, 5, 3, -1, -1]),
+        ([2, -1, 0, -1], True, [3, -1, 1, -1, 0]),
+        ([-1, 0, -1, 1, 2, 3, -1], False, [-1, 0, -1, 1, 2, 3, 4, -1]),
+    ],
+)
+def test_zero_tokens_say_nothing_about_the_way_of_a_path(path, front, expected):
+    position = 0 if front else 2
+    found = insert_class_token(torch.tensor([path]), position, front)
+    assert found.tolist() == [expected]
+    mirrored = insert_class_token(torch.tensor([path[::-1]]), position, front)
+    assert mirrored.tolist() == [expected[::-1]]
+
+
 def test_the_class_token_is_visited_once_by_every_path():
     paths = vimamba.scan_paths("omni", 3, 5)
     with_token = insert_class_token(paths, 7, front=False)
     assert torch.equal(with_token.sort(1).values, torch.arange(16).expand(len(paths), -1))
+    nothing = torch.tensor([[-1, -1]])
+    assert insert_class_token(nothing, 0, front=False).tolist() == [[0, -1, -1]]
 
 
 @pytest.mark.parametrize("path", [[0, 1, 2, 3, 4], [2, -1, 0, 1, -1]])

@@ -50,6 +50,48 @@ def test_every_whole_network_is_tested():
     assert vimamba.list_segmenters() == sorted(NETWORKS)
 
 
+def orders_of(network):
+    return [m.scan_order for m in network.modules() if hasattr(m, "scan_order")]
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_whole_networks_take_scan_orders_by_turns(model):
+    network = create(model, None, scan_order=["columns", "cross"]).eval()
+    # the encoder's and the decoder's blocks, each from the first of the list
+    parts = {
+        "vm_unet": [3, 3],
+        "swin_umamba": [3],
+        "swin_umamba_d": [3, 4],
+        "umamba_bot_2d": [1],
+        "umamba_enc_2d": [2],
+    }[model]
+    assert orders_of(network) == [
+        ("columns", "cross")[block % 2] for part in parts for block in range(part)
+    ]
+    assert network(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+def test_a_layer_of_u_mamba_over_channels_leaves_them_in_their_order():
+    args = {"features_per_stage": (8, 16, 16), "patch_size": (16, 16), "scan_order": "cross"}
+    network = UMamba(3, 2, mamba="enc", **args).eval()
+    assert orders_of(network) == ["cross", "raster"]
+    assert network(torch.randn(1, 3, 16, 16)).isfinite().all()
+
+
+def test_u_mamba_takes_scan_orders_of_volumes():
+    args = {
+        "features_per_stage": (4, 8),
+        "kernel_sizes": [(3, 3, 3)] * 2,
+        "strides": [(1, 1, 1), (2, 2, 2)],
+    }
+    network = UMamba(1, 2, scan_order="bidirectional + interslice", **args).eval()
+    (mixer,) = (m for m in network.modules() if type(m).__name__ == "MambaMixer")
+    assert mixer.num_paths == 3
+    assert network(torch.randn(1, 1, 6, 8, 10)).shape == (1, 2, 6, 8, 10)
+    with pytest.raises(ValueError, match=r"spiral is for grids of 2 axes .*, not 3"):
+        UMamba(1, 2, scan_order="spiral", **args)
+
+
 @every_segmenter
 def test_logits_have_the_size_of_the_image_and_gradients_reach_every_parameter(model, head):
     torch.manual_seed(0)

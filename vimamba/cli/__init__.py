@@ -21,7 +21,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
   vimamba list-models [PATTERN]                              models with size and licence
   vimamba identify FILE                                      say what a checkpoint file is
-  vimamba visualise scan --order hilbert -o hilbert.png      draw a scan order
+  vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order
   vimamba benchmark ops|models                               time them beside others
   vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
   vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
@@ -60,8 +60,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.doctor import doctor as command
     elif name == "nnunet":
         from vimamba.cli.nnunet import nnunet as command
-    elif name == "visualise":
-        from vimamba.cli.inquiries import visualise as command
+    elif name == "visualize":
+        from vimamba.cli.inquiries import visualize as command
     else:
         return None
     return command

@@ -1,4 +1,4 @@
-"""`vimamba list-models`, `identify` and `visualise`: commands that need torch and timm only."""
+"""`vimamba list-models`, `identify` and `visualize`: commands that need torch and timm only."""
 
 import json
 import re
@@ -161,26 +161,31 @@ def identify(args: list[str]) -> int:
     return 0
 
 
-def visualise(args: list[str]) -> int:
+def visualize(args: list[str]) -> int:
     """Draw a scan order; returns the exit code."""
     parser = make_parser(
-        "visualise",
+        "visualize",
         "Draws every path of a scan order over its grid.\n\n"
-        "  vimamba visualise scan --order hilbert --size 14x14 -o hilbert.png\n"
-        "  vimamba visualise scan --order 'local(window=7)' -o local.png",
+        "  vimamba visualize scan --order hilbert --size 14x14 -o hilbert.png\n"
+        "  vimamba visualize scan --order 'local(window=7)' -o local.png\n"
+        "  vimamba visualize scan --order 'raster + interslice' --size 4x6x6 -o volume.png",
     )
     parser.add_argument("what", choices=("scan",))
     parser.add_argument("--order", required=True, help="name of a scan order")
-    parser.add_argument("--size", default="14x14", help="HEIGHTxWIDTH in cells")
+    parser.add_argument(
+        "--size", default="14x14", help="HEIGHTxWIDTH or DEPTHxHEIGHTxWIDTH in cells"
+    )
     parser.add_argument("-o", "--out", type=Path, required=True, help="PNG to write")
     given = parser.parse_args(args)
-    size = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", given.size)
-    if not size:
-        raise UsageError(f"--size {given.size} must be HEIGHTxWIDTH, such as 14x14")
-    from vimamba import visualise as drawing
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){1,2}", given.size):
+        raise UsageError(
+            f"--size {given.size} must be HEIGHTxWIDTH, such as 14x14, or DEPTHxHEIGHTxWIDTH"
+        )
+    grid = [int(side) for side in given.size.split("x")]
+    from vimamba import visualize as drawing
 
     try:
-        drawing.draw_scan_order(given.order, int(size[1]), int(size[2]), given.out)
+        drawing.draw_scan_order(given.order, grid, given.out)
     except ValueError as error:
         raise UsageError(str(error)) from None
     print(f"written to {given.out}")

@@ -184,7 +184,8 @@ def _obstacles(model: nn.Module, target: str) -> list[str]:
         return ["the model takes one size; made with dynamic_img_size=True it takes any"]
     if target != "onnx":
         return []
-    orders = {str(m.scan_order) for m in model.modules() if hasattr(m, "scan_order")}
+    orders: set[Any] = {m.scan_order for m in model.modules() if hasattr(m, "scan_order")}
+    orders.update(*(m.scan_orders for m in model.modules() if hasattr(m, "scan_orders")))  # type: ignore[arg-type]
     return [
         f"the paths of scan_order={order!r} cannot be computed in the file from a size that is not "
         "known"

@@ -4,7 +4,7 @@ The scan is ONNX's `Scan`, so the graph has one step whatever the number of toke
 """
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,17 +60,12 @@ def scan_steps(dt: X, A: X, write: X, B: X, C: X) -> X:
     return y
 
 
-def constant_paths(
-    like: Any, order: str, height: int | None = None, width: int | None = None
-) -> Any:
+def constant_paths(like: Any, order: str, grid: Sequence[int] | None = None) -> Any:
     """The paths of a grid whose size is known."""
     import onnx_ir
 
-    if height is None or width is None:
-        _, height, width, _ = like.shape
-    assert isinstance(height, int)
-    assert isinstance(width, int)
-    return op.Constant(value=onnx_ir.tensor(scan_paths(order, height, width).numpy()))
+    sizes = like.shape[1:-1] if grid is None else grid
+    return op.Constant(value=onnx_ir.tensor(scan_paths(order, *sizes).numpy()))
 
 
 def floor_quotient(a: Any, b: Any) -> Any:

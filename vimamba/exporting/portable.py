@@ -6,6 +6,7 @@ that are gathered already. Each file format says how that is written in it.
 Sizes: B batch, K paths, L tokens, T steps, D channels in G groups of W, N states.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,10 +97,8 @@ class _Paths(nn.Module):
         return self.function(grid.shape[0], grid.shape[1]).long()
 
 
-def _scan_paths(
-    like: Tensor, order: str, height: int | None = None, width: int | None = None
-) -> Tensor:
-    return path_function(order)(*grid_of(like, height, width)).long()
+def _scan_paths(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
+    return path_function(order)(*grid_of(like, grid)).long()
 
 
 def _adaptive_avg_pool2d(x: Tensor, output_size: list[int]) -> Tensor:

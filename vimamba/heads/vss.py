@@ -4,6 +4,7 @@ From the coarsest level upwards: expand every cell to four, put the skip beside 
 with the blocks of VMamba's first generation.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vimamba.heads.blocks import check_pyramid
 from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock, drop_path_rates
+from vimamba.scan_orders import order_of_block
 
 
 class VSSUpBlock(nn.Module):
@@ -18,12 +20,11 @@ class VSSUpBlock(nn.Module):
 
     Args:
         dim_in, dim: Channels in, and of the skip and out.
-        scan_order: Of the mixers.
-        drop_path_rates: One for every block.
+        scan_orders, drop_path_rates: One for every block.
     """
 
     def __init__(
-        self, dim_in: int, dim: int, *, scan_order: str, drop_path_rates: list[float]
+        self, dim_in: int, dim: int, *, scan_orders: list[str], drop_path_rates: list[float]
     ) -> None:
         super().__init__()
         self.upsample = PatchExpand(dim_in, dim)
@@ -32,11 +33,11 @@ class VSSUpBlock(nn.Module):
             *(
                 VSSBlock(
                     dim,
-                    SS2D(dim, scan_order=scan_order, **GATED_SS2D),
+                    SS2D(dim, scan_order=order, **GATED_SS2D),
                     mlp_ratio=0.0,
                     drop_path=rate,
                 )
-                for rate in drop_path_rates
+                for rate, order in zip(drop_path_rates, scan_orders, strict=True)
             )
         )
 
@@ -53,7 +54,8 @@ class VSSHead(nn.Module):
         channels, strides: Of the pyramid, fine to coarse; neighbouring strides differ by two.
         num_classes: Output channels.
         depth: Blocks per level.
-        scan_order: Name from `vimamba.list_scan_orders()`.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
         drop_path_rate: Of the last block; the others' grow linearly towards it.
         deep_supervision: Also classify the levels below the finest.
     """
@@ -65,7 +67,7 @@ class VSSHead(nn.Module):
         num_classes: int,
         *,
         depth: int = 2,
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         drop_path_rate: float = 0.2,
         deep_supervision: bool = False,
     ) -> None:
@@ -77,8 +79,13 @@ class VSSHead(nn.Module):
         ups = list(pairwise(reversed(channels)))
         rates = drop_path_rates(drop_path_rate, [depth] * len(ups))
         self.blocks = nn.ModuleList(
-            VSSUpBlock(a, b, scan_order=scan_order, drop_path_rates=r)
-            for (a, b), r in zip(ups, rates, strict=True)
+            VSSUpBlock(
+                a,
+                b,
+                scan_orders=[order_of_block(scan_order, i * depth + j) for j in range(depth)],
+                drop_path_rates=rates[i],
+            )
+            for i, (a, b) in enumerate(ups)
         )
         self.expand = PatchExpand(channels[0], channels[0], scale=strides[0])
         self.classifier = nn.Conv2d(channels[0], num_classes, 1)

@@ -6,7 +6,8 @@ projection makes the step sizes, B and C of all paths at once, since they read t
     SS2D   the scan of Mamba: a decay for every channel and state (VMamba, arXiv:2401.10166)
     SSD2D  that of Mamba-2: one for every head of channels, which affords many more states
 
-Sizes: N batch, H and W grid, L = H * W tokens, C channels, D = expand * C, K paths, S states.
+Sizes: N batch, H and W grid, or *grid of 1 to 3 axes, L tokens on it, C channels, D = expand * C,
+K paths, S states.
 """
 
 import math
@@ -15,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.layers import paths as _paths  # noqa: F401  registers the op for GPUs
 from vimamba.layers.ssm import (
     StepProjection,
     init_state_decay_,
@@ -25,6 +25,8 @@ from vimamba.layers.ssm import (
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
 
+_CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+
 
 class ScanMixer(nn.Module):
     """What these mixers have in common: all but the scan.
@@ -33,9 +35,11 @@ class ScanMixer(nn.Module):
         dim: C.
         inner: D.
         act: Activation after the convolution, and of the gate.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims)`, with parameters if it has any, or a
+            sum.
         gated: Multiply the normed output by an activated gate.
         conv_bias: Give the depthwise convolution a bias.
+        dims: Axes of the grid, 1 to 3.
         dd: Device and dtype of the parameters.
     """
 
@@ -48,31 +52,34 @@ class ScanMixer(nn.Module):
         scan_order: str,
         gated: bool,
         conv_bias: bool,
+        dims: int,
         dd: dict[str, Any],
     ) -> None:
         super().__init__()
+        if dims not in _CONV:
+            raise ValueError(f"dims={dims} of a grid must be 1, 2 or 3")
         self.scan_order = scan_order
-        self.num_paths = num_paths(scan_order)
+        self.num_paths = num_paths(scan_order, dims)
         self.gated = gated
         self.in_proj = nn.Linear(dim, 2 * inner if gated else inner, bias=False, **dd)
-        self.conv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner, bias=conv_bias, **dd)
+        self.conv = _CONV[dims](inner, inner, 3, padding=1, groups=inner, bias=conv_bias, **dd)
         self.act = act
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H, W, C)."""
+        """(N, H, W, C), or (N, *grid, C), to the same shape."""
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
-        height, width = x.shape[1], x.shape[2]
+        grid = x.shape[1:-1]
         x = self.in_proj(x)
         gate = x
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
-        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
         paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
-        y = self.out_norm(self.scan(x.flatten(1, 2), paths))
-        y = y.unflatten(1, (height, width))
+        y = self.out_norm(self.scan(x.flatten(1, -2), paths))
+        y = y.unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)
@@ -91,12 +98,14 @@ class SS2D(ScanMixer):
 
     Args:
         dim: C.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims)`, with parameters if it has any, or a
+            sum.
         d_state: S.
         expand: D / C.
         dt_rank: Rank of the step-size projection; C / 16 rounded up if None.
         gated: Multiply the normed output by a SiLU gate.
         conv_bias: Give the depthwise convolution a bias.
+        dims: Axes of the grid, 1 to 3.
         device, dtype: Of the parameters.
     """
 
@@ -110,13 +119,14 @@ class SS2D(ScanMixer):
         dt_rank: int | None = None,
         gated: bool = False,
         conv_bias: bool = False,
+        dims: int = 2,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
-        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dd": dd}
-        super().__init__(dim, inner, nn.SiLU(), **shell)
+        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}
+        super().__init__(dim, inner, nn.SiLU(), dd=dd, **shell)
         self.d_state = d_state
         self.dt_rank = dt_rank or math.ceil(dim / 16)
 
@@ -170,12 +180,14 @@ class SSD2D(ScanMixer):
 
     Args:
         dim: C.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims)`, with parameters if it has any, or a
+            sum.
         d_state: S.
         expand: D / C.
         heads: R; C / 16 rounded up if None.
         gated: Multiply the normed output by a GELU gate.
         conv_bias: Give the depthwise convolution a bias.
+        dims: Axes of the grid, 1 to 3.
         device, dtype: Of the parameters.
     """
 
@@ -189,6 +201,7 @@ class SSD2D(ScanMixer):
         heads: int | None = None,
         gated: bool = False,
         conv_bias: bool = False,
+        dims: int = 2,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -197,8 +210,8 @@ class SSD2D(ScanMixer):
         heads = heads or math.ceil(dim / 16)
         if inner % heads:
             raise ValueError(f"heads={heads} must divide the {inner} inner channels")
-        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dd": dd}
-        super().__init__(dim, inner, nn.GELU(), **shell)
+        shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}
+        super().__init__(dim, inner, nn.GELU(), dd=dd, **shell)
         self.d_state = d_state
         self.heads = heads
 

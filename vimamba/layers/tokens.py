@@ -135,9 +135,9 @@ def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
 def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     """Let every path visit a class token that stands before grid token `position`.
 
-    A path that runs from the front of the grid to its back meets it after half of its steps (or
+    A path that runs from the front of the grid to its back meets it after half of its tokens (or
     first, if it stands in front of all); one that runs the other way counts from its end, so that
-    the reverse of a path stays its reverse.
+    the reverse of a path stays its reverse. Steps that only pad do not count.
 
     Args:
         paths: (K, T) over a grid of L tokens.
@@ -149,9 +149,20 @@ def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     """
     length = paths.shape[1]
     shifted = torch.where(paths >= position, paths + 1, paths)
-    backwards = paths[:, :1] > paths[:, -1:]
-    half = 0 if front else length // 2
-    turn = torch.where(backwards, length - half, half)
+    # tokens up to each step, that one included, and from it on
+    seen = (paths >= 0).cumsum(1)
+    total = seen[:, -1:]
+    ahead = total - seen + (paths >= 0)
+    first, last = (seen < 1).sum(1, keepdim=True), (seen < total).sum(1, keepdim=True)
+    # a path may visit nothing
+    ends = [paths.gather(1, end.clamp(max=length - 1)) for end in (first, last)]
+    half = torch.zeros_like(total) if front else total // 2
+    some = (half > 0).to(half.dtype)
+    turn = torch.where(
+        ends[0] > ends[1],
+        length - (ahead < half).sum(1, keepdim=True) - some,
+        (seen < half).sum(1, keepdim=True) + some,
+    )
     step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)[None]
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
     return torch.where(step == turn, position, shifted.gather(1, before))

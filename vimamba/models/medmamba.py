@@ -7,7 +7,7 @@ Official code: https://github.com/YubiaoYue/MedMamba (no licence file)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -68,7 +68,8 @@ class MedMamba(VMamba):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage, even.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
         device, dtype: Of the parameters.
     """
 
@@ -80,7 +81,7 @@ class MedMamba(VMamba):
         *,
         depths: tuple[int, ...] = (2, 2, 4, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device: Any = None,

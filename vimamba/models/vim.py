@@ -8,7 +8,7 @@ Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ from vimamba.layers import (
 from vimamba.layers.mamba import VimBlock
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._builder import build_model
-from vimamba.scan_orders import num_paths
+from vimamba.scan_orders import num_paths, order_of_block
 
 __all__ = ["VisionMamba"]
 
@@ -59,7 +59,8 @@ class VisionMamba(nn.Module):
         embed_dim: C.
         depth: Blocks.
         d_state: States per channel of the scan.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
         class_token: "middle", "first" or "none".
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
@@ -83,7 +84,7 @@ class VisionMamba(nn.Module):
         embed_dim: int = 192,
         depth: int = 24,
         d_state: int = 16,
-        scan_order: str = "bidirectional",
+        scan_order: str | Sequence[str] = "bidirectional",
         class_token: str = "middle",
         average_paths: bool = True,
         rotary: bool = False,
@@ -108,7 +109,8 @@ class VisionMamba(nn.Module):
         self.global_pool = self._checked_pool(global_pool, class_token)
         self.class_token = class_token
         self.num_prefix_tokens = int(class_token != "none")
-        self.scan_order = scan_order
+        # that of every block
+        self.scan_orders = [order_of_block(scan_order, block) for block in range(depth)]
         self.dynamic_img_size = dynamic_img_size
         self.grad_checkpointing = False
 
@@ -127,15 +129,11 @@ class VisionMamba(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, tokens, embed_dim, **dd))
         self.pos_drop = nn.Dropout(drop_rate)
         self.rotary = RotaryEmbed(embed_dim) if rotary else None
-        mixer = {
-            "num_paths": num_paths(scan_order),
-            "d_state": d_state,
-            "average_paths": average_paths,
-        }
+        mixer = {"d_state": d_state, "average_paths": average_paths}
         (rates,) = drop_path_rates(drop_path_rate, [depth])
         self.blocks = nn.ModuleList(
-            VimBlock(embed_dim, drop_path=rate, dd=dd, **mixer)  # type: ignore[arg-type]
-            for rate in rates
+            VimBlock(embed_dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
+            for rate, order in zip(rates, self.scan_orders, strict=True)
         )
         self.norm = RmsNorm(embed_dim, eps=1e-5, **dd)
         self.head = self._new_head()
@@ -261,11 +259,14 @@ class VisionMamba(nn.Module):
         q = self._class_index(new[0] * new[1])
         return torch.cat([patches[:, :q], pos_embed[:, p : p + 1], patches[:, q:]], dim=1)
 
-    def _embed(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens (N, T, C) with the class token among them, their paths, rotary angles."""
+    def _embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor | None]:
+        """Tokens (N, T, C) with the class token among them, paths of each order, rotary angles."""
         x = self.patch_embed(x)
         height, width = x.shape[1], x.shape[2]
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
+        paths: dict[str, Tensor] = {}
+        for order in self.scan_orders:
+            if order not in paths:
+                paths[order] = torch.ops.vimamba.scan_paths(x, order)
         pos_embed = self.pos_embed
         if self.dynamic_img_size:
             pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))
@@ -274,7 +275,8 @@ class VisionMamba(nn.Module):
             p = self._class_index(x.shape[1])
             token = self.cls_token.expand(x.shape[0], -1, -1)
             x = torch.cat([x[:, :p], token, x[:, p:]], dim=1)
-            paths = insert_class_token(paths, p, self.class_token == "first")
+            for order, table in paths.items():
+                paths[order] = insert_class_token(table, p, self.class_token == "first")
         x = self.pos_drop(x + pos_embed)
         angles: Tensor | None = None
         if self.rotary is not None:
@@ -294,12 +296,12 @@ class VisionMamba(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to normed tokens (N, L + 1, C), the class token among them."""
         x, paths, angles = self._embed(x)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
             x = self._rotate(x, angles)
             if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint(block, x, paths)
+                x = checkpoint(block, x, paths[self.scan_orders[i]])
             else:
-                x = block(x, paths)
+                x = block(x, paths[self.scan_orders[i]])
         return self.norm(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -367,9 +369,9 @@ class VisionMamba(nn.Module):
             if i <= last:
                 x = self._rotate(x, angles)
                 if self.grad_checkpointing and not torch.jit.is_scripting():
-                    update = checkpoint(block.update, x, paths)
+                    update = checkpoint(block.update, x, paths[self.scan_orders[i]])
                 else:
-                    update = block.update(x, paths)  # type: ignore[operator]
+                    update = block.update(x, paths[self.scan_orders[i]])  # type: ignore[operator]
                 x = x + update
                 if i in take:
                     feature = x

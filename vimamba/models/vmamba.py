@@ -9,7 +9,7 @@ Sizes: N batch, H and W image or grid, C channels of a stage. Everything is chan
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -42,6 +42,7 @@ from vimamba.layers import (
     scan_parameters,
 )
 from vimamba.models._builder import build_model
+from vimamba.scan_orders import order_of_block
 
 __all__ = ["VMamba"]
 
@@ -89,7 +90,8 @@ class VMamba(nn.Module):
         depths: Blocks per stage.
         dims: Channels per stage.
         mixer: "ss2d", the scan of Mamba, or "ssd2d", that of Mamba-2.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
         d_state: States per channel of the scan.
         expand: Inner channels of the mixer over channels.
         mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
@@ -111,7 +113,7 @@ class VMamba(nn.Module):
         depths: tuple[int, ...] = (2, 2, 8, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
         mixer: str = "ss2d",
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         d_state: int = 1,
         expand: float = 1.0,
         mlp_ratio: float = 4.0,
@@ -135,7 +137,6 @@ class VMamba(nn.Module):
         self.num_features = self.head_hidden_size = dims[-1]
         self.output_fmt = "NHWC"
         scan: dict[str, Any] = {
-            "scan_order": scan_order,
             "d_state": d_state,
             "expand": expand,
             "gated": gated,
@@ -148,9 +149,18 @@ class VMamba(nn.Module):
         self.stages = nn.Sequential()
         self.feature_info: list[dict[str, Any]] = []
         for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
+            before = sum(depths[:i])
+            orders = [order_of_block(scan_order, before + j) for j in range(len(stage_rates))]
             blocks = [
-                self._make_block(dim, mixer, scan, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd)
-                for rate in stage_rates
+                self._make_block(
+                    dim,
+                    mixer,
+                    {"scan_order": order, **scan},
+                    mlp_ratio=mlp_ratio,
+                    drop_path=rate,
+                    dd=dd,
+                )
+                for rate, order in zip(stage_rates, orders, strict=True)
             ]
             between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
             self.stages.append(Stage(between, blocks))

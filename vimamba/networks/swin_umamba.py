@@ -8,7 +8,7 @@ Official code: https://github.com/JiarunLiu/Swin-UMamba (Apache-2.0)
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -75,7 +75,8 @@ class SwinUMamba(Segmenter):
         in_chans: Channels of the images.
         depths: Blocks per stage of the encoder.
         dims: Channels of the stem and of the encoder's stages.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
         drop_path_rate: Of the encoder's last block.
         deep_supervision: Auxiliary outputs at 1/2, 1/4 and 1/8.
         pretrained: Start the encoder, but its patch embedding, from VMamba-T.
@@ -89,7 +90,7 @@ class SwinUMamba(Segmenter):
         *,
         depths: tuple[int, ...] = (2, 2, 9, 2),
         dims: tuple[int, ...] = (48, 96, 192, 384, 768),
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         drop_path_rate: float = 0.2,
         deep_supervision: bool = False,
         pretrained: bool = False,
@@ -176,7 +177,9 @@ class SwinUMambaD(Segmenter):
         in_chans: Channels of the images; pretrained filters are adapted.
         depths: Blocks per stage of the encoder.
         dims: Channels of the encoder's stages.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks of the encoder take by turns, and those of
+            the decoder.
         drop_path_rate: Of the last block of the encoder and of the decoder.
         deep_supervision: Auxiliary outputs at 1/4, 1/8 and 1/16.
         pretrained: Start the encoder from VMamba-T.
@@ -190,7 +193,7 @@ class SwinUMambaD(Segmenter):
         *,
         depths: tuple[int, ...] = (2, 2, 9, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         drop_path_rate: float = 0.2,
         deep_supervision: bool = False,
         pretrained: bool = False,

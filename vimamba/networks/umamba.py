@@ -21,6 +21,7 @@ from vimamba.layers import MambaMixer, scan_parameters
 from vimamba.layers.tracing import expect_size
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
+from vimamba.scan_orders import num_paths, order_of_block
 
 Size = Sequence[int]
 
@@ -67,21 +68,26 @@ class MambaLayer(nn.Module):
 
     Args:
         dim: Channels of a token.
-        over_channels: The channels are the tokens and the cells theirs, so the map has `dim` cells.
+        dims: Axes of the map.
+        scan_order: Of its cells.
+        over_channels: The channels are the tokens, in their own order, and the cells theirs, so the
+            map has `dim` cells.
     """
 
-    def __init__(self, dim: int, *, over_channels: bool) -> None:
+    def __init__(self, dim: int, dims: int, *, scan_order: str, over_channels: bool) -> None:
         super().__init__()
         self.over_channels = over_channels
+        self.scan_order = "raster" if over_channels else scan_order
         self.norm = nn.LayerNorm(dim)
-        self.mixer = MambaMixer(dim, num_paths=1)
+        self.mixer = MambaMixer(dim, num_paths=num_paths(self.scan_order, dims))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...) to the same shape."""
         tokens = x.flatten(2)
         tokens = tokens if self.over_channels else tokens.transpose(1, 2)
-        path = torch.arange(tokens.shape[1], dtype=torch.int64, device=x.device)[None]
-        tokens = self.mixer(self.norm(tokens), path)
+        like = tokens if self.over_channels else x.movedim(1, -1)
+        paths = torch.ops.vimamba.scan_paths(like, self.scan_order)
+        tokens = self.mixer(self.norm(tokens), paths)
         tokens = tokens if self.over_channels else tokens.transpose(1, 2)
         # of a channels-last map, PyTorch 2.15's backward of a strided 1x1 convolution overruns
         return tokens.contiguous().view(x.shape)
@@ -121,6 +127,9 @@ class UMamba(Segmenter):
             two dimensions if None.
         n_conv_per_stage, n_conv_per_stage_decoder: Blocks per stage; 2 if None.
         mamba: "bot" or "enc".
+        scan_order: One of `vimamba.list_scan_orders(dims=...)` for the images' dimensions, with
+            parameters if it has any, or a sum; or a list of them, which the Mamba layers take by
+            turns.
         patch_size: Size of the images that "enc" is for. Where a map has no more cells than
             channels, the scan runs over the channels, and images of other sizes are refused.
         deep_supervision: Auxiliary outputs of every stage of the decoder.
@@ -139,6 +148,7 @@ class UMamba(Segmenter):
         n_conv_per_stage: Sequence[int] | None = None,
         n_conv_per_stage_decoder: Sequence[int] | None = None,
         mamba: str = "bot",
+        scan_order: str | Sequence[str] = "raster",
         patch_size: Size | None = None,
         deep_supervision: bool = False,
     ) -> None:
@@ -180,7 +190,7 @@ class UMamba(Segmenter):
             _residual_blocks(dims[max(s - 1, 0)], dims[s], encoder_depths[s], kernels[s], steps[s])
             for s in range(n)
         )
-        self.mambas = self._make_mambas(mamba, dims, steps, patch_size)
+        self.mambas = self._make_mambas(mamba, scan_order, dims, steps, patch_size)
         self.decoder = nn.ModuleList(
             UpStage(
                 dims[s + 1],
@@ -202,28 +212,43 @@ class UMamba(Segmenter):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def _make_mambas(
-        self, mamba: str, dims: list[int], steps: Sequence[Size], patch_size: Size | None
+        self,
+        mamba: str,
+        scan_order: str | Sequence[str],
+        dims: list[int],
+        steps: Sequence[Size],
+        patch_size: Size | None,
     ) -> nn.ModuleList:
-        n = len(dims)
+        n, axes = len(dims), len(self.cell)
         if mamba == "bot":
-            last = MambaLayer(dims[-1], over_channels=False)
+            order = order_of_block(scan_order, 0)
+            last = MambaLayer(dims[-1], axes, scan_order=order, over_channels=False)
             return nn.ModuleList([*(nn.Identity() for _ in dims[1:]), last])
         if patch_size is None or any(p % c for p, c in zip(patch_size, self.cell, strict=True)):
             raise ValueError(
                 f"patch_size={patch_size} must be a multiple of {self.cell} for mamba='enc'"
             )
         layers: list[nn.Module] = []
+        made = 0
         size = list(patch_size)
         for s, (dim, step) in enumerate(zip(dims, steps, strict=True)):
             size = [side // stride for side, stride in zip(size, step, strict=True)]
             cells = math.prod(size)
             if len(size) == 2 and (s + n) % 2 == 0:
                 layers.append(nn.Identity())
-            elif cells <= dim:
-                layers.append(MambaLayer(cells, over_channels=True))
+                continue
+            over_channels = cells <= dim
+            if over_channels:
                 self.patch_size = tuple(patch_size)
-            else:
-                layers.append(MambaLayer(dim, over_channels=False))
+            layers.append(
+                MambaLayer(
+                    min(cells, dim),
+                    axes,
+                    scan_order=order_of_block(scan_order, made),
+                    over_channels=over_channels,
+                )
+            )
+            made += 1
         return nn.ModuleList(layers)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:

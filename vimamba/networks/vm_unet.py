@@ -7,7 +7,7 @@ Official code: https://github.com/JCruan519/VM-UNet (Apache-2.0). It returns pro
 there is one class; here it is logits always.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from vimamba.networks.vss_encoder import (
     load_vmamba,
     make_encoder,
 )
+from vimamba.scan_orders import order_of_block
 
 _OFFICIAL_KEYS: Rules = {
     **encoder_rules(r"vmunet\.", r"layers\.(\d+)\.downsample"),
@@ -43,14 +44,20 @@ class UpStage(nn.Module):
     """Double the grid (except in the first stage), then run the blocks."""
 
     def __init__(
-        self, upsample: nn.Module, dim: int, drop_path_rates: list[float], **mixer: Any
+        self,
+        upsample: nn.Module,
+        dim: int,
+        drop_path_rates: list[float],
+        scan_orders: list[str],
     ) -> None:
         super().__init__()
         self.upsample = upsample
         self.blocks = nn.Sequential(
             *(
-                VSSBlock(dim, SS2D(dim, **mixer), mlp_ratio=0.0, drop_path=rate)
-                for rate in drop_path_rates
+                VSSBlock(
+                    dim, SS2D(dim, scan_order=order, **GATED_SS2D), mlp_ratio=0.0, drop_path=rate
+                )
+                for rate, order in zip(drop_path_rates, scan_orders, strict=True)
             )
         )
 
@@ -67,7 +74,9 @@ class VMUNet(Segmenter):
         in_chans: Channels of the images. With three, images of one are repeated, as published.
         depths, decoder_depths: Blocks per stage, each in the order of computation.
         dims: Channels of the encoder's stages; the decoder's are the same backwards.
-        scan_order: Name from `vimamba.list_scan_orders()`, with parameters if it has any.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks of the encoder take by turns, and those of
+            the decoder.
         drop_path_rate: Of the blocks next to the bottleneck, in encoder and decoder.
         pretrained: Start both from VMamba-S of the first generation.
         pretrained_cfg_overlay: Where that lies, as for `timm.create_model`.
@@ -81,7 +90,7 @@ class VMUNet(Segmenter):
         depths: tuple[int, ...] = (2, 2, 2, 2),
         decoder_depths: tuple[int, ...] = (2, 2, 2, 1),
         dims: tuple[int, ...] = (96, 192, 384, 768),
-        scan_order: str = "cross",
+        scan_order: str | Sequence[str] = "cross",
         drop_path_rate: float = 0.2,
         pretrained: bool = False,
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
@@ -112,10 +121,10 @@ class VMUNet(Segmenter):
         self.decoder = nn.ModuleList()
         for i, (dim, depth) in enumerate(zip(reversed(dims), decoder_depths, strict=True)):
             upsample = PatchExpand(2 * dim, dim) if i else nn.Identity()
+            before = sum(decoder_depths[:i])
+            orders = [order_of_block(scan_order, before + j) for j in range(depth)]
             stage_rates = [next(rates) for _ in range(depth)]
-            self.decoder.append(
-                UpStage(upsample, dim, stage_rates, scan_order=scan_order, **GATED_SS2D)
-            )
+            self.decoder.append(UpStage(upsample, dim, stage_rates, orders))
         self.expand = PatchExpand(dims[0], dims[0] // 4, scale=4)
         self.classifier = nn.Conv2d(dims[0] // 4, num_classes, 1)
         init_vss_(self.decoder)

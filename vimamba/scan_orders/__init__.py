@@ -1,26 +1,29 @@
-"""Scan orders: the rules that turn an image grid into sequences.
+"""Scan orders: the rules that turn a grid of tokens into sequences.
 
-A scan order maps a grid to K *paths*. A path lists raster indices (row * width + column) in the
-order in which the state space visits them; -1 is a zero token, which pads a path. Together the
-paths of one order visit every cell equally often. To add an order, write a function in `orders.py`
-(or in your own code) and decorate it; nothing else needs to change:
+A scan order maps a grid, that of an image, a volume or a video, to K *paths*. A path lists raster
+indices (row * width + column) in the order in which the state space visits them; -1 is a zero
+token, which pads a path. Together the paths of one order visit every cell equally often. To add an
+order, write a function in `orders.py` (or in your own code) and decorate it; nothing else needs to
+change. Its parameters without a default are the axes of the grid, the others are options:
 
     @register_scan_order
-    def columns(height: int, width: int) -> Tensor:
-        return torch.arange(height * width).view(height, width).T.reshape(1, -1)
+    def upwards(height: int, width: int) -> Tensor:
+        return torch.arange(height * width).view(height, width).flip(0).reshape(1, -1)
 
-Everywhere a model takes `scan_order`, it takes the name of an order, with or without parameters:
-"cross", "local(window=7)". `registry.py` holds the names, the checks and the op, `orders.py` the
-orders themselves.
+Everywhere a model takes `scan_order`, it takes the name of an order with or without parameters, or
+a sum of some: "cross", "local(window=7)", "raster + raster(reverse=True) + interslice". A list has
+one for every block, by turns. `registry.py` holds the names, the checks and the tables, `op.py` the
+op, `orders.py` the orders themselves.
 """
 
 from vimamba.scan_orders import orders  # noqa: F401  registers the orders
+from vimamba.scan_orders.op import grid_of
 from vimamba.scan_orders.registry import (
     ScanOrder,
     get_scan_order,
-    grid_of,
     list_scan_orders,
     num_paths,
+    order_of_block,
     path_function,
     register_scan_order,
     register_scan_table,
@@ -34,6 +37,7 @@ __all__ = [
     "grid_of",
     "list_scan_orders",
     "num_paths",
+    "order_of_block",
     "path_function",
     "register_scan_order",
     "register_scan_table",

@@ -1,14 +1,16 @@
 """Every scan order of the package, one function each.
 
-Sizes: H, W grid; L = H * W cells; K paths; T steps of a path, L unless padded or shared out.
+Sizes: H, W grid of an image; n axes of a grid; L cells; K paths; T steps of a path, L unless padded
+or shared out.
 """
 
+import math
 import random
 
 import torch
 from torch import Tensor
 
-from vimamba.scan_orders.registry import register_scan_order
+from vimamba.scan_orders.registry import num_steps, path_function, register_scan_order
 
 
 def _count(cells: int) -> Tensor:
@@ -16,9 +18,14 @@ def _count(cells: int) -> Tensor:
     return torch.arange(cells, dtype=torch.int64, device="cpu")
 
 
-def _grid(height: int, width: int) -> Tensor:
-    """Raster indices, (H, W)."""
-    return _count(height * width).view(height, width)
+def _grid(*grid: int) -> Tensor:
+    """Raster indices, in the shape of the grid."""
+    return _count(math.prod(grid)).view(grid)
+
+
+def _along_each_axis(cells: Tensor) -> list[Tensor]:
+    """The cells with each axis in turn, the last first, put behind all others: n views."""
+    return [cells.movedim(axis, -1) for axis in reversed(range(cells.ndim))]
 
 
 def _rows_and_columns(height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -45,22 +52,30 @@ def _require_positive(**values: int) -> None:
 
 
 @register_scan_order
-def raster(height: int, width: int) -> Tensor:
-    """Row by row, left to right. K = 1."""
-    return _count(height * width)[None]
+def raster(*grid: int) -> Tensor:
+    """Row by row, left to right; slice by slice. K = 1."""
+    return _count(math.prod(grid))[None]
 
 
 @register_scan_order
-def bidirectional(height: int, width: int) -> Tensor:
+def columns(height: int, width: int) -> Tensor:
+    """Column by column, downwards. K = 1."""
+    return _grid(height, width).T.flatten()[None]
+
+
+@register_scan_order
+def bidirectional(*grid: int) -> Tensor:
     """Raster and its reverse, as in Vim (arXiv:2401.09417). K = 2."""
-    return _both_ways(_count(height * width))
+    return _both_ways(_count(math.prod(grid)))
 
 
 @register_scan_order
-def cross(height: int, width: int) -> Tensor:
-    """Rows, columns and both reversed, as in VMamba (arXiv:2401.10166). K = 4."""
-    grid = _grid(height, width)
-    return _both_ways(grid.flatten(), grid.T.flatten())
+def cross(*grid: int) -> Tensor:
+    """Along each axis, and reversed. K = 2 n.
+
+    On an image rows, columns and both reversed, as in VMamba (arXiv:2401.10166).
+    """
+    return _both_ways(*(view.flatten() for view in _along_each_axis(_grid(*grid))))
 
 
 @register_scan_order
@@ -70,20 +85,22 @@ def cross_rot90(height: int, width: int) -> Tensor:
     return torch.stack([grid.rot90(turns).flatten() for turns in range(4)])
 
 
-def _snake(grid: Tensor) -> Tensor:
-    """Row by row, every second row backwards."""
-    odd = _count(grid.shape[0]) % 2 == 1
-    return torch.where(odd[:, None], grid.flip(1), grid).flatten()
+def _snake(cells: Tensor) -> Tensor:
+    """Row by row, every second row backwards; so the rows of a slice, so the slices."""
+    while cells.ndim > 1:
+        odd = _count(cells.shape[-2]) % 2 == 1
+        cells = torch.where(odd[:, None], cells.flip(-1), cells).flatten(-2)
+    return cells
 
 
 @register_scan_order(adjacent=True)
-def serpentine(height: int, width: int) -> Tensor:
-    """Rows in alternating direction, reversed, columns likewise, reversed. K = 4.
+def serpentine(*grid: int) -> Tensor:
+    """Along each axis in alternating direction, each followed by its reverse. K = 2 n.
 
-    The continuous scan of PlainMamba (arXiv:2403.17695).
+    On an image the continuous scan of PlainMamba (arXiv:2403.17695).
     """
-    grid = _grid(height, width)
-    return torch.cat([_both_ways(_snake(grid)), _both_ways(_snake(grid.T))])
+    views = _along_each_axis(_grid(*grid))
+    return torch.cat([_both_ways(_snake(view)) for view in views])
 
 
 @register_scan_order(adjacent=True)
@@ -109,11 +126,11 @@ def zigzag(height: int, width: int) -> Tensor:
     return _both_ways(path, mirrored[path])
 
 
-def _pad_grid(height: int, width: int, side: int) -> Tensor:
-    """The grid with -1 below and to the right, up to multiples of `side`."""
-    sides = _ceil(height, side) * side, _ceil(width, side) * side
+def _pad_grid(grid: tuple[int, ...], side: int) -> Tensor:
+    """The grid with -1 at the end of each axis, up to multiples of `side`."""
+    sides = [_ceil(size, side) * side for size in grid]
     padded = torch.full(sides, -1, dtype=torch.int64, device="cpu")
-    padded[:height, :width] = _grid(height, width)
+    padded[tuple(slice(size) for size in grid)] = _grid(*grid)
     return padded
 
 
@@ -121,43 +138,61 @@ def _ceil(size: int, side: int) -> int:
     return -(-size // side)
 
 
-def _local_steps(height: int, width: int, window: int) -> int:
-    return _ceil(height, window) * _ceil(width, window) * window**2
+def _windows_steps(*grid: int, size: int) -> int:
+    return math.prod(_ceil(length, size) * size for length in grid)
+
+
+@register_scan_order(steps=_windows_steps)
+def windows(*grid: int, size: int = 7) -> Tensor:
+    """Row by row inside windows, windows row by row. K = 1.
+
+    Windows that the grid does not fill are padded, so T is a multiple of size ** n.
+    """
+    _require_positive(size=size)
+    n = len(grid)
+    shape = [part for length in grid for part in (_ceil(length, size), size)]
+    cells = _pad_grid(grid, size).view(shape)
+    return cells.permute(*range(0, 2 * n, 2), *range(1, 2 * n, 2)).flatten()[None]
+
+
+def _local_steps(*grid: int, window: int) -> int:
+    return _windows_steps(*grid, size=window)
 
 
 @register_scan_order(steps=_local_steps)
-def local(height: int, width: int, window: int = 7) -> Tensor:
+def local(*grid: int, window: int = 7) -> Tensor:
     """Row by row inside windows, windows row by row, and reversed. K = 2.
 
     LocalMamba (arXiv:2403.09338) with window 2 and 7. Windows that the grid does not fill are
-    padded, so T is a multiple of window ** 2.
+    padded, so T is a multiple of window ** n.
     """
     _require_positive(window=window)
-    rows, cols = _ceil(height, window), _ceil(width, window)
-    windows = _pad_grid(height, width, window).view(rows, window, cols, window)
-    return _both_ways(windows.transpose(1, 2).flatten())
+    return _both_ways(windows(*grid, size=window)[0])
 
 
-def _atrous_steps(height: int, width: int, step: int) -> int:
-    return _ceil(height, step) * _ceil(width, step)
+def _atrous_steps(*grid: int, step: int) -> int:
+    return math.prod(_ceil(length, step) for length in grid)
 
 
 @register_scan_order(steps=_atrous_steps)
-def atrous(height: int, width: int, step: int = 2) -> Tensor:
-    """Every `step`-th row and column; each cell is in one of the paths. K = step ** 2.
+def atrous(*grid: int, step: int = 2) -> Tensor:
+    """Every `step`-th cell along each axis; each cell is in one of the paths. K = step ** n.
 
-    The efficient scan of EfficientVMamba (arXiv:2403.09977), step 2. Path (column offset) * step +
-    row offset goes row by row if the row offset is even, column by column if odd. Ends that the
-    grid does not fill are padded.
+    On an image the efficient scan of EfficientVMamba (arXiv:2403.09977), step 2: path (column
+    offset) * step + row offset goes row by row if the row offset is even, column by column if odd.
+    In general the offset of the first axis changes fastest from path to path, and the sum of all
+    offsets but the last, modulo n, says which axis runs fastest, counted from the last. Ends that
+    the grid does not fill are padded.
     """
     _require_positive(step=step)
-    padded = _pad_grid(height, width, step)
-    offsets = [(row, col) for col in range(step) for row in range(step)]
-    routes = [padded[row::step, col::step] for row, col in offsets]
-    turned = [
-        route.T if row % 2 else route for route, (row, _) in zip(routes, offsets, strict=True)
-    ]
-    return torch.stack([route.flatten() for route in turned])
+    n = len(grid)
+    padded = _pad_grid(grid, step)
+    paths = []
+    for digits in range(step**n):
+        offsets = [digits // step**axis % step for axis in range(n)]
+        route = padded[tuple(slice(offset, None, step) for offset in offsets)]
+        paths.append(_along_each_axis(route)[sum(offsets[:-1]) % n].flatten())
+    return torch.stack(paths)
 
 
 @register_scan_order
@@ -220,65 +255,109 @@ def omni_wrap(height: int, width: int) -> Tensor:
 
 
 @register_scan_order(adjacent=True)
-def hilbert(height: int, width: int) -> Tensor:
-    """Hilbert's curve, the same turned by 180 degrees, both reversed: one from each corner. K = 4.
+def hilbert(*grid: int) -> Tensor:
+    """Hilbert's curve, the same from the opposite corner, both reversed. K = 4.
 
-    Generalised to every rectangle without a jump. The curve joins two corners of the longer side,
-    or of the shorter side if the longer is odd and the shorter even: on a chessboard, corners of
-    an odd side have one colour, and a walk over an even number of cells must change it.
+    For images and volumes of every size, without a jump. The curve joins two corners of the longest
+    side, or of the longest even one if there is any: on a chessboard, corners of an odd side have
+    one color, and a walk over an even number of cells must change it.
     """
-    long, short = (width, 1), (height, width)
-    if height > width:
-        long, short = short, long
-    if long[0] % 2 == 1 and short[0] % 2 == 0:
-        long, short = short, long
-    walk = _hilbert_walk(0, *long, *short)
-    path = torch.tensor(walk, dtype=torch.int64, device="cpu")
-    return _both_ways(path, height * width - 1 - path)
+    if len(grid) > 3:
+        raise ValueError(f"hilbert is for grids of 1 to 3 axes, not {len(grid)}")
+    sides = [(size, math.prod(grid[axis + 1 :])) for axis, size in enumerate(grid)]
+    along = max(reversed(sides), key=lambda side: (side[0] % 2 == 0, side[0]))
+    sides.remove(along)
+    path = torch.tensor(_hilbert_walk(0, along, *sides), dtype=torch.int64, device="cpu")
+    return _both_ways(path, math.prod(grid) - 1 - path)
 
 
-def _hilbert_walk(start: int, along: int, step: int, across: int, side: int) -> list[int]:
-    """Walk over along x across cells, from the corner `start` to the other end of `along`.
+Side = tuple[int, int]
+"""Cells along a side of a box, and the difference of raster indices from one to the next."""
 
-    Args:
-        start: Raster index of the first cell.
-        along: Cells in the direction of the walk.
-        step: Difference of raster indices in that direction.
-        across: Cells in the other direction.
-        side: Difference of raster indices in that other direction.
+
+def _hilbert_walk(start: int, along: Side, *across: Side) -> list[int]:
+    """Walk over all cells of a box, from the corner `start` to the other end of `along`.
+
+    Either the cells of `along` are even in number, or those of all sides are odd. Every part keeps
+    to that: one that leads away from `along` gets an even number of cells where it can be chosen.
     """
-    if across == 1:
-        return [start + index * step for index in range(along)]
-    if along == 1:
-        return [start + index * side for index in range(across)]
-    half = along // 2
-    if 2 * along > 3 * across:
-        half += half % 2 if along > 2 else 0
-        first = _hilbert_walk(start, half, step, across, side)
-        return first + _hilbert_walk(start + half * step, along - half, step, across, side)
-    # up on one half, along the far side, down on the other half; an even height keeps the parity
-    up = across // 2
-    up += up % 2 if across > 2 else 0
-    back = start + (along - 1) * step + (up - 1) * side
+    size, step = along
+    across = tuple(side for side in across if side[0] > 1)
+    if not across:
+        return [start + index * step for index in range(size)]
+    # the longest of the even sides, of all sides if none is even
+    far = max(across, key=lambda side: (side[0] % 2 == 0, side[0]))
+    longest = max(across, key=lambda side: side[0])
+    if 2 * size > 3 * longest[0]:
+        half = _even_half(size)
+        first = _hilbert_walk(start, (half, step), *across)
+        return first + _hilbert_walk(start + half * step, (size - half, step), *across)
+    if len(across) == 2 and size % 2 == 0 and far[0] % 2 == 0:
+        (near,) = (side for side in across if side is not far)
+        if near[0] > 2 or size == far[0] == 2:
+            return _hilbert_octants(start, along, near, far)
+    # up on one half, along the far side, down on the other half
+    half, up, (_, side) = size // 2, _even_half(longest[0]), longest
+    others = [other for other in across if other is not longest]
+    back = start + (size - 1) * step + (up - 1) * side
     return [
-        *_hilbert_walk(start, up, side, half, step),
-        *_hilbert_walk(start + up * side, along, step, across - up, side),
-        *_hilbert_walk(back, up, -side, along - half, -step),
+        *_hilbert_walk(start, (up, side), (half, step), *others),
+        *_hilbert_walk(start + up * side, along, (longest[0] - up, side), *others),
+        *_hilbert_walk(back, (up, -side), (size - half, -step), *others),
     ]
 
 
-@register_scan_order
-def morton(height: int, width: int) -> Tensor:
-    """Z-order: by the interleaved bits of row and column; of column and row; both reversed. K = 4.
+def _hilbert_octants(start: int, along: Side, near: Side, far: Side) -> list[int]:
+    """`_hilbert_walk` over the octants of a box, pairs of which are walked over in one go.
 
-    MambaAD's zorder (arXiv:2404.06564); grids that are no power of two skip the missing cells.
+    Up `near`, out along `far`, `along`, back along `far` and down `near`. The cells of `along` and
+    `far` are even in number.
     """
-    row, col = _rows_and_columns(height, width)
-    row_bits, col_bits = torch.zeros_like(row), torch.zeros_like(col)
-    for bit in range(max(height, width).bit_length()):
-        row_bits |= (row >> bit & 1) << 2 * bit
-        col_bits |= (col >> bit & 1) << 2 * bit
-    return _both_ways((2 * row_bits + col_bits).argsort(), (2 * col_bits + row_bits).argsort())
+    (size, step), (height, up), (depth, out) = along, near, far
+    half, rise, reach = size // 2, _even_half(height), depth // 2
+    end = start + (size - 1) * step
+    return [
+        *_hilbert_walk(start, (rise, up), (reach, out), (half, step)),
+        *_hilbert_walk(start + rise * up, far, (half, step), (height - rise, up)),
+        *_hilbert_walk(
+            start + (rise - 1) * up + (depth - 1) * out, along, (rise, -up), (depth - reach, -out)
+        ),
+        *_hilbert_walk(
+            end + rise * up + (depth - 1) * out,
+            (depth, -out),
+            (size - half, -step),
+            (height - rise, up),
+        ),
+        *_hilbert_walk(end + (rise - 1) * up, (rise, -up), (reach, out), (size - half, -step)),
+    ]
+
+
+def _even_half(size: int) -> int:
+    """Half of a side, even unless that would be all of it."""
+    half = size // 2
+    return half + half % 2 if size > 2 else half
+
+
+@register_scan_order
+def morton(*grid: int) -> Tensor:
+    """Z-order: by interleaved bits of the coordinates, each axis in turn last; reversed. K = 2 n.
+
+    On an image MambaAD's zorder (arXiv:2404.06564): bits of row and column, then of column and row.
+    Grids that are no power of two skip the missing cells.
+    """
+    cells = _count(math.prod(grid))
+    n, places = len(grid), []
+    for axis in range(n):
+        coordinate = cells // math.prod(grid[axis + 1 :]) % grid[axis]
+        spread = torch.zeros_like(cells)
+        for bit in range(max(grid).bit_length()):
+            spread |= (coordinate >> bit & 1) << n * bit
+        places.append(spread)
+    keys = []
+    for last in reversed(range(n)):
+        major = [place for axis, place in enumerate(places) if axis != last]
+        keys.append(sum(place << n - 1 - i for i, place in enumerate([*major, places[last]])))
+    return _both_ways(*(key.argsort() for key in keys))
 
 
 @register_scan_order(adjacent=True)
@@ -292,7 +371,7 @@ def spiral(height: int, width: int) -> Tensor:
 
 
 @register_scan_order(name="random")
-def shuffled(height: int, width: int, seed: int = 0) -> Tensor:
+def shuffled(*grid: int, seed: int = 0) -> Tensor:
     """A shuffle that depends on the size and the seed only, and its reverse. K = 2.
 
     As in RSMamba (arXiv:2403.19654), which however draws a new one in every forward pass.
@@ -301,5 +380,30 @@ def shuffled(height: int, width: int, seed: int = 0) -> Tensor:
         raise ValueError(f"seed={seed} of a scan order must be at least 0")
     # of Python's generators, random() alone is documented to give the same numbers for ever
     draw = random.Random(seed).random
-    keys = [draw() for _ in range(height * width)]
+    keys = [draw() for _ in range(math.prod(grid))]
     return _both_ways(torch.tensor(keys, dtype=torch.float64, device="cpu").argsort())
+
+
+def _frames_steps(time: int, height: int, width: int, order: str) -> int:
+    return time * num_steps(order, height, width)
+
+
+@register_scan_order(steps=_frames_steps)
+def frames(time: int, height: int, width: int, order: str = "cross") -> Tensor:
+    """A scan order of images inside every frame, the frames one after another. K as the order's."""
+    paths = path_function(order)(height, width)[:, None]
+    shifted = paths + height * width * _count(time)[:, None]
+    return torch.where(paths < 0, -1, shifted).flatten(1)
+
+
+@register_scan_order(num_paths=1)
+def interslice(*grid: int, pieces: int = 0) -> Tensor:
+    """A cell of every slice, then the next of every slice: SegMamba's (arXiv:2401.13560). K = 1.
+
+    With `pieces`, of as many equal parts of the raster in place of slices. The official code has
+    64, 32, 16 and 8 in its four stages: slices only where the volume has 128 of them.
+    """
+    cells = _count(math.prod(grid))
+    if pieces < 0 or (pieces and len(cells) % pieces):
+        raise ValueError(f"pieces={pieces} of a scan order must divide the {len(cells)} cells")
+    return cells.view(pieces or grid[0], -1).T.flatten()[None]

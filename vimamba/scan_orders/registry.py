@@ -1,21 +1,26 @@
-"""The registry of scan orders: names, parameters, checks, cache, and the op that models call.
+"""The registry of scan orders: names, parameters, checks and the cache of their paths.
 
-Sizes: H, W grid; L = H * W cells; K paths; T steps of a path, L unless padded or shared out.
+Sizes: grid, the cells along each of its axes; L their product; K paths; T steps of a path, L unless
+padded or shared out.
 """
 
 import ast
+import difflib
+import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 PathFunction = Callable[..., Tensor]
-"""(height, width, **parameters) -> paths (K, T), any integer dtype, on the CPU."""
+"""(*grid, **parameters) -> paths (K, T), any integer dtype, on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,35 @@ class ScanOrder:
     Attributes:
         name: What models are given.
         function: Makes the paths.
-        parameters: Name and default of each parameter of `function` behind height and width.
-        num_paths: K, or None if it depends on the parameters; then it is counted on a 1x1 grid.
-        steps: (height, width, **parameters) -> T; None if T = H * W. Plain integer arithmetic,
-            because it also gets symbolic sizes.
-        adjacent: Consecutive steps of a path are horizontal or vertical neighbours.
+        axes: Names of the axes of its grids, as `function` calls them; None for any number of axes.
+        parameters: Name and default of each other parameter of `function`.
+        num_paths: K, or None if it depends on the parameters or the number of axes; then it is
+            counted on a grid of one cell.
+        steps: (*grid, **parameters) -> T; None if T = L. Plain integer arithmetic, because it also
+            gets symbolic sizes.
+        adjacent: Consecutive steps of a path are neighbours along one axis.
     """
 
     name: str
     function: PathFunction
+    axes: tuple[str, ...] | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
     num_paths: int | None = None
     steps: Callable[..., int] | None = None
     adjacent: bool = False
+
+    def fits(self, dims: int) -> bool:
+        """Whether it has paths for grids of so many axes."""
+        return self.axes is None or len(self.axes) == dims
+
+
+class Term(NamedTuple):
+    """One order of a sum such as "raster + local(window=2, reverse=True)"."""
+
+    text: str
+    order: ScanOrder
+    parameters: dict[str, Any]
+    reverse: bool
 
 
 _SCAN_ORDERS: dict[str, ScanOrder] = {}
@@ -55,16 +76,18 @@ def register_scan_order(
     """Make an order available by name; a decorator, bare or with options, or a plain call.
 
     Args:
-        function: (height, width, **parameters) -> (K, T) integer paths. Every parameter has a
-            default. It should accept any grid; what it returns is checked.
+        function: (*grid, **parameters) -> (K, T) integer paths. Its parameters without a default
+            are the axes of the grid, (height, width) of an image, (time, height, width) of a video;
+            `*grid` takes any number of axes. Those with a default are options. It should accept
+            any grid; what it returns is checked.
         name: An identifier; the function's own name by default.
-        num_paths: K; needed only if `function` cannot make paths for a 1x1 grid.
-        steps: See `ScanOrder.steps`; needed only if T is not H * W.
+        num_paths: K; needed only if `function` cannot make paths for a grid of one cell.
+        steps: See `ScanOrder.steps`; needed only if T is not L.
         adjacent: See `ScanOrder.adjacent`.
         replace: Overwrite an order of the same name, as when a notebook cell runs again.
 
     Raises:
-        ValueError: The name is taken or no identifier, or a parameter has no default.
+        ValueError: The name is taken or no identifier, or the parameters are not as above.
     """
     if function is None:
         return lambda function: register_scan_order(
@@ -80,21 +103,46 @@ def register_scan_order(
         raise ValueError(f"name={name!r} of a scan order must be an identifier, as in 'my_order'")
     if name in _SCAN_ORDERS and not replace:
         raise ValueError(f"scan order {name!r} is already registered; replace=True overwrites it")
-    signature = inspect.signature(function).parameters
-    parameters = {key: value.default for key, value in list(signature.items())[2:]}
-    for key, default in parameters.items():
-        if default is inspect.Parameter.empty:
-            raise ValueError(f"parameter {key!r} of scan order {name!r} needs a default")
-    _SCAN_ORDERS[name] = ScanOrder(name, function, parameters, num_paths, steps, adjacent)
+    axes, parameters = _read_signature(name, function)
+    _SCAN_ORDERS[name] = ScanOrder(name, function, axes, parameters, num_paths, steps, adjacent)
+    forget_paths()
+    return function
+
+
+def _read_signature(
+    name: str, function: PathFunction
+) -> tuple[tuple[str, ...] | None, dict[str, Any]]:
+    """The axes of a function's grids, None for `*grid`, and its other parameters."""
+    signature = inspect.signature(function).parameters.values()
+    parameters = {p.name: p.default for p in signature if p.default is not p.empty}
+    if "reverse" in parameters:
+        raise ValueError(
+            f"parameter 'reverse' of scan order {name!r} must have another name: every order takes "
+            "reverse=True"
+        )
+    required = [p for p in signature if p.default is p.empty]
+    for p in required:
+        if p.kind in (p.KEYWORD_ONLY, p.VAR_KEYWORD):
+            raise ValueError(f"parameter {p.name!r} of scan order {name!r} needs a default")
+    is_any = [p.kind == p.VAR_POSITIONAL for p in required]
+    if not required or (any(is_any) and len(required) > 1):
+        raise ValueError(
+            f"scan order {name!r} takes {inspect.signature(function)}: its axes must be parameters "
+            "without a default, as in (height, width), or *grid alone"
+        )
+    return None if any(is_any) else tuple(p.name for p in required), parameters
+
+
+def forget_paths() -> None:
+    """Empty the caches, as after a change of what is registered."""
     _resolve.cache_clear()
     _table.cache_clear()
     visits_all_cells.cache_clear()
-    return function
 
 
 def register_scan_table(
     name: str,
-    tables: Mapping[tuple[int, int], Tensor | Sequence[Sequence[int]]],
+    tables: Mapping[tuple[int, ...], Tensor | Sequence[Sequence[int]]],
     *,
     replace: bool = False,
 ) -> None:
@@ -102,7 +150,8 @@ def register_scan_table(
 
     Args:
         name: An identifier.
-        tables: (height, width) -> (K, T) integer paths; the same K for all sizes.
+        tables: (height, width), or another number of axes, -> (K, T) integer paths; the same K
+            for all sizes.
         replace: Overwrite an order of the same name.
 
     Raises:
@@ -114,92 +163,137 @@ def register_scan_table(
     for size, paths in tables.items():
         if not isinstance(paths, Tensor):
             paths = torch.tensor(paths, dtype=None, device="cpu")
-        checked[size] = _check_paths(name, paths.cpu(), *size)
+        checked[size] = _check_paths(name, paths.cpu(), size)
     counts = {paths.shape[0] for paths in checked.values()}
     if len(counts) > 1:
         raise ValueError(f"tables of scan order {name!r} differ in the number of paths: {counts}")
 
-    def look_up(height: int, width: int) -> Tensor:
-        if (int(height), int(width)) not in checked:
-            sizes = ", ".join(f"{h}x{w}" for h, w in sorted(checked))
-            raise ValueError(f"scan order {name!r} has no table for {height}x{width}, only {sizes}")
-        return checked[int(height), int(width)]
+    def look_up(*grid: int) -> Tensor:
+        size = tuple(int(side) for side in grid)
+        if size not in checked:
+            sizes = ", ".join(_size(known) for known in sorted(checked))
+            raise ValueError(f"scan order {name!r} has no table for {_size(size)}, only {sizes}")
+        return checked[size]
 
-    plain = all(paths.shape[1] == h * w for (h, w), paths in checked.items())
+    plain = all(paths.shape[1] == math.prod(size) for size, paths in checked.items())
     register_scan_order(
         look_up,
         name=name,
         num_paths=counts.pop(),
-        steps=None if plain else lambda height, width: look_up(height, width).shape[1],
+        steps=None if plain else lambda *grid: look_up(*grid).shape[1],
         replace=replace,
     )
 
 
-def list_scan_orders() -> list[str]:
-    """Names of all registered scan orders, sorted."""
-    return sorted(_SCAN_ORDERS)
+def list_scan_orders(dims: int | None = None) -> list[str]:
+    """Names of the registered scan orders, sorted: all, or those for grids of `dims` axes."""
+    orders = _SCAN_ORDERS.values()
+    return sorted(order.name for order in orders if dims is None or order.fits(dims))
 
 
 def get_scan_order(scan_order: str) -> ScanOrder:
     """What was registered under the name in `scan_order`.
 
     Raises:
-        ValueError: The order or a parameter is unknown, or a value is not accepted.
+        ValueError: The order or a parameter is unknown, a value is not accepted, or it is a sum.
     """
-    return _parse(scan_order)[0]
+    terms = _parse(scan_order)
+    if len(terms) > 1:
+        raise ValueError(f"scan_order={scan_order!r} is a sum of orders; give one of them")
+    return terms[0].order
+
+
+def order_of_block(scan_order: str | Sequence[str], block: int) -> str:
+    """The scan order of one block of a model that takes one order or a list of them.
+
+    Args:
+        scan_order: An order for all blocks, or several by turns.
+        block: Number of the block, counted from the stem over all stages: it takes entry `block`
+            modulo their number.
+
+    Raises:
+        ValueError: The list is empty or holds something else than strings.
+    """
+    if isinstance(scan_order, str):
+        return scan_order
+    if not scan_order or not all(isinstance(order, str) for order in scan_order):
+        raise ValueError(
+            f"scan_order={scan_order!r} must be the name of an order or a list of names"
+        )
+    return scan_order[block % len(scan_order)]
 
 
 def path_function(scan_order: str) -> PathFunction:
-    """(height, width) to the paths of a scan order, as it was registered: unchecked, uncached.
+    """(*grid) to the paths of a scan order, made as registered: unchecked, uncached.
 
     Raises:
         ValueError: The order or a parameter is unknown, or a value is not accepted.
     """
-    order, parameters = _parse(scan_order)
-    return partial(order.function, **parameters)
+    terms = _parse(scan_order)
+
+    def make(*grid: int) -> Tensor:
+        tables = [term.order.function(*grid, **term.parameters) for term in terms]
+        return _stack(terms, tables)
+
+    return make
 
 
-def num_paths(scan_order: str) -> int:
-    """K of a scan order, the same for all grids.
+def num_paths(scan_order: str, dims: int = 2) -> int:
+    """K of a scan order, the same for all grids of `dims` axes.
 
     Raises:
-        ValueError: The order or a parameter is unknown, or a value is not accepted.
+        ValueError: The order or a parameter is unknown, a value is not accepted, or the order is
+            for grids of another number of axes.
+        TypeError: It is no string.
     """
-    return _resolve(scan_order)[2]
+    if not isinstance(scan_order, str):
+        raise TypeError(
+            f"scan_order={scan_order!r} must be a string; a model takes a list, each of its blocks "
+            "one of them (order_of_block)"
+        )
+    return sum(count for _, count in _resolve(scan_order, dims))
 
 
-def scan_paths(
-    scan_order: str, height: int, width: int, device: torch.device | str | None = None
-) -> Tensor:
+def num_steps(scan_order: str, *grid: int) -> int:
+    """T of a scan order on one grid, whose sizes may be symbolic.
+
+    Raises:
+        ValueError: As `num_paths` does.
+    """
+    return _largest(_count_steps(term, grid) for term, _ in _resolve(scan_order, len(grid)))
+
+
+def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = None) -> Tensor:
     """Paths of a scan order on one grid.
 
     Made and checked once per order, grid and device; each call returns a copy, free to be changed.
     Models call the op `torch.ops.vimamba.scan_paths(x, scan_order)` instead: the same for the grid
-    of a tensor x (N, H, W, ...) and on its device, and visible to TorchScript, FX, compile and
-    export. It also takes a height and a width, and x of any shape then; but a traced model keeps
-    such numbers as they were.
+    of a tensor x (N, *grid, C) and on its device, and visible to TorchScript, FX, compile and
+    export. It also takes a list of sizes, and x of any shape then; but a traced model keeps such
+    numbers as they were.
 
     Args:
-        scan_order: Name, with or without parameters: "cross", "local(window=7)".
-        height: Rows of the grid, at least 1.
-        width: Columns of the grid, at least 1.
+        scan_order: Name, with or without parameters, or a sum: "cross", "local(window=7)",
+            "raster + raster(reverse=True)". Of a sum, shorter paths are padded at their ends.
+        *grid: Cells along each axis, at least 1: height and width of an image, (depth, height,
+            width) of a volume.
         device: Where the paths are put; the CPU by default.
 
     Returns:
-        (K, T) int64 in [-1, H * W).
+        (K, T) int64 in [-1, L).
 
     Raises:
-        ValueError: The order or a parameter is unknown, a value or a size is not accepted, or what
-            a registered function returned is not a set of paths.
+        ValueError: The order or a parameter is unknown, a value or a size is not accepted, the
+            order is for grids of another number of axes, or what a registered function returned is
+            not a set of paths.
         RuntimeError: A CUDA graph is being captured, and the device has no such paths yet.
     """
-    for name, size in (("height", height), ("width", width)):
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}={size!r} of a scan order must be an integer, at least 1")
+    if not grid or not all(isinstance(size, int) and size >= 1 for size in grid):
+        raise ValueError(f"grid={grid} of a scan order must be integers, at least 1")
     place = torch.device(device or "cpu")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    paths = _table(scan_order, height, width, place)
+    paths = _table(scan_order, grid, place)
     if _is_captured(place):
         # a replay of the graph reads this table again
         _captured_tables[id(paths)] = paths
@@ -207,124 +301,115 @@ def scan_paths(
 
 
 @lru_cache(maxsize=256)
-def visits_all_cells(scan_order: str, height: int, width: int) -> bool:
+def visits_all_cells(scan_order: str, *grid: int) -> bool:
     """Whether every path of a scan order visits every cell of this grid, and no zero token.
 
     Raises:
         ValueError: As `scan_paths` does.
     """
-    paths = scan_paths(scan_order, height, width)
-    return paths.shape[1] == height * width and int(paths.min()) >= 0
+    paths = scan_paths(scan_order, *grid)
+    return paths.shape[1] == math.prod(grid) and int(paths.min()) >= 0
 
 
-_library = torch.library.Library("vimamba", "FRAGMENT")
-_library.define(
-    "scan_paths(Tensor like, str order, SymInt? height=None, SymInt? width=None) -> Tensor",
-    tags=(torch.Tag.pt2_compliant_tag,),
-)
-# integers have no derivative; an autograd function in its place would keep torch.func out
-_library.impl("scan_paths", torch.library.fallthrough_kernel, "Autograd")
+# what `ast` says about text that is no expression, or too deep a one
+_UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
-@torch.library.impl(_library, "scan_paths", "CompositeExplicitAutograd")
-def _scan_paths_op(
-    like: Tensor, order: str, height: int | None = None, width: int | None = None
-) -> Tensor:
-    return scan_paths(order, *grid_of(like, height, width), like.device)
-
-
-@torch.library.register_fake("vimamba::scan_paths", lib=_library)
-def _scan_paths_fake(
-    like: Tensor, order: str, height: int | None = None, width: int | None = None
-) -> Tensor:
-    definition, parameters, count = _resolve(order)
-    steps = _count_steps(definition, parameters, *grid_of(like, height, width))
-    return torch.empty((count, steps), dtype=torch.int64, device=like.device)
-
-
-def _scan_paths_of_all(
-    info: Any,
-    dims: tuple[Any, ...],
-    like: Tensor,
-    order: str,
-    height: int | None = None,
-    width: int | None = None,
-) -> tuple[Tensor, None]:
-    """All samples share the table."""
-    one = like if dims[0] is None else like.select(dims[0], 0)
-    return torch.ops.vimamba.scan_paths(one, order, height, width), None
-
-
-torch.library.register_vmap("vimamba::scan_paths", _scan_paths_of_all, lib=_library)
-
-
-def grid_of(like: Tensor, height: int | None, width: int | None) -> tuple[int, int]:
-    """Height and width that the op `scan_paths` is for: those given, or those of a grid.
-
-    Raises:
-        ValueError: One is given without the other, or none and `like` is no grid (N, H, W, C).
-    """
-    if height is not None and width is not None:
-        return height, width
-    if (height, width) != (None, None) or like.dim() != 4:
-        raise ValueError(
-            f"height={height} and width={width} must both be given for a tensor of shape "
-            f"{tuple(like.shape)}, or none for a grid (N, H, W, C)"
-        )
-    return like.shape[1], like.shape[2]
-
-
-def _parse(scan_order: str) -> tuple[ScanOrder, dict[str, Any]]:
-    """Split "name(parameter=value)" into the order and its parameters; never evaluates code."""
-    example = "it must read like 'cross' or 'local(window=7)'"
+def _parse(scan_order: str) -> list[Term]:
+    """Split "raster + local(window=2, reverse=True)" into its terms; never evaluates code."""
+    unreadable = ValueError(
+        f"scan_order={scan_order!r} cannot be read; it must read like 'cross', 'local(window=7)' "
+        "or 'raster + raster(reverse=True)'"
+    )
     try:
-        node = ast.parse(scan_order.strip(), mode="eval").body
+        first = ast.parse(scan_order.strip(), mode="eval").body
+    except _UNREADABLE:
+        raise unreadable from None
+    others = []
+    while isinstance(first, ast.BinOp) and isinstance(first.op, ast.Add):
+        others.append(first.right)
+        first = first.left
+    terms = []
+    for node in [first, *reversed(others)]:
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-        values = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
-    except (AttributeError, SyntaxError, ValueError):
-        raise ValueError(f"scan_order={scan_order!r} cannot be read; {example}") from None
-    if not isinstance(call.func, ast.Name) or call.args or "None" in values:
-        raise ValueError(f"scan_order={scan_order!r} cannot be read; {example}")
-    if call.func.id not in _SCAN_ORDERS:
-        raise ValueError(f"scan_order={scan_order!r} is unknown; choose from {list_scan_orders()}")
-    order = _SCAN_ORDERS[call.func.id]
-    for key, value in values.items():
-        if key not in order.parameters:
-            known = f"only {sorted(order.parameters)}" if order.parameters else "none"
-            raise ValueError(f"scan_order={scan_order!r}: no parameter {key!r}, {known}")
-        default = order.parameters[key]
-        if default is not None and type(value) is not type(default):
-            kind = type(default).__name__
-            raise ValueError(f"scan_order={scan_order!r}: {key}={value!r} must be of type {kind}")
-    return order, {**order.parameters, **values}
+        try:
+            values = {str(item.arg): ast.literal_eval(item.value) for item in call.keywords}
+        except _UNREADABLE:
+            raise unreadable from None
+        if not isinstance(call.func, ast.Name) or call.args or "None" in values:
+            raise unreadable
+        if call.func.id not in _SCAN_ORDERS:
+            raise ValueError(_explain_unknown(scan_order, call.func.id))
+        order = _SCAN_ORDERS[call.func.id]
+        defaults = {**order.parameters, "reverse": False}
+        for key, value in values.items():
+            if key not in defaults:
+                raise ValueError(
+                    f"scan_order={scan_order!r}: no parameter {key!r}, only {sorted(defaults)}"
+                )
+            default = defaults[key]
+            if default is not None and type(value) is not type(default):
+                kind = type(default).__name__
+                raise ValueError(
+                    f"scan_order={scan_order!r}: {key}={value!r} must be of type {kind}"
+                )
+        parameters = {**defaults, **values}
+        reverse = parameters.pop("reverse")
+        terms.append(Term(ast.unparse(node), order, parameters, reverse))
+    return terms
+
+
+def _explain_unknown(scan_order: str, name: str) -> str:
+    near = difflib.get_close_matches(name, _SCAN_ORDERS, n=4, cutoff=0.6)
+    hint = f"close names are {', '.join(near)}" if near else f"choose from {list_scan_orders()}"
+    subject = f"scan_order={scan_order!r}"
+    subject += f": {name!r}" if name != scan_order else ""
+    return f"{subject} is unknown; {hint}; a command knows your own with --import FILE"
 
 
 @lru_cache(maxsize=256)
-def _resolve(scan_order: str) -> tuple[ScanOrder, dict[str, Any], int]:
-    """The order, its parameters and K."""
-    order, parameters = _parse(scan_order)
-    count = order.num_paths or _make_paths(scan_order, order, parameters, 1, 1).shape[0]
-    return order, parameters, count
+def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
+    """The terms of an order for grids of so many axes, each with its number of paths."""
+    terms = []
+    for term in _parse(scan_order):
+        order = term.order
+        if not order.fits(dims):
+            axes = order.axes or ()
+            number = f"{len(axes)} {'axis' if len(axes) == 1 else 'axes'}"
+            raise ValueError(
+                f"scan_order={scan_order!r}: {order.name} is for grids of {number} "
+                f"({', '.join(axes)}), not {dims}; choose from {list_scan_orders(dims)}"
+            )
+        count = order.num_paths
+        if count is None:
+            count = _without_modes(partial(_make_checked, term, (1,) * dims)).shape[0]
+        terms.append((term, count))
+    return terms
 
 
-# 64 entries: four stages of some ten sizes on one device; a 128x128 table of K = 4 takes 0.5 MB
-@lru_cache(maxsize=64)
-def _table(scan_order: str, height: int, width: int, device: torch.device) -> Tensor:
+# 256 entries: four orders, stages and some ten sizes; a 128x128 table of K = 4 takes 0.5 MB
+@lru_cache(maxsize=256)
+def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tensor:
     """The checked paths; not to be changed."""
     if _is_captured(device):
         raise RuntimeError(
-            f"the paths of scan_order={scan_order!r} on a {height}x{width} grid are not on {device}"
+            f"the paths of scan_order={scan_order!r} on a {_size(grid)} grid are not on {device}"
             " yet, and cannot be put there while a CUDA graph is captured; run the model once at "
             "this image size before"
         )
-    order, parameters, count = _resolve(scan_order)
-    paths = _make_paths(scan_order, order, parameters, height, width, device)
-    if paths.shape[0] != count:
-        raise ValueError(
-            f"scan order {scan_order!r} has {count} paths, but {paths.shape[0]} on a "
-            f"{height}x{width} grid; the number must not depend on the size"
-        )
-    return paths
+    terms, counts = zip(*_resolve(scan_order, len(grid)), strict=True)
+
+    def make() -> Tensor:
+        tables = [_make_checked(term, grid) for term in terms]
+        for term, count, paths in zip(terms, counts, tables, strict=True):
+            if paths.shape[0] != count:
+                raise ValueError(
+                    f"scan order {term.text!r} has {count} paths, but {paths.shape[0]} on a "
+                    f"{_size(grid)} grid; the number must not depend on the size"
+                )
+        return _stack(terms, tables).to(device)
+
+    return _without_modes(make)
 
 
 # those that CUDA graphs read, by identity: kept as long as the process, for a graph does not tell
@@ -336,45 +421,59 @@ def _is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _make_paths(
-    scan_order: str,
-    order: ScanOrder,
-    parameters: Mapping[str, Any],
-    height: int,
-    width: int,
-    device: torch.device | str = "cpu",
-) -> Tensor:
-    def make() -> Tensor:
-        paths = order.function(height, width, **parameters)
-        return _check_paths(scan_order, paths, height, width).to(device)
+def _without_modes(make: Callable[[], Tensor]) -> Tensor:
+    """What `make` returns, untouched by the modes of torch that the caller is in.
 
-    # torch keeps its modes (default device, inference, fake tensors, the memory pool of a CUDA
-    # graph) per thread; a fresh thread keeps whatever the first caller is in out of a table that
-    # outlives the call
+    Those (default device, inference, fake tensors, the memory pool of a CUDA graph) are kept per
+    thread; a fresh thread keeps them out of a table that outlives the call.
+    """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        paths = pool.submit(make).result()
-    steps = _count_steps(order, parameters, height, width)
+        return pool.submit(make).result()
+
+
+def _make_checked(term: Term, grid: Sequence[int]) -> Tensor:
+    """The checked paths of a term before it is reversed."""
+    paths = _check_paths(term.text, term.order.function(*grid, **term.parameters), grid)
+    steps = _count_steps(term, grid)
     if paths.shape[1] != steps:
         raise ValueError(
-            f"scan order {scan_order!r} on a {height}x{width} grid: paths have {paths.shape[1]} "
+            f"scan order {term.text!r} on a {_size(grid)} grid: paths have {paths.shape[1]} "
             f"steps, expected {steps}; another length is declared by `steps=` in registration"
         )
     return paths
 
 
-def _count_steps(order: ScanOrder, parameters: Mapping[str, Any], height: int, width: int) -> int:
-    return order.steps(height, width, **parameters) if order.steps else height * width
+def _stack(terms: Sequence[Term], tables: Sequence[Tensor]) -> Tensor:
+    """The paths of all terms, the shorter ones padded at their ends; sizes may be symbolic."""
+    tables = [t.flip(1) if term.reverse else t for term, t in zip(terms, tables, strict=True)]
+    if len(tables) == 1:
+        return tables[0]
+    steps = _largest(paths.shape[1] for paths in tables)
+    return torch.cat([F.pad(paths, (0, steps - paths.shape[1]), value=-1) for paths in tables])
 
 
-def _check_paths(name: str, paths: Tensor, height: int, width: int) -> Tensor:
+def _largest(sizes: Iterable[int]) -> int:
+    return functools.reduce(torch.sym_max, sizes)  # type: ignore[return-value]
+
+
+def _count_steps(term: Term, grid: Sequence[int]) -> int:
+    steps = term.order.steps
+    return steps(*grid, **term.parameters) if steps else math.prod(grid)
+
+
+def _size(grid: Sequence[int]) -> str:
+    return "x".join(map(str, grid))
+
+
+def _check_paths(name: str, paths: Tensor, grid: Sequence[int]) -> Tensor:
     """A copy of `paths` as int64, if they are paths on this grid."""
-    where = f"scan order {name!r} on a {height}x{width} grid"
+    where = f"scan order {name!r} on a {_size(grid)} grid"
     if not isinstance(paths, Tensor) or paths.ndim != 2 or paths.numel() == 0:
         found = tuple(paths.shape) if isinstance(paths, Tensor) else type(paths).__name__
         raise ValueError(f"{where}: expected a tensor of paths (K, T), received {found}")
     if paths.dtype == torch.bool or paths.is_floating_point() or paths.is_complex():
         raise ValueError(f"{where}: paths are {paths.dtype}, expected an integer dtype")
-    paths, cells = paths.long(), height * width
+    paths, cells = paths.long(), math.prod(grid)
     low, high = int(paths.min()), int(paths.max())
     if low < -1 or high >= cells:
         raise ValueError(f"{where}: paths lie in [{low}, {high}], expected [-1, {cells - 1}]")

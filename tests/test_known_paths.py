@@ -7,16 +7,16 @@ import pytest
 import torch
 
 import vimamba
-from vimamba.layers.paths import scan_paths_known
+from vimamba.scan_orders.op import scan_paths_known
 from vimamba_kernels import selective_scan
 from vimamba_kernels.arguments import known_complete, remember_complete
 
 LIKE = torch.empty(0)
 
 
-@pytest.mark.parametrize("order", vimamba.list_scan_orders())
+@pytest.mark.parametrize("order", vimamba.list_scan_orders(dims=2))
 def test_a_table_is_known_as_complete_exactly_when_it_is(order):
-    paths = scan_paths_known(LIKE, order, 5, 6)
+    paths = scan_paths_known(LIKE, order, [5, 6])
     assert torch.equal(paths, vimamba.scan_paths(order, 5, 6))
     visited = [set(path.tolist()) == set(range(30)) for path in paths]
     assert known_complete(paths, 30) == (all(visited) and paths.shape[1] == 30)
@@ -24,8 +24,8 @@ def test_a_table_is_known_as_complete_exactly_when_it_is(order):
 
 def test_some_orders_are_complete_and_some_are_not():
     known = {
-        known_complete(scan_paths_known(LIKE, order, 5, 6), 30)
-        for order in vimamba.list_scan_orders()
+        known_complete(scan_paths_known(LIKE, order, [5, 6]), 30)
+        for order in vimamba.list_scan_orders(dims=2)
     }
     assert known == {True, False}
 
@@ -33,16 +33,16 @@ def test_some_orders_are_complete_and_some_are_not():
 @pytest.mark.parametrize("inference", [False, True])
 def test_a_change_in_place_is_noticed(inference):
     with torch.inference_mode(inference):
-        paths = scan_paths_known(LIKE, "cross", 3, 4)
+        paths = scan_paths_known(LIKE, "cross", [3, 4])
         assert known_complete(paths, 12)
         paths[0, 0] = -1
         assert not known_complete(paths, 12)
         # the next table is a new one
-        assert known_complete(scan_paths_known(LIKE, "cross", 3, 4), 12)
+        assert known_complete(scan_paths_known(LIKE, "cross", [3, 4]), 12)
 
 
 def test_nothing_is_known_of_copies_and_other_lengths():
-    paths = scan_paths_known(LIKE, "cross", 3, 4)
+    paths = scan_paths_known(LIKE, "cross", [3, 4])
     assert not known_complete(paths, 13)
     for other in (paths.clone(), paths.flip(1), paths[:2], copy.deepcopy(paths)):
         assert not known_complete(other, 12)
@@ -54,13 +54,14 @@ def test_an_order_that_was_replaced_is_looked_at_again():
 
     vimamba.register_scan_order(forward, name="changing")
     try:
-        assert known_complete(scan_paths_known(LIKE, "changing", 2, 2), 4)
+        assert known_complete(scan_paths_known(LIKE, "changing", [2, 2]), 4)
         vimamba.register_scan_table(
             "changing", {(2, 2): [[0, 1, -1, -1], [2, 3, -1, -1]]}, replace=True
         )
-        assert not known_complete(scan_paths_known(LIKE, "changing", 2, 2), 4)
+        assert not known_complete(scan_paths_known(LIKE, "changing", [2, 2]), 4)
     finally:
         vimamba.scan_orders.registry._SCAN_ORDERS.pop("changing")
+        vimamba.scan_orders.registry.forget_paths()
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -77,7 +78,7 @@ def test_the_kernels_see_the_table_that_was_remembered(monkeypatch, compiled):
     monkeypatch.setattr(op, "check_arguments", spy)
     u, delta = torch.randn(1, 12, 4, requires_grad=True), torch.randn(1, 4, 12, 4)
     A, B = -torch.ones(4, 4, 2), torch.randn(1, 4, 12, 2)
-    paths = torch.ops.vimamba.scan_paths(u, "cross", 3, 4)
+    paths = torch.ops.vimamba.scan_paths(u, "cross", [3, 4])
     remember_complete(paths, 12)
 
     def scan(u, paths):

@@ -1,0 +1,51 @@
+"""The mixers of tokens on grids of one, two and three axes."""
+
+import pytest
+import torch
+
+from tests.closeness import assert_same
+from vimamba.layers import SS2D, SSD2D
+
+
+@pytest.mark.parametrize("mixer", [SS2D, SSD2D])
+@pytest.mark.parametrize(
+    ("order", "deep_order"),
+    [("hilbert", "hilbert"), ("local(window=2)", "frames(order='local(window=2)')")],
+)
+def test_a_volume_of_one_slice_is_mixed_as_an_image(mixer, order, deep_order):
+    torch.manual_seed(0)
+    flat = mixer(16, scan_order=order, gated=True, conv_bias=True).double()
+    deep = mixer(16, scan_order=deep_order, gated=True, conv_bias=True, dims=3).double()
+    state = flat.state_dict()
+    weight = torch.randn_like(deep.conv.weight)
+    weight[:, :, 1] = state["conv.weight"]
+    deep.load_state_dict({**state, "conv.weight": weight})
+    image = torch.randn(2, 5, 3, 16, dtype=torch.float64, requires_grad=True)
+    volume = image.detach()[:, None].requires_grad_()
+    expected, found = flat(image), deep(volume)
+    torch.testing.assert_close(found[:, 0], expected, rtol=1e-9, atol=1e-11)
+    probe = torch.randn_like(expected)
+    (expected * probe).sum().backward()
+    (found[:, 0] * probe).sum().backward()
+    torch.testing.assert_close(volume.grad[:, 0], image.grad, rtol=1e-9, atol=1e-11)
+    for (name, ours), theirs in zip(deep.named_parameters(), flat.parameters(), strict=True):
+        grad = ours.grad[:, :, 1] if name == "conv.weight" else ours.grad
+        torch.testing.assert_close(grad, theirs.grad, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("order", "grid"), [("atrous", (7,)), ("frames + interslice", (3, 1, 5))], ids=str
+)
+def test_mixers_of_other_grids_script_and_export(order, grid):
+    model, x = SS2D(8, scan_order=order, dims=len(grid)).eval(), torch.randn(2, *grid, 8)
+    expected = model(x)
+    assert expected.shape == x.shape
+    assert_same(torch.jit.script(model)(x), expected)
+    assert_same(torch.export.export(model, (x,)).module()(x), expected)
+
+
+def test_the_axes_of_a_mixer_are_those_of_its_order():
+    with pytest.raises(ValueError, match=r"spiral is for grids of 2 axes .*, not 3"):
+        SS2D(8, scan_order="spiral", dims=3)
+    with pytest.raises(ValueError, match="dims=4 of a grid must be 1, 2 or 3"):
+        SS2D(8, dims=4)

@@ -1,0 +1,84 @@
+"""The op `scan_paths` that models call: for TorchScript, FX, compile, export, vmap and GPUs.
+
+A kernel that knows that every path visits every token clears nothing beforehand and skips nothing.
+On a GPU that is not to be found out without waiting for it, but a scan order's table was looked at
+on the CPU when it was made.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vimamba.scan_orders.registry import num_paths, num_steps, scan_paths, visits_all_cells
+from vimamba_kernels.arguments import remember_complete
+
+_library = torch.library.Library("vimamba", "FRAGMENT")
+_library.define(
+    "scan_paths(Tensor like, str order, SymInt[]? grid=None) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+# integers have no derivative; an autograd function in its place would keep torch.func out
+_library.impl("scan_paths", torch.library.fallthrough_kernel, "Autograd")
+
+
+def grid_of(like: Tensor, grid: Sequence[int] | None) -> tuple[int, ...]:
+    """The grid that the op `scan_paths` is for: that given, or that of a tensor (N, *grid, C).
+
+    Raises:
+        ValueError: None is given, and `like` has none.
+    """
+    if grid is not None:
+        return tuple(grid)
+    if like.dim() < 3:
+        raise ValueError(
+            f"grid=None must be a list of sizes for a tensor of shape {tuple(like.shape)}, which "
+            "is none of tokens on a grid (N, *grid, C)"
+        )
+    return tuple(like.shape[1:-1])
+
+
+@torch.library.impl(_library, "scan_paths", "CompositeExplicitAutograd")
+def _scan_paths(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
+    return scan_paths(order, *grid_of(like, grid), device=like.device)
+
+
+@torch.library.register_fake("vimamba::scan_paths", lib=_library)
+def _scan_paths_fake(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
+    sizes = grid_of(like, grid)
+    shape = num_paths(order, len(sizes)), num_steps(order, *sizes)
+    return torch.empty(shape, dtype=torch.int64, device=like.device)
+
+
+def scan_paths_known(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
+    """The op for a GPU: the table, remembered as complete where it is.
+
+    What is remembered ends with the tensor and with the first change of its values in place.
+    """
+    sizes = grid_of(like, grid)
+    # an inference tensor would not tell that it was changed
+    with torch.inference_mode(False):
+        paths = scan_paths(order, *sizes, device=like.device)
+    if visits_all_cells(order, *sizes):
+        remember_complete(paths, math.prod(sizes))
+    return paths
+
+
+torch.library.register_kernel("vimamba::scan_paths", "cuda", scan_paths_known, lib=_library)
+
+
+def _scan_paths_of_all(
+    info: Any,
+    dims: tuple[Any, ...],
+    like: Tensor,
+    order: str,
+    grid: Sequence[int] | None = None,
+) -> tuple[Tensor, None]:
+    """All samples share the table."""
+    one = like if dims[0] is None else like.select(dims[0], 0)
+    return torch.ops.vimamba.scan_paths(one, order, grid), None
+
+
+torch.library.register_vmap("vimamba::scan_paths", _scan_paths_of_all, lib=_library)

@@ -1,0 +1,121 @@
+"""Mamba-3's scan as one scan of Mamba-2's kind, which needs no loop.
+
+What a step writes enters the state twice: at once, with `trap` as its weight, and at the next step,
+which decays it first. From then on that is one write with the sum of both weights (Lahoti et al.
+2026, arXiv:2603.15569, section 3.1). So Mamba-2's recurrence runs with such sums; only at its own
+step each write has come too early in part, which a term by step takes back. The angles of the
+rotation are running sums, known before the recurrence starts.
+
+The R writes of a step with ranks, and its R reads, are R steps of the recurrence, of which only the
+first decays. A read misses then what ranks after its own write, which the same term puts right.
+
+Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, R ranks, N states, S angles.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vimamba_kernels.mamba3.checks import Inputs, Mamba3States
+from vimamba_kernels.mamba3.reference import (
+    TURN,
+    as_given,
+    first_states,
+    in_steps,
+    outer,
+    output,
+    rotate,
+)
+from vimamba_kernels.ssd.chunked import scan_in_chunks
+
+# from x, weight, log_decay, B, C and the first state to what is read and the last state
+Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+
+
+def recurrence_chunked(
+    x: Tensor, weight: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, first: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Mamba-2's recurrence with a decay of its own for every step.
+
+        h[t] = exp(log_decay[t]) * h[t - 1] + weight[t] * x[t] B[t]^T,    h[-1] = first
+        y[t] = h[t] C[t]
+
+    Computes in float64 if `weight` is float64 and in float32 otherwise; differentiable any number
+    of times by autograd.
+
+    Args:
+        x: (B, K, T, H, P).
+        weight: (B, K, T, H).
+        log_decay: (B, K, T, H).
+        B: (B, K, T, H, N).
+        C: (B, K, T, H, N).
+        first: (B, K, H, P, N); None is zero.
+
+    Returns:
+        What is read, (B, K, T, H, P), and the last state, (B, K, H, P, N).
+    """
+    x, B, C = (t.to(weight.dtype) for t in (x, B, C))
+    if first is None:
+        batch, k, _, heads, width = x.shape
+        first = x.new_zeros((batch, k, heads, width, B.shape[-1]))
+    return scan_in_chunks(weight.unsqueeze(-1) * x, log_decay, B, C, first)
+
+
+def mamba3_folded(
+    inputs: Inputs,
+    norm_eps: float,
+    paths: Tensor | None,
+    merge: bool,
+    recurrence: Recurrence = recurrence_chunked,
+) -> tuple[Tensor, ...]:
+    """Mamba-3's scan by a recurrence of Mamba-2's kind; arguments as the op's.
+
+    Computes in float64 if `x` is float64 and in float32 otherwise.
+    """
+    steps = in_steps(inputs, paths)
+    first = first_states(inputs, steps)
+    # (B, K, T, H, S); in float64, since a sum over thousands of steps is far larger than its terms
+    turns = (steps.angles.tanh() * steps.dt.unsqueeze(-1)).to(torch.float64).cumsum(2)
+    angle = ((math.pi * turns + first.angle.unsqueeze(2)) % TURN).to(steps.x.dtype)
+    B, C = (rotate(t, angle.unsqueeze(3)) for t in (steps.B, steps.C))
+
+    # the weight of a write at its own step, at the next one, and of the one before the first
+    trap = steps.trap.sigmoid()
+    now, before = trap * steps.dt, (1 - trap) * steps.dt
+    later = F.pad(before[:, :, 1:], (0, 0, 0, 1))
+    state = first.state
+    if inputs.initial_state is not None:
+        state = state + before[:, :, 0, :, None, None] * outer(first.x, first.B)
+
+    ranks = steps.x.shape[3]
+    y, state = recurrence(
+        steps.x.flatten(2, 3),
+        (now + later).repeat_interleave(ranks, dim=2),
+        F.pad(steps.log_decay.unsqueeze(3), (0, 0, 0, ranks - 1)).flatten(2, 3),
+        B.flatten(2, 3),
+        C.flatten(2, 3),
+        None if inputs.initial_state is None else state,
+    )
+    y = y.to(steps.x.dtype).unflatten(2, (-1, ranks)) + _set_right(steps.x, B, C, now, later)
+    y = output(y, steps, inputs, norm_eps, paths, merge)
+    last = Mamba3States(state, angle[:, :, -1], B[:, :, -1], steps.x[:, :, -1])
+    return y, *as_given(last, inputs)
+
+
+def _set_right(x: Tensor, B: Tensor, C: Tensor, now: Tensor, later: Tensor) -> Tensor:
+    """What the reads of a step lack of its own writes, or have too much, (B, K, T, R, H, P).
+
+    A read of rank r should have all writes with the weight `now`. It has those up to r with the
+    weight `now + later`, and none after.
+    """
+    rows = []
+    for r in range(x.shape[3]):
+        row = torch.zeros_like(x[:, :, :, 0])
+        for s in range(x.shape[3]):
+            score = (C[:, :, :, r] * B[:, :, :, s]).sum(-1)
+            row = row + (score * (-later if s <= r else now)).unsqueeze(-1) * x[:, :, :, s]
+        rows.append(row)
+    return torch.stack(rows, dim=3)

@@ -67,7 +67,8 @@ def mamba3_scan(
         B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighbouring heads, or
             (B, K, L, R, G, N) with ranks; like C and z of the same dtype as `x`.
         C: Shaped as `B`.
-        angles: (B, K, L, H, S) for S <= N / 2 pairs; the other states are not turned.
+        angles: (B, K, L, H, S) for S <= N / 2 pairs, or (B, K, L, 1, S), shared by the heads; the
+            other states are not turned.
         D: (K, H), the weight of the skip connection.
         z: (B, L, H, P).
         B_bias: (K, H, N), or (K, H, R, N) with ranks.

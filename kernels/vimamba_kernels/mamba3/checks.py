@@ -27,7 +27,7 @@ class Inputs(NamedTuple):
     norm_weight: Tensor | None = None
     initial_state: Tensor | None = None
     initial_angle: Tensor | None = None
-    initial_B: Tensor | None = None
+    initial_b: Tensor | None = None
     initial_x: Tensor | None = None
 
 
@@ -37,13 +37,13 @@ class Mamba3States(NamedTuple):
     Attributes:
         state: (B, K, H, P, N).
         angle: Of the rotation, (B, K, H, S), in [0, 2 pi).
-        B: Of the last step, biased and rotated: (B, K, H, N), or (B, K, H, R, N) with ranks.
-        x: Of the last step, times `mimo_x`: (B, K, H, P), or (B, K, H, R, P) with ranks.
+        b: B of the last step, biased and turned: (B, K, H, N), or (B, K, H, R, N) with ranks.
+        x: That of the last step, times `mimo_x`: (B, K, H, P), or (B, K, H, R, P) with ranks.
     """
 
     state: Tensor
     angle: Tensor
-    B: Tensor
+    b: Tensor
     x: Tensor
 
 
@@ -74,13 +74,7 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
         expect_shape(name, getattr(inputs, name), "the shape of dt", tuple(dt.shape))
     _check_groups(B, inputs.C, dt)
     states = B.shape[-1]
-    angles = inputs.angles
-    pairs = angles.shape[-1] if angles.dim() else 0
-    if tuple(angles.shape[:-1]) != tuple(dt.shape) or pairs > states // 2:
-        raise ValueError(
-            f"angles has shape {tuple(angles.shape)}; expected (B, K, L, H, S) = "
-            f"{(*dt.shape, 'S')} with S <= N / 2 = {states / 2:g}"
-        )
+    pairs = _check_angles(inputs.angles, dt, states)
     expect_shape("D", inputs.D, "(K, H)", (k, heads))
     expect_shape("z", inputs.z, "(B, L, H, P)", merged)
     expect_shape("norm_weight", inputs.norm_weight, "(K, H, P)", (k, heads, width))
@@ -95,7 +89,7 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
     start = (batch, k, heads)
     expect_shape("initial_state", inputs.initial_state, "(B, K, H, P, N)", (*start, width, states))
     expect_shape("initial_angle", inputs.initial_angle, "(B, K, H, S)", (*start, pairs))
-    for name, size, symbol in (("initial_B", states, "N"), ("initial_x", width, "P")):
+    for name, size, symbol in (("initial_b", states, "N"), ("initial_x", width, "P")):
         shape = (*start, *by_rank, size)
         expect_shape(name, getattr(inputs, name), f"(B, K, H, {R}{symbol})", shape)
     expect_paths_shape(paths, k)
@@ -116,6 +110,17 @@ def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:
         *((batch, k, length, *shape) for shape in shapes),
     )
     expect_shape("C", C, "the shape of B", tuple(B.shape))
+
+
+def _check_angles(angles: Tensor, dt: Tensor, states: int) -> int:
+    """Check that angles of at most half as many pairs as states are there, and say how many."""
+    pairs = angles.shape[-1] if angles.dim() else 0
+    if 2 * pairs > states:
+        raise ValueError(f"angles has {pairs} pairs; expected at most half of N = {states}")
+    batch, k, length, heads = dt.shape
+    shapes = ((batch, k, length, n, pairs) for n in (heads, 1))
+    expect_shape("angles", angles, "(B, K, L, H, S) or (B, K, L, 1, S)", *shapes)
+    return pairs
 
 
 def _check_ranks(inputs: Inputs) -> None:

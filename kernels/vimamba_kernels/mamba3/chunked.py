@@ -32,7 +32,9 @@ from vimamba_kernels.mamba3.reference import (
 from vimamba_kernels.ssd.chunked import scan_in_chunks
 
 # from x, weight, log_decay, B, C and the first state to what is read and the last state
-Recurrence = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
+Recurrence = Callable[
+    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
+]
 
 
 def recurrence_chunked(
@@ -88,7 +90,7 @@ def mamba3_folded(
     later = F.pad(before[:, :, 1:], (0, 0, 0, 1))
     state = first.state
     if inputs.initial_state is not None:
-        state = state + before[:, :, 0, :, None, None] * outer(first.x, first.B)
+        state = state + before[:, :, 0, :, None, None] * outer(first.x, first.b)
 
     ranks = steps.x.shape[3]
     y, state = recurrence(

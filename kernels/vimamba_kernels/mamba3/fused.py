@@ -13,7 +13,7 @@ from vimamba_kernels.ssd.fused import obstacle
 __all__ = ["backward", "forward", "obstacle"]
 
 # of Mamba-2's scan: neither softplus nor limits nor paths, whose steps are gathered already
-_OPTIONS: tuple[Any, ...] = (False, None, None, False)
+_OPTIONS: dict[str, Any] = {"dt_softplus": False, "dt_limit": None, "paths": None, "merge": False}
 
 
 def forward(
@@ -30,7 +30,7 @@ def forward(
     Arguments as those of `recurrence_chunked`.
     """
     tensors = (x, weight, log_decay, B, C, None, None, None, first)
-    return ssd_fused.forward(*tensors, *_OPTIONS, return_state)
+    return ssd_fused.forward(*tensors, **_OPTIONS, return_state=return_state)
 
 
 def backward(
@@ -46,5 +46,5 @@ def backward(
     """Gradients of the six tensors, None for an absent one; `grad_state` is empty for zeros."""
     tensors = (x, weight, log_decay, B, C, None, None, None, first)
     last = grad_state if grad_state.numel() else None
-    *grads, _D, _z, _bias, dfirst = ssd_fused.backward(grad, last, *tensors, *_OPTIONS)
+    *grads, _D, _z, _bias, dfirst = ssd_fused.backward(grad, last, *tensors, **_OPTIONS)
     return *grads, dfirst

@@ -55,7 +55,7 @@ _library.define(
     "mamba3_scan(Tensor x, Tensor dt, Tensor log_decay, Tensor trap, Tensor B, Tensor C, "
     "Tensor angles, Tensor? D=None, Tensor? z=None, Tensor? B_bias=None, Tensor? C_bias=None, "
     "Tensor? mimo_x=None, Tensor? mimo_z=None, Tensor? mimo_o=None, Tensor? norm_weight=None, "
-    "Tensor? initial_state=None, Tensor? initial_angle=None, Tensor? initial_B=None, "
+    "Tensor? initial_state=None, Tensor? initial_angle=None, Tensor? initial_b=None, "
     "Tensor? initial_x=None, float norm_eps=1e-5, Tensor? paths=None, bool merge=True, "
     'bool return_states=False, str backend="auto") -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
     tags=(torch.Tag.pt2_compliant_tag,),
@@ -81,7 +81,7 @@ def _mamba3_scan(
     norm_weight: Tensor | None = None,
     initial_state: Tensor | None = None,
     initial_angle: Tensor | None = None,
-    initial_B: Tensor | None = None,
+    initial_b: Tensor | None = None,
     initial_x: Tensor | None = None,
     norm_eps: float = 1e-5,
     paths: Tensor | None = None,
@@ -91,7 +91,7 @@ def _mamba3_scan(
 ) -> tuple[Tensor, ...]:
     """The output, and the four states after the last step, empty unless `return_states`."""
     weights = (D, z, B_bias, C_bias, mimo_x, mimo_z, mimo_o, norm_weight)
-    initial = (initial_state, initial_angle, initial_B, initial_x)
+    initial = (initial_state, initial_angle, initial_b, initial_x)
     inputs = Inputs(x, dt, log_decay, trap, B, C, angles, *weights, *initial)
     check_arguments(inputs, paths)
     name = choose_backend(backend, x, B.shape[-1])
@@ -177,7 +177,7 @@ def _backward(
     C: Tensor,
     first: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the six tensors; that of an absent one is empty, as is no gradient of a state."""
+    """Gradients of the six tensors, empty for an absent one; `grad_state` is empty for zeros."""
     tensors = (x, weight, log_decay, B, C, first)
     return dense_gradients(fused.backward(grad, grad_state, *tensors), tensors)
 

@@ -26,7 +26,7 @@ def mamba3_reference(
     """
     steps = in_steps(inputs, paths)
     first = first_states(inputs, steps)
-    state, angle, B_before, x_before = first.state, first.angle, first.B, first.x
+    state, angle, B_before, x_before = first.state, first.angle, first.b, first.x
     outputs = []
     for t in range(steps.dt.shape[2]):
         dt, trap = steps.dt[:, :, t], steps.trap[:, :, t].sigmoid()
@@ -48,9 +48,9 @@ def mamba3_reference(
 class Steps(NamedTuple):
     """What the scan reads, in the order of the steps and in the dtype of the computation.
 
-    dt, log_decay and trap are (B, K, T, H), angles is (B, K, T, H, S). x is (B, K, T, R, H, P),
-    times `mimo_x` if given; B and C are (B, K, T, R, H, N), biased, before the rotation. Without
-    ranks R is 1.
+    dt, log_decay and trap are (B, K, T, H), angles is (B, K, T, H or 1, S). x is
+    (B, K, T, R, H, P), times `mimo_x` if given; B and C are (B, K, T, R, H, N), biased, before the
+    rotation. Without ranks R is 1.
     """
 
     x: Tensor
@@ -80,11 +80,13 @@ def in_steps(inputs: Inputs, paths: Tensor | None) -> Steps:
     if inputs.mimo_x is not None:
         x = x * by_rank(inputs.mimo_x, x)
     return Steps(
-        x,
-        *(gather(t) for t in (inputs.dt, inputs.log_decay, inputs.trap)),
-        by_head(inputs.B, inputs.B_bias),
-        by_head(inputs.C, inputs.C_bias),
-        gather(inputs.angles),
+        x=x,
+        dt=gather(inputs.dt),
+        log_decay=gather(inputs.log_decay),
+        trap=gather(inputs.trap),
+        B=by_head(inputs.B, inputs.B_bias),
+        C=by_head(inputs.C, inputs.C_bias),
+        angles=gather(inputs.angles),
     )
 
 
@@ -94,7 +96,7 @@ def _per_path(x: Tensor, dt: Tensor) -> Tensor:
 
 
 def by_rank(t: Tensor, like: Tensor) -> Tensor:
-    """A parameter (K, H, R, C), or (K, H, C) without ranks, to (K, 1, R, H, C), as steps have it."""
+    """A parameter (K, H, R, C), or (K, H, C) without ranks, to (K, 1, R, H, C), as steps are."""
     t = t.unsqueeze(2) if t.dim() == 3 else t
     return t.transpose(1, 2).unsqueeze(1).to(like.dtype)
 
@@ -124,7 +126,7 @@ def _ranks_first(t: Tensor) -> Tensor:
 def as_given(states: Mamba3States, inputs: Inputs) -> Mamba3States:
     """The states as the operator takes and returns them: ranks after heads, or none."""
     B, x = (
-        t.transpose(2, 3) if inputs.B.dim() == 6 else t.squeeze(2) for t in (states.B, states.x)
+        t.transpose(2, 3) if inputs.B.dim() == 6 else t.squeeze(2) for t in (states.b, states.x)
     )
     return Mamba3States(states.state, states.angle, B, x)
 

@@ -23,6 +23,8 @@ from tests.parity.official import HERE, fill, read_manifest
 from vimamba_kernels import mamba3_scan, ssd
 from vimamba_kernels.flops import FLOPS_PER_STATE
 from vimamba_kernels.mamba3 import op
+from vimamba_kernels.mamba3.by_token import mamba3_by_token
+from vimamba_kernels.mamba3.checks import Inputs
 from vimamba_kernels.ssd import chunked
 
 mamba3_op = torch.ops.vimamba.mamba3_scan
@@ -368,24 +370,22 @@ def test_opcheck_passes():
     torch.library.opcheck(mamba3_op.default, arguments, test_utils=utils)
 
 
-def recurrence_problem(device="cpu"):
-    g = torch.Generator().manual_seed(0)
-    sizes = [(1, 2, 5, 2, 3), (1, 2, 5, 2), (1, 2, 5, 2), (1, 2, 5, 2, 4), (1, 2, 5, 2, 4)]
-    tensors = [torch.randn(size, generator=g) for size in (*sizes, (1, 2, 2, 3, 4))]
-    return [t.to(device).requires_grad_() for t in tensors]
-
-
-@pytest.mark.parametrize("return_state", [True, False])
-def test_the_recurrence_on_a_gpu_has_shapes_and_costs_in_both_directions(return_state):
-    tensors = recurrence_problem("meta")
+@pytest.mark.parametrize("size", [{}, {"ranks": 2}], ids=["siso", "mimo"])
+def test_what_runs_on_a_gpu_has_shapes_and_costs_in_both_directions(size):
+    problem = make_problem(dtype=torch.bfloat16, **size)
+    tensors = [None if t is None else t.to("meta") for t in (problem[n] for n in TENSORS)]
+    inputs = Inputs(*(None if t is None else t.requires_grad_() for t in tensors))
+    options = (1e-5, problem["paths"].to("meta"), True, True)
     with FlopCounterMode(display=False) as counter:
-        y, state = torch.ops.vimamba.mamba3_forward(*tensors, return_state)
-        assert state.shape == ((1, 2, 2, 3, 4) if return_state else (0,))
-        (y.sum() + state.sum()).backward() if return_state else y.sum().backward()
-    assert [t.grad.shape for t in tensors] == [t.shape for t in tensors]
+        outputs = mamba3_by_token(inputs, *options)
+        sum(t.sum() for t in outputs).backward()
+    for found, real in zip(outputs, scan(problem), strict=True):
+        assert (found.shape, found.dtype) == (real.shape, real.dtype)
+    assert all(t.grad.shape == t.shape for t in inputs if t is not None)
     counts = {str(k): v for k, v in counter.get_flop_counts()["Global"].items()}
-    once = FLOPS_PER_STATE * 2 * 5 * 2 * 3 * 4
-    assert counts == {"vimamba.mamba3_forward": once, "vimamba.mamba3_backward": 2 * once}
+    once = FLOPS_PER_STATE * problem["dt"].numel() * size.get("ranks", 1) * 3 * 6
+    assert counts["vimamba.mamba3_forward"] == once
+    assert counts["vimamba.mamba3_backward"] == 2 * once
 
 
 def test_meta_tensors_get_shapes_in_both_directions():

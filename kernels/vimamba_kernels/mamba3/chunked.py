@@ -13,7 +13,6 @@ Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, R ranks, N st
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,7 @@ from vimamba_kernels.mamba3.checks import Inputs, Mamba3States
 from vimamba_kernels.mamba3.reference import (
     TURN,
     as_given,
+    by_skip,
     first_states,
     in_steps,
     outer,
@@ -30,11 +30,6 @@ from vimamba_kernels.mamba3.reference import (
     rotate,
 )
 from vimamba_kernels.ssd.chunked import scan_in_chunks
-
-# from x, weight, log_decay, B, C and the first state to what is read and the last state
-Recurrence = Callable[
-    [Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]
-]
 
 
 def recurrence_chunked(
@@ -66,58 +61,75 @@ def recurrence_chunked(
     return scan_in_chunks(weight.unsqueeze(-1) * x, log_decay, B, C, first)
 
 
-def mamba3_folded(
-    inputs: Inputs,
-    norm_eps: float,
-    paths: Tensor | None,
-    merge: bool,
-    recurrence: Recurrence = recurrence_chunked,
+def mamba3_chunked(
+    inputs: Inputs, norm_eps: float, paths: Tensor | None, merge: bool
 ) -> tuple[Tensor, ...]:
-    """Mamba-3's scan by a recurrence of Mamba-2's kind; arguments as the op's.
+    """Mamba-3's scan without a loop; arguments as the op's.
 
     Computes in float64 if `x` is float64 and in float32 otherwise.
     """
     steps = in_steps(inputs, paths)
-    first = first_states(inputs, steps)
-    # (B, K, T, H, S); in float64, since a sum over thousands of steps is far larger than its terms
-    turns = (steps.angles.tanh() * steps.dt.unsqueeze(-1)).to(torch.float64).cumsum(2)
-    angle = ((math.pi * turns + first.angle.unsqueeze(2)) % TURN).to(steps.x.dtype)
+    first = first_states(inputs)
+    angle = running_angles(steps.angles, steps.dt, first.angle)
     B, C = (rotate(t, angle.unsqueeze(3)) for t in (steps.B, steps.C))
 
     # the weight of a write at its own step, at the next one, and of the one before the first
     trap = steps.trap.sigmoid()
     now, before = trap * steps.dt, (1 - trap) * steps.dt
     later = F.pad(before[:, :, 1:], (0, 0, 0, 1))
-    state = first.state
+    state = None
     if inputs.initial_state is not None:
-        state = state + before[:, :, 0, :, None, None] * outer(first.x, first.b)
+        state = first.state + before[:, :, 0, :, None, None] * outer(first.x, first.b)
 
     ranks = steps.x.shape[3]
-    y, state = recurrence(
+    y, state = recurrence_chunked(
         steps.x.flatten(2, 3),
         (now + later).repeat_interleave(ranks, dim=2),
-        F.pad(steps.log_decay.unsqueeze(3), (0, 0, 0, ranks - 1)).flatten(2, 3),
+        at_first_rank(steps.log_decay, ranks),
         B.flatten(2, 3),
         C.flatten(2, 3),
-        None if inputs.initial_state is None else state,
+        state,
     )
-    y = y.to(steps.x.dtype).unflatten(2, (-1, ranks)) + _set_right(steps.x, B, C, now, later)
-    y = output(y, steps, inputs, norm_eps, paths, merge)
+    y = y.unflatten(2, (-1, ranks)) + own_writes(steps.x, products(B, C), now, later)
+    if inputs.D is not None:
+        y = y + by_skip(inputs.D, y) * steps.x
+    y = output(y, inputs, norm_eps, paths, merge)
     last = Mamba3States(state, angle[:, :, -1], B[:, :, -1], steps.x[:, :, -1])
     return y, *as_given(last, inputs)
 
 
-def _set_right(x: Tensor, B: Tensor, C: Tensor, now: Tensor, later: Tensor) -> Tensor:
+def running_angles(angles: Tensor, dt: Tensor, first: Tensor) -> Tensor:
+    """The angles of all steps, (B, K, T, H, S), modulo 2 pi.
+
+    Summed in float64, since a sum over thousands of steps is far larger than its terms.
+    """
+    steps = math.pi * angles.tanh() * dt.unsqueeze(-1)
+    sums = steps.to(torch.float64).cumsum(2) + first.unsqueeze(2)
+    return (sums % TURN).to(dt.dtype)
+
+
+def at_first_rank(log_decay: Tensor, ranks: int) -> Tensor:
+    """(B, K, T, H) to (B, K, T * R, H): only the first of a step's ranks decays."""
+    return F.pad(log_decay.unsqueeze(3), (0, 0, 0, ranks - 1)).flatten(2, 3)
+
+
+def products(b: Tensor, c: Tensor) -> Tensor:
+    """Of each read of a step with each write, (B, K, T, H, R, R), from (B, K, T, R, H, N)."""
+    return torch.einsum("bktrhn,bktshn->bkthrs", c, b)
+
+
+def own_writes(x: Tensor, scores: Tensor, now: Tensor, later: Tensor) -> Tensor:
     """What the reads of a step lack of its own writes, or have too much, (B, K, T, R, H, P).
 
     A read of rank r should have all writes with the weight `now`. It has those up to r with the
     weight `now + later`, and none after.
     """
+    ranks = range(x.shape[3])
     rows = []
-    for r in range(x.shape[3]):
+    for r in ranks:
         row = torch.zeros_like(x[:, :, :, 0])
-        for s in range(x.shape[3]):
-            score = (C[:, :, :, r] * B[:, :, :, s]).sum(-1)
-            row = row + (score * (-later if s <= r else now)).unsqueeze(-1) * x[:, :, :, s]
+        for s in ranks:
+            weight = scores[..., r, s] * (-later if s <= r else now)
+            row = row + weight.unsqueeze(-1) * x[:, :, :, s]
         rows.append(row)
     return torch.stack(rows, dim=3)

@@ -25,24 +25,26 @@ def mamba3_reference(
     Computes in float64 if `x` is float64 and in float32 otherwise; differentiable by autograd.
     """
     steps = in_steps(inputs, paths)
-    first = first_states(inputs, steps)
-    state, angle, B_before, x_before = first.state, first.angle, first.b, first.x
+    state, angle, b_before, x_before = first_states(inputs)
     outputs = []
     for t in range(steps.dt.shape[2]):
         dt, trap = steps.dt[:, :, t], steps.trap[:, :, t].sigmoid()
         decay = steps.log_decay[:, :, t].exp()
         angle = (angle + math.pi * steps.angles[:, :, t].tanh() * dt.unsqueeze(-1)) % TURN
-        B, C = (rotate(v[:, :, t], angle.unsqueeze(2)) for v in (steps.B, steps.C))
+        b, c = (rotate(v[:, :, t], angle.unsqueeze(2)) for v in (steps.B, steps.C))
         x = steps.x[:, :, t]
         state = (
             _wide(decay) * state
-            + _wide((1 - trap) * dt * decay) * outer(x_before, B_before)
-            + _wide(trap * dt) * outer(x, B)
+            + _wide((1 - trap) * dt * decay) * outer(x_before, b_before)
+            + _wide(trap * dt) * outer(x, b)
         )
-        outputs.append(torch.einsum("bkhpn,bkrhn->bkrhp", state, C))
-        B_before, x_before = B, x
-    y = output(torch.stack(outputs, dim=2), steps, inputs, norm_eps, paths, merge)
-    return y, *as_given(Mamba3States(state, angle, B_before, x_before), inputs)
+        outputs.append(torch.einsum("bkhpn,bkrhn->bkrhp", state, c))
+        b_before, x_before = b, x
+    y = torch.stack(outputs, dim=2)
+    if inputs.D is not None:
+        y = y + by_skip(inputs.D, y) * steps.x
+    y = output(y, inputs, norm_eps, paths, merge)
+    return y, *as_given(Mamba3States(state, angle, b_before, x_before), inputs)
 
 
 class Steps(NamedTuple):
@@ -65,34 +67,39 @@ class Steps(NamedTuple):
 def in_steps(inputs: Inputs, paths: Tensor | None) -> Steps:
     """Gather along the paths; a zero token is one whose inputs are all zero."""
     dtype = compute_dtype(inputs.x)
-    heads = inputs.dt.shape[3]
 
     def gather(t: Tensor) -> Tensor:
         return to_steps(t, paths).to(dtype)
 
-    def by_head(t: Tensor, bias: Tensor | None) -> Tensor:
-        t = t.unsqueeze(3) if t.dim() == 4 else t
-        t = t.unsqueeze(3) if t.dim() == 5 else t
-        t = gather(t).repeat_interleave(heads // t.shape[4], dim=4)
-        return t if bias is None else t + by_rank(bias, t)
-
-    x = gather(_per_path(inputs.x, inputs.dt)).unsqueeze(3)
-    if inputs.mimo_x is not None:
-        x = x * by_rank(inputs.mimo_x, x)
+    heads = inputs.dt.shape[3]
     return Steps(
-        x=x,
+        x=by_input(gather(per_path(inputs.x, inputs.dt)), inputs),
         dt=gather(inputs.dt),
         log_decay=gather(inputs.log_decay),
         trap=gather(inputs.trap),
-        B=by_head(inputs.B, inputs.B_bias),
-        C=by_head(inputs.C, inputs.C_bias),
+        B=by_head(gather(inputs.B), inputs.B_bias, heads),
+        C=by_head(gather(inputs.C), inputs.C_bias, heads),
         angles=gather(inputs.angles),
     )
 
 
-def _per_path(x: Tensor, dt: Tensor) -> Tensor:
+def per_path(x: Tensor, dt: Tensor) -> Tensor:
     """(B, L, H, P), shared by the paths, or (B, K, L, H, P) to (B, K, L, H, P)."""
     return x if x.dim() == 5 else x.unsqueeze(1).expand(-1, dt.shape[1], -1, -1, -1)
+
+
+def by_input(x: Tensor, inputs: Inputs) -> Tensor:
+    """(B, K, T, H, P) to what each rank writes, (B, K, T, R, H, P)."""
+    x = x.unsqueeze(3)
+    return x if inputs.mimo_x is None else x * by_rank(inputs.mimo_x, x)
+
+
+def by_head(t: Tensor, bias: Tensor | None, heads: int) -> Tensor:
+    """B or C, with or without groups and ranks, to (B, K, T, R, H, N), biased."""
+    t = t.unsqueeze(3) if t.dim() == 4 else t
+    t = t.unsqueeze(3) if t.dim() == 5 else t
+    t = t.repeat_interleave(heads // t.shape[4], dim=4)
+    return t if bias is None else t + by_rank(bias, t)
 
 
 def by_rank(t: Tensor, like: Tensor) -> Tensor:
@@ -101,21 +108,23 @@ def by_rank(t: Tensor, like: Tensor) -> Tensor:
     return t.transpose(1, 2).unsqueeze(1).to(like.dtype)
 
 
-def first_states(inputs: Inputs, steps: Steps) -> Mamba3States:
-    """What the first step is handed, zeros unless given; B and x with ranks before heads."""
-    x, B = steps.x, steps.B
-    batch, k, _, ranks, heads, width = x.shape
-    states, pairs = B.shape[-1], steps.angles.shape[-1]
+def first_states(inputs: Inputs) -> Mamba3States:
+    """What the first step is handed, zeros unless given; b and x with ranks before heads."""
+    x, B = inputs.x, inputs.B
+    dtype = compute_dtype(x)
     given = inputs[-4:]
     if any(t is None for t in given):
+        batch, k, _, heads = inputs.dt.shape
+        ranks = B.shape[3] if B.dim() == 6 else 1
+        width, states = x.shape[-1], B.shape[-1]
         return Mamba3States(
-            x.new_zeros((batch, k, heads, width, states)),
-            x.new_zeros((batch, k, heads, pairs)),
-            x.new_zeros((batch, k, ranks, heads, states)),
-            x.new_zeros((batch, k, ranks, heads, width)),
+            x.new_zeros((batch, k, heads, width, states), dtype=dtype),
+            x.new_zeros((batch, k, heads, inputs.angles.shape[-1]), dtype=dtype),
+            x.new_zeros((batch, k, ranks, heads, states), dtype=dtype),
+            x.new_zeros((batch, k, ranks, heads, width), dtype=dtype),
         )
-    state, angle, B_before, x_before = (t.to(x.dtype) for t in given if t is not None)
-    return Mamba3States(state, angle, *(_ranks_first(t) for t in (B_before, x_before)))
+    state, angle, b_before, x_before = (t.to(dtype) for t in given if t is not None)
+    return Mamba3States(state, angle, *(_ranks_first(t) for t in (b_before, x_before)))
 
 
 def _ranks_first(t: Tensor) -> Tensor:
@@ -150,18 +159,14 @@ def _wide(t: Tensor) -> Tensor:
     return t[..., None, None]
 
 
-def output(
-    y: Tensor,
-    steps: Steps,
-    inputs: Inputs,
-    norm_eps: float,
-    paths: Tensor | None,
-    merge: bool,
-) -> Tensor:
-    """What is read from the states, (B, K, T, R, H, P), at its tokens: skip, norm, gate, ranks."""
+def by_skip(D: Tensor, y: Tensor) -> Tensor:
+    """(K, H) as a factor of (B, K, T, R, H, P)."""
+    return D.to(y.dtype)[:, None, None, :, None]
+
+
+def output(y: Tensor, inputs: Inputs, norm_eps: float, paths: Tensor | None, merge: bool) -> Tensor:
+    """What is read from the states, (B, K, T, R, H, P), at its tokens: norm, gate, sum of ranks."""
     x, z = inputs.x, inputs.z
-    if inputs.D is not None:
-        y = y + inputs.D.to(y.dtype)[:, None, None, :, None] * steps.x
     if inputs.norm_weight is None and inputs.mimo_o is None:
         # the gate is the same for all paths, which are added first
         return finish(to_tokens(y.squeeze(3), paths, x.shape[-3]), z, merge, x.dtype)
@@ -169,7 +174,7 @@ def output(
         scale = torch.rsqrt(y.square().mean(-1, keepdim=True) + norm_eps)
         y = y * scale * by_rank(inputs.norm_weight, y)
     if z is not None:
-        gate = to_steps(_per_path(z, inputs.dt), paths).to(y.dtype).unsqueeze(3)
+        gate = to_steps(per_path(z, inputs.dt), paths).to(y.dtype).unsqueeze(3)
         y = y * F.silu(gate if inputs.mimo_z is None else gate * by_rank(inputs.mimo_z, y))
     if inputs.mimo_o is not None:
         y = y * by_rank(inputs.mimo_o, y)

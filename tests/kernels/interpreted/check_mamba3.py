@@ -73,48 +73,54 @@ def test_half_precision_loses_no_more_than_its_rounding(dtype):
     assert_close(results, expected, HALF[dtype])
 
 
-def recurrence(x, weight, log_decay, B, C, first):
-    return torch.ops.vimamba.mamba3_forward(x, weight, log_decay, B, C, first, True)
+RECURRENCE = torch.ops.vimamba.mamba3_forward
+TURN = torch.ops.vimamba.mamba3_turn
+PATHS = torch.tensor([[3, 0, -1, 4]])
 
 
-def make_recurrence():
+def make_tensors(*sizes):
     g = torch.Generator().manual_seed(0)
-    by_step = (1, 1, 5, 2)
-    sizes = [(*by_step, 3), by_step, by_step, (*by_step, 4), (*by_step, 4), (1, 1, 2, 3, 4)]
     return [torch.randn(size, generator=g).requires_grad_() for size in sizes]
 
 
-def test_opcheck_passes():
-    tensors = make_recurrence()
-    # a static shape is enough for a kernel without any of its own
-    utils = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(recurrence_op(), (*tensors, True), test_utils=utils)
-    torch.library.opcheck(recurrence_op(), (*tensors[:5], None, False), test_utils=utils)
+def make_recurrence():
+    by_token = (1, 1, 5, 2)
+    sizes = [(*by_token, 3), by_token, by_token, (*by_token, 4), (*by_token, 4), (1, 1, 2, 3, 4)]
+    return make_tensors(*sizes)
 
 
-def recurrence_op():
-    return torch.ops.vimamba.mamba3_forward.default
+def make_turn():
+    rows, bias = (1, 1, 5, 2, 1, 4), (1, 2, 2, 4)
+    return make_tensors(rows, rows, bias, bias, (1, 1, 5, 1, 2), (1, 1, 5, 2), (1, 1, 2, 2))
 
 
-def test_second_derivatives_of_the_recurrence_are_those_of_the_chunked_form():
-    def second(function):
-        tensors = make_recurrence()
-        outputs = function(*tensors)
-        total = sum(y.square().sum() for y in outputs)
-        first = torch.autograd.grad(total, tensors, create_graph=True)
-        return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), tensors)]
-
-    expected = second(recurrence_chunked)
-    assert_close(second(recurrence), [t.double() for t in expected], FLOAT32)
+def without_state(*arguments):
+    return RECURRENCE(*arguments, False)[:1]
 
 
-def test_torch_func_differentiates_through_the_chunked_form():
-    problem = make_problem(**SMALL, length=5, dtype=torch.float32) | STATELESS
+def second(function, tensors, *options):
+    outputs = function(*tensors, *options)
+    total = sum(y.square().sum() for y in outputs)
+    first = torch.autograd.grad(total, tensors, create_graph=True)
+    return [*first, *torch.autograd.grad(sum(g.square().sum() for g in first), tensors)]
 
-    def loss(x, backend):
-        return scan(problem | {"x": x}, backend=backend)[0].square().sum()
 
-    found, expected = (
-        functional_grad(lambda x, b=b: loss(x, b))(problem["x"]) for b in ("triton", "chunked")
-    )
-    assert_same(found, expected)
+@pytest.mark.parametrize(
+    ("operator", "composed", "make", "options"),
+    [
+        (partial(RECURRENCE), recurrence_by_token, make_recurrence, (PATHS, False)),
+        (without_state, recurrence_by_token, make_recurrence, (None, True)),
+        (TURN, turn_by_token, make_turn, (PATHS,)),
+    ],
+    ids=["recurrence", "without_state", "turn"],
+)
+def test_derivatives_are_those_of_the_form_in_operators_of_torch(
+    operator, composed, make, options
+):
+    if operator is without_state:
+        expected = second(lambda *a: composed(*a)[:1], make(), *options)
+    else:
+        expected = second(composed, make(), *options)
+    more = (True,) if composed is recurrence_by_token and operator is not without_state else ()
+    found = second(operator, make(), *options, *more)
+    assert_close(found, [t.double() for t in expected], FLOAT32)

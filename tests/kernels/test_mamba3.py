@@ -29,8 +29,9 @@ from vimamba_kernels.ssd import chunked
 
 mamba3_op = torch.ops.vimamba.mamba3_scan
 ACTIVATIONS = ("x", "B", "C", "z")
-# float32 sums over up to 200 steps; measured below 3e-6
-FLOAT32, FLOAT64 = 1e-5, 1e-12
+# float32 sums over up to 200 steps; measured up to 1e-5, for the gradient of the first angle, which
+# is a sum of all others; the rest is below 3e-6
+FLOAT32, FLOAT64 = 3e-5, 1e-12
 dtypes = pytest.mark.parametrize(
     ("dtype", "tolerance"),
     [(torch.float64, FLOAT64), (torch.float32, FLOAT32)],

@@ -30,7 +30,7 @@ from vimamba_kernels.mamba3.reference import (
     per_path,
     rotate,
 )
-from vimamba_kernels.paths import to_steps, to_tokens
+from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
 
 
 def mamba3_by_token(
@@ -139,10 +139,11 @@ def turn_by_token(
     if first is None:
         batch, k, _, heads = dt.shape
         first = dt.new_zeros((batch, k, heads, angles.shape[-1]))
-    steps = running_angles(to_steps(angles.float(), paths), to_steps(dt, paths), first)
+    dtype = compute_dtype(B)
+    steps = running_angles(to_steps(angles.to(dtype), paths), to_steps(dt, paths), first)
     angle = to_tokens(steps, paths, dt.shape[2]).unsqueeze(3)
     b, c = (
-        rotate(by_head(t.float(), bias, dt.shape[3]), angle)
+        rotate(by_head(t.to(dtype), bias, dt.shape[3]), angle)
         for t, bias in ((B, B_bias), (C, C_bias))
     )
     return b.to(B.dtype), c.to(C.dtype), products(b, c), steps[:, :, -1]

@@ -237,6 +237,8 @@ def lay_angles(
     if first is not None:
         total += tl.load(first + own, mask=s < S, other=0.0).to(tl.float32) / (2 * PI)
     path = None if paths is None else paths + bk % K * T
+    # a sum of zeros and one number is the same in whatever order lanes add it up
+    last_row = (tl.arange(0, ROWS) == ROWS - 1)[:, None]
     for start in range(0, T, ROWS):
         token = tokens_at(path, start + tl.arange(0, ROWS), T)
         rate, size, mask = _rates(
@@ -248,8 +250,7 @@ def lay_angles(
         sums -= tl.floor(sums)
         at = ((bk * L + token) * H * S)[:, None] + (head * S + s)[None, :]
         tl.store(out + at, sums * (2 * PI), mask=mask)
-        total += tl.sum(step, axis=0)
-        total -= tl.floor(total)
+        total = tl.sum(tl.where(last_row, sums, 0.0), axis=0)
     tl.store(last + own, total * (2 * PI), mask=s < S)
 
 
@@ -280,6 +281,7 @@ def finish_angles(
     total = tl.load(grad_last + own, mask=s < S, other=0.0)
     path = None if paths is None else paths + bk % K * T
     tiles = tl.cdiv(T, ROWS)
+    first_row = (tl.arange(0, ROWS) == 0)[:, None]
     for i in range(tiles):
         token = tokens_at(path, (tiles - 1 - i) * ROWS + tl.arange(0, ROWS), T)
         rate, size, mask = _rates(
@@ -287,10 +289,11 @@ def finish_angles(
         )  # fmt: skip
         at = ((bk * L + token) * H * S)[:, None] + (head * S + s)[None, :]
         given = tl.load(grad + at, mask=mask, other=0.0)
-        later = (total[None, :] + tl.cumsum(given, axis=0, reverse=True)) * PI
+        sums = total[None, :] + tl.cumsum(given, axis=0, reverse=True)
+        later = sums * PI
         tl.store(dangles + at, later * size[:, None] * (1.0 - rate * rate), mask=mask)
         row = ddt + (bk * L + token) * H + head
         tl.store(row, tl.sum(tl.where(mask, later * rate, 0.0), axis=1), mask=token >= 0)
-        total += tl.sum(given, axis=0)
+        total = tl.sum(tl.where(first_row, sums, 0.0), axis=0)
     if dfirst is not None:
         tl.store(dfirst + own, total, mask=s < S)

@@ -22,7 +22,7 @@ from vimamba_kernels.mamba3.checks import Inputs, Mamba3States
 from vimamba_kernels.mamba3.reference import (
     TURN,
     as_given,
-    by_skip,
+    by_head_alone,
     first_states,
     in_steps,
     outer,
@@ -90,9 +90,8 @@ def mamba3_chunked(
         C.flatten(2, 3),
         state,
     )
-    y = y.unflatten(2, (-1, ranks)) + own_writes(steps.x, products(B, C), now, later)
-    if inputs.D is not None:
-        y = y + by_skip(inputs.D, y) * steps.x
+    skip = None if inputs.D is None else by_head_alone(inputs.D, now)
+    y = y.unflatten(2, (-1, ranks)) + own_writes(steps.x, products(B, C), now, later, skip)
     y = output(y, inputs, norm_eps, paths, merge)
     last = Mamba3States(state, angle[:, :, -1], B[:, :, -1], steps.x[:, :, -1])
     return y, *as_given(last, inputs)
@@ -118,18 +117,18 @@ def products(b: Tensor, c: Tensor) -> Tensor:
     return torch.einsum("bktrhn,bktshn->bkthrs", c, b)
 
 
-def own_writes(x: Tensor, scores: Tensor, now: Tensor, later: Tensor) -> Tensor:
+def own_writes(
+    x: Tensor, scores: Tensor, now: Tensor, later: Tensor, skip: Tensor | None
+) -> Tensor:
     """What the reads of a step lack of its own writes, or have too much, (B, K, T, R, H, P).
 
     A read of rank r should have all writes with the weight `now`. It has those up to r with the
-    weight `now + later`, and none after.
+    weight `now + later`, and none after. It also lacks its own x, times `skip` if given.
     """
-    ranks = range(x.shape[3])
-    rows = []
-    for r in ranks:
-        row = torch.zeros_like(x[:, :, :, 0])
-        for s in ranks:
-            weight = scores[..., r, s] * (-later if s <= r else now)
-            row = row + weight.unsqueeze(-1) * x[:, :, :, s]
-        rows.append(row)
-    return torch.stack(rows, dim=3)
+    ranks = x.shape[3]
+    after = torch.ones((ranks, ranks), dtype=torch.bool, device=x.device).triu(1)
+    weights = scores * torch.where(after, now[..., None, None], -later[..., None, None])
+    if skip is not None:
+        one = torch.eye(ranks, dtype=x.dtype, device=x.device)
+        weights = weights + skip[..., None, None] * one
+    return torch.einsum("bkthrs,bktshp->bktrhp", weights, x)

@@ -42,7 +42,7 @@ def mamba3_reference(
         b_before, x_before = b, x
     y = torch.stack(outputs, dim=2)
     if inputs.D is not None:
-        y = y + by_skip(inputs.D, y) * steps.x
+        y = y + by_head_alone(inputs.D, y)[:, :, None, :, None] * steps.x
     y = output(y, inputs, norm_eps, paths, merge)
     return y, *as_given(Mamba3States(state, angle, b_before, x_before), inputs)
 
@@ -159,9 +159,9 @@ def _wide(t: Tensor) -> Tensor:
     return t[..., None, None]
 
 
-def by_skip(D: Tensor, y: Tensor) -> Tensor:
-    """(K, H) as a factor of (B, K, T, R, H, P)."""
-    return D.to(y.dtype)[:, None, None, :, None]
+def by_head_alone(D: Tensor, like: Tensor) -> Tensor:
+    """(K, H) to (K, 1, H), in the dtype of `like`."""
+    return D.unsqueeze(1).to(like.dtype)
 
 
 def output(y: Tensor, inputs: Inputs, norm_eps: float, paths: Tensor | None, merge: bool) -> Tensor:

@@ -1,8 +1,9 @@
 """Mamba-3's scan along any number of paths: one operator, several backends.
 
 `mamba3_scan` checks its arguments and calls `torch.ops.vimamba.mamba3_scan` (op.py), which models
-call directly. The definition is in reference.py; chunked.py makes one scan of Mamba-2's kind of it
-and computes that by matrix products, fused.py by Mamba-2's Triton kernels.
+call directly. The definition is in reference.py; chunked.py makes one scan of Mamba-2's kind of it,
+computed by matrix products, and by_token.py computes that by Triton kernels, of this folder
+(fused.py, fused_turns.py) and of Mamba-2's scan.
 """
 
 from collections.abc import Sequence

@@ -5,11 +5,11 @@ the steps. What a step takes back of its own writes, some numbers for each head,
 skip connection.
 
 Turned B and C go through memory once. For heads of 64 channels with 128 states, 64 of them turned,
-4 paths and one group in bfloat16, everything around the recurrence reads and writes 1600 bytes for
-each step of a head, the recurrence's own inputs and outputs are 600; backward it is 2250 and 1150,
-and 730 are kept for that. A kernel for it all would save most of what is not the recurrence's; the
-form of chunked.py around the same kernels would take 29 000 and 50 000, and keep 3800. With 4 ranks
-it is 23 600 and 3100, mostly gates in PyTorch, by channel and rank.
+one group and 4 paths in bfloat16, counting inputs and outputs of every operator, a head's step
+takes 1600 bytes around the recurrence and 600 for it; backward 2250 and 1150, and 730 are kept for
+that. With 4 ranks it is 23 000 and 3100, mostly for the gates of the ranks in PyTorch. A kernel for
+it all would save most of what is around; chunked.py around the same recurrence took 29 000 without
+ranks, 50 000 backward, and kept 3800.
 
 Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, R ranks, N states, S angles.
 """
@@ -46,7 +46,7 @@ def mamba3_by_token(
     """Mamba-3's scan by Triton kernels; arguments as the op's.
 
     Computes in float32; matrix products take factors in the dtype of `x`. The states are empty
-    unless `return_states`.
+    unless `return_states`. A NaN at a token that no path visits is not kept from its output.
     """
     x, initial_angle = inputs.x, inputs.initial_angle
     dt, log_decay, trap = (t.float() for t in (inputs.dt, inputs.log_decay, inputs.trap))

@@ -1,8 +1,9 @@
 """Kernels of vision state-space models; they need torch only and know nothing of vision."""
 
 from vimamba_kernels import flops as _flops  # noqa: F401  registers what the operators cost
+from vimamba_kernels.mamba3 import Mamba3States, mamba3_scan
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import selective_scan
 from vimamba_kernels.ssd import ssd
 
-__all__ = ["causal_conv_along_paths", "selective_scan", "ssd"]
+__all__ = ["Mamba3States", "causal_conv_along_paths", "mamba3_scan", "selective_scan", "ssd"]

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
+from vimamba_kernels.mamba3 import op as _mamba3_op  # noqa: F401  registers the operators
+from vimamba_kernels.selective_scan import op as _op  # noqa: F401  likewise
 from vimamba_kernels.ssd import op as _ssd_op  # noqa: F401  likewise
 
 FLOPS_PER_STATE = 9
@@ -59,6 +60,16 @@ def _ssd_forward_flops(*shapes: Any, **_: Any) -> int:
 
 @register_flop_formula(torch.ops.vimamba.ssd_backward)
 def _ssd_backward_flops(grad: Any, grad_state: Any, *shapes: Any, **_: Any) -> int:
+    return 2 * _ssd_flops(shapes[0], shapes[1], shapes[3])
+
+
+@register_flop_formula(torch.ops.vimamba.mamba3_forward)
+def _mamba3_forward_flops(*shapes: Any, **_: Any) -> int:
+    return _ssd_flops(shapes[0], shapes[1], shapes[3])
+
+
+@register_flop_formula(torch.ops.vimamba.mamba3_backward)
+def _mamba3_backward_flops(grad: Any, grad_state: Any, *shapes: Any, **_: Any) -> int:
     return 2 * _ssd_flops(shapes[0], shapes[1], shapes[3])
 
 

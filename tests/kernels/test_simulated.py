@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from ptx_simulator import Machine, MemoryAccessError, Program, simulated
 
-from tests.kernels import conv_problems, problems, ssd_problems
+from tests.kernels import conv_problems, mamba3_problems, problems, ssd_problems
 from vimamba_kernels import selective_scan, ssd
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import fused as scan_fused
@@ -80,6 +80,15 @@ def check_ssd(target, size, dtype, monkeypatch, *, segments=1, parts=1):
     return report
 
 
+def check_mamba3(target, size, dtype):
+    problem = mamba3_problems.make_problem(**size, dtype=dtype)
+    with simulated(target) as report:
+        results = mamba3_problems.with_gradients(problem, backend="triton")
+    expected = mamba3_problems.defined(problem)
+    mamba3_problems.assert_close(results, expected, TOLERANCES[dtype])
+    assert_nothing_is_left_to_chance(report)
+
+
 SCANS = {
     "own_programs_one_state": ({"length": 24, "channels": 96, "n": 1, "k": 4}, {}),
     "atomic_sixteen_states_projected": (
@@ -117,6 +126,10 @@ SSDS = {
     ),
     "wide_heads": ({"length": 40, "heads": 2, "width": 64, "n": 128, "groups": 1, "batch": 1}, {}),
 }
+MAMBA3S = {
+    "ranks": {"length": 9, "ranks": 2, "zero_tokens": 1, "n": 16, "pairs": 8, "groups": 1},
+    "ragged": {"length": 37, "steps": 35, "width": 20, "n": 23, "pairs": 5, "batch": 1},
+}
 ARCHITECTURES = ("sm_80", "sm_90")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -149,6 +162,18 @@ def test_ssd(target, name, dtype, product, monkeypatch):
     size, options = SSDS[name]
     report = check_ssd(target, size, dtype, monkeypatch, **options)
     assert any(opcode.startswith(f"{product}.") for opcode in report.opcodes)
+
+
+def test_mamba3():
+    check_mamba3("sm_90", MAMBA3S["ranks"], torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", MAMBA3S)
+def test_every_mamba3(name, dtype, target):
+    check_mamba3(target, MAMBA3S[name], dtype)
 
 
 @pytest.mark.slow

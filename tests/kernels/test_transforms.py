@@ -7,13 +7,14 @@ import torch
 from torch.autograd import forward_ad
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from tests.kernels import conv_problems, problems, ssd_problems
+from tests.kernels import conv_problems, mamba3_problems, problems, ssd_problems
 from vimamba_kernels import causal_conv_along_paths, selective_scan, ssd
 
 BACKENDS = {
     "selective_scan": ("cpu", "chunked", "reference"),
     "path_conv": ("cpu", "reference"),
     "ssd": ("cpu", "chunked", "reference"),
+    "mamba3": ("chunked", "reference"),
 }
 CASES = [(name, backend) for name, backends in BACKENDS.items() for backend in backends]
 every_case = pytest.mark.parametrize(("name", "backend"), CASES)
@@ -31,6 +32,12 @@ def make(name, backend):
         problem = ssd_problems.make_problem(**sizes, dtype=dtype) | ssd_problems.STATELESS
         x = problem.pop("x")
         return (lambda x: ssd(x, **problem, backend=backend)), x
+    if name == "mamba3":
+        sizes = {"batch": 1, "k": 1, "length": 3, "heads": 1, "width": 2, "groups": 1, "n": 2}
+        problem = mamba3_problems.make_problem(**sizes, pairs=1) | mamba3_problems.STATELESS
+        # by what decides about angles and weights
+        x = problem.pop("dt")
+        return (lambda x: mamba3_problems.scan({**problem, "dt": x}, backend=backend)[0]), x
     problem = problems.make_problem(batch=1, length=5, channels=2, n=3, dtype=dtype)
     # by the step sizes, of which the scan is no linear function
     x = problem.pop("delta")

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("operator", ["selective_scan", "path_conv", "ssd"])
+@pytest.mark.parametrize("operator", ["selective_scan", "path_conv", "ssd", "mamba3"])
 def test_kernels_match_the_definition_in_the_interpreter(operator):
     pytest.importorskip("triton")
     path = f"tests/kernels/interpreted/check_{operator}.py"

@@ -45,12 +45,33 @@ def ssd_chunked(
     times by autograd.
     """
     steps = in_steps(x, dt, B, C, dt_bias, dt_softplus, dt_limit, paths)
-    count, groups = steps.x.shape[2], steps.B.shape[3]
     log_decay = steps.dt * A.to(steps.dt.dtype)[:, None]
+    write = steps.dt.unsqueeze(-1) * steps.x
+    first = first_state(initial_state, steps)
+    y, last = scan_in_chunks(write, log_decay, steps.B, steps.C, first)
+    return output(y, steps, D, x, z, paths, merge), last
+
+
+def scan_in_chunks(
+    write: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The recurrence alone, in the order of the steps.
+
+    Args:
+        write: What is added to the state, but for B: (B, K, T, H, P).
+        log_decay: (B, K, T, H).
+        B: (B, K, T, G, N).
+        C: (B, K, T, G, N).
+        first: The state before the first step, (B, K, H, P, N).
+
+    Returns:
+        What is read, (B, K, T, H, P), and the state after the last step.
+    """
+    count, groups = write.shape[2], B.shape[3]
     # (B, K, G, M, R, Q), with a P more, and (B, K, G, M, Q, N)
     log_decay = _by_group(_in_chunks(log_decay), groups)
-    write = _by_group(_in_chunks(steps.dt.unsqueeze(-1) * steps.x), groups)
-    B_chunks, C_chunks = (_in_chunks(t).movedim(4, 2) for t in (steps.B, steps.C))
+    write = _by_group(_in_chunks(write), groups)
+    B_chunks, C_chunks = (_in_chunks(t).movedim(4, 2) for t in (B, C))
 
     decay = _decays(log_decay)
     scores = C_chunks @ B_chunks.transpose(-1, -2)
@@ -59,14 +80,14 @@ def ssd_chunked(
     # the heads of a group side by side, since they share B and C: (B, K, G, M, R * P, ...)
     kept = (write * decay[..., -1, :].unsqueeze(-1)).transpose(-1, -2).flatten(4, 5)
     left = (kept @ B_chunks).unflatten(4, write.shape[4::2])
-    states = _carry(left, log_decay.sum(-1), first_state(initial_state, steps))
+    states = _carry(left, log_decay.sum(-1), first)
     before = states[:, :, :, :-1].flatten(4, 5)
     earlier = (C_chunks @ before.transpose(-1, -2)).unflatten(5, write.shape[4::2])
     y = y + log_decay.cumsum(-1).exp().unsqueeze(-1) * earlier.transpose(4, 5)
 
     # (B, K, M, Q, G, R, P) to (B, K, T, H, P)
     y = y.permute(0, 1, 3, 5, 2, 4, 6).flatten(4, 5).flatten(2, 3)[:, :, :count]
-    return output(y, steps, D, x, z, paths, merge), states[:, :, :, -1].flatten(2, 3)
+    return y, states[:, :, :, -1].flatten(2, 3)
 
 
 def _in_chunks(t: Tensor) -> Tensor:

@@ -87,7 +87,10 @@ def forward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the state after the last step in float32, empty unless wanted."""
+    """The output, and the state after the last step in float32, empty unless wanted.
+
+    `A` may be (B, K, L, H), too: the decays' logarithms themselves, in place of A * dt.
+    """
     scan = _prepare(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, paths)
     rows, state = _outputs(scan, initial_state, return_state)
     z = None if z is None else z.contiguous()
@@ -235,6 +238,7 @@ def _prepare(
         "lowest": -math.inf if dt_limit is None else float(dt_limit[0]),
         "highest": math.inf if dt_limit is None else float(dt_limit[1]),
         "SOFTPLUS": dt_softplus,
+        "GIVEN": A.dim() == 4,
         "Q": chunk,
         "HEADS": _HEADS,
     }
@@ -464,6 +468,7 @@ def _finish_sizes(scan: _Scan, shares: dict[str, Tensor]) -> tuple[Tensor, Tenso
     """Gradients of dt, A and dt_bias."""
     dt, kept = scan.steps["dt"], shares["kept"]
     ddt = scan.new_rows(*dt.shape, dtype=dt.dtype)
+    dlogs = scan.new_rows(*dt.shape, dtype=scan.steps["A"].dtype) if scan.steps["GIVEN"] else None
     sums = scan.new(2, *kept.shape)
     _launch(
         "fused_sizes.finish_sizes",
@@ -473,10 +478,11 @@ def _finish_sizes(scan: _Scan, shares: dict[str, Tensor]) -> tuple[Tensor, Tenso
         parts=scan.common["parts"],
         **shares,
         ddt=ddt,
+        dlogs=dlogs,
         sums=sums,
     )
     # one sum each: an operator must not return views of one tensor
-    return ddt, sums[0].sum((0, 2)), sums[1].sum((0, 2))
+    return ddt, sums[0].sum((0, 2)) if dlogs is None else dlogs, sums[1].sum((0, 2))
 
 
 def _choose_parts(owners: int, heads: int, processors: int) -> int:

@@ -58,6 +58,18 @@ def _load_rates(A, bk, K, H, head):
 
 
 @triton.jit
+def _load_logs(A, size, bk, K, L, H, head, token, GIVEN: tl.constexpr):
+    """Logarithms of the decays to the base 2, (Q, HEADS): the steps' own, or sizes times rates."""
+    if GIVEN:
+        mask = (token >= 0)[:, None] & (head < H)[None, :]
+        rows = A + bk * L * H + (token * H)[:, None] + head[None, :]
+        log = tl.load(rows, mask=mask, other=0.0).to(tl.float32) * LOG2E
+    else:
+        log = size * (_load_rates(A, bk, K, H, head) * LOG2E)[None, :]
+    return log
+
+
+@triton.jit
 def lay_sizes(
     dt,
     A,
@@ -74,12 +86,14 @@ def lay_sizes(
     lowest,
     highest,
     SOFTPLUS: tl.constexpr,
+    GIVEN: tl.constexpr,
     Q: tl.constexpr,
     HEADS: tl.constexpr,
 ):
     """Step sizes, and sums of log2 of the decays within chunks up to and with every step.
 
-    `sizes`, `wholes` and `parts` are (B, K, H, chunks * Q). A sum comes in two parts, a whole
+    `A` is (K, H), or in GIVEN the decays' logarithms by token, (B, K, L, H). `sizes`, `wholes` and
+    `parts` are (B, K, H, chunks * Q). A sum comes in two parts, a whole
     number and a small one. As one number it would be rounded with its size, and so would the
     difference of two, which a few large steps before both make large. Hence multiples of 1 / 64,
     whose sums are exact, are added up apart from what is left of them.
@@ -88,7 +102,7 @@ def lay_sizes(
     size, _slope = _load_sizes(
         dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS
     )  # fmt: skip
-    log = size * (_load_rates(A, bk, K, H, head) * LOG2E)[None, :]
+    log = _load_logs(A, size, bk, K, L, H, head, token, GIVEN)
     log = tl.minimum(tl.maximum(log, LOWEST_LOG), -LOWEST_LOG)
     coarse = tl.floor(log * 64.0 + 0.5) * 0.015625
     total = tl.cumsum(coarse, axis=0)
@@ -113,6 +127,7 @@ def finish_sizes(
     dsizes,
     kept,
     ddt,
+    dlogs,
     sums,
     K,
     L,
@@ -122,10 +137,13 @@ def finish_sizes(
     lowest,
     highest,
     SOFTPLUS: tl.constexpr,
+    GIVEN: tl.constexpr,
     Q: tl.constexpr,
     HEADS: tl.constexpr,
 ):
     """Gradients of dt, by token, and in `sums` (2, B, K, chunks, H) those of A and the bias.
+
+    In GIVEN that of the decays' logarithms goes into `dlogs`, by token, in place of A's.
 
     By head and step, `reads` are what every read is worth to the decays up to its step, `writes`
     what every write is worth to those after it, and `dsizes` is the gradient of the sizes without
@@ -146,12 +164,18 @@ def finish_sizes(
     dlog += tl.cumsum(tl.load(reads + place, mask=mask, other=0.0), axis=0, reverse=True)
     write = tl.load(writes + place, mask=mask, other=0.0)
     dlog += tl.cumsum(write, axis=0) - write
-    rate = _load_rates(A, bk, K, H, head)[None, :]
     # nothing passes a decay of zero: what the sums leave there is rounding, times a large step
-    dlog = tl.where(size * (rate * LOG2E) > LOWEST_LOG, dlog, 0.0)
-    ddelta = (tl.load(dsizes + place, mask=mask, other=0.0) + dlog * rate) * slope
-    rows = ddt + bk * L * H + (token * H)[:, None] + head[None, :]
-    tl.store(rows, ddelta, mask=mask & (token >= 0)[:, None])
+    log = _load_logs(A, size, bk, K, L, H, head, token, GIVEN)
+    dlog = tl.where(log > LOWEST_LOG, dlog, 0.0)
+    ddelta = tl.load(dsizes + place, mask=mask, other=0.0)
+    if not GIVEN:
+        ddelta += dlog * _load_rates(A, bk, K, H, head)[None, :]
+    ddelta *= slope
+    own_rows = bk * L * H + (token * H)[:, None] + head[None, :]
+    by_token = mask & (token >= 0)[:, None]
+    tl.store(ddt + own_rows, ddelta, mask=by_token)
+    if GIVEN:
+        tl.store(dlogs + own_rows, dlog, mask=by_token)
     pairs = tl.num_programs(0) // tl.cdiv(H, HEADS) * H
     tl.store(sums + own, tl.sum(dlog * size, axis=0), mask=real)
     tl.store(sums + pairs + own, tl.sum(ddelta, axis=0), mask=real)

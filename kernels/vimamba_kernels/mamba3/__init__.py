@@ -1,0 +1,112 @@
+"""Mamba-3's scan along any number of paths: one operator, several backends.
+
+`mamba3_scan` checks its arguments and calls `torch.ops.vimamba.mamba3_scan` (op.py), which models
+call directly. The definition is in reference.py; chunked.py makes one scan of Mamba-2's kind of it,
+computed by matrix products, and by_token.py computes that by Triton kernels, of this folder
+(fused.py, fused_turns.py) and of Mamba-2's scan.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_paths
+from vimamba_kernels.mamba3 import op as _op  # noqa: F401  registers the operator
+from vimamba_kernels.mamba3.checks import Inputs, Mamba3States, check_arguments
+
+__all__ = ["Mamba3States", "mamba3_scan"]
+
+
+def mamba3_scan(
+    x: Tensor,
+    dt: Tensor,
+    log_decay: Tensor,
+    trap: Tensor,
+    B: Tensor,
+    C: Tensor,
+    angles: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    B_bias: Tensor | None = None,
+    C_bias: Tensor | None = None,
+    mimo_x: Tensor | None = None,
+    mimo_z: Tensor | None = None,
+    mimo_o: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-5,
+    initial_states: Sequence[Tensor] | None = None,
+    paths: Tensor | None = None,
+    merge: bool = True,
+    return_states: bool = False,
+    backend: str = "auto",
+) -> Tensor | tuple[Tensor, Mamba3States]:
+    """Mamba-3's scan (Lahoti et al. 2026, arXiv:2603.15569) along K paths over the same L tokens.
+
+    Path k visits the tokens paths[k, 0], paths[k, 1], ...; each of the H heads of P channels has,
+    in float32,
+
+        angle[t] = angle[t - 1] + pi * tanh(angles[t]) * dt[t]
+        b[t], c[t] = B[t] + B_bias, C[t] + C_bias, neighbours 2i and 2i + 1 turned by angle[t, i]
+        h[t] = exp(log_decay[t]) * (h[t - 1] + (1 - l[t]) * dt[t] * x[t - 1] b[t - 1]^T)
+               + l[t] * dt[t] * x[t] b[t]^T,    l = sigmoid(trap)
+        y[t] = (h[t] c[t] + D * x[t]) * silu(z[t])
+
+    With R ranks (MIMO), B and C have R vectors a step and the R inputs x * mimo_x[r], whose
+    writes are added up; each read of the R has its own gate, silu(z * mimo_z[r]), and their sum
+    weighted by mimo_o[r] is the output. With `norm_weight`, a read is divided by its root mean
+    square over P before the gate.
+
+    Args:
+        x: (B, L, H, P), shared by the paths, or (B, K, L, H, P); float64, float32, float16 or
+            bfloat16.
+        dt: (B, K, L, H), step sizes >= 0. dt, log_decay, trap, angles and all that does not depend
+            on the token may have any floating dtype and are used in at least float32.
+        log_decay: (B, K, L, H), normally a negative number times dt.
+        trap: (B, K, L, H).
+        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighbouring heads, or
+            (B, K, L, R, G, N) with ranks; like C and z of the same dtype as `x`.
+        C: Shaped as `B`.
+        angles: (B, K, L, H, S) for S <= N / 2 pairs, or (B, K, L, 1, S), shared by the heads; the
+            other states are not turned.
+        D: (K, H), the weight of the skip connection.
+        z: (B, L, H, P).
+        B_bias: (K, H, N), or (K, H, R, N) with ranks.
+        C_bias: Shaped as `B_bias`.
+        mimo_x: (K, H, R, P), as mimo_o needed with ranks and only then.
+        mimo_z: (K, H, R, P), needed with ranks and `z`.
+        mimo_o: (K, H, R, P).
+        norm_weight: (K, H, P), which multiplies the normalised reads.
+        norm_eps: Added to the mean square.
+        initial_states: What an earlier call returned; None is zero.
+        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row. -1 is a zero token, one
+            whose inputs are all zero: state and angle stay as they are and the output is dropped.
+            The step after it has nothing before it, since x is zero there.
+            None visits all tokens in order.
+        merge: Whether to return the sum over the paths.
+        return_states: Whether to return what the last step hands on, too.
+        backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "chunked" or
+            "reference" (PyTorch); "auto" takes the environment variable VIMAMBA_BACKEND or else
+            the fastest one that can run.
+
+    Returns:
+        The output, (B, L, H, P), or (B, K, L, H, P) without `merge`, in the dtype of `x`. A token
+        that a path never visits gets zero from it. With `return_states` also `Mamba3States`,
+        float64 if `x` is and float32 otherwise.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: A shape, a device, a path or the backend is wrong, or an argument is missing.
+    """
+    if initial_states is not None and len(initial_states) != 4:
+        raise ValueError(f"initial_states has {len(initial_states)} tensors; expected 4")
+    weights = (D, z, B_bias, C_bias, mimo_x, mimo_z, mimo_o, norm_weight)
+    inputs = Inputs(x, dt, log_decay, trap, B, C, angles, *weights, *(initial_states or ()))
+    check_arguments(inputs, paths)
+    if paths is not None:
+        check_paths(paths, dt.shape[2])
+    y, *states = torch.ops.vimamba.mamba3_scan(
+        *inputs, norm_eps, paths, merge, return_states, backend
+    )
+    return (y, Mamba3States(*states)) if return_states else y

@@ -1,0 +1,142 @@
+"""The Mamba-3 operator's tensors and their checks; messages name the argument and what would do."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
+
+
+class Inputs(NamedTuple):
+    """Every tensor that the scan depends on smoothly; `mamba3_scan` says what each one is."""
+
+    x: Tensor
+    dt: Tensor
+    log_decay: Tensor
+    trap: Tensor
+    B: Tensor
+    C: Tensor
+    angles: Tensor
+    D: Tensor | None = None
+    z: Tensor | None = None
+    B_bias: Tensor | None = None
+    C_bias: Tensor | None = None
+    mimo_x: Tensor | None = None
+    mimo_z: Tensor | None = None
+    mimo_o: Tensor | None = None
+    norm_weight: Tensor | None = None
+    initial_state: Tensor | None = None
+    initial_angle: Tensor | None = None
+    initial_b: Tensor | None = None
+    initial_x: Tensor | None = None
+
+
+class Mamba3States(NamedTuple):
+    """What one step hands to the next, to go on from where a scan has ended.
+
+    Attributes:
+        state: (B, K, H, P, N).
+        angle: Of the rotation, (B, K, H, S), in [0, 2 pi).
+        b: B of the last step, biased and turned: (B, K, H, N), or (B, K, H, R, N) with ranks.
+        x: That of the last step, times `mimo_x`: (B, K, H, P), or (B, K, H, R, P) with ranks.
+    """
+
+    state: Tensor
+    angle: Tensor
+    b: Tensor
+    x: Tensor
+
+
+_ACTIVATIONS = ("x", "B", "C", "z")
+_INITIAL = Inputs._fields[-4:]
+
+
+def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
+    """Check dtypes, devices, shapes, and which arguments come together.
+
+    Raises:
+        TypeError: An argument is no tensor or has the wrong dtype.
+        ValueError: An argument has the wrong shape or device, is missing, or has no use.
+    """
+    named = inputs._asdict()
+    activations = {name: named.pop(name) for name in _ACTIVATIONS}
+    optional = Inputs._field_defaults
+    check_types(activations, named, paths, optional=optional)
+    x, dt, B = inputs.x, inputs.dt, inputs.B
+    if dt.dim() != 4 or dt.shape[2] < 1:
+        shape = tuple(dt.shape)
+        raise ValueError(f"dt has shape {shape}; expected (B, K, L, H) with at least one token")
+    batch, k, length, heads = dt.shape
+    width = x.shape[-1] if x.dim() else 0
+    merged, separate = (batch, length, heads, width), (batch, k, length, heads, width)
+    expect_shape("x", x, "(B, L, H, P) or (B, K, L, H, P)", merged, separate)
+    for name in ("log_decay", "trap"):
+        expect_shape(name, getattr(inputs, name), "the shape of dt", tuple(dt.shape))
+    _check_groups(B, inputs.C, dt)
+    states = B.shape[-1]
+    pairs = _check_angles(inputs.angles, dt, states)
+    expect_shape("D", inputs.D, "(K, H)", (k, heads))
+    expect_shape("z", inputs.z, "(B, L, H, P)", merged)
+    expect_shape("norm_weight", inputs.norm_weight, "(K, H, P)", (k, heads, width))
+    _check_ranks(inputs)
+    by_rank = (B.shape[3],) if B.dim() == 6 else ()
+    R = "R, " if by_rank else ""
+    for name in ("B_bias", "C_bias"):
+        expect_shape(name, getattr(inputs, name), f"(K, H, {R}N)", (k, heads, *by_rank, states))
+    for name in ("mimo_x", "mimo_z", "mimo_o"):
+        expect_shape(name, getattr(inputs, name), "(K, H, R, P)", (k, heads, *by_rank, width))
+    _check_initial(inputs)
+    start = (batch, k, heads)
+    expect_shape("initial_state", inputs.initial_state, "(B, K, H, P, N)", (*start, width, states))
+    expect_shape("initial_angle", inputs.initial_angle, "(B, K, H, S)", (*start, pairs))
+    for name, size, symbol in (("initial_b", states, "N"), ("initial_x", width, "P")):
+        shape = (*start, *by_rank, size)
+        expect_shape(name, getattr(inputs, name), f"(B, K, H, {R}{symbol})", shape)
+    expect_paths_shape(paths, k)
+
+
+def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:
+    batch, k, length, heads = dt.shape
+    groups = B.shape[-2] if B.dim() > 4 else 1
+    if groups < 1 or heads % groups:
+        raise ValueError(f"B has {groups} groups; expected a divisor of H = {heads}")
+    states = B.shape[-1] if B.dim() else 0
+    ranks = B.shape[3] if B.dim() == 6 else 1
+    shapes = [(states,), (groups, states), (max(1, ranks), groups, states)]
+    expect_shape(
+        "B",
+        B,
+        "(B, K, L, N), (B, K, L, G, N) or (B, K, L, R, G, N)",
+        *((batch, k, length, *shape) for shape in shapes),
+    )
+    expect_shape("C", C, "the shape of B", tuple(B.shape))
+
+
+def _check_angles(angles: Tensor, dt: Tensor, states: int) -> int:
+    """Check that angles of at most half as many pairs as states are there, and say how many."""
+    pairs = angles.shape[-1] if angles.dim() else 0
+    if 2 * pairs > states:
+        raise ValueError(f"angles has {pairs} pairs; expected at most half of N = {states}")
+    batch, k, length, heads = dt.shape
+    shapes = ((batch, k, length, n, pairs) for n in (heads, 1))
+    expect_shape("angles", angles, "(B, K, L, H, S) or (B, K, L, 1, S)", *shapes)
+    return pairs
+
+
+def _check_ranks(inputs: Inputs) -> None:
+    """Check that there is a weight by rank wherever one is used, and nowhere else."""
+    ranked = inputs.B.dim() == 6
+    for name, used in (("mimo_x", True), ("mimo_z", inputs.z is not None), ("mimo_o", True)):
+        given = getattr(inputs, name) is not None
+        if given and not (ranked and used):
+            why = "z is None" if ranked else f"B has no ranks: {tuple(inputs.B.shape)}"
+            raise ValueError(f"{name} is given, but {why}; expected None")
+        if ranked and used and not given:
+            raise ValueError(f"{name} is None; expected (K, H, R, P), since B has ranks")
+
+
+def _check_initial(inputs: Inputs) -> None:
+    """Check that all parts of an initial state are given or none is."""
+    missing = [name for name in _INITIAL if getattr(inputs, name) is None]
+    if missing and len(missing) < len(_INITIAL):
+        raise ValueError(f"{missing[0]} is None; expected all of {', '.join(_INITIAL)} or none")

@@ -216,7 +216,7 @@ def lay_angles(
     paths,
     out,
     last,
-    K,
+    tables,
     L,
     T,
     H,
@@ -227,7 +227,8 @@ def lay_angles(
 ):
     """Running sums of pi tanh(angles) dt along a path for one head, modulo 2 pi, by token.
 
-    `angles` has `heads` heads, H or 1; `first` and `last` are (B, K, H, S).
+    `angles` has `heads` heads, H or 1; `first` and `last` are (B, K, H, S). `paths` has `tables`
+    rows, which batch elements and paths go through in turn.
     """
     head = tl.program_id(0) % H
     bk = (tl.program_id(0) // H).to(tl.int64)
@@ -236,7 +237,7 @@ def lay_angles(
     total = tl.zeros((SB,), tl.float32)
     if first is not None:
         total += tl.load(first + own, mask=s < S, other=0.0).to(tl.float32) / (2 * PI)
-    path = None if paths is None else paths + bk % K * T
+    path = None if paths is None else paths + bk % tables * T
     # a sum of zeros and one number is the same in whatever order lanes add it up
     last_row = (tl.arange(0, ROWS) == ROWS - 1)[:, None]
     for start in range(0, T, ROWS):
@@ -264,7 +265,7 @@ def finish_angles(
     dangles,
     ddt,
     dfirst,
-    K,
+    tables,
     L,
     T,
     H,
@@ -279,7 +280,7 @@ def finish_angles(
     s = tl.arange(0, SB)
     own = (bk * H + head) * S + s
     total = tl.load(grad_last + own, mask=s < S, other=0.0)
-    path = None if paths is None else paths + bk % K * T
+    path = None if paths is None else paths + bk % tables * T
     tiles = tl.cdiv(T, ROWS)
     first_row = (tl.arange(0, ROWS) == 0)[:, None]
     for i in range(tiles):

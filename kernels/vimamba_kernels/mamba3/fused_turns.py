@@ -6,6 +6,7 @@ of all pairs apart, (ROWS, PAIRS). Pairs without an angle are turned by 0.
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups of H heads, N states, S angles.
 """
 
+# Kernels are compiled once for images of all sizes.
 # In a kernel names stand for Triton's tensors, which have no types.
 # ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
@@ -92,7 +93,7 @@ def _load_turn(angles, row, head, H, i, real, S: tl.constexpr):
     return _sin_cos(tl.load(at, mask=real[:, None] & (i < S)[None, :], other=0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L"])
 def turn_rows(
     B,
     C,
@@ -131,7 +132,7 @@ def turn_rows(
                 tl.store(scores + ((row * H + head) * R + r) * R + s, score, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L"])
 def turn_gradients(
     grad,
     grad_scores,
@@ -208,7 +209,7 @@ def _rates(angles, dt, token, head, H, heads, s, S: tl.constexpr):
     return rate, size, mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "L", "T"])
 def lay_angles(
     angles,
     dt,
@@ -255,7 +256,7 @@ def lay_angles(
     tl.store(last + own, total * (2 * PI), mask=s < S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "L", "T"])
 def finish_angles(
     grad,
     grad_last,

@@ -58,7 +58,7 @@ def mamba3_by_token(
     in_order = to_steps(before, paths)
     later = to_tokens(F.pad(in_order[:, :, 1:], (0, 0, 0, 1)), paths, dt.shape[2])
     # 1 for each token that a path visits
-    visits = to_tokens(torch.ones_like(in_order[:1, ..., :1]), paths, dt.shape[2])
+    visits = to_tokens(torch.ones_like(in_order[..., :1]), paths, dt.shape[2])
     state = None
     if inputs.initial_state is not None:
         first = first_states(inputs)
@@ -102,13 +102,13 @@ def _by_rank(paths: Tensor | None, ranks: int) -> Tensor | None:
         return paths
     rank = torch.arange(ranks, dtype=paths.dtype, device=paths.device)
     by_rank = paths.unsqueeze(-1) * ranks + rank
-    return torch.where(paths.unsqueeze(-1) < 0, -1, by_rank).flatten(1)
+    return torch.where(paths.unsqueeze(-1) < 0, -1, by_rank).flatten(-2)
 
 
 def _at_last_step(inputs: Inputs, angle: Tensor, paths: Tensor | None) -> tuple[Tensor, Tensor]:
     """What is handed on of the last step, (B, K, R, H, N) and (B, K, R, H, P)."""
     B, x = inputs.B, per_path(inputs.x, inputs.dt)
-    end = None if paths is None else paths[:, -1:]
+    end = None if paths is None else paths[..., -1:]
     B, x = (to_steps(t[:, :, -1:] if paths is None else t, end).float() for t in (B, x))
     b = rotate(by_head(B, inputs.B_bias, angle.shape[2])[:, :, 0], angle.unsqueeze(2))
     return b, by_input(x, inputs)[:, :, 0]

@@ -198,14 +198,14 @@ def _padded(size: int) -> int:
 
 def _angle_sizes(angles: Tensor, dt: Tensor, paths: Tensor | None) -> dict[str, Any]:
     """What the kernels of the angles take."""
-    _, k, length, heads = dt.shape
+    length, heads = dt.shape[2:]
     return {
         "angles": angles.contiguous(),
         "dt": dt.contiguous(),
         "paths": gpu_tasks.prepare_paths(paths, length),
-        "K": k,
+        "tables": 1 if paths is None else math.prod(paths.shape[:-1]),
         "L": length,
-        "T": length if paths is None else paths.shape[1],
+        "T": length if paths is None else paths.shape[-1],
         "H": heads,
         "heads": angles.shape[3],
         "S": angles.shape[-1],

@@ -6,6 +6,7 @@ of all pairs apart, (ROWS, PAIRS). Pairs without an angle are turned by 0.
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups of H heads, N states, S angles.
 """
 
+# Kernels are compiled once for images of all sizes.
 # In a kernel names stand for Triton's tensors, which have no types.
 # ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
@@ -92,7 +93,7 @@ def _load_turn(angles, row, head, H, i, real, S: tl.constexpr):
     return _sin_cos(tl.load(at, mask=real[:, None] & (i < S)[None, :], other=0.0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L"])
 def turn_rows(
     B,
     C,
@@ -131,7 +132,7 @@ def turn_rows(
                 tl.store(scores + ((row * H + head) * R + r) * R + s, score, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L"])
 def turn_gradients(
     grad,
     grad_scores,
@@ -208,7 +209,7 @@ def _rates(angles, dt, token, head, H, heads, s, S: tl.constexpr):
     return rate, size, mask
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "L", "T"])
 def lay_angles(
     angles,
     dt,
@@ -216,7 +217,7 @@ def lay_angles(
     paths,
     out,
     last,
-    K,
+    tables,
     L,
     T,
     H,
@@ -227,7 +228,8 @@ def lay_angles(
 ):
     """Running sums of pi tanh(angles) dt along a path for one head, modulo 2 pi, by token.
 
-    `angles` has `heads` heads, H or 1; `first` and `last` are (B, K, H, S).
+    `angles` has `heads` heads, H or 1; `first` and `last` are (B, K, H, S). `paths` has `tables`
+    rows, which batch elements and paths go through in turn.
     """
     head = tl.program_id(0) % H
     bk = (tl.program_id(0) // H).to(tl.int64)
@@ -236,7 +238,7 @@ def lay_angles(
     total = tl.zeros((SB,), tl.float32)
     if first is not None:
         total += tl.load(first + own, mask=s < S, other=0.0).to(tl.float32) / (2 * PI)
-    path = None if paths is None else paths + bk % K * T
+    path = None if paths is None else paths + bk % tables * T
     # a sum of zeros and one number is the same in whatever order lanes add it up
     last_row = (tl.arange(0, ROWS) == ROWS - 1)[:, None]
     for start in range(0, T, ROWS):
@@ -254,7 +256,7 @@ def lay_angles(
     tl.store(last + own, total * (2 * PI), mask=s < S)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tables", "L", "T"])
 def finish_angles(
     grad,
     grad_last,
@@ -264,7 +266,7 @@ def finish_angles(
     dangles,
     ddt,
     dfirst,
-    K,
+    tables,
     L,
     T,
     H,
@@ -279,7 +281,7 @@ def finish_angles(
     s = tl.arange(0, SB)
     own = (bk * H + head) * S + s
     total = tl.load(grad_last + own, mask=s < S, other=0.0)
-    path = None if paths is None else paths + bk % K * T
+    path = None if paths is None else paths + bk % tables * T
     tiles = tl.cdiv(T, ROWS)
     first_row = (tl.arange(0, ROWS) == 0)[:, None]
     for i in range(tiles):

@@ -196,14 +196,25 @@ def scan_paths(
     for name, size in (("height", height), ("width", width)):
         if not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}={size!r} of a scan order must be an integer, at least 1")
+    return shared_paths(scan_order, height, width, device).clone()
+
+
+def shared_paths(
+    scan_order: str,
+    height: int,
+    width: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    """What `scan_paths` copies, in a dtype of one's choice: for all who ask, not to be changed."""
     place = torch.device(device or "cpu")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    paths = _table(scan_order, height, width, place)
+    paths = _table(scan_order, height, width, place, dtype)
     if _is_captured(place):
         # a replay of the graph reads this table again
         _captured_tables[id(paths)] = paths
-    return paths.clone()
+    return paths
 
 
 @lru_cache(maxsize=256)
@@ -307,9 +318,12 @@ def _resolve(scan_order: str) -> tuple[ScanOrder, dict[str, Any], int]:
     return order, parameters, count
 
 
-# 64 entries: four stages of some ten sizes on one device; a 128x128 table of K = 4 takes 0.5 MB
-@lru_cache(maxsize=64)
-def _table(scan_order: str, height: int, width: int, device: torch.device) -> Tensor:
+# 128 entries: four stages of some ten sizes, on a GPU in two dtypes; a 128x128 table of K = 4 takes
+# 0.5 MB
+@lru_cache(maxsize=128)
+def _table(
+    scan_order: str, height: int, width: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """The checked paths; not to be changed."""
     if _is_captured(device):
         raise RuntimeError(
@@ -318,7 +332,7 @@ def _table(scan_order: str, height: int, width: int, device: torch.device) -> Te
             "this image size before"
         )
     order, parameters, count = _resolve(scan_order)
-    paths = _make_paths(scan_order, order, parameters, height, width, device)
+    paths = _make_paths(scan_order, order, parameters, height, width, device, dtype)
     if paths.shape[0] != count:
         raise ValueError(
             f"scan order {scan_order!r} has {count} paths, but {paths.shape[0]} on a "
@@ -343,10 +357,11 @@ def _make_paths(
     height: int,
     width: int,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.int64,
 ) -> Tensor:
     def make() -> Tensor:
         paths = order.function(height, width, **parameters)
-        return _check_paths(scan_order, paths, height, width).to(device)
+        return _check_paths(scan_order, paths, height, width).to(dtype).to(device)
 
     # torch keeps its modes (default device, inference, fake tensors, the memory pool of a CUDA
     # graph) per thread; a fresh thread keeps whatever the first caller is in out of a table that

@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_paths, known_complete
+from vimamba_kernels.arguments import check_paths, known_complete, narrow_paths
 from vimamba_kernels.gpu_tasks import processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
@@ -328,10 +328,12 @@ def _prepare(
     rates = A.new_empty((k, n, channels), dtype=torch.float32)
     torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
+    # before the copy in int32, of which nothing is known
+    complete = paths is None or _visits_all(paths, length)
+    paths = None if paths is None else narrow_paths(paths, length)
     optional = {"skip": D, "bias": delta_bias, "paths": paths}
     steps = length if paths is None else paths.shape[1]
     width = channels // (B.shape[2] if B.dim() == 5 else 1)
-    complete = paths is None or _visits_all(paths, length)
     return _Scan(
         inputs={
             **{name: t.detach().contiguous() for name, t in tensors.items()},

@@ -146,7 +146,8 @@ def tensors(case: Case) -> dict[str, Any]:
     groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
     row = (case.k, case.channels)
     u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
-    paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
+    # int64 as the models' tables are; what the launcher makes of it is what counts
+    paths = torch.arange(case.length - case.missing, dtype=torch.int64).repeat(case.k, 1)
     return {
         "u": empty(*u),
         "delta": empty(*rows, case.rank or case.channels),
@@ -202,40 +203,55 @@ def record(
     return forward, launches
 
 
-def specialise(launch: Launch) -> tuple[tuple[str, str], ...]:
-    """Each parameter's type, or how it is fixed, as Triton specialises the call."""
-    return tuple(_specialise(launch, p) for p in fused.kernel(launch.kernel).params)
+# each parameter's type or, as a tuple of one, its value
+Kinds = tuple[tuple[str, str | tuple[Any]], ...]
 
 
-def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
-    name = parameter.name
-    value = launch.arguments[name]
+def specialise(launch: Launch) -> Kinds:
+    """The parameters of a call as Triton specialises it."""
+    return kinds(fused.kernel(launch.kernel), launch.arguments)
+
+
+def kinds(function: Any, arguments: dict[str, Any]) -> Kinds:
+    """The parameters of a kernel as Triton specialises a call with these arguments."""
+    return tuple((p.name, _kind(p, arguments[p.name])) for p in function.params)
+
+
+def _kind(parameter: Any, value: Any) -> str | tuple[Any]:
     if isinstance(value, Tensor):
         # tensors that PyTorch allocates are aligned
-        return name, POINTERS[value.dtype] + "/16"
+        return POINTERS[value.dtype] + "/16"
     if parameter.is_constexpr or value is None:
-        return name, f"={value!r}"
+        return (value,)
+    if isinstance(value, float):
+        return "fp32"
     if parameter.do_not_specialize:
-        return name, "i32"
+        return "i32"
     if value == 1:
-        return name, "=1"
-    return name, "i32/16" if value % 16 == 0 else "i32"
+        return (value,)
+    aligned = value % 16 == 0 and not parameter.do_not_specialize_on_alignment
+    return "i32/16" if aligned else "i32"
+
+
+def source_of(function: Any, kinds: Kinds) -> ASTSource:
+    """What Triton compiles for a call that `kinds` describes."""
+    constants = {name: kind[0] for name, kind in kinds if isinstance(kind, tuple)}
+    signature = {
+        name: kind.removesuffix("/16") if isinstance(kind, str) else "constexpr"
+        for name, kind in kinds
+    }
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, (_, kind) in enumerate(kinds)
+        if isinstance(kind, str) and kind.endswith("/16")
+    }
+    return ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
 
 
 @functools.cache
-def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target: str) -> Compiled:
+def compile_launch(kernel: str, parameters: Kinds, target: str) -> Compiled:
     """Compile a kernel for a name in `TARGETS`, with parameters as `specialise` gives them."""
-    function = fused.kernel(kernel)
-    names = [name for name, _ in parameters]
-    constants, signature, attributes = {}, {}, {}
-    for i, (name, kind) in enumerate(parameters):
-        signature[name] = "constexpr" if kind.startswith("=") else kind.removesuffix("/16")
-        if kind.startswith("="):
-            constants[name] = _literal(kind[1:])
-        if kind.endswith("/16"):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    assert names == function.arg_names
-    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    source = source_of(fused.kernel(kernel), parameters)
     options = {"num_warps": 1, "num_stages": 1}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     shared = compiled.metadata.shared
@@ -245,11 +261,6 @@ def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target:
     found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
     spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
     return Compiled(found["vgpr_count"], spilled, shared, [], text)
-
-
-def _literal(text: str) -> Any:
-    names = {"None": None, "True": True, "False": False}
-    return names[text] if text in names else text[1:-1] if text[0] == "'" else int(text)
 
 
 def read_nvidia(cubin: bytes, shared: int) -> Compiled:

@@ -178,7 +178,7 @@ def _slopes(deltas, bias_row, UNROLL: tl.constexpr):
     return slopes
 
 
-@triton.jit(do_not_specialize=["path_first"])
+@triton.jit(do_not_specialize=["L", "T", "path_first"], do_not_specialize_on_alignment=["segments"])
 def scan_backward(
     grad,
     u,
@@ -311,7 +311,7 @@ def scan_backward(
             tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "T_padded"])
 def sum_weights(
     partial,
     paths,

@@ -57,7 +57,7 @@ def _load_rates(A, bk, K, H, head):
     return tl.load(A + bk % K * H + head, mask=head < H, other=0.0).to(tl.float32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks"])
 def lay_sizes(
     dt,
     A,
@@ -100,7 +100,7 @@ def lay_sizes(
     tl.store(parts + place, part, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks"])
 def finish_sizes(
     dt,
     A,

@@ -395,9 +395,7 @@ def turn_clocks(compiled: Compiled, launch: Launch) -> float:
     loop, _ = step_loop(compiled, launch)
     arguments = launch.arguments
     period = 16 // arguments["UNROLL"] if arguments.get("RANK") else 1
-    turns = [
-        list(_turn(loop, launch, due=i % period == period - 1)) for i in range(2 * period + 1)
-    ]
+    turns = [list(_turn(loop, launch, due=i % period == period - 1)) for i in range(2 * period + 1)]
     taken_apart = {operation: parse(operation) for turn in turns for operation in turn}
     return clocks([[taken_apart[operation] for operation in turn] for turn in turns])
 
@@ -457,7 +455,9 @@ def predict(launch: Launch, counted: Count, compiled: Compiled) -> Prediction:
 def moved(launch: Launch) -> float:
     """Bytes that a launch moves, and PyTorch before and after it for sums over paths."""
     arguments = launch.arguments
-    once = sum(t.nbytes for name, t in arguments.items() if isinstance(t, Tensor) and name != "total")
+    once = sum(
+        t.nbytes for name, t in arguments.items() if isinstance(t, Tensor) and name != "total"
+    )
     total, paths = arguments.get("total"), arguments["K"]
     if total is not None:
         mode = arguments["MERGE"]

@@ -402,7 +402,7 @@ def turn_clocks(compiled: Compiled, launch: Launch) -> float:
 
 def _turn(loop: Loop, launch: Launch, *, due: bool) -> Iterator[str]:
     """Instructions of a turn in their order; `due` is the matrix product."""
-    items = [*loop.own, *(loop.seldom if due else ())]
+    items: list[tuple[int, Any]] = [*loop.own, *(loop.seldom if due else ())]
     for inner in loop.inner:
         projects = _projects(inner)
         first = min(address for address, _ in (*inner.own, *inner.seldom))

@@ -9,7 +9,7 @@ import torch
 import vimamba
 from vimamba.scan_orders.op import scan_paths_known
 from vimamba_kernels import selective_scan
-from vimamba_kernels.arguments import known_complete, remember_complete
+from vimamba_kernels.arguments import known_complete, narrow_paths, remember_paths
 
 LIKE = torch.empty(0)
 
@@ -48,6 +48,20 @@ def test_nothing_is_known_of_copies_and_other_lengths():
         assert not known_complete(other, 12)
 
 
+def test_the_table_in_32_bits_is_shared_until_a_change():
+    """So no block converts its table, and a CUDA graph reads one that lies outside of its pool."""
+    paths, again = (scan_paths_known(LIKE, "serpentine", 3, 4) for _ in range(2))
+    narrow = narrow_paths(paths, 12)
+    assert narrow.dtype == torch.int32
+    assert torch.equal(narrow, paths)
+    assert narrow_paths(again, 12) is narrow
+    paths[0, 0] = -1
+    changed = narrow_paths(paths, 12)
+    assert changed.dtype == torch.int32
+    assert torch.equal(changed, paths)
+    assert torch.equal(narrow, again)
+
+
 def test_an_order_that_was_replaced_is_looked_at_again():
     def forward(height, width):
         return torch.arange(height * width)[None]
@@ -79,7 +93,7 @@ def test_the_kernels_see_the_table_that_was_remembered(monkeypatch, compiled):
     u, delta = torch.randn(1, 12, 4, requires_grad=True), torch.randn(1, 4, 12, 4)
     A, B = -torch.ones(4, 4, 2), torch.randn(1, 4, 12, 2)
     paths = torch.ops.vimamba.scan_paths(u, "cross", [3, 4])
-    remember_complete(paths, 12)
+    remember_paths(paths, 12, complete=True)
 
     def scan(u, paths):
         return torch.ops.vimamba.selective_scan(u, delta, A, B, B, paths=paths)

@@ -434,8 +434,8 @@ def test_a_table_that_a_cuda_graph_reads_is_kept(own_orders, monkeypatch):
     register_scan_order(lambda height, width: torch.arange(height * width)[None], name="fresh")
     monkeypatch.setattr(registry, "_captured_tables", {})
     scan_paths("fresh", 2, 2)
-    kept = weakref.ref(registry._table("fresh", (2, 2), torch.device("cpu")))
-    passing = weakref.ref(registry._table("fresh", (3, 3), torch.device("cpu")))
+    kept = weakref.ref(registry.shared_paths("fresh", 2, 2))
+    passing = weakref.ref(registry.shared_paths("fresh", 3, 3))
     with monkeypatch.context() as capture:
         capture.setattr(registry, "_is_captured", lambda device: True)
         scan_paths("fresh", 2, 2)

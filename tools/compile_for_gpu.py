@@ -31,6 +31,7 @@ import triton
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from warp_timing import clocks, parse
 
 from vimamba_kernels.selective_scan import fused
 
@@ -38,8 +39,10 @@ TARGETS = {
     **{f"sm_{generation}": GPUTarget("cuda", generation, 32) for generation in (80, 90, 100, 120)},
     **{name: GPUTarget("hip", name, 64) for name in ("gfx90a", "gfx942")},
 }
-# an H200: bytes and clocks a second (boost), multiprocessors
-BANDWIDTH, CLOCK, PROCESSORS = 4.3e12, 1.98e9, 132
+# an H200: bytes and clocks a second (boost), multiprocessors, bytes of the second-level cache
+BANDWIDTH, CLOCK, PROCESSORS, CACHE = 4.3e12, 1.98e9, 132, 50e6
+# of a multiprocessor: registers, most programs, schedulers
+REGISTERS, PROGRAMS, SCHEDULERS = 65536, 32, 4
 # types of tensors as Triton writes them
 POINTERS = {
     torch.float64: "*fp64",
@@ -115,14 +118,28 @@ class Launch(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop of the machine code: opcodes of its own, and the loops inside it.
+    """A loop of the machine code: addresses and instructions of its own, and the loops inside it.
 
-    `rare` are those that a branch skips but where the next matrix product is due.
+    `seldom` are those that a branch skips but where the next matrix product is due.
     """
 
-    opcodes: list[str]
-    rare: list[str]
+    own: list[tuple[int, str]]
+    seldom: list[tuple[int, str]]
     inner: "list[Loop]"
+
+    @property
+    def opcodes(self) -> list[str]:
+        """Of its own instructions."""
+        return [_opcode(operation) for _, operation in self.own]
+
+    @property
+    def rare(self) -> list[str]:
+        """Opcodes of those that are mostly skipped."""
+        return [_opcode(operation) for _, operation in self.seldom]
+
+
+def _opcode(operation: str) -> str:
+    return re.sub(r"^@!?U?P\w+\s+", "", operation).split()[0]
 
 
 class Compiled(NamedTuple):
@@ -146,7 +163,8 @@ def tensors(case: Case) -> dict[str, Any]:
     groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
     row = (case.k, case.channels)
     u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
-    paths = torch.arange(case.length - case.missing, dtype=torch.int32).repeat(case.k, 1)
+    # int64 as the models' tables are; what the launcher makes of it is what counts
+    paths = torch.arange(case.length - case.missing, dtype=torch.int64).repeat(case.k, 1)
     return {
         "u": empty(*u),
         "delta": empty(*rows, case.rank or case.channels),
@@ -202,40 +220,55 @@ def record(
     return forward, launches
 
 
-def specialise(launch: Launch) -> tuple[tuple[str, str], ...]:
-    """Each parameter's type, or how it is fixed, as Triton specialises the call."""
-    return tuple(_specialise(launch, p) for p in fused.kernel(launch.kernel).params)
+# each parameter's type or, as a tuple of one, its value
+Kinds = tuple[tuple[str, str | tuple[Any]], ...]
 
 
-def _specialise(launch: Launch, parameter: Any) -> tuple[str, str]:
-    name = parameter.name
-    value = launch.arguments[name]
+def specialise(launch: Launch) -> Kinds:
+    """The parameters of a call as Triton specialises it."""
+    return kinds(fused.kernel(launch.kernel), launch.arguments)
+
+
+def kinds(function: Any, arguments: dict[str, Any]) -> Kinds:
+    """The parameters of a kernel as Triton specialises a call with these arguments."""
+    return tuple((p.name, _kind(p, arguments[p.name])) for p in function.params)
+
+
+def _kind(parameter: Any, value: Any) -> str | tuple[Any]:
     if isinstance(value, Tensor):
         # tensors that PyTorch allocates are aligned
-        return name, POINTERS[value.dtype] + "/16"
+        return POINTERS[value.dtype] + "/16"
     if parameter.is_constexpr or value is None:
-        return name, f"={value!r}"
+        return (value,)
+    if isinstance(value, float):
+        return "fp32"
     if parameter.do_not_specialize:
-        return name, "i32"
+        return "i32"
     if value == 1:
-        return name, "=1"
-    return name, "i32/16" if value % 16 == 0 else "i32"
+        return (value,)
+    aligned = value % 16 == 0 and not parameter.do_not_specialize_on_alignment
+    return "i32/16" if aligned else "i32"
+
+
+def source_of(function: Any, kinds: Kinds) -> ASTSource:
+    """What Triton compiles for a call that `kinds` describes."""
+    constants = {name: kind[0] for name, kind in kinds if isinstance(kind, tuple)}
+    signature = {
+        name: kind.removesuffix("/16") if isinstance(kind, str) else "constexpr"
+        for name, kind in kinds
+    }
+    attributes = {
+        (place,): [["tt.divisibility", 16]]
+        for place, (_, kind) in enumerate(kinds)
+        if isinstance(kind, str) and kind.endswith("/16")
+    }
+    return ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
 
 
 @functools.cache
-def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target: str) -> Compiled:
+def compile_launch(kernel: str, parameters: Kinds, target: str) -> Compiled:
     """Compile a kernel for a name in `TARGETS`, with parameters as `specialise` gives them."""
-    function = fused.kernel(kernel)
-    names = [name for name, _ in parameters]
-    constants, signature, attributes = {}, {}, {}
-    for i, (name, kind) in enumerate(parameters):
-        signature[name] = "constexpr" if kind.startswith("=") else kind.removesuffix("/16")
-        if kind.startswith("="):
-            constants[name] = _literal(kind[1:])
-        if kind.endswith("/16"):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    assert names == function.arg_names
-    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    source = source_of(fused.kernel(kernel), parameters)
     options = {"num_warps": 1, "num_stages": 1}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     shared = compiled.metadata.shared
@@ -245,11 +278,6 @@ def compile_launch(kernel: str, parameters: tuple[tuple[str, str], ...], target:
     found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
     spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
     return Compiled(found["vgpr_count"], spilled, shared, [], text)
-
-
-def _literal(text: str) -> Any:
-    names = {"None": None, "True": True, "False": False}
-    return names[text] if text in names else text[1:-1] if text[0] == "'" else int(text)
 
 
 def read_nvidia(cubin: bytes, shared: int) -> Compiled:
@@ -287,8 +315,7 @@ def _find_loops(code: str) -> Iterator[Loop]:
         for address, operation in lines:
             if start <= address <= end and not any(a <= address <= b for a, b in direct):
                 branch = any(start <= a < address < b <= end for a, b in skipped)
-                opcode = re.sub(r"^@!?U?P\w+\s+", "", operation).split()[0]
-                (rare if branch else own).append(opcode)
+                (rare if branch else own).append((address, operation))
         return Loop(own, rare, [build(*r) for r in direct])
 
     outer = [r for r in ranges if not any(_contains(o, r) for o in ranges if o != r)]
@@ -363,13 +390,84 @@ def count(compiled: Compiled, launch: Launch) -> Count:
     )
 
 
-def predict(launch: Launch, counted: Count) -> float:
-    """Seconds on an H200 whose schedulers always have something to issue."""
+def turn_clocks(compiled: Compiled, launch: Launch) -> float:
+    """Clocks that a warp alone on its scheduler takes for one turn of the loop over the steps."""
+    loop, _ = step_loop(compiled, launch)
     arguments = launch.arguments
-    blocks = launch.programs * arguments.get("path_count", 1)
-    work = blocks * arguments["BLOCK"] * min(arguments["segment_steps"], arguments["T"])
+    period = 16 // arguments["UNROLL"] if arguments.get("RANK") else 1
+    turns = [list(_turn(loop, launch, due=i % period == period - 1)) for i in range(2 * period + 1)]
+    taken_apart = {operation: parse(operation) for turn in turns for operation in turn}
+    return clocks([[taken_apart[operation] for operation in turn] for turn in turns])
+
+
+def _turn(loop: Loop, launch: Launch, *, due: bool) -> Iterator[str]:
+    """Instructions of a turn in their order; `due` is the matrix product."""
+    items: list[tuple[int, Any]] = [*loop.own, *(loop.seldom if due else ())]
+    for inner in loop.inner:
+        projects = _projects(inner)
+        first = min(address for address, _ in (*inner.own, *inner.seldom))
+        if not projects:
+            repeats = launch.arguments["N"]
+        elif inner.inner:
+            repeats = launch.arguments["BLOCK"] // 32
+        else:
+            repeats = -(-launch.arguments["RANK"] // 16)
+        if due or not projects:
+            items.append((first, (inner, repeats)))
+    for _, item in sorted(items, key=lambda item: item[0]):
+        if isinstance(item, str):
+            yield item
+        else:
+            for _ in range(item[1]):
+                yield from _turn(item[0], launch, due=due)
+
+
+class Prediction(NamedTuple):
+    """Seconds on an H200, as each of three limits has it; the largest counts."""
+
+    # of schedulers that always have something to issue
+    issue: float
+    # of warps that wait for their loads, as many as there are
+    latency: float
+    # of moving every tensor once, and sums over paths as often as they are taken up
+    bytes: float
+
+
+def predict(launch: Launch, counted: Count, compiled: Compiled) -> Prediction:
+    """How long a launch takes."""
+    arguments = launch.arguments
+    paths = arguments.get("path_count", 1)
+    steps = min(arguments["segment_steps"], arguments["T"])
+    work = launch.programs * paths * arguments["BLOCK"] * steps
     lanes = work * arguments["N"] / (PROCESSORS * CLOCK)
-    return max(counted.issued / 128, counted.exps / 16) * lanes
+    issue = max(counted.issued / 128, counted.exps / 16) * lanes
+    # a warp's registers come in pieces of 256, a lane's so of 8
+    fitting = min(PROGRAMS, REGISTERS // (32 * -(-compiled.registers // 8) * 8))
+    programs = -(-launch.programs // PROCESSORS)
+    alone = turn_clocks(compiled, launch)
+    issued = counted.issued * arguments["UNROLL"] * arguments["N"] * arguments["BLOCK"] / 32
+    together = [fitting] * (programs // fitting) + [programs % fitting] * (programs % fitting > 0)
+    turn = sum(max(alone, -(-warps // SCHEDULERS) * issued) for warps in together)
+    latency = paths * -(-steps // arguments["UNROLL"]) * turn / CLOCK
+    return Prediction(issue, latency, moved(launch) / BANDWIDTH)
+
+
+def moved(launch: Launch) -> float:
+    """Bytes that a launch moves, and PyTorch before and after it for sums over paths."""
+    arguments = launch.arguments
+    once = sum(
+        t.nbytes for name, t in arguments.items() if isinstance(t, Tensor) and name != "total"
+    )
+    total, paths = arguments.get("total"), arguments["K"]
+    if total is not None:
+        mode = arguments["MERGE"]
+        # written first, then read and written, and by the last of several only read
+        touched = 2 * paths - 2 if mode == "own" else 2 * paths
+        once += total.nbytes * (touched if total.nbytes > CACHE else 1)
+        if mode == "atomic":
+            # zeros before, the output's dtype after
+            once += 2 * total.nbytes + total.numel() * arguments["u"].element_size()
+    return once
 
 
 def floor(case: Case, *, backward: bool) -> float:
@@ -395,14 +493,17 @@ def report(name: str, case: Case, target: str) -> None:
             line += f" {compiled.spilled:3} spilled"
             if compiled.loops and "UNROLL" in launch.arguments:
                 counted = count(compiled, launch)
-                time = predict(launch, counted)
-                total += time
+                times = predict(launch, counted, compiled)
+                total += max(times)
                 line += f"  {counted.issued:5.1f} issued {counted.exps:4.1f} MUFU"
                 line += f" {counted.shuffles:4.1f} SHFL {counted.barriers:4.1f} BAR"
-                line += f" per (t, n, d)  {counted.widest:3}-bit {1e6 * time:6.0f} us"
+                line += f" per (t, n, d)  {counted.widest:3}-bit"
+                line += " us:" + "".join(
+                    f" {1e6 * time:.0f} {name}" for name, time in times._asdict().items()
+                )
             print(line)
         least = floor(case, backward=title == "backward")
-        print(f"{name} {title}: {1e6 * total:.0f} us to issue, {1e6 * least:.0f} us for the bytes")
+        print(f"{name} {title}: {1e6 * total:.0f} us, {1e6 * least:.0f} us for the bytes alone")
 
 
 def main() -> None:

@@ -22,7 +22,6 @@ import compile_for_gpu as machine
 import torch
 import triton
 from torch import Tensor
-from triton.compiler import ASTSource
 
 from vimamba_kernels import gpu_tasks
 from vimamba_kernels.path_conv import fused as conv
@@ -173,41 +172,23 @@ VARIANTS = {
 }
 
 
-def specialise(launch: Launch) -> tuple[tuple[str, Any], ...]:
-    """Each parameter's type, or as a tuple of one its value, as Triton specialises the call."""
-    return tuple((p.name, _kind(p, launch)) for p in gpu_tasks.kernel(launch.kernel).params)
-
-
-def _kind(parameter: Any, launch: Launch) -> Any:
-    value = launch.arguments[parameter.name]
-    if isinstance(value, Tensor):
-        # tensors that PyTorch allocates are aligned
-        return machine.POINTERS[value.dtype] + "/16"
-    if parameter.is_constexpr or value is None or value == 1:
-        return (value,)
-    if isinstance(value, float):
-        return "fp32"
-    return "i32/16" if value % 16 == 0 else "i32"
+def specialise(launch: Launch) -> machine.Kinds:
+    """The parameters of a call as Triton specialises it."""
+    return machine.kinds(gpu_tasks.kernel(launch.kernel), launch.arguments)
 
 
 @functools.cache
 def compile_launch(
-    kernel: str, warps: int, parameters: tuple[tuple[str, Any], ...], target: str
+    kernel: str, warps: int, parameters: machine.Kinds, target: str
 ) -> machine.Compiled:
     """Compile a kernel for a target's name, with parameters as `specialise` gives them."""
-    constants, signature, attributes = {}, {}, {}
     backend = machine.TARGETS[target].backend
-    for i, (name, kind) in enumerate(parameters):
-        if isinstance(kind, tuple):
-            # as the launcher asks for on AMD's GPUs
-            constants[name] = "ieee" if name == "PRECISION" and backend == "hip" else kind[0]
-            signature[name] = "constexpr"
-            continue
-        signature[name] = kind.removesuffix("/16")
-        if kind.endswith("/16"):
-            attributes[(i,)] = [["tt.divisibility", 16]]
-    function = gpu_tasks.kernel(kernel)
-    source = ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
+    if backend == "hip":
+        # as the launcher asks for on AMD's GPUs
+        parameters = tuple(
+            (name, ("ieee",) if name == "PRECISION" else kind) for name, kind in parameters
+        )
+    source = machine.source_of(gpu_tasks.kernel(kernel), parameters)
     options = {"num_warps": warps, "num_stages": 1}
     compiled = triton.compile(source, target=machine.TARGETS[target], options=options)
     shared = compiled.metadata.shared

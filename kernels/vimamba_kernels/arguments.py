@@ -20,6 +20,8 @@ class _Finding(NamedTuple):
     values: Tensor | None
     # whether every path visits every token
     complete: bool
+    # the same table in int32, where somebody keeps one
+    narrow: Tensor | None = None
 
 
 # by the tensor they were found out about
@@ -125,15 +127,37 @@ def check_paths(paths: Tensor, length: int) -> None:
     _good_paths[paths] = _Finding(state, copy_values(paths), complete)
 
 
-def remember_complete(paths: Tensor, length: int) -> None:
-    """Note, without reading `paths`, that each visits every one of so many tokens exactly once."""
-    _good_paths[paths] = _Finding(path_state(paths, length), None, True)
+def remember_paths(
+    paths: Tensor, length: int, *, complete: bool, narrow: Tensor | None = None
+) -> None:
+    """Note, without reading them, that `paths` are good ones over so many tokens.
+
+    Args:
+        paths: (K, T).
+        length: L.
+        complete: Whether each visits every token exactly once.
+        narrow: The same table in int32, which nobody changes.
+    """
+    _good_paths[paths] = _Finding(path_state(paths, length), None, complete, narrow)
 
 
 def known_complete(paths: Tensor, length: int) -> bool:
     """Whether each path is known to visit every token exactly once; the values are not read."""
+    found = _known(paths, length)
+    return found is not None and found.complete
+
+
+def narrow_paths(paths: Tensor, length: int) -> Tensor:
+    """The table in int32, contiguous: the one that is known or, where there is none, a copy."""
+    found = _known(paths, length)
+    if found is not None and found.narrow is not None:
+        return found.narrow
+    return paths.to(torch.int32).contiguous()
+
+
+def _known(paths: Tensor, length: int) -> _Finding | None:
     found = _good_paths.get(paths)
-    return found is not None and found.complete and found.state == path_state(paths, length)
+    return found if found is not None and found.state == path_state(paths, length) else None
 
 
 def path_state(paths: Tensor, length: int) -> tuple[int, int]:

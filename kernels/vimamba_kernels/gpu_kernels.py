@@ -60,7 +60,7 @@ def tokens_at(path, t, T):
     return tokens
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T"])
 def invert_paths(paths, inverse, L, T, ROWS: tl.constexpr):
     """Put every step's number at its token's place in `inverse` (K, L)."""
     tiles = tl.cdiv(T, ROWS)

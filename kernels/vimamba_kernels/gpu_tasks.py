@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_path_bounds
+from vimamba_kernels.arguments import check_path_bounds, narrow_paths
 
 _ROWS = 1024
 
@@ -56,7 +56,7 @@ def processors(device: torch.device) -> int:
 
 
 def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """The table as kernels take it.
+    """The table as kernels take it, in int32.
 
     Its values are not read on a GPU, which would wait for it at every call.
 
@@ -67,7 +67,7 @@ def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
         return None
     if paths.device.type == "cpu":
         check_path_bounds(paths, length)
-    return paths.contiguous()
+    return narrow_paths(paths, length)
 
 
 def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:

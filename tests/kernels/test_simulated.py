@@ -44,7 +44,7 @@ def assert_nothing_is_left_to_chance(report):
 
 
 def check_scan(target, size, dtype, monkeypatch, *, split=False, segments=1, long_tables=False):
-    def plan(sizes, shape, programs, processors):
+    def plan(sizes, shape, programs, room):
         return scan_fused.Plan(*shape, split=split, segments=segments)
 
     monkeypatch.setattr(scan_fused, "choose_plan", plan)
@@ -100,7 +100,7 @@ SCANS = {
     "segments": ({"length": 40, "channels": 33, "n": 3, "batch": 1}, {"segments": 2}),
     "segments_projected_wide_table": (
         {"length": 40, "channels": 64, "n": 2, "rank": 12, "batch": 1},
-        {"segments": 2, "long_tables": True},
+        {"segments": 2, "split": True, "long_tables": True},
     ),
     "groups": ({"length": 12, "channels": 64, "groups": 2, "n": 4, "u_per_path": True}, {}),
     "thirty_two_states": ({"length": 9, "channels": 64, "n": 32, "batch": 1}, {}),

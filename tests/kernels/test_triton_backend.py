@@ -119,25 +119,33 @@ def test_importing_the_package_imports_no_kernel():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-# what the sizes of the models call for on an H200: chains, then K in the grid, then segments
+# what the sizes of the models call for on an H200: chains, then K in the grid, then segments too
 @pytest.mark.parametrize(
-    ("sizes", "blocks", "split", "segmented"),
+    ("sizes", "blocks", "split", "segments"),
     [
-        ((512, 4, 784, 1), 3, False, False),
-        ((128, 4, 3136, 1), 3, True, False),
-        ((64, 2, 197, 16), 6, True, False),
-        ((1, 4, 65536, 1), 3, False, True),
-        ((1, 2, 6085, 16), 6, False, True),
-        ((1, 4, 49, 1), 12, True, False),
-        ((1, 1, 1, 1), 1, True, False),
+        ((1024, 4, 784, 1), 3, False, 1),
+        ((128, 4, 3136, 1), 3, True, 1),
+        ((64, 2, 197, 16), 6, True, 1),
+        ((8, 2, 197, 16), 6, True, 3),
+        # 32 * 3 * 4 programs, where 2112 fit
+        ((32, 4, 3136, 1), 3, True, 5),
+        ((1, 4, 65536, 1), 3, True, 176),
+        ((1, 2, 6085, 16), 6, True, 88),
+        ((1, 4, 49, 1), 12, True, 1),
+        ((1, 1, 1, 1), 1, True, 1),
+        ((0, 4, 49, 1), 12, True, 1),
     ],
 )
-def test_the_plan_follows_from_the_number_of_programs(sizes, blocks, split, segmented):
-    plan = fused.choose_plan(sizes, (64, 8), sizes[0] * blocks, PROCESSORS)
-    assert (plan.split, plan.segments > 1) == (split, segmented)
-    # no segment shorter than 64 steps, and no more programs than wanted
-    assert plan.segments == 1 or plan.segments * 64 <= sizes[2]
-    assert plan.segments == 1 or (plan.segments - 1) * sizes[0] * blocks < 8 * PROCESSORS
+def test_the_plan_follows_from_the_number_of_programs(sizes, blocks, split, segments):
+    room = PROCESSORS * fused.programs_at_once(sizes[3], backward=False)
+    plan = fused.choose_plan(sizes, (64, 8), sizes[0] * blocks, room)
+    assert (plan.split, plan.segments) == (split, segments)
+
+
+def test_fewer_programs_fit_backward():
+    plan = fused.choose_plan((32, 4, 3136, 1), (64, 4), 32 * 2, PROCESSORS * 12)
+    assert plan.segments == 6
+    assert fused.programs_at_once(1, backward=True) == 12
 
 
 def test_the_other_operators_say_why_they_cannot_run_on_a_cpu(monkeypatch):

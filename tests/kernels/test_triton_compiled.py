@@ -191,3 +191,29 @@ def test_a_matrix_product_is_counted_once_for_the_steps_that_it_serves():
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
     # 4 of its own; every second time 2 more, and 3 in each of two turns; for 8 steps and 2 channels
     assert found.issued == (4 + (2 + 2 * 3) / 2) / 16
+
+
+def test_a_warp_waits_for_its_loads():
+    """A token, from the cache, then its row, from memory; a second row comes meanwhile."""
+    turn = [
+        tool.parse(text)
+        for text in (
+            "LDG.E R2, desc[UR4][R8.64]",
+            "IMAD.WIDE R4, R2, 0x4, R10",
+            "LDG.E.64 R6, desc[UR4][R4.64]",
+            "LDG.E R12, desc[UR4][R4.64+0x80]",
+            "FADD R7, R7, R12",
+            "@P0 BRA 0x10",
+        )
+    ]
+    # 500 for the token, 4 for its address, a clock until the second row is asked for, 1200, and
+    # three instructions issued
+    assert tool.clocks([turn] * 3) == 500 + 4 + 1 + 1200 + 3 - 1
+
+
+def test_copies_are_waited_for_as_far_as_asked():
+    copy = ["LDGSTS.E [R5], desc[UR4][R2.64]", "LDGDEPBAR"]
+    waits = [[tool.parse(text) for text in (*copy, f"DEPBAR.LE SB0, {n}")] for n in ("0x0", "0x1")]
+    assert tool.clocks([waits[0]] * 3) == 1200 + 1
+    # of two turns the earlier one's copy is there
+    assert tool.clocks([waits[1]] * 9) < 1200

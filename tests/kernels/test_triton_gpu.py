@@ -51,7 +51,7 @@ sizes = pytest.mark.parametrize("name", SIZES)
 def cut(request, monkeypatch):
     split, segments = CUTS[request.param]
 
-    def choose(sizes, shape, programs, processors):
+    def choose(sizes, shape, programs, room):
         return fused.Plan(*shape, split=split, segments=segments)
 
     monkeypatch.setattr(fused, "choose_plan", choose)

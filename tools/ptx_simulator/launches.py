@@ -11,10 +11,9 @@ from unittest import mock
 
 import torch
 import triton
-from compile_for_gpu import POINTERS
+from compile_for_gpu import Kinds, kinds, source_of
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from ptx_simulator.machine import Machine
 from ptx_simulator.memory import Finding
@@ -99,11 +98,11 @@ def _run(
     warps: int,
     arguments: dict[str, Any],
 ) -> None:
-    kinds = tuple((p.name, _kind(p, arguments[p.name])) for p in kernel.params)
-    ptx, shared = _compile(kernel, kinds, target, warps)
+    parameters = kinds(kernel, arguments)
+    ptx, shared = _compile(kernel, parameters, target, warps)
     name = kernel.__name__
     program = Program(change(name, ptx) if change else ptx)
-    taken = [_as_array(arguments[parameter]) for parameter, kind in kinds if isinstance(kind, str)]
+    taken = [_as_array(arguments[name]) for name, kind in parameters if isinstance(kind, str)]
     machine = Machine(program, taken, programs, shared).run()
     report.kernels.append(name)
     report.opcodes |= {instruction.opcode for instruction in program.instructions}
@@ -112,38 +111,10 @@ def _run(
         report.findings[name, finding, earlier, later] += count
 
 
-def _kind(parameter: Any, value: Any) -> Any:
-    """The type of a parameter, or as a tuple of one its value, as Triton specialises a call."""
-    if isinstance(value, Tensor):
-        # tensors that PyTorch allocates are aligned
-        return POINTERS[value.dtype] + "/16"
-    if parameter.is_constexpr or value is None or isinstance(value, bool):
-        return (value,)
-    if isinstance(value, float):
-        return "fp32"
-    if parameter.do_not_specialize:
-        return "i32"
-    if value == 1:
-        return (value,)
-    return "i32/16" if value % 16 == 0 else "i32"
-
-
 @cache
-def _compile(
-    kernel: Any, kinds: tuple[tuple[str, Any], ...], target: str, warps: int
-) -> tuple[str, int]:
+def _compile(kernel: Any, parameters: Kinds, target: str, warps: int) -> tuple[str, int]:
     """PTX and the bytes of shared memory."""
-    constants = {parameter: kind[0] for parameter, kind in kinds if isinstance(kind, tuple)}
-    signature = {
-        parameter: kind.removesuffix("/16") if isinstance(kind, str) else "constexpr"
-        for parameter, kind in kinds
-    }
-    attributes = {
-        (place,): [["tt.divisibility", 16]]
-        for place, (_, kind) in enumerate(kinds)
-        if isinstance(kind, str) and kind.endswith("/16")
-    }
-    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
+    source = source_of(kernel, parameters)
     gpu = GPUTarget("cuda", int(re.sub(r"\D", "", target)), 32)
     compiled = triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": 1})
     return compiled.asm["ptx"], compiled.metadata.shared

@@ -28,6 +28,7 @@ from vimamba.scan_orders.registry import (
     register_scan_order,
     register_scan_table,
     scan_paths,
+    shared_paths,
     visits_all_cells,
 )
 
@@ -42,5 +43,6 @@ __all__ = [
     "register_scan_order",
     "register_scan_table",
     "scan_paths",
+    "shared_paths",
     "visits_all_cells",
 ]

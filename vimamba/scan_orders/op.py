@@ -2,7 +2,8 @@
 
 A kernel that knows that every path visits every token clears nothing beforehand and skips nothing.
 On a GPU that is not to be found out without waiting for it, but a scan order's table was looked at
-on the CPU when it was made.
+on the CPU when it was made. And a kernel reads tokens in 32 bits, of which all tables of a scan
+order share one copy.
 """
 
 import math
@@ -12,8 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vimamba.scan_orders.registry import num_paths, num_steps, scan_paths, visits_all_cells
-from vimamba_kernels.arguments import remember_complete
+from vimamba.scan_orders.registry import (
+    num_paths,
+    num_steps,
+    scan_paths,
+    shared_paths,
+    visits_all_cells,
+)
+from vimamba_kernels.arguments import remember_paths
 
 _library = torch.library.Library("vimamba", "FRAGMENT")
 _library.define(
@@ -53,7 +60,7 @@ def _scan_paths_fake(like: Tensor, order: str, grid: Sequence[int] | None = None
 
 
 def scan_paths_known(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
-    """The op for a GPU: the table, remembered as complete where it is.
+    """The op for a GPU: the table, with what the kernels should know about it.
 
     What is remembered ends with the tensor and with the first change of its values in place.
     """
@@ -61,8 +68,9 @@ def scan_paths_known(like: Tensor, order: str, grid: Sequence[int] | None = None
     # an inference tensor would not tell that it was changed
     with torch.inference_mode(False):
         paths = scan_paths(order, *sizes, device=like.device)
-    if visits_all_cells(order, *sizes):
-        remember_complete(paths, math.prod(sizes))
+        narrow = shared_paths(order, *sizes, device=like.device, dtype=torch.int32)
+    complete = visits_all_cells(order, *sizes)
+    remember_paths(paths, math.prod(sizes), complete=complete, narrow=narrow)
     return paths
 
 

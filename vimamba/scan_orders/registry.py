@@ -290,14 +290,24 @@ def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = 
     """
     if not grid or not all(isinstance(size, int) and size >= 1 for size in grid):
         raise ValueError(f"grid={grid} of a scan order must be integers, at least 1")
+    return shared_paths(scan_order, *grid, device=device).clone()
+
+
+def shared_paths(
+    scan_order: str,
+    *grid: int,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.int64,
+) -> Tensor:
+    """What `scan_paths` copies, in a dtype of one's choice: for all who ask, not to be changed."""
     place = torch.device(device or "cpu")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    paths = _table(scan_order, grid, place)
+    paths = _table(scan_order, grid, place, dtype)
     if _is_captured(place):
         # a replay of the graph reads this table again
         _captured_tables[id(paths)] = paths
-    return paths.clone()
+    return paths
 
 
 @lru_cache(maxsize=256)
@@ -387,9 +397,12 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
     return terms
 
 
-# 256 entries: four orders, stages and some ten sizes; a 128x128 table of K = 4 takes 0.5 MB
+# 256 entries: four orders, stages and some ten sizes, on a GPU in two dtypes; a 128x128 table of
+# K = 4 takes 0.5 MB
 @lru_cache(maxsize=256)
-def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tensor:
+def _table(
+    scan_order: str, grid: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> Tensor:
     """The checked paths; not to be changed."""
     if _is_captured(device):
         raise RuntimeError(
@@ -407,7 +420,7 @@ def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tens
                     f"scan order {term.text!r} has {count} paths, but {paths.shape[0]} on a "
                     f"{_size(grid)} grid; the number must not depend on the size"
                 )
-        return _stack(terms, tables).to(device)
+        return _stack(terms, tables).to(dtype).to(device)
 
     return _without_modes(make)
 

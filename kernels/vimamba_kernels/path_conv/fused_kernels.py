@@ -65,7 +65,7 @@ def _convolve(x, path, t, T, D, d, inside, taps, bias_row, W: tl.constexpr):
     return seen, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["items", "per_program", "L", "T"])
 def conv_forward(
     x,
     weight,
@@ -103,7 +103,7 @@ def conv_forward(
         tl.store(y + (b * K + k) * L * D + (token * D)[:, None] + d[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["items", "per_program", "L", "T"])
 def conv_slopes(
     grad,
     x,
@@ -160,7 +160,7 @@ def conv_slopes(
         tl.store(sums + place, tl.sum(shares[row], axis=0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T"])
 def conv_inputs(
     slopes,
     weight,

@@ -8,9 +8,9 @@ Three ways to cut the work, chosen by the number of programs that they give:
    only it touches. For many chains.
 2. A program for each path. They add up by float32 atomics or, where the result must be
    reproducible, in rows of their own that are summed afterwards. For few chains.
-3. Paths are cut into segments. A first pass finds what every segment adds to a state and how much
-   it decays one; these are chained; then every segment starts from its true state. The paths
-   follow one another in K launches and add up as in 1. For few, long chains.
+3. Paths are cut into segments besides. A first pass finds what every segment adds to a state and
+   how much it decays one; these are chained; then every segment starts from its true state. For
+   few, long chains.
 
 Backward, the state is needed at every few steps. For one or two states they are saved by the
 forward pass; for more they are computed again. Whatever else crosses programs leaves them as
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_paths, known_complete
+from vimamba_kernels.arguments import check_paths, known_complete, narrow_paths
 from vimamba_kernels.gpu_tasks import processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
@@ -41,6 +41,8 @@ _GATE_BLOCK = 512
 # steps and ranks of a matrix product in a kernel
 _PRODUCT = 16
 _SHORTEST_SEGMENT = 64
+# The first pass costs about what two segments save.
+_FEWEST_SEGMENTS = 3
 
 
 class Plan(NamedTuple):
@@ -78,25 +80,31 @@ def backward_block(states: int, width: int) -> tuple[int, int]:
 
 
 def choose_plan(
-    sizes: tuple[int, int, int, int], shape: tuple[int, int], programs: int, processors: int
+    sizes: tuple[int, int, int, int], shape: tuple[int, int], programs: int, room: int
 ) -> Plan:
-    """The least costly cut that gives every scheduler of the GPU two warps.
+    """The least costly cut that leaves little of the GPU's room empty.
+
+    A warp mostly waits for its loads, so the time is that of one program for as long as all run at
+    once: so predicts tools/compile_for_gpu.py; it was not measured.
 
     Args:
         sizes: B, K, T, N.
         shape: Channels of a program and steps loaded together.
         programs: How many blocks of channels there are in the batch.
-        processors: Multiprocessors of the GPU, with four schedulers each.
+        room: Programs that the GPU runs at once.
     """
     _, k, steps, _ = sizes
-    wanted = 8 * processors
-    if programs >= wanted:
+    if programs >= room:
         return Plan(*shape, split=False)
-    # half as many are taken rather than another pass over the inputs
-    if 2 * programs * k >= wanted or steps < 2 * _SHORTEST_SEGMENT:
-        return Plan(*shape, split=True)
-    segments = min(-(-wanted // programs), steps // _SHORTEST_SEGMENT)
-    return Plan(*shape, split=False, segments=segments)
+    segments = min(room // max(1, programs * k), steps // _SHORTEST_SEGMENT)
+    return Plan(*shape, split=True, segments=segments if segments >= _FEWEST_SEGMENTS else 1)
+
+
+def programs_at_once(states: int, *, backward: bool) -> int:
+    """Programs, of one warp, whose registers fit into a multiprocessor together."""
+    if states > 1:
+        return 8
+    return 12 if backward else 16
 
 
 def saves_states(states: int) -> bool:
@@ -133,7 +141,7 @@ def forward(
     Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
     """
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
-    plan = plan or scan.plan(forward_block(scan.states, scan.width))
+    plan = plan or scan.plan(forward_block(scan.states, scan.width), backward=False)
     merging = merge and scan.k > 1
     target = _target(scan, plan, merging, u.dtype)
     # the kernel gates what it finishes
@@ -187,7 +195,7 @@ def backward(
     ):
         _, ungated, states = forward(*tensors, delta_softplus, paths, merge, save=True)
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
-    plan = plan or scan.plan(backward_block(scan.states, scan.width))
+    plan = plan or scan.plan(backward_block(scan.states, scan.width), backward=True)
     gate = None if z is None else z.contiguous()
     grad = grad.contiguous()
     if states.numel() == 0:
@@ -238,10 +246,12 @@ class _Scan(NamedTuple):
         """Blocks of channels; none crosses a group."""
         return self.sizes["D"] // self.width * -(-self.width // block)
 
-    def plan(self, shape: tuple[int, int]) -> Plan:
+    def plan(self, shape: tuple[int, int], *, backward: bool) -> Plan:
         sizes = (self.batch, self.k, self.steps, self.states)
-        programs = self.batch * self.blocks(shape[0])
-        return choose_plan(sizes, shape, programs, processors(self.new((0,)).device))
+        u = self.inputs["u"]
+        assert u is not None
+        room = processors(u.device) * programs_at_once(self.states, backward=backward)
+        return choose_plan(sizes, shape, self.batch * self.blocks(shape[0]), room)
 
     def projection(self, plan: Plan, programs: int) -> dict[str, Tensor | None]:
         """Arguments of a kernel with which it projects delta: the weight, and room for rows.
@@ -328,10 +338,12 @@ def _prepare(
     rates = A.new_empty((k, n, channels), dtype=torch.float32)
     torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
+    # before the copy in int32, of which nothing is known
+    complete = paths is None or _visits_all(paths, length)
+    paths = None if paths is None else narrow_paths(paths, length)
     optional = {"skip": D, "bias": delta_bias, "paths": paths}
     steps = length if paths is None else paths.shape[1]
     width = channels // (B.shape[2] if B.dim() == 5 else 1)
-    complete = paths is None or _visits_all(paths, length)
     return _Scan(
         inputs={
             **{name: t.detach().contiguous() for name, t in tensors.items()},

@@ -60,10 +60,10 @@ def _sums(rows, BLOCK: tl.constexpr):
 
 @triton.jit
 def _one_state(
-    A,
-    states,
-    carry,
-    dA,
+    decay,
+    h,
+    g,
+    a_sum,
     B,
     C,
     partial,
@@ -73,19 +73,17 @@ def _one_state(
     gys,
     dwrites,
     ddts,
-    inside,
     N: tl.constexpr,
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One of the N states through four steps, there and back; pointers are that state's.
 
-    Returns the gradients of dt * u and of dt * log2(e), with this state's share added.
+    `h` is the state before the steps, `g` the gradient of the one after them.
+
+    Returns the gradients of dt * u and of dt * log2(e), with this state's share added, `g` before
+    the steps and the sum of A's gradient.
     """
-    decay = tl.load(A, mask=inside, other=0.0)
-    h = tl.load(states, mask=inside, other=0.0)
-    g = tl.load(carry, mask=inside, other=0.0)
-    a_sum = tl.load(dA, mask=inside, other=0.0)
     Bs, Cs = (), ()
     for j in tl.static_range(4):
         if SKIPS:
@@ -116,9 +114,7 @@ def _one_state(
     i = (i & 1) * 4 + (i & 2) + (i >> 2)
     j = tl.where(i < 4, i, 7 - i)
     tl.store(partial + j * N * 2 + (i < 4).to(tl.int32), _sums(sums, BLOCK))
-    tl.store(carry, g, mask=inside)
-    tl.store(dA, a_sum, mask=inside)
-    return new_dwrites, new_ddts
+    return new_dwrites, new_ddts, g, a_sum
 
 
 @triton.jit
@@ -178,7 +174,7 @@ def _slopes(deltas, bias_row, UNROLL: tl.constexpr):
     return slopes
 
 
-@triton.jit(do_not_specialize=["path_first"])
+@triton.jit(do_not_specialize=["L", "T", "path_first"], do_not_specialize_on_alignment=["segments"])
 def scan_backward(
     grad,
     u,
@@ -229,6 +225,8 @@ def scan_backward(
     takes dB and dC over a block's channels. MERGE is about `du`; see `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
+    # whether there are registers for what goes from group to group
+    HELD: tl.constexpr = N == 1 and not SKIPS
     b, k_program, segment, block, blocks, group, d, inside = locate(
         D, width, segments, path_programs, BLOCK, EVEN
     )
@@ -251,6 +249,12 @@ def scan_backward(
         sum_rows = sums + (bk * segments + segment) * (N + 2) * D + d
         end = first + (groups - 1) * UNROLL
         coming = load_tokens(path, end, last, TAIL, UNROLL)
+        if HELD:
+            decay = tl.load(A + k * D + d, mask=inside, other=0.0)
+            g = tl.load(carry + own, mask=inside, other=0.0)
+            a_sum = tl.zeros((BLOCK,), tl.float32)
+            skip_sum = tl.zeros((BLOCK,), tl.float32)
+            bias_sum = tl.zeros((BLOCK,), tl.float32)
         for reverse in range(groups):
             t = end - reverse * UNROLL
             if N == 1:
@@ -278,11 +282,20 @@ def scan_backward(
                 us, deltas, grads, gates, bias_row, SOFTPLUS, N, BLOCK, UNROLL
             )
             for n in range(N):
-                dwrites, ddts = _one_state(
-                    A + k * N * D + n * D + d, states + slot + n * D, carry + own + n * D,
-                    sum_rows + n * D, B + weights + n, C + weights + n, partial + place + n * 2,
-                    tokens, dts, writes, gys, dwrites, ddts, inside, N, SKIPS, BLOCK,
+                # the order in which the compiler keeps most loads on their way
+                if not HELD:
+                    decay = tl.load(A + k * N * D + n * D + d, mask=inside, other=0.0)
+                h = tl.load(states + slot + n * D, mask=inside, other=0.0)
+                if not HELD:
+                    g = tl.load(carry + own + n * D, mask=inside, other=0.0)
+                    a_sum = tl.load(sum_rows + n * D, mask=inside, other=0.0)
+                dwrites, ddts, g, a_sum = _one_state(
+                    decay, h, g, a_sum, B + weights + n, C + weights + n, partial + place + n * 2,
+                    tokens, dts, writes, gys, dwrites, ddts, N, SKIPS, BLOCK,
                 )  # fmt: skip
+                if not HELD:
+                    tl.store(carry + own + n * D, g, mask=inside)
+                    tl.store(sum_rows + n * D, a_sum, mask=inside)
             if N > 1:
                 # now, or once more: registers are short in the loop over the states
                 us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
@@ -291,8 +304,9 @@ def scan_backward(
                 if MERGE == "own":
                     olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
             skip_row = load_parameter(skip, k * D + d, inside)
-            skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
-            bias_sum = tl.load(sum_rows + (N + 1) * D, mask=inside, other=0.0)
+            if not HELD:
+                skip_sum = tl.load(sum_rows + N * D, mask=inside, other=0.0)
+                bias_sum = tl.load(sum_rows + (N + 1) * D, mask=inside, other=0.0)
             for j in tl.static_range(UNROLL):
                 x, gy = us[j].to(tl.float32), gys[j]
                 ddt = dwrites[j] * x + ddts[j] * LN2
@@ -305,13 +319,20 @@ def scan_backward(
                 store_row(value, old, None, row + tokens[j] * D, mask, k, K, total, None, du, MERGE)
                 skip_sum += gy * x
                 bias_sum += ddt
-            tl.store(sum_rows + N * D, skip_sum, mask=inside)
-            tl.store(sum_rows + (N + 1) * D, bias_sum, mask=inside)
-            # `carry` and `sums` are read again by the next group
+            if not HELD:
+                tl.store(sum_rows + N * D, skip_sum, mask=inside)
+                tl.store(sum_rows + (N + 1) * D, bias_sum, mask=inside)
+                # `carry` and `sums` are read again by the next group
+                tl.debug_barrier()
+        if HELD:
+            tl.store(sum_rows, a_sum, mask=inside)
+            tl.store(sum_rows + D, skip_sum, mask=inside)
+            tl.store(sum_rows + 2 * D, bias_sum, mask=inside)
+            # the next path meets rows of `total` that other threads may have written
             tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "T_padded"])
 def sum_weights(
     partial,
     paths,

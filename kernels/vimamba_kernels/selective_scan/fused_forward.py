@@ -71,7 +71,7 @@ def _load_steps(
     return us, deltas, Bs, Cs, olds, gates
 
 
-@triton.jit(do_not_specialize=["path_first"])
+@triton.jit(do_not_specialize=["L", "T", "path_first"], do_not_specialize_on_alignment=["segments"])
 def scan_forward(
     u,
     delta,
@@ -201,7 +201,7 @@ def scan_forward(
             tl.debug_barrier()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "segments"])
 def scan_summary(
     value,
     delta,
@@ -294,7 +294,7 @@ def scan_summary(
     tl.store(sums + slot * D + d, dt_sum, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def carry_segments(
     ends,
     sums,

@@ -27,7 +27,7 @@ from vimamba_kernels.ssd.fused_steps import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["batch", "L", "T", "per_program", "chunks"])
 def ssd_gradients(
     grad,
     x,

@@ -59,7 +59,7 @@ def _start(
     return states
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks", "segments", "segment_chunks"])
 def walk_states(
     value,
     weight,
@@ -141,7 +141,7 @@ def walk_states(
             tl.store(lefts + slot + head + r, decays[r], mask=p_first == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["segments"])
 def carry_segments(
     ends,
     lefts,
@@ -172,7 +172,7 @@ def carry_segments(
         h = h * tl.load(lefts + slot) + added
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks", "segments", "segment_chunks"])
 def ssd_outputs(
     x,
     B,
@@ -252,7 +252,7 @@ def ssd_outputs(
                 tl.store(final + (bk * H + head + r) * N * P + cells, hs[r], mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T"])
 def gather_rows(
     rows,
     inverse,

@@ -69,7 +69,7 @@ def _load_logs(A, size, bk, K, L, H, head, token, GIVEN: tl.constexpr):
     return log
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks"])
 def lay_sizes(
     dt,
     A,
@@ -114,7 +114,7 @@ def lay_sizes(
     tl.store(parts + place, part, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["L", "T", "chunks"])
 def finish_sizes(
     dt,
     A,

@@ -112,7 +112,7 @@ def poison():
 
 
 def cut_as(monkeypatch, split, segments):
-    def choose(sizes, shape, programs, processors):
+    def choose(sizes, shape, programs, room):
         return fused.Plan(*shape, split=split, segments=segments)
 
     monkeypatch.setattr(fused, "choose_plan", choose)

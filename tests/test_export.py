@@ -54,12 +54,49 @@ def test_an_onnx_file_takes_any_batch_and_size(name, tmp_path):
     graph = onnx.load(tmp_path / "model.onnx")
     assert {node.domain for node in graph.graph.node} == {""}
     scans = [node for node in graph.graph.node if node.op_type == "Scan"]
-    assert len(scans) == {"test_vmamba": 2, "test_vmamba_m2": 0, "test_vim": 1}[name]
+    # with one state a channel another walks over the chunks of the paths
+    assert len(scans) == {"test_vmamba": 4, "test_vmamba_m2": 0, "test_vim": 1}[name]
 
 
-@pytest.mark.parametrize("name", ["test_vmamba_m2"])
+class Scans(nn.Module):
+    """The scan and the convolution with every argument that our models do not give them."""
+
+    def forward(self, image):
+        u = image.flatten(2).mT
+        length = u.shape[1]
+        # (K, T): one path leaves tokens out, one has a step without a token
+        forward = torch.arange(length)
+        paths = torch.stack([forward.flip(0), torch.where(forward % 3 == 1, -1, forward)])
+        both = torch.stack([u, u.flip(2)], dim=1)
+        grid = torch.linspace(-1, 1, 2 * 6 * 3).view(2, 6, 3)
+        scan, conv = torch.ops.vimamba.selective_scan, torch.ops.vimamba.causal_conv_along_paths
+        outputs = [conv(u, grid, None, paths), conv(u, grid, grid[..., 0])]
+        for states, groups in ((1, 2), (3, 2), (1, 1), (3, 1)):
+            A = -grid[..., :states].exp()
+            B, C = both[..., :states] + 1, both[..., 1 : 1 + states]
+            if groups > 1:
+                B, C = (torch.stack([t, t.cos()], dim=2) for t in (B, C))
+            outputs += [
+                scan(both, both.exp(), A, B, C, grid[..., 0], u, paths=paths, merge=False),
+                scan(u, both, A, B, C, grid[..., 1], None, grid[..., 2], grid @ grid.mT, True),
+            ]
+        return outputs
+
+
+@torch.no_grad()
+def test_every_argument_of_a_scan_is_written_in_onnx(tmp_path):
+    export_model(Scans(), tmp_path / "model.onnx", image_size=(6, 8, 16))
+    run = OnnxRunner(tmp_path / "model.onnx")
+    for size in ((1, 6, 5, 7), (2, 6, 11, 9)):
+        image = torch.randn(size)
+        for found, expected in zip(run(image), Scans()(image), strict=True):
+            # the sums are of float32, in another order
+            assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", ["test_vmamba"])
 def test_an_order_that_cannot_be_computed_fixes_the_size_and_says_so(name, tmp_path):
-    model = build(name, scan_order="hilbert")
+    model = build(name, scan_order="hilbert", depths=(1,), dims=(16,))
     report = export_model(model, tmp_path / "model.onnx", image_size=(3, 40, 56))
     assert report.input == ("batch", 3, 40, 56)
     assert report.notes[0].startswith("height and width are fixed at 40x56: the paths of scan_ord")

@@ -33,7 +33,8 @@ def test_an_onnx_file_of_a_segmentation_network_gives_its_numbers(kind, tmp_path
 
 def test_an_exported_program_of_a_segmentation_network_takes_any_size(tmp_path):
     torch.manual_seed(0)
-    net = vimamba.create_segmenter("test_vmamba", head="upernet", num_classes=3).eval()
+    small = {"depths": (1, 1), "dims": (16, 24)}
+    net = vimamba.create_segmenter("test_vmamba", head="upernet", num_classes=3, **small).eval()
     path = tmp_path / "net.pt2"
     report = export_model(net, path, target="torch-export", image_size=(3, 64, 64))
     assert report.input == ("batch", 3, "height", "width")

@@ -3,6 +3,7 @@
 import os
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 from vimamba.checkpoints import check_finite
 from vimamba.cli.errors import UsageError
@@ -21,7 +22,8 @@ Writes a model, or a run's network, for other programs:
   hub           the same, as a repository of the Hugging Face Hub
 
 Every file is run and compared with the model before it is put in its place; what was tried, and
-which sizes of the input are free, is printed and written beside it, as FILE.json.
+which sizes of the input are free, is printed and written beside it, as FILE.json, with the classes
+and the preprocessing that the network expects.
 
   vimamba export vmamba_tiny_s1l8 --pretrained --to onnx
   vimamba export vim_tiny_patch16_224 --model-kwargs dynamic_img_size=true --to onnx
@@ -64,23 +66,13 @@ def export(args: list[str]) -> int:
     base = Path(given.model).name.replace(":", "_")
     out = given.out or Path(f"{base}{TARGETS.get(given.to, '')}")
     _check_destination(out, folder=given.to == "safetensors")
+    about = {"name": network.name, **_described(network)}
     if given.to == "safetensors":
-        report = export_folder(
-            network.net,
-            out,
-            name=network.name,
-            label_names=network.label_names,
-            data_config=network.data_config,
-            preprocessing=network.preprocessing,
-        )
+        report = export_folder(network.net, out, **about)
     else:
+        size, fixed = network.image_size, given.fixed_size
         report = export_model(
-            network.net,
-            out,
-            target=given.to,
-            image_size=network.image_size,
-            fixed_size=given.fixed_size,
-            name=network.name,
+            network.net, out, target=given.to, image_size=size, fixed_size=fixed, **about
         )
     _show(report, out)
     return 0
@@ -100,17 +92,19 @@ def _check_destination(out: Path, *, folder: bool) -> None:
         raise UsageError(f"--out {out} cannot be written in {parent}")
 
 
+def _described(network: Network) -> dict[str, Any]:
+    """What whoever uses the weights has to know besides."""
+    return {
+        "label_names": network.label_names,
+        "data_config": network.data_config,
+        "preprocessing": network.preprocessing,
+    }
+
+
 def _push(network: Network, given: Namespace) -> int:
     from vimamba.hub import push_to_hub
 
-    address = push_to_hub(
-        network.net,
-        given.repo,
-        label_names=network.label_names,
-        data_config=network.data_config,
-        preprocessing=network.preprocessing,
-        private=given.private,
-    )
+    address = push_to_hub(network.net, given.repo, private=given.private, **_described(network))
     say(f"pushed to {address}")
     return 0
 

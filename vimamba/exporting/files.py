@@ -6,6 +6,7 @@ without our operators, where its scan orders can be computed from the size.
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 
 from vimamba.checkpoints import check_finite
 from vimamba.errors import VimambaError
-from vimamba.exporting.portable import computes_from_size
+from vimamba.exporting.portable import Substitutes, computes_from_size
 from vimamba.exporting.report import (
     ExportError,
     Report,
@@ -45,6 +46,9 @@ def export_model(
     image_size: tuple[int, int, int] | None = None,
     fixed_size: bool = False,
     name: str | None = None,
+    label_names: Sequence[str] | None = None,
+    data_config: dict[str, Any] | None = None,
+    preprocessing: dict[str, Any] | None = None,
 ) -> Report:
     """Write a model as one file, and beside it PATH.json, the report.
 
@@ -61,6 +65,9 @@ def export_model(
             None.
         fixed_size: Fix height and width even if they can be free.
         name: Of the model in the report.
+        label_names: For the report; see `Report`.
+        data_config: The same.
+        preprocessing: The same.
 
     Raises:
         CheckpointError: Weights are not finite.
@@ -80,13 +87,13 @@ def export_model(
     any_size = not fixed_size and not notes
     names = _DIMENSIONS if any_size else {0: "batch"}
     example = (_roomy(height), _roomy(width)) if any_size else (height, width)
-    program = _capture(model, _blank(channels, *example), names)
+    program = _capture(model, _blank(channels, *example), names, target)
     least = _smallest(program, names)
     if height < least.get("height", 0) or width < least.get("width", 0):
         sizes = f"{least['height']}x{least['width']}"
         notes.append(f"a file that takes any size takes none below {sizes}")
         any_size, names = False, {0: "batch"}
-        program = _capture(model, _blank(channels, height, width), names)
+        program = _capture(model, _blank(channels, height, width), names, target)
         least = _smallest(program, names)
     notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
     if target != "onnx":
@@ -108,6 +115,9 @@ def export_model(
             notes=tuple(notes),
             versions=_versions(target),
             checks=compare(model, run, shapes),
+            label_names=label_names,
+            data_config=data_config,
+            preprocessing=preprocessing,
         )
         weights = part.with_name(f"{path.name}.data")
         if weights.exists():
@@ -160,6 +170,9 @@ def export_folder(
         notes=(f'timm.create_model("local-dir:{folder}", pretrained=True) loads it',),
         versions=_versions("safetensors"),
         checks=compare(model, lambda image: as_list(again(image)), [shape]),
+        label_names=label_names,
+        data_config=data_config,
+        preprocessing=preprocessing,
     )
     write_report(report, folder.with_name(f"{folder.name}.json"))
     return report
@@ -207,10 +220,13 @@ def _blank(*size: int) -> Tensor:
     return torch.zeros((2, *size), dtype=torch.float32, device="cpu")
 
 
-def _capture(model: nn.Module, image: Tensor, names: dict[int, str]) -> ExportedProgram:
+def _capture(
+    model: nn.Module, image: Tensor, names: dict[int, str], target: str
+) -> ExportedProgram:
     sizes = dict.fromkeys(names, Dim.DYNAMIC)
+    own = Substitutes(any_size=len(names) > 1) if target == "onnx" else nullcontext()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), own:
             return torch.export.export(model, (image,), dynamic_shapes=(sizes,))
     except Exception as error:  # torch.export runs anybody's code on symbols: no end of errors
         reason = first_line(error)

@@ -6,16 +6,17 @@ The scan is ONNX's `Scan`, so the graph has one step whatever the number of toke
 import operator
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import onnx_ir
+import onnx_ir.passes.common as passes
 import onnxruntime
 import torch
-from onnxscript import FLOAT, graph, opset18, script
-from onnxscript.values import Opset
+from onnxscript import opset18, optimizer
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from vimamba.exporting.portable import decompositions
+from vimamba.exporting.onnx_operators import causal_conv_along_paths, selective_scan
 from vimamba.scan_orders import scan_paths
 
 # what torch.onnx writes without converting
@@ -23,47 +24,11 @@ OPSET = 18
 # protobuf reads no file of 2 GiB; some of it are names and numbers of the graph
 SINGLE_FILE_BYTES = 2**31 - 2**26
 
-# `scan_steps` is read by onnxscript, not run: its types are ONNX's
 op: Any = opset18
-if TYPE_CHECKING:
-    X = Any
-else:
-    X = FLOAT[...]  # of any shape
-
-
-@script(Opset("vimamba", 1), default_opset=op)
-def scan_steps(dt: X, A: X, write: X, B: X, C: X) -> X:
-    """See `vimamba.exporting.portable.scan_steps`."""
-    last = op.Constant(value_ints=[-1])
-    one_before = op.Constant(value_ints=[-2])
-    state = op.Concat(op.Shape(dt, start=0, end=2), op.Shape(A, start=1), axis=0)
-    start = op.Expand(op.Constant(value_float=0.0), state)
-
-    @graph()
-    def step(h: X, dt_t: X, write_t: X, B_t: X, C_t: X):  # noqa: ANN202
-        written = op.Unsqueeze(write_t, last) * op.Unsqueeze(B_t, one_before)
-        h_t = op.Exp(op.Unsqueeze(dt_t, last) * A) * h + written
-        y_t = op.ReduceSum(h_t * op.Unsqueeze(C_t, one_before), last, keepdims=0)
-        return h_t, y_t
-
-    _, y = op.Scan(
-        start,
-        dt,
-        write,
-        B,
-        C,
-        body=step,
-        num_scan_inputs=4,
-        scan_input_axes=[2, 2, 2, 2],
-        scan_output_axes=[2],
-    )
-    return y
 
 
 def constant_paths(like: Any, order: str, grid: Sequence[int] | None = None) -> Any:
     """The paths of a grid whose size is known."""
-    import onnx_ir
-
     sizes = like.shape[1:-1] if grid is None else grid
     return op.Constant(value=onnx_ir.tensor(scan_paths(order, *sizes).numpy()))
 
@@ -81,24 +46,47 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         names: Of the input's free dimensions: the batch, or that, height and width.
         path: Where to write. Weights of 2 GiB and more go to PATH.data beside it.
     """
-    program = program.run_decompositions(decompositions(any_size=len(names) > 1))
     translations: dict[Any, Any] = {
-        torch.ops.vimamba.scan_steps.default: scan_steps,
+        torch.ops.vimamba.selective_scan.default: selective_scan,
+        torch.ops.vimamba.causal_conv_along_paths.default: causal_conv_along_paths,
         torch.ops.vimamba.scan_paths.default: constant_paths,
         operator.floordiv: floor_quotient,
     }
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    torch.onnx.export(
+    # what onnxscript's optimiser would rewrite onnxruntime rewrites as well, in no time
+    written = torch.onnx.export(
         program,
         (),
-        str(path),
         input_names=["image"],
         dynamic_shapes=(names,),
         opset_version=OPSET,
         custom_translation_table=translations,
-        external_data=size >= SINGLE_FILE_BYTES,
+        optimize=False,
         verbose=False,
     )
+    assert written is not None
+    _tidy(written.model)
+    written.save(path, external_data=size >= SINGLE_FILE_BYTES)
+
+
+def _tidy(model: onnx_ir.Model) -> None:
+    """Leave standard operators, each once, and every constant once."""
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model)
+    for change in (
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.LiftSubgraphInitializersToMainGraphPass(),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),
+        passes.NameFixPass(),
+        # where in Python each node comes from: a sixth of a file of Vim-T
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        change(model)
 
 
 class OnnxRunner:

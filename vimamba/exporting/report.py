@@ -1,9 +1,10 @@
 """What an exported file is held to: the model's own numbers, at several input shapes."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ class Report:
         notes: What the user should know, a sentence each.
         versions: Of the packages that took part, and of the ONNX operators.
         checks: Every shape that was tried.
+        label_names: Classes in the order of the logits, if they are known.
+        data_config: Mean, standard deviation and the like of the input, by timm's names.
+        preprocessing: Fields of a `vimamba.data.Preprocessing`, from a file to the input.
     """
 
     target: str
@@ -53,6 +57,9 @@ class Report:
     notes: tuple[str, ...]
     versions: dict[str, str]
     checks: tuple[Check, ...]
+    label_names: Sequence[str] | None = None
+    data_config: dict[str, Any] | None = None
+    preprocessing: dict[str, Any] | None = None
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -94,6 +94,17 @@ SCANS = {
         {"segments": 2, "long_tables": True},
     ),
     "groups": ({"length": 12, "channels": 64, "groups": 2, "n": 4, "u_per_path": True}, {}),
+    "paths_per_sample_atomic": (
+        {
+            "paths_per_sample": True,
+            "length": 9,
+            "steps": 8,
+            "zero_tokens": 1,
+            "channels": 64,
+            "n": 1,
+        },
+        {"split": True},
+    ),
     "thirty_two_states": ({"length": 9, "channels": 64, "n": 32, "batch": 1}, {}),
     "without_all_that_is_optional": (
         {"length": 10, "channels": 32, "n": 2, "without": ("D", "z", "delta_bias", "paths")},
@@ -103,6 +114,7 @@ SCANS = {
 CONVS = {
     "whole_paths": {"length": 45, "channels": 96},
     "ragged": {"length": 41, "channels": 100, "taps": 5, "steps": 38, "zero_tokens": 3, "k": 3},
+    "paths_per_sample": {"length": 41, "channels": 64, "steps": 38, "paths_per_sample": True},
 }
 SSDS = {
     "one_chunk": ({"length": 20, "heads": 4, "width": 16, "n": 24, "batch": 1}, {}),
@@ -113,6 +125,10 @@ SSDS = {
     ),
     "ragged": (
         {"length": 51, "heads": 6, "width": 20, "n": 24, "zero_tokens": 5, "steps": 45, "batch": 1},
+        {},
+    ),
+    "paths_per_sample": (
+        {"length": 33, "heads": 2, "width": 16, "n": 16, "groups": 1, "paths_per_sample": True},
         {},
     ),
     "wide_heads": ({"length": 40, "heads": 2, "width": 64, "n": 128, "groups": 1, "batch": 1}, {}),
@@ -127,6 +143,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
         ("sm_80", "ragged_projected", torch.float32),
         ("sm_90", "atomic_sixteen_states_projected", torch.bfloat16),
         ("sm_80", "segments_projected_wide_table", torch.float16),
+        ("sm_90", "paths_per_sample_atomic", torch.float32),
     ],
 )
 def test_scan(target, name, dtype, monkeypatch):

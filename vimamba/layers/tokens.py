@@ -140,18 +140,18 @@ def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     the reverse of a path stays its reverse.
 
     Args:
-        paths: (K, T) over a grid of L tokens.
+        paths: (K, T) over a grid of L tokens, or (N, K, T).
         position: Index of the class token among the L + 1.
         front: The class token stands in front of all others.
 
     Returns:
-        (K, T + 1).
+        (K, T + 1), or (N, K, T + 1).
     """
-    length = paths.shape[1]
+    length = paths.shape[-1]
     shifted = torch.where(paths >= position, paths + 1, paths)
-    backwards = paths[:, :1] > paths[:, -1:]
+    backwards = paths[..., :1] > paths[..., -1:]
     half = 0 if front else length // 2
     turn = torch.where(backwards, length - half, half)
-    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)[None]
+    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
-    return torch.where(step == turn, position, shifted.gather(1, before))
+    return torch.where(step == turn, position, shifted.gather(-1, before))

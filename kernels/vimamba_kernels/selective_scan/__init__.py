@@ -55,9 +55,9 @@ def selective_scan(
         delta_weight: (K, D, R), what `delta` is multiplied by, in float32. On a CPU and in PyTorch
             that is a matrix product of its own, and its gradients are two more.
         delta_softplus: Whether `delta` passes through softplus (linear above 20).
-        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
-            order. -1 is a zero token: u, delta, B and C are zero there, so the state decays, and
-            the output is dropped.
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+            no token twice in a row. None visits all tokens in order. -1 is a zero token: u,
+            delta, B and C are zero there, so the state decays, and the output is dropped.
         merge: Whether to return the sum over the paths.
         backend: "triton" (on a GPU), "cpu" (compiled by numba), "chunked" or "reference" (PyTorch);
             "auto" takes the environment variable VIMAMBA_BACKEND or else the fastest that can run.

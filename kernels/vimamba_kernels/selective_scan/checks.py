@@ -57,7 +57,7 @@ def _check_shapes(
     expect_shape("z", activations["z"], "(B, L, D)", merged)
     for name in ("D", "delta_bias"):
         expect_shape(name, parameters[name], "(K, D)", (k, channels))
-    expect_paths_shape(paths, k)
+    expect_paths_shape(paths, batch, k)
 
 
 def _projected_channels(weight: Tensor, k: int, rank: int) -> int:

@@ -172,7 +172,7 @@ def _prepare(
     _, channels, n = A.shape
     groups = B.shape[2] if B.dim() == 5 else 1
     table = flat_paths(paths, length)
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     zeros = floats(k, channels).zero_() if D is None or delta_bias is None else None
     weights = floats(0)
     if delta_weight is None:
@@ -192,7 +192,7 @@ def _prepare(
         inputs=tuple(flat(zeros if t is None else t) for t in inputs),
         paths=table.steps,
         sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK, rank),
-        strides=(*strides, table.stride),
+        strides=(*strides, *table.strides),
         steps=steps,
         visits_all=table.complete,
         padded_states=padded,

@@ -52,7 +52,7 @@ ARGUMENTS = types.Tuple(
         types.UniTuple(FLOATS, 7),
         types.UniTuple(FLOATS, 6),
         types.UniTuple(uint64, 10),
-        types.UniTuple(uint64, 5),
+        types.UniTuple(uint64, 6),
         types.UniTuple(boolean, 2),
     )
 )
@@ -264,7 +264,7 @@ def backward_fours(frame: Any) -> None:
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
     batch, K, L, T, channels, groups, N, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # Q: A, the gradient of h and that of A for each state; H: h and the decay for each state
@@ -291,7 +291,7 @@ def backward_fours(frame: Any) -> None:
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = k * paths_path + c * chunk
+                path = b * paths_batch + k * paths_path + c * chunk
                 for n in range(N):
                     at = (((b * K + k) * chunks + c) * N + n) * channels + start
                     copy(states, at, H, TWO * n * ROW, w)
@@ -437,7 +437,7 @@ def backward_one(frame: Any) -> None:
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias = gradients[2], gradients[5], gradients[6]
     batch, K, L, T, channels, groups, _, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
@@ -459,7 +459,7 @@ def backward_one(frame: Any) -> None:
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = k * paths_path + c * chunk
+                path = b * paths_batch + k * paths_path + c * chunk
                 copy(states, ((b * K + k) * chunks + c) * channels + start, X, ZERO, w)
                 read_at = (uk, (b * K + k) * L, start, group_row, yk)
                 _recompute_one(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)

@@ -8,12 +8,12 @@ over the paths needs no K-fold output and does not depend on threads. Arguments 
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
              the factors in delta are projected; z or nothing; flat float32
-    paths    (K, T) int32, or (1, T) with a path stride of 0
+    paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y, states at every chunk's begin (empty: not wanted)
     scratch  for each thread rows of a step; tiles of the states; rows of weights
     sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is
              given); distance of z's rows
-    strides  of u: batch, path; of y: batch, path; of paths: path
+    strides  of u: batch, path; of y: batch, path; of paths: batch, path
     flags    whether delta passes through softplus, and every path visits every token
 """
 
@@ -56,7 +56,7 @@ ARGUMENTS = types.Tuple(
         types.UniTuple(FLOATS, 2),
         types.UniTuple(FLOATS, 3),
         types.UniTuple(uint64, 11),
-        types.UniTuple(uint64, 5),
+        types.UniTuple(uint64, 6),
         types.UniTuple(boolean, 2),
     )
 )
@@ -82,7 +82,7 @@ def forward_fours(frame: Any) -> None:
     u, delta, A, B, C, D, bias, weights, z = inputs
     y, states = outputs
     _, K, L, T, channels, groups, N, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # S: rows of the step, then its B and C; Q: h and A of each state
@@ -94,6 +94,7 @@ def forward_fours(frame: Any) -> None:
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
+            path = b * paths_batch + k * paths_path
             first_visit = k == ZERO or y_path > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
@@ -111,9 +112,9 @@ def forward_fours(frame: Any) -> None:
                     for n in range(N):
                         at = ((bk * chunks + t // chunk) * N + n) * channels + start
                         copy(Q, TWO * n * ROW, states, at, w)
-                index = paths[k * paths_path + t]
+                index = paths[path + t]
                 token = U(index)
-                later = ahead(paths, k * paths_path + t)
+                later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
                 fetch_steps(delta, bk * L + later, channels, start, rank, w)
                 fetch(y, yk + later * channels, w)
@@ -170,7 +171,7 @@ def forward_one(frame: Any) -> None:
     u, delta, A, B, C, D, bias, weights, z = inputs
     y, states = outputs
     _, K, L, T, channels, groups, _, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
     S, W = own(scratch[0], member), own(scratch[2], member)
     H, DECAY, BIAS, SKIP, DT = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW
@@ -180,6 +181,7 @@ def forward_one(frame: Any) -> None:
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
+            path = b * paths_batch + k * paths_path
             first_visit = k == ZERO or y_path > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
@@ -193,8 +195,8 @@ def forward_one(frame: Any) -> None:
             for t in range(T):
                 if states.size > 0 and t % chunk == ZERO:
                     copy(S, H, states, (bk * chunks + t // chunk) * channels + start, w)
-                index = paths[k * paths_path + t]
-                later = ahead(paths, k * paths_path + t)
+                index = paths[path + t]
+                later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
                 fetch_steps(delta, bk * L + later, channels, start, rank, w)
                 fetch(y, yk + later * channels, w)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths, known_complete
-from vimamba_kernels.gpu_tasks import processors, run
+from vimamba_kernels.gpu_tasks import is_shared, processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
 
@@ -329,7 +329,7 @@ def _prepare(
     torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
     optional = {"skip": D, "bias": delta_bias, "paths": paths}
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     width = channels // (B.shape[2] if B.dim() == 5 else 1)
     complete = paths is None or _visits_all(paths, length)
     return _Scan(
@@ -339,7 +339,13 @@ def _prepare(
         },
         weight=delta_weight,
         sizes={"K": k, "L": length, "T": steps, "D": channels, "width": width},
-        flags={"N": n, "RANK": rank, "SOFTPLUS": delta_softplus, "COMPLETE": complete},
+        flags={
+            "N": n,
+            "RANK": rank,
+            "SOFTPLUS": delta_softplus,
+            "COMPLETE": complete,
+            "SHARED_PATHS": is_shared(paths),
+        },
         batch=batch,
         k=k,
         steps=steps,
@@ -557,6 +563,7 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
         groups=groups,
         per_group=partial.shape[2] // groups,
         N=scan.states,
+        SHARED_PATHS=scan.flags["SHARED_PATHS"],
         ROWS=rows,
     )
 

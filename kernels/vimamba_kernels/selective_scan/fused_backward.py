@@ -215,6 +215,7 @@ def scan_backward(
     SHARED_U: tl.constexpr,
     SHARED_GRAD: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     MERGE: tl.constexpr,
@@ -246,7 +247,7 @@ def scan_backward(
         z_rows = None if z is None else z + b * L * D + d
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
-        path = None if paths is None else paths + k * T
+        path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
         own = (bk * segments + segment) * N * D + d
         sum_rows = sums + (bk * segments + segment) * (N + 2) * D + d
         end = first + (groups - 1) * UNROLL
@@ -324,6 +325,7 @@ def sum_weights(
     groups,
     per_group,
     N: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Add the partial sums that scan_backward left, and put them at the tokens' own places."""
@@ -343,8 +345,9 @@ def sum_weights(
         place += T_padded * N * 2
     token = t
     if paths is not None:
-        k = owner // groups % K
-        token = tl.load(paths + k * T + t, mask=t < T, other=-1).to(tl.int32)
+        bk = owner // groups
+        row = bk % K if SHARED_PATHS else bk
+        token = tl.load(paths + row * T + t, mask=t < T, other=-1).to(tl.int32)
         mask = mask & (token >= 0)[:, None]
     place = owner * L * N + (token * N)[:, None] + n[None, :]
     tl.store(dB + place, b_sum, mask=mask)

@@ -104,6 +104,7 @@ def scan_forward(
     SOFTPLUS: tl.constexpr,
     SHARED_U: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     MERGE: tl.constexpr,
@@ -135,7 +136,7 @@ def scan_forward(
         delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
-        path = None if paths is None else paths + k * T
+        path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
         decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
         bias_row = load_parameter(bias, k * D + d, inside)
         skip_row = load_parameter(skip, k * D + d, inside)
@@ -226,6 +227,7 @@ def scan_summary(
     SOFTPLUS: tl.constexpr,
     SHARED: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     REVERSE: tl.constexpr,
@@ -249,7 +251,7 @@ def scan_summary(
     values = value + (b if SHARED else bk) * L * D + d
     delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
     weights = weight + (bk * (D // width) + group) * L * N
-    path = None if paths is None else paths + k * T
+    path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
     decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
     bias_row = load_parameter(bias, k * D + d, inside)
     h = tl.zeros((NP, BLOCK), tl.float32)

@@ -163,7 +163,7 @@ def _forward_fake(
     # a forced backend is not at hand on the meta device, where only the output's shape counts
     name = choose_backend(backend, u) if save and u.device.type != "meta" else None
     keep = name in ("triton", "cpu")
-    sizes = (batch, k, length if paths is None else paths.shape[1], A.shape[2], channels)
+    sizes = (batch, k, length if paths is None else paths.shape[-1], A.shape[2], channels)
     states = (0,)
     if name == "cpu" or (name == "triton" and fused.saves_states(A.shape[2])):
         states = (cpu if name == "cpu" else fused).states_shape(*sizes)

@@ -53,6 +53,7 @@ OPTIONS = {
     "groups": {"groups": 3},
     "a_group_for_each_channel": {"groups": 2, "n": 1, "channels": 2, "u_per_path": True},
     "u_per_path": {"u_per_path": True, "zero_tokens": 2},
+    "paths_per_sample": {"paths_per_sample": True, "batch": 2, "n": 1},
     "projected": {"rank": 2},
     "projected_one_state": {"rank": 6, "n": 1, "zero_tokens": 2, "steps": 7},
     "projected_groups_of_few_channels": {"rank": 8, "groups": 3},
@@ -143,6 +144,12 @@ def test_every_option_matches(name, merge, monkeypatch):
 def test_every_cut_matches(cut, rank, deterministic, monkeypatch):
     cut_as(monkeypatch, *CUTS[cut])
     assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5, "rank": rank})
+
+
+@pytest.mark.parametrize(("split", "segments"), [(True, 1), (False, 2)])
+def test_cuts_match_where_samples_have_paths_of_their_own(split, segments, monkeypatch):
+    cut_as(monkeypatch, split, segments)
+    assert_matches({"paths_per_sample": True, "length": 19, "n": 1, "zero_tokens": 2, "rank": 3})
 
 
 @pytest.mark.usefixtures("poison")

@@ -115,6 +115,21 @@ def composed_gradients(
     return tuple(None if t is None else next(grads) for t in nodes)
 
 
+def joined(tensors: Sequence[Tensor | None]) -> Tensor:
+    """All numbers of the tensors that there are in a row, in at least float32."""
+    present = [t for t in tensors if t is not None]
+    wide = any(t.dtype == torch.float64 for t in present)
+    return torch.cat([t.to(torch.float64 if wide else torch.float32).flatten() for t in present])
+
+
+def parted(row: Tensor | None, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """A row that `joined` made of such tensors, in parts of their shapes and dtypes again."""
+    if row is None:
+        return (None,) * len(tensors)
+    pieces = iter(row.split([t.numel() for t in tensors if t is not None]))
+    return tuple(None if t is None else next(pieces).view_as(t).to(t.dtype) for t in tensors)
+
+
 def _nodes(tensors: Sequence[Tensor | None], connected: bool) -> list[Any]:
     """New nodes of the graph, `connected` to those of the tensors or cut from them."""
     return [

@@ -7,7 +7,7 @@ import torch
 from vimamba_kernels.selective_scan.reference import selective_scan_reference
 
 # arguments with the batch in front
-BY_SAMPLE = ("u", "delta", "B", "C", "z")
+BY_SAMPLE = ("u", "delta", "B", "C", "z", "initial_state")
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_weight")
 
 
@@ -84,12 +84,12 @@ def expected(problem, grad, merge=True):
 def _scan(tensors, softplus, paths, merge):
     """By the definition, of each sample alone where it has paths of its own."""
     if paths is None or paths.dim() == 2:
-        return selective_scan_reference(*tensors, softplus, paths, merge)
+        return selective_scan_reference(*tensors, softplus, paths, merge)[0]
     outputs = []
     for b, table in enumerate(paths):
         named = zip(TENSORS, tensors, strict=True)
         one = [t[b : b + 1] if n in BY_SAMPLE and t is not None else t for n, t in named]
-        outputs.append(selective_scan_reference(*one, softplus, table, merge))
+        outputs.append(selective_scan_reference(*one, softplus, table, merge)[0])
     return torch.cat(outputs)
 
 

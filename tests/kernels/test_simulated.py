@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from ptx_simulator import Machine, MemoryAccessError, Program, simulated
 
-from tests.kernels import conv_problems, problems, ssd_problems
+from tests.kernels import conv_problems, problems, ssd_problems, state_problems
 from vimamba_kernels import selective_scan, ssd
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import fused as scan_fused
@@ -175,6 +175,23 @@ def test_ssd(target, name, dtype, product, monkeypatch):
 def test_every_scan(name, dtype, target, monkeypatch):
     size, options = SCANS[name]
     check_scan(target, size, dtype, monkeypatch, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_every_scan_with_states(target, n, segments, monkeypatch):
+    def plan(sizes, shape, programs, processors):
+        return scan_fused.Plan(*shape, split=False, segments=segments)
+
+    monkeypatch.setattr(scan_fused, "choose_plan", plan)
+    size = {"length": 21, "steps": 19, "zero_tokens": 1, "channels": 40, "n": n, "rank": 7}
+    problem = state_problems.with_state(batch=1, **size, dtype=torch.float32)
+    with simulated(target) as report:
+        results = state_problems.computed(problem, backend="triton")
+    state_problems.assert_close(results, state_problems.expected(problem, True), 2e-6)
+    assert_nothing_is_left_to_chance(report)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.closeness import assert_same
+from tests.kernels import state_problems
 from tests.kernels.problems import (
     TENSORS,
     assert_close,
@@ -150,6 +151,22 @@ def test_every_cut_matches(cut, rank, deterministic, monkeypatch):
 def test_cuts_match_where_samples_have_paths_of_their_own(split, segments, monkeypatch):
     cut_as(monkeypatch, split, segments)
     assert_matches({"paths_per_sample": True, "length": 19, "n": 1, "zero_tokens": 2, "rank": 3})
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(
+    ("size", "segments", "merge"),
+    [
+        ({"length": 7, "n": 1, "zero_tokens": 1, "steps": 6}, 1, True),
+        ({"length": 8, "n": 3, "rank": 3}, 1, False),
+        ({"length": 21, "n": 2, "steps": 19, "without": ("z",)}, 2, True),
+    ],
+)
+def test_states_go_in_and_out(size, segments, merge, monkeypatch):
+    cut_as(monkeypatch, False, segments)
+    problem = state_problems.with_state(batch=1, **size, dtype=torch.float32)
+    results = state_problems.computed(problem, merge=merge, backend="triton")
+    state_problems.assert_close(results, state_problems.expected(problem, merge), FLOAT32)
 
 
 @pytest.mark.usefixtures("poison")

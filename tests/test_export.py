@@ -67,17 +67,19 @@ class Scans(nn.Module):
         # (K, T): one path leaves tokens out, one has a step without a token
         forward = torch.arange(length)
         paths = torch.stack([forward.flip(0), torch.where(forward % 3 == 1, -1, forward)])
+        each = paths.expand(u.shape[0], -1, -1)  # (B, K, T)
         both = torch.stack([u, u.flip(2)], dim=1)
         grid = torch.linspace(-1, 1, 2 * 6 * 3).view(2, 6, 3)
         scan, conv = torch.ops.vimamba.selective_scan, torch.ops.vimamba.causal_conv_along_paths
-        outputs = [conv(u, grid, None, paths), conv(u, grid, grid[..., 0])]
+        outputs = [conv(u, grid, None, p) for p in (paths, each)] + [conv(u, grid, grid[..., 0])]
         for states, groups in ((1, 2), (3, 2), (1, 1), (3, 1)):
             A = -grid[..., :states].exp()
             B, C = both[..., :states] + 1, both[..., 1 : 1 + states]
+            table = paths if states == 1 else each
             if groups > 1:
                 B, C = (torch.stack([t, t.cos()], dim=2) for t in (B, C))
             outputs += [
-                scan(both, both.exp(), A, B, C, grid[..., 0], u, paths=paths, merge=False),
+                scan(both, both.exp(), A, B, C, grid[..., 0], u, paths=table, merge=False),
                 scan(u, both, A, B, C, grid[..., 1], None, grid[..., 2], grid @ grid.mT, True),
             ]
         return outputs

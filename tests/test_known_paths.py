@@ -107,9 +107,13 @@ def test_the_kernels_see_the_table_that_was_remembered(monkeypatch, compiled):
 def test_a_table_that_a_user_brings_is_known_once_it_was_checked():
     u, delta = torch.randn(1, 3, 4), torch.randn(1, 1, 3, 4)
     A, B = -torch.ones(1, 4, 2), torch.randn(1, 1, 3, 2)
-    complete, part = torch.tensor([[2, 0, 1]]), torch.tensor([[2, -1, 1]])
-    for paths in (complete, part):
+    tables = [torch.tensor([[2, 0, 1]]), torch.tensor([[2, -1, 1]])]
+    tables += [torch.stack([tables[0]] * 2), torch.stack(tables)]
+    for paths in tables:
         assert not known_complete(paths, 3)
-        selective_scan(u, delta, A, B, B, paths=paths)
-    assert known_complete(complete, 3)
-    assert not known_complete(part, 3)
+        samples = [
+            t.expand(len(paths) if paths.dim() == 3 else 1, *t.shape[1:]) for t in (u, delta, B)
+        ]
+        selective_scan(*samples[:2], A, samples[2], samples[2], paths=paths)
+    # by sample: complete only if that of every sample is
+    assert [known_complete(paths, 3) for paths in tables] == [True, False, True, False]

@@ -5,6 +5,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._C._functorch import (
+    get_unwrapped,
+    is_batchedtensor,
+    is_functorch_wrapped_tensor,
+    maybe_get_bdim,
+)
 from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -77,14 +83,19 @@ def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, 
         raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {symbols} = {sizes}")
 
 
-def expect_paths_shape(paths: Tensor | None, k: int) -> None:
-    """Check that `paths` is None or (K, T) with at least one step.
+def expect_paths_shape(paths: Tensor | None, batch: int, k: int) -> None:
+    """Check that `paths` is None, (K, T) or (B, K, T) with at least one step.
 
     Raises:
         ValueError: It is not.
     """
-    if paths is not None and (paths.dim() != 2 or paths.shape[0] != k or paths.shape[1] < 1):
-        raise ValueError(f"paths has shape {tuple(paths.shape)}; expected (K, T) = {(k, 'T')}")
+    if paths is None:
+        return
+    sizes = (k,) if paths.dim() == 2 else (batch, k)
+    if tuple(paths.shape[:-1]) != sizes or paths.shape[-1] < 1:
+        shape = tuple(paths.shape)
+        expected = f"(K, T) = {(k, 'T')} or (B, K, T) = {(batch, k, 'T')}"
+        raise ValueError(f"paths has shape {shape}; expected {expected}")
 
 
 def check_path_bounds(paths: Tensor, length: int) -> bool:
@@ -96,35 +107,46 @@ def check_path_bounds(paths: Tensor, length: int) -> bool:
     Raises:
         ValueError: They are not.
     """
+    if not paths.numel():
+        return paths.shape[-1] == length
     low, high = (int(extreme) for extreme in torch.aminmax(paths))
     if low < -1 or high >= length:
         raise ValueError(f"paths holds values from {low} to {high}; expected [-1, {length})")
-    return low >= 0 and paths.shape[1] == length
+    return low >= 0 and paths.shape[-1] == length
 
 
 def check_paths(paths: Tensor, length: int) -> None:
-    """Check that the entries of `paths` (K, T) are in [-1, length) and no token is twice in a row.
+    """Check that the entries of `paths` are in [-1, length) and no token is twice in a row.
 
-    That is done once for each tensor and again only after its values were changed in place; on a
-    GPU, changes that torch does not see (by `.data`, say) are not seen here either.
+    `paths` is (K, T) or (B, K, T). This is done once for each tensor and again only after its
+    values were changed in place; on a GPU, changes that torch does not see (by `.data`, say) are
+    not seen here either.
 
     Raises:
         ValueError: They are not.
     """
     if torch.compiler.is_compiling() or paths.is_meta or isinstance(paths, FakeTensor):
         return
+    while is_functorch_wrapped_tensor(paths):
+        paths = _unwrapped(paths)
     state = path_state(paths, length)
     found = _good_paths.get(paths)
     if found is not None and found.state == state and is_unchanged(paths, found.values):
         return
     complete = check_path_bounds(paths, length)
-    for k, path in enumerate(paths.sort(dim=1).values):
-        repeated = path[1:][(path[1:] == path[:-1]) & (path[1:] >= 0)]
-        if repeated.numel():
-            raise ValueError(
-                f"paths[{k}] visits token {int(repeated[0])} again; expected each at most once"
-            )
+    ordered = paths.sort(dim=-1).values
+    again = (ordered[..., 1:] == ordered[..., :-1]) & (ordered[..., 1:] >= 0)
+    if again.any():
+        *row, step = again.nonzero()[0].tolist()
+        token = int(ordered[(*row, step)])
+        raise ValueError(f"paths{row} visits token {token} again; expected each at most once")
     _good_paths[paths] = _Finding(state, copy_values(paths), complete)
+
+
+def _unwrapped(t: Tensor) -> Tensor:
+    """What a transform of torch.func has wrapped; samples that it maps over come first."""
+    inner = get_unwrapped(t)
+    return inner.movedim(maybe_get_bdim(t), 0) if is_batchedtensor(t) else inner
 
 
 def remember_paths(

@@ -74,8 +74,8 @@ class Table(NamedTuple):
 
     # int32
     steps: Tensor
-    # distance of the rows; 0 if one row serves all paths
-    stride: int
+    # between the tables of two samples and between two rows; 0 where one serves all
+    strides: tuple[int, int]
     # whether every path visits every token
     complete: bool
 
@@ -89,12 +89,14 @@ def flat_paths(paths: Tensor | None, length: int) -> Table:
         ValueError: `paths` leads out of bounds.
     """
     if paths is None:
-        return Table(torch.arange(length, dtype=torch.int32, device="cpu"), 0, True)
+        return Table(torch.arange(length, dtype=torch.int32, device="cpu"), (0, 0), True)
     found = _tables.get(paths)
     if found is not None and found[0] == length and is_unchanged(paths, found[1]):
         return found[2]
     complete = check_path_bounds(paths, length)
-    table = Table(paths.to(torch.int32, copy=True).contiguous(), paths.shape[1], complete)
+    k, steps = paths.shape[-2:]
+    strides = (k * steps if paths.dim() == 3 else 0, steps)
+    table = Table(paths.to(torch.int32, copy=True).contiguous(), strides, complete)
     _tables[paths] = length, copy_values(paths), table
     return table
 

@@ -62,9 +62,9 @@ def tokens_at(path, t, T):
 
 @triton.jit(do_not_specialize=["L", "T"])
 def invert_paths(paths, inverse, L, T, ROWS: tl.constexpr):
-    """Put every step's number at its token's place in `inverse` (K, L)."""
+    """Put every step's number at its token's place in `inverse`, a row of L for each path."""
     tiles = tl.cdiv(T, ROWS)
-    k = tl.program_id(0) // tiles
+    row = (tl.program_id(0) // tiles).to(tl.int64)
     t = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
-    token = tokens_at(paths + k * T, t, T)
-    tl.store(inverse + k * L + token, t, mask=token >= 0)
+    token = tokens_at(paths + row * T, t, T)
+    tl.store(inverse + row * L + token, t, mask=token >= 0)

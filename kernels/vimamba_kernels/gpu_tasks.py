@@ -4,6 +4,7 @@ Sizes: K paths, L tokens, T steps.
 """
 
 import importlib
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -71,15 +72,23 @@ def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
 
 
 def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """At which step each path visits each token, -1 for never: (K, L) int32; None without paths."""
+    """At which step each path visits each token, -1 for never; None without paths.
+
+    `paths` is (K, T) or (B, K, T), the result (K, L) or (B, K, L) int32.
+    """
     if paths is None:
         return None
-    k, steps = paths.shape
-    inverse = torch.full((k, length), -1, dtype=torch.int32, device=paths.device)
-    tiles = -(-steps // _ROWS)
+    *rows, steps = paths.shape
+    inverse = torch.full((*rows, length), -1, dtype=torch.int32, device=paths.device)
+    programs = math.prod(rows) * -(-steps // _ROWS)
     arguments = {"paths": paths, "inverse": inverse, "L": length, "T": steps, "ROWS": _ROWS}
-    launch("gpu_kernels.invert_paths", k * tiles, warps=4, **arguments)
+    launch("gpu_kernels.invert_paths", programs, warps=4, **arguments)
     return inverse
+
+
+def is_shared(paths: Tensor | None) -> bool:
+    """Whether all samples walk the same paths."""
+    return paths is None or paths.dim() == 2
 
 
 def check_row_sizes(name: str, rows: int, width: int) -> None:

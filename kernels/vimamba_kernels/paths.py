@@ -1,6 +1,7 @@
 """Between tokens and the steps of the paths that visit them, in plain PyTorch.
 
-Sizes: B batch, K paths, L tokens, T steps.
+Sizes: B batch, K paths, L tokens, T steps. Paths are (K, T), or (B, K, T) with a table for each
+sample.
 """
 
 import torch
@@ -24,9 +25,10 @@ def to_steps(x: Tensor, paths: Tensor | None) -> Tensor:
     """Rows of `x` (B, K, L, ...) by step, (B, K, T, ...); index -1 gives zeros."""
     if paths is None:
         return x
-    k = torch.arange(paths.shape[0], dtype=torch.int64, device=x.device).unsqueeze(1)
-    rows = x[:, k, paths.clamp(min=0).long()]
-    visited = (paths >= 0).reshape(1, *paths.shape, *(1,) * (x.dim() - 3))
+    index = paths.clamp(min=0).long()
+    b, k = _rows_of(paths)
+    rows = x[:, k, index] if b is None else x[b, k, index]
+    visited = (paths >= 0).reshape(*paths.shape, *(1,) * (x.dim() - 3))
     return torch.where(visited, rows, rows.new_zeros(()))
 
 
@@ -34,9 +36,18 @@ def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
     """(B, K, T, ...) back to (B, K, L, ...); tokens never visited get zeros."""
     if paths is None:
         return y
-    k = torch.arange(paths.shape[0], dtype=torch.int64, device=y.device).unsqueeze(1)
+    b, k = _rows_of(paths)
     # zero tokens write to a row of their own, which is dropped
     index = torch.where(paths >= 0, paths, length).long()
     rows = y.new_zeros((*y.shape[:2], length + 1, *y.shape[3:]))
     # not in place, which export refuses in what stands for an operator
-    return torch.ops.aten.index_put(rows, [None, k, index], y)[:, :, :length]
+    return torch.ops.aten.index_put(rows, [b, k, index], y)[:, :, :length]
+
+
+def _rows_of(paths: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Indices of the batch element, None if all share the table, and of the path."""
+    device = paths.device
+    k = torch.arange(paths.shape[-2], dtype=torch.int64, device=device).unsqueeze(1)
+    if paths.dim() == 2:
+        return None, k
+    return torch.arange(paths.shape[0], dtype=torch.int64, device=device)[:, None, None], k

@@ -115,6 +115,21 @@ def composed_gradients(
     return tuple(None if t is None else next(grads) for t in nodes)
 
 
+def joined(tensors: Sequence[Tensor | None]) -> Tensor:
+    """All numbers of the tensors that there are in a row, in at least float32."""
+    present = [t for t in tensors if t is not None]
+    wide = any(t.dtype == torch.float64 for t in present)
+    return torch.cat([t.to(torch.float64 if wide else torch.float32).flatten() for t in present])
+
+
+def parted(row: Tensor | None, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """A row that `joined` made of such tensors, in parts of their shapes and dtypes again."""
+    if row is None:
+        return (None,) * len(tensors)
+    pieces = iter(row.split([t.numel() for t in tensors if t is not None]))
+    return tuple(None if t is None else next(pieces).view_as(t).to(t.dtype) for t in tensors)
+
+
 def _nodes(tensors: Sequence[Tensor | None], connected: bool) -> list[Any]:
     """New nodes of the graph, `connected` to those of the tensors or cut from them."""
     return [
@@ -133,8 +148,9 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
     Args:
         library: Fragment of the namespace `vimamba`.
         name: The operator in it.
-        by_batch: Arguments with the batch first, which the samples are put into. If any other is
-            mapped over, the operator is called for one sample after the other.
+        by_batch: Arguments with the batch first, which the samples are put into, as `paths` may
+            have it. If any other is mapped over, the operator is called for one sample after the
+            other.
     """
     operator = getattr(torch.ops.vimamba, name)
     names = [argument.name for argument in operator.default._schema.arguments]
@@ -145,7 +161,7 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
         rows = list(arguments)
         for i in mapped:
             rows[i] = rows[i].movedim(dims[i], 0)
-        if any(names[i] not in by_batch for i in mapped):
+        if any(names[i] not in (*by_batch, "paths") for i in mapped):
             results = [
                 operator(*[t[n] if i in mapped else t for i, t in enumerate(rows)])
                 for n in range(samples)
@@ -153,9 +169,17 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
             if isinstance(results[0], Tensor):
                 return torch.stack(results), 0
             return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+        batch = next(t.shape[i in mapped] for i, t in enumerate(rows) if names[i] in by_batch)
         for i, t in enumerate(rows):
-            if names[i] in by_batch and t is not None:
-                rows[i] = (t if i in mapped else t.expand(samples, *t.shape)).flatten(0, 1)
+            if t is None or names[i] not in (*by_batch, "paths"):
+                continue
+            by_sample = t if i in mapped else t.expand(samples, *t.shape)
+            if names[i] == "paths" and by_sample.dim() == 3:
+                # without a batch: one table for all, or for each sample one
+                if i not in mapped:
+                    continue
+                by_sample = by_sample.unsqueeze(1).expand(-1, batch, -1, -1)
+            rows[i] = by_sample.flatten(0, 1)
         found = operator(*rows)
         if isinstance(found, Tensor):
             return found.unflatten(0, (samples, -1)), 0

@@ -5,7 +5,16 @@ import torch.nn.functional as F
 
 
 def make_problem(
-    *, batch=2, k=2, length=13, channels=6, taps=4, dtype=torch.float64, steps=None, zero_tokens=0
+    *,
+    batch=2,
+    k=2,
+    length=13,
+    channels=6,
+    taps=4,
+    dtype=torch.float64,
+    steps=None,
+    zero_tokens=0,
+    paths_per_sample=False,
 ):
     """Keyword arguments of `causal_conv_along_paths`; parameters at least float32."""
     g = torch.Generator().manual_seed(0)
@@ -14,20 +23,24 @@ def make_problem(
         return torch.randn(shape, generator=g, dtype=torch.float32)
 
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(k)]).int()
+    rows = k * batch if paths_per_sample else k
+    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(rows)]).int()
     for path in paths:
         path[torch.randperm(len(path), generator=g)[:zero_tokens]] = -1
     return {
         "x": normal(batch, length, channels).to(dtype),
         "weight": normal(k, channels, taps).to(parameter_dtype),
         "bias": normal(k, channels).to(parameter_dtype),
-        "paths": paths,
+        "paths": paths.unflatten(0, (batch, k)) if paths_per_sample else paths,
         "activation": "silu",
     }
 
 
 def convolve_by_loop(x, weight, bias, paths, activation):
     """The definition, token by token."""
+    if paths is not None and paths.dim() == 3:
+        pairs = zip(x.split(1), paths, strict=True)
+        return torch.cat([convolve_by_loop(x, weight, bias, p, activation) for x, p in pairs])
     batch, length, channels = x.shape
     k, _, taps = weight.shape
     y = torch.zeros(batch, k, length, channels, dtype=x.dtype)

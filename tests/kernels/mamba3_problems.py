@@ -24,6 +24,7 @@ def make_problem(
     norm=False,
     steps=None,
     zero_tokens=0,
+    paths_per_sample=False,
     x_per_path=False,
     dtype=torch.float64,
 ):
@@ -34,7 +35,8 @@ def make_problem(
     def normal(*shape, dtype=precise):
         return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
-    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(k)]).int()
+    rows = k * batch if paths_per_sample else k
+    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(rows)]).int()
     for path in paths:
         path[torch.randperm(len(path), generator=g)[:zero_tokens]] = -1
     by_token = (batch, k, length, heads)
@@ -62,7 +64,7 @@ def make_problem(
         "initial_angle": normal(*start, pairs).abs(),
         "initial_b": normal(*start, *by_rank, n),
         "initial_x": normal(*start, *by_rank, width),
-        "paths": paths,
+        "paths": paths.unflatten(0, (batch, k)) if paths_per_sample else paths,
         "return_states": True,
     }
 

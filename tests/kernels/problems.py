@@ -6,6 +6,8 @@ import torch
 
 from vimamba_kernels.selective_scan.reference import selective_scan_reference
 
+# arguments with the batch in front
+BY_SAMPLE = ("u", "delta", "B", "C", "z", "initial_state")
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_weight")
 
 
@@ -20,6 +22,7 @@ def make_problem(
     rank=None,
     steps=None,
     zero_tokens=0,
+    paths_per_sample=False,
     u_per_path=False,
     dtype=torch.float64,
     without=(),
@@ -49,6 +52,9 @@ def make_problem(
         "delta_softplus": delta_softplus,
         "paths": make_paths(k, length, steps, zero_tokens, g),
     }
+    if paths_per_sample:
+        tables = [make_paths(k, length, steps, zero_tokens, g) for _ in range(batch)]
+        problem["paths"] = torch.stack(tables)
     weight = normal(k, channels, rank) / rank**0.5 if rank else None
     if weight is not None and not delta_softplus:
         weight = weight.abs()
@@ -71,9 +77,20 @@ def expected(problem, grad, merge=True):
     """Output and gradients by autograd through the loop, in float64."""
     tensors = [problem[name] for name in TENSORS]
     leaves = [None if t is None else t.detach().double().requires_grad_() for t in tensors]
-    options = (problem["delta_softplus"], problem["paths"], merge)
-    y = selective_scan_reference(*leaves, *options)
+    y = _scan(leaves, problem["delta_softplus"], problem["paths"], merge)
     return [y, *_gradients(y, leaves, grad.double())]
+
+
+def _scan(tensors, softplus, paths, merge):
+    """By the definition, of each sample alone where it has paths of its own."""
+    if paths is None or paths.dim() == 2:
+        return selective_scan_reference(*tensors, softplus, paths, merge)[0]
+    outputs = []
+    for b, table in enumerate(paths):
+        named = zip(TENSORS, tensors, strict=True)
+        one = [t[b : b + 1] if n in BY_SAMPLE and t is not None else t for n, t in named]
+        outputs.append(selective_scan_reference(*one, softplus, table, merge)[0])
+    return torch.cat(outputs)
 
 
 def computed(scan, problem, grad, **options):

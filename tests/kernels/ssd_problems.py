@@ -17,6 +17,7 @@ def make_problem(
     n=5,
     steps=None,
     zero_tokens=0,
+    paths_per_sample=False,
     x_per_path=False,
     dtype=torch.float64,
 ):
@@ -27,7 +28,8 @@ def make_problem(
     def normal(*shape, dtype=dtype):
         return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
-    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(k)]).int()
+    rows = k * batch if paths_per_sample else k
+    paths = torch.stack([torch.randperm(length, generator=g)[:steps] for _ in range(rows)]).int()
     for path in paths:
         path[torch.randperm(len(path), generator=g)[:zero_tokens]] = -1
     by_group = (batch, k, length, n) if groups is None else (batch, k, length, groups, n)
@@ -42,13 +44,16 @@ def make_problem(
         "dt_bias": normal(k, heads, dtype=parameter_dtype) - 1,
         "dt_softplus": True,
         "initial_state": normal(batch, k, heads, width, n, dtype=parameter_dtype),
-        "paths": paths,
+        "paths": paths.unflatten(0, (batch, k)) if paths_per_sample else paths,
         "return_state": True,
     }
 
 
 def scan_by_hand(problem, merge=True):
     """The definition, path by path and head by head, in float64."""
+    if problem["paths"] is not None and problem["paths"].dim() == 3:
+        ones = [_sample(problem, b) for b in range(len(problem["paths"]))]
+        return tuple(map(torch.cat, zip(*(scan_by_hand(p, merge) for p in ones), strict=True)))
     p = {n: v.double() if n in TENSORS and v is not None else v for n, v in problem.items()}
     batch, k, length, heads = p["dt"].shape
     x, z, D = p["x"], p["z"], p["D"]
@@ -86,6 +91,12 @@ def scan_by_hand(problem, merge=True):
         gate = torch.nn.functional.silu(z)
         y = y * (gate if merge else gate.unsqueeze(1))
     return y, torch.stack(states, dim=1)
+
+
+def _sample(problem, b):
+    by_sample = ("x", "dt", "B", "C", "z", "initial_state")
+    one = {n: problem[n][b : b + 1] for n in by_sample if problem[n] is not None}
+    return problem | one | {"paths": problem["paths"][b]}
 
 
 def with_gradients(function, problem):

@@ -126,6 +126,7 @@ def test_output_and_gradients_match_the_definition_at_all_sizes(dtype, tolerance
         ({"x_per_path": True, "steps": 9}, {}),
         ({"zero_tokens": 4, "steps": 11}, {}),
         ({"zero_tokens": 4, "ranks": 2, "norm": True, "x_per_path": True}, {}),
+        ({"zero_tokens": 2, "ranks": 2, "paths_per_sample": True, "batch": 3}, {}),
         ({"ranks": 2}, {"paths": None, "z": None, "mimo_z": None}),
         ({"norm": True}, {"D": None, "B_bias": None, "C_bias": None}),
         ({}, {"z": None, **STATELESS}),

@@ -71,6 +71,8 @@ def test_output_and_gradients_match_the_loop_at_all_sizes(
         ({"zero_tokens": 12}, {}),
         ({"zero_tokens": 5, "steps": 11, "taps": 3}, {}),
         ({"steps": 2}, {}),
+        ({"paths_per_sample": True, "batch": 3, "length": 63}, {}),
+        ({"paths_per_sample": True, "zero_tokens": 3, "steps": 11}, {}),
         ({}, {"bias": None}),
         ({}, {"paths": None}),
         ({"zero_tokens": 3}, {"bias": None, "activation": None}),

@@ -57,6 +57,14 @@ CASES = {
         "without": ("D", "z", "delta_bias", "paths"),
     },
     "projected_groups": {"rank": 3, "groups": 3, "u_per_path": True},
+    "paths_per_sample": {"paths_per_sample": True, "batch": 3, "length": 63},
+    "paths_per_sample_one_state": {
+        "paths_per_sample": True,
+        "zero_tokens": 4,
+        "steps": 11,
+        "n": 1,
+        "rank": 3,
+    },
     "everything_over_many_chunks": {
         "length": 150,
         "steps": 131,

@@ -58,6 +58,15 @@ def repeated(paths):
             "z has shape (2, 1, 13, 6); expected (B, L, D) = (2, 13, 6)",
         ),
         ({"paths": lambda t: t[:1]}, "paths has shape (1, 13); expected (K, T) = (2, 'T')"),
+        (
+            {"paths": lambda t: t.expand(3, -1, -1)},
+            "paths has shape (3, 2, 13); expected (K, T) = (2, 'T') or (B, K, T) = (2, 2, 'T')",
+        ),
+        ({"paths": lambda t: t[0]}, "paths has shape (13,); expected (K, T) = (2, 'T') or"),
+        (
+            {"paths": lambda t: torch.stack([t, repeated(t)])},
+            "paths[1, 1] visits token 5 again; expected each at most once",
+        ),
         ({"paths": lambda t: t + 1}, "paths holds values from 1 to 13; expected [-1, 13)"),
         ({"paths": lambda t: t - 2}, "paths holds values from -2 to 10; expected [-1, 13)"),
         ({"paths": repeated}, "paths[1] visits token 5 again; expected each at most once"),
@@ -131,8 +140,9 @@ def test_the_cpu_backend_never_reads_outside_the_tokens():
     problem = changed()
     tensors = [problem[n] for n in ("u", "delta", "A", "B", "C")]
     far = problem["paths"] + 10**6
-    with pytest.raises(ValueError, match="paths holds values from 1000000"):
-        torch.ops.vimamba.selective_scan(*tensors, paths=far, backend="cpu")
+    for paths in (far, torch.stack([problem["paths"], far])):
+        with pytest.raises(ValueError, match=r"paths holds values from \d+ to 1000012"):
+            torch.ops.vimamba.selective_scan(*tensors, paths=paths, backend="cpu")
 
 
 def test_the_values_of_a_path_table_are_read_once_until_they_change(monkeypatch):

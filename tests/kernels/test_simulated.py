@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 
 from ptx_simulator import Machine, MemoryAccessError, Program, simulated
 
-from tests.kernels import conv_problems, mamba3_problems, problems, ssd_problems
+from tests.kernels import conv_problems, mamba3_problems, problems, ssd_problems, state_problems
 from vimamba_kernels import selective_scan, ssd
 from vimamba_kernels.path_conv import causal_conv_along_paths
 from vimamba_kernels.selective_scan import fused as scan_fused
@@ -103,6 +103,17 @@ SCANS = {
         {"segments": 2, "split": True, "long_tables": True},
     ),
     "groups": ({"length": 12, "channels": 64, "groups": 2, "n": 4, "u_per_path": True}, {}),
+    "paths_per_sample_atomic": (
+        {
+            "paths_per_sample": True,
+            "length": 9,
+            "steps": 8,
+            "zero_tokens": 1,
+            "channels": 64,
+            "n": 1,
+        },
+        {"split": True},
+    ),
     "thirty_two_states": ({"length": 9, "channels": 64, "n": 32, "batch": 1}, {}),
     "without_all_that_is_optional": (
         {"length": 10, "channels": 32, "n": 2, "without": ("D", "z", "delta_bias", "paths")},
@@ -112,6 +123,7 @@ SCANS = {
 CONVS = {
     "whole_paths": {"length": 45, "channels": 96},
     "ragged": {"length": 41, "channels": 100, "taps": 5, "steps": 38, "zero_tokens": 3, "k": 3},
+    "paths_per_sample": {"length": 41, "channels": 64, "steps": 38, "paths_per_sample": True},
 }
 SSDS = {
     "one_chunk": ({"length": 20, "heads": 4, "width": 16, "n": 24, "batch": 1}, {}),
@@ -122,6 +134,10 @@ SSDS = {
     ),
     "ragged": (
         {"length": 51, "heads": 6, "width": 20, "n": 24, "zero_tokens": 5, "steps": 45, "batch": 1},
+        {},
+    ),
+    "paths_per_sample": (
+        {"length": 33, "heads": 2, "width": 16, "n": 16, "groups": 1, "paths_per_sample": True},
         {},
     ),
     "wide_heads": ({"length": 40, "heads": 2, "width": 64, "n": 128, "groups": 1, "batch": 1}, {}),
@@ -140,6 +156,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
         ("sm_80", "ragged_projected", torch.float32),
         ("sm_90", "atomic_sixteen_states_projected", torch.bfloat16),
         ("sm_80", "segments_projected_wide_table", torch.float16),
+        ("sm_90", "paths_per_sample_atomic", torch.float32),
     ],
 )
 def test_scan(target, name, dtype, monkeypatch):
@@ -183,6 +200,23 @@ def test_every_mamba3(name, dtype, target):
 def test_every_scan(name, dtype, target, monkeypatch):
     size, options = SCANS[name]
     check_scan(target, size, dtype, monkeypatch, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("segments", [1, 2])
+@pytest.mark.parametrize("n", [1, 5])
+@pytest.mark.parametrize("target", ARCHITECTURES)
+def test_every_scan_with_states(target, n, segments, monkeypatch):
+    def plan(sizes, shape, programs, processors):
+        return scan_fused.Plan(*shape, split=False, segments=segments)
+
+    monkeypatch.setattr(scan_fused, "choose_plan", plan)
+    size = {"length": 21, "steps": 19, "zero_tokens": 1, "channels": 40, "n": n, "rank": 7}
+    problem = state_problems.with_state(batch=1, **size, dtype=torch.float32)
+    with simulated(target) as report:
+        results = state_problems.computed(problem, backend="triton")
+    state_problems.assert_close(results, state_problems.expected(problem, True), 2e-6)
+    assert_nothing_is_left_to_chance(report)
 
 
 @pytest.mark.slow

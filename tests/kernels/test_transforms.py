@@ -174,6 +174,20 @@ def test_paths_given_to_a_transform_are_walked():
     close(found, expected)
 
 
+@pytest.mark.parametrize("mapped", ["both", "paths", "neither"])
+def test_vmap_hands_every_sample_its_own_paths(mapped):
+    """Tables by sample and batch element, by sample only, or by batch element only."""
+    problem = problems.make_problem(batch=2, paths_per_sample=True)
+    u = torch.randn(3, *problem["u"].shape, dtype=torch.float64)
+    paths = torch.stack([torch.randperm(13) for _ in range(12)]).view(3, 2, 2, 13)
+    paths = paths[:, 0] if mapped == "paths" else paths if mapped == "both" else paths[0]
+    dims = (0, None if mapped == "neither" else 0)
+    found = vmap(lambda u, p: selective_scan(**problem | {"u": u, "paths": p}), in_dims=dims)
+    for i, y in enumerate(found(u, paths)):
+        own = paths if mapped == "neither" else paths[i]
+        close(y, selective_scan(**problem | {"u": u[i], "paths": own}))
+
+
 def test_a_wrong_argument_is_named_inside_a_transform_too():
     problem = problems.make_problem(dtype=torch.float64)
     u = problem.pop("u")

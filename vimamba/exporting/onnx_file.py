@@ -38,6 +38,12 @@ def floor_quotient(a: Any, b: Any) -> Any:
     return op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
+def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """`torch.sort`, which torch.onnx cannot write if stable; equal numbers keep their order."""
+    size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
+    return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+
 def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> None:
     """Translate a program.
 
@@ -51,6 +57,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         torch.ops.vimamba.causal_conv_along_paths.default: causal_conv_along_paths,
         torch.ops.vimamba.scan_paths.default: constant_paths,
         operator.floordiv: floor_quotient,
+        torch.ops.aten.sort.stable: stable_sort,
     }
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     # what onnxscript's optimiser would rewrite onnxruntime rewrites as well, in no time

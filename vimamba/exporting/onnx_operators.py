@@ -13,7 +13,7 @@ All of this works on rows: a tensor of tokens (B, L, D) gets a row of zeros for 
 token, and rows (B * (L + 1), D) are gathered.
 
 Sizes: B batch, K paths, L tokens, T steps in P chunks of Q, D channels in G groups, N states,
-R rank, W taps.
+R rank, W taps; S is B for paths of every sample's own and 1 otherwise.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -203,8 +203,9 @@ def _scan_of_groups(
         delta = op.MatMul(delta, op.Transpose(delta_weight, perm=[0, 2, 1]))
     D, delta_bias = (None if t is None else _reshape(t, [ways, width]) for t in (D, delta_bias))
     if paths is not None:
-        paths = op.Expand(op.Unsqueeze(paths, [1]), [1, groups, 1])
-        paths = _reshape(paths, [ways, -1], onnx_ir.DataType.INT64)
+        samples = [0] * (len(paths.shape) - 2)
+        paths = op.Expand(op.Unsqueeze(paths, [-2]), [groups, 1])
+        paths = _reshape(paths, [*samples, ways, -1], onnx_ir.DataType.INT64)
     B, C = (_reshape(t, [0, ways, -1, states]) for t in (B, C))
     A = _reshape(A, [ways, width, states])
     y = _scan(
@@ -253,7 +254,7 @@ class _Way:
 
     Attributes:
         batch: (1,), B.
-        visited: (1, K, L), 1 where a path meets a token and 0 elsewhere.
+        visited: (S, K, L), 1 where a path meets a token and 0 elsewhere.
     """
 
     def __init__(self, tokens: Any, paths: Any, count: int, chunks: int) -> None:
@@ -263,9 +264,10 @@ class _Way:
         self.length = op.Shape(tokens, start=axes - 2, end=axes - 1)
         self.rows = op.Add(self.length, 1)
         if paths is None:
-            paths = op.Expand(_range(self.length), _sizes([count], self.length))
-        # (1, K, T); a step without a token reads the row behind the last
-        paths = op.Unsqueeze(paths, [0])
+            paths = op.Expand(_range(self.length), _sizes([1, count], self.length))
+        elif len(paths.shape) == 2:
+            paths = op.Unsqueeze(paths, [0])
+        # (S, K, T); a step without a token reads the row behind the last
         self.at = op.Where(op.Less(paths, 0), self.length, paths)
         self.number = _range(self.batch)
 
@@ -274,7 +276,7 @@ class _Way:
         padding = _sizes([0] * 5, op.Sub(op.Mul(turns, chunks), steps))
         padded = op.Pad(self.at, padding, op.Squeeze(self.length))
         split = op.Reshape(padded, _sizes([-1, count, chunks], turns))
-        # here (Q, K, P, 1): Q steps that K * P chunks take side by side
+        # here (Q, K, P, S): Q steps that K * P chunks take side by side
         self.order = op.Transpose(split, perm=[3, 1, 2, 0])
 
         # where a path meets a token: its step, and the row of that among all steps of one image
@@ -286,7 +288,7 @@ class _Way:
         self.visited = op.Cast(op.GreaterOrEqual(self.step, 0), to=1)
 
     def _by_token(self, values: Any) -> Any:
-        """Of every step, (T,) or (K, T), to every token, (1, K, L); -1 where there is no step."""
+        """Of every step, (T,) or (K, T), to every token, (S, K, L); -1 where there is no step."""
         size = _sizes(op.Shape(self.at, start=0, end=2), self.rows)
         none = op.Expand(op.Constant(value_int=-1), size)
         values = op.Expand(values, op.Shape(self.at))

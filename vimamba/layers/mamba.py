@@ -85,7 +85,13 @@ class MambaMixer(nn.Module):
         nn.init.ones_(self.D)
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, C) along paths (K, T) to (N, L, C)."""
+        """Tokens (N, L, C) along paths to (N, L, C).
+
+        Args:
+            x: All tokens; a class token is one of them.
+            paths: (K, T), or (N, K, T) with paths of its own for every image, over all L tokens:
+                `insert_class_token` adds a class token to paths over a grid.
+        """
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
@@ -141,9 +147,9 @@ class VimBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, T, C)."""
+        """What the block adds to the tokens (N, L, C)."""
         return self.drop_path(self.mixer(self.norm(x), paths))
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, T, C) along paths (K, T') to (N, T, C)."""
+        """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
         return x + self.update(x, paths)

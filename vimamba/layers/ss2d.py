@@ -67,8 +67,14 @@ class ScanMixer(nn.Module):
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C), or (N, *grid, C), to the same shape."""
+    def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
+        """(N, H, W, C), or (N, *grid, C), to the same shape.
+
+        Args:
+            x: Tokens on a grid.
+            paths: (K, T), or (N, K, T) with paths of its own for every image, walked instead of
+                the scan order's; entries as `vimamba_kernels.selective_scan` takes them.
+        """
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
         grid = x.shape[1:-1]
@@ -77,15 +83,15 @@ class ScanMixer(nn.Module):
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
-        y = self.out_norm(self.scan(x.flatten(1, -2), paths))
+        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
+        y = self.out_norm(self.scan(x.flatten(1, -2), own))
         y = y.unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)
 
     def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
@@ -150,7 +156,7 @@ class SS2D(ScanMixer):
         nn.init.ones_(self.D)
 
     def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
         projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
         projected = projected.transpose(1, 2)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -230,7 +236,7 @@ class SSD2D(ScanMixer):
         nn.init.ones_(self.D)
 
     def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T), summed over the paths: (N, L, D)."""
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
         projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.heads + 2 * self.d_state))
         dt, B, C = projected.transpose(1, 2).split([self.heads, self.d_state, self.d_state], dim=-1)
         y, _ = torch.ops.vimamba.ssd(

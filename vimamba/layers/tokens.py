@@ -140,29 +140,29 @@ def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     the reverse of a path stays its reverse. Steps that only pad do not count.
 
     Args:
-        paths: (K, T) over a grid of L tokens.
+        paths: (K, T) over a grid of L tokens, or (N, K, T).
         position: Index of the class token among the L + 1.
         front: The class token stands in front of all others.
 
     Returns:
-        (K, T + 1).
+        (K, T + 1), or (N, K, T + 1).
     """
-    length = paths.shape[1]
+    length = paths.shape[-1]
     shifted = torch.where(paths >= position, paths + 1, paths)
     # tokens up to each step, that one included, and from it on
-    seen = (paths >= 0).cumsum(1)
-    total = seen[:, -1:]
+    seen = (paths >= 0).cumsum(-1)
+    total = seen[..., -1:]
     ahead = total - seen + (paths >= 0)
-    first, last = (seen < 1).sum(1, keepdim=True), (seen < total).sum(1, keepdim=True)
+    first, last = (seen < 1).sum(-1, keepdim=True), (seen < total).sum(-1, keepdim=True)
     # a path may visit nothing
-    ends = [paths.gather(1, end.clamp(max=length - 1)) for end in (first, last)]
+    ends = [paths.gather(-1, end.clamp(max=length - 1)) for end in (first, last)]
     half = torch.zeros_like(total) if front else total // 2
     some = (half > 0).to(half.dtype)
     turn = torch.where(
         ends[0] > ends[1],
-        length - (ahead < half).sum(1, keepdim=True) - some,
-        (seen < half).sum(1, keepdim=True) + some,
+        length - (ahead < half).sum(-1, keepdim=True) - some,
+        (seen < half).sum(-1, keepdim=True) + some,
     )
-    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)[None]
+    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
-    return torch.where(step == turn, position, shifted.gather(1, before))
+    return torch.where(step == turn, position, shifted.gather(-1, before))

@@ -80,10 +80,10 @@ def mamba3_scan(
         norm_weight: (K, H, P), which multiplies the normalised reads.
         norm_eps: Added to the mean square.
         initial_states: What an earlier call returned; None is zero.
-        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row. -1 is a zero token, one
-            whose inputs are all zero: state and angle stay as they are and the output is dropped.
-            The step after it has nothing before it, since x is zero there.
-            None visits all tokens in order.
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+            no token twice in a row. -1 is a zero token, one whose inputs are all zero: state and
+            angle stay as they are and the output is dropped. The step after it has nothing before
+            it, since x is zero there. None visits all tokens in order.
         merge: Whether to return the sum over the paths.
         return_states: Whether to return what the last step hands on, too.
         backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "chunked" or

@@ -92,7 +92,7 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
     for name, size, symbol in (("initial_b", states, "N"), ("initial_x", width, "P")):
         shape = (*start, *by_rank, size)
         expect_shape(name, getattr(inputs, name), f"(B, K, H, {R}{symbol})", shape)
-    expect_paths_shape(paths, k)
+    expect_paths_shape(paths, batch, k)
 
 
 def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:

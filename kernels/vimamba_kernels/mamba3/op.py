@@ -28,8 +28,10 @@ from vimamba_kernels.mamba3.reference import mamba3_reference
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    joined,
     must_be_composed,
     nothing,
+    parted,
     register_autocast,
     register_vmap,
     second_gradients,
@@ -310,7 +312,7 @@ def _register_gradients(
         none = (None,) * len(options)
         if must_be_composed(grads):
             function = _joined_outputs(composed, grads, options)
-            return *composed_gradients(function, _joined(grads), tensors), *none
+            return *composed_gradients(function, joined(grads), tensors), *none
         found = backward(*grads, *tensors, *options)
         pairs = zip(found, tensors, strict=True)
         return *(None if t is None else g for g, t in pairs), *none
@@ -326,12 +328,9 @@ def _register_gradients(
         grads, tensors = saved[:-count], saved[-count:]
         options = (paths, *ctx.options)
         function = _joined_outputs(composed, grads, options)
-        joint, *rest = second_gradients(function, (_joined(grads), *tensors), cotangents)
+        first, *rest = second_gradients(function, (joined(grads), *tensors), cotangents)
         none = (None,) * len(options)
-        if joint is None:
-            return *(None for _ in grads), *rest, *none
-        pieces = zip(joint.split([g.numel() for g in grads]), grads, strict=True)
-        return *(piece.view_as(g).to(g.dtype) for piece, g in pieces), *rest, *none
+        return *parted(first, grads), *rest, *none
 
     forward.register_autograd(gradient, setup_context=setup)
     backward.register_autograd(second, setup_context=second_setup)
@@ -344,14 +343,9 @@ def _joined_outputs(
 
     def function(*tensors: Any) -> Tensor:
         outputs = composed(*tensors, *options)
-        return _joined([y for y, g in zip(outputs, grads, strict=True) if g.numel()])
+        return joined([y for y, g in zip(outputs, grads, strict=True) if g.numel()])
 
     return function
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """All numbers of the tensors in a row, in float32."""
-    return torch.cat([t.to(torch.float32).flatten() for t in tensors])
 
 
 def _composed_recurrence(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -39,8 +39,9 @@ def causal_conv_along_paths(
         weight: (K, D, W), the last tap being that of the token itself. `weight` and `bias` may
             have any floating dtype and are used in at least float32.
         bias: (K, D).
-        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
-            order. -1 is a zero token, whose output is dropped.
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+            no token twice in a row. None visits all tokens in order. -1 is a zero token, whose
+            output is dropped.
         activation: "silu" or None.
         backend: "triton" (on a GPU), "cpu" (compiled by numba) or "reference" (PyTorch); "auto"
             takes the environment variable VIMAMBA_BACKEND or else the fastest one that can run.

@@ -28,4 +28,4 @@ def check_arguments(
         shape = tuple(weight.shape)
         raise ValueError(f"weight has shape {shape}; expected (K, D, W) = {('K', channels, 'W')}")
     expect_shape("bias", bias, "(K, D)", (weight.shape[0], channels))
-    expect_paths_shape(paths, weight.shape[0])
+    expect_paths_shape(paths, x.shape[0], weight.shape[0])

@@ -79,7 +79,8 @@ class _Conv(NamedTuple):
     inputs: tuple[Tensor, ...]
     paths: Tensor
     sizes: tuple[int, ...]
-    path_stride: int
+    # of paths: batch, path
+    strides: tuple[int, int]
     # W rounded up to a power of two, at least four
     taps: int
     tasks: int
@@ -89,14 +90,14 @@ class _Conv(NamedTuple):
         self, inputs: Arguments, outputs: Arguments, scratch: Arguments, silu: bool
     ) -> Arguments:
         """A kernel's arguments in their order."""
-        return inputs, self.paths, outputs, scratch, self.sizes, self.path_stride, silu
+        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, silu
 
 
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
     batch, length, channels = x.shape
     k, _, taps = weight.shape
     table = flat_paths(paths, length)
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     padded = max(4, 1 << (taps - 1).bit_length())
     bias = floats(k, channels).zero_() if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
@@ -106,7 +107,7 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
         inputs=(rows, flat(weight), flat(bias)),
         paths=table.steps,
         sizes=sizes,
-        path_stride=table.stride,
+        strides=table.strides,
         taps=padded,
         tasks=batch * -(-channels // width),
         visits_all=table.complete,

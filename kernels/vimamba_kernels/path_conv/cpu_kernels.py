@@ -7,11 +7,12 @@ steps from its own on.
 Arguments in the frame:
 
     inputs   x, weight (K, D, taps), bias; backward: the output's gradient
-    paths    (K, T) int32, or (1, T) with a path stride of 0
+    paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
     scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
              ring of gradients
     sizes    B, K, L, T, D, 1, W, channels of a task, distance of x's rows, taps
+    strides  of paths: batch, path
     enabled  whether SiLU follows
 """
 
@@ -53,7 +54,7 @@ def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
             types.UniTuple(floats, outputs),
             types.UniTuple(floats, buffers),
             types.UniTuple(uint64, 10),
-            uint64,
+            types.UniTuple(uint64, 2),
             boolean,
         )
     )
@@ -115,7 +116,7 @@ def conv_forward(frame: Any) -> None:
     """Output."""
     use_wide_vectors()
     member, first, last = share(frame)
-    inputs, paths, outputs, scratch, sizes, path_stride, enabled = arguments(frame, FORWARD)
+    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, FORWARD)
     x, weight, bias = inputs
     (y,) = outputs
     rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
@@ -125,15 +126,16 @@ def conv_forward(frame: Any) -> None:
         # threads that write to the same rows hinder each other, hence one path a task
         bk, _, _, start, w = place(task, sizes)
         b, k = bk // K, bk % K
+        path = b * strides[0] + k * strides[1]
         x0 = b * L * x_row + start
         copy(bias, k * channels + start, rows, BIAS, w)
         load_taps(weight, (k * channels + start) * given, given, weights, ROW, taps, w)
         clear(ring, ZERO, taps, ROW, w)
         for t in range(T):
-            later = ahead(paths, k * path_stride + t)
+            later = ahead(paths, path + t)
             fetch(x, x0 + later * x_row, w)
             fetch(y, (bk * L + later) * channels + start, w)
-            index = paths[k * path_stride + t]
+            index = paths[path + t]
             load(x, x0, index, x_row, ring, t & wrap, w)
             forget(ring, t + taps - given, given, taps, w)
             if index >= 0:
@@ -149,7 +151,7 @@ def conv_backward(frame: Any) -> None:
     """Gradients; those of weight and bias per batch element."""
     use_wide_vectors()
     member, first, last = share(frame)
-    inputs, paths, outputs, scratch, sizes, path_stride, enabled = arguments(frame, BACKWARD)
+    inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, BACKWARD)
     x, weight, bias, dy = inputs
     dx, dweight, dbias = outputs
     rows, weights = own(scratch[0], member), own(scratch[1], member)
@@ -163,6 +165,7 @@ def conv_backward(frame: Any) -> None:
         x0, dx0 = b * L * x_row + start, b * L * channels + start
         clear(dx, dx0, L, channels, w)
         for k in range(K):
+            path = b * strides[0] + k * strides[1]
             copy(bias, k * channels + start, rows, BIAS, w)
             clear(rows, DBIAS, ONE, ROW, w)
             load_taps(weight, (k * channels + start) * given, given, weights, PAIR, taps, w)
@@ -170,10 +173,10 @@ def conv_backward(frame: Any) -> None:
             clear(ring, ZERO, taps, ROW, w)
             clear(slopes, ZERO, taps, ROW, w)
             for t in range(T - min(T, given - ONE), T):
-                load(x, x0, paths[k * path_stride + t], x_row, ring, t & wrap, w)
+                load(x, x0, paths[path + t], x_row, ring, t & wrap, w)
             for back in range(T):
                 t = T - ONE - back
-                earlier = behind(paths, k * path_stride + t)
+                earlier = behind(paths, path + t)
                 fetch(x, x0 + earlier * x_row, w)
                 fetch(dx, dx0 + earlier * channels, w)
                 fetch(dy, ((b * K + k) * L + earlier) * channels + start, w)
@@ -181,12 +184,12 @@ def conv_backward(frame: Any) -> None:
                 if t + ONE >= given:
                     forget(ring, t + ONE, given, taps, w)
                     oldest = t + ONE - given
-                    index = paths[k * path_stride + oldest]
+                    index = paths[path + oldest]
                     load(x, x0, index, x_row, ring, oldest & wrap, w)
                 else:
                     clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
                 forget(slopes, t + given, given, taps, w)
-                index = paths[k * path_stride + t]
+                index = paths[path + t]
                 here = (t & wrap) * ROW
                 if index < 0:
                     clear(slopes, here, ONE, ROW, w)

@@ -73,6 +73,7 @@ def backward(
         dx=dx,
         **sizes,
         W=taps,
+        SHARED_PATHS=flags["SHARED_PATHS"],
         EVEN=flags["EVEN"],
         BLOCK=_BLOCK,
         ROWS=_ROWS,
@@ -106,7 +107,7 @@ def _prepare(
 ) -> _Conv:
     batch, length, channels = x.shape
     k, _, taps = weight.shape
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     gpu_tasks.check_row_sizes("x", max(steps, length), channels)
     return _Conv(
         inputs={
@@ -119,6 +120,7 @@ def _prepare(
         flags={
             "W": taps,
             "SILU": activation == "silu",
+            "SHARED_PATHS": gpu_tasks.is_shared(paths),
             "EVEN": channels % _BLOCK == 0,
             "BLOCK": _BLOCK,
         },

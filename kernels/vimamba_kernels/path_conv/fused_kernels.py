@@ -80,6 +80,7 @@ def conv_forward(
     D,
     W: tl.constexpr,
     SILU: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -88,12 +89,12 @@ def conv_forward(
     d, inside, rest = _channels(D, BLOCK, EVEN)
     k = rest % K
     tiles = tl.cdiv(T, ROWS)
-    path = None if paths is None else paths + k * T
     taps = _load_taps(weight, k, D, d, inside, W)
     bias_row = _load_bias(bias, k, D, d, inside, BLOCK)
     first = rest // K * per_program
     for item in range(first, tl.minimum(first + per_program, items)):
         b = (item // tiles).to(tl.int64)
+        path = None if paths is None else paths + (k if SHARED_PATHS else b * K + k) * T
         t = item % tiles * ROWS + tl.arange(0, ROWS)
         _, total = _convolve(x + b * L * D, path, t, T, D, d, inside, taps, bias_row, W)
         if SILU:
@@ -120,6 +121,7 @@ def conv_slopes(
     D,
     W: tl.constexpr,
     SILU: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -132,7 +134,6 @@ def conv_slopes(
     d, inside, rest = _channels(D, BLOCK, EVEN)
     k = rest % K
     tiles = tl.cdiv(T, ROWS)
-    path = None if paths is None else paths + k * T
     taps = _load_taps(weight, k, D, d, inside, W)
     bias_row = _load_bias(bias, k, D, d, inside, BLOCK)
     # added up over the rows at the end only, because that crosses threads
@@ -142,6 +143,7 @@ def conv_slopes(
     first = rest // K * per_program
     for item in range(first, tl.minimum(first + per_program, items)):
         b = (item // tiles).to(tl.int64)
+        path = None if paths is None else paths + (k if SHARED_PATHS else b * K + k) * T
         t = item % tiles * ROWS + tl.arange(0, ROWS)
         seen, total = _convolve(x + b * L * D, path, t, T, D, d, inside, taps, bias_row, W)
         token = tokens_at(path, t, T)
@@ -171,6 +173,7 @@ def conv_inputs(
     T,
     D,
     W: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -183,7 +186,8 @@ def conv_inputs(
     total = tl.zeros((ROWS, BLOCK), tl.float32)
     for k in range(K):
         taps = _load_taps(weight, k, D, d, inside, W)
-        step = tokens_at(None if inverse is None else inverse + k * L, token, L)
+        row = k if SHARED_PATHS else b * K + k
+        step = tokens_at(None if inverse is None else inverse + row * L, token, L)
         for lag in tl.static_range(W):
             index = tl.where((step >= 0) & (step + lag < T), step + lag, -1)
             rows = _load_rows(slopes + (b * K + k) * T * D, index, D, d, inside)

@@ -27,16 +27,18 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_weight: Tensor | None = None,
     delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
     paths: Tensor | None = None,
     merge: bool = True,
+    return_state: bool = False,
     backend: str = "auto",
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (Gu and Dao 2023, arXiv:2312.00752) along K paths over the same L tokens.
 
     Path k visits the tokens paths[k, 0], paths[k, 1], ...; with dt = softplus(delta + delta_bias),
     in float32, or softplus(delta @ delta_weight^T + delta_bias),
 
-        h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = 0
+        h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = initial_state
         y[t] = sum over N of C[t] * h[t], plus D * u[t]
 
     Everything is read and written at the tokens' own positions, so any order costs the same.
@@ -45,8 +47,8 @@ def selective_scan(
         u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.
         delta: (B, K, L, D), or its factor (B, K, L, R) with `delta_weight`; like B, C, z and
             delta_weight of the same dtype as `u`.
-        A: (K, D, N), normally negative. A, D and delta_bias may have any floating dtype and are
-            used in at least float32.
+        A: (K, D, N), normally negative. A, D, delta_bias and initial_state may have any floating
+            dtype and are used in at least float32.
         B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighbouring channels.
         C: Shaped as `B`.
         D: (K, D), the weight of the skip connection.
@@ -55,24 +57,32 @@ def selective_scan(
         delta_weight: (K, D, R), what `delta` is multiplied by, in float32. On a CPU and in PyTorch
             that is a matrix product of its own, and its gradients are two more.
         delta_softplus: Whether `delta` passes through softplus (linear above 20).
-        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
-            order. -1 is a zero token: u, delta, B and C are zero there, so the state decays, and
-            the output is dropped.
-        merge: Whether to return the sum over the paths.
+        initial_state: (B, K, D, N); None is zero. A sequence may be cut anywhere: the state after
+            one piece is the next one's first.
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+            no token twice in a row. None visits all tokens in order. -1 is a zero token: u,
+            delta, B and C are zero there, so the state decays, and the output is dropped.
+        merge: Whether to return the sum over the paths. States are never added up.
+        return_state: Whether to return the state after the last step, too.
         backend: "triton" (on a GPU), "cpu" (compiled by numba), "chunked" or "reference" (PyTorch);
             "auto" takes the environment variable VIMAMBA_BACKEND or else the fastest that can run.
 
     Returns:
-        (B, L, D), or (B, K, L, D) without `merge`, in the dtype of `u`. A token that a path never
-        visits gets zero from it.
+        The output, (B, L, D), or (B, K, L, D) without `merge`, in the dtype of `u`. A token that a
+        path never visits gets zero from it. With `return_state` also the state after the last
+        step, (B, K, D, N), float64 if `u` is and float32 otherwise.
 
     Raises:
         TypeError: An argument is no tensor or has the wrong dtype.
         ValueError: A shape, a device, a path or the backend is wrong.
     """
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+    check_arguments(*tensors, paths, initial_state)
     if paths is not None:
         check_paths(paths, u.shape[-2])
-    return torch.ops.vimamba.selective_scan(
-        u, delta, A, B, C, D, z, delta_bias, delta_weight, delta_softplus, paths, merge, backend
-    )
+    options = (delta_softplus, paths, merge, backend)
+    if initial_state is None and not return_state:
+        return torch.ops.vimamba.selective_scan(*tensors, *options)
+    scan = torch.ops.vimamba.selective_scan_with_state
+    y, state = scan(*tensors, *options, initial_state)
+    return (y, state) if return_state else y

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
 
-_OPTIONAL = ("z", "D", "delta_bias", "delta_weight")
+_OPTIONAL = ("z", "D", "delta_bias", "delta_weight", "initial_state")
 
 
 def check_arguments(
@@ -18,6 +18,7 @@ def check_arguments(
     delta_bias: Tensor | None,
     delta_weight: Tensor | None,
     paths: Tensor | None,
+    initial_state: Tensor | None = None,
 ) -> None:
     """Check dtypes, devices and shapes.
 
@@ -26,7 +27,7 @@ def check_arguments(
         ValueError: An argument has the wrong shape or device.
     """
     activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "delta_weight": delta_weight}
-    parameters = {"A": A, "D": D, "delta_bias": delta_bias}
+    parameters = {"A": A, "D": D, "delta_bias": delta_bias, "initial_state": initial_state}
     check_types(activations, parameters, paths, optional=_OPTIONAL)
     _check_shapes(activations, parameters, paths)
 
@@ -57,7 +58,9 @@ def _check_shapes(
     expect_shape("z", activations["z"], "(B, L, D)", merged)
     for name in ("D", "delta_bias"):
         expect_shape(name, parameters[name], "(K, D)", (k, channels))
-    expect_paths_shape(paths, k)
+    state = (batch, k, channels, A.shape[2])
+    expect_shape("initial_state", parameters["initial_state"], "(B, K, D, N)", state)
+    expect_paths_shape(paths, batch, k)
 
 
 def _projected_channels(weight: Tensor, k: int, rank: int) -> int:

@@ -34,11 +34,15 @@ def selective_scan_chunked(
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
-) -> Tensor:
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Selective scan along K paths; arguments as the op's.
 
     Computes in float64 if `u` is float64 and in float32 otherwise; differentiable twice by
     autograd.
+
+    Returns:
+        The output, and the state after the last step.
     """
     dtype = compute_dtype(u)
     steps = project_steps(delta.to(dtype), delta_weight)
@@ -46,15 +50,17 @@ def selective_scan_chunked(
     dt = softplus(biased_steps(steps, delta_bias, paths), delta_softplus)
     B_steps, C_steps = (to_steps(_group_last(x).to(dtype), paths) for x in (B, C))
     log_decay = _grouped(dt, B_steps) * _grouped_parameter(A, B_steps)
-    h = linear_recurrence(log_decay, _grouped(dt * u_steps, B_steps) * B_steps.unsqueeze(-2))
+    write = _grouped(dt * u_steps, B_steps) * B_steps.unsqueeze(-2)
+    h = linear_recurrence(log_decay, write, _grouped_state(initial_state, B_steps))
     y = _read(h, C_steps)
     if D is not None:
         y = y + D.to(dtype)[:, None] * u_steps
-    return finish(to_tokens(y, paths, u.shape[-2]), z, merge, u.dtype)
+    return finish(to_tokens(y, paths, u.shape[-2]), z, merge, u.dtype), h[:, :, -1].flatten(2, 3)
 
 
 def selective_scan_gradients(
     grad: Tensor,
+    grad_state: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -67,12 +73,14 @@ def selective_scan_gradients(
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
+    initial_state: Tensor | None,
     *,
-    recurrence: Callable[[Tensor, Tensor], Tensor],
+    recurrence: Callable[[Tensor, Tensor, Tensor | None], Tensor],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of all tensors but `paths`, in their order, written out; None for absent ones.
 
-    `grad` is the output's gradient; `recurrence` is `linear_recurrence` or the loop in its place.
+    That of `initial_state` comes last. `grad` is the output's gradient, `grad_state` that of the
+    last state; `recurrence` is `linear_recurrence` or the loop in its place.
     """
     dtype = compute_dtype(u)
     steps = project_steps(delta.to(dtype), delta_weight)
@@ -83,7 +91,9 @@ def selective_scan_gradients(
     B_steps, C_steps = (to_steps(_group_last(x).to(dtype), paths) for x in (B, C))
     A_steps = _grouped_parameter(A, B_steps)
     log_decay = _grouped(dt, B_steps) * A_steps
-    h = recurrence(log_decay, _grouped(dt * u_steps, B_steps) * B_steps.unsqueeze(-2))
+    write = _grouped(dt * u_steps, B_steps) * B_steps.unsqueeze(-2)
+    first = _grouped_state(initial_state, B_steps)
+    h = recurrence(log_decay, write, first)
 
     grad = (grad.unsqueeze(1) if merge else grad).to(dtype)
     grad_z = None
@@ -99,8 +109,10 @@ def selective_scan_gradients(
     # the state's gradient obeys the same recurrence backwards, decaying as the next step does
     following = F.pad(log_decay[:, :, 1:], (0, 0) * (log_decay.dim() - 3) + (0, 1))
     read = _grouped(grad_y, C_steps) * C_steps.unsqueeze(-2)
-    grad_h = recurrence(following.flip(2), read.flip(2)).flip(2)
-    before = F.pad(h[:, :, :-1], (0, 0) * (h.dim() - 3) + (1, 0))
+    last = _grouped_state(grad_state, B_steps)
+    grad_h = recurrence(following.flip(2), read.flip(2), last).flip(2)
+    first = torch.zeros_like(h[:, :, 0]) if first is None else first
+    before = torch.cat([first.unsqueeze(2), h[:, :, :-1]], dim=2)
     grad_log_decay = grad_h * log_decay.exp() * before
 
     grad_write = _read(grad_h, B_steps)
@@ -123,6 +135,9 @@ def selective_scan_gradients(
         None if grad_z is None else grad_z.squeeze(1),
         None if delta_bias is None else grad_dt.sum((0, 2)),
         grad_weight,
+        None
+        if initial_state is None
+        else (grad_h[:, :, 0] * log_decay[:, :, 0].exp()).flatten(2, 3),
     )
 
 
@@ -143,6 +158,14 @@ def _grouped_parameter(A: Tensor, like: Tensor) -> Tensor:
     return A.to(like.dtype).unflatten(1, (groups, A.shape[1] // groups)).unsqueeze(1)
 
 
+def _grouped_state(state: Tensor | None, like: Tensor) -> Tensor | None:
+    """(B, K, D, N) to (B, K, G, D / G, N)."""
+    if state is None:
+        return None
+    groups = like.shape[3]
+    return state.to(like.dtype).unflatten(2, (groups, state.shape[2] // groups))
+
+
 def _read(h: Tensor, C_steps: Tensor) -> Tensor:
     """The sum over N of the states (B, K, T, G, D / G, N) times C (B, K, T, G, N), (B, K, T, D)."""
     if h.shape[-1] == 1:
@@ -150,8 +173,8 @@ def _read(h: Tensor, C_steps: Tensor) -> Tensor:
     return (h @ C_steps.unsqueeze(-1)).squeeze(-1).flatten(3)
 
 
-def linear_recurrence(log_decay: Tensor, write: Tensor) -> Tensor:
-    """h[t] = exp(log_decay[t]) * h[t - 1] + write[t] along dimension 2, from h[-1] = 0."""
+def linear_recurrence(log_decay: Tensor, write: Tensor, first: Tensor | None = None) -> Tensor:
+    """h[t] = exp(log_decay[t]) * h[t - 1] + write[t] along dimension 2, from `first` or zero."""
     steps = write.shape[2]
     chunk = max(1, math.isqrt(steps))
     chunks = -(-steps // chunk)
@@ -169,7 +192,7 @@ def linear_recurrence(log_decay: Tensor, write: Tensor) -> Tensor:
     within = torch.stack(local, dim=3)
 
     from_start = log_decay.cumsum(3).exp()
-    carry = torch.zeros_like(within[:, :, 0, 0])
+    carry = torch.zeros_like(within[:, :, 0, 0]) if first is None else first
     carried = [carry]
     for j in range(chunks - 1):
         carry = from_start[:, :, j, -1] * carry + within[:, :, j, -1]

@@ -52,8 +52,13 @@ def forward(
     merge: bool,
     *,
     save: bool,
+    first: Tensor | None = None,
+    last: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output in float32, and the states at the chunks' begins if `save`; arguments as the op's.
+
+    `first` is the state to begin with, (B, K, N, D) in float32; `last`, of the same shape, takes
+    the one after the last step.
 
     Raises:
         ValueError: `paths` leads out of bounds.
@@ -68,7 +73,7 @@ def forward(
     buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW, scan.rank * ROW)
     gate, row = (floats(0), 0) if z is None else flat_rows(z)
     scan = scan._replace(sizes=(*scan.sizes, row))
-    inputs, outputs = (*scan.inputs, gate), (flat(y), flat(states))
+    inputs, outputs = (*scan.inputs, gate, _or_none(first)), (flat(y), flat(states), _or_none(last))
     arguments = scan.arguments(inputs, outputs, buffers, delta_softplus)
     run(_kernel("forward", A.shape[2]), arguments, scan.tasks, team)
     return y, states
@@ -88,11 +93,15 @@ def backward(
     paths: Tensor | None,
     merge: bool,
     states: Tensor,
+    *,
+    grad_last: Tensor | None = None,
+    grad_first: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
 
     That of delta is (B, K, L, D): with `delta_weight` it is the gradient of the product. `grad` is
-    that of the output before the gate; `states` is what `forward` saved.
+    that of the output before the gate; `states` is what `forward` saved. `grad_last` is that of the
+    last state, (B, K, N, D) in float32; `grad_first`, of the same shape, takes the first state's.
 
     Raises:
         ValueError: `paths` leads out of bounds, or `states` are not of these arguments.
@@ -114,8 +123,8 @@ def backward(
     team = min(torch.get_num_threads(), scan.tasks)
     own = (scan.rows, 3 * padded * ROW, scan.rank * ROW, steps * ROW, past * ROW)
     buffers = scratch(team, *own)
-    inputs = (*scan.inputs, flat(states), flat(grad))
-    gradients = tuple(map(flat, (du, ddelta, dA, dB, dC, dD, dbias)))
+    inputs = (*scan.inputs, flat(states), flat(grad), _or_none(grad_last))
+    gradients = (*map(flat, (du, ddelta, dA, dB, dC, dD, dbias)), _or_none(grad_first))
     arguments = scan.arguments(inputs, gradients, (*buffers, buffers[-1]), delta_softplus)
     run(_kernel("backward", n), arguments, scan.tasks, team)
     return (
@@ -127,6 +136,11 @@ def backward(
         None if D is None else dD.sum(0),
         None if delta_bias is None else dbias.sum(0),
     )
+
+
+def _or_none(state: Tensor | None) -> Tensor:
+    """A state as the kernels take it: nothing for none."""
+    return floats(0) if state is None else flat(state)
 
 
 class _Scan(NamedTuple):
@@ -172,7 +186,7 @@ def _prepare(
     _, channels, n = A.shape
     groups = B.shape[2] if B.dim() == 5 else 1
     table = flat_paths(paths, length)
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     zeros = floats(k, channels).zero_() if D is None or delta_bias is None else None
     weights = floats(0)
     if delta_weight is None:
@@ -192,7 +206,7 @@ def _prepare(
         inputs=tuple(flat(zeros if t is None else t) for t in inputs),
         paths=table.steps,
         sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK, rank),
-        strides=(*strides, table.stride),
+        strides=(*strides, *table.strides),
         steps=steps,
         visits_all=table.complete,
         padded_states=padded,

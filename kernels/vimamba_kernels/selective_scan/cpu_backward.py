@@ -3,8 +3,9 @@
 From the last chunk of a path to the first: recompute the chunk's states from the saved one, then
 walk back through it. Tasks, arguments and the two cases are those of cpu_forward.py, and
 
-    inputs     followed by the saved states and the gradient of y
-    gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block
+    inputs     followed by the saved states and the gradients of y and of the last state
+    gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block;
+               the first state (empty: not wanted)
     scratch    rows of the task; tiles of the states; rows of weights; rows of a chunk's steps;
                states of a chunk's steps, twice: that the states before and after a step are apart
                in memory is then checked once a loop at run time, where it would keep the loop from
@@ -47,12 +48,12 @@ from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, lo
 
 ARGUMENTS = types.Tuple(
     (
-        types.UniTuple(FLOATS, 10),
+        types.UniTuple(FLOATS, 11),
         int32[::1],
-        types.UniTuple(FLOATS, 7),
+        types.UniTuple(FLOATS, 8),
         types.UniTuple(FLOATS, 6),
         types.UniTuple(uint64, 10),
-        types.UniTuple(uint64, 5),
+        types.UniTuple(uint64, 6),
         types.UniTuple(boolean, 2),
     )
 )
@@ -262,9 +263,10 @@ def backward_fours(frame: Any) -> None:
     X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
     scratch = S, Q, W, X, H, P
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
-    dA, dD, dbias = gradients[2], gradients[5], gradients[6]
+    dA, dD, dbias, dfirst = gradients[2], gradients[5], gradients[6], gradients[7]
+    dlast = inputs[10]
     batch, K, L, T, channels, groups, N, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # Q: A, the gradient of h and that of A for each state; H: h and the decay for each state
@@ -288,10 +290,13 @@ def backward_fours(frame: Any) -> None:
             for n in range(N):
                 for d in range(w):
                     Q[n * THREE * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
+                if dlast.size > 0:
+                    at = ((b * K + k) * N + n) * channels + start
+                    copy(dlast, at, Q, (THREE * n + ONE) * ROW, w)
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = k * paths_path + c * chunk
+                path = b * paths_batch + k * paths_path + c * chunk
                 for n in range(N):
                     at = (((b * K + k) * chunks + c) * N + n) * channels + start
                     copy(states, at, H, TWO * n * ROW, w)
@@ -304,6 +309,8 @@ def backward_fours(frame: Any) -> None:
             for n in range(N):
                 at = ((b * K + k) * N + n) * channels + start
                 copy(Q, (THREE * n + TWO) * ROW, dA, at, w)
+                if dfirst.size > 0:
+                    copy(Q, (THREE * n + ONE) * ROW, dfirst, at, w)
 
 
 @helper
@@ -435,9 +442,10 @@ def backward_one(frame: Any) -> None:
     X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
     scratch = S, Q, W, X, H, P
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
-    dA, dD, dbias = gradients[2], gradients[5], gradients[6]
+    dA, dD, dbias, dfirst = gradients[2], gradients[5], gradients[6], gradients[7]
+    dlast = inputs[10]
     batch, K, L, T, channels, groups, _, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
@@ -454,17 +462,21 @@ def backward_one(frame: Any) -> None:
             load_weights(weights, k, channels, start, rank, W, w)
             clear(S, DD, ONE, ZERO, TWO * ROW)
             clear(S, G, ONE, ZERO, TWO * ROW)
+            if dlast.size > 0:
+                copy(dlast, bk, S, G, w)
             for d in range(w):
                 S[DECAY + d] = A[k * channels + start + d] * LOG2E
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = k * paths_path + c * chunk
+                path = b * paths_batch + k * paths_path + c * chunk
                 copy(states, ((b * K + k) * chunks + c) * channels + start, X, ZERO, w)
                 read_at = (uk, (b * K + k) * L, start, group_row, yk)
                 _recompute_one(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)
                 write_at = (uk, dk, group_row, yk, part)
                 _walk_back_one(inputs, paths, gradients, scratch, sizes, write_at, path, count, w)
             copy(S, DA, dA, bk, w)
+            if dfirst.size > 0:
+                copy(S, G, dfirst, bk, w)
             copy(S, DD, dD, bk, w)
             copy(S, DBIAS, dbias, bk, w)

@@ -7,13 +7,14 @@ A task owns `w` channels of one batch element and walks its paths one after the 
 over the paths needs no K-fold output and does not depend on threads. Arguments in the frame:
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
-             the factors in delta are projected; z or nothing; flat float32
-    paths    (K, T) int32, or (1, T) with a path stride of 0
-    outputs  y, states at every chunk's begin (empty: not wanted)
+             the factors in delta are projected; z and the first state (B, K, N, D), or
+             nothing; flat float32
+    paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
+    outputs  y; states at every chunk's begin and after the last step (empty: not wanted)
     scratch  for each thread rows of a step; tiles of the states; rows of weights
     sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is
              given); distance of z's rows
-    strides  of u: batch, path; of y: batch, path; of paths: path
+    strides  of u: batch, path; of y: batch, path; of paths: batch, path
     flags    whether delta passes through softplus, and every path visits every token
 """
 
@@ -51,12 +52,12 @@ from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, lo
 FLOATS = float32[::1]
 ARGUMENTS = types.Tuple(
     (
-        types.UniTuple(FLOATS, 9),
+        types.UniTuple(FLOATS, 10),
         int32[::1],
-        types.UniTuple(FLOATS, 2),
+        types.UniTuple(FLOATS, 3),
         types.UniTuple(FLOATS, 3),
         types.UniTuple(uint64, 11),
-        types.UniTuple(uint64, 5),
+        types.UniTuple(uint64, 6),
         types.UniTuple(boolean, 2),
     )
 )
@@ -79,10 +80,10 @@ def forward_fours(frame: Any) -> None:
     member, first, last = share(frame)
     inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
-    u, delta, A, B, C, D, bias, weights, z = inputs
-    y, states = outputs
+    u, delta, A, B, C, D, bias, weights, z, initial = inputs
+    y, states, final = outputs
     _, K, L, T, channels, groups, N, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # S: rows of the step, then its B and C; Q: h and A of each state
@@ -94,6 +95,7 @@ def forward_fours(frame: Any) -> None:
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
+            path = b * paths_batch + k * paths_path
             first_visit = k == ZERO or y_path > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
@@ -106,14 +108,16 @@ def forward_fours(frame: Any) -> None:
             for n in range(N):
                 for d in range(w):
                     Q[(TWO * n + ONE) * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
+                if initial.size > 0:
+                    copy(initial, (bk * N + n) * channels + start, Q, TWO * n * ROW, w)
             for t in range(T):
                 if states.size > 0 and t % chunk == ZERO:
                     for n in range(N):
                         at = ((bk * chunks + t // chunk) * N + n) * channels + start
                         copy(Q, TWO * n * ROW, states, at, w)
-                index = paths[k * paths_path + t]
+                index = paths[path + t]
                 token = U(index)
-                later = ahead(paths, k * paths_path + t)
+                later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
                 fetch_steps(delta, bk * L + later, channels, start, rank, w)
                 fetch(y, yk + later * channels, w)
@@ -156,6 +160,9 @@ def forward_fours(frame: Any) -> None:
                     y0 = yk + token * channels
                     for d in range(w):
                         y[y0 + d] = S[ACC + d] + (y[y0 + d] if keep else F(0.0))
+            if final.size > 0:
+                for n in range(N):
+                    copy(Q, TWO * n * ROW, final, (bk * N + n) * channels + start, w)
             if z.size > 0 and (k == K - ONE or y_path > ZERO):
                 _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)
 
@@ -167,10 +174,10 @@ def forward_one(frame: Any) -> None:
     member, first, last = share(frame)
     inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
-    u, delta, A, B, C, D, bias, weights, z = inputs
-    y, states = outputs
+    u, delta, A, B, C, D, bias, weights, z, initial = inputs
+    y, states, final = outputs
     _, K, L, T, channels, groups, _, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_path = strides
+    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
     chunks = (T + chunk - ONE) // chunk
     S, W = own(scratch[0], member), own(scratch[2], member)
     H, DECAY, BIAS, SKIP, DT = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW
@@ -180,11 +187,14 @@ def forward_one(frame: Any) -> None:
             bk = b * K + k
             uk = b * u_batch + k * u_path + start
             yk = b * y_batch + k * y_path + start
+            path = b * paths_batch + k * paths_path
             first_visit = k == ZERO or y_path > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
             keep = not (first_visit and visits_all)
             clear(S, H, ONE, ZERO, w)
+            if initial.size > 0:
+                copy(initial, bk * channels + start, S, H, w)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
             load_weights(weights, k, channels, start, rank, W, w)
@@ -193,8 +203,8 @@ def forward_one(frame: Any) -> None:
             for t in range(T):
                 if states.size > 0 and t % chunk == ZERO:
                     copy(S, H, states, (bk * chunks + t // chunk) * channels + start, w)
-                index = paths[k * paths_path + t]
-                later = ahead(paths, k * paths_path + t)
+                index = paths[path + t]
+                later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
                 fetch_steps(delta, bk * L + later, channels, start, rank, w)
                 fetch(y, yk + later * channels, w)
@@ -216,5 +226,7 @@ def forward_one(frame: Any) -> None:
                 else:
                     for d in range(w):
                         S[H + d] *= exp2(softplus(S[BIAS + d], enabled) * S[DECAY + d])
+            if final.size > 0:
+                copy(S, H, final, bk * channels + start, w)
             if z.size > 0 and (k == K - ONE or y_path > ZERO):
                 _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.arguments import check_paths, known_complete, narrow_paths
-from vimamba_kernels.gpu_tasks import processors, run
+from vimamba_kernels.gpu_tasks import is_shared, processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.projection import project_gradients
 
@@ -135,10 +135,14 @@ def forward(
     *,
     save: bool,
     plan: Plan | None = None,
+    first: Tensor | None = None,
+    last: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, and with `save` what `backward` takes: the ungated output and states, or nothing.
 
     Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
+    `first` is the state to begin with, (B, K, N, D) in float32; `last`, of the same shape, takes
+    the one after the last step.
     """
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(forward_block(scan.states, scan.width), backward=False)
@@ -154,8 +158,9 @@ def forward(
     states = u.new_empty((0,), dtype=torch.float32)
     if save and saves_states(scan.states):
         states = u.new_empty(scan.states_shape, dtype=torch.float32)
-    starts = _enter_segments(scan, plan) if plan.segments > 1 else None
-    _scan_forward(scan, plan, target, gate, ungated, states if states.numel() else None, starts)
+    starts = _enter_segments(scan, plan, start=first) if plan.segments > 1 else first
+    ends = states if states.numel() else None, starts, last
+    _scan_forward(scan, plan, target, gate, ungated, *ends)
     y = target.sum()
     if z is not None and gate is None:
         ungated = y.to(saved_dtype(u.dtype)) if keeps else None
@@ -183,24 +188,29 @@ def backward(
     states: Tensor,
     *,
     plan: Plan | None = None,
+    first: Tensor | None = None,
+    grad_last: Tensor | None = None,
+    grad_first: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the nine tensors in their order; None for absent arguments.
 
     `grad` is the output's. `ungated` and `states` are what `forward` saved for the same arguments;
-    if it saved nothing, it runs again. `plan` is as in `forward`.
+    if it saved nothing, it runs again. `plan` and `first` are as in `forward`, `grad_last` is the
+    gradient of the last state, and `grad_first` takes that of the first.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     if (z is not None and ungated.numel() == 0) or (
         saves_states(A.shape[2]) and states.numel() == 0
     ):
-        _, ungated, states = forward(*tensors, delta_softplus, paths, merge, save=True)
+        options = (delta_softplus, paths, merge)
+        _, ungated, states = forward(*tensors, *options, save=True, first=first)
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(backward_block(scan.states, scan.width), backward=True)
     gate = None if z is None else z.contiguous()
     grad = grad.contiguous()
     if states.numel() == 0:
-        states = _recompute_states(scan, plan)
-    grads = _scan_backward(scan, plan, grad, gate, merge, states)
+        states = _recompute_states(scan, plan, first)
+    grads = _scan_backward(scan, plan, grad, gate, merge, states, grad_last, grad_first)
     grad_u, grad_steps, *grads, grad_bias = grads
     grad_z = None if gate is None else _gate_gradient(grad, gate, ungated.contiguous())
     # In the kernel these products would take longer (counted: by a tenth of its time and more):
@@ -342,7 +352,7 @@ def _prepare(
     complete = paths is None or _visits_all(paths, length)
     paths = None if paths is None else narrow_paths(paths, length)
     optional = {"skip": D, "bias": delta_bias, "paths": paths}
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     width = channels // (B.shape[2] if B.dim() == 5 else 1)
     return _Scan(
         inputs={
@@ -351,7 +361,13 @@ def _prepare(
         },
         weight=delta_weight,
         sizes={"K": k, "L": length, "T": steps, "D": channels, "width": width},
-        flags={"N": n, "RANK": rank, "SOFTPLUS": delta_softplus, "COMPLETE": complete},
+        flags={
+            "N": n,
+            "RANK": rank,
+            "SOFTPLUS": delta_softplus,
+            "COMPLETE": complete,
+            "SHARED_PATHS": is_shared(paths),
+        },
         batch=batch,
         k=k,
         steps=steps,
@@ -404,6 +420,7 @@ def _scan_forward(
     ungated: Tensor | None,
     states: Tensor | None,
     starts: Tensor | None,
+    last: Tensor | None,
 ) -> None:
     cut = scan.cut(plan)
     walks = _walks(scan, target.mode, cut["segments"])
@@ -421,6 +438,7 @@ def _scan_forward(
             out=target.out,
             states=states,
             starts=starts,
+            final=last,
             **scan.sizes,
             **scan.flags,
             **cut,
@@ -436,9 +454,17 @@ def _is_shared(t: Tensor | None) -> bool:
 
 
 def _enter_segments(
-    scan: _Scan, plan: Plan, grad: Tensor | None = None, z: Tensor | None = None
+    scan: _Scan,
+    plan: Plan,
+    grad: Tensor | None = None,
+    z: Tensor | None = None,
+    *,
+    start: Tensor | None,
 ) -> Tensor:
-    """The state that enters every segment, (B, K, segments, N, D), or given `grad` its gradient."""
+    """The state that enters every segment, (B, K, segments, N, D), or given `grad` its gradient.
+
+    `start` is what enters the first one, or the last; None for zero.
+    """
     inputs = scan.inputs
     value, weight = (inputs["u"], inputs["B"]) if grad is None else (grad, inputs["C"])
     block, unroll = forward_block(scan.states, scan.width)
@@ -469,6 +495,7 @@ def _enter_segments(
         scan.batch * scan.k * -(-channels // plan.block),
         ends=ends,
         sums=sums,
+        start=start,
         A=inputs["A"],
         K=scan.k,
         D=channels,
@@ -480,19 +507,26 @@ def _enter_segments(
     return ends
 
 
-def _recompute_states(scan: _Scan, plan: Plan) -> Tensor:
+def _recompute_states(scan: _Scan, plan: Plan, first: Tensor | None) -> Tensor:
     """The states that the backward kernel starts from."""
     block, unroll = forward_block(scan.states, scan.width)
     plan = plan._replace(block=block, unroll=unroll)
     states = scan.new(scan.states_shape)
-    starts = _enter_segments(scan, plan) if plan.segments > 1 else None
+    starts = _enter_segments(scan, plan, start=first) if plan.segments > 1 else first
     nothing = _Target("rows", None, None, False)
-    _scan_forward(scan, plan, nothing, None, None, states, starts)
+    _scan_forward(scan, plan, nothing, None, None, states, starts, None)
     return states
 
 
 def _scan_backward(
-    scan: _Scan, plan: Plan, grad: Tensor, z: Tensor | None, merge: bool, states: Tensor
+    scan: _Scan,
+    plan: Plan,
+    grad: Tensor,
+    z: Tensor | None,
+    merge: bool,
+    states: Tensor,
+    grad_last: Tensor | None,
+    grad_first: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients of u, delta (if projected, of the product), A, B, C, D and delta_bias."""
     inputs, sizes, cut = scan.inputs, scan.sizes, scan.cut(plan)
@@ -511,7 +545,10 @@ def _scan_backward(
     projection = scan.projection(plan, programs)
     sums = scan.new((*own, scan.states + 2, sizes["D"])).zero_()
     if segments > 1:
-        carry = _enter_segments(scan, plan, grad, z)
+        carry = _enter_segments(scan, plan, grad, z, start=grad_last)
+    elif grad_last is not None:
+        # it is overwritten
+        carry = grad_last.clone()
     else:
         carry = scan.new((*own, scan.states, sizes["D"])).zero_()
     padded = -(-scan.steps // plan.unroll) * plan.unroll
@@ -535,11 +572,14 @@ def _scan_backward(
             **scan.flags,
             **cut,
             **walk,
+            ENDS=grad_last is not None,
             SHARED_U=_is_shared(u),
             SHARED_GRAD=merge,
             MERGE=target.mode,
         )
     _sum_weights(scan, partial, dB, dC)
+    if grad_first is not None:
+        grad_first.copy_(carry.view(*own, scan.states, sizes["D"])[:, :, 0])
     # one sum each: an operator must not return views of one tensor
     dA, dskip, dbias = (t.sum((0, 2)) for t in sums.split_with_sizes((scan.states, 1, 1), dim=3))
     return (
@@ -569,6 +609,7 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
         groups=groups,
         per_group=partial.shape[2] // groups,
         N=scan.states,
+        SHARED_PATHS=scan.flags["SHARED_PATHS"],
         ROWS=rows,
     )
 

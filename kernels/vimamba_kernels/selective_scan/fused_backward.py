@@ -142,12 +142,17 @@ def _prepare(
     grads,
     gates,
     bias_row,
+    left,
     SOFTPLUS: tl.constexpr,
+    PAST: tl.constexpr,
     N: tl.constexpr,
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """By step: dt, its slope (for one state), dt * u, the ungated output's gradient; two zeros."""
+    """By step: dt, its slope (for one state), dt * u, the ungated output's gradient; two zeros.
+
+    `left` steps are there; with PAST, dt is zero in those after them, which keep the state.
+    """
     dts, slopes, writes, gys, zeros = (), (), (), (), ()
     for j in tl.static_range(UNROLL):
         dt = deltas[j].to(tl.float32) + bias_row
@@ -155,6 +160,8 @@ def _prepare(
             dt, slope = softplus_and_slope(dt)
             if N == 1:
                 slopes = slopes + (slope,)
+        if PAST:
+            dt = tl.where(j < left, dt, 0.0)
         gy = grads[j].to(tl.float32)
         if gates is not None:
             gate = gates[j].to(tl.float32)
@@ -208,9 +215,11 @@ def scan_backward(
     N: tl.constexpr,
     RANK: tl.constexpr,
     SOFTPLUS: tl.constexpr,
+    ENDS: tl.constexpr,
     SHARED_U: tl.constexpr,
     SHARED_GRAD: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     MERGE: tl.constexpr,
@@ -220,9 +229,10 @@ def scan_backward(
     """All gradients, walking every path back by UNROLL = 4 steps, whose first states are `states`.
 
     `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind, and is
-    overwritten. `sums` (B, K, segments, N + 2, D), zero at first, takes dA, dD and the bias's
-    gradient over a segment's steps; `partial` (B, K, blocks, T up to a multiple of UNROLL, N, 2)
-    takes dB and dC over a block's channels. MERGE is about `du`; see `scan_forward`.
+    overwritten by the one that leaves it; with ENDS, one also enters the last segment. `sums`
+    (B, K, segments, N + 2, D), zero at first, takes dA, dD and the bias's gradient over a segment's
+    steps; `partial` (B, K, blocks, T up to a multiple of UNROLL, N, 2) takes dB and dC over a
+    block's channels. MERGE is about `du`; see `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     # whether there are registers for what goes from group to group
@@ -244,7 +254,7 @@ def scan_backward(
         z_rows = None if z is None else z + b * L * D + d
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
-        path = None if paths is None else paths + k * T
+        path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
         own = (bk * segments + segment) * N * D + d
         sum_rows = sums + (bk * segments + segment) * (N + 2) * D + d
         end = first + (groups - 1) * UNROLL
@@ -279,8 +289,9 @@ def scan_backward(
                 olds = _load_rows(total + row, tokens, D, earlier, SKIPS, UNROLL)
             bias_row = load_parameter(bias, k * D + d, inside)
             dts, slopes, writes, gys, dwrites, ddts = _prepare(
-                us, deltas, grads, gates, bias_row, SOFTPLUS, N, BLOCK, UNROLL
-            )
+                us, deltas, grads, gates, bias_row, last - t, SOFTPLUS, TAIL and ENDS, N, BLOCK,
+                UNROLL,
+            )  # fmt: skip
             for n in range(N):
                 # the order in which the compiler keeps most loads on their way
                 if not HELD:
@@ -312,6 +323,8 @@ def scan_backward(
                 ddt = dwrites[j] * x + ddts[j] * LN2
                 if SOFTPLUS:
                     ddt *= slopes[j]
+                if TAIL and ENDS:
+                    ddt = tl.where(t + j < last, ddt, 0.0)
                 mask = mask_by(inside, tokens[j]) if SKIPS else inside
                 tl.store(ddelta_rows + tokens[j] * D, ddt, mask=mask)
                 value = dwrites[j] * dts[j] + skip_row * gy
@@ -345,6 +358,7 @@ def sum_weights(
     groups,
     per_group,
     N: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     """Add the partial sums that scan_backward left, and put them at the tokens' own places."""
@@ -364,8 +378,9 @@ def sum_weights(
         place += T_padded * N * 2
     token = t
     if paths is not None:
-        k = owner // groups % K
-        token = tl.load(paths + k * T + t, mask=t < T, other=-1).to(tl.int32)
+        bk = owner // groups
+        row = bk % K if SHARED_PATHS else bk
+        token = tl.load(paths + row * T + t, mask=t < T, other=-1).to(tl.int32)
         mask = mask & (token >= 0)[:, None]
     place = owner * L * N + (token * N)[:, None] + n[None, :]
     tl.store(dB + place, b_sum, mask=mask)

@@ -89,6 +89,7 @@ def scan_forward(
     out,
     states,
     starts,
+    final,
     K,
     L,
     T,
@@ -104,6 +105,7 @@ def scan_forward(
     SOFTPLUS: tl.constexpr,
     SHARED_U: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     MERGE: tl.constexpr,
@@ -112,6 +114,9 @@ def scan_forward(
     UNROLL: tl.constexpr,
 ):
     """Outputs, or the states at every SPACING-th step, or both, whichever pointers are given.
+
+    `starts` (B, K, segments, N, D) holds the states that enter the segments, zero if None; `final`
+    (B, K, N, D) takes the one after the last step if given.
 
     MERGE "rows": every path has rows of its own in `out`. "own": paths add up in `total` one after
     the other, within a program or in several launches, and the last one writes `out` if given.
@@ -135,7 +140,7 @@ def scan_forward(
         delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
         weights = (bk * (D // width) + group) * L * N
         row = (bk if MERGE == "rows" else b) * L * D + d
-        path = None if paths is None else paths + k * T
+        path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
         decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
         bias_row = load_parameter(bias, k * D + d, inside)
         skip_row = load_parameter(skip, k * D + d, inside)
@@ -186,6 +191,9 @@ def scan_forward(
                 dt = deltas[j].to(tl.float32) + bias_row
                 if SOFTPLUS:
                     dt = softplus(dt)
+                if TAIL and final is not None:
+                    # steps past the end leave the state as it is
+                    dt = tl.where(t + j < last, dt, 0.0)
                 x = us[j].to(tl.float32)
                 write = Bs[j].to(tl.float32)[:, None] * (dt * x)[None, :]
                 h = tl.exp2(decay * dt[None, :]) * h + write
@@ -196,6 +204,10 @@ def scan_forward(
                     gate = None if z is None else gates[j]
                     place = row + here[j] * D
                     store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE)
+        if final is not None:
+            # not in one condition: Triton before 3.4 compiles both sides of an `and`
+            if last == T:
+                tl.store(final + bk * N * D + cells, h, mask=real)
         if EMIT and MERGE == "own":
             # the next path meets rows that other threads may have written
             tl.debug_barrier()
@@ -226,6 +238,7 @@ def scan_summary(
     SOFTPLUS: tl.constexpr,
     SHARED: tl.constexpr,
     COMPLETE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     TAIL: tl.constexpr,
     EVEN: tl.constexpr,
     REVERSE: tl.constexpr,
@@ -249,7 +262,7 @@ def scan_summary(
     values = value + (b if SHARED else bk) * L * D + d
     delta_rows = locate_delta(delta, scratch, bk, L, D, d, RANK, BLOCK)
     weights = weight + (bk * (D // width) + group) * L * N
-    path = None if paths is None else paths + k * T
+    path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
     decay = tl.load(A + k * N * D + cells, mask=real, other=0.0)
     bias_row = load_parameter(bias, k * D + d, inside)
     h = tl.zeros((NP, BLOCK), tl.float32)
@@ -279,6 +292,10 @@ def scan_summary(
             dt = deltas[j].to(tl.float32) + bias_row
             if SOFTPLUS:
                 dt = softplus(dt)
+            if TAIL:
+                # steps past the end leave the state as it is
+                step = t + (UNROLL - 1 - j if REVERSE else j)
+                dt = tl.where(step < last, dt, 0.0)
             x = xs[j].to(tl.float32)
             if z is not None:
                 gate = gates[j].to(tl.float32)
@@ -298,6 +315,7 @@ def scan_summary(
 def carry_segments(
     ends,
     sums,
+    start,
     A,
     K,
     D,
@@ -306,7 +324,10 @@ def carry_segments(
     REVERSE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Turn what every segment adds into the state that enters it, in place."""
+    """Turn what every segment adds into the state that enters it, in place.
+
+    `start` (B, K, N, D) is what enters the first segment, or in REVERSE the last; None for zero.
+    """
     NP: tl.constexpr = triton.next_power_of_2(N)
     blocks = tl.cdiv(D, BLOCK)
     bk = (tl.program_id(0) // blocks).to(tl.int64)
@@ -316,6 +337,8 @@ def carry_segments(
     real = (n < N)[:, None] & (d < D)[None, :]
     decay = tl.load(A + bk % K * N * D + cells, mask=real, other=0.0)
     h = tl.zeros((NP, BLOCK), tl.float32)
+    if start is not None:
+        h = tl.load(start + bk * N * D + cells, mask=real, other=0.0)
     for i in range(segments):
         slot = bk * segments + (segments - 1 - i if REVERSE else i)
         added = tl.load(ends + slot * N * D + cells, mask=real, other=0.0)

@@ -4,11 +4,12 @@
 returns besides the output what the backward pass needs, and whose gradient is the operator
 `selective_scan_backward`. The gradient of that one, for second derivatives, goes through the
 chunked form with every backend. So does all that torch.func and forward mode differentiate.
+`vimamba::selective_scan_with_state` is the same from a given state, and returns the last one.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
 
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +18,14 @@ from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.gates import gate_gradient
-from vimamba_kernels.paths import saved_dtype
+from vimamba_kernels.paths import compute_dtype, saved_dtype
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    joined,
     must_be_composed,
     nothing,
+    parted,
     register_autocast,
     register_vmap,
     second_gradients,
@@ -53,6 +56,8 @@ _REQUIRED = _ARGUMENTS.format("", "", "", "")
 _OPTIONAL = _ARGUMENTS.format("=None", "=False", "=True", '="auto"')
 # positions of the tensors with a gradient in these arguments
 _DIFFERENTIABLE = range(9)
+# what follows them in the operators of both directions
+_STATE = "Tensor? initial_state=None"
 
 
 def choose_backend(backend: str, u: Tensor) -> str:
@@ -91,20 +96,61 @@ def _selective_scan(
     backend: str = "auto",
 ) -> Tensor:
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
-    if must_be_composed(tensors):
-        check_arguments(*tensors, paths)
-        scan = _SCANS.get(choose_backend(backend, u), selective_scan_chunked)
-        return scan(*tensors, delta_softplus, paths, merge)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    return torch.ops.vimamba.selective_scan_forward(
-        *tensors, delta_softplus, paths, merge, backend, save
-    )[0]
+    return _compose(tensors, (delta_softplus, paths, merge), None, False, backend)[0]
+
+
+_library.define(
+    f"selective_scan_with_state({_OPTIONAL}, Tensor? initial_state=None) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+@torch.library.impl(_library, "selective_scan_with_state", "CompositeImplicitAutograd")
+def _selective_scan_with_state(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
+    delta_softplus: bool = False,
+    paths: Tensor | None = None,
+    merge: bool = True,
+    backend: str = "auto",
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the state after the last step."""
+    tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+    return _compose(tensors, (delta_softplus, paths, merge), initial_state, True, backend)
+
+
+def _compose(
+    tensors: Sequence[Tensor | None],
+    options: tuple[bool, Tensor | None, bool],
+    initial_state: Tensor | None,
+    return_state: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    everything: Any = (*tensors, initial_state)
+    if must_be_composed(everything):
+        check_arguments(*everything[:9], options[1], initial_state)
+        scan = _SCANS.get(choose_backend(backend, everything[0]), selective_scan_chunked)
+        return scan(*everything[:9], *options, initial_state)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in everything)
+    y, _, _, state = torch.ops.vimamba.selective_scan_forward(
+        *tensors, *options, backend, save, initial_state, return_state
+    )
+    return y, state
 
 
 @torch.library.custom_op(
     "vimamba::selective_scan_forward",
     mutates_args=(),
-    schema=f"({_REQUIRED}, bool save) -> (Tensor, Tensor, Tensor)",
+    schema=f"({_REQUIRED}, bool save, {_STATE}, bool return_state=False) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
 )
 @without_autocast
 def _forward(
@@ -122,23 +168,53 @@ def _forward(
     merge: bool,
     backend: str,
     save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The output; with `save` also the ungated output and the states at the chunk borders."""
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The output; with `save` also the ungated output and the states at the chunk borders.
+
+    The last state comes last, if it is wanted.
+    """
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths, initial_state)
     name = choose_backend(backend, u)
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     if name in _SCANS:
-        out = _SCANS[name](*tensors, delta_softplus, paths, merge)
-        return out, nothing(u, saved_dtype(u.dtype)), nothing(u, torch.float32)
+        out, state = _SCANS[name](*tensors, delta_softplus, paths, merge, initial_state)
+        state = state.contiguous() if return_state else nothing(state)
+        return out, nothing(u, saved_dtype(u.dtype)), nothing(u, torch.float32), state
+    first, last = _turned(initial_state), None
+    if return_state:
+        last = _new_turned(delta, A)
     if name == "triton":
-        return fused.forward(*tensors, delta_softplus, paths, merge, save=save)
+        options = (delta_softplus, paths, merge)
+        saved = fused.forward(*tensors, *options, save=save, first=first, last=last)
+        return *saved, _turned_back(last, u)
     options = (delta_bias, delta_weight, delta_softplus, paths, merge)
+    gate = None if save else z
+    y, states = cpu.forward(u, delta, A, B, C, D, gate, *options, save=save, first=first, last=last)
+    state = _turned_back(last, u)
     if z is None or not save:
-        y, states = cpu.forward(u, delta, A, B, C, D, z, *options, save=save)
-        return y.to(u.dtype), nothing(u, saved_dtype(u.dtype)), states
-    y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True)
+        return y.to(u.dtype), nothing(u, saved_dtype(u.dtype)), states, state
     ungated = y.to(saved_dtype(u.dtype), copy=True)
-    return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states
+    return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states, state
+
+
+def _turned(state: Tensor | None) -> Tensor | None:
+    """A state (B, K, D, N) as the kernels keep it, (B, K, N, D) in float32."""
+    if state is None:
+        return None
+    return state.detach().to(torch.float32).transpose(2, 3).contiguous()
+
+
+def _new_turned(delta: Tensor, A: Tensor) -> Tensor:
+    """Memory for a state as the kernels keep it."""
+    shape = (*delta.shape[:2], A.shape[2], A.shape[1])
+    return torch.empty(shape, dtype=torch.float32, device=delta.device)
+
+
+def _turned_back(state: Tensor | None, like: Tensor) -> Tensor:
+    """What the kernels have written as a state, or nothing."""
+    return nothing(like, torch.float32) if state is None else state.transpose(2, 3).contiguous()
 
 
 @_forward.register_fake
@@ -157,21 +233,25 @@ def _forward_fake(
     merge: bool,
     backend: str,
     save: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+    initial_state: Tensor | None = None,
+    return_state: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (batch, k, length), channels = delta.shape[:3], A.shape[1]
     shape = (batch, length, channels) if merge else (batch, k, length, channels)
     # a forced backend is not at hand on the meta device, where only the output's shape counts
     name = choose_backend(backend, u) if save and u.device.type != "meta" else None
     keep = name in ("triton", "cpu")
-    sizes = (batch, k, length if paths is None else paths.shape[1], A.shape[2], channels)
+    sizes = (batch, k, length if paths is None else paths.shape[-1], A.shape[2], channels)
     states = (0,)
     if name == "cpu" or (name == "triton" and fused.saves_states(A.shape[2])):
         states = (cpu if name == "cpu" else fused).states_shape(*sizes)
     ungated = shape if keep and z is not None else (0,)
+    state = (batch, k, channels, A.shape[2]) if return_state else (0,)
     return (
         torch.empty(shape, dtype=u.dtype, device=u.device),
         torch.empty(ungated, dtype=saved_dtype(u.dtype), device=u.device),
         torch.empty(states, dtype=torch.float32, device=u.device),
+        torch.empty(state, dtype=compute_dtype(u), device=u.device),
     )
 
 
@@ -183,12 +263,13 @@ def _gate(z: Tensor, merge: bool) -> Tensor:
 @torch.library.custom_op(
     "vimamba::selective_scan_backward",
     mutates_args=(),
-    schema=f"(Tensor grad, {_REQUIRED}, Tensor ungated, Tensor states) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema=f"(Tensor? grad, {_REQUIRED}, Tensor ungated, Tensor states, {_STATE}, "
+    "Tensor? grad_state=None) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 @without_autocast
 def _backward(
-    grad: Tensor,
+    grad: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -204,39 +285,56 @@ def _backward(
     backend: str,
     ungated: Tensor,
     states: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the nine tensors in their order; those of absent ones are empty."""
-    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths)
+    initial_state: Tensor | None = None,
+    grad_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of the nine tensors in their order and of the first state; absent ones are empty.
+
+    `grad` and `grad_state` are those of the output and of the last state, None for zeros.
+    """
+    check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths, initial_state)
     name = choose_backend(backend, u)
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+    everything = (*tensors, initial_state)
+    if grad is None:
+        paths_of = delta.shape[1:2] if not merge else ()
+        shape = (delta.shape[0], *paths_of, delta.shape[2], A.shape[1])
+        grad = torch.zeros(shape, dtype=u.dtype, device=u.device)
     if name in _SCANS:
         # written out: below the autograd dispatch keys autograd itself is out of reach
         recurrence = linear_recurrence_loop if name == "reference" else linear_recurrence
-        options = (delta_softplus, paths, merge)
-        grads = selective_scan_gradients(grad, *tensors, *options, recurrence=recurrence)
-        return dense_gradients(grads, tensors)
+        options = (delta_softplus, paths, merge, initial_state)
+        grads = selective_scan_gradients(
+            grad, grad_state, *tensors, *options, recurrence=recurrence
+        )
+        return dense_gradients(grads, everything)
+    first, after = _turned(initial_state), _turned(grad_state)
+    before = None if initial_state is None else _new_turned(delta, A)
+    ends = {"grad_last": after, "grad_first": before}
     if name == "triton":
-        options = (delta_softplus, paths, merge)
-        return dense_gradients(fused.backward(grad, *tensors, *options, ungated, states), tensors)
+        options = (delta_softplus, paths, merge, ungated, states)
+        grads = fused.backward(grad, *tensors, *options, first=first, **ends)
+        return dense_gradients((*grads, _turned_back(before, u)), everything)
     options = (delta_bias, delta_weight, delta_softplus, paths, merge)
     if states.numel() == 0:
-        y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True)
+        y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True, first=first)
         ungated = y if z is not None else ungated
     grad = grad.float()
     grad_z = None
     if z is not None:
         grad_z = gate_gradient(grad, z, ungated, merge)
         grad = grad * _gate(z, merge)
-    grads = cpu.backward(grad, u, delta, A, B, C, D, *options, states)
+    grads = cpu.backward(grad, u, delta, A, B, C, D, *options, states, **ends)
     grad_u, grad_steps, *grads, grad_bias = grads
     assert grad_steps is not None
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
-    return dense_gradients((grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight), tensors)
+    grads = (grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight)
+    return dense_gradients((*grads, _turned_back(before, u)), everything)
 
 
 @_backward.register_fake
 def _backward_fake(
-    grad: Tensor,
+    grad: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -252,61 +350,80 @@ def _backward_fake(
     backend: str,
     ungated: Tensor,
     states: Tensor,
+    initial_state: Tensor | None = None,
+    grad_state: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     return tuple(
         nothing(u) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+        for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight, initial_state)
     )
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, ungated, states = output
-    ctx.mark_non_differentiable(ungated, states)
+    _, ungated, states, last = output
+    *arguments, _, initial_state, return_state = inputs
+    ctx.mark_non_differentiable(ungated, states, *(() if return_state else (last,)))
     ctx.set_materialize_grads(False)
-    *tensors, ctx.delta_softplus, paths, ctx.merge, ctx.backend, _ = inputs
-    ctx.save_for_backward(*tensors, paths, ungated, states)
+    *tensors, ctx.delta_softplus, paths, ctx.merge, ctx.backend = arguments
+    ctx.save_for_backward(*tensors, initial_state, paths, ungated, states)
 
 
-def _forward_gradient(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-    flags = (None,) * 5
-    if grad is None:
-        return (None,) * len(_DIFFERENTIABLE) + flags
-    *tensors, paths, ungated, states = ctx.saved_tensors
-    options = (ctx.delta_softplus, paths, ctx.merge, ctx.backend)
-    if must_be_composed((grad,)):
-        scan = partial(
-            selective_scan_chunked,
-            delta_softplus=ctx.delta_softplus,
-            paths=paths,
-            merge=ctx.merge,
+def _forward_gradient(
+    ctx: Any, grad: Tensor | None, _ungated: Any, _states: Any, grad_state: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *tensors, initial_state, paths, ungated, states = ctx.saved_tensors
+    options = (ctx.delta_softplus, paths, ctx.merge)
+    everything = (*tensors, initial_state)
+    grads: Any = (None,) * len(everything)
+    if must_be_composed((grad, grad_state)):
+        given, scan = _joined_outputs((grad, grad_state), *options)
+        grads = composed_gradients(scan, given, everything)
+    elif grad is not None or grad_state is not None:
+        found = torch.ops.vimamba.selective_scan_backward(
+            grad, *tensors, *options, ctx.backend, ungated, states, initial_state, grad_state
         )
-        return composed_gradients(scan, grad, tensors) + flags
-    grads = torch.ops.vimamba.selective_scan_backward(grad, *tensors, *options, ungated, states)
-    pairs = zip(grads, tensors, strict=True)
-    return tuple(None if t is None else g for g, t in pairs) + flags
+        pairs = zip(found, everything, strict=True)
+        grads = tuple(None if t is None else g for g, t in pairs)
+    # the flags, and behind them the state
+    return (*grads[:9], *(None,) * 5, grads[9], None)
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
-    *tensors, ctx.delta_softplus, paths, ctx.merge, _, _, _ = inputs
-    ctx.save_for_backward(*tensors, paths)
+    grad, *tensors, ctx.delta_softplus, paths, ctx.merge, _, _, _, initial, grad_state = inputs
+    ctx.save_for_backward(grad, grad_state, *tensors, initial, paths)
 
 
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Second derivatives: first ones through the chunked form, differentiated by autograd."""
-    *tensors, paths = ctx.saved_tensors
+    *grads_and_tensors, paths = ctx.saved_tensors
+    grads, tensors = grads_and_tensors[:2], grads_and_tensors[2:]
+    given, scan = _joined_outputs(grads, ctx.delta_softplus, paths, ctx.merge)
+    first, *rest = second_gradients(scan, (given, *tensors), cotangents)
+    grad, grad_state = parted(first, grads)
+    return (grad, *rest[:9], *(None,) * 6, rest[9], grad_state)
+
+
+def _joined_outputs(
+    grads: Sequence[Tensor | None], delta_softplus: bool, paths: Tensor | None, merge: bool
+) -> tuple[Tensor, Callable[..., Tensor]]:
+    """The gradients that there are, and the scan with the outputs that they are of, in a row."""
+    wanted = [i for i, g in enumerate(grads) if g is not None]
 
     def scan(*inputs: Any) -> Tensor:
-        arguments: Any = (*inputs, ctx.delta_softplus, paths, ctx.merge)
-        return selective_scan_chunked(*arguments)
+        *tensors, initial_state = inputs
+        arguments: Any = (*tensors, delta_softplus, paths, merge, initial_state)
+        outputs = selective_scan_chunked(*arguments)
+        return joined([outputs[i] for i in wanted])
 
-    return second_gradients(scan, tensors, cotangents) + (None,) * 6
+    return joined(grads), scan
 
 
 _forward.register_autograd(_forward_gradient, setup_context=_forward_setup)
 _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 
 
-# A, D and delta_bias keep their precision
-register_autocast(_library, "selective_scan", ("u", "delta", "B", "C", "z", "delta_weight"))
-register_vmap(_library, "selective_scan", ("u", "delta", "B", "C", "z"))
+# A, D, delta_bias and initial_state keep their precision
+for _name, _state in (("selective_scan", ()), ("selective_scan_with_state", ("initial_state",))):
+    register_autocast(_library, _name, ("u", "delta", "B", "C", "z", "delta_weight"))
+    register_vmap(_library, _name, ("u", "delta", "B", "C", "z", *_state))

@@ -24,10 +24,14 @@ def selective_scan_reference(
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
-) -> Tensor:
+    initial_state: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Selective scan (Gu and Dao 2023, arXiv:2312.00752, alg. 2); arguments as the op's.
 
     Computes in float64 if `u` is float64 and in float32 otherwise; differentiable by autograd.
+
+    Returns:
+        The output, and the state after the last step.
     """
     dtype = compute_dtype(u)
     steps = project_steps(delta.to(dtype), delta_weight)
@@ -39,6 +43,7 @@ def selective_scan_reference(
     A = A.to(dtype)
 
     h = u_steps.new_zeros((dt.shape[0], *A.shape))
+    h = h if initial_state is None else initial_state.to(dtype)
     outputs = []
     for t in range(dt.shape[2]):
         dt_t, u_t = dt[:, :, t, :, None], u_steps[:, :, t, :, None]
@@ -47,12 +52,12 @@ def selective_scan_reference(
     y = torch.stack(outputs, dim=2)
     if D is not None:
         y = y + D.to(dtype)[:, None] * u_steps
-    return finish(to_tokens(y, paths, length), z, merge, u.dtype)
+    return finish(to_tokens(y, paths, length), z, merge, u.dtype), h
 
 
-def linear_recurrence_loop(log_decay: Tensor, write: Tensor) -> Tensor:
-    """h[t] = exp(log_decay[t]) * h[t - 1] + write[t] along dimension 2, from h[-1] = 0."""
-    h = torch.zeros_like(write[:, :, 0])
+def linear_recurrence_loop(log_decay: Tensor, write: Tensor, first: Tensor | None = None) -> Tensor:
+    """h[t] = exp(log_decay[t]) * h[t - 1] + write[t] along dimension 2, from `first` or zero."""
+    h = torch.zeros_like(write[:, :, 0]) if first is None else first
     states = []
     for t in range(write.shape[2]):
         h = log_decay[:, :, t].exp() * h + write[:, :, t]

@@ -57,9 +57,9 @@ def ssd(
         dt_softplus: Whether `dt` passes through softplus (linear above 20).
         dt_limit: Lowest and highest step size.
         initial_state: (B, K, H, P, N); None is zero.
-        paths: (K, T) int32 or int64 in [-1, L), no token twice in a row; None visits all tokens in
-            order. -1 is a zero token: x, dt, B and C are zero there, so the state decays, and the
-            output is dropped.
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+            no token twice in a row. None visits all tokens in order. -1 is a zero token: x, dt,
+            B and C are zero there, so the state decays, and the output is dropped.
         merge: Whether to return the sum over the paths.
         return_state: Whether to return the state after the last step, too.
         backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "cpu" (compiled

@@ -47,7 +47,7 @@ def check_arguments(
     expect_shape("dt_bias", dt_bias, "(K, H)", (k, heads))
     state = (batch, k, heads, width, B.shape[-1])
     expect_shape("initial_state", initial_state, "(B, K, H, P, N)", state)
-    expect_paths_shape(paths, k)
+    expect_paths_shape(paths, batch, k)
 
 
 def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:

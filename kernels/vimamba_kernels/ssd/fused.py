@@ -216,7 +216,7 @@ def _prepare(
     batch, k, length, heads = dt.shape
     width, states = x.shape[-1], B.shape[-1]
     groups = B.shape[3] if B.dim() == 5 else 1
-    steps = length if paths is None else paths.shape[1]
+    steps = length if paths is None else paths.shape[-1]
     gpu_tasks.check_row_sizes("x", max(length, steps), heads * width)
     gpu_tasks.check_row_sizes("B", length, groups * states)
     shape = choose_shape(x.dtype, states)
@@ -239,6 +239,7 @@ def _prepare(
         "highest": math.inf if dt_limit is None else float(dt_limit[1]),
         "SOFTPLUS": dt_softplus,
         "GIVEN": A.dim() == 4,
+        "SHARED_PATHS": gpu_tasks.is_shared(paths),
         "Q": chunk,
         "HEADS": _HEADS,
     }
@@ -269,6 +270,7 @@ def _prepare(
             "chunks": chunks,
             "P": width,
             "N": states,
+            "SHARED_PATHS": gpu_tasks.is_shared(paths),
             "HALF": x.dtype == torch.bfloat16,
             "Q": chunk,
             "NB": _padded(states),
@@ -401,6 +403,7 @@ def _gather(scan: _Scan, rows: Tensor, z: Tensor | None, merge: bool, dtype: tor
         T=steps,
         D=channels,
         MERGE=merge,
+        SHARED_PATHS=scan.common["SHARED_PATHS"],
         EVEN=channels % _BLOCK == 0,
         ROWS=_ROWS,
         BLOCK=_BLOCK,

@@ -60,6 +60,7 @@ def ssd_gradients(
     N: tl.constexpr,
     SHARED: tl.constexpr,
     SHARED_GRAD: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     HALF: tl.constexpr,
     PRECISION: tl.constexpr,
     Q: tl.constexpr,
@@ -86,7 +87,8 @@ def ssd_gradients(
     n, real_n = columns(0, N, NB)
     i = tl.arange(0, Q)
     t = chunk * Q + i
-    token = tokens_at(None if paths is None else paths + k * T, t, T)
+    path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
+    token = tokens_at(path, t, T)
     step = tl.where(t < T, t, -1)
     weights = bk * L * groups * N + group * N
     Bs = load_rows(B + weights, token, groups * N, n, real_n)

@@ -82,6 +82,7 @@ def walk_states(
     P: tl.constexpr,
     N: tl.constexpr,
     SHARED: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     REVERSE: tl.constexpr,
     HALF: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -104,7 +105,7 @@ def walk_states(
     groups = H // per_group
     first = segment * segment_chunks
     last = tl.minimum(first + segment_chunks, chunks)
-    path = None if paths is None else paths + k * T
+    path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
     values = value + (b if SHARED else bk) * L * H * P + head * P
     weights = weight + bk * L * groups * N + head // per_group * N
     slot = (bk * segments + segment) * H
@@ -196,6 +197,7 @@ def ssd_outputs(
     P: tl.constexpr,
     N: tl.constexpr,
     SHARED: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     HALF: tl.constexpr,
     PRECISION: tl.constexpr,
     HEADS: tl.constexpr,
@@ -215,7 +217,7 @@ def ssd_outputs(
     groups = H // per_group
     first = segment * segment_chunks
     last = tl.minimum(first + segment_chunks, chunks)
-    path = None if paths is None else paths + k * T
+    path = None if paths is None else paths + (k if SHARED_PATHS else bk) * T
     xs = x + (b if SHARED else bk) * L * H * P + head * P
     weights = bk * L * groups * N + head // per_group * N
     rows = y + bk * T * H * P + head * P
@@ -263,6 +265,7 @@ def gather_rows(
     T,
     D,
     MERGE: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     EVEN: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -282,7 +285,8 @@ def gather_rows(
     total = tl.zeros((ROWS, BLOCK), tl.float32)
     for i in range(K if MERGE else 1):
         bk = (first + i).to(tl.int64)
-        step = tokens_at(None if inverse is None else inverse + bk % K * L, token, L)
+        row = bk % K if SHARED_PATHS else bk
+        step = tokens_at(None if inverse is None else inverse + row * L, token, L)
         total += load_rows(rows + bk * T * D, step, D, d, inside).to(tl.float32)
     token = tl.where(token < L, token, -1)
     if z is not None:

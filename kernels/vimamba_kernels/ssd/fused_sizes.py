@@ -20,7 +20,9 @@ LOWEST_LOG = tl.constexpr(-150.0)
 
 
 @triton.jit
-def _locate(paths, K, T, H, chunks, Q: tl.constexpr, HEADS: tl.constexpr):
+def _locate(
+    paths, K, T, H, chunks, SHARED_PATHS: tl.constexpr, Q: tl.constexpr, HEADS: tl.constexpr
+):
     """What a program owns: path, chunk, heads, steps, tokens; and its steps' places by head."""
     blocks = tl.cdiv(H, HEADS)
     head = tl.program_id(0) % blocks * HEADS + tl.arange(0, HEADS)
@@ -28,7 +30,8 @@ def _locate(paths, K, T, H, chunks, Q: tl.constexpr, HEADS: tl.constexpr):
     bk = (tl.program_id(0) // blocks // chunks).to(tl.int64)
     i = tl.arange(0, Q)
     t = chunk * Q + i
-    token = tokens_at(None if paths is None else paths + bk % K * T, t, T)
+    row = bk % K if SHARED_PATHS else bk
+    token = tokens_at(None if paths is None else paths + row * T, t, T)
     place = (bk * H + head[None, :]) * (chunks * Q) + t[:, None]
     return bk, chunk, head, t, token, place
 
@@ -87,6 +90,7 @@ def lay_sizes(
     highest,
     SOFTPLUS: tl.constexpr,
     GIVEN: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     Q: tl.constexpr,
     HEADS: tl.constexpr,
 ):
@@ -98,7 +102,9 @@ def lay_sizes(
     difference of two, which a few large steps before both make large. Hence multiples of 1 / 64,
     whose sums are exact, are added up apart from what is left of them.
     """
-    bk, _chunk, head, t, token, place = _locate(paths, K, T, H, chunks, Q, HEADS)
+    bk, _chunk, head, t, token, place = _locate(
+        paths, K, T, H, chunks, SHARED_PATHS, Q, HEADS
+    )  # fmt: skip
     size, _slope = _load_sizes(
         dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS
     )  # fmt: skip
@@ -138,6 +144,7 @@ def finish_sizes(
     highest,
     SOFTPLUS: tl.constexpr,
     GIVEN: tl.constexpr,
+    SHARED_PATHS: tl.constexpr,
     Q: tl.constexpr,
     HEADS: tl.constexpr,
 ):
@@ -149,7 +156,9 @@ def finish_sizes(
     what every write is worth to those after it, and `dsizes` is the gradient of the sizes without
     the decays. `kept` (B, K, chunks, H) is what the state before a chunk is worth after it.
     """
-    bk, chunk, head, t, token, place = _locate(paths, K, T, H, chunks, Q, HEADS)
+    bk, chunk, head, t, token, place = _locate(
+        paths, K, T, H, chunks, SHARED_PATHS, Q, HEADS
+    )  # fmt: skip
     size, slope = _load_sizes(
         dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS
     )  # fmt: skip

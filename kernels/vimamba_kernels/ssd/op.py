@@ -18,8 +18,10 @@ from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    joined,
     must_be_composed,
     nothing,
+    parted,
     register_autocast,
     register_vmap,
     second_gradients,
@@ -247,13 +249,7 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | N
     options = (ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge)
     joint, scan = _joined_outputs(grads, *options)
     first, *rest = second_gradients(scan, (joint, *tensors), cotangents)
-    found: list[Tensor | None] = [None, None]
-    if first is not None:
-        wanted = [i for i, g in enumerate(grads) if g is not None]
-        pieces = first.split([grads[i].numel() for i in wanted])
-        for i, piece in zip(wanted, pieces, strict=True):
-            found[i] = piece.view_as(grads[i]).to(grads[i].dtype)
-    return (*found, *rest, None, None, None, None)
+    return (*parted(first, grads), *rest, None, None, None, None)
 
 
 def _joined_outputs(
@@ -269,14 +265,10 @@ def _joined_outputs(
     def scan(*inputs: Any) -> Tensor:
         *others, initial = inputs
         options: Any = (dt_softplus, dt_limit, initial, paths, merge)
-        return _joined([ssd_chunked(*others, *options)[i] for i in wanted])
+        outputs = ssd_chunked(*others, *options)
+        return joined([outputs[i] for i in wanted])
 
-    return _joined([g for g in grads if g is not None]), scan
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """All numbers of the tensors in a row, in float32."""
-    return torch.cat([t.to(torch.float32).flatten() for t in tensors])
+    return joined(grads), scan
 
 
 _forward.register_autograd(_forward_gradient, setup_context=_forward_setup)

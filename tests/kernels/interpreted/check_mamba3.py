@@ -48,6 +48,7 @@ def poison():
         ({"length": 6, "ranks": 3, "norm": True}, STATELESS),
         ({"length": 20, "steps": 18, "zero_tokens": 4, "groups": 1}, {}),
         ({"length": 3, "k": 2, "x_per_path": True}, {"paths": None, "B_bias": None}),
+        ({"length": 5, "batch": 2, "k": 2, "zero_tokens": 1, "paths_per_sample": True}, {}),
     ],
     ids=str,
 )

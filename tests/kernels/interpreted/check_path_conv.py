@@ -42,6 +42,7 @@ OPTIONS = {
     "without_activation": ({}, {"activation": None}),
     "skipped_tokens": ({"steps": 9}, {}),
     "zero_tokens": ({"zero_tokens": 4}, {}),
+    "paths_per_sample": ({"paths_per_sample": True, "batch": 2, "zero_tokens": 4}, {}),
     "only_one_token": ({"zero_tokens": 12}, {}),
     "zero_and_skipped_tokens": ({"zero_tokens": 5, "steps": 30, "length": 40, "taps": 3}, {}),
 }

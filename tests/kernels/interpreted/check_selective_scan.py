@@ -11,6 +11,7 @@ import triton.language as tl
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 from tests.closeness import assert_same
+from tests.kernels import state_problems
 from tests.kernels.problems import (
     TENSORS,
     assert_close,
@@ -53,6 +54,7 @@ OPTIONS = {
     "groups": {"groups": 3},
     "a_group_for_each_channel": {"groups": 2, "n": 1, "channels": 2, "u_per_path": True},
     "u_per_path": {"u_per_path": True, "zero_tokens": 2},
+    "paths_per_sample": {"paths_per_sample": True, "batch": 2, "n": 1},
     "projected": {"rank": 2},
     "projected_one_state": {"rank": 6, "n": 1, "zero_tokens": 2, "steps": 7},
     "projected_groups_of_few_channels": {"rank": 8, "groups": 3},
@@ -143,6 +145,28 @@ def test_every_option_matches(name, merge, monkeypatch):
 def test_every_cut_matches(cut, rank, deterministic, monkeypatch):
     cut_as(monkeypatch, *CUTS[cut])
     assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5, "rank": rank})
+
+
+@pytest.mark.parametrize(("split", "segments"), [(True, 1), (False, 2)])
+def test_cuts_match_where_samples_have_paths_of_their_own(split, segments, monkeypatch):
+    cut_as(monkeypatch, split, segments)
+    assert_matches({"paths_per_sample": True, "length": 19, "n": 1, "zero_tokens": 2, "rank": 3})
+
+
+@pytest.mark.usefixtures("poison")
+@pytest.mark.parametrize(
+    ("size", "segments", "merge"),
+    [
+        ({"length": 7, "n": 1, "zero_tokens": 1, "steps": 6}, 1, True),
+        ({"length": 8, "n": 3, "rank": 3}, 1, False),
+        ({"length": 21, "n": 2, "steps": 19, "without": ("z",)}, 2, True),
+    ],
+)
+def test_states_go_in_and_out(size, segments, merge, monkeypatch):
+    cut_as(monkeypatch, False, segments)
+    problem = state_problems.with_state(batch=1, **size, dtype=torch.float32)
+    results = state_problems.computed(problem, merge=merge, backend="triton")
+    state_problems.assert_close(results, state_problems.expected(problem, merge), FLOAT32)
 
 
 @pytest.mark.usefixtures("poison")

@@ -41,6 +41,10 @@ OPTIONS = {
     "x_per_path": ({"x_per_path": True, "k": 2}, {}),
     "skipped_tokens": ({"steps": 9}, {}),
     "zero_and_skipped_tokens": ({"zero_tokens": 4, "steps": 18, "length": 20, "k": 2}, {}),
+    "paths_per_sample": (
+        {"paths_per_sample": True, "batch": 2, "k": 2, "zero_tokens": 2, "steps": 18, "length": 20},
+        {},
+    ),
     "without_paths": ({"k": 2}, {"paths": None}),
     "without_D_z_bias": ({}, {"D": None, "z": None, "dt_bias": None}),
     "without_states": ({}, STATELESS),

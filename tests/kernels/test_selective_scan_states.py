@@ -1,0 +1,119 @@
+"""The selective scan from a given state to its last one, with every backend; and step by step."""
+
+import pytest
+import torch
+
+from tests.kernels.problems import TENSORS
+from tests.kernels.state_problems import assert_close, computed, expected, with_state
+from vimamba_kernels import selective_scan
+
+scan_op = torch.ops.vimamba.selective_scan_with_state
+# float32 sums of up to 70 decaying terms; measured below 1e-6
+FLOAT32, FLOAT64 = 5e-6, 1e-12
+BACKENDS = [
+    ("reference", torch.float64, FLOAT64),
+    ("chunked", torch.float64, FLOAT64),
+    ("cpu", torch.float32, FLOAT32),
+]
+backends = pytest.mark.parametrize(
+    ("backend", "dtype", "tolerance"), BACKENDS, ids=lambda v: str(v).removeprefix("torch.")
+)
+# around a chunk of the backends, with steps that groups of four or eight do not end with
+CASES = {
+    "one_step_one_state": {"length": 1, "n": 1},
+    "one_state_zero_and_skipped_tokens": {"length": 63, "n": 1, "zero_tokens": 4, "steps": 57},
+    "groups_projected_over_chunks": {"length": 70, "n": 5, "groups": 2, "rank": 3, "steps": 66},
+    "paths_per_sample": {"length": 33, "n": 2, "paths_per_sample": True, "without": ("z",)},
+    "in_order": {"length": 32, "n": 3, "without": ("paths", "D", "delta_bias")},
+}
+
+
+@backends
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+@pytest.mark.parametrize("case", CASES)
+def test_outputs_states_and_gradients_match_the_definition(backend, dtype, tolerance, merge, case):
+    problem = with_state(**CASES[case], dtype=dtype)
+    results = computed(problem, merge=merge, backend=backend)
+    assert results[1].dtype == dtype
+    assert_close(results, expected(problem, merge), tolerance)
+
+
+def cut(problem, start, end, state):
+    """The steps of a problem without paths from `start` to `end`, from a state."""
+    by_token = {n: problem[n][..., start:end, :] for n in ("u", "delta", "B", "C", "z")}
+    return problem | by_token | {"initial_state": state}
+
+
+@backends
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_sequence_cut_anywhere_equals_the_whole(backend, dtype, tolerance, n):
+    problem = with_state(length=41, n=n, k=1, rank=3, without=("paths",), dtype=dtype)
+    whole, last = selective_scan(**problem, return_state=True, backend=backend)
+    for place in range(1, 41):
+        y, state = selective_scan(
+            **cut(problem, 0, place, problem["initial_state"]), return_state=True, backend=backend
+        )
+        z, state = selective_scan(
+            **cut(problem, place, 41, state), return_state=True, backend=backend
+        )
+        assert_close([torch.cat([y, z], dim=1), state], [whole.double(), last.double()], tolerance)
+
+
+@backends
+def test_a_gradient_of_one_output_alone_is_enough(backend, dtype, tolerance):
+    problem = with_state(length=35, dtype=dtype)
+    leaves = [problem[n].requires_grad_() for n in ("u", "initial_state")]
+    y, state = selective_scan(**problem, return_state=True, backend=backend)
+    of_state = torch.autograd.grad(state.sum(), leaves, retain_graph=True)
+    of_output = torch.autograd.grad(y.sum(), leaves, retain_graph=True)
+    of_both = torch.autograd.grad(y.sum() + state.sum(), leaves)
+    sums = [a.double() + b.double() for a, b in zip(of_state, of_output, strict=True)]
+    assert_close(of_both, sums, tolerance)
+    without = selective_scan(**problem, backend=backend)
+    torch.testing.assert_close(without, y)
+
+
+def test_first_and_second_derivatives_agree_with_finite_differences():
+    problem = with_state(length=5, n=2, zero_tokens=1, steps=4)
+    tensors = [problem[n] for n in (*TENSORS, "initial_state")]
+    tensors = [None if t is None else t.requires_grad_() for t in tensors]
+
+    def scan(*tensors):
+        return scan_op(*tensors[:9], True, problem["paths"], True, "auto", tensors[9])
+
+    assert torch.autograd.gradcheck(scan, tensors, fast_mode=True)
+    assert torch.autograd.gradgradcheck(scan, tensors, fast_mode=True, check_undefined_grad=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_opcheck_passes(dtype):
+    problem = with_state(length=5, n=2, dtype=dtype)
+    tensors = [problem[n] for n in TENSORS]
+    state = problem["initial_state"].requires_grad_()
+    torch.library.opcheck(scan_op.default, (*tensors, True, problem["paths"], True, "auto", state))
+
+
+def test_transforms_and_a_compiled_function_give_the_same():
+    problem = with_state(length=9, n=2)
+    state = problem.pop("initial_state")
+
+    def loss(state):
+        y, last = selective_scan(**problem, initial_state=state, return_state=True)
+        return y.square().sum() + last.square().sum()
+
+    leaf = state.clone().requires_grad_()
+    (reference,) = torch.autograd.grad(loss(leaf), leaf)
+    torch.testing.assert_close(torch.func.grad(loss)(state), reference)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(torch.autograd.grad(compiled(leaf), leaf)[0], reference)
+    samples = torch.stack([state, 2 * state])
+    torch.testing.assert_close(torch.func.vmap(loss)(samples)[1], loss(2 * state))
+
+
+def test_a_state_of_another_shape_is_named():
+    problem = with_state(dtype=torch.float32)
+    problem["initial_state"] = problem["initial_state"].transpose(2, 3)
+    with pytest.raises(
+        ValueError, match=r"initial_state has shape \(2, 2, 3, 6\); expected \(B, K"
+    ):
+        selective_scan(**problem)

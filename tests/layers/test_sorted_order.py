@@ -1,0 +1,112 @@
+"""An order that a model makes from its input: tokens by a learned score, each image its own."""
+
+import pytest
+import torch
+from torch import nn
+
+from vimamba.exporting.onnx_file import OnnxRunner, write_onnx
+from vimamba.layers import SS2D
+from vimamba.layers.mamba import MambaMixer
+from vimamba.layers.ss2d import SSD2D
+from vimamba.layers.tokens import insert_class_token
+
+
+class SortedMixer(nn.Module):
+    """Mix along falling scores and back; what a token gets is weighted by its score."""
+
+    def __init__(self, mixer):
+        super().__init__()
+        self.mixer = mixer
+        self.score = nn.Linear(8, 1)
+
+    def forward(self, x):
+        score = self.score(x)
+        order = score.flatten(1).argsort(dim=1, descending=True, stable=True)
+        return x + score.sigmoid() * self.mixer(x, torch.stack([order, order.flip(1)], dim=1))
+
+
+def make(mixer=SS2D):
+    torch.manual_seed(0)
+    return SortedMixer(mixer(8, scan_order="bidirectional", d_state=2)), torch.randn(3, 5, 7, 8)
+
+
+@pytest.mark.parametrize("mixer", [SS2D, SSD2D])
+def test_every_image_is_mixed_along_its_own_order(mixer):
+    model, x = make(mixer)
+    y = model(x)
+    for i in range(3):
+        torch.testing.assert_close(model(x[i : i + 1]), y[i : i + 1])
+    # by the name the mixer still walks its own
+    assert not torch.allclose(model.mixer(x), (y - x) / model.score(x).sigmoid())
+
+
+@pytest.mark.parametrize("mixer", [SS2D, SSD2D])
+def test_given_paths_win_over_the_name(mixer):
+    model, x = make(mixer)
+    order = torch.arange(35)
+    paths = torch.stack([order, order.flip(0)])
+    torch.testing.assert_close(model.mixer(x, paths), model.mixer(x))
+    by_image = paths.flip(1).expand(3, -1, -1)
+    torch.testing.assert_close(model.mixer(x, by_image), model.mixer(x, paths.flip(1)))
+
+
+def test_it_trains_and_the_score_learns():
+    """The target is the mean of the token with the largest first channel, at every token."""
+    model, _ = make()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    losses = []
+    for _ in range(30):
+        x = torch.randn(4, 3, 3, 8)
+        tokens = x.flatten(1, 2)
+        best = tokens[torch.arange(4), tokens[..., 0].argmax(1)].mean(1)
+        loss = (model(x).mean(-1) - best[:, None, None]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        assert model.score.weight.grad.abs().max() > 0
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_a_class_token_joins_the_paths_of_every_image():
+    torch.manual_seed(0)
+    mixer = MambaMixer(8, d_state=2)
+    x = torch.randn(2, 6, 8)
+    paths = torch.stack([torch.randperm(5) for _ in range(4)]).unflatten(0, (2, 2))
+    with_token = insert_class_token(paths, 2, front=False)
+    y = mixer(x, with_token)
+    for i in range(2):
+        table = insert_class_token(paths[i], 2, front=False)
+        assert torch.equal(with_token[i], table)
+        torch.testing.assert_close(mixer(x[i : i + 1], table), y[i : i + 1])
+
+
+def test_a_compiled_model_gives_the_same_in_one_graph():
+    model, x = make()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+    for images in (x, torch.randn(2, 4, 6, 8)):
+        torch.testing.assert_close(compiled(images), model(images))
+    grads = [torch.autograd.grad(m(x).sum(), model.parameters()) for m in (model, compiled)]
+    torch.testing.assert_close(*grads)
+
+
+def test_a_scripted_mixer_takes_paths():
+    model, x = make()
+    paths = torch.stack([torch.randperm(35) for _ in range(6)]).unflatten(0, (3, 2))
+    scripted = torch.jit.script(model.mixer)
+    torch.testing.assert_close(scripted(x, paths), model.mixer(x, paths))
+    torch.testing.assert_close(scripted(x), model.mixer(x))
+
+
+def test_exported_files_sort_every_image_anew(tmp_path):
+    model, x = make()
+    model = model.eval()
+    names = {0: "batch", 1: "height", 2: "width"}
+    sizes = {i: torch.export.Dim(name, min=2) for i, name in names.items()}
+    program = torch.export.export(model, (x,), dynamic_shapes=(sizes,))
+    write_onnx(program, names, tmp_path / "model.onnx")
+    runner = OnnxRunner(tmp_path / "model.onnx")
+    for images in (x, torch.randn(2, 4, 6, 8)):
+        expected = model(images)
+        torch.testing.assert_close(program.module()(images), expected)
+        torch.testing.assert_close(next(iter(runner(images))), expected, rtol=1e-4, atol=1e-5)

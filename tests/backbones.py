@@ -1,7 +1,9 @@
 """The small models that stand for their families in tests of every kind."""
 
+from collections.abc import Iterable
 from typing import Any
 
+import pytest
 import timm
 
 import vimamba  # noqa: F401  registers them
@@ -11,6 +13,14 @@ TEST_MODELS = [
     for name in timm.list_models("test_*")
     if timm.model_entrypoint(name).__module__.startswith("vimamba.")
 ]
+
+# a model of tokens and one of stages
+KINDS = ["test_vim", "test_vmamba"]
+
+
+def kinds_first(names: Iterable[str]) -> list[Any]:
+    """Names to parametrize a long test with: one model of each kind by default, all if slow."""
+    return [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 def any_size(name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 from vimamba.tasks import Classification, Objective, Optimisation
 
 QUIET = {
@@ -51,7 +51,7 @@ def train(name, folder, seed):
     return task.state_dict()
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_two_trainings_with_one_seed_end_bit_equal(name, tmp_path, two_threads):
     one, other, third = (train(name, tmp_path, seed) for seed in (0, 0, 1))
     assert one.keys() == other.keys()

@@ -4,21 +4,17 @@ Triton's own rule is asked which kernel a launch takes; nothing is compiled.
 """
 
 import os
-import sys
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+import compile_for_gpu as scans
+import compile_tiles_for_gpu as tiles
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime import jit
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
-import compile_for_gpu as scans
-import compile_tiles_for_gpu as tiles
 
 from vimamba_kernels import gpu_tasks
 

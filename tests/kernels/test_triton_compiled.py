@@ -3,12 +3,9 @@
 Triton caches what it compiles, so only the first run takes minutes.
 """
 
-import importlib.util
 import os
-import sys
 import warnings
 from functools import cache
-from pathlib import Path
 
 import pytest
 
@@ -17,22 +14,18 @@ from tests.versions import outside
 pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
+import compile_for_gpu as tool
+
 # what a compiler makes of the kernels is its own matter; measured with Triton 3.6 to 3.9
 pytestmark = pytest.mark.xfail(
     outside("triton", "3.6", "3.9"), reason="another Triton than those measured", strict=False
 )
 
-TOOL = Path(__file__).parents[2] / "tools" / "compile_for_gpu.py"
-specification = importlib.util.spec_from_file_location("compile_for_gpu", TOOL)
-assert specification is not None
-tool = importlib.util.module_from_spec(specification)
-sys.modules["compile_for_gpu"] = tool
-specification.loader.exec_module(tool)
-
 CASES = tool.CASES | tool.PROJECTED | tool.VARIANTS
 OTHERS = [target for target in tool.TARGETS if target != "sm_90"]
-# the sizes that between them take every way to cut the work
-ESSENTIAL = ["vim_s", "vmamba_t_2", "vim_s_1248", "vmamba_t_1_projected"]
+# many states and one, with and without a projection; the other sizes in the slow tests
+ESSENTIAL = ["vim_s", "vmamba_t_2", "vmamba_t_1_projected"]
+ELSEWHERE = [("vim_s", "gfx942"), ("vmamba_t_2", "sm_80"), ("vmamba_t_1_projected", "sm_100")]
 SPILLED_BY_A_PROJECTION = 32
 # Instructions that a lane issues for one step, state and channel on an H200: what
 # `python tools/compile_for_gpu.py` printed with Triton 3.9 (and 3.6 within 5 %), rounded up.
@@ -63,6 +56,12 @@ BUDGETS = {
 }
 
 
+def essential_first(values, name=lambda value: value):
+    """Values to parametrize with, those of other cases than the essential ones slow."""
+    slow = pytest.mark.slow
+    return [v if name(v) in ESSENTIAL else pytest.param(v, marks=slow) for v in values]
+
+
 @cache
 def launches(name, cut=None, deterministic=False):
     """Every kernel that the launcher would call, without repetitions."""
@@ -85,31 +84,31 @@ def assert_nothing_spills(found, target):
         assert compiled(launch, target).spilled <= allowed, (launch.kernel, launch.arguments)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", essential_first(CASES))
 def test_nothing_spills_on_an_h200(name):
     assert_nothing_spills(launches(name), "sm_90")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [(False, 1), (True, 1), (False, 2)])
 def test_nothing_spills_however_the_work_is_cut(cut):
     for deterministic in (False, True):
         assert_nothing_spills(launches("vim_s", cut, deterministic), "sm_90")
 
 
-@pytest.mark.parametrize("target", OTHERS)
-@pytest.mark.parametrize("name", ESSENTIAL)
+@pytest.mark.parametrize(("name", "target"), ELSEWHERE)
 def test_nothing_spills_on_other_generations(name, target):
     assert_nothing_spills(launches(name), target)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", OTHERS)
-@pytest.mark.parametrize("name", [name for name in CASES if name not in ESSENTIAL])
+@pytest.mark.parametrize("name", CASES)
 def test_nothing_spills_anywhere(name, target):
     assert_nothing_spills(launches(name), target)
 
 
-@pytest.mark.parametrize("name", tool.CASES)
+@pytest.mark.parametrize("name", essential_first(tool.CASES))
 def test_the_forward_loop_has_no_barrier_no_shuffle_and_no_shared_memory(name):
     for launch in launches(name):
         if launch.kernel in ("scan_forward", "scan_summary"):
@@ -118,7 +117,7 @@ def test_the_forward_loop_has_no_barrier_no_shuffle_and_no_shared_memory(name):
             assert not kinds & {"BAR", "SHFL", "WARPSYNC", "LDS", "STS", "LDL", "STL"}
 
 
-@pytest.mark.parametrize("name", tool.CASES)
+@pytest.mark.parametrize("name", essential_first(tool.CASES))
 def test_the_backward_loop_has_no_shared_memory(name):
     for launch in launches(name):
         if launch.kernel == "scan_backward":
@@ -130,7 +129,11 @@ def test_the_backward_loop_has_no_shared_memory(name):
 # 96 and 192 channels are no multiple of 128, so a lane holds one or two of them
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    [("vim_s", 128, 128), ("vmamba_t_3", 64, 128), ("vmamba_t_4", 64, 128)],
+    [
+        ("vim_s", 128, 128),
+        pytest.param("vmamba_t_3", 64, 128, marks=pytest.mark.slow),
+        pytest.param("vmamba_t_4", 64, 128, marks=pytest.mark.slow),
+    ],
 )
 def test_loads_are_wide(name, forward, backward):
     least = {"scan_forward": forward, "scan_backward": backward}
@@ -140,7 +143,7 @@ def test_loads_are_wide(name, forward, backward):
             assert widest >= least[launch.kernel], launch.kernel
 
 
-@pytest.mark.parametrize("key", BUDGETS, ids="-".join)
+@pytest.mark.parametrize("key", essential_first(BUDGETS, lambda key: key[0]), ids="-".join)
 def test_no_more_instructions_are_issued_than_budgeted(key):
     name, kernel = key
     counts = [tool.count(compiled(x), x) for x in launches(name) if x.kernel == kernel]

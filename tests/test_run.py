@@ -85,7 +85,7 @@ def test_a_script_runs_as_python_would_run_it_with_the_models_known(tmp_path):
     assert done.stdout.strip() == f"['scripts/probe.py', '--model', 'x'] __main__ {folder} True"
 
 
-@pytest.mark.parametrize("name", ["test_vim", "test_vmamba"])
+@pytest.mark.parametrize("name", ["test_vim"])
 def test_a_script_as_timms_trains_saves_and_validates(name, tmp_path, monkeypatch):
     from PIL import Image
 

@@ -2,7 +2,7 @@
 
 from vimamba_kernels import flops as _flops  # noqa: F401  registers what the operators cost
 from vimamba_kernels.path_conv import causal_conv_along_paths
-from vimamba_kernels.selective_scan import selective_scan
+from vimamba_kernels.selective_scan import selective_scan, selective_scan_step
 from vimamba_kernels.ssd import ssd
 
-__all__ = ["causal_conv_along_paths", "selective_scan", "ssd"]
+__all__ = ["causal_conv_along_paths", "selective_scan", "selective_scan_step", "ssd"]

@@ -88,6 +88,12 @@ def selective_scan(
 
     Everything is read and written at the tokens' own positions, so any order costs the same.
 
+    What other implementations have arguments for: samples of different lengths are (B, K, T) paths
+    that end in -1 (a returned state has decayed over these steps); several sequences in one row
+    (`seq_idx`, `cu_seqlens`) are rows of a batch here, since a state is not reset within a path.
+    B or C that are the same for all tokens are expanded to their shape. A is real: no vision model
+    has a complex one.
+
     Args:
         u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.
         delta: (B, K, L, D), or its factor (B, K, L, R) with `delta_weight`; like B, C, z and

@@ -23,7 +23,6 @@ from vimamba_kernels.cpu_math import (
     TWO,
     ZERO,
     F,
-    U,
     arguments,
     exp2,
     helper,
@@ -47,7 +46,6 @@ ARGUMENTS = types.Tuple(
         boolean,
     )
 )
-LANES = U(16)
 # rows of a step: dt * log2(e), what a state is written, the output
 DT, WRITE, ACC = ZERO, ROW, TWO * ROW
 
@@ -65,19 +63,11 @@ def _advance(
             out[at + d] = h
             S[ACC + d] += h * c0
         return
-    # a loop whose length is known becomes whole vectors
-    whole = N // LANES * LANES
     for d in range(w):
         s, v = S[DT + d], S[WRITE + d]
         i, j = at + d * N, a + d * N
         total = F(0.0)
-        for first in range(ZERO, whole, LANES):
-            for lane in range(LANES):
-                n = first + lane
-                h = exp2(s * A[j + n]) * state[i + n] + v * B[bc + n]
-                out[i + n] = h
-                total += h * C[bc + n]
-        for n in range(whole, N):
+        for n in range(N):
             h = exp2(s * A[j + n]) * state[i + n] + v * B[bc + n]
             out[i + n] = h
             total += h * C[bc + n]

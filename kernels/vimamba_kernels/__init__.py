@@ -3,7 +3,14 @@
 from vimamba_kernels import flops as _flops  # noqa: F401  registers what the operators cost
 from vimamba_kernels.mamba3 import Mamba3States, mamba3_scan
 from vimamba_kernels.path_conv import causal_conv_along_paths
-from vimamba_kernels.selective_scan import selective_scan
+from vimamba_kernels.selective_scan import selective_scan, selective_scan_step
 from vimamba_kernels.ssd import ssd
 
-__all__ = ["Mamba3States", "causal_conv_along_paths", "mamba3_scan", "selective_scan", "ssd"]
+__all__ = [
+    "Mamba3States",
+    "causal_conv_along_paths",
+    "mamba3_scan",
+    "selective_scan",
+    "selective_scan_step",
+    "ssd",
+]

@@ -5,7 +5,7 @@ import torch
 
 from tests.kernels.problems import TENSORS
 from tests.kernels.state_problems import assert_close, computed, expected, with_state
-from vimamba_kernels import selective_scan
+from vimamba_kernels import selective_scan, selective_scan_step
 
 scan_op = torch.ops.vimamba.selective_scan_with_state
 # float32 sums of up to 70 decaying terms; measured below 1e-6
@@ -117,3 +117,55 @@ def test_a_state_of_another_shape_is_named():
         ValueError, match=r"initial_state has shape \(2, 2, 3, 6\); expected \(B, K"
     ):
         selective_scan(**problem)
+
+
+STEPS = {
+    "sixteen_states": {"n": 16, "channels": 100},
+    "one_state": {"n": 1, "channels": 130},
+    "groups_projected": {"n": 5, "groups": 3, "rank": 2, "u_per_path": True},
+    "bare": {"n": 2, "without": ("D", "z", "delta_bias"), "delta_softplus": False},
+}
+
+
+def step_by_step(problem, merge):
+    """The problem's tokens in order, one call each."""
+    state, outputs = problem["initial_state"], []
+    by_token = [n for n in ("u", "delta", "B", "C", "z") if problem[n] is not None]
+    rest = {n: v for n, v in problem.items() if n not in ("paths", "initial_state")}
+    for t in range(problem["u"].shape[-2]):
+        token = {n: problem[n][..., t, :] for n in by_token}
+        y, state = selective_scan_step(state, **rest | token, merge=merge)
+        outputs.append(y)
+    return torch.stack(outputs, dim=-2), state
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, FLOAT32), (torch.float64, FLOAT64)], ids=str
+)
+@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
+@pytest.mark.parametrize("case", STEPS)
+def test_steps_one_after_the_other_equal_the_scan(case, merge, dtype, tolerance):
+    size = {"length": 6, **STEPS[case]}
+    problem = with_state(**size, dtype=dtype) | {"paths": None}
+    reference = with_state(**size) | {"paths": None}
+    expected = selective_scan(**reference, merge=merge, return_state=True, backend="reference")
+    results = step_by_step(problem, merge)
+    assert results[1].dtype == dtype
+    assert_close(results, expected, tolerance)
+    # the given state is kept
+    assert torch.equal(problem["initial_state"].double(), reference["initial_state"])
+
+
+def test_gradients_flow_through_steps():
+    problem = with_state(length=3, n=2, rank=2) | {"paths": None}
+    leaves = [problem[n].requires_grad_() for n in ("u", "A", "delta_weight", "initial_state")]
+    totals = []
+    for y, state in (step_by_step(problem, True), selective_scan(**problem, return_state=True)):
+        totals.append(torch.autograd.grad(y.square().sum() + state.square().sum(), leaves))
+    assert_close(*totals, FLOAT64)
+
+
+def test_a_compiled_step_gives_the_same():
+    problem = with_state(length=1, dtype=torch.float32) | {"paths": None}
+    compiled = torch.compile(step_by_step, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(problem, True), step_by_step(problem, True))

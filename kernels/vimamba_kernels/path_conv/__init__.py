@@ -34,6 +34,10 @@ def causal_conv_along_paths(
     with zeros before the first step. Everything is read and written at the tokens' own positions,
     so any order costs the same.
 
+    There is no state for tokens that come later: it would be the last W - 1 tokens, which are put
+    in front of the next ones. Between sequences in one row, W - 1 entries of -1 in a path keep them
+    apart.
+
     Args:
         x: (B, L, D); float64, float32, float16 or bfloat16.
         weight: (K, D, W), the last tap being that of the token itself. `weight` and `bias` may

@@ -2,8 +2,10 @@
 
 `selective_scan` checks its arguments and calls `torch.ops.vimamba.selective_scan` (op.py), which
 models call directly. The definition is in reference.py; chunked.py, cpu.py and fused.py compute
-the same, faster.
+the same, faster. `selective_scan_step` (step.py) takes one token at a time.
 """
+
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -11,8 +13,51 @@ from torch import Tensor
 from vimamba_kernels.arguments import check_paths
 from vimamba_kernels.selective_scan import op as _op  # noqa: F401  registers the operators
 from vimamba_kernels.selective_scan.checks import check_arguments
+from vimamba_kernels.selective_scan.step import selective_scan_step
 
-__all__ = ["selective_scan"]
+__all__ = ["selective_scan", "selective_scan_step"]
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    paths: Tensor | None = None,
+    merge: bool = True,
+    return_state: Literal[False] = False,
+    backend: str = "auto",
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_weight: Tensor | None = None,
+    delta_softplus: bool = False,
+    initial_state: Tensor | None = None,
+    paths: Tensor | None = None,
+    merge: bool = True,
+    return_state: Literal[True],
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]: ...
 
 
 def selective_scan(
@@ -42,6 +87,12 @@ def selective_scan(
         y[t] = sum over N of C[t] * h[t], plus D * u[t]
 
     Everything is read and written at the tokens' own positions, so any order costs the same.
+
+    What other implementations have arguments for: samples of different lengths are (B, K, T) paths
+    that end in -1 (a returned state has decayed over these steps); several sequences in one row
+    (`seq_idx`, `cu_seqlens`) are rows of a batch here, since a state is not reset within a path.
+    B or C that are the same for all tokens are expanded to their shape. A is real: no vision model
+    has a complex one.
 
     Args:
         u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.

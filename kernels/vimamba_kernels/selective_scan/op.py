@@ -134,12 +134,16 @@ def _compose(
     return_state: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    everything: Any = (*tensors, initial_state)
-    if must_be_composed(everything):
-        check_arguments(*everything[:9], options[1], initial_state)
-        scan = _SCANS.get(choose_backend(backend, everything[0]), selective_scan_chunked)
-        return scan(*everything[:9], *options, initial_state)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in everything)
+    differentiable = (*tensors, initial_state)
+    if must_be_composed(differentiable):
+        arguments: Any = (*tensors, *options, initial_state)
+        checked: Any = (*tensors, options[1], initial_state)
+        u = arguments[0]
+        check_arguments(*checked)
+        scan = _SCANS.get(choose_backend(backend, u), selective_scan_chunked)
+        return scan(*arguments)
+    wanted = any(t is not None and t.requires_grad for t in differentiable)
+    save = torch.is_grad_enabled() and wanted
     y, _, _, state = torch.ops.vimamba.selective_scan_forward(
         *tensors, *options, backend, save, initial_state, return_state
     )
@@ -310,7 +314,7 @@ def _backward(
         return dense_gradients(grads, everything)
     first, after = _turned(initial_state), _turned(grad_state)
     before = None if initial_state is None else _new_turned(delta, A)
-    ends = {"grad_last": after, "grad_first": before}
+    ends: dict[str, Any] = {"grad_last": after, "grad_first": before}
     if name == "triton":
         options = (delta_softplus, paths, merge, ungated, states)
         grads = fused.backward(grad, *tensors, *options, first=first, **ends)

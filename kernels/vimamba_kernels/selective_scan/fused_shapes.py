@@ -1,0 +1,36 @@
+"""What a program of the selective scan's Triton kernels holds at once, and what they save."""
+
+
+def forward_block(states: int, width: int) -> tuple[int, int]:
+    """Channels of a program and steps loaded together, forward, for groups of `width` channels.
+
+    With 128 channels a warp keeps all states of a channel in one lane. With 64 Triton spreads 16
+    states over lanes and pays for shuffles at every step.
+    """
+    if states == 1:
+        return (128, 4) if width % 128 == 0 else (64, 8) if width % 64 == 0 else (32, 8)
+    if states <= 16:
+        return 128, max(1, 8 // (1 << (states - 1).bit_length()))
+    return (64, 1) if states <= 32 else (32, 1)
+
+
+def backward_block(states: int, width: int) -> tuple[int, int]:
+    """Channels of a program and steps loaded together, backward, for groups of `width` channels.
+
+    128 channels by 4 steps just fit into the registers, where rows are aligned.
+    """
+    if states == 1:
+        return (128 if width % 128 == 0 else 64), 4
+    return (128 if width % 16 == 0 else 64), 4
+
+
+def saves_states(states: int) -> bool:
+    """Whether the forward pass saves states: with few of them they are smaller than delta."""
+    return states <= 2
+
+
+def states_shape(batch: int, k: int, steps: int, states: int, channels: int) -> tuple[int, ...]:
+    """Shape of the states that the backward kernel starts from; sizes may be symbolic."""
+    spacing = backward_block(states, channels)[1]
+    # flat: a number of chunks as a dimension would make torch.compile ask whether it is 1
+    return (batch * k * ((steps + spacing - 1) // spacing) * states * channels,)

@@ -457,7 +457,9 @@ def test_a_table_cannot_be_made_within_a_cuda_graph(monkeypatch):
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(registry, "_table", lambda order, grid, device: torch.tensor(device.index))
+    monkeypatch.setattr(
+        registry, "_table", lambda _, grid, device, dtype: torch.tensor(device.index)
+    )
     assert scan_paths("cross", 2, 2, device="cuda") == 3
 
 

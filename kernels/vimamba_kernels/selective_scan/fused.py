@@ -31,9 +31,12 @@ from torch import Tensor
 from vimamba_kernels.arguments import check_paths, known_complete, narrow_paths
 from vimamba_kernels.gpu_tasks import is_shared, processors, run
 from vimamba_kernels.paths import saved_dtype
-from vimamba_kernels.selective_scan.fused_shapes import (
+from vimamba_kernels.selective_scan.fused_plan import (
+    Plan,
     backward_block,
+    choose_plan,
     forward_block,
+    programs_at_once,
     saves_states,
     states_shape,
 )
@@ -46,48 +49,6 @@ _ALIGNMENT = 16
 _GATE_BLOCK = 512
 # steps and ranks of a matrix product in a kernel
 _PRODUCT = 16
-_SHORTEST_SEGMENT = 64
-# The first pass costs about what two segments save.
-_FEWEST_SEGMENTS = 3
-
-
-class Plan(NamedTuple):
-    """How one kernel's work is cut."""
-
-    # channels of a program, and steps whose rows it loads together
-    block: int
-    unroll: int
-    # whether every path has programs of its own
-    split: bool
-    segments: int = 1
-
-
-def choose_plan(
-    sizes: tuple[int, int, int, int], shape: tuple[int, int], programs: int, room: int
-) -> Plan:
-    """The least costly cut that leaves little of the GPU's room empty.
-
-    A warp mostly waits for its loads, so the time is that of one program for as long as all run at
-    once: so predicts tools/compile_for_gpu.py; it was not measured.
-
-    Args:
-        sizes: B, K, T, N.
-        shape: Channels of a program and steps loaded together.
-        programs: How many blocks of channels there are in the batch.
-        room: Programs that the GPU runs at once.
-    """
-    _, k, steps, _ = sizes
-    if programs >= room:
-        return Plan(*shape, split=False)
-    segments = min(room // max(1, programs * k), steps // _SHORTEST_SEGMENT)
-    return Plan(*shape, split=True, segments=segments if segments >= _FEWEST_SEGMENTS else 1)
-
-
-def programs_at_once(states: int, *, backward: bool) -> int:
-    """Programs, of one warp, whose registers fit into a multiprocessor together."""
-    if states > 1:
-        return 8
-    return 12 if backward else 16
 
 
 def forward(

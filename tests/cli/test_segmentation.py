@@ -90,7 +90,14 @@ def rows_of(path: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-@pytest.mark.parametrize(("epoch", "workers"), [(0, 0), (2, 0), (2, 2)])
+@pytest.mark.parametrize(
+    ("epoch", "workers"),
+    [
+        pytest.param(0, 0, marks=pytest.mark.slow),
+        pytest.param(2, 0, marks=pytest.mark.slow),
+        (2, 2),
+    ],
+)
 def test_an_interrupted_training_continues_bit_for_bit(
     epoch, workers, run, recipe, tmp_path, monkeypatch
 ):

@@ -12,9 +12,21 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.parametrize("operator", ["selective_scan", "path_conv", "ssd", "mamba3"])
 def test_kernels_match_the_definition_in_the_interpreter(operator):
+    run(operator, "not slow")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("operator", ["selective_scan", "ssd"])
+def test_kernels_match_the_definition_in_more_cases(operator):
+    run(operator, "slow")
+
+
+def run(operator, marked):
     pytest.importorskip("triton")
     path = f"tests/kernels/interpreted/check_{operator}.py"
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path]
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", marked]
+    command = [sys.executable, "-m", "pytest", *options, path]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr

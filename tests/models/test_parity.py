@@ -19,6 +19,8 @@ TOLERANCE = 1e-6
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
+# long ones that differ from others in little
+SLOW = {"vim_tiny_seg_backbone", "vmamba_tiny_s1l8_backbone", "vmamba_tiny_v0"}
 VARIANTS = {
     "vim_test": (
         "test_vim",
@@ -99,7 +101,9 @@ def intermediates(model, image):
     return final, [torch.cat([x[:, :middle], t, x[:, middle:]], dim=1) for x, t in pairs]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in VARIANTS]
+)
 def test_outputs_equal_the_official_ones(name, tmp_path):
     manifest, recorded = read_manifest(name), np.load(HERE / f"{name}.npz")
     model = load(name, tmp_path)

@@ -31,6 +31,7 @@ def test_an_onnx_file_of_a_segmentation_network_gives_its_numbers(kind, tmp_path
         assert check.difference < 1e-4
 
 
+@pytest.mark.slow
 def test_an_exported_program_of_a_segmentation_network_takes_any_size(tmp_path):
     torch.manual_seed(0)
     small = {"depths": (1, 1), "dims": (16, 24)}

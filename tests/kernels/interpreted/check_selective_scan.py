@@ -69,6 +69,14 @@ LONG = {
     "a_step_after_a_border": {"length": 33, "n": 2},
     "zero_and_skipped_tokens": {"length": 40, "steps": 35, "zero_tokens": 4, "n": 1},
 }
+# the slow tests take the others, too
+FIRST = {
+    "one_of_everything", "a_step_after_a_group_of_four", "a_step_after_a_group_of_eight",
+    "sixteen_states", "two_blocks", "twenty_states", "without_D_z_bias",
+    "zero_and_skipped_tokens_one_state", "groups", "u_per_path", "paths_per_sample",
+    "projected_one_state", "projected_from_two_slices", "a_step_after_a_border",
+    "a_step_after_two_products", "a_path_without_some",
+}  # fmt: skip
 # a matrix product makes the step sizes of 16 steps, 32 channels and 16 ranks
 PROJECTED = {
     "a_step_before_a_product": {"length": 15, "n": 1, "rank": 1},
@@ -79,6 +87,11 @@ PROJECTED = {
     "two_blocks": {"length": 18, "n": 1, "rank": 6, "channels": 130, "k": 1},
     "groups": {"length": 18, "n": 4, "rank": 6, "channels": 6, "groups": 2},
 }
+
+
+def first(names):
+    """Names to parametrize with, those that are not in `FIRST` slow."""
+    return [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
 @pytest.fixture(params=[False, True], ids=["free", "deterministic"])
@@ -126,21 +139,25 @@ def assert_matches(size, merge=True):
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", first(SIZES))
 def test_output_and_gradients_match_at_all_sizes(name, monkeypatch):
     cut_as(monkeypatch, False, 1)
     assert_matches(SIZES[name])
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("merge", [True, False], ids=["merged", "separate"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "merge", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["merged", "separate"]
+)
+@pytest.mark.parametrize("name", first(OPTIONS))
 def test_every_option_matches(name, merge, monkeypatch):
     cut_as(monkeypatch, False, 1)
     assert_matches(SMALL | OPTIONS[name], merge)
 
 
-@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
+@pytest.mark.parametrize(
+    "rank", [pytest.param(None, marks=pytest.mark.slow), 5], ids=["delta", "projected"]
+)
 @pytest.mark.parametrize("cut", CUTS)
 def test_every_cut_matches(cut, rank, deterministic, monkeypatch):
     cut_as(monkeypatch, *CUTS[cut])
@@ -170,21 +187,20 @@ def test_states_go_in_and_out(size, segments, merge, monkeypatch):
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("name", PROJECTED)
+@pytest.mark.parametrize("name", first(PROJECTED))
 def test_a_projection_matches_at_the_borders_of_its_products(name, monkeypatch):
     cut_as(monkeypatch, False, 2 if PROJECTED[name]["length"] > 32 else 1)
     assert_matches({"batch": 1} | PROJECTED[name])
 
 
 @pytest.mark.usefixtures("poison")
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", first(LONG))
 def test_segments_match_at_their_borders(name, monkeypatch):
     cut_as(monkeypatch, False, 3)
     assert_matches({"batch": 1} | LONG[name])
 
 
-@pytest.mark.parametrize("rank", [None, 5], ids=["delta", "projected"])
-@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(("n", "rank"), [(1, 5), (3, None)])
 @pytest.mark.parametrize("dtype", HALF, ids=lambda d: str(d).removeprefix("torch."))
 def test_half_precision_loses_no_more_than_its_rounding(dtype, n, rank):
     problem = make_problem(**SMALL, dtype=dtype, n=n, rank=rank)

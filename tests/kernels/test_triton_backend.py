@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 import torch
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.kernels.problems import make_problem
+from tests.kernels.problems import TENSORS, make_problem
 from vimamba_kernels import backends, causal_conv_along_paths, gpu_tasks, selective_scan, ssd
 from vimamba_kernels.selective_scan import fused
 from vimamba_kernels.selective_scan.op import choose_backend
@@ -170,3 +171,31 @@ def test_a_path_of_more_numbers_than_offsets_can_count_is_refused():
 )
 def test_few_chains_are_cut_into_segments(programs, chunks, segments):
     assert fused_ssd.choose_segments(programs, chunks, PROCESSORS) == segments
+
+
+@pytest.mark.parametrize(("n", "rank"), [(1, 6), (16, 24)])
+def test_few_operators_of_torch_surround_the_kernels(n, rank, monkeypatch):
+    """Each takes some microseconds of the host, which a small batch waits for."""
+
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += 1
+            return func(*args, **kwargs or {})
+
+    def count(function, *args, **kwargs):
+        with torch.no_grad(), Counter() as counter:
+            outputs = function(*args, **kwargs)
+        return counter.count, outputs
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(fused, "_launch", lambda *args, **kwargs: None)
+    # on a GPU the table's values are not looked at
+    monkeypatch.setattr(fused, "_visits_all", lambda paths, length: True)
+    problem = make_problem(dtype=torch.float32, n=n, rank=rank, k=4, channels=64)
+    arguments = [problem[name] for name in TENSORS] + [True, problem["paths"], True]
+    forward, (y, *saved) = count(fused.forward, *arguments, save=True)
+    backward, _ = count(fused.backward, torch.ones_like(y), *arguments, *saved)
+    assert forward <= 10
+    assert backward <= 42

@@ -74,7 +74,7 @@ def forward(
 
     Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
     `first` is the state to begin with, (B, K, N, D) in float32; `last`, of the same shape, takes
-    the one after the last step.
+    the one after the last step. As everything here, to be called without autograd.
     """
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(forward_block(scan.states, scan.width), backward=False)
@@ -87,9 +87,7 @@ def forward(
     ungated = None
     if keeps and finished and target.out is not None:
         ungated = scan.new_rows(target.out.shape, saved_dtype(u.dtype))
-    states = u.new_empty((0,), dtype=torch.float32)
-    if save and saves_states(scan.states):
-        states = u.new_empty(scan.states_shape, dtype=torch.float32)
+    states = scan.new(scan.states_shape if save and saves_states(scan.states) else (0,))
     starts = _enter_segments(scan, plan, start=first) if plan.segments > 1 else first
     ends = states if states.numel() else None, starts, last
     _scan_forward(scan, plan, target, gate, ungated, *ends)
@@ -98,8 +96,8 @@ def forward(
         ungated = y.to(saved_dtype(u.dtype)) if keeps else None
         y = y * (F.silu(z.float()) if merge else F.silu(z.float()).unsqueeze(1))
     shape = scan.rows_shape[:1] + scan.rows_shape[2:] if merge else scan.rows_shape
-    kept = scan.new((0,), saved_dtype(u.dtype)) if ungated is None else ungated.view(shape)
-    return y.to(u.dtype).view(shape), kept, states
+    kept = scan.new((0,), saved_dtype(u.dtype)) if ungated is None else _shaped(ungated, shape)
+    return _shaped(y.to(u.dtype), shape), kept, states
 
 
 def backward(
@@ -179,10 +177,14 @@ class _Scan(NamedTuple):
         assert u is not None
         return u.new_empty(shape, dtype=dtype)
 
+    def zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
+        u = self.inputs["u"]
+        assert u is not None
+        return u.new_zeros(shape, dtype=dtype)
+
     def new_rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """For rows that the paths write; those of tokens never visited are zero."""
-        rows = self.new(shape, dtype)
-        return rows if self.complete else rows.zero_()
+        return self.new(shape, dtype) if self.complete else self.zeros(shape, dtype)
 
     def blocks(self, block: int) -> int:
         """Blocks of channels; none crosses a group."""
@@ -202,8 +204,9 @@ class _Scan(NamedTuple):
         """
         if self.weight is None:
             return {"projection": None, "scratch": None}
-        by_group = self.weight.detach().unflatten(1, (-1, self.width))
-        padding = (0, -by_group.shape[3] % _PRODUCT, 0, -self.width % plan.block)
+        k, channels, rank = self.weight.shape
+        by_group = _shaped(self.weight, (k, channels // self.width, self.width, rank))
+        padding = (0, -rank % _PRODUCT, 0, -self.width % plan.block)
         weight = F.pad(by_group, padding).contiguous()
         return {"projection": weight, "scratch": self.new((programs, _PRODUCT, plan.block))}
 
@@ -245,14 +248,13 @@ def _target(scan: _Scan, plan: Plan, merging: bool, dtype: torch.dtype) -> _Targ
     shape = scan.rows_shape
     merged = (shape[0], *shape[2:])
     if not merging or (plan.split and torch.are_deterministic_algorithms_enabled()):
-        out = scan.new(shape, torch.float32 if merging else dtype)
-        return _Target("rows", None, out if scan.complete else out.zero_(), merging)
-    total = scan.new(merged)
+        out = scan.new_rows(shape, torch.float32 if merging else dtype)
+        return _Target("rows", None, out, merging)
     if plan.split:
-        return _Target("atomic", total.zero_(), None, False)
+        return _Target("atomic", scan.zeros(merged), None, False)
     if scan.complete:
-        return _Target("own", total, scan.new(merged, dtype), False)
-    return _Target("own", total.zero_(), None, False)
+        return _Target("own", scan.new(merged), scan.new(merged, dtype), False)
+    return _Target("own", scan.zeros(merged), None, False)
 
 
 def _prepare(
@@ -275,10 +277,10 @@ def _prepare(
         rank = 0
     elif rank % 8:
         # rows of 16 bytes are loaded at once
-        delta = F.pad(delta.detach(), (0, -rank % 8))
+        delta = F.pad(delta, (0, -rank % 8))
         rank = delta.shape[3]
     rates = A.new_empty((k, n, channels), dtype=torch.float32)
-    torch.mul(A.detach().to(torch.float32).transpose(1, 2), LOG2E, out=rates)
+    torch.mul(A.to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
     # before the copy in int32, of which nothing is known
     complete = paths is None or _visits_all(paths, length)
@@ -288,7 +290,7 @@ def _prepare(
     width = channels // (B.shape[2] if B.dim() == 5 else 1)
     return _Scan(
         inputs={
-            **{name: t.detach().contiguous() for name, t in tensors.items()},
+            **{name: t.contiguous() for name, t in tensors.items()},
             **{name: None if t is None else t.contiguous() for name, t in optional.items()},
         },
         weight=delta_weight,
@@ -379,6 +381,11 @@ def _scan_forward(
             MERGE=target.mode,
             SPACING=backward_block(scan.states, scan.width)[1],
         )
+
+
+def _shaped(t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A view of that shape, or what has it already."""
+    return t if t.shape == shape else t.view(shape)
 
 
 def _is_shared(t: Tensor | None) -> bool:
@@ -475,14 +482,14 @@ def _scan_backward(
     walks = _walks(scan, target.mode, segments)
     programs = scan.batch * blocks * segments * walks[0]["path_programs"]
     projection = scan.projection(plan, programs)
-    sums = scan.new((*own, scan.states + 2, sizes["D"])).zero_()
+    sums = scan.zeros((*own, scan.states + 2, sizes["D"]))
     if segments > 1:
         carry = _enter_segments(scan, plan, grad, z, start=grad_last)
     elif grad_last is not None:
         # it is overwritten
         carry = grad_last.clone()
     else:
-        carry = scan.new((*own, scan.states, sizes["D"])).zero_()
+        carry = scan.zeros((*own, scan.states, sizes["D"]))
     padded = -(-scan.steps // plan.unroll) * plan.unroll
     partial = scan.new((scan.batch, scan.k, blocks, padded, scan.states, 2))
     for walk in walks:
@@ -513,16 +520,12 @@ def _scan_backward(
     if grad_first is not None:
         grad_first.copy_(carry.view(*own, scan.states, sizes["D"])[:, :, 0])
     # one sum each: an operator must not return views of one tensor
-    dA, dskip, dbias = (t.sum((0, 2)) for t in sums.split_with_sizes((scan.states, 1, 1), dim=3))
-    return (
-        target.sum().to(u.dtype).view(u.shape),
-        ddelta,
-        dA.transpose(1, 2),
-        dB,
-        dC,
-        None if inputs["skip"] is None else dskip.squeeze(1),
-        None if inputs["bias"] is None else dbias.squeeze(1),
+    dA = sums[:, :, :, : scan.states].sum((0, 2)).transpose(1, 2)
+    dskip, dbias = (
+        None if inputs[name] is None else sums.select(3, scan.states + i).sum((0, 2))
+        for i, name in enumerate(("skip", "bias"))
     )
+    return _shaped(target.sum().to(u.dtype), tuple(u.shape)), ddelta, dA, dB, dC, dskip, dbias
 
 
 def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:

@@ -197,5 +197,5 @@ def test_few_operators_of_torch_surround_the_kernels(n, rank, monkeypatch):
     arguments = [problem[name] for name in TENSORS] + [True, problem["paths"], True]
     forward, (y, *saved) = count(fused.forward, *arguments, save=True)
     backward, _ = count(fused.backward, torch.ones_like(y), *arguments, *saved)
-    assert forward <= 10
+    assert forward <= 11
     assert backward <= 42

@@ -514,12 +514,23 @@ def test_names_are_taken_once(own_orders):
     def cross(height, width):
         return torch.arange(height * width)[None]
 
-    with pytest.raises(ValueError, match="'cross' is already registered"):
-        register_scan_order(cross)
-    assert num_paths("cross") == 4
-    register_scan_order(cross, replace=True)
-    assert num_paths("cross") == 1
-    assert scan_paths("cross", 2, 2).tolist() == [[0, 1, 2, 3]]
+    register_scan_order(cross, name="own")
+    with pytest.raises(ValueError, match="'own' is already registered"):
+        register_scan_order(cross, name="own")
+    register_scan_order(cross, name="own", replace=True)
+
+
+def test_an_order_that_comes_along_gives_way_to_ones_own(own_orders):
+    """So a name that is new here does not break code that had it before."""
+
+    def columns(height, width):
+        return torch.arange(height * width)[None]
+
+    with pytest.warns(UserWarning, match="'columns' takes the place of vimamba's own"):
+        register_scan_order(columns)
+    assert scan_paths("columns", 2, 2).tolist() == [[0, 1, 2, 3]]
+    with pytest.raises(ValueError, match="'columns' is already registered"):
+        register_scan_order(columns)
 
 
 def test_registration_refuses_names_and_parameters_that_cannot_be_written(own_orders):

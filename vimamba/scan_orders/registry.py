@@ -9,6 +9,7 @@ import difflib
 import functools
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -84,7 +85,9 @@ def register_scan_order(
         num_paths: K; needed only if `function` cannot make paths for a grid of one cell.
         steps: See `ScanOrder.steps`; needed only if T is not L.
         adjacent: See `ScanOrder.adjacent`.
-        replace: Overwrite an order of the same name, as when a notebook cell runs again.
+        replace: Overwrite an order of the same name, as when a notebook cell runs again. One that
+            comes with vimamba gives way in any case, with a warning: a name that it takes later
+            must not break what others have registered.
 
     Raises:
         ValueError: The name is taken or no identifier, or the parameters are not as above.
@@ -101,8 +104,14 @@ def register_scan_order(
     name = str(name or getattr(function, "__name__", ""))
     if not name.isidentifier():
         raise ValueError(f"name={name!r} of a scan order must be an identifier, as in 'my_order'")
-    if name in _SCAN_ORDERS and not replace:
-        raise ValueError(f"scan order {name!r} is already registered; replace=True overwrites it")
+    there = _SCAN_ORDERS.get(name)
+    if there is not None and not replace:
+        if getattr(there.function, "__module__", "") != "vimamba.scan_orders.orders":
+            raise ValueError(
+                f"scan order {name!r} is already registered; replace=True overwrites it"
+            )
+        text = f"scan order {name!r} takes the place of vimamba's own; replace=True is silent"
+        warnings.warn(text, stacklevel=2)
     axes, parameters = _read_signature(name, function)
     _SCAN_ORDERS[name] = ScanOrder(name, function, axes, parameters, num_paths, steps, adjacent)
     forget_paths()

@@ -33,7 +33,7 @@ def train(name, folder, seed):
     task = Classification(
         name,
         num_classes=3,
-        img_size=64,
+        img_size=32,
         drop_path_rate=0.3,
         optim=Optimisation(lr=3e-3, ema=0.5, layer_decay=0.8),
         objective=Objective(mixup=0.4, cutmix=1.0),
@@ -41,7 +41,7 @@ def train(name, folder, seed):
         seed=seed,
     )
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(12, 3, 64, 64, generator=generator)
+    images = torch.randn(12, 3, 32, 32, generator=generator)
     data = DataLoader(TensorDataset(images, torch.arange(12) % 3), batch_size=4)
     trainer = Trainer(
         **QUIET, max_epochs=1, accelerator="cpu", deterministic=True, default_root_dir=folder

@@ -20,8 +20,7 @@ ROOT = Path(__file__).parents[2]
 )
 @pytest.mark.parametrize(
     "models",
-    # one of each kind, a token model and a staged one; the others are made of the same code
-    [["test_vim", "test_vmamba"], pytest.param(["test_*"], marks=pytest.mark.slow)],
+    [["test_vmamba"], pytest.param(["test_*"], marks=pytest.mark.slow)],
     ids=" ".join,
 )
 def test_timms_own_tests_pass(models, tmp_path):

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from vimamba.pyramid import FeaturePyramid
+from vimamba.networks import FeaturePyramid
 
 BACKBONES = [
     "resnet18",

@@ -1,7 +1,8 @@
 """Saves models and networks as folders and Hub repositories, and loads them.
 
-timm and transformers load those of models, `vimamba.load_network` those of networks. timm's own `save_for_hf` records `num_classes` among the model's arguments, where transformers
-hands it over a second time and fails; here it stands at the top level alone.
+timm and transformers load those of models, `vimamba.load_network` those of networks. timm's own
+`save_for_hf` records `num_classes` among the model's arguments, where transformers hands it over a
+second time and fails; here it stands at the top level alone.
 """
 
 import json
@@ -162,10 +163,11 @@ def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
 
 
 def load_folder(folder: str | Path) -> nn.Module:
-    """Build the model or network of a folder that `save_pretrained` or timm wrote, with its weights.
+    """Build the model or network of a folder that `save_pretrained` or timm wrote.
 
     Unlike timm's `local-dir:`, whose reader knows no bounds, this takes a folder from anybody:
-    config.json names a registered model or network and plain arguments, and weights come from this folder.
+    config.json names a registered model or network and plain arguments, and weights come from this
+    folder.
 
     Args:
         folder: Holds config.json and model.safetensors, or another file that timm would read.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+import vimamba
 from tests.closeness import assert_same
 from vimamba.tasks import Classification, Objective, Optimisation, TaskError
 from vimamba.tasks.classification import loss_weights

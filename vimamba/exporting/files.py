@@ -147,7 +147,8 @@ def export_folder(
     Args:
         model: As in `export_model`.
         folder: Replaced if it is there and holds a model.
-        image_size, name: As in `export_model`.
+        image_size: As in `export_model`.
+        name: The same.
         label_names: Classes in the order of the logits.
         label_values: See `vimamba.hub.save_pretrained`.
         data_config: Of timm's transform; see `vimamba.hub.save_pretrained`.

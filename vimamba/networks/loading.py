@@ -34,7 +34,7 @@ def load_network(place: str | Path) -> Network:
             finite.
         OSError: The Hub cannot be reached, or has no such repository.
     """
-    folder = _fetch(place) if str(place).startswith(_HUB) else Path(place)
+    folder = _fetch(str(place)) if str(place).startswith(_HUB) else Path(place)
     config, weights = (folder / name for name in _FILES)
     settings = read_json(config, CheckpointError) if config.is_file() else {}
     network = settings.get("network")

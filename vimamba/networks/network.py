@@ -33,7 +33,8 @@ class Network(nn.Module):
     Args:
         in_chans: Channels of the images.
         pretrained_cfg: What is known about images and weights, as timm keeps it: `architecture`,
-            `input_size`, `license`, `origin_url`, `paper_ids`; without `mean` and `std`, ImageNet's.
+            `input_size`, `license`, `origin_url`, `paper_ids`; without `mean` and `std`,
+            ImageNet's.
 
     Attributes:
         config: Arguments of `vimamba.create_network` that make it again, `name` among them; None
@@ -66,6 +67,11 @@ class Network(nn.Module):
     def body(self) -> nn.Module | None:
         """The timm model inside, which can be pretrained; None if there is none."""
         return None
+
+    def note_start(self, model: nn.Module) -> None:
+        """Keep the licence of a timm model's published weights, which this network starts from."""
+        cfg: Any = model.pretrained_cfg
+        self.license = cfg.get("license")
 
     def body_parameters(self) -> list[nn.Parameter]:
         """Parameters of what can be pretrained."""

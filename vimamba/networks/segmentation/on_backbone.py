@@ -52,10 +52,11 @@ class BackboneSegmenter(Segmenter):
             in_chans=in_chans,
             pretrained_cfg={**cfg, "input_size": (in_chans, *cfg["input_size"][1:])},
         )
-        self.license = cfg.get("license") if pretrained else None
         self.encoder = encoder
         self.head = make_head(encoder.channels, encoder.strides, num_classes)
         self.aux_head = FCNHead(encoder.channels, encoder.strides, num_classes) if aux else None
+        if pretrained:
+            self.note_start(self.body)
 
     @property
     def body(self) -> nn.Module:

@@ -122,8 +122,7 @@ class SwinUMamba(Segmenter):
             # the published list of what stays fresh spares the norm's bias
             fresh = ("stem.conv1.weight", "stem.conv1.bias", "stem.norm1.weight")
             overlay = {"pretrained_cfg_overlay": pretrained_cfg_overlay}
-            source = load_vmamba(self.encoder, _START, fresh=fresh, **overlay)
-            self.license = source.pretrained_cfg.get("license")
+            self.note_start(load_vmamba(self.encoder, _START, fresh=fresh, **overlay))
 
     @property
     def body(self) -> nn.Module:
@@ -225,8 +224,7 @@ class SwinUMambaD(Segmenter):
                     nn.init.zeros_(module.bias)
         if pretrained:
             overlay = {"in_chans": in_chans, "pretrained_cfg_overlay": pretrained_cfg_overlay}
-            source = load_vmamba(self.encoder, _START, **overlay)
-            self.license = source.pretrained_cfg.get("license")
+            self.note_start(load_vmamba(self.encoder, _START, **overlay))
 
     @property
     def body(self) -> nn.Module:

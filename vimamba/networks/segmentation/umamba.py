@@ -395,13 +395,8 @@ def _make(
 ) -> UMamba:
     """A U-Mamba whose stages are those of `kwargs`, or else planned for the patch.
 
-    Args:
-        mamba, dims: Of the name.
-        num_classes, in_chans, pretrained, img_size, aux: See `vimamba.create_segmenter`.
-        patch_size: Of the images, rounded up to whole cells of the coarsest map; `img_size` along
-            each axis if None.
-        spacing: Of pixels or voxels along each axis; see `plan_stages`.
-        **kwargs: Further arguments of `UMamba`.
+    The patch, `img_size` along each axis if `patch_size` is None, is rounded up to whole cells of
+    the coarsest map. `kwargs` are further arguments of `UMamba`.
     """
     name = f"umamba_{mamba}_{dims}d"
     if pretrained:

@@ -132,7 +132,7 @@ class VMUNet(Segmenter):
         if pretrained:
             overlay = {"in_chans": in_chans, "pretrained_cfg_overlay": pretrained_cfg_overlay}
             source = load_vmamba(self.encoder, "vmamba_small_v0", **overlay)
-            self.license = source.pretrained_cfg.get("license")
+            self.note_start(source)
             stages = reversed(list(source.stages))
             for ours, theirs in zip(self.decoder, stages, strict=True):
                 for block, published in zip(ours.blocks, theirs.blocks, strict=False):  # type: ignore[arg-type]

@@ -53,7 +53,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
     other = timm.create_model("test_vmamba")
     with monkeypatch.context() as patch:
-        patch.setattr(vimamba.hub, "_card", fail)
+        patch.setattr(vimamba.hub, "model_card", fail)
         with pytest.raises(WriteError, match="cannot be written: the disk is full"):
             vimamba.save_pretrained(other, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]

@@ -14,7 +14,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-from huggingface_hub import HfApi, ModelCardData
+import torch
+from huggingface_hub import HfApi
 from safetensors.torch import save_model
 from timm.models import PretrainedCfg, save_for_hf
 from timm.utils.model import unwrap_model
@@ -22,7 +23,8 @@ from torch import nn
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.files import write_folder
-from vimamba.networks import Network, find_network, load_network
+from vimamba.model_card import model_card, network_card
+from vimamba.networks import Network, create_network, find_network, load_network
 from vimamba.reading import read_json
 
 # where weights may lie in a folder, the first that is there
@@ -35,66 +37,6 @@ _CFG_FIELDS = set(PretrainedCfg.__dataclass_fields__) - {
 _OF_NETWORKS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 # what is said of weights as they were published, and may be wrong once they are trained further
 _OF_PUBLISHED_WEIGHTS = ("tag", "notes", "description")
-
-_CARD = """\
----
-{data}
----
-
-# {name}
-
-`{architecture}` ({paper}), {classes}, as a [timm](https://github.com/huggingface/pytorch-image-models)
-model.
-
-It needs the `vimamba` package: timm and transformers know the architecture only once that has been
-imported. Otherwise they call it unknown and advise a newer timm, which does not help.
-
-```python
-import timm
-import vimamba  # makes {architecture} known
-
-model = timm.create_model("{address}", pretrained=True)
-```
-{input}
-Licence of the weights: {license}
-"""
-
-_NETWORK_CARD = """\
----
-{data}
----
-
-# {name}
-
-`{architecture}` ({paper}), {classes}, a network for {task}. It needs the `vimamba` package:
-
-```python
-import vimamba
-
-network = vimamba.load_network("{address}")
-```
-{input}
-Licence of the weights: {license}
-"""
-
-# by the Hub's names
-_PIPELINES = {"segmentation": "image-segmentation", "restoration": "image-to-image"}
-
-_INPUT = """
-## Input
-
-{reasons}. `preprocessing` in config.json prepares images as in training:
-
-```python
-import json
-
-from vimamba.data import Preprocessing
-
-with open("config.json") as file:  # of this model
-    prepare = Preprocessing.from_settings(json.load(file)["preprocessing"])
-image = prepare.file("image.tif")[None]
-```
-"""
 
 
 def save_pretrained(
@@ -134,7 +76,8 @@ def save_pretrained(
         TypeError: `model` is neither, or one inside something else.
         ValueError: `label_names` are not as many as the logits, an argument that the model was
             made with cannot be written as JSON, a network was made by its class and not by its
-            name, or `folder` is a file or holds something else than a model.
+            name, or was changed afterwards, or `folder` is a file or holds something else than a
+            model.
         CheckpointError: Weights are not finite.
         WriteError: The disk is full, the folder cannot be written, or the like.
     """
@@ -306,6 +249,16 @@ def _check_config(network: Network) -> None:
         except (TypeError, ValueError) as error:
             text = f"{key}={value!r} of the network cannot be written as JSON: {error}"
             raise ValueError(text) from None
+    # what is drawn to make it again must not show in the draws after
+    with torch.random.fork_rng(devices=[]):
+        again = create_network(**network.config)
+    ours, theirs = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, again))
+    unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if unlike:
+        raise ValueError(
+            f"model is not what {network.config} makes: {len(unlike)} weights differ, such as "
+            f"{unlike[0]}; merge adapters before, and give changes as arguments"
+        )
 
 
 def _write(model: nn.Module, folder: Path, address: str, about: _About) -> None:
@@ -344,7 +297,7 @@ def _write_model(
         cfg["license"] = about.license
     if about.preprocessing is not None:
         config["preprocessing"] = about.preprocessing
-    return config, _card(config, address, about.preprocessing)
+    return config, model_card(config, address)
 
 
 def _write_network(
@@ -364,79 +317,8 @@ def _write_network(
         "pretrained_cfg": {key: known[key] for key in _OF_NETWORKS if known.get(key) is not None},
         "label_names": None if about.label_names is None else list(about.label_names),
         "label_values": None if about.label_values is None else list(about.label_values),
+        "preprocessing": about.preprocessing,
     }
     config = {key: value for key, value in config.items() if value is not None}
-    if about.preprocessing is not None:
-        config["preprocessing"] = about.preprocessing
-    return config, _network_card(network, config, address)
-
-
-def _card(config: dict[str, Any], address: str, preprocessing: dict[str, Any] | None) -> str:
-    """The card of a timm model: what it is, how to load it, whose licence it is under."""
-    cfg, classes = config["pretrained_cfg"], config["num_classes"]
-    license = cfg.get("license", "unknown")
-    data = ModelCardData(
-        library_name="timm",
-        license=license,
-        pipeline_tag="image-classification" if classes else "image-feature-extraction",
-        tags=["timm", "vimamba"],
-    )
-    published = cfg.get("license") and cfg.get("origin_url")
-    origin = f" (published at {cfg['origin_url']})" if published else ""
-    return _CARD.format(
-        data=data.to_yaml(),
-        name=_last_part(address),
-        architecture=config["architecture"],
-        paper=_paper(cfg),
-        classes=f"{classes} classes" if classes else "without a classifier",
-        address=address,
-        license=f"{license}{origin}",
-        input=_describe_input(preprocessing),
-    )
-
-
-def _network_card(network: Network, config: dict[str, Any], address: str) -> str:
-    """The card of a network: what it is, how to load it, whose licence it is under."""
-    data = ModelCardData(
-        library_name="vimamba",
-        license=config["license"],
-        pipeline_tag=_PIPELINES.get(config["task"]),
-        tags=["vimamba"],
-    )
     classes = _count_classes(network)
-    input = _INPUT.format(reasons=f"The network takes {network.in_chans} channels")
-    return _NETWORK_CARD.format(
-        data=data.to_yaml(),
-        name=_last_part(address),
-        architecture=network.pretrained_cfg.get("architecture", config["network"]["name"]),
-        paper=_paper(network.pretrained_cfg),
-        classes=f"{classes} classes" if classes else "without classes",
-        task=config["task"],
-        address=address.removeprefix("local-dir:"),
-        license=config["license"],
-        input=input if "preprocessing" in config else "",
-    )
-
-
-def _last_part(address: str) -> str:
-    return address.split(":", 1)[1].rstrip("/").rsplit("/", 1)[-1]
-
-
-def _paper(cfg: dict[str, Any]) -> str:
-    paper = ", ".join(str(cfg[key]) for key in ("paper_name", "paper_ids") if cfg.get(key))
-    return paper or "no paper named"
-
-
-def _describe_input(preprocessing: dict[str, Any] | None) -> str:
-    """What the card says of images that timm's transform does not prepare."""
-    found = preprocessing or {"in_chans": 3}
-    intensity = found.get("intensity") or {}
-    reasons = []
-    if found["in_chans"] not in (1, 3) or found.get("bands"):
-        reasons.append(f"the network takes {found['in_chans']} bands of them")
-    if any(intensity.get(name) for name in ("window", "ranges", "percentiles")):
-        reasons.append("their values are scaled by ranges of their own")
-    if intensity.get("zscore"):
-        reasons.append("each is given mean 0 and deviation 1")
-    text = f"timm's transform does not do for these images: {', '.join(reasons)}"
-    return _INPUT.format(reasons=text) if reasons else ""
+    return config, network_card(config, address, network.pretrained_cfg, classes)

@@ -1,4 +1,4 @@
-"""The doorway from a timm backbone to a head."""
+"""The feature pyramid of any timm backbone."""
 
 import pytest
 import timm

@@ -138,6 +138,11 @@ def test_what_could_not_be_made_again_is_refused(tmp_path):
     net = vimamba.create_network("vm_unet", **VM_UNET, num_classes=1)
     with pytest.raises(ValueError, match="3 label_names for 2 classes"):
         vimamba.save_pretrained(net, tmp_path / "net", label_names=["a", "b", "c"])
+    net.classifier = torch.nn.Conv2d(2, 4, 1)
+    with pytest.raises(
+        ValueError, match=r"model is not what \{'name': 'vm_unet'.*2 weights differ"
+    ):
+        vimamba.save_pretrained(net, tmp_path / "net")
     net.config["dims"] = torch.tensor([8, 16])
     with pytest.raises(ValueError, match=r"dims=tensor\(\[ 8, 16\]\) of the network cannot be"):
         vimamba.save_pretrained(net, tmp_path / "net")

@@ -40,8 +40,9 @@ def register_network(
     """Make a network available by name; a decorator with options, or a plain call.
 
     Args:
-        build: A function or class that makes the network from keyword arguments. Of the task
-            "segmentation", it takes `num_classes`, `in_chans`, `pretrained`, `img_size` and `aux`
+        build: A function or class that makes the network from keyword arguments: plain values, if
+            it is to be saved. It starts from published weights on request only (`pretrained`). Of
+            the task "segmentation", it takes `num_classes`, `in_chans`, `pretrained`, `img_size` and `aux`
             as `vimamba.create_segmenter` does, and gives a `vimamba.networks.Segmenter`.
         task: What the network is for, as in "segmentation".
         name: The function's own name by default.

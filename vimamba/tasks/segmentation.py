@@ -116,6 +116,8 @@ class Segmentation(Task):
             drop_path_rate=drop_path_rate,
             model_kwargs=model_kwargs,
         )
+        if len(cast(Any, net).cell) != 2:
+            raise TaskError(f"model={model!r} takes volumes; `vimamba nnunet` trains it on them")
         self.loss = MaskLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
         self.confusion = MulticlassConfusionMatrix(

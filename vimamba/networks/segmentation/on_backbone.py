@@ -50,7 +50,11 @@ class BackboneSegmenter(Segmenter):
             (coarsest, coarsest),
             num_classes=num_classes,
             in_chans=in_chans,
-            pretrained_cfg={**cfg, "input_size": (in_chans, *cfg["input_size"][1:])},
+            pretrained_cfg={
+                **cfg,
+                "architecture": f"{head} on {cfg['architecture']}",
+                "input_size": (in_chans, *cfg["input_size"][1:]),
+            },
         )
         self.encoder = encoder
         self.head = make_head(encoder.channels, encoder.strides, num_classes)

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 import vimamba
 from tests.closeness import assert_same
 from vimamba.tasks import MaskObjective, Optimisation, Segmentation, TaskError
-from vimamba.tasks.mask_export import export_segmenter
+from vimamba.tasks.segmentation.export import export_segmenter
 
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least
+from vimamba.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -158,8 +158,8 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 
 
 def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
-    from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
     from vimamba.tasks import Classification
 

@@ -12,9 +12,8 @@ import torch
 import yaml
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import last_value, rename, translate
-from vimamba.errors import VimambaError
+from vimamba.errors import UsageError, VimambaError
 from vimamba.reading import holds_objects
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from safetensors.torch import save_model
 
 from vimamba.checkpoints import check_finite
 from vimamba.files import write_folder
-from vimamba.tasks.segmentation import Segmentation
+from vimamba.tasks.segmentation.task import Segmentation
 
 
 def export_segmenter(task: Segmentation, folder: Path, *, preprocessing: Any) -> None:

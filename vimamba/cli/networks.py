@@ -173,7 +173,7 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         hparams["model"],
         (hparams["in_chans"], side, side),
         _data_config({"crop_mode": "center", **data} if classifies else data),
-        list(task.class_names),
+        list(task.class_names) if hasattr(task, "class_names") else None,
         asdict(Preprocessing.from_settings(data)),
         classifies=classifies,
     )

@@ -470,7 +470,7 @@ def test_a_bad_true_mask_costs_its_own_score_only(run, pairs, tmp_path, capsys):
 
 
 def test_large_images_are_predicted_as_small_ones_are(run, pairs, tmp_path, monkeypatch):
-    from vimamba.cli import mask_inputs
+    from vimamba.tasks.segmentation import inputs as mask_inputs
 
     args = ["predict", str(run), str(pairs / "images" / "3.png"), "--tta", "flips", "--out"]
     assert main([*args, str(tmp_path / "whole")]) == 0

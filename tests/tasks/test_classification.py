@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import vimamba
 from tests.closeness import assert_same
 from vimamba.tasks import Classification, Objective, Optimisation, TaskError
-from vimamba.tasks.classification import loss_weights
+from vimamba.tasks.classification.task import loss_weights
 
 SMALL = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 

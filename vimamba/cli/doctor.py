@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
-from vimamba.cli.tables import say, show_table
+from vimamba.console import say, show_table
+from vimamba.errors import UsageError
 
 if TYPE_CHECKING:
     from vimamba.data.preprocessing import Preprocessing

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoints import check_finite
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser, settle_options
 from vimamba.cli.networks import Network, add_arguments, open_network
-from vimamba.cli.tables import say, show_table
+from vimamba.console import say, show_table
+from vimamba.errors import UsageError
 from vimamba.exporting import TARGETS, Report, export_folder, export_model
 
 HELP = """\

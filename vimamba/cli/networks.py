@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least
+from vimamba.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,8 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 
 
 def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
-    from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
     from vimamba.tasks import Classification
 
@@ -172,7 +172,7 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         hparams["model"],
         (hparams["in_chans"], side, side),
         _data_config({"crop_mode": "center", **data} if classifies else data),
-        list(task.class_names),
+        list(task.class_names) if hasattr(task, "class_names") else None,
         getattr(task, "label_values", None),
         asdict(Preprocessing.from_settings(data)),
     )

@@ -4,8 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.outputs import (
+from vimamba.console import say
+from vimamba.data.listing import find_file, list_files
+from vimamba.data.lists import LIST_SUFFIXES, read_rows
+from vimamba.data.nifti import ENDINGS, stem
+from vimamba.data.remarks import Remarks
+from vimamba.data.samples import IMAGE_SUFFIXES, list_images
+from vimamba.errors import UsageError
+from vimamba.tasks.outputs import (
     Target,
     Unanswered,
     check_apart,
@@ -15,12 +21,6 @@ from vimamba.cli.outputs import (
     present,
     shown,
 )
-from vimamba.cli.tables import say
-from vimamba.data.listing import find_file, list_files
-from vimamba.data.lists import LIST_SUFFIXES, read_rows
-from vimamba.data.nifti import ENDINGS, stem
-from vimamba.data.remarks import Remarks
-from vimamba.data.samples import IMAGE_SUFFIXES, list_images
 
 
 @dataclass(frozen=True)

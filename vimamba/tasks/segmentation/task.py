@@ -2,23 +2,27 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.models import PretrainedCfg
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from vimamba.data.lists import LIST_SUFFIXES
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
-from vimamba.tasks.backbone import self_contained
+from vimamba.tasks.backbone import is_timm_model, self_contained
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.mask_loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
-from vimamba.tasks.mask_metrics import CaseTable, class_scores
-from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.optim import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.registry import register_task
+from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
+from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
+from vimamba.tasks.segmentation.windows import Scene, slide
 from vimamba.tasks.task import FLIPS, Task, balanced_weights
-from vimamba.tasks.windows import Scene, slide
 
 # rows whose classes are computed at a time: a large image's probabilities never exist at once
 STRIP = 256
@@ -26,6 +30,7 @@ STRIP = 256
 Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
 
 
+@register_task("segmentation")
 class Segmentation(Task):
     """Trains and scores a segmentation network.
 
@@ -57,6 +62,9 @@ class Segmentation(Task):
         compile: Compile the network.
         seed: Start of all random streams.
     """
+
+    tools = "vimamba.tasks.segmentation.report"
+    headline_scores: ClassVar = {"dice": "Dice", "miou": "mIoU", "accuracy": "accuracy"}
 
     def __init__(
         self,
@@ -124,6 +132,32 @@ class Segmentation(Task):
             num_classes, ignore_index=IGNORE, validate_args=False
         )
         self.cases = self.new_cases()
+
+    @classmethod
+    def find_data(cls, path: Path) -> str:
+        """By what lies in the folder: Synapse, ISIC, volumes, or images and masks."""
+        if path.suffix.lower() in LIST_SUFFIXES:
+            name = "MaskCSV"
+        elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
+            name = "Synapse"
+        elif any(path.glob("*GroundTruth*")):
+            name = "ISIC"
+        elif any(True for ending in ("nii", "nii.gz") for _ in path.rglob(f"*.{ending}")):
+            name = "NiftiSlices"
+        else:
+            name = "MaskFolder"
+        return f"vimamba.data.{name}"
+
+    @classmethod
+    def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
+        """Those of a backbone; a whole network has a usual input size."""
+        if is_timm_model(model):
+            return super().find_cfg(model, model_kwargs)
+        return PretrainedCfg(input_size=(3, 256, 256))
+
+    def logged_scores(self) -> list[str]:
+        """Of every validation."""
+        return ["loss", "dice", "miou", "accuracy"]
 
     @property
     def monitor(self) -> str:

@@ -1,17 +1,20 @@
 """Image classification, single-label or multi-label, with any timm model."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import timm.data
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vimamba.data.lists import LIST_SUFFIXES
 from vimamba.tasks.backbone import build_backbone, self_contained
+from vimamba.tasks.classification.metrics import classification_metrics, compute_report
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.metrics import classification_metrics, compute_report
-from vimamba.tasks.optimisation import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.optim import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.registry import register_task
 from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
 
@@ -37,6 +40,7 @@ class Objective:
 DEFAULT_OBJECTIVE = Objective()
 
 
+@register_task("classification")
 class Classification(Task):
     """Trains and scores a timm model.
 
@@ -57,6 +61,10 @@ class Classification(Task):
         compile: Compile the network.
         seed: Start of all random streams.
     """
+
+    tools = "vimamba.tasks.classification.report"
+    headline_scores: ClassVar = {"accuracy": "accuracy", "macro_f1": "macro F1", "auroc": "AUROC"}
+    lower_is_better = ("loss", "ece")
 
     def __init__(
         self,
@@ -102,6 +110,18 @@ class Classification(Task):
         self.register_buffer("loss_weight", weights, persistent=False)
         self.mix = make_mix(self.objective, num_classes, multi_label)
         self.metrics = classification_metrics(num_classes, multi_label)
+
+    @classmethod
+    def find_data(cls, path: Path) -> str:
+        """By the ending: a list, a MedMNIST file, or else a folder."""
+        names = {**dict.fromkeys(LIST_SUFFIXES, "CSVList"), ".npz": "MedMNIST"}
+        return f"vimamba.data.{names.get(path.suffix.lower(), 'ImageFolder')}"
+
+    def logged_scores(self) -> list[str]:
+        """They depend on the number of classes and labels."""
+        scores = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"]
+        scores += ["exact_match"] * self.multi_label
+        return scores + ["top5"] * (not self.multi_label and len(self.class_names) > 5)
 
     @property
     def monitor(self) -> str:

@@ -7,11 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.cli.mask_jobs import Job
 from vimamba.data.masked import FilePair, MaskedImage
 from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
-from vimamba.tasks.windows import Scene
+from vimamba.tasks.segmentation.jobs import Job
+from vimamba.tasks.segmentation.windows import Scene
 
 # an image of more windows' areas is prepared window by window
 LARGE = 16

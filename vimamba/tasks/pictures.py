@@ -2,21 +2,19 @@
 
 import csv
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from vimamba.cli.overlays import as_pixels, find_view, resize_image, square_size
-from vimamba.data import ClassificationData
 from vimamba.files import write_whole
+from vimamba.tasks.overlays import resize_image, square_size
 
 # what our pictures say of themselves
 SOFTWARE = "vimamba"
@@ -63,39 +61,40 @@ def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
     return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
 
 
-def draw_curves(metrics: Path, path: Path) -> None:
-    """Losses, scores and learning rate against the epoch."""
+def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
+    """Losses, scores and learning rate against the epoch.
+
+    Args:
+        metrics: The run's metrics.csv.
+        path: PNG to write.
+        scores: Those to draw and what they are called.
+    """
     columns = read_columns(metrics)
     epoch = columns.get("epoch", np.zeros(0))
+    # the second is often equal to the first, which then shows between its dashes
+    drawn = tuple(
+        (f"val/{score}", name, color)
+        for (score, name), color in zip(scores.items(), (BLUE, ORANGE, GREEN, RED), strict=False)
+    )
     panels = (
         ("Loss", (("train/loss", "train", BLUE), ("val/loss", "validation", ORANGE))),
-        (
-            "Validation scores",
-            (
-                ("val/dice", "mean Dice", ORANGE),
-                ("val/miou", "mean IoU", GREEN),
-                ("val/accuracy", "accuracy", BLUE),
-                ("val/macro_f1", "macro F1", ORANGE),
-                ("val/auroc", "AUROC", GREEN),
-            ),
-        ),
+        ("Validation scores", drawn),
         ("Learning rate", (("lr", "", GREY),)),
     )
     mark = "o" if len(epoch) < 3 else ""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.3), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
-            for name, label, colour in lines:
+            for name, label, color in lines:
                 values = columns.get(name, np.zeros(0))
                 known = np.isfinite(values)
                 if known.any():
-                    # often equal to the accuracy, which then shows between the dashes
-                    style = "--" if label == "macro F1" else "-"
+                    style = "--" if (name, label, color) in drawn[1:2] else "-"
                     axes.plot(
                         epoch[known],
                         values[known],
                         style,
-                        color=colour,
+                        color=color,
                         label=label,
                         marker=mark,
                         lw=1.8,
@@ -206,94 +205,6 @@ def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A small image with its pixels as squares, so that they stay sharp."""
     longest = max(LONGEST, *image.shape[:2])
     return resize_image(image, square_size(image.shape, 1.0, longest))
-
-
-def label_names(label: torch.Tensor, class_names: Sequence[str]) -> str:
-    """Names of an index or of a multi-hot row."""
-    chosen = [int(label)] if label.ndim == 0 else label.nonzero().flatten().tolist()
-    return ", ".join(class_names[index] for index in chosen) or "none"
-
-
-def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) -> None:
-    """Augmented training images above, evaluated images with the answers below.
-
-    Args:
-        task: A classification task.
-        data: The data set.
-        split: Split to evaluate; up to 512 images, the most mistaken first.
-        path: PNG to write.
-    """
-    columns, names = 8, data.class_names
-    train = data.dataset("train", augmented=True)
-    rng = np.random.default_rng(0)
-    shown = rng.permutation(len(train))[: 2 * columns]
-    judged = data.dataset(split)
-    chosen = rng.permutation(len(judged))[:512]
-    batch = [judged[int(index)] for index in chosen]
-    probabilities = classify(task, torch.stack([image for image, _ in batch]), data.batch_size)
-    answers = [answer(p, label, names) for p, (_, label) in zip(probabilities, batch, strict=True)]
-    order = sorted(range(len(batch)), key=lambda i: (answers[i][1], -answers[i][2]))
-    wrong = sum(not right for _, right, _ in answers)
-    # at most half the places for mistakes, the rest for a fair choice of what is right
-    picked = order[: min(wrong, columns)]
-    picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
-    trained = [train[0, int(index)] for index in shown]
-    above_images = [as_pixels(image, data.preprocessing) for image, _ in trained]
-    below_images = [as_pixels(batch[index][0], data.preprocessing) for index in picked]
-    view = find_view([*above_images, *below_images])
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        counts = [max(1, -(-len(part) // columns)) for part in (trained, picked)]
-        figure = Figure(figsize=(11, 1.65 * sum(counts) + 1), layout="constrained")
-        figure.supxlabel(view.network_text(data.preprocessing), fontsize=8, color=GREY)
-        above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03, height_ratios=counts))
-        above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
-        verdict = (
-            f"{wrong} of {len(batch)} wrong (orange, the surest first)" if wrong else "all right"
-        )
-        below.suptitle(f"Answers on {split} images: {verdict}", fontsize=11, fontweight="bold")
-        for part, count in zip((above, below), counts, strict=True):
-            for axes in part.subplots(count, columns, squeeze=False).flat:
-                axes.set_axis_off()
-        for axes, (_, label), image in zip(above.axes, trained, above_images, strict=False):
-            axes.set_axis_on()
-            show_image(axes, enlarge(view(image)), shorten(label_names(label, names), 16))
-        for axes, index, image in zip(below.axes, picked, below_images, strict=False):
-            text, right, _ = answers[index]
-            axes.set_axis_on()
-            show_image(axes, enlarge(view(image)), text, GREEN if right else RED)
-        save(figure, path)
-
-
-def classify(task: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """Probabilities of images, (N, num_classes), on the CPU."""
-    task = task.eval()
-    device = next(task.parameters()).device
-    with torch.inference_mode():
-        parts = [
-            task.predict_step((part.to(device),), 0).cpu() for part in images.split(batch_size)
-        ]
-    return torch.cat(parts)
-
-
-def answer(
-    probability: torch.Tensor, label: torch.Tensor, names: Sequence[str]
-) -> tuple[str, bool, float]:
-    """Text for an image, whether the answer is right, and how sure it is."""
-    if label.ndim:
-        found = probability >= 0.5
-        right = bool((found == label.bool()).all())
-        sure = float((probability - label).abs().max())
-        said = shorten(label_names(found, names), 16)
-        return (
-            (said if right else f"{said}\nis {shorten(label_names(label, names), 14)}"),
-            right,
-            sure,
-        )
-    best = int(probability.argmax())
-    sure = float(probability[best])
-    said = f"{shorten(names[best], 12)} {sure:.0%}"
-    right = best == int(label)
-    return (said if right else f"{said}\nis {shorten(names[int(label)], 14)}"), right, sure
 
 
 def draw_contact_sheet(

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from vimamba.cli.callbacks import write_rows
 from vimamba.data.dataset import start_worker
 from vimamba.data.samples import label_text
+from vimamba.files import write_rows
 
 
 def write_cases(task: Any, data: Any, split: str, path: Path) -> None:

@@ -4,7 +4,7 @@ import time
 
 from tqdm import tqdm
 
-from vimamba.cli.tables import is_terminal, say
+from vimamba.console import is_terminal, say
 
 # seconds between two lines
 PAUSE = 60

@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from vimamba.cli.overlays import (
+from vimamba.data import SegmentationData
+from vimamba.data.labels import IGNORE
+from vimamba.tasks.overlays import (
     DARK,
     IGNORED,
     LIGHT,
@@ -27,9 +29,7 @@ from vimamba.cli.overlays import (
     square_size,
     stripes,
 )
-from vimamba.cli.pictures import GREEN, RED, STYLE, save, shorten, show_image
-from vimamba.data import SegmentationData
-from vimamba.data.labels import IGNORE
+from vimamba.tasks.pictures import GREEN, RED, STYLE, save, shorten, show_image
 
 # pixels of the longer side of a panel, about what it has in the figure
 LONGEST = 400

@@ -1,17 +1,16 @@
 """What a segmentation run tells: the data before training; scores, pictures and the export."""
 
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vimamba.cli.callbacks import write_rows
-from vimamba.cli.tables import number, say, show_table
+from vimamba.console import number, say, show_table
 from vimamba.data import SegmentationData
 from vimamba.data.inspection import describe_pixels, inspect_images
+from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
-
-if TYPE_CHECKING:
-    from vimamba.cli.recipe import RecipeCLI
+from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
     (
@@ -21,6 +20,7 @@ RESULTS = (
     ("samples.png", "image, truth, prediction, error; also curves.png, confusion_matrix.png"),
 )
 PREDICTIONS = "predictions"
+PREDICT_OPTIONS = {"overlap": None, "masks": None, "no_overlays": False}
 CLASS_ROWS = 30
 SCORES = {
     "dice": "mean Dice",
@@ -70,7 +70,7 @@ def show_data(data: SegmentationData) -> None:
 
 def draw_data(data: SegmentationData, out: Path) -> None:
     """Training images with their masks, plain and changed at random."""
-    from vimamba.cli.mask_pictures import draw_masked_data
+    from vimamba.tasks.segmentation.pictures import draw_masked_data
 
     draw_masked_data(data, out / "data.png")
 
@@ -112,20 +112,22 @@ def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, An
     return {**report, "cases": report["cases"]["per_class"]}
 
 
-def draw_results(cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
+def draw_results(
+    task: Any, data: SegmentationData, split: str, report: dict[str, Any], out: Path
+) -> None:
     """Confusion matrix and samples."""
-    from vimamba.cli.mask_pictures import draw_answers
-    from vimamba.cli.pictures import draw_confusion
+    from vimamba.tasks.pictures import draw_confusion
+    from vimamba.tasks.segmentation.pictures import draw_answers
 
     title = f"Pixel accuracy {report['accuracy']:.2%}"
-    names = cli.datamodule.class_names
-    draw_confusion(report, names, cli.out / "confusion_matrix.png", title=title, shares=True)
-    draw_answers(cli.model, cli.datamodule, split, cli.out / "samples.png")
+    path = out / "confusion_matrix.png"
+    draw_confusion(report, data.class_names, path, title=title, shares=True)
+    draw_answers(task, data, split, out / "samples.png")
 
 
-def export(cli: "RecipeCLI", folder: Path) -> None:
+def export(task: Any, data: Any, folder: Path) -> None:
     """Write the scored network with all that is needed to build it again."""
-    task, preprocessing = cli.model, cli.datamodule.preprocessing
+    preprocessing = data.preprocessing
     save_pretrained(
         task.scored_net,
         folder,
@@ -140,3 +142,10 @@ def export(cli: "RecipeCLI", folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_segmenter, without Lightning"
+
+
+def predict(run: FinishedRun, given: Namespace) -> int:
+    """Segment images and volumes, or go on where an earlier call with the same options stopped."""
+    from vimamba.tasks.segmentation.predict import segment
+
+    return segment(run, given)

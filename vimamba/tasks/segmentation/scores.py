@@ -9,13 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vimamba.cli.callbacks import write_rows
-from vimamba.cli.errors import UsageError
-from vimamba.cli.mask_jobs import Job, volume_jobs
-from vimamba.cli.outputs import Unanswered, output_name, reason, shown
-from vimamba.cli.runs import read_config
-from vimamba.cli.segmenting import show_cases
-from vimamba.cli.tables import number, say
+from vimamba.console import number, say
 from vimamba.data.csv_list import read_rows
 from vimamba.data.labels import LabelTable, read_as_they_are
 from vimamba.data.listing import composed
@@ -27,8 +21,13 @@ from vimamba.data.remarks import some
 from vimamba.data.samples import list_images
 from vimamba.data.segmentation import as_samples
 from vimamba.data.splits import SPLITS
-from vimamba.errors import VimambaError
-from vimamba.tasks.mask_metrics import CaseTable
+from vimamba.errors import UsageError, VimambaError
+from vimamba.files import write_rows
+from vimamba.tasks.outputs import Unanswered, output_name, reason, shown
+from vimamba.tasks.segmentation.jobs import Job, volume_jobs
+from vimamba.tasks.segmentation.metrics import CaseTable
+from vimamba.tasks.segmentation.report import show_cases
+from vimamba.tasks.tools import FinishedRun
 
 CASES = "cases.csv"
 SPLIT_NAMES = {
@@ -123,7 +122,7 @@ def score_files(
     truths: dict[str, Path],
     truth_table: LabelTable,
     out: Path,
-    run: Path,
+    run: FinishedRun,
     unanswered: Unanswered,
     *,
     align: bool,
@@ -187,12 +186,12 @@ def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
     say(f"mean Dice by what the run knew: {', '.join(parts)}")
 
 
-def splits_of(run: Path, jobs: Sequence[Job]) -> dict[str, str]:
+def splits_of(run: FinishedRun, jobs: Sequence[Job]) -> dict[str, str]:
     """The split of the run's data that each image was in, by the job's name; "" if not known."""
     known: dict[str, str] = {}
-    path = run / "split.csv"
+    path = run.folder / "split.csv"
     if path.is_file():
-        settings = read_config(run)["data"]["init_args"]
+        settings = run.data
         root = Path(settings["root"])
         root = Path(settings.get("image_root") or (root if root.is_dir() else root.parent))
         for row in read_rows(path, ["path", "split"]):

@@ -5,9 +5,9 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.outputs import reason
 from vimamba.data.dataset import SizedDataset, start_worker
+from vimamba.errors import UsageError
+from vimamba.tasks.outputs import reason
 
 
 class Readable(Dataset[Any]):

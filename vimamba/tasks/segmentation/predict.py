@@ -11,20 +11,14 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.folds import find_checkpoints, load_voters, voting_runs
-from vimamba.cli.mask_inputs import JobImages, OpenImage
-from vimamba.cli.mask_jobs import Job, find_jobs
-from vimamba.cli.mask_pictures import add_legend
-from vimamba.cli.mask_record import RECORD, TABLE, claim, keep_record
-from vimamba.cli.mask_scores import (
-    CASES,
-    find_truths,
-    fit_truths,
-    read_classes,
-    score_files,
-)
-from vimamba.cli.outputs import (
+from vimamba.console import say, show_table
+from vimamba.data.labels import LabelTable
+from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
+from vimamba.data.preprocessing import Preprocessing
+from vimamba.errors import UsageError, VimambaError
+from vimamba.files import write_whole
+from vimamba.progress import Progress
+from vimamba.tasks.outputs import (
     Target,
     Unanswered,
     check_apart,
@@ -33,7 +27,7 @@ from vimamba.cli.outputs import (
     reason,
     shown,
 )
-from vimamba.cli.overlays import (
+from vimamba.tasks.overlays import (
     View,
     card_info,
     choose_slices,
@@ -44,17 +38,20 @@ from vimamba.cli.overlays import (
     panel,
     thumbnail,
 )
-from vimamba.cli.pictures import draw_contact_sheet, shorten
-from vimamba.cli.progress import Progress
-from vimamba.cli.reading import read_all
-from vimamba.cli.recipe import quieten
-from vimamba.cli.runs import read_config
-from vimamba.cli.tables import say, show_table
-from vimamba.data.labels import LabelTable
-from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
-from vimamba.data.preprocessing import Preprocessing
-from vimamba.errors import VimambaError
-from vimamba.files import write_whole
+from vimamba.tasks.pictures import draw_contact_sheet, shorten
+from vimamba.tasks.reading import read_all
+from vimamba.tasks.segmentation.inputs import JobImages, OpenImage
+from vimamba.tasks.segmentation.jobs import Job, find_jobs
+from vimamba.tasks.segmentation.pictures import add_legend
+from vimamba.tasks.segmentation.record import RECORD, TABLE, claim, keep_record
+from vimamba.tasks.segmentation.scores import (
+    CASES,
+    find_truths,
+    fit_truths,
+    read_classes,
+    score_files,
+)
+from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 24
 SHEET = "contact_sheet.png"
@@ -64,27 +61,26 @@ VIEW_IMAGES = 6
 PANEL_LEAST, PANEL_MOST = 512, 2048
 
 
-def segment(given: Namespace) -> int:
+def segment(run: FinishedRun, given: Namespace) -> int:
     """Segment images, or go on where an earlier call with the same options stopped.
 
     Args:
+        run: What answers.
         given: Options of `vimamba predict`.
 
     Returns:
         Exit code.
     """
-    quieten()
-    out = given.out or given.run / "predictions"
+    out = given.out or run.folder / "predictions"
     if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
         raise UsageError(f"--out {shown(out)} must be a folder")
-    checkpoints = find_checkpoints(given.run, given.ckpt)
-    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
+    settings = run.data
     unanswered = Unanswered()
     jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
     truths = find_truths(given.masks, jobs, settings) if given.masks else {}
     overlays = not given.no_overlays
     check_targets(out, jobs, [*given.inputs, *truths.values()])
-    task = load_voters(given.run, given.ckpt)
+    task = run.load()
     task.tta = given.tta
     if given.overlap is not None:
         if not 0 <= given.overlap < 1:
@@ -96,7 +92,7 @@ def segment(given: Namespace) -> int:
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
-    keep_record(out, *checkpoints, tta=given.tta, overlap=task.overlap)
+    keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
     wanted = claim(out, jobs, overlays=overlays)
     writer = MaskWriter(task, table, settings, out)
     if overlays:
@@ -113,7 +109,7 @@ def segment(given: Namespace) -> int:
     show_parts(answered, out, table)
     if truths:
         truth = (truths, truth_table)
-        score_files(task, table, answered, *truth, out, given.run, unanswered, align=align)
+        score_files(task, table, answered, *truth, out, run, unanswered, align=align)
     before = f", {kept} of them from before" if kept else ""
     count = "1 mask" if len(answered) == 1 else f"{len(answered)} masks"
     say(f"{count}{before}; written to {shown(out)}")

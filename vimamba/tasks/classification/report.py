@@ -1,22 +1,22 @@
 """What a classification run tells: the data before training; scores, pictures and the export."""
 
+from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vimamba.cli.tables import number, say, show_table
+from vimamba.console import number, say, show_table
 from vimamba.data import ClassificationData
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.data.splits import SPLITS
 from vimamba.hub import save_pretrained
-
-if TYPE_CHECKING:
-    from vimamba.cli.recipe import RecipeCLI
+from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
     ("samples.png", "what the network sees and says; also curves.png, confusion_matrix.png"),
 )
 PREDICTIONS = "predictions.csv"
+PREDICT_OPTIONS = {"topk": 3}
 CLASS_ROWS = 20
 SCORES = {
     "accuracy": "accuracy",
@@ -89,15 +89,14 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
     show_table("", ["score", split], scores)
 
 
-def export(cli: "RecipeCLI", folder: Path) -> None:
+def export(task: Any, data: Any, folder: Path) -> None:
     """Write the scored network for timm."""
-    data = cli.datamodule
     area = data.interpolation == "area"
     save_pretrained(
-        cli.model.scored_net,
+        task.scored_net,
         folder,
         label_names=data.class_names,
-        license=None if cli.model.hparams["pretrained"] else "unknown",
+        license=None if task.hparams["pretrained"] else "unknown",
         data_config={
             "input_size": (len(data.mean), data.img_size, data.img_size),
             "mean": tuple(data.mean),
@@ -125,11 +124,21 @@ def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, An
     return report
 
 
-def draw_results(cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
+def draw_results(
+    task: Any, data: ClassificationData, split: str, report: dict[str, Any], out: Path
+) -> None:
     """The answer for each image, confusion matrix and samples."""
-    from vimamba.cli.cases import write_cases
-    from vimamba.cli.pictures import draw_confusion, draw_samples
+    from vimamba.tasks.classification.cases import write_cases
+    from vimamba.tasks.classification.pictures import draw_samples
+    from vimamba.tasks.pictures import draw_confusion
 
-    write_cases(cli.model, cli.datamodule, split, cli.out / f"cases_{split}.csv")
-    draw_confusion(report, cli.datamodule.class_names, cli.out / "confusion_matrix.png")
-    draw_samples(cli.model, cli.datamodule, split, cli.out / "samples.png")
+    write_cases(task, data, split, out / f"cases_{split}.csv")
+    draw_confusion(report, data.class_names, out / "confusion_matrix.png")
+    draw_samples(task, data, split, out / "samples.png")
+
+
+def predict(run: FinishedRun, given: Namespace) -> int:
+    """Classify images and write what came out."""
+    from vimamba.tasks.classification.predict import classify
+
+    return classify(run, given)

@@ -14,8 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vimamba.cli.errors import UsageError
-from vimamba.errors import VimambaError
+from vimamba.errors import UsageError, VimambaError
 
 # exit code where some of the inputs, or all, have no answer
 NOT_ALL_ANSWERED = 3

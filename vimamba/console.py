@@ -1,11 +1,31 @@
 """Text for people: tables and lines, plain unless the output is a terminal."""
 
+import logging
 import os
 import re
 import shlex
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
+
+# said by libraries about matters that are settled here
+QUIET = (
+    "LightningCLI's args parameter",
+    "The '.*' does not have many workers",
+    "The number of training batches",
+    "Found .* module\\(s\\) in eval mode",
+    "Total length of `list` across ranks is zero",
+    "You are trying to `self.log",
+    ".*sync_dist=True.*",
+    ".*litlogger.*",
+    ".*LeafSpec.*",
+    ".*treespec.*",
+    ".*pin_memory.*",
+    "Total length of `list` across ranks is zero",
+    "SWA is currently only supported every epoch",
+    ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
+)
 
 
 def is_terminal() -> bool:
@@ -83,3 +103,12 @@ def _show_rich(
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def quieten() -> None:
+    """Keep libraries' hints off the screen; errors and unknown warnings stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)

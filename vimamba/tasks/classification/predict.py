@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.outputs import (
+from vimamba.errors import UsageError
+from vimamba.files import check_writable, write_whole
+from vimamba.tasks.outputs import (
     Target,
     Unanswered,
     check_no_input,
@@ -19,50 +20,46 @@ from vimamba.cli.outputs import (
     reason,
     shown,
 )
-from vimamba.files import check_writable, write_whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vimamba.data.preprocessing import Preprocessing
     from vimamba.data.samples import FileSamples
+    from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 48
 # the first columns of a list, by which one of ours is known again
 COLUMNS = ["path", "label", "probability"]
 
 
-def classify(given: Namespace) -> int:
+def classify(run: "FinishedRun", given: Namespace) -> int:
     """Classify images and write what came out.
 
     Args:
+        run: What answers.
         given: Options of `vimamba predict`.
 
     Returns:
         Exit code.
     """
-    out = given.out or given.run / "predictions.csv"
+    out = given.out or run.folder / "predictions.csv"
     if out.suffix not in (".csv", ".json"):
         raise UsageError(f"--out {shown(out)} must end in .csv or .json")
     sheet = out.with_suffix(".png")
 
-    from vimamba.cli.folds import load_voters, voting_runs
-    from vimamba.cli.overlays import as_pixels, find_view
-    from vimamba.cli.pictures import draw_contact_sheet
-    from vimamba.cli.progress import Progress
-    from vimamba.cli.recipe import quieten
-    from vimamba.cli.runs import read_config
     from vimamba.data.preprocessing import Preprocessing
+    from vimamba.progress import Progress
+    from vimamba.tasks.overlays import as_pixels, find_view
+    from vimamba.tasks.pictures import draw_contact_sheet
 
-    quieten()
     unanswered = Unanswered()
     samples = gather(given.inputs, unanswered, besides=(out, sheet))
     check_replaceable(out, sheet, [*given.inputs, *samples.paths])
     check_writable(out.parent)
-    task = load_voters(given.run, given.ckpt)
+    task = run.load()
     task.tta = given.tta
-    settings = read_config(voting_runs(given.run)[0])["data"]["init_args"]
-    prepare = Preprocessing.from_settings(settings)
+    prepare = Preprocessing.from_settings(run.data)
     total = len(samples) + len(unanswered.reasons)
     bar = Progress(total, "image")
     rows, images = [], []
@@ -103,7 +100,7 @@ def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
     Raises:
         UsageError: The text names the file.
     """
-    from vimamba.cli.pictures import is_ours
+    from vimamba.tasks.pictures import is_ours
 
     targets = [Target(out, "the list"), Target(sheet, "the contact sheet")]
     check_no_input(targets, inputs)
@@ -141,7 +138,7 @@ def gather(
     """
     import numpy as np
 
-    from vimamba.cli.tables import say
+    from vimamba.console import say
     from vimamba.data.listing import find_file
     from vimamba.data.lists import LIST_SUFFIXES, read_rows
     from vimamba.data.remarks import Remarks
@@ -194,8 +191,8 @@ def classify_files(
     """
     import torch
 
-    from vimamba.cli.reading import read_all
     from vimamba.data.dataset import ImageDataset
+    from vimamba.tasks.reading import read_all
 
     dataset = ImageDataset(samples, prepare, None, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

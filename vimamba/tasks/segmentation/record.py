@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.mask_jobs import Job
-from vimamba.cli.outputs import is_file, shown
+from vimamba.errors import UsageError
 from vimamba.files import check_writable, list_entries, write_whole
+from vimamba.tasks.outputs import is_file, shown
+from vimamba.tasks.segmentation.jobs import Job
 
 RECORD, TABLE = "prediction.json", "masks.csv"
 

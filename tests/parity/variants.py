@@ -127,6 +127,12 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+def streams(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
+    return {"0": Tap("blocks.0", entering=True), **behind}
+
+
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
@@ -201,6 +207,33 @@ BACKBONES = [
     Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant(
+        "videomamba_test",
+        "test_videomamba",
+        {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
+        streams(0, 1, 2),
+    ),
+    *(
+        # names and shapes of some are those of Vim
+        Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)
+        for name in (
+            "videomamba_tiny_patch16_224",
+            "videomamba_tiny_patch16_448",
+            "videomamba_tiny_patch16_576",
+            "videomamba_small_patch16_224",
+            "videomamba_small_patch16_448",
+            "videomamba_small_patch16_576",
+            "videomamba_base_patch16_224",
+        )
+    ),
+    *(
+        Variant(name, name, modules=streams(7, 15, 23, 31))
+        for name in (
+            "videomamba_middle_patch16_224",
+            "videomamba_middle_patch16_448",
+            "videomamba_middle_patch16_576",
+        )
+    ),
     Variant(
         "vim_test",
         "test_vim",

@@ -6,7 +6,14 @@ backbone with a class token or registers gives it.
 """
 
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mamba import (
+    MambaMixer,
+    VimBlock,
+    init_vim_blocks_,
+    join_branches,
+    mamba_rules,
+    vim_blocks,
+)
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
@@ -48,6 +55,7 @@ __all__ = [
     "VSSBlock",
     "VimBlock",
     "drop_path_rates",
+    "init_vim_blocks_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
@@ -59,4 +67,5 @@ __all__ = [
     "split_tokens",
     "ss2d_rules",
     "to_pair",
+    "vim_blocks",
 ]

@@ -133,6 +133,9 @@ def streams(*blocks: int) -> dict[str, Place]:
     return {"0": Tap("blocks.0", entering=True), **behind}
 
 
+MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
+MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
+
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
@@ -198,6 +201,25 @@ def umamba(name: str) -> Variant:
 
 
 BACKBONES = [
+    Variant(
+        "mambar_test",
+        "test_mambar",
+        {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},
+        {"neck": "pool", **streams(0, 1, 2)},
+    ),
+    Variant(
+        "mambar_noreduce_test",
+        "test_mambar",
+        {"img_size": 48, "depth": 2, "num_registers": 3, "reduction": 1, **MAMBAR_TEST},
+        streams(0, 1),
+    ),
+    Variant("mambar_small_patch16_224", "mambar_small_patch16_224", modules=MAMBAR),
+    Variant("mambar_base_patch16_224", "mambar_base_patch16_224", modules=MAMBAR),
+    Variant(
+        "mambar_large_patch16_224",
+        "mambar_large_patch16_224",
+        modules={"neck": "pool", **streams(11, 23, 35, 47)},
+    ),
     Variant(
         "medmamba_test",
         "test_medmamba",

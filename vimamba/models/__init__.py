@@ -1,8 +1,9 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MedMamba", "VMamba", "VideoMamba", "VisionMamba"]
+__all__ = ["MambaReg", "MedMamba", "VMamba", "VideoMamba", "VisionMamba"]

@@ -17,6 +17,7 @@ MODELS = {
     "medmamba": ("test_medmamba", {}),
     "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
     "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
+    "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",

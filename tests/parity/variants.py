@@ -285,6 +285,20 @@ BACKBONES = [
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
         also=({"features_only": False},),  # with the last norm
     ),
+    Variant(
+        "vimf_test",
+        "test_vimf",
+        {
+            "stem_dims": (48, 96),
+            "embed_dim": 192,
+            "depth": 10,
+            "fourier_blocks": 8,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+        streams(1, 4, 9),
+    ),
+    Variant("vimf_tiny_patch16_224", "vimf_tiny_patch16_224", modules=streams(5, 11, 23)),
     Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
     Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
     Variant(

@@ -19,6 +19,7 @@ from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import (
+    GridEmbed,
     PatchEmbed,
     RotaryEmbed,
     insert_into_paths,
@@ -41,6 +42,7 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",

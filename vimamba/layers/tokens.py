@@ -14,30 +14,32 @@ def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-class PatchEmbed(nn.Module):
-    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+class GridEmbed(nn.Module):
+    """What every patch embedding knows: the sizes of its images and of their grids of tokens.
+
+    Args:
+        img_size: Height and width of the images.
+        patch_size, stride: Pixels that a token reads at least, and from one token to the next.
+        dynamic_img_size: Take images of any size.
+    """
 
     def __init__(
         self,
         img_size: tuple[int, int],
         patch_size: int,
         stride: int,
-        in_chans: int,
-        dim: int,
         *,
         dynamic_img_size: bool = False,
-        **dd: Any,
     ) -> None:
         super().__init__()
         self.patch_size = to_pair(patch_size)
         self.stride = to_pair(stride)
         self.strict_img_size = not dynamic_img_size
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Set `img_size`, `grid_size` and `num_patches`."""
-        if min(s - p for s, p in zip(img_size, self.patch_size, strict=True)) < 0:
+        if min(self.dynamic_feat_size(img_size)) < 1:
             raise ValueError(f"img_size={img_size} is smaller than a patch {self.patch_size}")
         self.img_size = img_size
         self.grid_size = self.dynamic_feat_size(self.img_size)
@@ -50,8 +52,8 @@ class PatchEmbed(nn.Module):
             (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, h, w, C)."""
+    def checked(self, x: Tensor) -> Tensor:
+        """Images (N, C_in, H, W) of the size that they must have."""
         if self.strict_img_size and torch.jit.is_tracing():
             advice = "set_input_size() before tracing changes it, dynamic_img_size=True takes any"
             x = expect_size(x, list(self.img_size), advice)
@@ -66,7 +68,29 @@ class PatchEmbed(nn.Module):
                 f"image width must be {self.img_size[1]}; set_input_size() changes it, "
                 "dynamic_img_size=True takes any",
             )
-        return self.proj(x).permute(0, 2, 3, 1)
+        return x
+
+
+class PatchEmbed(GridEmbed):
+    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        patch_size: int,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        *,
+        dynamic_img_size: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size, stride, dynamic_img_size=dynamic_img_size)
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        return self.proj(self.checked(x)).permute(0, 2, 3, 1)
 
 
 class RotaryEmbed(nn.Module):

@@ -4,6 +4,7 @@ from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
+from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MambaReg", "MedMamba", "VMamba", "VideoMamba", "VisionMamba"]
+__all__ = ["MambaReg", "MedMamba", "VMamba", "VideoMamba", "VimF", "VisionMamba"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
 from vimamba.layers import (
-    PatchEmbed,
+    GridEmbed,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -56,7 +56,7 @@ class PlainBackbone(Backbone):
 
     def __init__(
         self,
-        patch_embed: PatchEmbed,
+        patch_embed: GridEmbed,
         blocks: Iterable[nn.Module],
         norm: nn.Module,
         *,

@@ -1,7 +1,7 @@
-"""Mamba-R, or Mamba-Reg, Mamba with registers (Wang et al. 2024, arXiv:2405.14858): Vim with many class tokens.
+"""Mamba-R, also Mamba-Reg (Wang et al. 2024, arXiv:2405.14858): Vim with registers.
 
-Registers stand at even distances among the patches. What they hold in the end is shortened, joined
-and classified.
+They are many class tokens, which stand at even distances among the patches. What they hold in the
+end is shortened, joined and classified.
 
 Official code: https://github.com/wangf3014/Mamba-Reg (no licence file)
 Sizes: N batch, H and W image, L patches, P registers, C channels, Q reduction.

@@ -202,6 +202,14 @@ def umamba(name: str) -> Variant:
 
 BACKBONES = [
     Variant(
+        "mamband_test",
+        "test_mamband",
+        {"depth": 6, "merge_after": 3, "d_state": 16, "num_classes": 10},
+        {"3": "merge"},
+    ),
+    Variant("mamband_2d_small", "mamband_small"),
+    Variant("mamband_2d_base", "mamband_base"),
+    Variant(
         "mambar_test",
         "test_mambar",
         {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},

@@ -1,5 +1,6 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.videomamba import VideoMamba
@@ -7,4 +8,4 @@ from vimamba.models.vim import VisionMamba
 from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MambaReg", "MedMamba", "VMamba", "VideoMamba", "VimF", "VisionMamba"]
+__all__ = ["MambaND", "MambaReg", "MedMamba", "VMamba", "VideoMamba", "VimF", "VisionMamba"]

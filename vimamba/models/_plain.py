@@ -50,6 +50,7 @@ class PlainBackbone(Backbone):
         tap_norms: One for each of them.
         in_chans, num_classes, drop_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
+        fc_norm: Of what is pooled.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
         device, dtype: Of the parameters made here.
     """
@@ -67,6 +68,7 @@ class PlainBackbone(Backbone):
         global_pool: str,
         embed_dim: int,
         drop_rate: float,
+        fc_norm: nn.Module | None = None,
         num_prefix_tokens: int = 1,
         pos_embed: bool = True,
         taps: Sequence[int] | None = None,
@@ -100,6 +102,7 @@ class PlainBackbone(Backbone):
         # that of every block
         self.scan_orders = [order_of_block(scan_order, i) for i in range(len(self.blocks))]
         self.norm = norm
+        self.fc_norm = fc_norm or nn.Identity()
         self.head = self._new_head()
         self.taps = list(range(len(self.blocks)) if taps is None else taps)
         self.tap_norms = nn.ModuleList(tap_norms or [nn.Identity() for _ in self.taps])
@@ -208,14 +211,19 @@ class PlainBackbone(Backbone):
         patches = resample_tokens(patches, old, new)
         return insert_tokens(patches, prefix, self.places(new[0] * new[1]))
 
-    def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
-        x = self.patch_embed(x)
-        height, width = x.shape[1], x.shape[2]
+    def grid_paths(self, x: Tensor) -> dict[str, Tensor]:
+        """The paths of each scan order on the grid of x (N, h, w, C)."""
         paths: dict[str, Tensor] = {}
         for order in self.scan_orders:
             if order not in paths:
                 paths[order] = torch.ops.vimamba.scan_paths(x, order)
+        return paths
+
+    def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
+        x = self.patch_embed(x)
+        height, width = x.shape[1], x.shape[2]
+        paths = self.grid_paths(x)
         x = x.flatten(1, 2)
         if self.cls_token is not None:
             num_patches = x.shape[1]
@@ -244,6 +252,7 @@ class PlainBackbone(Backbone):
                 x = pick_tokens(x, places).mean(dim=1)
             else:
                 x = split_tokens(x, places)[0].mean(dim=1)
+            x = self.fc_norm(x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -338,6 +347,7 @@ class PlainBackbone(Backbone):
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
+            self.fc_norm = nn.Identity()
             self.reset_classifier(0, "")
         return take
 

@@ -17,6 +17,11 @@ MODELS = {
     "medmamba": ("test_medmamba", {}),
     "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
     "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
+    "plainmamba": ("test_plainmamba", {"depth": 2}),
+    "plainmamba_features": (
+        "test_plainmamba",
+        {"stage_norm": True, "scan_order": ["raster + windows(size=3)", "serpentine"], **FEATURES},
+    ),
     "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
     "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "vim": ("test_vim", {"dynamic_img_size": True}),

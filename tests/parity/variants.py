@@ -139,6 +139,8 @@ MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
+PLAINMAMBA: dict[str, Place] = {**streams(0, 5, 11, 23), "0": "patch_embed"}
+
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
 
@@ -243,6 +245,26 @@ BACKBONES = [
         {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
         streams(0, 1, 2),
     ),
+    Variant(
+        "plainmamba_test",
+        "test_plainmamba",
+        {"embed_dim": 48, "depth": 3, "stem_convs": 2, "d_state": 16, "num_classes": 50},
+        {**streams(0, 1, 2), "0": "patch_embed", "4": "norm"},
+    ),
+    Variant(
+        "plainmamba_dense_test",
+        "test_plainmamba",
+        {
+            "embed_dim": 48,
+            "stem_convs": 1,
+            "d_state": 16,
+            "stage_norm": True,
+            "features_only": True,
+        },
+    ),
+    Variant("plainmamba_l1", "plainmamba_l1", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l2", "plainmamba_l2", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l3", "plainmamba_l3", modules={**PLAINMAMBA, "5": "norm"}),
     *(
         # names and shapes of some are those of Vim
         Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)

@@ -61,6 +61,10 @@ class SelectiveScan(nn.Module):
         init_state_decay_(self.A_log)
         nn.init.ones_(self.D)
 
+    def step_bias(self) -> Tensor:
+        """What is added to the step sizes, (K, D)."""
+        return self.dt_bias
+
     def forward(
         self,
         u: Tensor,
@@ -94,7 +98,7 @@ class SelectiveScan(nn.Module):
             C,
             self.D,
             z=gate,
-            delta_bias=self.dt_bias,
+            delta_bias=self.step_bias(),
             delta_weight=delta_weight,
             delta_softplus=True,
             paths=paths,

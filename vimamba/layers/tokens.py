@@ -122,8 +122,10 @@ class RotaryEmbed(nn.Module):
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 
 
-def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Bicubic resampling with antialiasing, as `torch.nn.functional.interpolate` does it.
+def resample_tokens(
+    x: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
+) -> Tensor:
+    """Bicubic resampling, as `torch.nn.functional.interpolate` does it.
 
     Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
 
@@ -131,29 +133,51 @@ def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
         x: (N, L, C), L the cells of the grid.
         old: Height and width of the grid.
         new: Height and width of the result.
+        antialias: Stretch the kernel where the grid shrinks. Without, the kernel is another one
+            (a = -0.75, not -0.5), and cells at the edge stand for those beyond it.
 
     Returns:
         (N, L', C), L' the cells of the result.
     """
-    rows = _cubic_weights(old[0], new[0], x)
-    columns = _cubic_weights(old[1], new[1], x)
+    if antialias:
+        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
+    else:
+        rows, columns = _sharp_weights(old[0], new[0], x), _sharp_weights(old[1], new[1], x)
     wide = columns @ x.float().unflatten(1, (old[0], old[1]))
     resampled = rows @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
-def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
+def _centres(old: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the new samples lie among the old ones, (new,), and how far apart, (1,)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
-    centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
+    return (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale, scale
+
+
+def _cubic(x: Tensor, a: float) -> Tensor:
+    """Keys' kernel at distances x >= 0."""
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
+    far = ((x - 5.0) * x + 8.0) * x * a - 4.0 * a
+    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
+
+
+def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): what each new sample takes of each old one (a = -0.5)."""
+    centre, scale = _centres(old, new, like)
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
     distance = (place - centre.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
-    x = distance / scale.clamp(min=1.0)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
-    weight = torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
+    weight = _cubic(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
+
+
+def _sharp_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old), without antialiasing (a = -0.75)."""
+    centre, _ = _centres(old, new, like)
+    cell = torch.arange(old + 4, dtype=torch.float32, device=like.device) - 2.0
+    weight = _cubic((cell + 0.5 - centre.unsqueeze(1)).abs(), -0.75)
+    inside = torch.arange(old, dtype=torch.float32, device=like.device)
+    return weight @ (cell.clamp(0, old - 1).unsqueeze(1) == inside).to(weight.dtype)
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:

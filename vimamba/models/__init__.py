@@ -3,9 +3,19 @@
 from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.plainmamba import PlainMamba
 from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MambaND", "MambaReg", "MedMamba", "VMamba", "VideoMamba", "VimF", "VisionMamba"]
+__all__ = [
+    "MambaND",
+    "MambaReg",
+    "MedMamba",
+    "PlainMamba",
+    "VMamba",
+    "VideoMamba",
+    "VimF",
+    "VisionMamba",
+]

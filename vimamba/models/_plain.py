@@ -52,6 +52,7 @@ class PlainBackbone(Backbone):
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
         fc_norm: Of what is pooled.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
+        antialias: Resample it as `resample_tokens` says.
         device, dtype: Of the parameters made here.
     """
 
@@ -74,6 +75,7 @@ class PlainBackbone(Backbone):
         taps: Sequence[int] | None = None,
         tap_norms: Sequence[nn.Module] | None = None,
         dynamic_img_size: bool = False,
+        antialias: bool = True,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -87,6 +89,7 @@ class PlainBackbone(Backbone):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.global_pool = self._checked_pool(global_pool)
         self.dynamic_img_size = dynamic_img_size
+        self.antialias = antialias
         self.grad_checkpointing = False
 
         self.patch_embed = patch_embed
@@ -208,7 +211,7 @@ class PlainBackbone(Backbone):
         """Resample (1, P + L, C): the prefix tokens' rows are taken out and put back."""
         places = self.places(old[0] * old[1])
         patches, prefix = split_tokens(pos_embed, places)
-        patches = resample_tokens(patches, old, new)
+        patches = resample_tokens(patches, old, new, self.antialias)
         return insert_tokens(patches, prefix, self.places(new[0] * new[1]))
 
     def grid_paths(self, x: Tensor) -> dict[str, Tensor]:

@@ -15,6 +15,7 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "adventurer": ("test_adventurer", {"dynamic_img_size": True, "depth": 3}),
     "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
     "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
     "plainmamba": ("test_plainmamba", {"depth": 2}),

@@ -12,6 +12,7 @@ from timm.optim import create_optimizer_v2
 import vimamba
 from tests.closeness import assert_same
 from vimamba.layers import SSD2D, MambaMixer, insert_into_paths
+from vimamba.models.adventurer import Mamba2Mixer
 
 NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 VIM_DYNAMIC = {"dynamic_img_size": True}
@@ -167,6 +168,10 @@ def test_the_scan_starts_as_published(name):
         if isinstance(mixer, SSD2D):
             assert (mixer.scan.A_log == 0).all()
             assert 0 <= mixer.scan.dt_bias.min() < mixer.scan.dt_bias.max() <= 0.1
+            continue
+        if isinstance(mixer, Mamba2Mixer):
+            assert mixer.scan.A_log.exp().min() >= 1
+            assert mixer.scan.A_log.exp().max() <= 16
             continue
         states = torch.arange(1.0, mixer.d_state + 1)
         torch.testing.assert_close(mixer.scan.A_log.exp(), states.expand_as(mixer.scan.A_log))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 import vimamba
@@ -133,6 +134,14 @@ def streams(*blocks: int) -> dict[str, Place]:
     return {"0": Tap("blocks.0", entering=True), **behind}
 
 
+def adventurer(*blocks: int) -> dict[str, Place]:
+    """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
+    mixer = Tap(
+        "blocks.2.mixer", then=lambda x: torch.cat([x[:, -1:], x[:, :-2].flip(1), x[:, -2:-1]], 1)
+    )
+    return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
+
+
 MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
 MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
 
@@ -203,6 +212,36 @@ def umamba(name: str) -> Variant:
 
 
 BACKBONES = [
+    Variant(
+        "adventurer_test",
+        "test_adventurer",
+        {
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 7,
+            "d_state": 16,
+            "head_dim": 64,
+            "num_classes": 10,
+        },
+        adventurer(0, 2, 4, 6),
+    ),
+    Variant(
+        "adventurer_tiny_patch16_224",
+        "adventurer_tiny_patch16_224",
+        modules=adventurer(2, 5, 8, 11),
+    ),
+    *(
+        Variant(name, name, modules=adventurer(2, 5, 8, 11))
+        for name in (
+            "adventurer_small_patch16_224",
+            "adventurer_base_patch16_224",
+            "adventurer_base_patch16_384",
+            "adventurer_base_patch16_448",
+            "adventurer_base_patch8_224",
+            "adventurer_base_patch8_448",
+            "adventurer_large_patch16_224",
+        )
+    ),
     Variant(
         "mamband_test",
         "test_mamband",

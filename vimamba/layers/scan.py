@@ -30,6 +30,7 @@ class SelectiveScan(nn.Module):
         num_paths: K.
         d_state: S.
         dt_rank: R.
+        bias_scale: Of the step sizes' bias, 2 for networks whose code adds it twice.
         device, dtype: Of the parameters.
     """
 
@@ -40,11 +41,13 @@ class SelectiveScan(nn.Module):
         num_paths: int,
         d_state: int,
         dt_rank: int,
+        bias_scale: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        self.bias_scale = bias_scale
         self.dt_proj = StepProjection(
             nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
         )
@@ -60,10 +63,6 @@ class SelectiveScan(nn.Module):
         init_step_bias_(self.dt_bias)
         init_state_decay_(self.A_log)
         nn.init.ones_(self.D)
-
-    def step_bias(self) -> Tensor:
-        """What is added to the step sizes, (K, D)."""
-        return self.dt_bias
 
     def forward(
         self,
@@ -98,7 +97,7 @@ class SelectiveScan(nn.Module):
             C,
             self.D,
             z=gate,
-            delta_bias=self.step_bias(),
+            delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
             delta_weight=delta_weight,
             delta_softplus=True,
             paths=paths,

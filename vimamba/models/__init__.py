@@ -1,5 +1,6 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.adventurer import Adventurer
 from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
@@ -10,6 +11,7 @@ from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
 __all__ = [
+    "Adventurer",
     "MambaND",
     "MambaReg",
     "MedMamba",

@@ -27,7 +27,7 @@ from vimamba.layers import (
 )
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._backbone import Backbone
-from vimamba.scan_orders import order_of_block
+from vimamba.scan_orders import num_paths, order_of_block
 
 __all__ = ["PlainBackbone", "quarters"]
 
@@ -104,6 +104,8 @@ class PlainBackbone(Backbone):
         self.blocks = nn.ModuleList(blocks)
         # that of every block
         self.scan_orders = [order_of_block(scan_order, i) for i in range(len(self.blocks))]
+        for order in {*self.scan_orders}:
+            num_paths(order)  # names what is unknown
         self.norm = norm
         self.fc_norm = fc_norm or nn.Identity()
         self.head = self._new_head()
@@ -222,6 +224,10 @@ class PlainBackbone(Backbone):
                 paths[order] = torch.ops.vimamba.scan_paths(x, order)
         return paths
 
+    def join_paths(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+        """Paths over the patches to paths over all tokens, with the prefix tokens at `places`."""
+        return insert_into_paths(paths, places, num_patches)
+
     def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
         x = self.patch_embed(x)
@@ -233,7 +239,7 @@ class PlainBackbone(Backbone):
             places = self.places(num_patches)
             x = insert_tokens(x, self.cls_token.expand(x.shape[0], -1, -1), places)
             for order, table in paths.items():
-                paths[order] = insert_into_paths(table, places, num_patches)
+                paths[order] = self.join_paths(table, places, num_patches)
         if self.pos_embed is not None:
             pos_embed = self.pos_embed
             if self.dynamic_img_size:

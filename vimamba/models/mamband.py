@@ -35,6 +35,11 @@ __all__ = ["MambaND"]
 ALTERNATING = ("raster", "raster(reverse=True)", "columns", "columns(reverse=True)")
 
 
+def halves(merge_after: int, depth: int) -> list[int]:
+    """Middle and last block of both grids, where features are taken."""
+    return sorted({merge_after // 2, merge_after, (merge_after + depth) // 2, depth - 1})
+
+
 class NormedBlock(nn.Module):
     """A norm, and a mixer beside it: the norm's output is what is skipped."""
 
@@ -117,13 +122,14 @@ class MambaND(PlainBackbone):
             fc_norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd),
             embed_dim=embed_dim,
             drop_rate=drop_rate,
-            taps=(merge_after, depth - 1),
+            taps=halves(merge_after, depth),
             dynamic_img_size=dynamic_img_size,
             **dd,
         )
         self.merge_after = merge_after
         self.merge: nn.Module = PatchMerging(embed_dim, embed_dim, **dd)
-        self.feature_info[1]["reduction"] = 2 * patch_size
+        for info, tap in zip(self.feature_info, self.taps, strict=True):
+            info["reduction"] = patch_size if tap <= merge_after else 2 * patch_size
         self.init_weights(needs_reset=False)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -172,7 +178,9 @@ class MambaND(PlainBackbone):
         """Tokens (N, L, C) to maps (N, C, h, w), those after the merging of half the sides."""
         maps: list[Tensor] = []
         for feature, tap in zip(features, taps):  # noqa: B905  TorchScript knows no `strict`
-            size = (height, width) if tap == 0 else ((height + 1) // 2, (width + 1) // 2)
+            size = (height, width)
+            if self.taps[tap] > self.merge_after:
+                size = ((height + 1) // 2, (width + 1) // 2)
             maps.append(feature.unflatten(1, size).permute(0, 3, 1, 2).contiguous())
         return maps
 
@@ -241,7 +249,8 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaND:
-    return build_model(MambaND, variant, pretrained, features=(0, 1), **kwargs)
+    taps = halves(kwargs.get("merge_after", 9), kwargs.get("depth", 24))
+    return build_model(MambaND, variant, pretrained, features=range(len(taps)), **kwargs)
 
 
 @register_model

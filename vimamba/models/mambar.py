@@ -50,6 +50,14 @@ class RegisterPool(nn.Module):
         return self.norm(self.neck(x).flatten(1))
 
 
+class MeanPool(nn.Module):
+    """What a model without a classifier gives: the mean of the registers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, P, C) to (N, C)."""
+        return x.mean(dim=1)
+
+
 class MambaReg(PlainBackbone):
     """Mamba-Reg backbone with a classifier.
 
@@ -57,7 +65,8 @@ class MambaReg(PlainBackbone):
         img_size: Height and width that fix the position embedding.
         patch_size: Side of a patch.
         in_chans, num_classes, drop_rate, drop_path_rate: As in timm.
-        global_pool: "token" (all registers), "avg" (the patches) or "".
+        global_pool: "token" (all registers, joined; their mean in a model made without classes),
+            "avg" (the patches) or "".
         embed_dim: C.
         depth: Blocks.
         num_registers: P.
@@ -119,22 +128,21 @@ class MambaReg(PlainBackbone):
             **dd,
         )
         self.reduction = reduction
-        self.pool: nn.Module = nn.Identity()
+        self.pool: nn.Module = MeanPool()
         self.reset_classifier(num_classes)
         self.init_weights(needs_reset=False)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the last linear layer, and the registers' pool if it comes or goes."""
         pool = self._checked_pool(self.global_pool if global_pool is None else global_pool)
-        self.head_hidden_size = self.embed_dim
         if pool != "token":
-            self.pool = nn.Identity()
-        else:
-            self.head_hidden_size = self.num_prefix_tokens * (self.embed_dim // self.reduction)
-            if not isinstance(self.pool, RegisterPool):
-                dd: dict[str, Any] = get_device_dtype(self.patch_embed)
-                sizes = self.embed_dim, self.num_prefix_tokens, self.reduction
-                self.pool = RegisterPool(*sizes, **dd).train(self.training)
+            self.pool = MeanPool()
+        elif num_classes and not isinstance(self.pool, RegisterPool):
+            dd: dict[str, Any] = get_device_dtype(self.patch_embed)
+            sizes = self.embed_dim, self.num_prefix_tokens, self.reduction
+            self.pool = RegisterPool(*sizes, **dd).train(self.training)
+        joined = self.num_prefix_tokens * (self.embed_dim // self.reduction)
+        self.head_hidden_size = joined if isinstance(self.pool, RegisterPool) else self.embed_dim
         super().reset_classifier(num_classes, pool)
 
     def init_parameters(self) -> None:
@@ -164,6 +172,12 @@ class MambaReg(PlainBackbone):
         patches = state["pos_embed"]
         places = self.places(patches.shape[1])
         return {**state, "pos_embed": insert_tokens(patches, registers, places)}
+
+    def adapt(self, state: StateDict) -> StateDict:
+        """Resample the position embedding; leave the neck out where the model has none."""
+        if not isinstance(self.pool, RegisterPool):
+            state = {k: v for k, v in state.items() if not k.startswith("pool.")}
+        return super().adapt(state)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens (N, P + L, C) to (N, num_classes)."""

@@ -74,14 +74,6 @@ def directions(paths: Tensor, width: int) -> Tensor:
     return F.pad(way, (1, 0))
 
 
-class TwiceBiasedScan(SelectiveScan):
-    """A selective scan whose step sizes get their bias twice."""
-
-    def step_bias(self) -> Tensor:
-        """What is added to the step sizes, (K, D)."""
-        return 2 * self.dt_bias
-
-
 class SnakeMixer(nn.Module):
     """A wide convolution, the same selective scan along every path, a gate.
 
@@ -100,7 +92,8 @@ class SnakeMixer(nn.Module):
         self.conv = nn.Conv2d(inner, inner, 7, padding=3, groups=inner, **dd)
         self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
         self.direction_B = nn.Parameter(torch.empty(5, d_state, **dd))
-        self.scan = TwiceBiasedScan(inner, num_paths=1, d_state=d_state, dt_rank=self.dt_rank, **dd)
+        sizes = {"d_state": d_state, "dt_rank": self.dt_rank, "bias_scale": 2.0}
+        self.scan = SelectiveScan(inner, num_paths=1, **sizes, **dd)
         self.out_proj = nn.Linear(inner, dim, **dd)
         nn.init.trunc_normal_(self.direction_B, std=0.02)
 
@@ -113,24 +106,22 @@ class SnakeMixer(nn.Module):
         grid = x.shape[1:3]
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2))).flatten(2).transpose(1, 2)
-        length, steps = x.shape[1], paths.shape[1]
+        length, count, steps = x.shape[1], paths.shape[0], paths.shape[1]
         # of paths that have more or fewer steps than there are tokens, the token as far on
         token = torch.arange(steps, device=x.device) * length
         token = token.div(steps, rounding_mode="floor")
-        sizes = [self.dt_rank, self.d_state, self.d_state]
-        dt, B, C = self.x_proj(x)[:, None, token].split(sizes, dim=-1)
+        projected = self.x_proj(x)[:, token].unsqueeze(1).expand(-1, count, -1, -1)
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         B = B + self.direction_B[ways]
-
         u = F.pad(x, (0, 0, 0, 1))[:, paths]  # -1 is the row of zeros at the end
-        shape = u.shape[:2]
         # the paths share all parameters, so they are so many sequences
         y = self.scan(
             u.flatten(0, 1),
-            dt.expand(*shape, -1, -1).reshape(-1, 1, steps, self.dt_rank),
-            B.reshape(-1, 1, steps, self.d_state),
-            C.expand(*shape, -1, -1).reshape(-1, 1, steps, self.d_state),
+            dt.flatten(0, 1).unsqueeze(1),
+            B.flatten(0, 1).unsqueeze(1),
+            C.flatten(0, 1).unsqueeze(1),
             None,
-        ).unflatten(0, shape)
+        ).unflatten(0, (-1, count))
         y = self.to_tokens(y, paths, length).unflatten(1, grid)
         return self.out_proj(y * F.silu(gate))
 
@@ -247,7 +238,7 @@ class PlainMamba(PlainBackbone):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, TwiceBiasedScan):
+            elif isinstance(module, SelectiveScan):
                 nn.init.zeros_(module.dt_bias)
         if isinstance(self.head, nn.Linear):
             nn.init.normal_(self.head.weight, std=0.01)

@@ -63,6 +63,15 @@ class ConvStem(GridEmbed):
         return self.downsamples(self.norm(self.conv(x))).permute(0, 2, 3, 1)
 
 
+# a symbolic trace keeps the call: it does not know the dtype
+@torch.fx.wrap
+def amplitudes(x: Tensor) -> Tensor:
+    """Of the orthonormal Fourier transform of x (N, L, C) over tokens and channels."""
+    # torch transforms no half precision
+    wide = x if x.dtype == torch.float64 else x.float()
+    return torch.fft.fft2(wide, norm="ortho").abs().to(x.dtype)
+
+
 class FourierBlock(VimBlock):
     """A block of Vim whose mixer reads tokens and their spectrum, weighted and projected."""
 
@@ -79,10 +88,7 @@ class FourierBlock(VimBlock):
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
         """What the block adds to the tokens (N, L, C)."""
         x = self.norm(x)
-        # torch transforms no half precision
-        wide = x if x.dtype == torch.float64 else x.float()
-        amplitudes = torch.fft.fft2(wide, norm="ortho").abs().to(x.dtype)
-        x = self.mlp(self.weights[0] * x + self.weights[1] * amplitudes)
+        x = self.mlp(self.weights[0] * x + self.weights[1] * amplitudes(x))
         return self.drop_path(self.mixer(x, paths))
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ def vim_blocks(
     ]
 
 
-def init_vim_blocks_(blocks: Sequence[nn.Module]) -> None:
+def init_vim_blocks_(blocks: nn.ModuleList) -> None:
     """As Vim: only the first path gets the step sizes of Mamba, deep stacks small outputs."""
     for block in blocks:
         mixer: MambaMixer = block.mixer  # type: ignore[assignment]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
 from vimamba.layers.tracing import expect_size
@@ -91,6 +92,13 @@ class PatchEmbed(GridEmbed):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, h, w, C)."""
         return self.proj(self.checked(x)).permute(0, 2, 3, 1)
+
+
+def init_patches_(embed: nn.Module) -> None:
+    """Start a patch convolution as Vim does."""
+    proj: nn.Conv2d = embed.proj  # type: ignore[assignment]
+    lecun_normal_(proj.weight)
+    nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
 
 
 class RotaryEmbed(nn.Module):

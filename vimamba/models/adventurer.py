@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, RmsNorm, SwiGLU, lecun_normal_
+from timm.layers import DropPath, RmsNorm, SwiGLU
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import PatchEmbed, StateSpaceDuality, drop_path_rates, to_pair
+from vimamba.layers import PatchEmbed, StateSpaceDuality, drop_path_rates, init_patches_, to_pair
 from vimamba.layers.ssm import init_step_bias_
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
@@ -209,8 +209,7 @@ class Adventurer(PlainBackbone):
     def init_parameters(self) -> None:
         """Embeddings and classifier as DeiT's, small outputs of mixers, no biases."""
         super().init_parameters()
-        lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
+        init_patches_(self.patch_embed)
         for module in self.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -365,5 +364,5 @@ def adventurer_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adv
 @register_model
 def test_adventurer(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """A very small Adventurer for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 16}
+    args = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 8}
     return _create("test_adventurer", pretrained, **{**args, **kwargs})

@@ -10,7 +10,7 @@ Sizes: N batch, H and W image, L patches, P registers, C channels, Q reduction.
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import RmsNorm, lecun_normal_, trunc_normal_
+from timm.layers import RmsNorm, trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
     PatchEmbed,
+    init_patches_,
     init_vim_blocks_,
     insert_tokens,
     join_branches,
@@ -148,8 +149,7 @@ class MambaReg(PlainBackbone):
     def init_parameters(self) -> None:
         """Embeddings, neck and classifier as DeiT's, blocks as Vim's."""
         super().init_parameters()
-        lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
+        init_patches_(self.patch_embed)
         for module in self.pool.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)

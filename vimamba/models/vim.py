@@ -11,15 +11,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import RmsNorm, lecun_normal_
+from timm.layers import RmsNorm
 from timm.models import checkpoint, generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
     PatchEmbed,
     RotaryEmbed,
     SimplePyramid,
+    init_patches_,
     init_vim_blocks_,
     join_branches,
     mamba_rules,
@@ -122,8 +123,7 @@ class VisionMamba(PlainBackbone):
 
     def init_parameters(self) -> None:
         """Embeddings and classifier as DeiT's; only the first path gets the step sizes of Mamba."""
-        lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
+        init_patches_(self.patch_embed)
         super().init_parameters()
         init_vim_blocks_(self.blocks)
 

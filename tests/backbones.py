@@ -1,12 +1,13 @@
 """The small models that stand for their families in tests of every kind."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import timm
 
-import vimamba  # noqa: F401  registers them
+from vimamba.models._plain import PlainBackbone
 
 TEST_MODELS = [
     name
@@ -30,11 +31,28 @@ def any_size(name: str) -> dict[str, Any]:
 
 
 def is_plain(name: str) -> bool:
-    """Whether all maps of a model have one stride."""
-    model = timm.create_model(name, features_only=True, device="meta")
-    return len(set(model.feature_info.reduction())) == 1
+    """Whether a model is one of tokens."""
+    return isinstance(timm.create_model(name, device="meta"), PlainBackbone)
+
+
+def strides(name: str) -> list[int]:
+    """Strides of all maps of a model."""
+    return timm.create_model(name, features_only=True, device="meta").feature_info.reduction()
+
+
+def has_argument(name: str, argument: str) -> bool:
+    """Whether the models of a family take an argument that not all do."""
+    model = timm.create_model(name, device="meta")
+    return argument in inspect.signature(type(model).__init__).parameters
 
 
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
-    return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+    return {
+        **any_size(name),
+        **({"pyramid": (0, 1, 2, 3)} if has_argument(name, "pyramid") else {}),
+    }
+
+
+# those that can give maps of four strides
+MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or has_argument(n, "pyramid")]

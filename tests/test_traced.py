@@ -15,6 +15,16 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "adventurer": ("test_adventurer", {"dynamic_img_size": True, "depth": 3}),
+    "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
+    "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
+    "plainmamba": ("test_plainmamba", {"depth": 2}),
+    "plainmamba_features": (
+        "test_plainmamba",
+        {"stage_norm": True, "scan_order": ["raster + windows(size=3)", "serpentine"], **FEATURES},
+    ),
+    "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
+    "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",

@@ -11,14 +11,19 @@ from timm.optim import create_optimizer_v2
 
 import vimamba
 from tests.closeness import assert_same
-from vimamba.layers import SS2D, SSD2D, MambaMixer, insert_into_paths
+from vimamba.layers import SSD2D, MambaMixer, insert_into_paths
+from vimamba.models.adventurer import Mamba2Mixer
 
 NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 VIM_DYNAMIC = {"dynamic_img_size": True}
+# all paths have the same parameters
+SHARED = {"test_plainmamba"}
+# all their linear layers start as a ViT's, so every step size is softplus(0)
+FLAT_STEPS = {"test_plainmamba", "test_videomamba"}
 
 
 def mixers(model):
-    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]
+    return [m for m in model.modules() if hasattr(m, "scan")]
 
 
 def any_size(name):
@@ -52,7 +57,7 @@ def test_the_scan_order_changes_the_result(name):
     torch.manual_seed(0)
     model = timm.create_model(name).eval().double()
     image = torch.randn(1, *model.pretrained_cfg["input_size"], dtype=torch.float64)
-    order = {2: "diagonal", 4: "cross_rot90"}[mixers(model)[0].num_paths]
+    order = {1: "columns", 2: "diagonal", 4: "cross_rot90"}[len(mixers(model)[0].scan.D)]
     other = timm.create_model(name, scan_order=order).eval().double()
     other.load_state_dict(model.state_dict())
     # at the start the skip is most of a scan; rounding makes 1e-15
@@ -63,8 +68,9 @@ def test_the_scan_order_changes_the_result(name):
 def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
     model = timm.create_model(name, num_classes=3, scan_order=orders).eval()
-    counts = [m.num_paths for m in mixers(model)]
-    assert counts == [(1, 2, 2)[block % 3] for block in range(len(counts))]
+    counts = [len(m.scan.D) for m in mixers(model)]
+    if name not in SHARED:
+        assert counts == [(1, 2, 2)[block % 3] for block in range(len(counts))]
     image = torch.randn(1, *model.pretrained_cfg["input_size"])
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
@@ -86,9 +92,10 @@ def test_features_have_exactly_the_described_size(name, size):
     model = timm.create_model(name, features_only=True, **any_size(name)).eval()
     patch = getattr(model.model, "patch_embed", None)
     for feature, info in zip(model(torch.randn(1, 3, *size)), model.feature_info, strict=True):
-        stride = info["reduction"]
-        expected = [patch.dynamic_feat_size(size) if patch else [-(-s // stride) for s in size]]
-        assert list(feature.shape) == [1, info["num_chs"], *expected[0]]
+        stride, fine = info["reduction"], size
+        if patch:
+            stride, fine = stride // patch.stride[0], patch.dynamic_feat_size(size)
+        assert list(feature.shape) == [1, info["num_chs"], *(-(-s // stride) for s in fine)]
         assert feature.is_contiguous()
 
 
@@ -162,10 +169,17 @@ def test_the_scan_starts_as_published(name):
             assert (mixer.scan.A_log == 0).all()
             assert 0 <= mixer.scan.dt_bias.min() < mixer.scan.dt_bias.max() <= 0.1
             continue
+        if isinstance(mixer, Mamba2Mixer):
+            assert mixer.scan.A_log.exp().min() >= 1
+            assert mixer.scan.A_log.exp().max() <= 16
+            continue
         states = torch.arange(1.0, mixer.d_state + 1)
         torch.testing.assert_close(mixer.scan.A_log.exp(), states.expand_as(mixer.scan.A_log))
+        if name in FLAT_STEPS:
+            assert (mixer.scan.dt_bias == 0).all()
+            continue
         steps = torch.nn.functional.softplus(
-            mixer.scan.dt_bias if "vim" not in name else mixer.scan.dt_bias[:1]
+            mixer.scan.dt_bias[:1] if isinstance(mixer, MambaMixer) else mixer.scan.dt_bias
         )
         assert steps.min() >= 0.99e-3
         assert steps.max() <= 0.101

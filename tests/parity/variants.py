@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
 import vimamba
@@ -127,8 +128,27 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+def streams(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
+    return {"0": Tap("blocks.0", entering=True), **behind}
+
+
+def adventurer(*blocks: int) -> dict[str, Place]:
+    """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
+    mixer = Tap(
+        "blocks.2.mixer", then=lambda x: torch.cat([x[:, -1:], x[:, :-2].flip(1), x[:, -2:-1]], 1)
+    )
+    return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
+
+
+MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
+MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
+
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
+
+PLAINMAMBA: dict[str, Place] = {**streams(0, 5, 11, 23), "0": "patch_embed"}
 
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
@@ -193,6 +213,63 @@ def umamba(name: str) -> Variant:
 
 BACKBONES = [
     Variant(
+        "adventurer_test",
+        "test_adventurer",
+        {
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 7,
+            "d_state": 16,
+            "head_dim": 64,
+            "num_classes": 10,
+        },
+        adventurer(0, 2, 4, 6),
+    ),
+    Variant(
+        "adventurer_tiny_patch16_224",
+        "adventurer_tiny_patch16_224",
+        modules=adventurer(2, 5, 8, 11),
+    ),
+    *(
+        Variant(name, name, modules=adventurer(2, 5, 8, 11))
+        for name in (
+            "adventurer_small_patch16_224",
+            "adventurer_base_patch16_224",
+            "adventurer_base_patch16_384",
+            "adventurer_base_patch16_448",
+            "adventurer_base_patch8_224",
+            "adventurer_base_patch8_448",
+            "adventurer_large_patch16_224",
+        )
+    ),
+    Variant(
+        "mamband_test",
+        "test_mamband",
+        {"depth": 6, "merge_after": 3, "d_state": 16, "num_classes": 10},
+        {"3": "merge"},
+    ),
+    Variant("mamband_2d_small", "mamband_small"),
+    Variant("mamband_2d_base", "mamband_base"),
+    Variant(
+        "mambar_test",
+        "test_mambar",
+        {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},
+        {"neck": "pool", **streams(0, 1, 2)},
+    ),
+    Variant(
+        "mambar_noreduce_test",
+        "test_mambar",
+        {"img_size": 48, "depth": 2, "num_registers": 3, "reduction": 1, **MAMBAR_TEST},
+        streams(0, 1),
+    ),
+    Variant("mambar_small_patch16_224", "mambar_small_patch16_224", modules=MAMBAR),
+    Variant("mambar_base_patch16_224", "mambar_base_patch16_224", modules=MAMBAR),
+    Variant(
+        "mambar_large_patch16_224",
+        "mambar_large_patch16_224",
+        modules={"neck": "pool", **streams(11, 23, 35, 47)},
+    ),
+    Variant(
         "medmamba_test",
         "test_medmamba",
         {"depths": (1, 2, 1), "dims": (24, 48, 96), **MEDMAMBA_ARGS},
@@ -201,6 +278,53 @@ BACKBONES = [
     Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant(
+        "videomamba_test",
+        "test_videomamba",
+        {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
+        streams(0, 1, 2),
+    ),
+    Variant(
+        "plainmamba_test",
+        "test_plainmamba",
+        {"embed_dim": 48, "depth": 3, "stem_convs": 2, "d_state": 16, "num_classes": 50},
+        {**streams(0, 1, 2), "0": "patch_embed", "4": "norm"},
+    ),
+    Variant(
+        "plainmamba_dense_test",
+        "test_plainmamba",
+        {
+            "embed_dim": 48,
+            "stem_convs": 1,
+            "d_state": 16,
+            "stage_norm": True,
+            "features_only": True,
+        },
+    ),
+    Variant("plainmamba_l1", "plainmamba_l1", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l2", "plainmamba_l2", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l3", "plainmamba_l3", modules={**PLAINMAMBA, "5": "norm"}),
+    *(
+        # names and shapes of some are those of Vim
+        Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)
+        for name in (
+            "videomamba_tiny_patch16_224",
+            "videomamba_tiny_patch16_448",
+            "videomamba_tiny_patch16_576",
+            "videomamba_small_patch16_224",
+            "videomamba_small_patch16_448",
+            "videomamba_small_patch16_576",
+            "videomamba_base_patch16_224",
+        )
+    ),
+    *(
+        Variant(name, name, modules=streams(7, 15, 23, 31))
+        for name in (
+            "videomamba_middle_patch16_224",
+            "videomamba_middle_patch16_448",
+            "videomamba_middle_patch16_576",
+        )
+    ),
     Variant(
         "vim_test",
         "test_vim",
@@ -230,6 +354,20 @@ BACKBONES = [
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
         also=({"features_only": False},),  # with the last norm
     ),
+    Variant(
+        "vimf_test",
+        "test_vimf",
+        {
+            "stem_dims": (48, 96),
+            "embed_dim": 192,
+            "depth": 10,
+            "fourier_blocks": 8,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+        streams(1, 4, 9),
+    ),
+    Variant("vimf_tiny_patch16_224", "vimf_tiny_patch16_224", modules=streams(5, 11, 23)),
     Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
     Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
     Variant(

@@ -7,15 +7,24 @@ backbone with a class token or registers gives it.
 
 from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mamba import (
+    MambaMixer,
+    VimBlock,
+    init_vim_blocks_,
+    join_branches,
+    mamba_rules,
+    vim_blocks,
+)
 from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import (
+    GridEmbed,
     PatchEmbed,
     RotaryEmbed,
+    init_patches_,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -36,6 +45,7 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
@@ -51,6 +61,8 @@ __all__ = [
     "VimBlock",
     "crop",
     "drop_path_rates",
+    "init_patches_",
+    "init_vim_blocks_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
@@ -64,4 +76,5 @@ __all__ = [
     "split_tokens",
     "ss2d_rules",
     "to_pair",
+    "vim_blocks",
 ]

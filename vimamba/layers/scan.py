@@ -30,6 +30,7 @@ class SelectiveScan(nn.Module):
         num_paths: K.
         d_state: S.
         dt_rank: R.
+        bias_scale: Of the step sizes' bias, 2 for networks whose code adds it twice.
         device, dtype: Of the parameters.
     """
 
@@ -40,11 +41,13 @@ class SelectiveScan(nn.Module):
         num_paths: int,
         d_state: int,
         dt_rank: int,
+        bias_scale: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        self.bias_scale = bias_scale
         self.dt_proj = StepProjection(
             nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
         )
@@ -94,7 +97,7 @@ class SelectiveScan(nn.Module):
             C,
             self.D,
             z=gate,
-            delta_bias=self.dt_bias,
+            delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
             delta_weight=delta_weight,
             delta_softplus=True,
             paths=paths,

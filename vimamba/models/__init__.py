@@ -1,7 +1,23 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.adventurer import Adventurer
+from vimamba.models.mamband import MambaND
+from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.plainmamba import PlainMamba
+from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
+from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MedMamba", "VMamba", "VisionMamba"]
+__all__ = [
+    "Adventurer",
+    "MambaND",
+    "MambaReg",
+    "MedMamba",
+    "PlainMamba",
+    "VMamba",
+    "VideoMamba",
+    "VimF",
+    "VisionMamba",
+]

@@ -15,6 +15,7 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "efficientvmamba": ("test_efficientvmamba", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",

@@ -127,6 +127,15 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+# recorded as stage 0: the stem
+AFTER_STEM: dict[str, Place] = {
+    r"0": "stem",
+    r"(\d)": lambda model, m: model.stages[int(m[1]) - 1],
+}
+
+DENSE = {"stage_norm": True, "features_only": True}
+EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
@@ -135,7 +144,6 @@ VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
-DENSE_VMAMBA = {"stage_norm": True, "features_only": True}
 
 SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
 SWIN = {"num_classes": 14, "in_chans": 1}
@@ -192,6 +200,18 @@ def umamba(name: str) -> Variant:
 
 
 BACKBONES = [
+    Variant(
+        "efficientvmamba_test",
+        "test_efficientvmamba",
+        {**EFFICIENTVMAMBA_TEST, "num_classes": 50},
+        AFTER_STEM,
+    ),
+    Variant(
+        "efficientvmamba_dense_test", "test_efficientvmamba", {**EFFICIENTVMAMBA_TEST, **DENSE}
+    ),
+    Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
+    Variant("efficientvmamba_small", "efficientvmamba_small"),
+    Variant("efficientvmamba_base", "efficientvmamba_base"),
     Variant(
         "medmamba_test",
         "test_medmamba",
@@ -253,8 +273,8 @@ BACKBONES = [
     Variant("vmamba_small_v0", "vmamba_small_v0"),
     Variant("vmamba_base_v0", "vmamba_base_v0"),
     Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
-    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE_VMAMBA),
-    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE_VMAMBA),
+    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE),
+    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE),
 ]
 NETWORKS = [
     Variant(

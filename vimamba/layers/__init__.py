@@ -5,6 +5,7 @@ finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths
 backbone with a class token or registers gives it.
 """
 
+from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
 from vimamba.layers.pyramid import SimplePyramid
@@ -34,6 +35,7 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "ChannelGate",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
@@ -47,6 +49,7 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "channel_gate_rules",
     "drop_path_rates",
     "init_vss_",
     "insert_into_paths",

@@ -1,5 +1,6 @@
 """The small models that stand for their families in tests of every kind."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,6 +36,19 @@ def is_plain(name: str) -> bool:
     return len(set(model.feature_info.reduction())) == 1
 
 
+def has_argument(name: str, argument: str) -> bool:
+    """Whether the models of a family take an argument that not all do."""
+    model = timm.create_model(name, device="meta")
+    return argument in inspect.signature(type(model).__init__).parameters
+
+
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
-    return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+    return {
+        **any_size(name),
+        **({"pyramid": (0, 1, 2, 3)} if has_argument(name, "pyramid") else {}),
+    }
+
+
+# those that can give maps of four strides
+MULTISCALE = [n for n in TEST_MODELS if not is_plain(n) or has_argument(n, "pyramid")]

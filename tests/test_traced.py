@@ -16,6 +16,9 @@ MODELS = {
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
     "efficientvmamba": ("test_efficientvmamba", {}),
+    "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
+    "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
+    "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",

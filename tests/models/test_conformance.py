@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2
 
-from tests.backbones import TEST_MODELS, any_size, is_plain, pyramid
+from tests.backbones import MULTISCALE, TEST_MODELS, any_size, is_plain, pyramid
 from tests.closeness import assert_same
 
 
@@ -158,7 +158,7 @@ def test_features_follow_indices_and_format(name):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 101), (33, 130)], ids=str)
-@pytest.mark.parametrize("name", [name for name in TEST_MODELS if is_plain(name)])
+@pytest.mark.parametrize("name", [name for name in MULTISCALE if is_plain(name)])
 def test_the_pyramid_of_a_plain_model_has_four_strides(name, size):
     model = timm.create_model(name, features_only=True, **pyramid(name)).eval()
     height, width = model.model.patch_embed.dynamic_feat_size(size)

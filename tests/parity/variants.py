@@ -135,6 +135,14 @@ AFTER_STEM: dict[str, Place] = {
 
 DENSE = {"stage_norm": True, "features_only": True}
 EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+def streams(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
+    return {"0": Tap("blocks.0", entering=True), **behind}
+
+
+MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
+MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
 
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
@@ -212,6 +220,24 @@ BACKBONES = [
     Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
     Variant("efficientvmamba_small", "efficientvmamba_small"),
     Variant("efficientvmamba_base", "efficientvmamba_base"),
+        "mambar_test",
+        "test_mambar",
+        {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},
+        {"neck": "pool", **streams(0, 1, 2)},
+    ),
+    Variant(
+        "mambar_noreduce_test",
+        "test_mambar",
+        {"img_size": 48, "depth": 2, "num_registers": 3, "reduction": 1, **MAMBAR_TEST},
+        streams(0, 1),
+    ),
+    Variant("mambar_small_patch16_224", "mambar_small_patch16_224", modules=MAMBAR),
+    Variant("mambar_base_patch16_224", "mambar_base_patch16_224", modules=MAMBAR),
+    Variant(
+        "mambar_large_patch16_224",
+        "mambar_large_patch16_224",
+        modules={"neck": "pool", **streams(11, 23, 35, 47)},
+    ),
     Variant(
         "medmamba_test",
         "test_medmamba",
@@ -221,6 +247,33 @@ BACKBONES = [
     Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant(
+        "videomamba_test",
+        "test_videomamba",
+        {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
+        streams(0, 1, 2),
+    ),
+    *(
+        # names and shapes of some are those of Vim
+        Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)
+        for name in (
+            "videomamba_tiny_patch16_224",
+            "videomamba_tiny_patch16_448",
+            "videomamba_tiny_patch16_576",
+            "videomamba_small_patch16_224",
+            "videomamba_small_patch16_448",
+            "videomamba_small_patch16_576",
+            "videomamba_base_patch16_224",
+        )
+    ),
+    *(
+        Variant(name, name, modules=streams(7, 15, 23, 31))
+        for name in (
+            "videomamba_middle_patch16_224",
+            "videomamba_middle_patch16_448",
+            "videomamba_middle_patch16_576",
+        )
+    ),
     Variant(
         "vim_test",
         "test_vim",
@@ -250,6 +303,20 @@ BACKBONES = [
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
         also=({"features_only": False},),  # with the last norm
     ),
+    Variant(
+        "vimf_test",
+        "test_vimf",
+        {
+            "stem_dims": (48, 96),
+            "embed_dim": 192,
+            "depth": 10,
+            "fourier_blocks": 8,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+        streams(1, 4, 9),
+    ),
+    Variant("vimf_tiny_patch16_224", "vimf_tiny_patch16_224", modules=streams(5, 11, 23)),
     Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
     Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
     Variant(

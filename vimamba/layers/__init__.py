@@ -7,12 +7,20 @@ backbone with a class token or registers gives it.
 
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mamba import (
+    MambaMixer,
+    VimBlock,
+    init_vim_blocks_,
+    join_branches,
+    mamba_rules,
+    vim_blocks,
+)
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import (
+    GridEmbed,
     PatchEmbed,
     RotaryEmbed,
     insert_into_paths,
@@ -36,6 +44,7 @@ __all__ = [
     "SS2D",
     "SSD2D",
     "ChannelGate",
+    "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
@@ -51,6 +60,7 @@ __all__ = [
     "VimBlock",
     "channel_gate_rules",
     "drop_path_rates",
+    "init_vim_blocks_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
@@ -62,4 +72,5 @@ __all__ = [
     "split_tokens",
     "ss2d_rules",
     "to_pair",
+    "vim_blocks",
 ]

@@ -15,9 +15,11 @@ import torch
 from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
+from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.scan import SelectiveScan
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
+from vimamba.scan_orders import num_paths
 
 
 class MambaMixer(nn.Module):
@@ -123,6 +125,27 @@ class VimBlock(nn.Module):
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
         return x + self.update(x, paths)
+
+
+def vim_blocks(
+    dim: int, scan_orders: Sequence[str], drop_path_rate: float, dd: dict[str, Any], **mixer: Any
+) -> list[VimBlock]:
+    """One block for each scan order, with drop path rates that rise to `drop_path_rate`."""
+    (rates,) = drop_path_rates(drop_path_rate, [len(scan_orders)])
+    return [
+        VimBlock(dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
+        for rate, order in zip(rates, scan_orders, strict=True)
+    ]
+
+
+def init_vim_blocks_(blocks: Sequence[nn.Module]) -> None:
+    """As Vim: only the first path gets the step sizes of Mamba, deep stacks small outputs."""
+    for block in blocks:
+        mixer: MambaMixer = block.mixer  # type: ignore[assignment]
+        with torch.no_grad():
+            mixer.scan.dt_bias[1:].zero_()
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
+            mixer.out_proj.weight /= math.sqrt(len(blocks))
 
 
 def mamba_rules(theirs: str, ours: str, suffixes: Sequence[str]) -> dict[str, str]:

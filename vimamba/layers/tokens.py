@@ -14,30 +14,32 @@ def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-class PatchEmbed(nn.Module):
-    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+class GridEmbed(nn.Module):
+    """What every patch embedding knows: the sizes of its images and of their grids of tokens.
+
+    Args:
+        img_size: Height and width of the images.
+        patch_size, stride: Pixels that a token reads at least, and from one token to the next.
+        dynamic_img_size: Take images of any size.
+    """
 
     def __init__(
         self,
         img_size: tuple[int, int],
         patch_size: int,
         stride: int,
-        in_chans: int,
-        dim: int,
         *,
         dynamic_img_size: bool = False,
-        **dd: Any,
     ) -> None:
         super().__init__()
         self.patch_size = to_pair(patch_size)
         self.stride = to_pair(stride)
         self.strict_img_size = not dynamic_img_size
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Set `img_size`, `grid_size` and `num_patches`."""
-        if min(s - p for s, p in zip(img_size, self.patch_size, strict=True)) < 0:
+        if min(self.dynamic_feat_size(img_size)) < 1:
             raise ValueError(f"img_size={img_size} is smaller than a patch {self.patch_size}")
         self.img_size = img_size
         self.grid_size = self.dynamic_feat_size(self.img_size)
@@ -50,8 +52,8 @@ class PatchEmbed(nn.Module):
             (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, h, w, C)."""
+    def checked(self, x: Tensor) -> Tensor:
+        """Images (N, C_in, H, W) of the size that they must have."""
         if self.strict_img_size and torch.jit.is_tracing():
             advice = "set_input_size() before tracing changes it, dynamic_img_size=True takes any"
             x = expect_size(x, list(self.img_size), advice)
@@ -66,7 +68,29 @@ class PatchEmbed(nn.Module):
                 f"image width must be {self.img_size[1]}; set_input_size() changes it, "
                 "dynamic_img_size=True takes any",
             )
-        return self.proj(x).permute(0, 2, 3, 1)
+        return x
+
+
+class PatchEmbed(GridEmbed):
+    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        patch_size: int,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        *,
+        dynamic_img_size: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size, stride, dynamic_img_size=dynamic_img_size)
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        return self.proj(self.checked(x)).permute(0, 2, 3, 1)
 
 
 class RotaryEmbed(nn.Module):
@@ -173,7 +197,7 @@ def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Ten
     """Let every path visit tokens that were inserted among those of the grid.
 
     A path that runs from the front of the grid to its back meets a token after the share of its
-    tokens that stands in front of it; one that runs the other way counts from its end, so that the
+    cells that stands in front of it; one that runs the other way counts from its end, so that the
     reverse of a path stays its reverse. Steps that only pad do not count.
 
     Args:
@@ -184,29 +208,31 @@ def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Ten
     Returns:
         (K, P + T), or (N, K, P + T).
     """
-    for i, place in enumerate(places):
-        paths = _insert_one(paths, place, num_patches + i)
-    return paths
-
-
-def _insert_one(paths: Tensor, position: int, num_tokens: int) -> Tensor:
+    if len(places) == 0:
+        return paths
     length = paths.shape[-1]
-    shifted = torch.where(paths >= position, paths + 1, paths)
-    # tokens up to each step, that one included, and from it on
+    # no list of numbers, which a trace would keep
+    place = torch.cat([torch.full((1,), p, dtype=torch.int64, device=paths.device) for p in places])
+    order = torch.arange(len(places), dtype=torch.int64, device=paths.device)
+    ahead = place - order  # patches in front of each token
+    shifted = paths + (paths.unsqueeze(-1) >= ahead).sum(-1)
+    # patches up to each step, that one included, and from it on
     seen = (paths >= 0).cumsum(-1)
     total = seen[..., -1:]
-    ahead = total - seen + (paths >= 0)
+    rest = total - seen + (paths >= 0)
     first, last = (seen < 1).sum(-1, keepdim=True), (seen < total).sum(-1, keepdim=True)
     # a path may visit nothing
     ends = [paths.gather(-1, end.clamp(max=length - 1)) for end in (first, last)]
     # rounded so that a token in the middle is met after half of any path's tokens
-    share = (total * position + (num_tokens - 1) // 2) // num_tokens
-    some = (share > 0).to(share.dtype)
+    share = (total * ahead + (num_patches - 1) // 2) // num_patches
+    some, share = (share > 0).to(share.dtype), share.unsqueeze(-1)
+    forward = (seen.unsqueeze(-2) < share).sum(-1) + some
+    backward = length - (rest.unsqueeze(-2) < share).sum(-1) - some
     turn = torch.where(
-        ends[0] > ends[1],
-        length - (ahead < share).sum(-1, keepdim=True) - some,
-        (seen < share).sum(-1, keepdim=True) + some,
-    )
-    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)
-    before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
-    return torch.where(step == turn, position, shifted.gather(-1, before))
+        ends[0] > ends[1], backward + len(places) - 1 - order, forward + order
+    ).unsqueeze(-2)
+
+    step = torch.arange(length + len(places), dtype=torch.int64, device=paths.device).unsqueeze(-1)
+    before = (step.squeeze(-1) - (turn < step).sum(-1)).clamp(0, length - 1)
+    inserted = torch.where(turn == step, place, -1).amax(-1)
+    return torch.where(inserted >= 0, inserted, shifted.gather(-1, before))

@@ -2,8 +2,20 @@
 
 from vimamba.models.efficientvmamba import EfficientVMamba
 from vimamba.models.localvmamba import LocalVMamba
+from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
+from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["EfficientVMamba", "LocalVMamba", "MedMamba", "VMamba", "VisionMamba"]
+__all__ = [
+    "EfficientVMamba",
+    "LocalVMamba",
+    "MambaReg",
+    "MedMamba",
+    "VMamba",
+    "VideoMamba",
+    "VimF",
+    "VisionMamba",
+]

@@ -3,10 +3,12 @@
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, P prefix tokens, C channels.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers import trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
 from vimamba.layers import (
-    PatchEmbed,
+    GridEmbed,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -27,7 +29,7 @@ from vimamba.layers.tokens import resample_tokens
 from vimamba.models._backbone import Backbone
 from vimamba.scan_orders import order_of_block
 
-__all__ = ["PlainBackbone"]
+__all__ = ["PlainBackbone", "quarters"]
 
 PREFIXES = ("none", "first", "middle", "last", "spread")
 
@@ -54,7 +56,7 @@ class PlainBackbone(Backbone):
 
     def __init__(
         self,
-        patch_embed: PatchEmbed,
+        patch_embed: GridEmbed,
         blocks: Iterable[nn.Module],
         norm: nn.Module,
         *,
@@ -118,6 +120,15 @@ class PlainBackbone(Backbone):
         dd: dict[str, Any] = get_device_dtype(self.patch_embed)
         head = nn.Linear(self.head_hidden_size, self.num_classes, **dd)
         return head.train(self.training)
+
+    def init_parameters(self) -> None:
+        """Embeddings and classifier as DeiT's."""
+        for embedding in (self.pos_embed, self.cls_token):
+            if embedding is not None:
+                trunc_normal_(embedding, std=0.02)
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the embeddings and of the scans' parameters."""
@@ -329,3 +340,8 @@ class PlainBackbone(Backbone):
         if prune_head:
             self.reset_classifier(0, "")
         return take
+
+
+def quarters(depth: int) -> list[int]:
+    """The last block of each quarter of a stack: where features are taken by default."""
+    return sorted({math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)})

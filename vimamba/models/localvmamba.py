@@ -55,10 +55,11 @@ def local_orders(searched: str) -> list[str]:
 
 
 # what the search found; so the official configurations say
-_TINY = """h h_flip w7 w7_flip; h_flip v_flip w2 w2_flip; h_flip v_flip w2_flip w7; h_flip v v_flip w2;
-    h h_flip v_flip w2_flip; h_flip v_flip w2 w2_flip; h w2_flip w7 w7_flip; h h_flip v v_flip;
-    h v_flip w7 w7_flip; h_flip v w2 w7_flip; v v_flip w2 w7_flip; h h_flip v_flip w2_flip;
-    v_flip w2_flip w7 w7_flip; h_flip v_flip w2_flip w7_flip; h_flip v w7 w7_flip"""
+_TINY = """h h_flip w7 w7_flip; h_flip v_flip w2 w2_flip; h_flip v_flip w2_flip w7;
+    h_flip v v_flip w2; h h_flip v_flip w2_flip; h_flip v_flip w2 w2_flip; h w2_flip w7 w7_flip;
+    h h_flip v v_flip; h v_flip w7 w7_flip; h_flip v w2 w7_flip; v v_flip w2 w7_flip;
+    h h_flip v_flip w2_flip; v_flip w2_flip w7 w7_flip; h_flip v_flip w2_flip w7_flip;
+    h_flip v w7 w7_flip"""
 _SMALL = """h v v_flip w7_flip; h h_flip v w7; h_flip v v_flip w7; h_flip v w2_flip w7;
     h_flip v w2_flip w7; h_flip v_flip w2 w7_flip; h_flip v v_flip w7; h v v_flip w7; h v v_flip w7;
     h v v_flip w7_flip; h h_flip v v_flip; h v v_flip w2; v v_flip w2_flip w7; h h_flip v w2;
@@ -78,7 +79,8 @@ def scramble_columns(y: Tensor, paths: Tensor, height: int, width: int) -> Tenso
     Args:
         y: (N, K, L, D), each result at its own cell.
         paths: (K, T) or (N, K, T), T >= L.
-        height, width: Of the grid.
+        height: Rows of the grid.
+        width: Columns of the grid.
     """
     columns = torch.ops.vimamba.scan_paths(paths, "columns", [height, width])[0]
     steps = paths[..., : columns.shape[0]]

@@ -7,30 +7,28 @@ Official code: https://github.com/hustvl/Vim (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import RmsNorm, lecun_normal_, trunc_normal_
+from timm.layers import RmsNorm, lecun_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
-    MambaMixer,
     PatchEmbed,
     RotaryEmbed,
     SimplePyramid,
-    drop_path_rates,
+    init_vim_blocks_,
     join_branches,
     mamba_rules,
     to_pair,
+    vim_blocks,
 )
-from vimamba.layers.mamba import VimBlock
 from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.scan_orders import order_of_block
 
 __all__ = ["VisionMamba"]
 
@@ -90,7 +88,6 @@ class VisionMamba(PlainBackbone):
         dd = {"device": device, "dtype": dtype}
         stride = stride or patch_size
         mixer = {"d_state": d_state, "average_paths": average_paths}
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
         orders = [order_of_block(scan_order, block) for block in range(depth)]
         super().__init__(
             PatchEmbed(
@@ -102,10 +99,7 @@ class VisionMamba(PlainBackbone):
                 dynamic_img_size=dynamic_img_size,
                 **dd,
             ),
-            (
-                VimBlock(embed_dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
-                for rate, order in zip(rates, orders, strict=True)
-            ),
+            vim_blocks(embed_dim, orders, drop_path_rate, dd, **mixer),
             RmsNorm(embed_dim, eps=1e-5, **dd),
             scan_order=orders,
             prefix=class_token,
@@ -130,18 +124,8 @@ class VisionMamba(PlainBackbone):
         """Embeddings and classifier as DeiT's; only the first path gets the step sizes of Mamba."""
         lecun_normal_(self.patch_embed.proj.weight)
         nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
-        for embedding in (self.pos_embed, self.cls_token):
-            if embedding is not None:
-                trunc_normal_(embedding, std=0.02)
-        if isinstance(self.head, nn.Linear):
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-        for block in self.blocks:
-            mixer: MambaMixer = block.mixer  # type: ignore[assignment]
-            with torch.no_grad():
-                mixer.scan.dt_bias[1:].zero_()
-                nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
-                mixer.out_proj.weight /= math.sqrt(len(self.blocks))
+        super().init_parameters()
+        init_vim_blocks_(self.blocks)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename, and join what the two branches hold.
@@ -225,12 +209,16 @@ class VisionMamba(PlainBackbone):
         return maps
 
 
-RULES = {
+# of all that are built on Vim's code
+VIM_RULES = {
     r"(cls_token|pos_embed)": r"\1",
     r"(patch_embed\.proj|head)\.(weight|bias)": r"\1.\2",
     r"norm_f\.weight": "norm.weight",
     r"layers\.(\d+)\.norm\.weight": r"blocks.\1.norm.weight",
     **mamba_rules(r"layers\.(\d+)\.mixer\.", r"blocks.\1.mixer.", ("", "_b")),
+}
+RULES = {
+    **VIM_RULES,
     r"fpn1\.(.*)": r"pyramid.levels.0.\1",
     r"fpn2\.(.*)": r"pyramid.levels.1.\1",
     r"rope\.freqs_(?:cos|sin)": None,
@@ -286,9 +274,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
-    depth = kwargs.get("depth", 24)
-    quarters = sorted({math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)})
-    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters
+    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters(kwargs.get("depth", 24))
     return build_model(VisionMamba, variant, pretrained, features=out_indices, **kwargs)
 
 

@@ -135,6 +135,8 @@ AFTER_STEM: dict[str, Place] = {
 
 DENSE = {"stage_norm": True, "features_only": True}
 EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+
+
 def streams(*blocks: int) -> dict[str, Place]:
     """Stage 0 is what goes into the first block, the next ones what comes out of these."""
     behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
@@ -220,6 +222,7 @@ BACKBONES = [
     Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
     Variant("efficientvmamba_small", "efficientvmamba_small"),
     Variant("efficientvmamba_base", "efficientvmamba_base"),
+    Variant(
         "mambar_test",
         "test_mambar",
         {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},

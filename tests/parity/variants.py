@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 import vimamba
 from tests.parity.official import read_manifest
+from vimamba.models import localvmamba
 from vimamba.networks import UMamba
 
 
@@ -137,11 +138,30 @@ DENSE = {"stage_norm": True, "features_only": True}
 EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
 
 
+def local_orders(name: str) -> list[str]:
+    """Scan orders of all blocks in a manifest of LocalMamba."""
+    directions = read_manifest(name)["config"]["directions"]
+    return localvmamba.local_orders("; ".join(" ".join(block) for block in directions))
+
+
+def mixers(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give."""
+    behind = {str(stage): f"blocks.{block}.mixer" for stage, block in enumerate(blocks, start=1)}
+    return {"0": "patch_embed", **behind}
+
+
 def streams(*blocks: int) -> dict[str, Place]:
     """Stage 0 is what goes into the first block, the next ones what comes out of these."""
     behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
     return {"0": Tap("blocks.0", entering=True), **behind}
 
+
+GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
+GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
+
+LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
+LOCALVIM_STAGES = {**mixers(0, 1), "3": Tap("blocks.1.norm", entering=True)}
+LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
 
 MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
 MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
@@ -222,6 +242,47 @@ BACKBONES = [
     Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
     Variant("efficientvmamba_small", "efficientvmamba_small"),
     Variant("efficientvmamba_base", "efficientvmamba_base"),
+    Variant(
+        "groupmamba_test",
+        "test_groupmamba",
+        {**GROUPMAMBA_TEST, "stem_dim": 8, "mlp_ratios": (8, 8, 4, 4), "num_classes": 10},
+        GROUPMAMBA,
+    ),
+    Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
+    Variant("groupmamba_small", "groupmamba_small"),
+    Variant("groupmamba_base", "groupmamba_base"),
+    *(
+        Variant(
+            name,
+            "test_localvim",
+            {**LOCALVIM_TEST, "scan_order": local_orders(name), **kwargs},
+            LOCALVIM_STAGES,
+        )
+        for name, kwargs in (
+            ("localvim_test", {"num_classes": 50}),
+            ("localvim_cls_test", {"num_classes": 50, "class_token": True}),
+            ("localvim_dense_test", DENSE),
+        )
+    ),
+    Variant("localvim_tiny", "localvim_tiny", modules=mixers(0, 4, 9, 14, 19)),
+    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls"),
+    Variant("localvim_small", "localvim_small"),
+    # the same names and shapes
+    Variant("localvim_small_searched", "localvim_small_searched", identify=False),
+    *(
+        Variant(
+            name,
+            "test_localvmamba",
+            {**LOCALVMAMBA_TEST, "scan_order": local_orders(name), **kwargs},
+            AFTER_STEM,
+        )
+        for name, kwargs in (
+            ("localvmamba_test", {"num_classes": 50}),
+            ("localvmamba_dense_test", DENSE),
+        )
+    ),
+    Variant("localvmamba_tiny", "localvmamba_tiny", modules=AFTER_STEM),
+    Variant("localvmamba_small", "localvmamba_small"),
     Variant(
         "mambar_test",
         "test_mambar",

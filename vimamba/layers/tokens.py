@@ -109,7 +109,8 @@ class RotaryEmbed(nn.Module):
         # half precision would turn by angles of up to 14 that are a thirtieth off
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
-        frequency = (10000.0 ** (-2 * steps / self.dim)).repeat_interleave(2)
+        # in float32 a power of the negative would differ from the official tables in the last bit
+        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
         rows = torch.arange(height, device=like.device, dtype=dtype) * (self.cells / height)
         cols = torch.arange(width, device=like.device, dtype=dtype) * (self.cells / width)
         row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
@@ -122,8 +123,10 @@ class RotaryEmbed(nn.Module):
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 
 
-def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Bicubic resampling with antialiasing, as `torch.nn.functional.interpolate` does it.
+def resample_tokens(
+    x: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
+) -> Tensor:
+    """Bicubic resampling, as `torch.nn.functional.interpolate` does it.
 
     Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
 
@@ -131,29 +134,49 @@ def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
         x: (N, L, C), L the cells of the grid.
         old: Height and width of the grid.
         new: Height and width of the result.
+        antialias: As of `interpolate`.
 
     Returns:
         (N, L', C), L' the cells of the result.
     """
-    rows = _cubic_weights(old[0], new[0], x)
-    columns = _cubic_weights(old[1], new[1], x)
-    wide = columns @ x.float().unflatten(1, (old[0], old[1]))
-    resampled = rows @ wide.flatten(2)
+    values = x if x.dtype == torch.float64 else x.float()
+    if antialias:
+        rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
+    else:
+        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
+    wide = columns.to(values.dtype) @ values.unflatten(1, (old[0], old[1]))
+    resampled = rows.to(values.dtype) @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
-def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
     """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
     centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
     distance = (place - centre.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
-    x = distance / scale.clamp(min=1.0)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
-    weight = torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
+    weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
+
+
+def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): the same without antialiasing (a = -0.75); samples beyond an end repeat it."""
+    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float64)
+    centre = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
+    taps = torch.arange(-1, 3, dtype=torch.float64, device=like.device)
+    place = centre.floor().unsqueeze(1) + taps
+    weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
+    cells = torch.arange(old, dtype=torch.float64, device=like.device)
+    taken = place.clamp(0, old - 1).unsqueeze(2) == cells
+    return (weight.unsqueeze(2) * taken).sum(1)
+
+
+def _keys_kernel(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel (1981) at distances x >= 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:

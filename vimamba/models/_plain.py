@@ -51,6 +51,7 @@ class PlainBackbone(Backbone):
         in_chans, num_classes, drop_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
         dynamic_img_size: Take any image size and resample the position embedding on the way.
+        antialias: Resample it with antialiasing, as timm does and few official codes.
         device, dtype: Of the parameters made here.
     """
 
@@ -72,6 +73,7 @@ class PlainBackbone(Backbone):
         taps: Sequence[int] | None = None,
         tap_norms: Sequence[nn.Module] | None = None,
         dynamic_img_size: bool = False,
+        antialias: bool = True,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -85,6 +87,7 @@ class PlainBackbone(Backbone):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.global_pool = self._checked_pool(global_pool)
         self.dynamic_img_size = dynamic_img_size
+        self.antialias = antialias
         self.grad_checkpointing = False
 
         self.patch_embed = patch_embed
@@ -205,7 +208,7 @@ class PlainBackbone(Backbone):
         """Resample (1, P + L, C): the prefix tokens' rows are taken out and put back."""
         places = self.places(old[0] * old[1])
         patches, prefix = split_tokens(pos_embed, places)
-        patches = resample_tokens(patches, old, new)
+        patches = resample_tokens(patches, old, new, self.antialias)
         return insert_tokens(patches, prefix, self.places(new[0] * new[1]))
 
     def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -222,13 +225,17 @@ class PlainBackbone(Backbone):
             places = self.places(num_patches)
             x = insert_tokens(x, self.cls_token.expand(x.shape[0], -1, -1), places)
             for order, table in paths.items():
-                paths[order] = insert_into_paths(table, places, num_patches)
+                paths[order] = self.insert_prefix(table, places, num_patches)
         if self.pos_embed is not None:
             pos_embed = self.pos_embed
             if self.dynamic_img_size:
                 pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))
             x = x + pos_embed
         return self.pos_drop(x), paths
+
+    def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+        """Let paths over the L patches visit the prefix tokens, too."""
+        return insert_into_paths(paths, places, num_patches)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to normed tokens (N, P + L, C), the prefix tokens among them."""

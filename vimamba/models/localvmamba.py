@@ -70,24 +70,30 @@ _SMALL = """h v v_flip w7_flip; h h_flip v w7; h_flip v v_flip w7; h_flip v w2_f
     h_flip v_flip w7 w7_flip; h v w7 w7_flip"""
 
 
-def scramble_columns(y: Tensor, paths: Tensor, height: int, width: int) -> Tensor:
-    """Move the results of paths along columns to where the official code puts them.
+def scrambled_cells(paths: Tensor, height: int, width: int) -> Tensor:
+    """From which cell the official code takes what it writes to each cell as a path's result.
 
-    It goes back from such a path by taking its permutation once more, in place of the inverse. On a
-    square grid that is the same.
+    It goes back from a path along columns by taking its permutation once more, in place of the
+    inverse. On a square grid that is the same.
 
     Args:
-        y: (N, K, L, D), each result at its own cell.
         paths: (K, T) or (N, K, T), T >= L.
         height: Rows of the grid.
         width: Columns of the grid.
+
+    Returns:
+        (K, L) or (N, K, L).
     """
     columns = torch.ops.vimamba.scan_paths(paths, "columns", [height, width])[0]
     steps = paths[..., : columns.shape[0]]
     along = (steps == columns).all(-1) | (steps == columns.flip(0)).all(-1)
     cells = torch.arange(columns.shape[0], dtype=torch.int64, device=paths.device)
-    source = torch.where(along.unsqueeze(-1), columns[columns], cells)
-    return y.gather(2, source.unsqueeze(-1).expand(y.shape))
+    return torch.where(along.unsqueeze(-1), columns[columns], cells)
+
+
+def take_cells(y: Tensor, cells: Tensor) -> Tensor:
+    """Results (N, K, L, D) of the cells (K, L) or (N, K, L) of each path."""
+    return y.gather(2, cells.unsqueeze(-1).expand(y.shape))
 
 
 class LocalSS2D(SS2D):
@@ -112,7 +118,7 @@ class LocalSS2D(SS2D):
         """Tokens (N, H, W, D) along paths (K, T) or (N, K, T), gated and added: (N, L, D)."""
         y = self.mix(x.flatten(1, 2), paths)
         if self.scrambled_columns:
-            y = scramble_columns(y, paths, x.shape[1], x.shape[2])
+            y = take_cells(y, scrambled_cells(paths, x.shape[1], x.shape[2]))
         return self.gate(y).sum(1)
 
 

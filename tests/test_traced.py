@@ -17,6 +17,10 @@ MODELS = {
     "medmamba": ("test_medmamba", {}),
     "adventurer": ("test_adventurer", {"dynamic_img_size": True, "depth": 3}),
     "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
+    "efficientvmamba": ("test_efficientvmamba", {}),
+    "groupmamba": ("test_groupmamba", {}),
+    "localvmamba_dense": ("test_localvmamba", {"stage_norm": True, **FEATURES}),
+    "localvim": ("test_localvim", {"dynamic_img_size": True}),
     "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
     "plainmamba": ("test_plainmamba", {"depth": 2}),
     "plainmamba_features": (

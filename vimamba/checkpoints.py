@@ -303,6 +303,12 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
     return out
 
 
+def classifiers(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the last linear layers in a pretrained config; a distilled model has two."""
+    names = cfg["classifier"]
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
 def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()) -> StateDict:
     """Give `state` back if it fits `model` name by name and shape by shape.
 
@@ -318,8 +324,9 @@ def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()
     """
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     expected = model.state_dict()
-    classifier = {f"{cfg['classifier']}.{leaf}" for leaf in ("weight", "bias")}
-    head = state.get(f"{cfg['classifier']}.weight")
+    names = classifiers(cfg)
+    classifier = {f"{name}.{leaf}" for name in names for leaf in ("weight", "bias")}
+    head = state.get(f"{names[0]}.weight")
     num_classes = cfg["num_classes"] if head is None else head.shape[0]
     adapted = classifier if num_classes != model.num_classes else set()
 
@@ -385,7 +392,7 @@ def load_official(model: nn.Module, path: str | Path) -> None:
         check_finite(state)
     except CheckpointError as error:
         raise CheckpointError(f"{str(path)!r}: {error}") from None
-    head = state.get(f"{cfg['classifier']}.weight")
+    head = state.get(f"{classifiers(cfg)[0]}.weight")
     if head is not None:
         cfg["num_classes"] = head.shape[0]
     cfg.update(state_dict=state, custom_load=False)
@@ -521,7 +528,7 @@ def _matches_model(
     except CheckpointError:
         return
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    head = fitting.get(f"{cfg['classifier']}.weight")
+    head = fitting.get(f"{classifiers(cfg)[0]}.weight")
     yield Identity(
         variant=name,
         family=family.name,

@@ -13,6 +13,7 @@ from timm.optim import create_optimizer_v2
 
 from tests.backbones import MULTISCALE, TEST_MODELS, any_size, is_plain, pyramid
 from tests.closeness import assert_same
+from vimamba.checkpoints import classifiers
 
 
 def build(name, **kwargs):
@@ -202,7 +203,9 @@ def test_frozen_all_but_the_head_trains_the_head_alone(name):
     model.get_classifier().requires_grad_(True)
     model(image_for(model)).sum().backward()
     assert {n for n, p in model.named_parameters() if p.grad is not None} == {
-        f"{model.pretrained_cfg['classifier']}.{leaf}" for leaf in ("weight", "bias")
+        f"{name}.{leaf}"
+        for name in classifiers(model.pretrained_cfg)
+        for leaf in ("weight", "bias")
     }
 
 

@@ -19,11 +19,11 @@ VIM_DYNAMIC = {"dynamic_img_size": True}
 # all paths have the same parameters
 SHARED = {"test_plainmamba"}
 # all their linear layers start as a ViT's, so every step size is softplus(0)
-FLAT_STEPS = {"test_plainmamba", "test_videomamba"}
+FLAT_STEPS = {"test_localvim", "test_plainmamba", "test_videomamba"}
 
 
 def mixers(model):
-    return [m for m in model.modules() if hasattr(m, "scan")]
+    return [m for m in model.modules() if hasattr(m, "num_paths") and hasattr(m, "scan")]
 
 
 def any_size(name):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import vimamba
 from tests.parity.official import read_manifest
+from vimamba.models import localvmamba
 from vimamba.networks import UMamba
 
 
@@ -128,6 +129,28 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+# recorded as stage 0: the stem
+AFTER_STEM: dict[str, Place] = {
+    r"0": "stem",
+    r"(\d)": lambda model, m: model.stages[int(m[1]) - 1],
+}
+
+DENSE = {"stage_norm": True, "features_only": True}
+EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+
+
+def local_orders(name: str) -> list[str]:
+    """Scan orders of all blocks in a manifest of LocalMamba."""
+    directions = read_manifest(name)["config"]["directions"]
+    return localvmamba.local_orders("; ".join(" ".join(block) for block in directions))
+
+
+def mixers(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give."""
+    behind = {str(stage): f"blocks.{block}.mixer" for stage, block in enumerate(blocks, start=1)}
+    return {"0": "patch_embed", **behind}
+
+
 def streams(*blocks: int) -> dict[str, Place]:
     """Stage 0 is what goes into the first block, the next ones what comes out of these."""
     behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
@@ -142,6 +165,13 @@ def adventurer(*blocks: int) -> dict[str, Place]:
     return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
 
 
+GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
+GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
+
+LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
+LOCALVIM_STAGES = {**mixers(0, 1), "3": Tap("blocks.1.norm", entering=True)}
+LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
+
 MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
 MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
 
@@ -155,7 +185,6 @@ VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
-DENSE_VMAMBA = {"stage_norm": True, "features_only": True}
 
 SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
 SWIN = {"num_classes": 14, "in_chans": 1}
@@ -250,6 +279,59 @@ BACKBONES = [
     ),
     Variant("mamband_2d_small", "mamband_small"),
     Variant("mamband_2d_base", "mamband_base"),
+    Variant(
+        "efficientvmamba_test",
+        "test_efficientvmamba",
+        {**EFFICIENTVMAMBA_TEST, "num_classes": 50},
+        AFTER_STEM,
+    ),
+    Variant(
+        "efficientvmamba_dense_test", "test_efficientvmamba", {**EFFICIENTVMAMBA_TEST, **DENSE}
+    ),
+    Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
+    Variant("efficientvmamba_small", "efficientvmamba_small"),
+    Variant("efficientvmamba_base", "efficientvmamba_base"),
+    Variant(
+        "groupmamba_test",
+        "test_groupmamba",
+        {**GROUPMAMBA_TEST, "stem_dim": 8, "mlp_ratios": (8, 8, 4, 4), "num_classes": 10},
+        GROUPMAMBA,
+    ),
+    Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
+    Variant("groupmamba_small", "groupmamba_small"),
+    Variant("groupmamba_base", "groupmamba_base"),
+    *(
+        Variant(
+            name,
+            "test_localvim",
+            {**LOCALVIM_TEST, "scan_order": local_orders(name), **kwargs},
+            LOCALVIM_STAGES,
+        )
+        for name, kwargs in (
+            ("localvim_test", {"num_classes": 50}),
+            ("localvim_cls_test", {"num_classes": 50, "class_token": True}),
+            ("localvim_dense_test", DENSE),
+        )
+    ),
+    Variant("localvim_tiny", "localvim_tiny", modules=mixers(0, 4, 9, 14, 19)),
+    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls"),
+    Variant("localvim_small", "localvim_small"),
+    # the same names and shapes
+    Variant("localvim_small_searched", "localvim_small_searched", identify=False),
+    *(
+        Variant(
+            name,
+            "test_localvmamba",
+            {**LOCALVMAMBA_TEST, "scan_order": local_orders(name), **kwargs},
+            AFTER_STEM,
+        )
+        for name, kwargs in (
+            ("localvmamba_test", {"num_classes": 50}),
+            ("localvmamba_dense_test", DENSE),
+        )
+    ),
+    Variant("localvmamba_tiny", "localvmamba_tiny", modules=AFTER_STEM),
+    Variant("localvmamba_small", "localvmamba_small"),
     Variant(
         "mambar_test",
         "test_mambar",
@@ -391,8 +473,8 @@ BACKBONES = [
     Variant("vmamba_small_v0", "vmamba_small_v0"),
     Variant("vmamba_base_v0", "vmamba_base_v0"),
     Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
-    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE_VMAMBA),
-    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE_VMAMBA),
+    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE),
+    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE),
 ]
 NETWORKS = [
     Variant(

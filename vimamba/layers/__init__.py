@@ -6,6 +6,7 @@ backbone with a class token or registers gives it.
 """
 
 from vimamba.layers.cells import crop, pad_to_cells
+from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
     MambaMixer,
@@ -45,6 +46,7 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "ChannelGate",
     "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
@@ -59,6 +61,7 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "channel_gate_rules",
     "crop",
     "drop_path_rates",
     "init_patches_",

@@ -10,15 +10,22 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 
 import vimamba
+from tests.backbones import SCANNING
+from tests.backbones import TEST_MODELS as NAMES
 from tests.closeness import assert_same
-from vimamba.layers import SS2D, SSD2D, MambaMixer, insert_into_paths
+from vimamba.layers import (
+    SSD2D,
+    MambaMixer,
+    SelectiveScan,
+    StateSpaceDuality,
+    insert_into_paths,
+)
 
-NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 VIM_DYNAMIC = {"dynamic_img_size": True}
 
 
 def mixers(model):
-    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]
+    return [m for m in model.modules() if hasattr(m, "num_paths")]
 
 
 def any_size(name):
@@ -37,7 +44,12 @@ def test_every_family_has_a_test_model():
     ("name", "scan_order"),
     [("test_vmamba", order) for order in vimamba.list_scan_orders(dims=2)]
     # orders of one path and of many, and one that leaves out tokens, in the others
-    + [(n, o) for n in NAMES if n != "test_vmamba" for o in ("hilbert", "omni", "local(window=3)")],
+    + [
+        (n, o)
+        for n in SCANNING
+        if n != "test_vmamba"
+        for o in ("hilbert", "omni", "local(window=3)")
+    ],
 )
 def test_every_scan_order_works_in_every_model(name, scan_order):
     model = timm.create_model(name, num_classes=5, scan_order=scan_order)
@@ -47,19 +59,19 @@ def test_every_scan_order_works_in_every_model(name, scan_order):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_the_scan_order_changes_the_result(name):
     torch.manual_seed(0)
     model = timm.create_model(name).eval().double()
     image = torch.randn(1, *model.pretrained_cfg["input_size"], dtype=torch.float64)
-    order = {2: "diagonal", 4: "cross_rot90"}[mixers(model)[0].num_paths]
+    order = {1: "columns", 2: "diagonal", 4: "cross_rot90"}[mixers(model)[0].num_paths]
     other = timm.create_model(name, scan_order=order).eval().double()
     other.load_state_dict(model.state_dict())
     # at the start the skip is most of a scan; rounding makes 1e-15
     assert (model(image) - other(image)).norm() > 1e-6 * model(image).norm()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
     model = timm.create_model(name, num_classes=3, scan_order=orders).eval()
@@ -74,7 +86,7 @@ def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, t
     assert not torch.equal(model(image), twin.eval()(image))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_an_unknown_scan_order_is_refused(name):
     with pytest.raises(ValueError, match="zigzagg"):
         timm.create_model(name, scan_order="zigzagg")
@@ -156,20 +168,22 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_scan_starts_as_published(name):
     model = timm.create_model(name)
-    for mixer in mixers(model):
-        assert (mixer.scan.D == 1).all()
-        if isinstance(mixer, SSD2D):
-            assert (mixer.scan.A_log == 0).all()
-            assert 0 <= mixer.scan.dt_bias.min() < mixer.scan.dt_bias.max() <= 0.1
-            continue
-        states = torch.arange(1.0, mixer.d_state + 1)
-        torch.testing.assert_close(mixer.scan.A_log.exp(), states.expand_as(mixer.scan.A_log))
-        steps = torch.nn.functional.softplus(
-            mixer.scan.dt_bias if "vim" not in name else mixer.scan.dt_bias[:1]
-        )
-        assert steps.min() >= 0.99e-3
-        assert steps.max() <= 0.101
-        assert mixer.scan.dt_proj[0].weight.abs().max() <= mixer.dt_rank**-0.5
+    for scan in model.modules():
+        if isinstance(scan, SelectiveScan | StateSpaceDuality):
+            assert (scan.D == 1).all()
+        if isinstance(scan, StateSpaceDuality):
+            assert (scan.A_log == 0).all()
+            assert 0 <= scan.dt_bias.min() < scan.dt_bias.max() <= 0.1
+        elif isinstance(scan, SelectiveScan):
+            states = torch.arange(1.0, scan.A_log.shape[-1] + 1)
+            torch.testing.assert_close(scan.A_log.exp(), states.expand_as(scan.A_log))
+            steps = torch.nn.functional.softplus(
+                scan.dt_bias if "vim" not in name else scan.dt_bias[:1]
+            )
+            assert steps.min() >= 0.99e-3
+            assert steps.max() <= 0.101
+            rank = scan.dt_proj[0].in_features
+            assert scan.dt_proj[0].weight.abs().max() <= rank**-0.5
 
 
 def test_only_the_first_path_of_vim_gets_the_step_sizes_of_mamba():
@@ -179,7 +193,8 @@ def test_only_the_first_path_of_vim_gets_the_step_sizes_of_mamba():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_folder_makes_the_same_model(name, tmp_path):
-    model = timm.create_model(name, num_classes=3, scan_order="spiral").eval()
+    order = {"scan_order": "spiral"} if name in SCANNING else {}
+    model = timm.create_model(name, num_classes=3, **order).eval()
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     image = torch.randn(1, *model.pretrained_cfg["input_size"])

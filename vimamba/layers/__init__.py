@@ -7,10 +7,18 @@ backbone with a class token or registers gives it.
 
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mlla import (
+    BottleneckDownsample,
+    DepthwiseConv,
+    PositionedBlock,
+    ResidualStem,
+    mean_attention,
+    positioned_rules,
+)
 from vimamba.layers.pyramid import SimplePyramid
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
-from vimamba.layers.ssm import scan_parameters
+from vimamba.layers.ssm import init_step_bias_, scan_parameters
 from vimamba.layers.tokens import (
     PatchEmbed,
     RotaryEmbed,
@@ -34,11 +42,15 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "BottleneckDownsample",
+    "DepthwiseConv",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
     "PatchStem",
+    "PositionedBlock",
+    "ResidualStem",
     "RotaryEmbed",
     "ScanMixer",
     "SelectiveScan",
@@ -48,12 +60,15 @@ __all__ = [
     "VSSBlock",
     "VimBlock",
     "drop_path_rates",
+    "init_step_bias_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
     "join_branches",
     "mamba_rules",
+    "mean_attention",
     "pick_tokens",
+    "positioned_rules",
     "scan_parameters",
     "split_paths",
     "split_tokens",

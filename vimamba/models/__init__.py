@@ -3,5 +3,6 @@
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vmamba import VMamba
+from vimamba.models.vssd import VSSD
 
-__all__ = ["MedMamba", "VMamba", "VisionMamba"]
+__all__ = ["VSSD", "MedMamba", "VMamba", "VisionMamba"]

@@ -168,24 +168,26 @@ RULES = {
     _ATTENTION + r"to_qkv\.(.*)": r"stages.\1.blocks.\2.mixer.attn.qkv.\3",
     _ATTENTION + r"to_out\.(.*)": r"stages.\1.blocks.\2.mixer.attn.proj.\3",
 }
+# file and top-1 accuracy
+_RELEASED = {
+    "vssd_micro.in1k": ("vssd_micro_best.pth", 82.5),
+    "vssd_tiny.in1k": ("vssd_tiny_best_ema.pth", 83.6),
+    "vssd_tiny.mesa_in1k": ("vssd_tiny_e300_with_mesa.pth", 84.1),
+    "vssd_small.in1k": ("vssd_small_best_ema.pth", 84.1),
+    "vssd_small.mesa_in1k": ("vssd_small_e300_with_mesa.pth", 84.5),
+    "vssd_base.in1k": ("vssd_base_best_ema.pth", 84.7),
+    "vssd_base.mesa_in1k": ("vssd_base_e300_with_mesa.pth", 85.4),
+}
 register_family(
     "VSSD",
     VSSD,
     RULES,
     layouts=({"stage_norm": True},),
-    top1={
-        "vssd_micro.in1k": 82.5,
-        "vssd_tiny.in1k": 83.6,
-        "vssd_tiny.mesa_in1k": 84.1,
-        "vssd_small.in1k": 84.1,
-        "vssd_small.mesa_in1k": 84.5,
-        "vssd_base.in1k": 84.7,
-        "vssd_base.mesa_in1k": 85.4,
-    },
+    top1={name: top1 for name, (_, top1) in _RELEASED.items()},
 )
 
 
-def _cfg(file: str = "", top1: str = "", **kwargs: Any) -> dict[str, Any]:
+def _cfg(file: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
     return {
         "hf_hub_id": "YuhengSSS/VSSD" if file else None,
         "hf_hub_filename": file or None,
@@ -212,13 +214,7 @@ def _cfg(file: str = "", top1: str = "", **kwargs: Any) -> dict[str, Any]:
 
 default_cfgs = generate_default_cfgs(
     {
-        "vssd_micro.in1k": _cfg("vssd_micro_best.pth", "82.5"),
-        "vssd_tiny.in1k": _cfg("vssd_tiny_best_ema.pth", "83.6"),
-        "vssd_tiny.mesa_in1k": _cfg("vssd_tiny_e300_with_mesa.pth", "84.1"),
-        "vssd_small.in1k": _cfg("vssd_small_best_ema.pth", "84.1"),
-        "vssd_small.mesa_in1k": _cfg("vssd_small_e300_with_mesa.pth", "84.5"),
-        "vssd_base.in1k": _cfg("vssd_base_best_ema.pth", "84.7"),
-        "vssd_base.mesa_in1k": _cfg("vssd_base_e300_with_mesa.pth", "85.4"),
+        **{name: _cfg(*released) for name, released in _RELEASED.items()},
         "test_vssd.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
     }
 )

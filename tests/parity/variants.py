@@ -206,6 +206,10 @@ BACKBONES = [
     Variant("mlla_tiny", "mlla_tiny"),
     Variant("mlla_small", "mlla_small"),
     Variant("mlla_base", "mlla_base"),
+    Variant("spatialmamba_test", "test_spatialmamba", PYRAMID_TEST),
+    Variant("spatialmamba_tiny", "spatialmamba_tiny"),
+    Variant("spatialmamba_small", "spatialmamba_small"),
+    Variant("spatialmamba_base", "spatialmamba_base"),
     Variant(
         "vim_test",
         "test_vim",

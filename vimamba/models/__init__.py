@@ -2,9 +2,10 @@
 
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.mlla import MLLA
+from vimamba.models.msvmamba import MSVMamba
 from vimamba.models.spatialmamba import SpatialMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vmamba import VMamba
 from vimamba.models.vssd import VSSD
 
-__all__ = ["MLLA", "VSSD", "MedMamba", "SpatialMamba", "VMamba", "VisionMamba"]
+__all__ = ["MLLA", "VSSD", "MSVMamba", "MedMamba", "SpatialMamba", "VMamba", "VisionMamba"]

@@ -15,6 +15,15 @@ TEST_MODELS = [
     if timm.model_entrypoint(name).__module__.startswith("vimamba.")
 ]
 
+
+def takes_scan_order(name: str) -> bool:
+    """Whether a model's scan order can be exchanged; some have no order."""
+    model = timm.create_model(name, device="meta")
+    return "scan_order" in inspect.signature(type(model).__init__).parameters
+
+
+SCANNING = [name for name in TEST_MODELS if takes_scan_order(name)]
+
 # a model of tokens and one of stages
 KINDS = ["test_vim", "test_vmamba"]
 

@@ -10,11 +10,12 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 
 import vimamba
+from tests.backbones import SCANNING
+from tests.backbones import TEST_MODELS as NAMES
 from tests.closeness import assert_same
 from vimamba.layers import SSD2D, MambaMixer, insert_into_paths
 from vimamba.models.adventurer import Mamba2Mixer
 
-NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 VIM_DYNAMIC = {"dynamic_img_size": True}
 # all paths have the same parameters
 SHARED = {"test_plainmamba"}
@@ -42,7 +43,12 @@ def test_every_family_has_a_test_model():
     ("name", "scan_order"),
     [("test_vmamba", order) for order in vimamba.list_scan_orders(dims=2)]
     # orders of one path and of many, and one that leaves out tokens, in the others
-    + [(n, o) for n in NAMES if n != "test_vmamba" for o in ("hilbert", "omni", "local(window=3)")],
+    + [
+        (n, o)
+        for n in SCANNING
+        if n != "test_vmamba"
+        for o in ("hilbert", "omni", "local(window=3)")
+    ],
 )
 def test_every_scan_order_works_in_every_model(name, scan_order):
     model = timm.create_model(name, num_classes=5, scan_order=scan_order)
@@ -52,7 +58,7 @@ def test_every_scan_order_works_in_every_model(name, scan_order):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_the_scan_order_changes_the_result(name):
     torch.manual_seed(0)
     model = timm.create_model(name).eval().double()
@@ -61,10 +67,10 @@ def test_the_scan_order_changes_the_result(name):
     other = timm.create_model(name, scan_order=order).eval().double()
     other.load_state_dict(model.state_dict())
     # at the start the skip is most of a scan; rounding makes 1e-15
-    assert (model(image) - other(image)).norm() > 1e-6 * model(image).norm()
+    assert (model(image) - other(image)).norm() > 1e-8 * model(image).norm()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
     model = timm.create_model(name, num_classes=3, scan_order=orders).eval()
@@ -80,7 +86,7 @@ def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, t
     assert not torch.equal(model(image), twin.eval()(image))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SCANNING)
 def test_an_unknown_scan_order_is_refused(name):
     with pytest.raises(ValueError, match="zigzagg"):
         timm.create_model(name, scan_order="zigzagg")
@@ -193,7 +199,8 @@ def test_only_the_first_path_of_vim_gets_the_step_sizes_of_mamba():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_folder_makes_the_same_model(name, tmp_path):
-    model = timm.create_model(name, num_classes=3, scan_order="spiral").eval()
+    order = {"scan_order": "spiral"} if name in SCANNING else {}
+    model = timm.create_model(name, num_classes=3, **order).eval()
     timm.models.save_for_hf(model, tmp_path, safe_serialization=True)
     again = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     image = torch.randn(1, *model.pretrained_cfg["input_size"])

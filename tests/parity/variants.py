@@ -184,6 +184,7 @@ DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
+PYRAMID_TEST = {"dims": (32, 64, 128, 256), "mlp_ratio": 4.0, "num_classes": 10}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
 
 SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
@@ -360,6 +361,23 @@ BACKBONES = [
     Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant("mlla_test", "test_mlla", {**PYRAMID_TEST, "heads": (1, 2, 4, 8)}),
+    Variant("mlla_tiny", "mlla_tiny"),
+    Variant("mlla_small", "mlla_small"),
+    Variant("mlla_base", "mlla_base"),
+    Variant("msvmamba_test", "test_msvmamba", {"dims": (24, 48, 96, 192), "num_classes": 10}),
+    Variant("msvmambav3_noz_test", "test_msvmambav3", PYRAMID_TEST),
+    Variant("msvmambav3_z_test", "test_msvmambav3", {**PYRAMID_TEST, "gated": True}),
+    Variant("msvmamba_nano", "msvmamba_nano"),
+    Variant("msvmamba_micro", "msvmamba_micro"),
+    Variant("msvmamba_tiny", "msvmamba_tiny"),
+    Variant("msvmambav3_tiny", "msvmambav3_tiny"),
+    Variant("msvmambav3_small", "msvmambav3_small"),
+    Variant("msvmambav3_base", "msvmambav3_base"),
+    Variant("spatialmamba_test", "test_spatialmamba", PYRAMID_TEST),
+    Variant("spatialmamba_tiny", "spatialmamba_tiny"),
+    Variant("spatialmamba_small", "spatialmamba_small"),
+    Variant("spatialmamba_base", "spatialmamba_base"),
     Variant(
         "videomamba_test",
         "test_videomamba",
@@ -475,6 +493,11 @@ BACKBONES = [
     Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
     Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE),
     Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE),
+    Variant("vssd_test", "test_vssd", {**PYRAMID_TEST, "d_state": 16, "heads": (2, 2, 4, 4)}),
+    Variant("vssd_micro", "vssd_micro"),
+    Variant("vssd_tiny", "vssd_tiny"),
+    Variant("vssd_small", "vssd_small"),
+    Variant("vssd_base", "vssd_base"),
 ]
 NETWORKS = [
     Variant(

@@ -101,32 +101,47 @@ def init_patches_(embed: nn.Module) -> None:
     nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
 
 
-class RotaryEmbed(nn.Module):
-    """Axial rotary embedding of the first generation: rows turn one half of the channels.
+# a symbolic trace keeps the call: it has no numbers for the sizes
+@torch.fx.wrap
+def rotary_angles(like: Tensor, height: int, width: int, dim: int, cells: int | None) -> Tensor:
+    """(L, C) angles of a grid, as `RotaryEmbed` describes them."""
+    # half precision would turn by angles of up to 14 that are a thirtieth off
+    is_double = like.dtype == torch.float64 and cells is not None
+    dtype = torch.float64 if is_double else torch.float32
+    steps = torch.arange(0, dim // 2, 2, device=like.device, dtype=dtype)
+    # in float32 a power of the negative would differ from the official tables in the last bit
+    frequency = (1.0 / 10000.0 ** (2 * steps / dim)).repeat_interleave(2)
+    rows = torch.arange(height, device=like.device, dtype=dtype)
+    cols = torch.arange(width, device=like.device, dtype=dtype)
+    if cells is not None:
+        rows, cols = rows * (cells / height), cols * (cells / width)
+    row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
+    col = (cols[:, None] * frequency)[None].expand(height, width, -1)
+    return torch.cat([row, col], dim=-1).flatten(0, 1)
 
-    Positions run over 14 cells whatever the grid. No parameters.
+
+class RotaryEmbed(nn.Module):
+    """Axial rotary embedding: rows turn one half of the channels, columns the other.
+
+    No parameters.
+
+    Args:
+        dim: C.
+        cells: Positions run over so many cells whatever the grid, as in Vim's first generation;
+            over the grid's own if None, as in MLLA, whose angles are of float32 in any precision.
     """
 
-    def __init__(self, dim: int, cells: int = 14) -> None:
+    def __init__(self, dim: int, cells: int | None = 14) -> None:
         super().__init__()
         self.dim = dim
         self.cells = cells
 
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C) angles of a grid, at least in float32."""
-        # half precision would turn by angles of up to 14 that are a thirtieth off
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
-        # in float32 a power of the negative would differ from the official tables in the last bit
-        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
-        rows = torch.arange(height, device=like.device, dtype=dtype) * (self.cells / height)
-        cols = torch.arange(width, device=like.device, dtype=dtype) * (self.cells / width)
-        row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
-        col = (cols[:, None] * frequency)[None].expand(height, width, -1)
-        return torch.cat([row, col], dim=-1).flatten(0, 1)
+        return rotary_angles(like, height, width, self.dim, self.cells)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of channels of (N, L, C)."""
+        """Rotate neighbouring pairs of channels of (..., L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 

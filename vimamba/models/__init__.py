@@ -8,22 +8,30 @@ from vimamba.models.localvmamba import LocalVMamba
 from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.mlla import MLLA
+from vimamba.models.msvmamba import MSVMamba
 from vimamba.models.plainmamba import PlainMamba
+from vimamba.models.spatialmamba import SpatialMamba
 from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
+from vimamba.models.vssd import VSSD
 
 __all__ = [
+    "MLLA",
+    "VSSD",
     "Adventurer",
     "EfficientVMamba",
     "GroupMamba",
     "LocalVMamba",
     "LocalVim",
+    "MSVMamba",
     "MambaND",
     "MambaReg",
     "MedMamba",
     "PlainMamba",
+    "SpatialMamba",
     "VMamba",
     "VideoMamba",
     "VimF",

@@ -12,6 +12,7 @@ Sizes: N batch, H and W image or map, C channels, w side of a window, L = w * w 
 
 import itertools
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
@@ -117,8 +118,11 @@ class WindowScan(nn.Module):
         """Windows (N, L, C) to (N, L, C)."""
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
-        x = F.silu(self.conv(self.in_proj(x).transpose(1, 2))).transpose(1, 2)
-        u, beside = x.chunk(2, dim=-1)
+        # causal, so with the next token before it: the tokens of each output lie one ahead
+        ahead = F.pad(self.in_proj(x), (0, 0, 0, 1))
+        weight = self.conv.weight.view(1, -1, 3)
+        x = torch.ops.vimamba.causal_conv_along_paths(ahead, weight, None, None, "silu", "auto")
+        u, beside = x[:, 0, 1:].chunk(2, dim=-1)
         paths = torch.ops.vimamba.scan_paths(u, self.scan_order, self.window)
         y = self.scan.mix(u, self.x_proj(u), paths)
         return self.out_proj(torch.cat([y, beside], dim=-1))
@@ -133,19 +137,25 @@ class WindowStage(Stage):
 
     def __init__(self, downsample: nn.Module, blocks: list[nn.Module], *, window: int) -> None:
         super().__init__(downsample, blocks)
-        self.window = window
+        self.order = f"windows(size={window})"
+        self.tokens = window * window
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        x, w = self.downsample(x), self.window
-        height, width = x.shape[2], x.shape[3]
-        x = F.pad(x, (0, -width % w, 0, -height % w)).permute(0, 2, 3, 1)
-        x = x.unflatten(1, (-1, w)).unflatten(3, (-1, w)).transpose(2, 3)
-        rows, columns = x.shape[1], x.shape[2]
-        x = self.mix(x.flatten(0, 2).flatten(1, 2))
-        x = x.unflatten(0, (-1, rows, columns)).unflatten(3, (w, w)).transpose(2, 3)
-        x = x.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
-        return x[:, :, :height, :width].contiguous()
+        x = self.downsample(x)
+        samples, height, width = x.shape[0], x.shape[2], x.shape[3]
+        cells = height * width
+        x = x.permute(0, 2, 3, 1)
+        path = torch.ops.vimamba.scan_paths(x, self.order)[0]
+        # behind the map's cells stands a zero, which completes windows
+        cell = torch.where(path < 0, cells, path)
+        x = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
+        # merged with the samples and parted again, no number of windows is a special case
+        windows = x.index_select(1, cell).flatten(0, 1).unflatten(0, (-1, self.tokens))
+        windows = self.mix(windows).flatten(0, 1).unflatten(0, (samples, -1))
+        blank = windows.new_zeros((samples, cells + 1, windows.shape[2]))
+        x = blank.index_copy(1, cell, windows)[:, :cells]
+        return x.transpose(1, 2).unflatten(2, (height, width)).contiguous()
 
 
 class MambaVision(StagedBackbone):
@@ -241,23 +251,28 @@ class MambaVision(StagedBackbone):
         return join_branches(split_paths(super().from_official(state_dict), num_paths=1))
 
 
+def _stem(match: re.Match[str]) -> str:
+    layers = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
+    return f"stem.{layers[match[1]]}.{match[2]}"
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    return f"stages.{int(match[1]) + 1}.downsample.weight"
+
+
 _BLOCK, _OURS = r"levels\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.blocks.\2."
 RULES = {
-    r"patch_embed\.conv_down\.0\.(.*)": r"stem.conv1.\1",
-    r"patch_embed\.conv_down\.1\.(.*)": r"stem.norm1.\1",
-    r"patch_embed\.conv_down\.3\.(.*)": r"stem.conv2.\1",
-    r"patch_embed\.conv_down\.4\.(.*)": r"stem.norm2.\1",
+    r"patch_embed\.conv_down\.([0134])\.(.*)": _stem,
     r"levels\.([01])\.blocks\.(\d+)\.((?:conv|norm)\d\..*)": r"stages.\1.blocks.\2.mixer.\3",
     _BLOCK + r"gamma_(\d)": _OURS + r"ls\3.gamma",
     _BLOCK + r"mixer\.(A_log|D)": _OURS + r"mixer.scan.\3",
     _BLOCK + r"mixer\.dt_proj\.weight": _OURS + "mixer.scan.dt_proj.0.weight",
     _BLOCK + r"mixer\.dt_proj\.bias": _OURS + "mixer.scan.dt_bias",
-    _BLOCK + r"mixer\.conv1d_x\.weight": _OURS + "mixer.conv.weight@0",
-    _BLOCK + r"mixer\.conv1d_z\.weight": _OURS + "mixer.conv.weight@1",
+    _BLOCK + r"mixer\.conv\dd_x\.weight": _OURS + "mixer.conv.weight@0",
+    _BLOCK + r"mixer\.conv\dd_z\.weight": _OURS + "mixer.conv.weight@1",
     _BLOCK + r"(norm\d|mixer\.[a-z_]+|mlp\.fc\d)\.(weight|bias)": _OURS + r"\3.\4",
-    r"levels\.0\.downsample\.reduction\.0\.weight": "stages.1.downsample.weight",
-    r"levels\.1\.downsample\.reduction\.0\.weight": "stages.2.downsample.weight",
-    r"levels\.2\.downsample\.reduction\.0\.weight": "stages.3.downsample.weight",
+    r"levels\.(\d+)\.downsample\.reduction\.0\.weight": _next_stage,
     r"norm\.(.*)": r"norm.\1",
     r"head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
@@ -403,6 +418,6 @@ def mambavision_l3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
 @register_model
 def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """A very small MambaVision for tests; no weights."""
-    args = {"depths": (1, 1, 3, 2), "dims": (8, 16, 24, 32), "stem_dim": 8, "layer_scale": 1e-5}
-    args |= {"windows": (0, 0, 4, 3), "heads": (0, 0, 4, 4)}
+    args = {"depths": (1, 1, 3, 2), "dims": (8, 16, 24, 32), "stem_dim": 8}
+    args |= {"windows": (0, 0, 4, 7), "heads": (0, 0, 4, 4)}
     return _create("test_mambavision", pretrained, **{**args, **kwargs})

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import timm
+import torch
+from torch import nn
 
 import vimamba  # noqa: F401  registers them
 
@@ -38,3 +40,11 @@ def is_plain(name: str) -> bool:
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
     return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """The model, with an output that depends on all its parts, unlike that of one just begun."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model

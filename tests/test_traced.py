@@ -15,6 +15,8 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "mambavision": ("test_mambavision", {}),
+    "mobilemamba": ("test_mobilemamba", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",
@@ -86,7 +88,9 @@ def test_an_extractor_of_feature_maps_scripts(kind):
     assert_same(scripted, model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba_m2", "medmamba", "vim_rotary"])
+@pytest.mark.parametrize(
+    "kind", ["vmamba_m2", "medmamba", "mambavision", "mobilemamba", "vim_rotary"]
+)
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, out_indices=(0, 1), **arguments, **FEATURES).eval()

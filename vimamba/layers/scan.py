@@ -106,15 +106,14 @@ class SelectiveScan(nn.Module):
             backend="auto",
         )
 
-    def mix(
-        self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True
-    ) -> Tensor:
+    def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
         """Scan with what one projection of the tokens made for all paths.
 
         Args:
             u: (N, L, D).
             projected: (N, L, K * (R + 2 S)): of every path step size, B and C.
-            paths, merge: As in `forward`.
+            paths: As in `forward`.
+            merge: As in `forward`.
 
         Returns:
             As `forward`.

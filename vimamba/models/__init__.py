@@ -2,7 +2,8 @@
 
 from vimamba.models.mambavision import MambaVision
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.mobilemamba import MobileMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vmamba import VMamba
 
-__all__ = ["MambaVision", "MedMamba", "VMamba", "VisionMamba"]
+__all__ = ["MambaVision", "MedMamba", "MobileMamba", "VMamba", "VisionMamba"]

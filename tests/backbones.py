@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import timm
+import torch
+from torch import nn
 
 from vimamba.models._plain import PlainBackbone
 
@@ -65,3 +67,11 @@ def pyramid(name: str) -> dict[str, Any]:
 
 # those that can give maps of four strides
 MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or has_argument(n, "pyramid")]
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    """The model, with an output that depends on all its parts, unlike that of one just begun."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model

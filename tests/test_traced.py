@@ -29,6 +29,8 @@ MODELS = {
     ),
     "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
     "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
+    "mambavision": ("test_mambavision", {}),
+    "mobilemamba": ("test_mobilemamba", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",
@@ -100,7 +102,9 @@ def test_an_extractor_of_feature_maps_scripts(kind):
     assert_same(scripted, model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba_m2", "medmamba", "vim_rotary"])
+@pytest.mark.parametrize(
+    "kind", ["vmamba_m2", "medmamba", "mambavision", "mobilemamba", "vim_rotary"]
+)
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, out_indices=(0, 1), **arguments, **FEATURES).eval()

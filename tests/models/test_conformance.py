@@ -11,7 +11,7 @@ from timm.layers import DropPath
 from timm.models import load_checkpoint
 from timm.optim import create_optimizer_v2
 
-from tests.backbones import MULTISCALE, SCANNING, TEST_MODELS, any_size, is_plain, pyramid
+from tests.backbones import MULTISCALE, SCANNING, TEST_MODELS, any_size, is_plain, pyramid, stirred
 from tests.closeness import assert_same
 from vimamba.checkpoints import classifiers
 
@@ -35,7 +35,7 @@ def residual_branches(model):
 
 @pytest.mark.parametrize("name", TEST_MODELS)
 def test_a_dropped_path_leaves_nothing_of_the_branch(name):
-    model = build(name, drop_path_rate=0.5).train()
+    model = stirred(build(name, drop_path_rate=0.5)).train()
     drops = [m for m in model.modules() if isinstance(m, DropPath)]
     assert drops
     for drop in drops:

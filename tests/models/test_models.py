@@ -10,10 +10,16 @@ from timm.models import group_parameters
 from timm.optim import create_optimizer_v2
 
 import vimamba
-from tests.backbones import SCANNING
+from tests.backbones import SCANNING, stirred
 from tests.backbones import TEST_MODELS as NAMES
 from tests.closeness import assert_same
-from vimamba.layers import SSD2D, MambaMixer, insert_into_paths
+from vimamba.layers import (
+    SSD2D,
+    MambaMixer,
+    SelectiveScan,
+    StateSpaceDuality,
+    insert_into_paths,
+)
 from vimamba.models.adventurer import Mamba2Mixer
 
 VIM_DYNAMIC = {"dynamic_img_size": True}
@@ -24,7 +30,8 @@ FLAT_STEPS = {"test_localvim", "test_plainmamba", "test_videomamba"}
 
 
 def mixers(model):
-    return [m for m in model.modules() if hasattr(m, "num_paths") and hasattr(m, "scan")]
+    kinds = SelectiveScan | StateSpaceDuality
+    return [m for m in model.modules() if isinstance(getattr(m, "scan", None), kinds)]
 
 
 def any_size(name):
@@ -61,19 +68,19 @@ def test_every_scan_order_works_in_every_model(name, scan_order):
 @pytest.mark.parametrize("name", SCANNING)
 def test_the_scan_order_changes_the_result(name):
     torch.manual_seed(0)
-    model = timm.create_model(name).eval().double()
+    model = stirred(timm.create_model(name).eval().double())
     image = torch.randn(1, *model.pretrained_cfg["input_size"], dtype=torch.float64)
-    order = {1: "columns", 2: "diagonal", 4: "cross_rot90"}[len(mixers(model)[0].scan.D)]
+    order = {1: "columns", 2: "diagonal", 4: "cross_rot90"}[mixers(model)[0].num_paths]
     other = timm.create_model(name, scan_order=order).eval().double()
     other.load_state_dict(model.state_dict())
-    # at the start the skip is most of a scan; rounding makes 1e-15
+    # rounding makes 1e-15
     assert (model(image) - other(image)).norm() > 1e-8 * model(image).norm()
 
 
 @pytest.mark.parametrize("name", SCANNING)
 def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
-    model = timm.create_model(name, num_classes=3, scan_order=orders).eval()
+    model = stirred(timm.create_model(name, num_classes=3, scan_order=orders).eval())
     counts = [len(m.scan.D) for m in mixers(model)]
     if name not in SHARED:
         assert counts == [(1, 2, 2)[block % 3] for block in range(len(counts))]
@@ -110,7 +117,7 @@ def test_features_have_exactly_the_described_size(name, size):
 def test_any_number_of_channels(name, in_chans):
     model = timm.create_model(name, in_chans=in_chans)
     size = model.pretrained_cfg["input_size"][1:]
-    assert model(torch.randn(1, in_chans, *size)).isfinite().all()
+    assert model(torch.randn(2, in_chans, *size)).isfinite().all()
     assert model.in_chans == in_chans
 
 
@@ -166,7 +173,11 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
         torch.testing.assert_close(p.std(correction=0), q.std(correction=0), rtol=rtol, atol=2e-3)
 
 
-@pytest.mark.parametrize("name", NAMES)
+# whose code draws the step sizes otherwise
+STARTED_OTHERWISE = {"test_mambavision", "test_mobilemamba"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in STARTED_OTHERWISE])
 def test_the_scan_starts_as_published(name):
     model = timm.create_model(name)
     for mixer in mixers(model):

@@ -56,6 +56,8 @@ class Variant:
         wrap: What the file holds, made from the state dict of the original.
         finish: What the original does to the outputs besides.
         fresh: Our parameters that the file lacks and may lack.
+        constants: Pattern of what the original counts among its parameters though it never changes,
+            and ours has no use for.
         also: Arguments of models that take the file, too; what they have no use for is left out.
         slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
         identify: Whether `vimamba.identify` tells the file, by default of all that need no
@@ -69,6 +71,7 @@ class Variant:
     wrap: Callable[[dict[str, Tensor]], Any] = lambda state: {"model": state}
     finish: Callable[[Tensor], Tensor] = lambda output: output
     fresh: tuple[str, ...] = ()
+    constants: str | None = None
     also: tuple[Mapping[str, Any], ...] = ()
     slow: bool | None = None
     identify: bool | None = None
@@ -86,6 +89,9 @@ class Variant:
         is_released = isinstance(self.model, str) and timm.is_model(self.model)
         is_released = is_released and not self.model.startswith("test_")
         return is_released and not self.kwargs if self.identify is None else self.identify
+
+    def is_constant(self, key: str) -> bool:
+        return self.constants is not None and re.search(self.constants, key) is not None
 
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
@@ -182,6 +188,22 @@ PLAINMAMBA: dict[str, Place] = {**streams(0, 5, 11, 23), "0": "patch_embed"}
 
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
+
+MAMBAVISION_TEST = {
+    "depths": (1, 1, 3, 2),
+    "dims": (32, 64, 128, 256),
+    "windows": (0, 0, 4, 3),
+    "stem_dim": 16,
+}
+MAMBAVISION_DENSE = {"windows": (0, 0, 16, 8), "stage_norm": True, "features_only": True}
+
+MOBILEMAMBA: dict[str, Any] = {
+    "modules": {
+        r"ssm": "stages.1.blocks.0.mixer.wide.mixer",
+        r"wte": "stages.1.blocks.0.mixer.wide",
+    },
+    "constants": r"\.i?wt_filter$",
+}
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
 PYRAMID_TEST = {"dims": (32, 64, 128, 256), "mlp_ratio": 4.0, "num_classes": 10}
@@ -353,6 +375,31 @@ BACKBONES = [
         modules={"neck": "pool", **streams(11, 23, 35, 47)},
     ),
     Variant(
+        "mambavision_test",
+        "test_mambavision",
+        {**MAMBAVISION_TEST, "layer_scale": 1e-5, "num_classes": 50},
+    ),
+    Variant(
+        "mambavision_nols_test",
+        "test_mambavision",
+        {**MAMBAVISION_TEST, "depths": (1, 1, 2, 3), "num_classes": 50},
+    ),
+    Variant(
+        "mambavision_dense_test", "test_mambavision", {**MAMBAVISION_TEST, **MAMBAVISION_DENSE}
+    ),
+    Variant("mamba_vision_T", "mambavision_t"),
+    Variant("mamba_vision_T2", "mambavision_t2"),
+    Variant("mamba_vision_S", "mambavision_s"),
+    Variant("mamba_vision_B", "mambavision_b"),
+    Variant("mamba_vision_B_21k", "mambavision_b"),
+    Variant("mamba_vision_L", "mambavision_l"),
+    Variant("mamba_vision_L_21k", "mambavision_l"),
+    Variant("mamba_vision_L2", "mambavision_l2"),
+    # the same weights as those of another size of windows
+    Variant("mamba_vision_L2_512_21k", "mambavision_l2_512", identify=False),
+    Variant("mamba_vision_L3_256_21k", "mambavision_l3_256"),
+    Variant("mamba_vision_L3_512_21k", "mambavision_l3_512", identify=False),
+    Variant(
         "medmamba_test",
         "test_medmamba",
         {"depths": (1, 2, 1), "dims": (24, 48, 96), **MEDMAMBA_ARGS},
@@ -425,6 +472,19 @@ BACKBONES = [
             "videomamba_middle_patch16_576",
         )
     ),
+    Variant(
+        "mobilemamba_test",
+        "test_mobilemamba",
+        {"dims": (40, 72, 104), "expand": 2.0, "num_classes": 10},
+        **MOBILEMAMBA,
+    ),
+    Variant("mobilemamba_t2", "mobilemamba_t2", **MOBILEMAMBA),
+    Variant("mobilemamba_t4", "mobilemamba_t4", **MOBILEMAMBA),
+    Variant("mobilemamba_s6", "mobilemamba_s6", **MOBILEMAMBA),
+    Variant("mobilemamba_b1", "mobilemamba_b1", **MOBILEMAMBA),
+    # one network, for other sizes of images
+    Variant("mobilemamba_b2", "mobilemamba_b2", **MOBILEMAMBA, identify=False),
+    Variant("mobilemamba_b4", "mobilemamba_b4", **MOBILEMAMBA, identify=False),
     Variant(
         "vim_test",
         "test_vim",

@@ -47,6 +47,7 @@ class SelectiveScan(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        self.num_paths, self.d_state, self.dt_rank = num_paths, d_state, dt_rank
         self.bias_scale = bias_scale
         self.dt_proj = StepProjection(
             nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
@@ -107,6 +108,23 @@ class SelectiveScan(nn.Module):
             merge=merge,
             backend="auto",
         )
+
+    def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
+        """Scan with what one projection of the tokens made for all paths.
+
+        Args:
+            u: (N, L, D).
+            projected: (N, L, K * (R + 2 S)): of every path step size, B and C.
+            paths: As in `forward`.
+            merge: As in `forward`.
+
+        Returns:
+            As `forward`.
+        """
+        projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
+        return self.forward(u, dt, B, C, paths, None, merge)
 
 
 class StateSpaceDuality(nn.Module):

@@ -148,12 +148,9 @@ class SS2D(ScanMixer):
 
     def mix(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
-        projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
-        sizes = [self.dt_rank, self.d_state, self.d_state]
-        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
         if self.combine is None:
-            return self.scan(u, dt, B, C, paths)
-        return self.combine(self.scan(u, dt, B, C, paths, merge=False))
+            return self.scan.mix(u, self.x_proj(u), paths)
+        return self.combine(self.scan.mix(u, self.x_proj(u), paths, merge=False))
 
 
 class SSD2D(ScanMixer):
@@ -243,7 +240,7 @@ def split_paths(state_dict: dict[str, Tensor], num_paths: int = 4) -> dict[str, 
         leaf = key.rsplit(".", 1)[-1]
         if leaf == "dt_proj":
             state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
-        elif leaf in ("A_log", "D") and value.shape[0] != num_paths:
+        elif leaf in ("A_log", "D", "dt_bias") and value.shape[0] != num_paths:
             state[key] = value.unflatten(0, (num_paths, -1))
         elif key.endswith("x_proj.weight") and value.ndim == 3:
             state[key] = value.flatten(0, 1)

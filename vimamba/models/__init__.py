@@ -7,8 +7,10 @@ from vimamba.models.localvim import LocalVim
 from vimamba.models.localvmamba import LocalVMamba
 from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
+from vimamba.models.mambavision import MambaVision
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.mlla import MLLA
+from vimamba.models.mobilemamba import MobileMamba
 from vimamba.models.msvmamba import MSVMamba
 from vimamba.models.plainmamba import PlainMamba
 from vimamba.models.spatialmamba import SpatialMamba
@@ -29,7 +31,9 @@ __all__ = [
     "MSVMamba",
     "MambaND",
     "MambaReg",
+    "MambaVision",
     "MedMamba",
+    "MobileMamba",
     "PlainMamba",
     "SpatialMamba",
     "VMamba",

@@ -1,12 +1,15 @@
 """The small models that stand for their families in tests of every kind."""
 
+import inspect
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import timm
+from torch import nn
 
 import vimamba  # noqa: F401  registers them
+from vimamba.layers import SS2D, SSD2D, MambaMixer
 
 TEST_MODELS = [
     name
@@ -38,3 +41,14 @@ def is_plain(name: str) -> bool:
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
     return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+
+
+def takes_scan_order(name: str) -> bool:
+    """Whether the scans of a model can follow another order."""
+    model = timm.create_model(name, device="meta")
+    return "scan_order" in inspect.signature(type(model)).parameters
+
+
+def mixers(model: nn.Module) -> list[nn.Module]:
+    """The mixers that families share."""
+    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]

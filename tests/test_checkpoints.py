@@ -68,8 +68,8 @@ def test_weights_survive_the_way_bit_for_bit(tmp_path):
     save_file(state, tmp_path / "official.safetensors")
     model = create("vim_tiny_patch16_224", tmp_path / "official.safetensors")
     mixer = model.blocks[3].mixer
-    assert torch.equal(mixer.A_log[1], state["layers.3.mixer.A_b_log"])
-    assert torch.equal(mixer.dt_proj[1].weight, state["layers.3.mixer.dt_proj_b.weight"])
+    assert torch.equal(mixer.scan.A_log[1], state["layers.3.mixer.A_b_log"])
+    assert torch.equal(mixer.scan.dt_proj[1].weight, state["layers.3.mixer.dt_proj_b.weight"])
     assert torch.equal(mixer.conv.weight[:384], state["layers.3.mixer.conv1d.weight"])
 
 

@@ -46,7 +46,7 @@ def test_vmamba_and_vim_give_the_published_dense_features():
     vmamba = FeaturePyramid("vmamba_tiny_s1l8", depths=(1, 1, 1, 1)).body.model
     assert all(isinstance(norm, torch.nn.LayerNorm) for norm in vmamba.stage_norms)
     vim = FeaturePyramid("vim_tiny_patch16_224").body.model
-    assert vim.pyramid_blocks == (5, 11, 17, 23)
+    assert vim.taps == [5, 11, 17, 23]
     assert vim.cls_token is None
 
 

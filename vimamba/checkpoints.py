@@ -1,19 +1,17 @@
 """Published checkpoints: find the weights, rename to our parameters, load wholly or not at all.
 
-A family describes its official layout in a table of rules and a `checkpoint_filter_fn`, as timm's
-families do. What a file holds is told from names and shapes alone: `identify` tries it on every
-registered model on the meta device.
+A family registers the names of its official files (`register_family`); its models turn a checkpoint
+into their own state dict (`read_weights`). What a file holds is told from names and shapes alone:
+`identify` tries it on every registered model on the meta device.
 """
 
 import logging
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import timm
@@ -37,7 +35,6 @@ __all__ = [
 
 StateDict = dict[str, Tensor]
 Rules = Mapping[str, str | Callable[[re.Match[str]], str] | None]
-FilterFn = Callable[[Mapping[str, Any], nn.Module], StateDict]
 Known = Callable[[str], bool]
 
 _logger = logging.getLogger(__name__)
@@ -69,6 +66,52 @@ _WHOLE_NETWORKS = (
 )
 
 
+@dataclass(frozen=True)
+class Family:
+    """What is published of a family of models.
+
+    Attributes:
+        name: As its authors write it.
+        model_cls: Class of its models.
+        rules: Official names to ours, as `rename_keys` takes them.
+        layouts: Arguments with which a registered model fits further official files, e.g. dense
+            backbones.
+        top1: Published ImageNet-1k accuracy in percent, by "model.tag".
+    """
+
+    name: str
+    model_cls: type[nn.Module]
+    rules: Rules
+    layouts: tuple[Mapping[str, Any], ...] = ()
+    top1: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def module(self) -> str:
+        """Name of its file, by which timm lists its models."""
+        return self.model_cls.__module__.rpartition(".")[2]
+
+
+_FAMILIES: dict[type[nn.Module], Family] = {}
+
+
+def register_family(name: str, model_cls: type[nn.Module], rules: Rules, **published: Any) -> None:
+    """Make a family known to `identify` and to the loading of its models; see `Family`.
+
+    Raises:
+        ValueError: The class is registered.
+    """
+    if model_cls in _FAMILIES:
+        raise ValueError(
+            f"model_cls={model_cls.__name__} has a family, {_FAMILIES[model_cls].name}"
+        )
+    _FAMILIES[model_cls] = Family(name, model_cls, rules, **published)
+
+
+def family_of(model_cls: type[nn.Module]) -> Family:
+    """The family of a class of models."""
+    return _FAMILIES[model_cls]
+
+
 class _Bare(dict[str, Tensor]):
     """Weights out of their wrappers, which are not looked for again."""
 
@@ -95,6 +138,22 @@ def known_names(model: nn.Module, rules: Rules) -> Known:
     ours = model.state_dict().keys()
     patterns = [re.compile(pattern) for pattern in rules]
     return lambda key: key in ours or any(pattern.fullmatch(key) for pattern in patterns)
+
+
+def in_official_names(state: Mapping[str, Tensor], model: nn.Module, rules: Rules) -> bool:
+    """Whether weights have names of the official code that are none of ours, whatever the depth."""
+    ours = {_without_numbers(key) for key in model.state_dict()}
+    others = (key for key in state if _without_numbers(key) not in ours)
+    return any(_renamed(key, rules) != key for key in others)
+
+
+def _renamed(key: str, rules: Rules) -> str | None:
+    """What the first rule for a key makes of it: a name, None to drop it, or the key itself."""
+    pattern = next((p for p in rules if re.fullmatch(p, key)), None)
+    if pattern is None:
+        return key
+    replacement = rules[pattern]
+    return None if replacement is None else re.sub(pattern, replacement, key)
 
 
 def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDict:
@@ -244,43 +303,6 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
     return out
 
 
-def ss2d_rules(theirs: str, ours: str) -> dict[str, str]:
-    """Rules for one SS2D as VMamba's files name it, which the networks after it kept.
-
-    Args:
-        theirs: Pattern of everything before a parameter's name.
-        ours: Its replacement.
-    """
-    names = {
-        r"conv2d\.(?:1\.)?": "conv.",
-        "x_proj_weight": "x_proj.weight",
-        "dt_projs_weight": "dt_proj",
-        "dt_projs_bias": "dt_bias",
-        "A_logs": "A_log",
-        "Ds": "D",
-        r"in_proj\.": "in_proj.",
-        r"out_norm\.": "out_norm.",
-        r"out_proj\.": "out_proj.",
-    }
-    return {f"{theirs}{name}(?P<leaf>.*)": f"{ours}{our}\\g<leaf>" for name, our in names.items()}
-
-
-def split_paths(state_dict: StateDict, num_paths: int = 4) -> StateDict:
-    """Give what renamed SS2D parameters hold for each path an axis or a layer of its own."""
-    state: StateDict = {}
-    for key, value in state_dict.items():
-        leaf = key.rsplit(".", 1)[-1]
-        if leaf == "dt_proj":
-            state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
-        elif leaf in ("A_log", "D") and value.shape[0] != num_paths:
-            state[key] = value.unflatten(0, (num_paths, -1))
-        elif key.endswith("x_proj.weight") and value.ndim == 3:
-            state[key] = value.flatten(0, 1)
-        else:
-            state[key] = value
-    return state
-
-
 def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()) -> StateDict:
     """Give `state` back if it fits `model` name by name and shape by shape.
 
@@ -343,7 +365,7 @@ def _listed(what: str, keys: list[str], most: int = 6) -> str:
     return f"{len(keys)} {plural}: {', '.join(keys[:most])}{rest}"
 
 
-def load_official(model: nn.Module, path: str | Path, filter_fn: FilterFn) -> None:
+def load_official(model: nn.Module, path: str | Path) -> None:
     """Load a published file into a timm model strictly: the body of `model.load_pretrained`.
 
     Raises:
@@ -352,7 +374,7 @@ def load_official(model: nn.Module, path: str | Path, filter_fn: FilterFn) -> No
     checkpoint = read_checkpoint(path)
     cfg: dict[str, Any] = dict(model.pretrained_cfg)  # type: ignore[arg-type]
     try:
-        state = filter_fn(checkpoint, model)
+        state = model.read_weights(checkpoint)  # type: ignore[operator]
     except CheckpointError as error:
         found = next(_matches(checkpoint), None)
         verdict = f"it is {found}" if found else "it fits no model that vimamba knows"
@@ -441,30 +463,29 @@ def identify(path: str | Path) -> Identity:
 
 def _matches(checkpoint: Mapping[str, Any]) -> Iterator[Identity]:
     """Every model of this package that the checkpoint fits, with the arguments that it takes."""
-    families: dict[ModuleType, list[str]] = {}
-    for name in timm.list_models():
-        module = timm.model_entrypoint(name).__module__
-        if module.startswith("vimamba."):
-            families.setdefault(sys.modules[module], []).append(name)
-    for module, names in families.items():
-        state = _of_family(checkpoint, module, names)
+    for family in _FAMILIES.values():
+        names = [n for n in timm.list_models(module=family.module) if _is_of(n, family)]
+        state = _of_family(checkpoint, family, names)
         if not state:
             continue
         released = [name for name in names if not name.startswith("test_")]
-        layouts = [layout for layout in getattr(module, "CHECKPOINT_LAYOUTS", ()) if layout]
         # a file that is some model's as it is may pass for another one's backbone, too
         for name in released:
-            yield from _matches_model(state, module, name, {})
+            yield from _matches_model(state, family, name, {})
         for name in released:
-            for arguments in layouts:
-                yield from _matches_model(state, module, name, arguments)
+            for arguments in family.layouts:
+                yield from _matches_model(state, family, name, arguments)
 
 
-def _of_family(checkpoint: Mapping[str, Any], module: ModuleType, names: list[str]) -> StateDict:
+def _is_of(name: str, family: Family) -> bool:
+    return timm.model_entrypoint(name).__module__ == family.model_cls.__module__
+
+
+def _of_family(checkpoint: Mapping[str, Any], family: Family, names: list[str]) -> StateDict:
     """The weights, if most have names that the family or its official code gives; else none."""
     tests = [_outline(timm.model_entrypoint(n), n, 3, ()) for n in names if n.startswith("test_")]
     ours = {_without_numbers(key) for model in tests for key in model.state_dict()}
-    patterns = [re.compile(pattern) for pattern in module.CHECKPOINT_KEYS]
+    patterns = [re.compile(pattern) for pattern in family.rules]
 
     def known(key: str) -> bool:
         return _without_numbers(key) in ours or any(p.fullmatch(key) for p in patterns)
@@ -489,21 +510,21 @@ def _outline(
 
 
 def _matches_model(
-    state: StateDict, module: ModuleType, name: str, arguments: Mapping[str, Any]
+    state: StateDict, family: Family, name: str, arguments: Mapping[str, Any]
 ) -> Iterator[Identity]:
     """A model made with some arguments, if the weights have its layout."""
     stems = (v for k, v in state.items() if k.startswith(_STEMS) and v.ndim == 4)
     in_chans = next((stem.shape[1] for stem in stems), 3)
     model = _outline(timm.model_entrypoint(name), name, in_chans, tuple(arguments.items()))
     try:
-        fitting = module.checkpoint_filter_fn(state, model)
+        fitting = model.read_weights(state)  # type: ignore[operator]
     except CheckpointError:
         return
     cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     head = fitting.get(f"{cfg['classifier']}.weight")
     yield Identity(
         variant=name,
-        family=cfg_note(cfg, "family", module.__name__.rsplit(".", 1)[-1]),
+        family=family.name,
         generation=cfg_note(cfg, "generation"),
         accuracy=f"ImageNet-1k top-1 {cfg_note(cfg, 'top-1')} with the official weights",
         license=cfg.get("license") or "unstated",

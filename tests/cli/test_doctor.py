@@ -36,7 +36,7 @@ def test_the_scan_is_seen_before_the_layer_that_hides_it(name, dtype):
     ranges = observe(model, torch.randn(1, 3, 96, 96), dtype)
     layers = [entry.layer for entry in ranges]
     mixer = "blocks.0.mixer" if name == "test_vim" else "stages.0.blocks.0.mixer"
-    scan = layers.index(f"{mixer}: scan")
+    scan = layers.index(f"{mixer}.scan")
     assert layers.index(f"{mixer}.in_proj") < scan < layers.index(f"{mixer}.out_proj")
     assert not any(entry.overflows for entry in ranges)
 
@@ -44,16 +44,16 @@ def test_the_scan_is_seen_before_the_layer_that_hides_it(name, dtype):
 def test_the_first_scan_beyond_float16_is_named(tmp_path, capsys):
     model = build()
     with torch.no_grad():
-        model.stages[1].blocks[0].mixer.D.fill_(1e7)
+        model.stages[1].blocks[0].mixer.scan.D.fill_(1e7)
     torch.save(model.state_dict(), tmp_path / "large.pth")
     args = ["doctor", "test_vmamba", "--checkpoint", str(tmp_path / "large.pth")]
     assert main([*args, "--batch-size", "1"]) == 1
     out = capsys.readouterr().out
-    assert "the first layer that overflows: stages.1.blocks.0.mixer: scan (" in out
+    assert "the first layer that overflows: stages.1.blocks.0.mixer.scan (" in out
     assert "float16 ends at 65504" in out
     # the norm behind it makes small numbers of it, which is why it has to be looked for
     assert main([*args, "--batch-size", "1", "--precision", "16-mixed"]) == 1
-    assert "stages.1.blocks.0.mixer: scan (" in capsys.readouterr().out
+    assert "stages.1.blocks.0.mixer.scan (" in capsys.readouterr().out
 
 
 def test_a_number_that_is_not_finite_is_counted(tmp_path, capsys):

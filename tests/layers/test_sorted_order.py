@@ -8,7 +8,7 @@ from vimamba.exporting.onnx_file import OnnxRunner, write_onnx
 from vimamba.layers import SS2D
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.ss2d import SSD2D
-from vimamba.layers.tokens import insert_class_token
+from vimamba.layers.tokens import insert_into_paths
 
 
 class SortedMixer(nn.Module):
@@ -73,10 +73,10 @@ def test_a_class_token_joins_the_paths_of_every_image():
     mixer = MambaMixer(8, d_state=2)
     x = torch.randn(2, 6, 8)
     paths = torch.stack([torch.randperm(5) for _ in range(4)]).unflatten(0, (2, 2))
-    with_token = insert_class_token(paths, 2, front=False)
+    with_token = insert_into_paths(paths, [2], 5)
     y = mixer(x, with_token)
     for i in range(2):
-        table = insert_class_token(paths[i], 2, front=False)
+        table = insert_into_paths(paths[i], [2], 5)
         assert torch.equal(with_token[i], table)
         torch.testing.assert_close(mixer(x[i : i + 1], table), y[i : i + 1])
 

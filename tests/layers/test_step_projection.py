@@ -147,7 +147,7 @@ def test_a_mixer_gives_the_same_either_way(mixer):
     for _ in range(2):
         y = mixer(*inputs)
         results.append([y, *torch.autograd.grad(y.square().sum(), list(mixer.parameters()))])
-        for layer in mixer.dt_proj:
+        for layer in mixer.scan.dt_proj:
             layer.register_forward_hook(lambda *_: None)
     torch.testing.assert_close(*results)
 
@@ -171,7 +171,7 @@ def test_a_compiled_model_notices_a_hook_that_comes_later(backend):
     compiled = torch.compile(model, fullgraph=True, backend=backend)
     before = compiled(image)
     mixer = model.blocks[0].mixer
-    mixer.dt_proj[0].register_forward_hook(lambda layer, inputs, out: out + 3)
+    mixer.scan.dt_proj[0].register_forward_hook(lambda layer, inputs, out: out + 3)
     after = compiled(image)
     assert not torch.allclose(before, after, rtol=1e-6, atol=0)
     torch.testing.assert_close(after, model(image))

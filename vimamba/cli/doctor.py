@@ -104,7 +104,8 @@ class Observer(TorchDispatchMode):
         if func.namespace == "vimamba":
             first = output if isinstance(output, Tensor) else output[0]
             inside = next((name for name in reversed(self._running) if name), "")
-            self._record(f"{inside}: scan", func.name().removeprefix("vimamba::"), first)
+            kind = func.name().removeprefix("vimamba::")
+            self._record(inside if inside.endswith("scan") else f"{inside}: {kind}", kind, first)
         return output
 
     def _record(self, layer: str, kind: str, output: Tensor) -> None:

@@ -1,11 +1,25 @@
-"""Mixers and blocks that two or more families share."""
+"""Mixers and blocks that two or more families share.
+
+There are two kinds of mixers. A map mixer (SS2D, SSD2D) takes tokens on a grid, (N, *grid, C), and
+finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths over them, which a
+backbone with a class token or registers gives it.
+"""
 
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer
+from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
 from vimamba.layers.pyramid import SimplePyramid
-from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer
+from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
+from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
-from vimamba.layers.tokens import PatchEmbed, RotaryEmbed, insert_class_token, to_pair
+from vimamba.layers.tokens import (
+    PatchEmbed,
+    RotaryEmbed,
+    insert_into_paths,
+    insert_tokens,
+    pick_tokens,
+    split_tokens,
+    to_pair,
+)
 from vimamba.layers.vss import (
     GATED_SS2D,
     PatchExpand,
@@ -27,12 +41,22 @@ __all__ = [
     "PatchStem",
     "RotaryEmbed",
     "ScanMixer",
+    "SelectiveScan",
     "SimplePyramid",
     "Stage",
+    "StateSpaceDuality",
     "VSSBlock",
+    "VimBlock",
     "drop_path_rates",
     "init_vss_",
-    "insert_class_token",
+    "insert_into_paths",
+    "insert_tokens",
+    "join_branches",
+    "mamba_rules",
+    "pick_tokens",
     "scan_parameters",
+    "split_paths",
+    "split_tokens",
+    "ss2d_rules",
     "to_pair",
 ]

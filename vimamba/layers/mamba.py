@@ -8,19 +8,16 @@ Sizes: N batch, L tokens, C channels, D = expand * C, K paths of T steps, S stat
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
-from vimamba.layers.ssm import (
-    StepProjection,
-    init_state_decay_,
-    init_step_bias_,
-    init_step_projection_,
-)
+from vimamba.layers.scan import SelectiveScan
 from vimamba.layers.tracing import refuse_plain_onnx
+from vimamba.reading import CheckpointError
 
 
 class MambaMixer(nn.Module):
@@ -67,22 +64,10 @@ class MambaMixer(nn.Module):
         self.x_proj = nn.ModuleList(
             nn.Linear(inner, rows, bias=False, **dd) for _ in range(num_paths)
         )
-        self.dt_proj = StepProjection(
-            nn.Linear(self.dt_rank, inner, bias=False, **dd) for _ in range(num_paths)
+        self.scan = SelectiveScan(
+            inner, num_paths=num_paths, d_state=d_state, dt_rank=self.dt_rank, **dd
         )
-        self.dt_bias = nn.Parameter(torch.empty(num_paths, inner, **dd))
-        self.A_log = nn.Parameter(torch.empty(num_paths, inner, d_state, **dd))
-        self.D = nn.Parameter(torch.empty(num_paths, inner, **dd))
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
-        for projection in self.dt_proj:
-            init_step_projection_(projection)  # type: ignore[arg-type]
-        init_step_bias_(self.dt_bias)
-        init_state_decay_(self.A_log)
-        nn.init.ones_(self.D)
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths to (N, L, C).
@@ -101,22 +86,7 @@ class MambaMixer(nn.Module):
             projected.append(x_proj(u[:, k]))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
-        delta, delta_weight = self.dt_proj(dt)
-        y = torch.ops.vimamba.selective_scan(
-            u,
-            delta,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            gate,
-            self.dt_bias,
-            delta_weight,
-            True,
-            paths,
-            True,
-            "auto",
-        )
+        y = self.scan(u, dt, B, C, paths, gate)
         y = self.out_proj(y)
         return y / self.num_paths if self.average_paths else y
 
@@ -153,3 +123,54 @@ class VimBlock(nn.Module):
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
         return x + self.update(x, paths)
+
+
+def mamba_rules(theirs: str, ours: str, suffixes: Sequence[str]) -> dict[str, str]:
+    """Rules that rename the parameters of one mixer, as the networks after Vim name them.
+
+    What belongs to path k and is part of one parameter of ours ends in "@k" then, and
+    `join_branches` puts it together.
+
+    Args:
+        theirs: Pattern of everything before a parameter's name.
+        ours: Its replacement.
+        suffixes: What the names of each path's parameters end in, e.g. ("", "_b").
+    """
+    rules = {f"{theirs}(?P<leaf>(?:in_proj|out_proj)\\..*)": f"{ours}\\g<leaf>"}
+    for k, suffix in enumerate(suffixes):
+        # a letter stands in the middle of A's name, a number at its end
+        decay = f"A_log{suffix}" if suffix.strip("_").isdigit() else f"A{suffix}_log"
+        names = {
+            rf"x_proj{suffix}\.weight": f"x_proj.{k}.weight",
+            rf"dt_proj{suffix}\.weight": f"scan.dt_proj.{k}.weight",
+            rf"dt_proj{suffix}\.bias": f"scan.dt_bias@{k}",
+            rf"conv1d{suffix}\.weight": f"conv.weight@{k}",
+            rf"conv1d{suffix}\.bias": f"conv.bias@{k}",
+            decay: f"scan.A_log@{k}",
+            f"D{suffix}": f"scan.D@{k}",
+        }
+        rules.update({f"{theirs}{name}": f"{ours}{our}" for name, our in names.items()})
+    return rules
+
+
+def join_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put together what `mamba_rules` marked as one path's part of a parameter.
+
+    Raises:
+        CheckpointError: A path's part is missing.
+    """
+    state: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    for key, value in state_dict.items():
+        name, _, branch = key.partition("@")
+        if branch:
+            parts.setdefault(name, {})[int(branch)] = value
+        else:
+            state[name] = value
+    count = max((max(part) + 1 for part in parts.values()), default=0)
+    for name, part in parts.items():
+        if len(part) < count:
+            raise CheckpointError(f"{name!r} is there for {len(part)} of {count} paths only")
+        join = torch.cat if ".conv." in name else torch.stack
+        state[name] = join([part[k] for k in range(count)])
+    return state

@@ -16,12 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vimamba.layers.ssm import (
-    StepProjection,
-    init_state_decay_,
-    init_step_bias_,
-    init_step_projection_,
-)
+from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
 
@@ -29,7 +24,7 @@ _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class ScanMixer(nn.Module):
-    """What these mixers have in common: all but the scan.
+    """What these mixers have in common: all but the scan and its projection.
 
     Args:
         dim: C.
@@ -40,6 +35,7 @@ class ScanMixer(nn.Module):
         gated: Multiply the normed output by an activated gate.
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
+        combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
         dd: Device and dtype of the parameters.
     """
 
@@ -53,6 +49,7 @@ class ScanMixer(nn.Module):
         gated: bool,
         conv_bias: bool,
         dims: int,
+        combine: nn.Module | None,
         dd: dict[str, Any],
     ) -> None:
         super().__init__()
@@ -64,6 +61,7 @@ class ScanMixer(nn.Module):
         self.in_proj = nn.Linear(dim, 2 * inner if gated else inner, bias=False, **dd)
         self.conv = _CONV[dims](inner, inner, 3, padding=1, groups=inner, bias=conv_bias, **dd)
         self.act = act
+        self.combine = combine
         self.out_norm = nn.LayerNorm(inner, **dd)
         self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
 
@@ -84,19 +82,20 @@ class ScanMixer(nn.Module):
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
         own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.out_norm(self.scan(x.flatten(1, -2), own))
+        y = self.out_norm(self.mix(x.flatten(1, -2), own))
         y = y.unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)
 
-    def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
+    def mix(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
         """Start the parameters of the scan; the other layers start themselves."""
-        raise NotImplementedError
+        self.x_proj.reset_parameters()  # type: ignore[operator]
+        self.scan.reset_parameters()  # type: ignore[operator]
 
 
 class SS2D(ScanMixer):
@@ -112,6 +111,7 @@ class SS2D(ScanMixer):
         gated: Multiply the normed output by a SiLU gate.
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
+        combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
         device, dtype: Of the parameters.
     """
 
@@ -126,56 +126,31 @@ class SS2D(ScanMixer):
         gated: bool = False,
         conv_bias: bool = False,
         dims: int = 2,
+        combine: nn.Module | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
         shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}
+        shell |= {"combine": combine}
         super().__init__(dim, inner, nn.SiLU(), dd=dd, **shell)
         self.d_state = d_state
         self.dt_rank = dt_rank or math.ceil(dim / 16)
-
         rows = self.num_paths * (self.dt_rank + 2 * d_state)
         self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
-        self.dt_proj = StepProjection(
-            nn.Linear(self.dt_rank, inner, bias=False, **dd) for _ in range(self.num_paths)
+        self.scan = SelectiveScan(
+            inner, num_paths=self.num_paths, d_state=d_state, dt_rank=self.dt_rank, **dd
         )
-        self.dt_bias = nn.Parameter(torch.empty(self.num_paths, inner, **dd))
-        self.A_log = nn.Parameter(torch.empty(self.num_paths, inner, d_state, **dd))
-        self.D = nn.Parameter(torch.empty(self.num_paths, inner, **dd))
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
-        self.x_proj.reset_parameters()
-        for projection in self.dt_proj:
-            init_step_projection_(projection)  # type: ignore[arg-type]
-        init_step_bias_(self.dt_bias)
-        init_state_decay_(self.A_log)
-        nn.init.ones_(self.D)
-
-    def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
+    def mix(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
         projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
-        projected = projected.transpose(1, 2)
-        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        delta, delta_weight = self.dt_proj(dt)
-        return torch.ops.vimamba.selective_scan(
-            u,
-            delta,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            None,
-            self.dt_bias,
-            delta_weight,
-            True,
-            paths,
-            True,
-            "auto",
-        )
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
+        if self.combine is None:
+            return self.scan(u, dt, B, C, paths)
+        return self.combine(self.scan(u, dt, B, C, paths, merge=False))
 
 
 class SSD2D(ScanMixer):
@@ -194,6 +169,7 @@ class SSD2D(ScanMixer):
         gated: Multiply the normed output by a GELU gate.
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
+        combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
         device, dtype: Of the parameters.
     """
 
@@ -208,6 +184,7 @@ class SSD2D(ScanMixer):
         gated: bool = False,
         conv_bias: bool = False,
         dims: int = 2,
+        combine: nn.Module | None = None,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -217,43 +194,56 @@ class SSD2D(ScanMixer):
         if inner % heads:
             raise ValueError(f"heads={heads} must divide the {inner} inner channels")
         shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}
+        shell |= {"combine": combine}
         super().__init__(dim, inner, nn.GELU(), dd=dd, **shell)
         self.d_state = d_state
         self.heads = heads
-
         rows = self.num_paths * (heads + 2 * d_state)
         self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
-        self.dt_bias = nn.Parameter(torch.empty(self.num_paths, heads, **dd))
-        self.A_log = nn.Parameter(torch.empty(self.num_paths, heads, **dd))
-        self.D = nn.Parameter(torch.empty(self.num_paths, heads, inner // heads, **dd))
-        self.reset_parameters()
+        self.scan = StateSpaceDuality(heads, inner // heads, num_paths=self.num_paths, **dd)
 
-    def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
-        self.x_proj.reset_parameters()
-        nn.init.uniform_(self.dt_bias, 0.0, 0.1)
-        nn.init.zeros_(self.A_log)
-        nn.init.ones_(self.D)
-
-    def scan(self, u: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, D) along paths (K, T) or (N, K, T), summed over them: (N, L, D)."""
+    def mix(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
         projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.heads + 2 * self.d_state))
         dt, B, C = projected.transpose(1, 2).split([self.heads, self.d_state, self.d_state], dim=-1)
-        y, _ = torch.ops.vimamba.ssd(
-            u.unflatten(-1, (self.heads, -1)),
-            dt,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            self.D,
-            None,
-            self.dt_bias,
-            True,
-            None,
-            None,
-            paths,
-            True,
-            False,
-            "auto",
-        )
-        return y.flatten(-2)
+        heads = u.unflatten(-1, (self.heads, -1))
+        if self.combine is None:
+            return self.scan(heads, dt, B, C, paths).flatten(-2)
+        return self.combine(self.scan(heads, dt, B, C, paths, merge=False).flatten(-2))
+
+
+def ss2d_rules(theirs: str, ours: str) -> dict[str, str]:
+    """Rules for one SS2D as VMamba's files name it, which the networks after it kept.
+
+    Args:
+        theirs: Pattern of everything before a parameter's name.
+        ours: Its replacement.
+    """
+    names = {
+        r"conv2d\.(?:1\.)?": "conv.",
+        "x_proj_weight": "x_proj.weight",
+        "dt_projs_weight": "scan.dt_proj",
+        "dt_projs_bias": "scan.dt_bias",
+        "A_logs": "scan.A_log",
+        "Ds": "scan.D",
+        r"in_proj\.": "in_proj.",
+        r"out_norm\.": "out_norm.",
+        r"out_proj\.": "out_proj.",
+    }
+    return {f"{theirs}{name}(?P<leaf>.*)": f"{ours}{our}\\g<leaf>" for name, our in names.items()}
+
+
+def split_paths(state_dict: dict[str, Tensor], num_paths: int = 4) -> dict[str, Tensor]:
+    """Give what renamed SS2D parameters hold for each path an axis or a layer of its own."""
+    state: dict[str, Tensor] = {}
+    for key, value in state_dict.items():
+        leaf = key.rsplit(".", 1)[-1]
+        if leaf == "dt_proj":
+            state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
+        elif leaf in ("A_log", "D") and value.shape[0] != num_paths:
+            state[key] = value.unflatten(0, (num_paths, -1))
+        elif key.endswith("x_proj.weight") and value.ndim == 3:
+            state[key] = value.flatten(0, 1)
+        else:
+            state[key] = value
+    return state

@@ -132,21 +132,64 @@ def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
     return weight / weight.sum(1, keepdim=True)
 
 
-def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
-    """Let every path visit a class token that stands before grid token `position`.
+def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:
+    """Put tokens (N, P, C) among x (N, L, C) so that they stand at `places`, rising, of the result.
 
-    A path that runs from the front of the grid to its back meets it after half of its tokens (or
-    first, if it stands in front of all); one that runs the other way counts from its end, so that
-    the reverse of a path stays its reverse. Steps that only pad do not count.
+    Returns:
+        (N, P + L, C).
+    """
+    parts: list[Tensor] = []
+    start = 0
+    for i, place in enumerate(places):
+        parts.append(x[:, start : place - i])
+        parts.append(tokens[:, i : i + 1])
+        start = place - i
+    parts.append(x[:, start:])
+    return torch.cat(parts, dim=1)
+
+
+def pick_tokens(x: Tensor, places: list[int]) -> Tensor:
+    """The tokens of x (N, P + L, C) at P `places`: (N, P, C)."""
+    if len(places) == 0:
+        return x[:, :0]
+    # no index tensor, which a trace would keep
+    return torch.cat([x[:, place : place + 1] for place in places], dim=1)
+
+
+def split_tokens(x: Tensor, places: list[int]) -> tuple[Tensor, Tensor]:
+    """The other tokens of x (N, P + L, C) and those at P `places`, rising: (N, L, C), (N, P, C)."""
+    if len(places) == 0:
+        return x, x[:, :0]
+    parts: list[Tensor] = []
+    start = 0
+    for place in places:
+        parts.append(x[:, start:place])
+        start = place + 1
+    parts.append(x[:, start:])
+    return torch.cat(parts, dim=1), pick_tokens(x, places)
+
+
+def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+    """Let every path visit tokens that were inserted among those of the grid.
+
+    A path that runs from the front of the grid to its back meets a token after the share of its
+    tokens that stands in front of it; one that runs the other way counts from its end, so that the
+    reverse of a path stays its reverse. Steps that only pad do not count.
 
     Args:
         paths: (K, T) over a grid of L tokens, or (N, K, T).
-        position: Index of the class token among the L + 1.
-        front: The class token stands in front of all others.
+        places: Indices of the P inserted tokens, rising, among all P + L.
+        num_patches: L.
 
     Returns:
-        (K, T + 1), or (N, K, T + 1).
+        (K, P + T), or (N, K, P + T).
     """
+    for i, place in enumerate(places):
+        paths = _insert_one(paths, place, num_patches + i)
+    return paths
+
+
+def _insert_one(paths: Tensor, position: int, num_tokens: int) -> Tensor:
     length = paths.shape[-1]
     shifted = torch.where(paths >= position, paths + 1, paths)
     # tokens up to each step, that one included, and from it on
@@ -156,12 +199,13 @@ def insert_class_token(paths: Tensor, position: int, front: bool) -> Tensor:
     first, last = (seen < 1).sum(-1, keepdim=True), (seen < total).sum(-1, keepdim=True)
     # a path may visit nothing
     ends = [paths.gather(-1, end.clamp(max=length - 1)) for end in (first, last)]
-    half = torch.zeros_like(total) if front else total // 2
-    some = (half > 0).to(half.dtype)
+    # rounded so that a token in the middle is met after half of any path's tokens
+    share = (total * position + (num_tokens - 1) // 2) // num_tokens
+    some = (share > 0).to(share.dtype)
     turn = torch.where(
         ends[0] > ends[1],
-        length - (ahead < half).sum(-1, keepdim=True) - some,
-        (seen < half).sum(-1, keepdim=True) + some,
+        length - (ahead < share).sum(-1, keepdim=True) - some,
+        (seen < share).sum(-1, keepdim=True) + some,
     )
     step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)
     before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)

@@ -14,9 +14,10 @@ from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from vimamba.checkpoints import CheckpointError, FilterFn, StateDict, check_finite
+from vimamba.checkpoints import CheckpointError, StateDict, check_finite
+from vimamba.models._backbone import Backbone
 
-ModelT = TypeVar("ModelT", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound=Backbone)
 
 
 class WeightsError(CheckpointError, RuntimeError):
@@ -48,8 +49,7 @@ def build_model(
     variant: str,
     pretrained: bool,
     *,
-    filter_fn: FilterFn,
-    features: Sequence[int],
+    features: Sequence[int] = (0, 1, 2, 3),
     **kwargs: Any,
 ) -> ModelT:
     """Build a registered model, and with `features_only` the extractor of its feature maps.
@@ -61,7 +61,6 @@ def build_model(
         model_cls: The family's class.
         variant: Registered name.
         pretrained: Load the weights of the pretrained config.
-        filter_fn: Adapts official weights.
         features: Indices for `features_only` where the user gives no `out_indices`.
         **kwargs: The model's arguments and those of timm's `create_model`.
 
@@ -76,8 +75,8 @@ def build_model(
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
 
-    def adapt(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
-        state = filter_fn(state_dict, model)
+    def adapt(checkpoint: Mapping[str, Any], model: Backbone) -> StateDict:
+        state = model.read_weights(checkpoint)
         check_finite(state)
         return state
 

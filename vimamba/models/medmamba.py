@@ -7,7 +7,8 @@ Official code: https://github.com/YubiaoYue/MedMamba (no licence file)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,19 +16,19 @@ from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoints import (
-    StateDict,
-    check_fit,
-    known_names,
-    load_official,
-    rename_keys,
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import (
+    GATED_SS2D,
+    SS2D,
+    PatchMerging,
+    PatchStem,
+    drop_path_rates,
     split_paths,
     ss2d_rules,
-    unwrap,
 )
-from vimamba.layers import SS2D
 from vimamba.models._builder import build_model
-from vimamba.models.vmamba import FIRST_GENERATION, VMamba, next_stage
+from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models.vmamba import next_stage
 
 __all__ = ["MedMamba"]
 
@@ -61,7 +62,7 @@ class ConvScanBlock(nn.Module):
         return x + torch.stack([local, whole], dim=-1).flatten(-2)
 
 
-class MedMamba(VMamba):
+class MedMamba(StagedBackbone):
     """MedMamba with a classifier.
 
     Args:
@@ -89,54 +90,47 @@ class MedMamba(VMamba):
     ) -> None:
         if any(dim % 2 for dim in dims):
             raise ValueError(f"dims={dims} must be even, for each branch takes a half")
+        dd = {"device": device, "dtype": dtype}
+
+        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            mixer = SS2D(dim // 2, scan_order=order, **GATED_SS2D, **dd)
+            return ConvScanBlock(dim, mixer, drop_path=rate, **dd)
+
+        rates = drop_path_rates(drop_path_rate, depths)
         super().__init__(
-            in_chans,
-            num_classes,
-            global_pool,
-            depths=depths,
-            dims=dims,
-            scan_order=scan_order,
+            PatchStem(in_chans, dims[0], **dd),
+            make_stages(
+                depths,
+                dims,
+                scan_order,
+                rates,
+                make_block=make_block,
+                make_downsample=partial(PatchMerging, **dd),
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
             drop_rate=drop_rate,
-            drop_path_rate=drop_path_rate,
-            device=device,
-            dtype=dtype,
-            **FIRST_GENERATION,
+            norm=nn.Identity(),
+            **dd,
         )
-        self.norm = nn.Identity()
+        self.init_weights(needs_reset=False)
 
-    def _make_block(
-        self,
-        dim: int,
-        mixer: str,
-        scan: dict[str, Any],
-        *,
-        mlp_ratio: float,
-        drop_path: float,
-        dd: dict[str, Any],
-    ) -> nn.Module:
-        return ConvScanBlock(dim, SS2D(dim // 2, **scan, **dd), drop_path=drop_path, **dd)
-
-    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Start all parameters as the official code does.
-
-        Args:
-            mode: Only "" is known.
-            needs_reset: Also reset layers that start themselves, as after `to_empty()`.
-        """
-        super().init_weights(mode, needs_reset)
+    def init_parameters(self) -> None:
+        """Linear layers and scans as VMamba's, convolutions by their fan-out."""
+        super().init_parameters()
         for module in self.modules():
-            if needs_reset and isinstance(module, nn.BatchNorm2d):
-                module.reset_parameters()
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def load_pretrained(self, path: str) -> None:
-        """Load an official file strictly."""
-        load_official(self, path, checkpoint_filter_fn)
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give each path's parameters an axis or a layer of its own."""
+        return split_paths(super().from_official(state_dict))
 
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-CHECKPOINT_KEYS = {
+RULES = {
     r"patch_embed\.proj\.(.*)": r"stem.conv1.\1",
     r"patch_embed\.norm\.(.*)": r"stem.norm1.\1",
     **ss2d_rules(_BLOCK + r"self_attention\.", r"stages.\1.blocks.\2.mixer."),
@@ -147,17 +141,7 @@ CHECKPOINT_KEYS = {
 }
 
 
-def _from_official(state_dict: StateDict) -> StateDict:
-    """Rename, and give each path's parameters an axis or a layer of its own."""
-    return split_paths(rename_keys(state_dict, CHECKPOINT_KEYS))
-
-
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """Adapt official weights; weights under our names pass through."""
-    state = unwrap(state_dict, known_names(model, CHECKPOINT_KEYS))
-    if "stem.conv1.weight" not in state:
-        state = _from_official(state)
-    return check_fit(state, model)
+register_family("MedMamba", MedMamba, RULES)
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -198,8 +182,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> MedMamba:
-    options = {"filter_fn": checkpoint_filter_fn, "features": (0, 1, 2, 3)}
-    return build_model(MedMamba, variant, pretrained, **options, **kwargs)
+    return build_model(MedMamba, variant, pretrained, **kwargs)
 
 
 @register_model

@@ -9,40 +9,27 @@ Sizes: N batch, H and W image or grid, C channels of a stage. Everything is chan
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-import torch.nn.functional as F
-from timm.layers import ClassifierHead
-from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from vimamba.checkpoints import (
-    StateDict,
-    check_fit,
-    known_names,
-    load_official,
-    rename_keys,
-    split_paths,
-    ss2d_rules,
-    unwrap,
-)
+from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     GATED_SS2D,
     SS2D,
     SSD2D,
     PatchMerging,
     PatchStem,
-    Stage,
     VSSBlock,
     drop_path_rates,
-    init_vss_,
-    scan_parameters,
+    split_paths,
+    ss2d_rules,
 )
 from vimamba.models._builder import build_model
-from vimamba.scan_orders import order_of_block
+from vimamba.models._staged import StagedBackbone, make_stages
 
 __all__ = ["VMamba"]
 
@@ -82,7 +69,7 @@ _MIXERS = {"ss2d": SS2D, "ssd2d": SSD2D}
 FIRST_GENERATION: dict[str, Any] = {**GATED_SS2D, "mlp_ratio": 0.0, "overlapping": False}
 
 
-class VMamba(nn.Module):
+class VMamba(StagedBackbone):
     """VMamba backbone with a classifier.
 
     Args:
@@ -126,200 +113,40 @@ class VMamba(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
-        if len(depths) != len(dims):
-            raise ValueError(f"depths={depths} and dims={dims} must name the same stages")
         if mixer not in _MIXERS:
             raise ValueError(f"mixer={mixer!r} is unknown; choose from {list(_MIXERS)}")
         dd = {"device": device, "dtype": dtype}
-        num_classes = 0 if stage_norm else num_classes
-        self.in_chans, self.num_classes = in_chans, num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.output_fmt = "NHWC"
-        scan: dict[str, Any] = {
-            "d_state": d_state,
-            "expand": expand,
-            "gated": gated,
-            "conv_bias": conv_bias,
-        }
+        scan = {"d_state": d_state, "expand": expand, "gated": gated, "conv_bias": conv_bias}
 
-        self.stem = (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd)
-        downsample = ConvDownsample if overlapping else PatchMerging
+        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            made = _MIXERS[mixer](dim, scan_order=order, **scan, **dd)
+            return VSSBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+
+        downsample = partial(ConvDownsample if overlapping else PatchMerging, **dd)
         rates = drop_path_rates(drop_path_rate, depths)
-        self.stages = nn.Sequential()
-        self.feature_info: list[dict[str, Any]] = []
-        for i, (dim, stage_rates) in enumerate(zip(dims, rates, strict=True)):
-            before = sum(depths[:i])
-            orders = [order_of_block(scan_order, before + j) for j in range(len(stage_rates))]
-            blocks = [
-                self._make_block(
-                    dim,
-                    mixer,
-                    {"scan_order": order, **scan},
-                    mlp_ratio=mlp_ratio,
-                    drop_path=rate,
-                    dd=dd,
-                )
-                for rate, order in zip(stage_rates, orders, strict=True)
-            ]
-            between = downsample(dims[i - 1], dim, **dd) if i else nn.Identity()
-            self.stages.append(Stage(between, blocks))
-            self.feature_info.append(
-                {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"}
-            )
-        self.stage_norms = nn.ModuleList(
-            nn.LayerNorm(dim, **dd) if stage_norm else nn.Identity() for dim in dims
-        )
-        self.norm = nn.Identity() if stage_norm else nn.LayerNorm(dims[-1], **dd)
-        self.head = ClassifierHead(
-            dims[-1], num_classes, global_pool, drop_rate, input_fmt=self.output_fmt, **dd
+        super().__init__(
+            (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd),
+            make_stages(
+                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.LayerNorm(dims[-1], **dd),
+            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
+            **dd,
         )
         self.init_weights(needs_reset=False)
 
-    def _make_block(
-        self,
-        dim: int,
-        mixer: str,
-        scan: dict[str, Any],
-        *,
-        mlp_ratio: float,
-        drop_path: float,
-        dd: dict[str, Any],
-    ) -> nn.Module:
-        made = _MIXERS[mixer](dim, **scan, **dd)
-        return VSSBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=drop_path, **dd)
-
-    def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Start all parameters as the official code does.
-
-        Args:
-            mode: Only "" is known.
-            needs_reset: Also reset layers that start themselves, as after `to_empty()`.
-        """
-        if mode:
-            raise ValueError(f"mode={mode!r} is unknown; only '' is")
-        for module in self.modules():
-            if needs_reset and isinstance(module, nn.Conv2d | nn.LayerNorm):
-                module.reset_parameters()
-        init_vss_(self)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the scans' parameters."""
-        return scan_parameters(self)
-
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layer groups for layer-wise learning rates."""
-        fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return {
-            "stem": r"^stem",
-            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(?:stage_)?norm", (99999,))],
-        }
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade compute for memory in every stage."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable  # type: ignore[assignment]
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer; 0 classes leave pooled features."""
-        self.num_classes = num_classes
-        dd: dict[str, Any] = get_device_dtype(self)
-        self.head.reset(num_classes, global_pool, in_features=self.num_features, **dd)
-        self.head_hidden_size = self.head.num_features
-
-    def load_pretrained(self, path: str) -> None:
-        """Load an official file strictly."""
-        load_official(self, path, checkpoint_filter_fn)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Features of the chosen stages; see timm's `forward_intermediates`.
-
-        With `norm`, the last stage's features are normed; the others have no norm of their own
-        unless the model was made with `stage_norm`, which always norms all.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NHWC")
-        take, last = feature_take_indices(len(self.stages), indices)
-        last = last if stop_early else len(self.stages) - 1
-        x, features = self._run_stages(x, take, last, norm)
-        if output_fmt == "NCHW":
-            features = _to_nchw(features)
-        if intermediates_only:
-            return features
-        if last == len(self.stages) - 1:
-            x = self.norm(self.stage_norms[-1](x))
-        return x, features
-
-    def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
-        """Features (N, C, H, W) of the chosen stages, in TorchScript, too."""
-        return _to_nchw(self._run_stages(x, indices, len(self.stages) - 1, norm)[1])
-
-    def _run_stages(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Grid behind stage `last`, and channels-last features of the stages `take`."""
-        patch = self.stem.patch_size
-        if patch > 1:
-            # maps leave no pixel out, as those of other backbones; logits do, as the official ones
-            x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))  # type: ignore[operator]
-        x = self.stem(x)
-        features: list[Tensor] = []
-        # TorchScript knows no `strict`
-        for i, (stage, stage_norm) in enumerate(zip(self.stages, self.stage_norms)):  # noqa: B905
-            if i <= last:
-                x = stage(x)
-            if i in take:
-                feature = stage_norm(x)
-                is_final = i == len(self.stages) - 1
-                features.append(self.norm(feature) if norm and is_final else feature)
-        return x, features
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop what the chosen features do not need; gives back their absolute indices."""
-        take, last = feature_take_indices(len(self.stages), indices)
-        shortened = last < len(self.stages) - 1
-        self.stages = self.stages[: last + 1]
-        self.stage_norms = self.stage_norms[: last + 1]
-        if shortened:
-            self.num_features = self.feature_info[last]["num_chs"]
-        if shortened or prune_norm:
-            self.norm = nn.Identity()
-        if shortened or prune_head:
-            self.reset_classifier(0, "")
-        return take
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, H / 32, W / 32, C), normed."""
-        return self.norm(self.stage_norms[-1](self.stages(self.stem(x))))
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(N, H, W, C) to (N, num_classes)."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
-
-def _to_nchw(features: list[Tensor]) -> list[Tensor]:
-    return [f.permute(0, 3, 1, 2).contiguous() for f in features]
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give each path's parameters an axis or a layer of its own."""
+        state = split_paths(super().from_official(state_dict))
+        for key, value in state.items():
+            if "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
+                state[key] = value.flatten(1)
+        return state
 
 
 def next_stage(match: re.Match[str]) -> str:
@@ -329,7 +156,7 @@ def next_stage(match: re.Match[str]) -> str:
 
 
 _BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
-CHECKPOINT_KEYS = {
+RULES = {
     r"patch_embed\.(?:0|proj)\.(.*)": r"stem.conv1.\1",
     r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
     r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
@@ -342,29 +169,7 @@ CHECKPOINT_KEYS = {
     r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
 }
-CHECKPOINT_LAYOUTS: tuple[dict[str, Any], ...] = ({}, {"stage_norm": True})
-
-
-def _from_official(state_dict: StateDict) -> StateDict:
-    """Rename, and give each path's parameters an axis or a layer of its own."""
-    state = split_paths(rename_keys(state_dict, CHECKPOINT_KEYS))
-    for key, value in state.items():
-        if "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
-            state[key] = value.flatten(1)
-    return state
-
-
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """Adapt official weights of either generation; weights under our names pass through."""
-    state = unwrap(state_dict, known_names(model, CHECKPOINT_KEYS))
-    if "stem.conv1.weight" not in state:
-        state = _from_official(state)
-    if isinstance(model.stage_norms[0], nn.LayerNorm):  # type: ignore[index]
-        # a dense backbone may start from a classifier, as the official ones did
-        state = {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
-        return check_fit(state, model, fresh=("stage_norms.",))
-    return check_fit(state, model)
-
+register_family("VMamba", VMamba, RULES, layouts=({"stage_norm": True},))
 
 _RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
 
@@ -411,8 +216,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    options = {"filter_fn": checkpoint_filter_fn, "features": (0, 1, 2, 3)}
-    return build_model(VMamba, variant, pretrained, **options, **kwargs)
+    return build_model(VMamba, variant, pretrained, **kwargs)
 
 
 _BASE_DIMS = (128, 256, 512, 1024)

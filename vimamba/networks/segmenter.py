@@ -23,10 +23,9 @@ from vimamba.checkpoints import (
     known_names,
     read_checkpoint,
     rename_keys,
-    split_paths,
     unwrap,
 )
-from vimamba.layers import scan_parameters
+from vimamba.layers import scan_parameters, split_paths
 from vimamba.layers.tracing import pad_to_cells
 
 

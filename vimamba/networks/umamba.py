@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.checkpoints import Rules, StateDict, rename_keys
-from vimamba.layers import MambaMixer, scan_parameters
+from vimamba.layers import MambaMixer, join_branches, mamba_rules, scan_parameters
 from vimamba.layers.tracing import expect_size
 from vimamba.networks.registry import register_segmenter
 from vimamba.networks.segmenter import Segmenter
@@ -302,10 +302,7 @@ class UMamba(Segmenter):
             re.sub(r"^mamba_layer\.", f"encoder.mamba_layers.{last}.", key): value
             for key, value in state_dict.items()
         }
-        state = rename_keys(state, self.official_rules())
-        for key, value in state.items():
-            if key.endswith((".A_log", ".D", ".dt_bias")):
-                state[key] = value[None]
+        state = join_branches(rename_keys(state, self.official_rules()))
         main = len(self.decoder) - 1
         return {
             re.sub(rf"^aux_classifiers\.{main}\.", "classifier.", key): value
@@ -334,11 +331,7 @@ _OFFICIAL_KEYS: dict[str, str | None] = {
     r"decoder\.upsample_layers\.(\d+)\.conv\.(.*)": r"decoder.\1.project.\2",
     r"decoder\.seg_layers\.(\d+)\.(.*)": r"aux_classifiers.\1.\2",
     _MAMBA + r"norm\.(.*)": r"mambas.\1.norm.\2",
-    _MAMBA + r"mamba\.(A_log|D)": r"mambas.\1.mixer.\2",
-    _MAMBA + r"mamba\.(in_proj|out_proj)\.weight": r"mambas.\1.mixer.\2.weight",
-    _MAMBA + r"mamba\.conv1d\.(weight|bias)": r"mambas.\1.mixer.conv.\2",
-    _MAMBA + r"mamba\.(x_proj|dt_proj)\.weight": r"mambas.\1.mixer.\2.0.weight",
-    _MAMBA + r"mamba\.dt_proj\.bias": r"mambas.\1.mixer.dt_bias",
+    **mamba_rules(_MAMBA + r"mamba\.", r"mambas.\1.mixer.", [""]),
 }
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import timm
 
-from vimamba.checkpoints import CheckpointError, ss2d_rules
+from vimamba.checkpoints import CheckpointError
+from vimamba.layers import ss2d_rules
 from vimamba.models.vmamba import FIRST_GENERATION, VMamba
 
 Rules = dict[str, str | Callable[[re.Match[str]], str]]

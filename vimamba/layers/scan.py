@@ -1,0 +1,167 @@
+"""The operators as modules: the parameters of K scans, how they start, and the call.
+
+    SelectiveScan       Mamba's (arXiv:2312.00752): a decay for every channel and state
+    StateSpaceDuality   Mamba-2's (arXiv:2405.21060): one for every head of channels
+
+A mixer projects its tokens to step sizes, B and C in its own way and gives them to one of these.
+
+Sizes: N batch, L tokens, K paths of T steps, D channels, S states, R rank of the step size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import vimamba_kernels  # noqa: F401  registers the operators
+from vimamba.layers.ssm import (
+    StepProjection,
+    init_state_decay_,
+    init_step_bias_,
+    init_step_projection_,
+)
+
+
+class SelectiveScan(nn.Module):
+    """K selective scans over the same tokens: step projections, decays, skips, and the operator.
+
+    Args:
+        dim: D.
+        num_paths: K.
+        d_state: S.
+        dt_rank: R.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_paths: int,
+        d_state: int,
+        dt_rank: int,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.dt_proj = StepProjection(
+            nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
+        )
+        self.dt_bias = nn.Parameter(torch.empty(num_paths, dim, **dd))
+        self.A_log = nn.Parameter(torch.empty(num_paths, dim, d_state, **dd))
+        self.D = nn.Parameter(torch.empty(num_paths, dim, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as Mamba does."""
+        for projection in self.dt_proj:
+            init_step_projection_(projection)  # type: ignore[arg-type]
+        init_step_bias_(self.dt_bias)
+        init_state_decay_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def forward(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor,
+        paths: Tensor | None,
+        gate: Tensor | None = None,
+        merge: bool = True,
+    ) -> Tensor:
+        """Scan, and add the paths' results up if `merge`.
+
+        Args:
+            u: (N, L, D), or (N, K, L, D) with tokens of its own for every path.
+            dt: (N, K, L, R).
+            B: (N, K, L, S).
+            C: (N, K, L, S).
+            paths: (K, T) or (N, K, T); None visits all tokens in order.
+            gate: (N, L, D); the result is multiplied by its SiLU.
+            merge: Return the sum over the paths.
+
+        Returns:
+            (N, L, D), or (N, K, L, D) without `merge`.
+        """
+        delta, delta_weight = self.dt_proj(dt)
+        return torch.ops.vimamba.selective_scan(
+            u,
+            delta,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            z=gate,
+            delta_bias=self.dt_bias,
+            delta_weight=delta_weight,
+            delta_softplus=True,
+            paths=paths,
+            merge=merge,
+            backend="auto",
+        )
+
+
+class StateSpaceDuality(nn.Module):
+    """K scans with one decay for every head of channels: step biases, decays, skips, the operator.
+
+    Args:
+        heads: H.
+        head_dim: P; H * P = D.
+        num_paths: K.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self, heads: int, head_dim: int, *, num_paths: int, device: Any = None, dtype: Any = None
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.dt_bias = nn.Parameter(torch.empty(num_paths, heads, **dd))
+        self.A_log = nn.Parameter(torch.empty(num_paths, heads, **dd))
+        self.D = nn.Parameter(torch.empty(num_paths, heads, head_dim, **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as VMamba's second generation does."""
+        nn.init.uniform_(self.dt_bias, 0.0, 0.1)
+        nn.init.zeros_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def forward(
+        self,
+        u: Tensor,
+        dt: Tensor,
+        B: Tensor,
+        C: Tensor,
+        paths: Tensor | None,
+        merge: bool = True,
+    ) -> Tensor:
+        """Scan, and add the paths' results up if `merge`.
+
+        Args:
+            u: (N, L, H, P), or (N, K, L, H, P) with tokens of its own for every path.
+            dt: (N, K, L, H).
+            B: (N, K, L, S).
+            C: (N, K, L, S).
+            paths: (K, T) or (N, K, T); None visits all tokens in order.
+            merge: Return the sum over the paths.
+
+        Returns:
+            (N, L, H, P), or (N, K, L, H, P) without `merge`.
+        """
+        return torch.ops.vimamba.ssd(
+            u,
+            dt,
+            -torch.exp(self.A_log),
+            B,
+            C,
+            self.D,
+            dt_bias=self.dt_bias,
+            dt_softplus=True,
+            paths=paths,
+            merge=merge,
+            return_state=False,
+            backend="auto",
+        )[0]

@@ -1,0 +1,331 @@
+"""A backbone of tokens of one grid, perhaps with a class token or registers, with timm's contract.
+
+Sizes: N batch, H and W image, h and w grid, L = h * w patches, P prefix tokens, C channels.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from timm.layers.helpers import get_device_dtype
+from timm.models import checkpoint
+from timm.models._features import feature_take_indices
+from timm.models._input import update_model_input_size
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict
+from vimamba.layers import (
+    PatchEmbed,
+    insert_into_paths,
+    insert_tokens,
+    pick_tokens,
+    scan_parameters,
+    split_tokens,
+    to_pair,
+)
+from vimamba.layers.tokens import resample_tokens
+from vimamba.models._backbone import Backbone
+from vimamba.scan_orders import order_of_block
+
+__all__ = ["PlainBackbone"]
+
+PREFIXES = ("none", "first", "middle", "last", "spread")
+
+
+class PlainBackbone(Backbone):
+    """Patches of one grid, prefix tokens at fixed places among them, blocks, a norm, a classifier.
+
+    Args:
+        patch_embed: (N, C_in, H, W) to (N, h, w, C).
+        blocks: Each from tokens (N, P + L, C) and paths (K, T) over them to such tokens.
+        norm: Of the tokens, before the classifier.
+        scan_order: Of all blocks, or a list that they take by turns.
+        prefix: Where prefix tokens stand: "none"; "first", "middle" or "last" for one; "spread" for
+            registers at even distances.
+        num_prefix_tokens: P, where `prefix` is "spread".
+        pos_embed: Learn an embedding of every token's position.
+        taps: Blocks whose outputs are features; all if None.
+        tap_norms: One for each of them.
+        in_chans, num_classes, drop_rate: As in timm.
+        global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
+        dynamic_img_size: Take any image size and resample the position embedding on the way.
+        device, dtype: Of the parameters made here.
+    """
+
+    def __init__(
+        self,
+        patch_embed: PatchEmbed,
+        blocks: Iterable[nn.Module],
+        norm: nn.Module,
+        *,
+        scan_order: str | Sequence[str],
+        prefix: str,
+        in_chans: int,
+        num_classes: int,
+        global_pool: str,
+        embed_dim: int,
+        drop_rate: float,
+        num_prefix_tokens: int = 1,
+        pos_embed: bool = True,
+        taps: Sequence[int] | None = None,
+        tap_norms: Sequence[nn.Module] | None = None,
+        dynamic_img_size: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        if prefix not in PREFIXES:
+            raise ValueError(f"class_token={prefix!r} is unknown; choose from {PREFIXES}")
+        if prefix == "none" and global_pool == "token":
+            global_pool = "avg"
+        self.prefix = prefix
+        self.num_prefix_tokens = 0 if prefix == "none" else num_prefix_tokens
+        self.in_chans, self.num_classes = in_chans, num_classes
+        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
+        self.global_pool = self._checked_pool(global_pool)
+        self.dynamic_img_size = dynamic_img_size
+        self.grad_checkpointing = False
+
+        self.patch_embed = patch_embed
+        self.cls_token = None
+        if self.num_prefix_tokens:
+            self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dim, **dd))
+        tokens = patch_embed.num_patches + self.num_prefix_tokens
+        self.pos_embed = (
+            nn.Parameter(torch.empty(1, tokens, embed_dim, **dd)) if pos_embed else None
+        )
+        self.pos_drop = nn.Dropout(drop_rate)
+        self.blocks = nn.ModuleList(blocks)
+        # that of every block
+        self.scan_orders = [order_of_block(scan_order, i) for i in range(len(self.blocks))]
+        self.norm = norm
+        self.head = self._new_head()
+        self.taps = list(range(len(self.blocks)) if taps is None else taps)
+        self.tap_norms = nn.ModuleList(tap_norms or [nn.Identity() for _ in self.taps])
+        stride = patch_embed.stride[0]
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": embed_dim, "reduction": stride, "module": f"blocks.{b}"} for b in self.taps
+        ]
+
+    def _checked_pool(self, global_pool: str) -> str:
+        allowed = ("token", "avg", "") if self.num_prefix_tokens else ("avg", "")
+        if global_pool not in allowed:
+            raise ValueError(f"global_pool={global_pool!r} is unknown; choose from {allowed}")
+        return global_pool
+
+    def _new_head(self) -> nn.Module:
+        if not self.num_classes:
+            return nn.Identity()
+        dd: dict[str, Any] = get_device_dtype(self.patch_embed)
+        head = nn.Linear(self.head_hidden_size, self.num_classes, **dd)
+        return head.train(self.training)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the embeddings and of the scans' parameters."""
+        embeddings = {name for name in ("pos_embed", "cls_token") if name in self._parameters}
+        return embeddings | scan_parameters(self)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates."""
+        return {
+            "stem": r"^(?:cls_token|pos_embed|patch_embed)",
+            "blocks": [(r"^blocks\.(\d+)", None), (r"^(?:norm|tap_norms|pyramid)", (99999,))],
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in every block."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the last linear layer; 0 classes leave pooled features."""
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self.global_pool = self._checked_pool(global_pool)
+        self.head = self._new_head()
+
+    def set_input_size(
+        self,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int | tuple[int, int] | None = None,
+    ) -> None:
+        """Resample the position embedding, around the prefix tokens, to another image size.
+
+        Raises:
+            ValueError: `patch_size` is another than the model's.
+        """
+        if patch_size is not None and to_pair(patch_size) != self.patch_embed.patch_size:
+            raise ValueError(f"patch_size={patch_size} must stay {self.patch_embed.patch_size}")
+        if img_size is not None:
+            old = self.patch_embed.grid_size
+            self.patch_embed.set_input_size(to_pair(img_size))
+            if self.pos_embed is not None:
+                new = self._resample(self.pos_embed.detach(), old, self.patch_embed.grid_size)
+                self.pos_embed = nn.Parameter(new, requires_grad=self.pos_embed.requires_grad)
+        update_model_input_size(self, self.patch_embed.img_size)
+
+    def adapt(self, state: StateDict) -> StateDict:
+        """Resample a position embedding of the variant's own size; others belong to others."""
+        embedding = state.get("pos_embed")
+        if embedding is None or self.pos_embed is None:
+            return state
+        args: Mapping[str, Any] = self.pretrained_model_args or {}  # type: ignore[assignment]
+        cfg: Mapping[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
+        size = args.get("img_size") or cfg["input_size"][-2:]
+        old = self.patch_embed.dynamic_feat_size(to_pair(size))
+        if embedding.shape[1] == old[0] * old[1] + self.num_prefix_tokens:
+            embedding = self._resample(embedding, old, self.patch_embed.grid_size)
+        return {**state, "pos_embed": embedding}
+
+    def places(self, num_patches: int) -> list[int]:
+        """Indices of the prefix tokens among all tokens."""
+        if self.prefix == "none":
+            return []
+        if self.prefix == "spread":
+            gap = num_patches // (self.num_prefix_tokens + 1)
+            return [gap + i * (gap + 1) for i in range(self.num_prefix_tokens)]
+        if self.prefix == "first":
+            return [0]
+        return [num_patches // 2 if self.prefix == "middle" else num_patches]
+
+    def _resample(self, pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+        """Resample (1, P + L, C): the prefix tokens' rows are taken out and put back."""
+        places = self.places(old[0] * old[1])
+        patches, prefix = split_tokens(pos_embed, places)
+        patches = resample_tokens(patches, old, new)
+        return insert_tokens(patches, prefix, self.places(new[0] * new[1]))
+
+    def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
+        x = self.patch_embed(x)
+        height, width = x.shape[1], x.shape[2]
+        paths: dict[str, Tensor] = {}
+        for order in self.scan_orders:
+            if order not in paths:
+                paths[order] = torch.ops.vimamba.scan_paths(x, order)
+        x = x.flatten(1, 2)
+        if self.cls_token is not None:
+            num_patches = x.shape[1]
+            places = self.places(num_patches)
+            x = insert_tokens(x, self.cls_token.expand(x.shape[0], -1, -1), places)
+            for order, table in paths.items():
+                paths[order] = insert_into_paths(table, places, num_patches)
+        if self.pos_embed is not None:
+            pos_embed = self.pos_embed
+            if self.dynamic_img_size:
+                pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))
+            x = x + pos_embed
+        return self.pos_drop(x), paths
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to normed tokens (N, P + L, C), the prefix tokens among them."""
+        none = torch.jit.annotate(list[int], [])
+        return self.norm(self.run_blocks(x, none, len(self.blocks) - 1, False)[0])
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens (N, P + L, C) to (N, num_classes)."""
+        if self.global_pool != "":
+            places = self.places(x.shape[1] - self.num_prefix_tokens)
+            if self.global_pool == "token":
+                # no plain index: torch.compile would make a program for each position
+                x = pick_tokens(x, places).mean(dim=1)
+            else:
+                x = split_tokens(x, places)[0].mean(dim=1)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, num_classes)."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Features of the chosen taps, by default blocks; see timm's `forward_intermediates`."""
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NLC")
+        take, last = feature_take_indices(len(self.taps), indices)
+        last = self.taps[last] if stop_early else len(self.blocks) - 1
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        x, features = self.run_blocks(x, take, last, norm)
+        features, prefix = self._split_prefix(features)
+        if output_fmt == "NCHW":
+            features = self.to_maps(features, take, height, width)
+        if return_prefix_tokens:
+            features = list(zip(features, prefix, strict=True))  # type: ignore[assignment]
+        return features if intermediates_only else (self.norm(x), features)
+
+    def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
+        """Features (N, C, h, w) of the chosen taps, in TorchScript, too."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        features = self.run_blocks(x, indices, len(self.blocks) - 1, norm)[1]
+        return self.to_maps(self._split_prefix(features)[0], indices, height, width)
+
+    def run_blocks(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens behind block `last`, and the features of the taps `take`."""
+        x, paths = self.embed(x)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if i <= last:
+                table = paths[self.scan_orders[i]]
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint(block, x, table)
+                else:
+                    x = block(x, table)
+                self.tap(i, x, take, norm, features)
+        return x, features
+
+    def tap(
+        self, block: int, x: Tensor, take: list[int], norm: bool, features: list[Tensor]
+    ) -> None:
+        """Append the normed output of a block to the features, if it is one of those to take."""
+        for t, tap_norm in enumerate(self.tap_norms):
+            if t in take and self.taps[t] == block:
+                feature = tap_norm(x)
+                features.append(self.norm(feature) if norm else feature)
+
+    def to_maps(
+        self, features: list[Tensor], taps: list[int], height: int, width: int
+    ) -> list[Tensor]:
+        """Tokens (N, L, C) of the patches to maps (N, C, h, w)."""
+        maps: list[Tensor] = []
+        for feature in features:
+            maps.append(feature.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous())
+        return maps
+
+    def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Take the prefix tokens (N, P, C) out of every feature."""
+        patches: list[Tensor] = []
+        prefix: list[Tensor] = []
+        for feature in features:
+            places = self.places(feature.shape[1] - self.num_prefix_tokens)
+            parts = split_tokens(feature, places)
+            patches.append(parts[0])
+            prefix.append(parts[1])
+        return patches, prefix
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what the chosen features do not need; gives back their absolute indices."""
+        take, last = feature_take_indices(len(self.taps), indices)
+        self.blocks = self.blocks[: self.taps[last] + 1]
+        self.taps, self.tap_norms = self.taps[: last + 1], self.tap_norms[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import timm
 import torch
 from torch import nn
 
+from vimamba.layers import SS2D, SSD2D, MambaMixer
 from vimamba.models._plain import PlainBackbone
 
 TEST_MODELS = [
@@ -17,14 +19,6 @@ TEST_MODELS = [
     if timm.model_entrypoint(name).__module__.startswith("vimamba.")
 ]
 
-
-def takes_scan_order(name: str) -> bool:
-    """Whether a model's scan order can be exchanged; some have no order."""
-    model = timm.create_model(name, device="meta")
-    return "scan_order" in inspect.signature(type(model).__init__).parameters
-
-
-SCANNING = [name for name in TEST_MODELS if takes_scan_order(name)]
 
 # a model of tokens and one of stages
 KINDS = ["test_vim", "test_vmamba"]
@@ -41,20 +35,25 @@ def any_size(name: str) -> dict[str, Any]:
     return {"dynamic_img_size": True} if fixed else {}
 
 
+@cache
+def outline(name: str) -> nn.Module:
+    """A model without memory for its weights."""
+    return timm.create_model(name, device="meta")
+
+
 def is_plain(name: str) -> bool:
     """Whether a model is one of tokens."""
-    return isinstance(timm.create_model(name, device="meta"), PlainBackbone)
+    return isinstance(outline(name), PlainBackbone)
 
 
 def strides(name: str) -> list[int]:
     """Strides of all maps of a model."""
-    return timm.create_model(name, features_only=True, device="meta").feature_info.reduction()
+    return [info["reduction"] for info in outline(name).feature_info]
 
 
 def has_argument(name: str, argument: str) -> bool:
     """Whether the models of a family take an argument that not all do."""
-    model = timm.create_model(name, device="meta")
-    return argument in inspect.signature(type(model).__init__).parameters
+    return argument in inspect.signature(type(outline(name)).__init__).parameters
 
 
 def pyramid(name: str) -> dict[str, Any]:
@@ -75,3 +74,13 @@ def stirred(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+def takes_scan_order(name: str) -> bool:
+    """Whether the scans of a model can follow another order."""
+    return has_argument(name, "scan_order")
+
+
+def mixers(model: nn.Module) -> list[nn.Module]:
+    """The mixers that families share."""
+    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]

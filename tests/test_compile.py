@@ -62,7 +62,7 @@ def test_gradient_checkpointing_stays_in_the_program(name):
     assert_same(results(compiled, model, image), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", kinds_first(MODELS))
 def test_a_model_of_fixed_size_compiles_as_well(name):
     model = timm.create_model(name, num_classes=5, img_size=64) if "vim" in name else build(name)
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)

@@ -86,7 +86,8 @@ def options(data: Path, out: Path, *more: str) -> list[str]:
 
 
 CLASSIFY = ("--model", "test_vim")
-SEGMENT = ("--task", "segmentation", "--model", "test_vmamba", "--model.head", "fpn")
+TINY = "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"
+SEGMENT = ("--task", "segmentation", "--model", "vm_unet", "--model.model_kwargs", TINY)
 
 
 @pytest.fixture(scope="module")

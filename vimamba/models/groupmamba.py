@@ -239,6 +239,7 @@ class PairedClassifier(nn.Module):
         super().__init__()
         self.label = nn.Linear(dim, num_classes, **dd)
         self.teacher = nn.Linear(dim, num_classes, **dd)
+        self.in_features, self.out_features = dim, num_classes
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to (N, num_classes)."""
@@ -493,6 +494,6 @@ def groupmamba_base(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
 @register_model
 def test_groupmamba(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """A very small GroupMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "stem_dim": 8}
+    args = {"depths": (1, 1, 2, 1), "dims": (32, 48, 64, 96), "stem_dim": 8}
     args["mlp_ratios"] = (2.0, 2.0, 2.0, 2.0)  # type: ignore[assignment]
     return _create("test_groupmamba", pretrained, **{**args, **kwargs})

@@ -76,9 +76,9 @@ def test_identify_names_the_variant(name, official_file):
     assert found.variant in found.create_line
 
 
-def test_identify_tells_generation_accuracy_and_the_dense_layout(official_file):
+def test_identify_tells_notes_accuracy_and_the_dense_layout(official_file):
     found = vimamba.identify(official_file("vmamba_tiny_v0_backbone"))
-    assert "first generation" in found.generation
+    assert "first generation" in found.notes
     assert "82.2" in found.accuracy
     assert found.license == "mit"
     assert "stage_norm=True" in found.create_line

@@ -162,10 +162,8 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
         "paper_name": "MedMamba: Vision Mamba for Medical Image Classification",
         "paper_ids": "arXiv:2403.03849",
         "notes": (
-            "family: MedMamba",
-            "top-1: untrained",
-            "licence: unstated, the official repository has no licence file",
-            "weights: on Baidu only, one file per data set",
+            "licence unstated: the official repository has no licence file",
+            "weights on Baidu only, one file per data set",
         ),
         **kwargs,
     }

@@ -19,7 +19,7 @@ from torch import nn
 from tests.documents import ROOT
 from tests.nnunet_plans import CHANNELS, CLASSES, DATASET, write_plans
 from tests.parity.official import filled_state, read_manifest
-from tests.parity.recorded import assert_equals_recorded, input_of, read_arrays
+from tests.parity.recorded import read_recording
 from vimamba.integrations.nnunet import PlansNetwork, add_configuration, register, trainer_folder
 
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
@@ -299,9 +299,9 @@ def test_a_model_of_the_fork_predicts_what_it_did(recorded, trainer, make_traine
     ]
     net = getattr(host, trainer).build_network_architecture(None, manager, *channels, False)
     net.load_state_dict(filled_state(recorded))
-    logits = net.eval().double()(input_of(recorded))
-    key = next(iter(manifest["outputs"]))
-    assert_equals_recorded(logits, key, manifest["outputs"][key], read_arrays(recorded))
+    recording = read_recording(recorded)
+    logits = net.eval().double()(*recording.inputs().values())
+    recording.outputs["logits"].assert_equals(logits, "logits")
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(plans_json):

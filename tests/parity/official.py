@@ -1,7 +1,14 @@
-"""Official checkpoints without the weights: names, shapes, and numbers that `fill.py` makes."""
+"""Official checkpoints without the weights: names, shapes, and numbers that `fill.py` makes.
+
+`<name>.json` is the manifest of one configuration of an original model. Of its rows `params`, some
+say in a third column that they are "computed", buffers that the constructor makes, or
+`{"alias_of": name}`, one tensor stored twice.
+"""
 
 import importlib.util
 import json
+import re
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -12,25 +19,35 @@ fill = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fill)
 
 
+@cache
 def read_manifest(name):
     return json.loads((HERE / f"{name}.json").read_text())
 
 
 def rows(name):
-    """[name, shape] of every entry of the official file, computed buffers last."""
+    """[name, shape, "computed" or {"alias_of": name} or None] of all that the file holds."""
     manifest = read_manifest(name)
-    params = [row[:2] for row in manifest["params"] if row[2:] != ["computed"]]
-    return params + list((manifest.get("computed_buffers") or {}).items())
+    buffers = (manifest.get("computed_buffers") or {}).items()
+    rows = [*manifest["params"], *([key, shape, "computed"] for key, shape in buffers)]
+    return [[*row, None][:3] for row in rows]
 
 
 def filled_state(name):
     """The weights that the official code was given; computed buffers are zero."""
-    buffers = read_manifest(name).get("computed_buffers") or {}
-    filled = fill.fill_state_dict([r for r in rows(name) if r[0] not in buffers])
-    state = {k: torch.from_numpy(v) for k, v in filled.items()}
-    return {**state, **{k: torch.zeros(shape) for k, shape in buffers.items()}}
+    state = {}
+    for key, shape, kind in rows(name):
+        if kind == "computed":
+            state[key] = torch.zeros(shape)
+        elif kind:
+            state[key] = state[kind["alias_of"]]
+        else:
+            state[key] = torch.from_numpy(fill.fill_param(key, shape))
+            for pattern, factor in read_manifest(name).get("fill_post") or ():
+                if re.search(pattern, key):
+                    state[key] = state[key] * factor
+    return state
 
 
 def shapes_only(name):
     """The same names and shapes in a file of a few kilobytes: every entry is one number."""
-    return {k: torch.zeros(()).expand(shape) for k, shape in rows(name)}
+    return {key: torch.zeros(()).expand(shape) for key, shape, _ in rows(name)}

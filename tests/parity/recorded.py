@@ -1,101 +1,194 @@
-"""Compares a model with what the official one computed, for the manifests of dense networks.
+"""What the original models computed, in every format that it was recorded in, against ours.
 
-Arrays are stored in float32, so 1e-6 is the tolerance. What was stored is a part of each tensor;
-`probe_dot`, its product with fixed numbers in float64, covers the rest.
+Arrays are stored in float32 and mostly in part: every n-th entry of a dimension. Numbers of the
+whole (`probe_dot`, its product with fixed numbers; spread, extremes and norm) cover the rest.
 """
+
+import math
+from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import torch
 
-from tests.parity.official import HERE, fill, filled_state, read_manifest
+from tests.parity.official import HERE, fill, read_manifest
 
+# the arrays' own rounding is 1e-7, and the smallest wrong detail changes them by about 1e-3
 TOLERANCE = 1e-6
+# of originals that ran in float32
+FLOAT32_TOLERANCE = 1e-4
+# the probe was computed in float64
 PROBE_TOLERANCE = 1e-10
+_OF_THE_WHOLE = {
+    # some are divided by one number less
+    "std": lambda x: [x.std(correction=c).item() for c in (0, 1)],
+    "mean": lambda x: [x.mean().item()],
+    "min": lambda x: [x.min().item()],
+    "max": lambda x: [x.max().item()],
+    "absmax": lambda x: [x.abs().max().item()],
+    "norm": lambda x: [x.norm().item()],
+}
 
 
-def read_arrays(name):
-    """The recorded arrays; of some sizes there are only the probes in the manifest."""
-    file = HERE / f"{name}.npz"
-    return np.load(file) if file.exists() else {}
+@dataclass(frozen=True)
+class Recorded:
+    """One tensor of an original model.
 
-
-def input_of(name):
-    return torch.from_numpy(fill.fill_input(read_manifest(name)["input"]["shape"])).double()
-
-
-def assert_equals_recorded(ours, key, description, recorded):
-    ours = ours.detach()
-    assert list(ours.shape) == description["shape"], key
-    probe = torch.from_numpy(fill.fill_input(ours.shape, "probe")).double()
-    error = float((ours * probe).sum()) - description["probe_dot"]
-    error = abs(error) / float(ours.norm() * probe.norm())
-    assert error < PROBE_TOLERANCE, f"{key}: error of the probe {error:.2e}"
-    if key not in recorded:
-        return
-    if "flat_step" in description:
-        part = ours.flatten()[:: description["flat_step"]]
-    else:
-        part = ours[tuple(slice(None, None, step) for step in description["step"])]
-    expected = torch.from_numpy(recorded[key]).double()
-    error = float((part - expected).norm() / expected.norm())
-    assert error < TOLERANCE, f"{key}: relative L2 error {error:.2e}"
-
-
-def assert_outputs_and_stages_equal(name, run, our_module, to_official=lambda outputs: outputs):
-    """Check all that was recorded of a forward pass.
-
-    Args:
-        name: Of the manifest.
-        run: From the image to the list of outputs.
-        our_module: From the name of an official module to ours that gives the same.
-        to_official: What the official network does to the outputs besides.
+    Attributes:
+        part: What was stored of it, if anything.
+        shape: Of the whole, if it is known.
+        module: Name of the official module that gave it, if it is known.
+        slices: Where `part` lies in the whole.
+        flat_step: The same in the flattened whole.
+        numbers: Names and values of what is known of the whole.
+        tolerance: Of the relative L2 error.
     """
-    manifest, recorded = read_manifest(name), read_arrays(name)
-    kept = {}
-    for key, description in manifest["stages"].items():
-        module = our_module(description["module"])
-        module.register_forward_hook(lambda _m, _x, out, key=key: kept.update({key: out}))
-    with torch.no_grad():
-        outputs = to_official(run(input_of(name)))
-    for key, description in manifest["stages"].items():
-        assert_equals_recorded(kept[key], key, description, recorded)
-    for ours, (key, description) in zip(outputs, manifest["outputs"].items(), strict=True):
-        assert_equals_recorded(ours, key, description, recorded)
+
+    part: np.ndarray | None
+    shape: tuple[int, ...] | None
+    module: str | None
+    slices: tuple[slice, ...] = ()
+    flat_step: int | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+
+    def assert_equals(self, ours, what):
+        """Compare the whole, in any arrangement of the same tokens and channels."""
+        ours = ours.detach()
+        if self.shape is not None:
+            ours = arrange(ours, self.shape, what)
+        is_whole = self.part is not None and self.part.shape == ours.shape
+        if self.part is not None:
+            part = (
+                ours[self.slices] if self.flat_step is None else ours.flatten()[:: self.flat_step]
+            )
+            expected = torch.from_numpy(self.part).double()
+            assert part.shape == expected.shape, what
+            error = float((part - expected).norm() / expected.norm())
+            assert error < self.tolerance, f"{what}: relative L2 error {error:.2e}"
+        for name, expected in self.numbers.items():
+            if name == "probe_dot":
+                probe = torch.from_numpy(fill.fill_input(ours.shape, "probe")).double()
+                error = float((ours * probe).sum()) - expected
+                error = abs(error) / float(ours.norm() * probe.norm())
+                assert error < PROBE_TOLERANCE, f"{what}: error of the probe {error:.2e}"
+            elif not is_whole:
+                # a mean is what remains of larger numbers
+                least = 0.02 * ours.std().item() if name == "mean" else 0.0
+                error = min(abs(x - expected) for x in _OF_THE_WHOLE[name](ours))
+                error /= max(abs(expected), least)
+                assert error < self.tolerance, f"{what}: error of its {name} {error:.2e}"
 
 
-def our_gradient(name, key, model, from_official):
-    """Gradient in the official shape: number the official entries and see where each one goes."""
-    state = {k: torch.zeros_like(v) for k, v in filled_state(name).items()}
-    count = state[key].numel()
-    state[key] = torch.arange(1.0, count + 1).view_as(state[key])
-    gradient = torch.zeros(count, dtype=torch.float64)
-    for our_name, numbers in from_official(state).items():
-        places = numbers > 0
-        if places.any():
-            gradient[numbers[places].long() - 1] = model.get_parameter(our_name).grad[places]
-    return gradient.view_as(state[key])
+def arrange(ours, shape, what):
+    """Bring channels first or last, and the grid into rows or a sequence, as `shape` has them."""
+    shape = tuple(shape)
+    ways = (ours, ours.movedim(-1, 1), ours.movedim(1, -1)) if ours.ndim > 2 else (ours,)
+    for x in ways:
+        if x.shape == shape:
+            return x
+    for x in ways:
+        same_channels = x.shape[:2] == shape[:2] or x.shape[-1] == shape[-1]
+        if x.ndim != len(shape) and same_channels and x.numel() == math.prod(shape):
+            return x.reshape(shape)
+    raise AssertionError(f"{what}: {tuple(ours.shape)} cannot be arranged as {shape}")
 
 
-def assert_gradients_equal(name, run, model, from_official):
-    """Check all recorded gradients of the outputs' product with fixed numbers.
+class Recording:
+    """All that was recorded of one configuration.
 
-    Args:
-        name: Of the manifest.
-        run: From the image to the list of outputs.
-        model: Where the gradients end.
-        from_official: Renames an official state dict.
+    Attributes:
+        outputs: By name; of a dense backbone one for each map.
+        features: In front of the classifier, if it was recorded.
+        stages: By the name that a `Variant` maps to a module of ours.
+        grads: Of the outputs' product with fixed numbers, by official parameter or "input".
     """
-    manifest, recorded = read_manifest(name), read_arrays(name)
-    image = input_of(name).requires_grad_()
-    outputs = dict(zip(manifest["outputs"], run(image), strict=True))
-    total = 0
-    for key, logits in outputs.items():
-        cotangent = "cotangent" if len(outputs) == 1 else f"cotangent.{key}"
-        total = total + (logits * torch.from_numpy(fill.fill_input(logits.shape, cotangent))).sum()
-    total.backward()
-    assert len(manifest["grads"]) >= 4
-    for key, description in manifest["grads"].items():
-        official = key.removeprefix("grad.")
-        from_us = official == "input"
-        ours = image.grad if from_us else our_gradient(name, official, model, from_official)
-        assert_equals_recorded(ours, key, description, recorded)
+
+    def __init__(self, name):
+        self.manifest = read_manifest(name)
+        file = HERE / f"{name}.npz"
+        self.arrays = dict(np.load(file)) if file.exists() else {}
+        self.checks = self.manifest.get("checks") or {}
+        is_float32 = self.manifest.get("dtype") == "float32"
+        self.tolerance = FLOAT32_TOLERANCE if is_float32 else TOLERANCE
+        maps = self._maps()
+        self.outputs = maps or self._outputs()
+        stages = {} if maps else self.manifest.get("stages") or {}
+        self.stages = {
+            key.removeprefix("stages."): self._read(f"stages.{key.removeprefix('stages.')}", found)
+            for key, found in stages.items()
+        }
+        self.features = None
+        if "features" in self.arrays or "features" in self.checks:
+            self.features = self._read("features", {}, self.checks.get("features", {}))
+        self.grads = {
+            key.removeprefix("grad."): self._read(f"grad.{key.removeprefix('grad.')}", found)
+            for key, found in (self.manifest.get("grads") or {}).items()
+        }
+
+    def inputs(self):
+        """Float64 tensors by name, in the order of the original's arguments."""
+        inputs = self.manifest["input"]
+        inputs = inputs if isinstance(inputs, list) else [inputs]
+        names = [i.get("name", "input") for i in inputs]
+        arrays = (fill.fill_input(i["shape"], name) for i, name in zip(inputs, names, strict=True))
+        return dict(zip(names, (torch.from_numpy(x).double() for x in arrays), strict=True))
+
+    def _outputs(self):
+        listed = self.manifest.get("outputs")
+        if isinstance(listed, dict):
+            return {key: self._read(key, found) for key, found in listed.items()}
+        logits = self.checks.get("logits") or {
+            name.removeprefix("logits_"): value
+            for name, value in {**self.manifest, **self.checks}.items()
+            if name.startswith("logits_")
+        }
+        if "logits" not in self.arrays and not logits:
+            return {}
+        return {"logits": self._read("logits", self.manifest.get("output") or {}, logits)}
+
+    def _maps(self):
+        """The outputs of a dense backbone, which take the place of the stages in two formats."""
+        stages = self.manifest.get("stages") or {}
+        if isinstance(self.manifest.get("outputs"), str):
+            *_, last = stages
+            whole = {"shape": stages[last]["shape"]}
+            return {
+                **{key: self._read(key, found) for key, found in stages.items() if key != last},
+                # the last one was stored in full
+                last: self._read("logits", whole, stages[last]),
+            }
+        keys = [key for key in self.arrays if key.startswith("out.")]
+        return {
+            key: self._read(
+                key,
+                stages.get(key) or stages[key.removeprefix("out.")],
+                self.checks["outputs"][i],
+            )
+            for i, key in enumerate(keys)
+        }
+
+    def _read(self, key, description, numbers=None):
+        numbers = {**description, **(numbers or {})}
+        part, steps = self.arrays.get(key), description.get("slices")
+        if steps is None:
+            steps = description.get("step") or description.get("stride") or ()
+            steps = [(None, None, step) for step in steps]
+        return Recorded(
+            part=part,
+            shape=description.get("shape"),
+            module=description.get("module"),
+            slices=() if steps == "full" else tuple(slice(*step) for step in steps),
+            flat_step=description.get("flat_step"),
+            numbers={
+                name: value
+                for name, value in numbers.items()
+                if name in {*_OF_THE_WHOLE, "probe_dot"}
+            },
+            tolerance=self.tolerance,
+        )
+
+
+@cache
+def read_recording(name):
+    return Recording(name)

@@ -46,15 +46,16 @@ def convert(args: list[str]) -> int:
     say(f"{given.file} is {found.variant}, {found.family}")
     if to_file:
         write_weights(checkpoint, found, given.out)
-        say(
-            f"written to {given.out}; after `import vimamba`, load it with\n  {found.line(given.out)}"
-        )
-        return 0
-    vimamba.save_pretrained(found.load(given.file), given.out)
+        lines = [found.line(given.out)]
+    else:
+        vimamba.save_pretrained(found.load(given.file), given.out)
+        lines = [f'timm.create_model("local-dir:{given.out}", pretrained=True)']
+        if found.num_classes:
+            auto = "transformers.AutoModelForImageClassification"
+            lines.append(f'{auto}.from_pretrained("{given.out}")')
     say(f"written to {given.out}; after `import vimamba`, load it with")
-    say(f'  timm.create_model("local-dir:{given.out}", pretrained=True)')
-    if found.num_classes:
-        say(f'  transformers.AutoModelForImageClassification.from_pretrained("{given.out}")')
+    for line in lines:
+        say(f"  {line}")
     return 0
 
 

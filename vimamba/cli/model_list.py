@@ -5,7 +5,6 @@ import re
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser
@@ -41,8 +40,8 @@ def list_models(args: list[str]) -> int:
     """Print the models; returns the exit code."""
     parser = make_parser(
         "list-models",
-        "Lists models with parameters, 1e9 operations per image, input size, published ImageNet-1k\n"
-        "top-1 accuracy, licence of the weights, and family.\n\n"
+        "Lists models with parameters, 1e9 operations per image, input size, accuracy as\n"
+        "published on ImageNet-1k, licence of the weights, and family.\n\n"
         "  vimamba list-models\n  vimamba list-models 'vmamba_tiny*' --pretrained --json\n"
         "  vimamba list-models --family VMamba --max-params 50 --license mit",
     )
@@ -135,11 +134,12 @@ def find_models(pattern: str, *, everything: bool = False) -> list[str]:
 def describe_model(name: str) -> Row:
     """What is known about a model; one of the user's own is made for it, without memory."""
     import timm
+    from timm.models import PretrainedCfg
 
     from vimamba.checkpoints import find_facts, find_family
     from vimamba.hub import create_skeleton
 
-    cfg: Any = timm.get_pretrained_cfg(name)
+    cfg = timm.get_pretrained_cfg(name) or PretrainedCfg()
     family, facts = find_family(name), find_facts(name)
     params = facts and facts.params
     if facts is None and not timm.model_entrypoint(name).__module__.startswith("timm."):

@@ -1,0 +1,148 @@
+"""Outputs, stages, gradients and layouts of the original models against ours, row by row.
+
+The originals computed in float64 with weights that `fill.py` makes from the names and shapes in
+the manifests, and so do ours.
+"""
+
+import re
+
+import pytest
+import torch
+
+import vimamba
+from tests.parity.official import fill, filled_state, read_manifest, shapes_only
+from tests.parity.recorded import read_recording
+from tests.parity.variants import PLAIN, STAGED, VARIANTS, Tap
+
+
+def params(variants, *, slow=False):
+    marks = [pytest.mark.slow]
+    return [pytest.param(v, id=v.name, marks=marks if slow and v.is_slow else []) for v in variants]
+
+
+def load(variant, tmp_path):
+    """Our model with the filled official file, in float64."""
+    file = save(variant, filled_state(variant.name), tmp_path)
+    return variant.create(file).eval().double()
+
+
+def save(variant, state, tmp_path):
+    torch.save(variant.wrap(state), tmp_path / "official.pth")
+    return tmp_path / "official.pth"
+
+
+def bare(model):
+    """The backbone within timm's extractor of feature maps."""
+    return getattr(model, "model", model)
+
+
+def run(variant, model, inputs):
+    """All outputs, as the original gives them."""
+    if isinstance(model, vimamba.networks.Segmenter):
+        outputs = model.forward_all(*inputs.values())
+    else:
+        outputs = model(*inputs.values())
+    return [variant.finish(o) for o in (outputs if isinstance(outputs, list) else [outputs])]
+
+
+def find_tap(variant, model, name):
+    """Module of ours, and how its tensor is taken; None if ours has no such tensor."""
+    standard = STAGED if hasattr(model, "stages") else PLAIN
+    for pattern, place in [*variant.modules.items(), *standard.items()]:
+        if match := re.fullmatch(pattern, name):
+            if place is None:
+                return None
+            if callable(place):
+                return place(model, match), Tap("")
+            tap = Tap(place) if isinstance(place, str) else place
+            return model.get_submodule(match.expand(tap.module)), tap
+    raise AssertionError(f"{variant.name}: no pattern of `modules` matches {name!r}")
+
+
+def record_stages(variant, model, stages):
+    """Tensors of all stages that ours has; None until the model has run."""
+    kept = {}
+
+    def keep(key, tap, x):
+        kept[key] = tap.then(x) if tap.then else x
+
+    for key, recorded in stages.items():
+        if found := find_tap(variant, model, recorded.module or key):
+            module, tap = found
+            kept[key] = None
+            if tap.entering:
+                module.register_forward_pre_hook(lambda _m, x, k=key, t=tap: keep(k, t, x[0]))
+            else:
+                module.register_forward_hook(lambda _m, _x, out, k=key, t=tap: keep(k, t, out))
+    return kept
+
+
+WITH_OUTPUTS = [v for v in VARIANTS if read_recording(v.name).outputs]
+WITH_GRADIENTS = [v for v in VARIANTS if read_recording(v.name).grads]
+
+
+@pytest.mark.parametrize("variant", params(WITH_OUTPUTS, slow=True))
+def test_outputs_and_stages_equal_the_official_ones(variant, tmp_path):
+    recorded, model = read_recording(variant.name), load(variant, tmp_path)
+    kept = record_stages(variant, bare(model), recorded.stages)
+    with torch.no_grad():
+        outputs = run(variant, model, recorded.inputs())
+    for key, ours in kept.items():
+        assert ours is not None, f"the module of stage {key!r} did not run"
+        recorded.stages[key].assert_equals(ours, f"stage {key!r}")
+    for ours, (key, output) in zip(outputs, recorded.outputs.items(), strict=True):
+        output.assert_equals(ours, key)
+    if recorded.features:
+        with torch.no_grad():
+            final = model.forward_features(*recorded.inputs().values())
+            recorded.features.assert_equals(model.forward_head(final, pre_logits=True), "features")
+
+
+def official_gradients(variant, model):
+    """Gradients of the official parameters: those of ours, back through the renaming."""
+    state = {
+        key: value.double().requires_grad_() if value.is_floating_point() else value
+        for key, value in filled_state(variant.name).items()
+    }
+    ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    renamed = model.from_official(state)
+    sum((value * ours[name]).sum() for name, value in renamed.items() if name in ours).backward()
+    return {key: value.grad for key, value in state.items()}
+
+
+@pytest.mark.parametrize("variant", params(WITH_GRADIENTS))
+def test_gradients_equal_the_official_ones(variant, tmp_path):
+    recorded, model = read_recording(variant.name), load(variant, tmp_path)
+    inputs = {name: x.requires_grad_() for name, x in recorded.inputs().items()}
+    outputs = dict(zip(recorded.outputs, run(variant, model, inputs), strict=True))
+    for key, output in outputs.items():
+        cotangent = "cotangent" if len(outputs) == 1 else f"cotangent.{key}"
+        output.backward(
+            torch.from_numpy(fill.fill_input(output.shape, cotangent)).double(), retain_graph=True
+        )
+    ours = official_gradients(variant, bare(model))
+    ours.update({name: x.grad for name, x in inputs.items()})
+    assert len(recorded.grads) >= 4
+    for key, gradient in recorded.grads.items():
+        gradient.assert_equals(ours[key], f"gradient of {key}")
+
+
+@pytest.mark.parametrize("variant", params(VARIANTS))
+def test_the_official_layout_loads_strictly(variant, tmp_path):
+    file, sizes = save(variant, shapes_only(variant.name), tmp_path), []
+    for kwargs in ({}, *variant.also):
+        model = bare(variant.create(file, **kwargs))
+        # the files are all zeros, so whatever was not loaded stands out
+        assert [k for k, p in model.named_parameters() if p.any()] == [*variant.fresh]
+        loaded = [p for k, p in model.named_parameters() if k not in variant.fresh]
+        sizes.append(sum(p.numel() for p in loaded))
+    assert max(sizes) == read_manifest(variant.name)["num_params"]
+
+
+@pytest.mark.parametrize("variant", params(v for v in VARIANTS if v.is_identified))
+def test_identify_names_the_variant(variant, tmp_path):
+    found = vimamba.identify(save(variant, shapes_only(variant.name), tmp_path))
+    assert found.variant == variant.model
+    assert found.variant in found.create_line
+    family = found.family.lower().replace("-", "")
+    assert variant.name.lower().replace("_", "").startswith(family)

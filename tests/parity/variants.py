@@ -1,0 +1,287 @@
+"""The table of configurations that were recorded from original models, and ours for each.
+
+A row is all that a model needs: tests/parity/test_parity.py makes from it the tests of outputs,
+stages, gradients, strict loading and `vimamba.identify`. Rows are sorted by family; the manifest
+`<name>.json` and, if there are arrays, `<name>.npz` lie beside this file.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import Tensor, nn
+
+import vimamba
+from tests.parity.official import read_manifest
+from vimamba.networks import UMamba
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a stage is found in our model.
+
+    Attributes:
+        module: Its name; may refer to groups of the matched pattern.
+        entering: What goes into the module, not what comes out.
+        then: From our tensor to the original's, where they hold the same otherwise arranged than
+            by channels first or last.
+    """
+
+    module: str
+    entering: bool = False
+    then: Callable[[Tensor], Tensor] | None = None
+
+
+# a module's name, more about it, or what finds the module; None: ours has no such tensor
+Place = str | Tap | Callable[[nn.Module, re.Match[str]], nn.Module] | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One recorded configuration of an original model, and ours that must give the same.
+
+    Attributes:
+        name: Of the manifest.
+        model: A timm name, that of a segmentation network, or what makes the model.
+        kwargs: Its arguments; `features_only` where the maps of a dense backbone were recorded.
+        modules: Patterns of the stages' names, or of the official modules where the manifest
+            names them, and where we have each. The first that matches counts; STAGED or PLAIN
+            follow.
+        wrap: What the file holds, made from the state dict of the original.
+        finish: What the original does to the outputs besides.
+        fresh: Our parameters that the file lacks and may lack.
+        also: Arguments of models that take the file, too; what they have no use for is left out.
+        slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
+        identify: Whether `vimamba.identify` tells the file, by default of all that need no
+            arguments.
+    """
+
+    name: str
+    model: str | Callable[..., nn.Module]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    modules: Mapping[str, Place] = field(default_factory=dict)
+    wrap: Callable[[dict[str, Tensor]], Any] = lambda state: {"model": state}
+    finish: Callable[[Tensor], Tensor] = lambda output: output
+    fresh: tuple[str, ...] = ()
+    also: tuple[Mapping[str, Any], ...] = ()
+    slow: bool | None = None
+    identify: bool | None = None
+
+    @property
+    def is_small(self) -> bool:
+        return self.name.endswith("_test")
+
+    @property
+    def is_slow(self) -> bool:
+        return not self.is_small if self.slow is None else self.slow
+
+    @property
+    def is_identified(self) -> bool:
+        is_released = isinstance(self.model, str) and timm.is_model(self.model)
+        is_released = is_released and not self.model.startswith("test_")
+        return is_released and not self.kwargs if self.identify is None else self.identify
+
+    def create(self, file: Path, **kwargs: Any) -> nn.Module:
+        """Our model with the weights of an official file."""
+        kwargs = {**self.kwargs, **kwargs}
+        if isinstance(self.model, str) and timm.is_model(self.model):
+            overlay = {"file": str(file)}
+            kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
+            return timm.create_model(self.model, **kwargs)
+        make = (
+            partial(vimamba.create_segmenter, self.model)
+            if isinstance(self.model, str)
+            else self.model
+        )
+        network = make(**kwargs)
+        network.load_pretrained(file)
+        return network
+
+
+# where models of stages, channels-last or -first, and models of blocks have what is recorded
+STAGED: dict[str, Place] = {
+    r"stem|patch_embed": "stem",
+    r"(\d+)": r"stages.\1",
+    r"norm": "norm",
+}
+PLAIN: dict[str, Place] = {
+    r"stem|patch_embed": "patch_embed",
+    # the residual stream after a block
+    r"(\d+)": r"blocks.\1",
+    r"norm": "norm",
+}
+
+
+def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
+    """Official stages that downsample at their end; ours do at the beginning of the next."""
+
+    def find(model: nn.Module, match: re.Match[str]) -> nn.Module:
+        stages, following = model.get_submodule(prefix), int(match[1]) + 1
+        last = following == len(stages)
+        return stages[-1].blocks if last else stages[following].downsample
+
+    return find
+
+
+MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
+MEDMAMBA_ARGS = {"num_classes": 6}
+
+DENSE_VIM = {"class_token": "none", "features_only": True}
+VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
+
+VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
+VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
+DENSE_VMAMBA = {"stage_norm": True, "features_only": True}
+
+SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
+SWIN = {"num_classes": 14, "in_chans": 1}
+SWIN_UMAMBA: dict[str, Place] = {
+    r"stem": "conv_stem",
+    r"vssm_encoder\.patch_embed": "encoder.stem",
+    r"vssm_encoder\.layers\.(\d)": r"encoder.stages.\1",
+    r"vssm_encoder\.downsamples\.(\d)": lambda model, m: (
+        model.encoder.stages[int(m[1]) + 1].downsample
+    ),
+    r"encoder(\d)": lambda model, m: model.skips[int(m[1]) - 1],
+    r"decoder1": "refine",
+    r"decoder(\d)": lambda model, m: model.ups[6 - int(m[1])],
+    r"decoder\.expand_layers\.3|decoder\.stages\.3": "decoder.expand",
+    r"decoder\.expand_layers\.(\d)": r"decoder.blocks.\1.upsample",
+    r"decoder\.stages\.(\d)": r"decoder.blocks.\1",
+}
+VM_UNET: dict[str, Place] = {
+    r"vmunet\.patch_embed": "encoder.stem",
+    r"vmunet\.layers\.(\d)": merged("encoder.stages"),
+    r"vmunet\.layers_up\.(\d)": r"decoder.\1",
+    r"vmunet\.final_up": "expand",
+    r"vmunet\.final_conv": "classifier",
+}
+VM_UNET_TEST = {"depths": (1, 1, 2), "decoder_depths": (2, 1, 1), "dims": (16, 32, 64)}
+VM_UNET_DEEP = {"num_classes": 1, "depths": (2, 2, 9, 2), "decoder_depths": (2, 9, 2, 2)}
+UMAMBA: dict[str, Place] = {
+    r"encoder\.(stem|stages\.\d)": r"\1",
+    r"encoder\.mamba_layers\.(\d)": r"mambas.\1",
+    r"mamba_layer": lambda model, m: model.mambas[len(model.stages) - 1],
+    r"decoder\.stages\.(\d)": r"decoder.\1",
+}
+
+
+def umamba(name: str) -> Variant:
+    """The network that nnU-Net's plans in a manifest describe."""
+    plan = read_manifest(name)["config"]
+    base, most = plan["UNet_base_num_features"], plan["unet_max_num_features"]
+    stages = range(len(plan["conv_kernel_sizes"]))
+    kwargs = {
+        "features_per_stage": [min(base * 2**stage, most) for stage in stages],
+        "kernel_sizes": plan["conv_kernel_sizes"],
+        "strides": plan["pool_op_kernel_sizes"],
+        "n_conv_per_stage": plan["n_conv_per_stage_encoder"],
+        "n_conv_per_stage_decoder": plan["n_conv_per_stage_decoder"],
+        "patch_size": plan["patch_size"],
+        "mamba": "enc" if "enc" in name else "bot",
+        "deep_supervision": plan["deep_supervision"],
+    }
+    model = partial(UMamba, plan["num_input_channels"], plan["num_segmentation_heads"])
+    return Variant(
+        name, model, kwargs, UMAMBA, also=({"deep_supervision": not plan["deep_supervision"]},)
+    )
+
+
+BACKBONES = [
+    Variant(
+        "medmamba_test",
+        "test_medmamba",
+        {"depths": (1, 2, 1), "dims": (24, 48, 96), **MEDMAMBA_ARGS},
+        MEDMAMBA,
+    ),
+    Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant(
+        "vim_test",
+        "test_vim",
+        {"img_size": (64, 96), "stride": 8, "depth": 3, "d_state": 16, "num_classes": 10},
+    ),
+    Variant(
+        "vim_seg_test",
+        "test_vim",
+        {**DENSE_VIM, "img_size": 128, "depth": 4, "d_state": 16, "pyramid": (0, 1, 2, 3)},
+        also=({"features_only": False},),  # with the last norm
+    ),
+    Variant(
+        "vim_det_test",
+        "test_vim",
+        {**DENSE_VIM, "img_size": 128, "d_state": 16, "rotary": True, "out_indices": (3,)},
+    ),
+    Variant("vim_tiny_patch16_224", "vim_tiny_patch16_224", slow=False),
+    Variant("vim_small_patch16_224", "vim_small_patch16_224"),
+    Variant("vim_base_patch16_224", "vim_base_patch16_224"),
+    Variant("vim_tiny_plus_patch16_stride8_224", "vim_tiny_patch16_stride8_224"),
+    Variant("vim_small_plus_patch16_stride8_224", "vim_small_patch16_stride8_224"),
+    Variant("vim_tiny_rope_v1", "vim_tiny_rope_patch16_224"),
+    Variant("vim_tiny_det_backbone", "vim_tiny_rope_patch16_224", VIM_512, fresh=("norm.weight",)),
+    Variant(
+        "vim_tiny_seg_backbone",
+        "vim_tiny_patch16_224",
+        {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
+        also=({"features_only": False},),  # with the last norm
+    ),
+    Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
+    Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
+    Variant(
+        "vmamba_v0_even_test",
+        "test_vmamba",
+        {**VMAMBA_TEST, **VMAMBA_V0, "overlapping": False},
+    ),
+    Variant(
+        "vmamba_m2_test",
+        "test_vmamba_m2",
+        {**VMAMBA_TEST, "dims": (32, 64, 128), "d_state": 16},
+    ),
+    Variant("vmamba_tiny_s1l8", "vmamba_tiny_s1l8", slow=False),
+    Variant("vmamba_small_s1l20", "vmamba_small_s1l20"),
+    Variant("vmamba_base_s1l20", "vmamba_base_s1l20"),
+    Variant("vmamba_tiny_s2l5", "vmamba_tiny_s2l5"),
+    Variant("vmamba_small_s2l15", "vmamba_small_s2l15"),
+    Variant("vmamba_base_s2l15", "vmamba_base_s2l15"),
+    Variant("vmamba_tiny_0220", "vmamba_tiny_s2l4"),
+    Variant("vmamba_tiny_v0", "vmamba_tiny_v0"),
+    Variant("vmamba_small_v0", "vmamba_small_v0"),
+    Variant("vmamba_base_v0", "vmamba_base_v0"),
+    Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
+    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE_VMAMBA),
+    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE_VMAMBA),
+]
+NETWORKS = [
+    Variant(
+        "swin_umamba_test",
+        "swin_umamba",
+        {**SWIN_TEST, "dims": (8, 16, 32, 64, 128)},
+        SWIN_UMAMBA,
+        also=({"aux": False},),
+    ),
+    Variant("swin_umamba", "swin_umamba", SWIN, SWIN_UMAMBA, also=({"aux": True},)),
+    Variant(
+        "swin_umamba_d_test",
+        "swin_umamba_d",
+        {**SWIN_TEST, "dims": (16, 32, 64, 128)},
+        SWIN_UMAMBA,
+        also=({"aux": False},),
+    ),
+    Variant("swin_umamba_d", "swin_umamba_d", SWIN, SWIN_UMAMBA, also=({"aux": True},)),
+    umamba("umamba_bot_2d_test"),
+    umamba("umamba_enc_3d_test"),
+    umamba("umamba_bot_2d"),
+    umamba("umamba_enc_2d"),
+    umamba("umamba_bot_3d"),
+    umamba("umamba_enc_3d"),
+    Variant("vmunet_test", "vm_unet", {**VM_UNET_TEST, "num_classes": 3}, VM_UNET),
+    Variant("vmunet_isic", "vm_unet", {"num_classes": 1}, VM_UNET, finish=Tensor.sigmoid),
+    Variant("vmunet_synapse", "vm_unet", {"num_classes": 9}, VM_UNET),
+    Variant("vmunet_default", "vm_unet", VM_UNET_DEEP, VM_UNET, finish=Tensor.sigmoid),
+]
+VARIANTS = [*BACKBONES, *NETWORKS]

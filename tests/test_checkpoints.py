@@ -11,6 +11,8 @@ import vimamba
 from tests.parity.official import filled_state, shapes_only
 from vimamba.checkpoints import (
     CheckpointError,
+    find_identity,
+    identity,
     known_names,
     read_checkpoint,
     rename_keys,
@@ -231,6 +233,16 @@ BESIDE = {
     "names of one's own": lambda s, other: {
         "weights": {**prefixed("teacher_net.body.", s), "projector.weight": torch.ones(2)}
     },
+    "mmengine's average in buffers": lambda s, other: {
+        "state_dict": {
+            **prefixed("backbone.", s),
+            **{f"ema_backbone_{key.replace('.', '_')}": value for key, value in other.items()},
+        }
+    },
+    "DeepSpeed": lambda s, other: {
+        "module": prefixed("_forward_module.net.", s),
+        "buffer_names": [], "optimizer": None, "ds_config": {"zero_optimization": {"stage": 2}},
+    },
     "a network of nnU-Net's": lambda s, other: {
         "network_weights": prefixed("_orig_mod.network.", s), "trainer_name": "x"
     },
@@ -275,6 +287,55 @@ def test_identify_says_how_many_channels_and_classes(in_chans, classes, tmp_path
     )  # fmt: skip
     assert f"in_chans={in_chans}" in found.create_line
     assert ("num_classes" in found.create_line) == (classes != 1000)
+
+
+def test_identify_tells_a_backbone_without_classifier(tmp_path, caplog):
+    made = timm.create_model("vmamba_tiny_v0", num_classes=0)
+    torch.save(made.state_dict(), tmp_path / "x.pth")
+    found = vimamba.identify(tmp_path / "x.pth")
+    assert (found.variant, found.num_classes) == ("vmamba_tiny_v0", 0)
+    assert "num_classes=0" in found.create_line
+    assert caplog.text == "", "models that were only tried say nothing"
+
+
+def test_identify_lists_all_that_names_and_shapes_cannot_tell_apart(tmp_path):
+    made = timm.create_model("vim_tiny_patch16_224")
+    torch.save(made.state_dict(), tmp_path / "x.pth")
+    found = vimamba.identify(tmp_path / "x.pth")
+    names = [found.variant, *(other.variant for other in found.others)]
+    assert names == ["vim_tiny_patch16_224", "vim_tiny_rope_patch16_224"]
+
+
+def spoil(state, how):
+    if how == "an unknown key":
+        state["layers.2.blocks.1.ls_1"] = torch.zeros(96)
+    elif how == "a block less":
+        state = {key: value for key, value in state.items() if ".2.blocks.8." not in key}
+    elif how == "another width":
+        state["patch_embed.proj.weight"] = torch.zeros(80, 3, 4, 4)
+    return state
+
+
+@pytest.mark.parametrize("how", ["an unknown key", "a block less", "another width"])
+def test_identify_makes_no_model_that_cannot_be_the_one(how, monkeypatch):
+    made = []
+    outline = identity._outline
+
+    def spy(entrypoint, name, *args):
+        made.append(name)
+        return outline(entrypoint, name, *args)
+
+    monkeypatch.setattr(identity, "_outline", spy)
+    assert find_identity({"model": spoil(shapes_only("vmamba_tiny_v0"), how)}) is None
+    assert [name for name in made if name.startswith("vmamba")] == []
+
+
+def test_parts_that_do_not_go_together_are_no_traceback(tmp_path):
+    state = shapes_only("vmamba_tiny_v0")
+    state["layers.0.blocks.0.self_attention.A_logs"] = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="it fits no model that vimamba knows"):
+        create("vmamba_tiny_v0", tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

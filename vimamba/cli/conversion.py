@@ -48,7 +48,10 @@ def convert(args: list[str]) -> int:
         write_weights(checkpoint, found, given.out)
         lines = [found.line(given.out)]
     else:
-        vimamba.save_pretrained(found.load(given.file), given.out)
+        try:
+            vimamba.save_pretrained(found.load(given.file), given.out)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
         lines = [f'timm.create_model("local-dir:{given.out}", pretrained=True)']
         if found.num_classes:
             auto = "transformers.AutoModelForImageClassification"

@@ -62,10 +62,8 @@ def list_models(args: list[str]) -> int:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return 0
     if not rows:
-        raise UsageError(
-            f"no model fits {' '.join(args) or given.pattern!r}; --all looks at timm's own models, "
-            "too"
-        )
+        asked = repr(given.pattern) if args == [given.pattern] else " ".join(args)
+        raise UsageError(f"no model fits {asked}; --all looks at timm's own models, too")
     shown = [
         [
             row.name,
@@ -98,6 +96,8 @@ def find_rows(given: Namespace) -> list[Row]:
         family = _checked_family(given.family)
         wanted.append(lambda row: row.family == family)
     if given.max_params is not None:
+        if given.max_params <= 0:
+            raise UsageError(f"--max-params {given.max_params} must be more than 0")
         most = given.max_params * 1e6
         wanted.append(lambda row: row.params is not None and row.params <= most)
     if given.license is not None:

@@ -250,6 +250,8 @@ register_family(
         "vim_small_patch16_stride8_224.midclstok_ft_in1k": 81.6,
         "vim_tiny_rope_patch16_224.in1k": 73.1,
     },
+    remarks="With a stride of 8, patches of 16 pixels overlap without padding: 27 x 27 of them, "
+    "not 28 x 28. The rotary model, of January 2024, was superseded by the one without.",
 )
 
 

@@ -186,6 +186,8 @@ register_family(
         "vmamba_small_v0.in1k": 83.5,
         "vmamba_base_v0.in1k": 83.7,
     },
+    remarks="`s1l8` has mixers as wide as the block and 8 blocks in its third stage, `s2l5` twice "
+    "as wide ones and 5. `v0` is the first generation, `m2` has Mamba-2's scan.",
 )
 
 _RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"

@@ -134,7 +134,8 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert left == {
         "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
         "data.png", "confusion_matrix.png", "cases_test.csv", "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt", "export/config.json", "export/model.safetensors",
+        "checkpoints/last.ckpt", "export/README.md", "export/config.json",
+        "export/model.safetensors",
     }  # fmt: skip
     assert {"val/dice", "val/miou", "val/loss", "train/loss"} <= set(
         rows_of(run / "metrics.csv")[0]

@@ -8,7 +8,7 @@ from vimamba.cli.tables import number, say, show_table
 from vimamba.data import ClassificationData
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.data.splits import SPLITS
-from vimamba.tasks.export import export_network
+from vimamba.hub import save_pretrained
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -92,17 +92,21 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
 def export(cli: "RecipeCLI", folder: Path) -> None:
     """Write the scored network for timm."""
     data = cli.datamodule
-    export_network(
+    area = data.interpolation == "area"
+    save_pretrained(
         cli.model.scored_net,
         folder,
-        class_names=data.class_names,
-        img_size=data.img_size,
-        mean=data.mean,
-        std=data.std,
-        interpolation=data.interpolation,
-        crop_pct=data.crop_pct,
-        preprocessing=asdict(data.preprocessing),
+        label_names=data.class_names,
         license=None if cli.model.hparams["pretrained"] else "unknown",
+        data_config={
+            "input_size": (len(data.mean), data.img_size, data.img_size),
+            "mean": tuple(data.mean),
+            "std": tuple(data.std),
+            "interpolation": "box" if area else data.interpolation,  # timm's name
+            "crop_pct": data.crop_pct,
+            "crop_mode": "center",
+        },
+        preprocessing=asdict(data.preprocessing),
     )
 
 

@@ -163,6 +163,8 @@ def _batch(network: Network, given: Namespace) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     from vimamba.data.samples import list_images
 
+    if len(network.image_size) != 3:
+        raise UsageError(f"--data is for networks of images; {network.name} takes volumes")
     files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
         raise UsageError(f"--data {given.data}: there is no image")

@@ -1,5 +1,6 @@
 """What a segmentation run tells: the data before training; scores, pictures and the export."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -7,7 +8,7 @@ from vimamba.cli.callbacks import write_rows
 from vimamba.cli.tables import number, say, show_table
 from vimamba.data import SegmentationData
 from vimamba.data.inspection import describe_pixels, inspect_images
-from vimamba.tasks.mask_export import export_segmenter
+from vimamba.hub import save_pretrained
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
@@ -124,7 +125,16 @@ def draw_results(cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
 
 def export(cli: "RecipeCLI", folder: Path) -> None:
     """Write the scored network with all that is needed to build it again."""
-    export_segmenter(cli.model, folder, preprocessing=cli.datamodule.preprocessing)
+    task, preprocessing = cli.model, cli.datamodule.preprocessing
+    save_pretrained(
+        task.scored_net,
+        folder,
+        label_names=task.class_names,
+        label_values=task.label_values,
+        license=None if task.hparams["pretrained"] else "unknown",
+        data_config={"mean": tuple(preprocessing.mean), "std": tuple(preprocessing.std)},
+        preprocessing=asdict(preprocessing),
+    )
 
 
 def export_hint(folder: Path) -> str:

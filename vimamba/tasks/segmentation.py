@@ -6,11 +6,11 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from vimamba.layers import resize
 from vimamba.networks import create_segmenter
 from vimamba.tasks.backbone import self_contained
 from vimamba.tasks.errors import TaskError
@@ -116,6 +116,8 @@ class Segmentation(Task):
             drop_path_rate=drop_path_rate,
             model_kwargs=model_kwargs,
         )
+        if len(cast(Any, net).cell) != 2:
+            raise TaskError(f"model={model!r} takes volumes; `vimamba nnunet` trains it on them")
         self.loss = MaskLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
         self.confusion = MulticlassConfusionMatrix(
@@ -206,7 +208,7 @@ class Segmentation(Task):
     def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
         """The likeliest class of every pixel, (N, H, W), from the mean of the views."""
         if views[0].shape[2:] != tuple(size):
-            return likeliest(resize(self.mean_probabilities(views), size))
+            return likeliest(resize(self.mean_probabilities(views), size, antialias=True))
         strips = zip(*(view.split(STRIP, dim=2) for view in views), strict=True)
         return np.concatenate([likeliest(self.mean_probabilities(s)) for s in strips], axis=1)
 
@@ -262,7 +264,8 @@ class Segmentation(Task):
             views = self.views(torch.stack([item[0] for item in group]))
             for place, (_, mask, case, spacing) in enumerate(group):
                 own = [view[place : place + 1] for view in views]
-                loss = self.loss.single(resize(own[0].float(), mask.shape), mask[None])
+                logits = resize(own[0].float(), mask.shape, antialias=True)
+                loss = self.loss.single(logits, mask[None])
                 self.log_scoring(stage, loss, 1)
                 found = self.classes(own, mask.shape)[0]
                 prediction = torch.from_numpy(found).to(mask.device)
@@ -316,13 +319,6 @@ def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
         group.append(item)
     if group:
         yield group
-
-
-def resize(values: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, C, h, w) at another size; what shrinks is averaged, as images are."""
-    if values.shape[2:] == tuple(size):
-        return values
-    return F.interpolate(values, size=tuple(size), mode="bilinear", antialias=True)
 
 
 def build_network(

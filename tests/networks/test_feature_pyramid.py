@@ -1,10 +1,10 @@
-"""The doorway from a timm backbone to a head."""
+"""The feature pyramid of any timm backbone."""
 
 import pytest
 import timm
 import torch
 
-from vimamba.pyramid import FeaturePyramid
+from vimamba.networks import FeaturePyramid
 
 BACKBONES = [
     "resnet18",

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from vimamba.heads import FCNHead, find_head
-from vimamba.networks.segmenter import Segmenter
-from vimamba.pyramid import FeaturePyramid
+from vimamba.networks.feature_pyramid import FeaturePyramid
+from vimamba.networks.registry import register_network
+from vimamba.networks.segmentation.segmenter import Segmenter
 
 
+@register_network(task="segmentation", name="backbone_segmenter")
 class BackboneSegmenter(Segmenter):
     """A head on the feature pyramid of a timm backbone.
 
@@ -21,12 +23,10 @@ class BackboneSegmenter(Segmenter):
         **kwargs: To the backbone.
     """
 
-    body = "encoder.body.model"
-
     def __init__(
         self,
         model: str,
-        head: str,
+        head: str = "upernet",
         *,
         num_classes: int,
         in_chans: int = 3,
@@ -35,10 +35,10 @@ class BackboneSegmenter(Segmenter):
         aux: bool = False,
         **kwargs: Any,
     ) -> None:
-        make_head, finest_stride = find_head(head)
+        make_head = find_head(head)
         encoder = FeaturePyramid(
             model,
-            finest_stride=finest_stride,
+            finest_stride=make_head.finest_stride,
             pretrained=pretrained,
             in_chans=in_chans,
             img_size=img_size,
@@ -50,11 +50,22 @@ class BackboneSegmenter(Segmenter):
             (coarsest, coarsest),
             num_classes=num_classes,
             in_chans=in_chans,
-            pretrained_cfg={**cfg, "input_size": (in_chans, *cfg["input_size"][1:])},
+            pretrained_cfg={
+                **cfg,
+                "architecture": f"{head} on {cfg['architecture']}",
+                "input_size": (in_chans, *cfg["input_size"][1:]),
+            },
         )
         self.encoder = encoder
         self.head = make_head(encoder.channels, encoder.strides, num_classes)
         self.aux_head = FCNHead(encoder.channels, encoder.strides, num_classes) if aux else None
+        if pretrained:
+            self.note_start(self.body)
+
+    @property
+    def body(self) -> nn.Module:
+        """The backbone."""
+        return self.encoder.body.model  # type: ignore[return-value]
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits at the resolution of the heads; see `Segmenter.predict`."""

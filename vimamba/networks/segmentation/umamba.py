@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.checkpoints import Rules, StateDict, rename_keys
-from vimamba.layers import MambaMixer, join_branches, mamba_rules, scan_parameters
+from vimamba.layers import MambaMixer, join_branches, mamba_rules
 from vimamba.layers.tracing import expect_size
-from vimamba.networks.registry import register_segmenter
-from vimamba.networks.segmenter import Segmenter
+from vimamba.networks.registry import register_network
+from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.scan_orders import num_paths, order_of_block
 
 Size = Sequence[int]
@@ -28,6 +28,12 @@ Size = Sequence[int]
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _PLACES = ("bot", "enc")
+# of nnU-Net's plans: cells that a side keeps, most channels, and the usual patches
+_FEWEST = 4
+_MOST_CHANNELS = {2: 512, 3: 320}
+_PATCH = {2: (320, 320), 3: (128, 128, 128)}
+# arguments that say what the stages are
+_STAGES = ("features_per_stage", "kernel_sizes", "strides")
 
 
 class ResidualBlock(nn.Module):
@@ -273,10 +279,6 @@ class UMamba(Segmenter):
             outputs += reversed([classifier(level) for classifier, level in coarse])
         return outputs
 
-    def no_weight_decay(self) -> set[str]:
-        """Names of the scans' parameters."""
-        return scan_parameters(self)
-
     def body_parameters(self) -> list[nn.Parameter]:
         """Parameters of the encoder."""
         parts = (self.stem, self.stages, self.mambas)
@@ -285,11 +287,6 @@ class UMamba(Segmenter):
     def group_matcher(self, coarse: bool = False) -> Any:
         """The encoder's stages for layer-wise learning rates; the decoder is the last one."""
         return {"stem": r"^stem", "blocks": r"^(?:stages|mambas)\.(\d+)"}
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Only `enable=False` is known."""
-        if enable:
-            raise ValueError("enable=True: U-Mamba has no gradient checkpointing")
 
     def official_rules(self) -> Rules:
         """How the parameters of an official file are renamed, once the deepest layer is counted."""
@@ -335,42 +332,119 @@ _OFFICIAL_KEYS: dict[str, str | None] = {
 }
 
 
-def _make_2d(
-    mamba: str, in_chans: int, num_classes: int, pretrained: bool, aux: bool, **kwargs: Any
-) -> UMamba:
-    if pretrained:
-        raise ValueError(f"pretrained=True: there are no published weights of umamba_{mamba}_2d")
-    return UMamba(in_chans, num_classes, mamba=mamba, deep_supervision=aux, **kwargs)
+def plan_stages(patch_size: Size, spacing: Sequence[float] | None = None) -> dict[str, Any]:
+    """Stages for a patch, by nnU-Net's rules (Isensee et al. 2021, arXiv:1904.08128).
 
+    Sides of eight cells or more are halved, those with the smallest cells first: an axis waits
+    while its cells are twice as long. Until then kernels have one cell along it, then three.
+    Channels double, to at most 512 in two dimensions and 320 in three.
 
-@register_segmenter
-def umamba_bot_2d(
-    *,
-    num_classes: int,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    img_size: int | None = None,
-    aux: bool = False,
-    **kwargs: Any,
-) -> UMamba:
-    """U-Mamba Bot of a seven-stage plan: 47.5 M parameters, for images of any size."""
-    return _make_2d("bot", in_chans, num_classes, pretrained, aux, **kwargs)
+    Args:
+        patch_size: Pixels or voxels along each axis.
+        spacing: Distance of their centres along each axis, in one unit; all the same if None.
 
+    Returns:
+        `features_per_stage`, `kernel_sizes` and `strides` of `UMamba`.
 
-@register_segmenter
-def umamba_enc_2d(
-    *,
-    num_classes: int,
-    in_chans: int = 3,
-    pretrained: bool = False,
-    img_size: int | None = None,
-    aux: bool = False,
-    **kwargs: Any,
-) -> UMamba:
-    """U-Mamba Enc of a seven-stage plan: 47.0 M parameters, for images of one size.
-
-    That is 320 x 320, or `img_size` rounded up to 64 pixels, or `patch_size` of the plan.
+    Raises:
+        ValueError: `spacing` is not one positive number for each axis.
     """
-    side = 64 * math.ceil((img_size or 320) / 64)
-    args = {"patch_size": (side, side), **kwargs}
-    return _make_2d("enc", in_chans, num_classes, pretrained, aux, **args)
+    axes = range(len(patch_size))
+    lengths = [1.0 for _ in axes] if spacing is None else [float(length) for length in spacing]
+    if len(lengths) != len(patch_size) or min(lengths) <= 0:
+        raise ValueError(
+            f"spacing={spacing} must be a positive number for each side of patch_size={patch_size}"
+        )
+    size, kernel = list(patch_size), [1 for _ in axes]
+    strides, kernels = [[1 for _ in axes]], []
+    while True:
+        long = [a for a in axes if size[a] >= 2 * _FEWEST]
+        halved = [a for a in long if lengths[a] < 2 * min(lengths[b] for b in long)]
+        if not halved or (len(halved) == 1 and size[halved[0]] < 3 * _FEWEST):
+            break
+        kernel = [3 if lengths[a] < 2 * min(lengths) else kernel[a] for a in axes]
+        kernels.append(kernel)
+        strides.append([2 if a in halved else 1 for a in axes])
+        size = [math.ceil(side / step) for side, step in zip(size, strides[-1], strict=True)]
+        lengths = [length * step for length, step in zip(lengths, strides[-1], strict=True)]
+    kernels.append([3 for _ in axes])
+    most = _MOST_CHANNELS[len(size)]
+    features = [min(32 * 2**stage, most) for stage in range(len(strides))]
+    return {"features_per_stage": features, "kernel_sizes": kernels, "strides": strides}
+
+
+def _make(
+    mamba: str,
+    dims: int,
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    img_size: int | None = None,
+    aux: bool = False,
+    patch_size: Size | None = None,
+    spacing: Sequence[float] | None = None,
+    **kwargs: Any,
+) -> UMamba:
+    """A U-Mamba whose stages are those of `kwargs`, or else planned for the patch.
+
+    The patch, `img_size` along each axis if `patch_size` is None, is rounded up to whole cells of
+    the coarsest map. `kwargs` are further arguments of `UMamba`.
+    """
+    name = f"umamba_{mamba}_{dims}d"
+    if pretrained:
+        raise ValueError(f"pretrained=True: there are no published weights of {name}")
+    patch = patch_size or ([img_size] * dims if img_size else _PATCH[dims])
+    if not isinstance(patch, Sequence) or len(patch) != dims:
+        raise ValueError(f"patch_size={patch} of {name} must be {dims} sides")
+    given = [key for key in _STAGES if key in kwargs]
+    if given:
+        if spacing is not None:
+            raise ValueError(f"spacing={spacing} does not go with {', '.join(given)}")
+        n = len(kwargs[given[0]])
+        steps = [[1] * dims, *([2] * dims for _ in range(n - 1))]
+        stages = {"kernel_sizes": [[3] * dims] * n, "strides": steps, **kwargs}
+    else:
+        stages = {**plan_stages(patch, spacing), **kwargs}
+    cell = [math.prod(axis) for axis in zip(*stages["strides"], strict=True)]
+    whole = [max(-(-p // c), UMamba.fewest_cells) * c for p, c in zip(patch, cell, strict=True)]
+    return UMamba(
+        in_chans, num_classes, mamba=mamba, deep_supervision=aux, patch_size=whole, **stages
+    )
+
+
+@register_network(task="segmentation")
+def umamba_bot_2d(**kwargs: Any) -> UMamba:
+    """U-Mamba Bot for images of any size, planned for `patch_size`, `img_size` or 320 x 320 pixels.
+
+    Of 320 x 320 it has seven stages and 47.5 M parameters.
+    """
+    return _make("bot", 2, **kwargs)
+
+
+@register_network(task="segmentation")
+def umamba_enc_2d(**kwargs: Any) -> UMamba:
+    """U-Mamba Enc for images of one size: `patch_size`, `img_size` or 320 x 320 pixels.
+
+    That is rounded up to whole cells. Of 320 x 320 it has seven stages and 47.0 M parameters.
+    """
+    return _make("enc", 2, **kwargs)
+
+
+@register_network(task="segmentation")
+def umamba_bot_3d(**kwargs: Any) -> UMamba:
+    """U-Mamba Bot for volumes of any size, planned for `patch_size`, `img_size` or 128^3 voxels.
+
+    Voxels that are no cubes are told by `spacing`, as in (5.0, 0.8, 0.8) mm.
+    """
+    return _make("bot", 3, **kwargs)
+
+
+@register_network(task="segmentation")
+def umamba_enc_3d(**kwargs: Any) -> UMamba:
+    """U-Mamba Enc for volumes of one size: `patch_size`, `img_size` or 128^3 voxels.
+
+    That is rounded up to whole cells. Voxels that are no cubes are told by `spacing`, as in
+    (5.0, 0.8, 0.8) mm.
+    """
+    return _make("enc", 3, **kwargs)

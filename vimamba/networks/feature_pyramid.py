@@ -1,4 +1,4 @@
-"""The one typed doorway from a timm backbone to a head."""
+"""The feature pyramid of any timm backbone: what a head is given."""
 
 import inspect
 import math

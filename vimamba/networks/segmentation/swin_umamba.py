@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from vimamba.heads import VSSHead
 from vimamba.layers import PatchStem
-from vimamba.networks.registry import register_segmenter
-from vimamba.networks.segmenter import Segmenter
-from vimamba.networks.vss_encoder import (
+from vimamba.networks.registry import register_network
+from vimamba.networks.segmentation.segmenter import Segmenter
+from vimamba.networks.segmentation.vss_encoder import (
     Rules,
     block_rules,
     encoder_rules,
@@ -122,7 +122,12 @@ class SwinUMamba(Segmenter):
             # the published list of what stays fresh spares the norm's bias
             fresh = ("stem.conv1.weight", "stem.conv1.bias", "stem.norm1.weight")
             overlay = {"pretrained_cfg_overlay": pretrained_cfg_overlay}
-            load_vmamba(self.encoder, _START, fresh=fresh, **overlay)
+            self.note_start(load_vmamba(self.encoder, _START, fresh=fresh, **overlay))
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder, a VMamba."""
+        return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of whole cells; see `Segmenter.predict`."""
@@ -219,7 +224,12 @@ class SwinUMambaD(Segmenter):
                     nn.init.zeros_(module.bias)
         if pretrained:
             overlay = {"in_chans": in_chans, "pretrained_cfg_overlay": pretrained_cfg_overlay}
-            load_vmamba(self.encoder, _START, **overlay)
+            self.note_start(load_vmamba(self.encoder, _START, **overlay))
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder, a VMamba."""
+        return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of whole cells; see `Segmenter.predict`."""
@@ -242,13 +252,13 @@ _OFFICIAL_KEYS_D: Rules = {
 }
 
 
-@register_segmenter
+@register_network(task="segmentation")
 def swin_umamba(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> SwinUMamba:
     """Swin-UMamba as published: 59.9 M parameters, for images of any size."""
     return SwinUMamba(deep_supervision=aux, **kwargs)
 
 
-@register_segmenter
+@register_network(task="segmentation")
 def swin_umamba_d(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> SwinUMambaD:
     """Swin-UMamba-D as published: 27.5 M parameters, for images of any size."""
     return SwinUMambaD(deep_supervision=aux, **kwargs)

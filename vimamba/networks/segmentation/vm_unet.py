@@ -20,9 +20,9 @@ from vimamba.layers import (
     drop_path_rates,
     init_vss_,
 )
-from vimamba.networks.registry import register_segmenter
-from vimamba.networks.segmenter import Segmenter
-from vimamba.networks.vss_encoder import (
+from vimamba.networks.registry import register_network
+from vimamba.networks.segmentation.segmenter import Segmenter
+from vimamba.networks.segmentation.vss_encoder import (
     Rules,
     block_rules,
     encoder_rules,
@@ -132,10 +132,16 @@ class VMUNet(Segmenter):
         if pretrained:
             overlay = {"in_chans": in_chans, "pretrained_cfg_overlay": pretrained_cfg_overlay}
             source = load_vmamba(self.encoder, "vmamba_small_v0", **overlay)
+            self.note_start(source)
             stages = reversed(list(source.stages))
             for ours, theirs in zip(self.decoder, stages, strict=True):
                 for block, published in zip(ours.blocks, theirs.blocks, strict=False):  # type: ignore[arg-type]
                     block.load_state_dict(published.state_dict())
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder, a VMamba."""
+        return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of whole cells; see `Segmenter.predict`."""
@@ -157,7 +163,7 @@ class VMUNet(Segmenter):
         return _OFFICIAL_KEYS
 
 
-@register_segmenter
+@register_network(task="segmentation")
 def vm_unet(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> VMUNet:
     """VM-UNet of the published configurations: 27.4 M parameters, for images of any size."""
     if aux:

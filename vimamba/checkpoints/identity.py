@@ -21,6 +21,7 @@ from vimamba.checkpoints.families import (
     find_facts,
     list_families,
 )
+from vimamba.checkpoints.fit import check_finite
 from vimamba.checkpoints.nesting import Bare, find_weights, thin_out
 from vimamba.checkpoints.rename import StateDict, listed, rename_key, without_numbers
 from vimamba.reading import CheckpointError, read_checkpoint
@@ -34,7 +35,7 @@ class Identity:
         variant: Registered name of the model.
         family: Its family.
         notes: What its authors or we say about it.
-        accuracy: Published with the official weights.
+        accuracy: Published with the official weights; "" of what is no classifier.
         license: Of the official weights.
         arguments: What the model has to be made with besides.
         in_chans: Channels of the images.
@@ -62,9 +63,18 @@ class Identity:
     @property
     def create_line(self) -> str:
         """The line that makes the model which this file fits, and loads it."""
-        extra = "".join(f", {k}={v!r}" for k, v in self.all_arguments.items())
         overlay = "pretrained_cfg_overlay=dict(file=FILE)"
-        return f'timm.create_model("{self.variant}", pretrained=True{extra}, {overlay})'
+        arguments = [f"{key}={value!r}" for key, value in self.all_arguments.items()]
+        call = ", ".join([f'"{self.variant}"', "pretrained=True", *arguments, overlay])
+        return f"timm.create_model({call})"
+
+    def line(self, file: str | Path) -> str:
+        """`create_line` with the name of the file."""
+        return self.create_line.replace("FILE", repr(str(file)))
+
+    def folder_line(self, folder: str | Path) -> str:
+        """The line that loads the folder which `vimamba.save_pretrained` writes of the model."""
+        return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
     def load(self, file: str | Path) -> nn.Module:
         """What `create_line` makes of the file."""
@@ -72,15 +82,25 @@ class Identity:
         arguments = {**self.all_arguments, "pretrained_cfg_overlay": overlay}
         return timm.create_model(self.variant, pretrained=True, **arguments)
 
-    def line(self, file: str | Path) -> str:
-        """`create_line` with the name of the file."""
-        return self.create_line.replace("FILE", repr(str(file)))
+    def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
+        """The weights in the file under our names, whole and finite.
+
+        Raises:
+            CheckpointError: They are not.
+        """
+        state = self.skeleton().read_weights(checkpoint)  # type: ignore[operator]
+        check_finite(state)
+        return state
+
+    def skeleton(self) -> nn.Module:
+        """The model without memory for its weights."""
+        return timm.create_model(self.variant, device="meta", **self.all_arguments)
 
     def __str__(self) -> str:
         if self.others:
             names = [self.variant, *(other.variant for other in self.others)]
             return " or ".join(dict.fromkeys(names))
-        return f"{self.variant} ({self.accuracy})"
+        return f"{self.variant} ({self.accuracy})" if self.accuracy else self.variant
 
 
 Matcher = Callable[[Mapping[str, Any]], list[Identity]]
@@ -118,14 +138,19 @@ def identify_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Iden
         raise CheckpointError(f"{str(path)!r}: {error}") from None
     found = find_identity(checkpoint)
     if found is None:
-        raise CheckpointError(f"{str(path)!r} fits no model that vimamba knows; it holds {keys}")
+        raise CheckpointError(
+            f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. A whole network of "
+            "other sizes than the usual ones is tried with vimamba.create_network(NAME, ...)"
+            ".load_pretrained(FILE)"
+        )
     return found
 
 
 def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
     """What a checkpoint is; None if it fits nothing."""
     for match in (*_MATCHERS, _match_models):
-        found = match(checkpoint)
+        with _silence():
+            found = match(checkpoint)
         if found:
             return replace(found[0], others=tuple(found[1:]))
     return None
@@ -137,8 +162,7 @@ def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
     readings = [r for f in list_families() if (r := _read(checkpoint, sample, f))]
     # a file that is some model's as it is may pass for another one's backbone, too
     for layouts in (_as_registered, _without_classifier, _in_other_layouts):
-        with _silence():
-            found = [identity for reading in readings for identity in reading.fit(layouts(reading))]
+        found = [identity for reading in readings for identity in reading.fit(layouts(reading))]
         if found:
             return found
     return []
@@ -146,7 +170,7 @@ def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """What starts fresh in a model that is only tried is not worth a warning."""
+    """What a model that is only tried leaves out or starts fresh is not worth a warning."""
     logger = logging.getLogger("vimamba.checkpoints")
 
     def refuse(record: logging.LogRecord) -> bool:

@@ -52,8 +52,8 @@ def convert(args: list[str]) -> int:
             vimamba.save_pretrained(found.load(given.file), given.out)
         except ValueError as error:
             raise UsageError(str(error)) from error
-        lines = [f'timm.create_model("local-dir:{given.out}", pretrained=True)']
-        if found.num_classes:
+        lines = [found.folder_line(given.out)]
+        if found.accuracy and found.num_classes:
             auto = "transformers.AutoModelForImageClassification"
             lines.append(f'{auto}.from_pretrained("{given.out}")')
     say(f"written to {given.out}; after `import vimamba`, load it with")
@@ -93,13 +93,9 @@ def write_weights(checkpoint: Mapping[str, Any], found: Identity, out: Path) -> 
     """
     from safetensors.torch import save_file
 
-    from vimamba.checkpoints import check_finite
     from vimamba.files import write_whole
-    from vimamba.hub import create_skeleton
 
-    model: Any = create_skeleton(found.variant, **found.all_arguments)
-    state = model.read_weights(checkpoint)
-    check_finite(state)
+    state = found.read_weights(checkpoint)
     whole = {
         key: value.clone(memory_format=torch.contiguous_format) for key, value in state.items()
     }

@@ -298,6 +298,13 @@ def test_identify_lists_all_that_names_and_shapes_cannot_tell_apart(tmp_path):
     assert names == ["vim_tiny_patch16_224", "vim_tiny_rope_patch16_224"]
 
 
+def test_the_name_of_the_published_file_decides_between_equal_shapes(tmp_path):
+    state = timm.create_model("vim_tiny_patch16_224").state_dict()
+    torch.save(state, tmp_path / "vim_t_midclstok_76p1acc.pth")
+    found = vimamba.identify(tmp_path / "vim_t_midclstok_76p1acc.pth")
+    assert (found.variant, found.others) == ("vim_tiny_patch16_224", ())
+
+
 def spoil(state, how):
     if how == "an unknown key":
         state["layers.2.blocks.1.ls_1"] = torch.zeros(96)

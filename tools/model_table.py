@@ -38,12 +38,13 @@ def measure(name: str) -> Facts:
     model = create_skeleton(name).eval()
     cfg: Any = model.pretrained_cfg
     weights = model.state_dict()
-    stem = weights.get(f"{cfg['first_conv']}.weight")
+    stem, head = (weights.get(f"{cfg[key]}.weight") for key in ("first_conv", "classifier"))
     return Facts(
         params=sum(parameter.numel() for parameter in model.parameters()),
         gflops=round(count_operations(model, cfg["input_size"]) / 1e9, 2),
         depth=count_blocks(weights),
         width=None if stem is None else stem.shape[0],
+        features=None if head is None else head.shape[-1],
     )
 
 

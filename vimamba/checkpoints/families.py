@@ -73,12 +73,14 @@ class Facts:
             of a matrix product are one, a scan's are `vimamba_kernels.flops.scan_flops`.
         depth: Blocks.
         width: Channels of the first convolution's output; None if there is no such layer.
+        features: Channels that the classifier reads; None if there is none.
     """
 
     params: int
     gflops: float
     depth: int
     width: int | None
+    features: int | None
 
 
 _FAMILIES: dict[type[nn.Module], Family] = {}

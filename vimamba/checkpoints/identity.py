@@ -103,6 +103,9 @@ class Identity:
         return f"{self.variant} ({self.accuracy})" if self.accuracy else self.variant
 
 
+# what files of any model are called
+_ANY_FILE = {"", "model.safetensors", "model.pth", "pytorch_model.bin", "checkpoint.pth"}
+
 Matcher = Callable[[Mapping[str, Any]], list[Identity]]
 
 _MATCHERS: list[Matcher] = []
@@ -117,7 +120,8 @@ def identify(path: str | Path) -> Identity:
     """Tell from names and shapes which registered model a checkpoint file belongs to.
 
     Any number of channels and classes will do. Where several models have these very names and
-    shapes, the first is given, and the others with it.
+    shapes, the first is given, and the others with it; unless the file is called as one of them
+    was published, which tells that it is this one.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -143,7 +147,18 @@ def identify_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Iden
             "other sizes than the usual ones is tried with vimamba.create_network(NAME, ...)"
             ".load_pretrained(FILE)"
         )
-    return found
+    candidates = (found, *found.others)
+    named = [one for one in candidates if Path(path).name in published_files(one.variant)]
+    return replace(named[0], others=()) if len(named) == 1 else found
+
+
+def published_files(model: str) -> set[str]:
+    """Names of the files in which weights of a registered model were published."""
+    if not timm.is_model(model):
+        return set()
+    cfgs: list[Any] = [timm.get_pretrained_cfg(key) for key in timm.list_pretrained(f"{model}.*")]
+    files = {str(cfg.hf_hub_filename or cfg.url or "").rsplit("/", 1)[-1] for cfg in cfgs}
+    return files - _ANY_FILE
 
 
 def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
@@ -211,13 +226,16 @@ class _Reading:
         facts = find_facts(name)
         if facts is None:
             return True
-        stem = self.renamed.get(_first_weight(name))
-        return facts.depth == depth and (stem is None or facts.width in (None, stem.shape[0]))
+        stem, head = self.renamed.get(_stem(name)), self.renamed.get(_head(name))
+        return (
+            facts.depth == depth
+            and (stem is None or facts.width in (None, stem.shape[0]))
+            and (head is None or facts.features in (None, head.shape[-1]))
+        )
 
     def has_classifier(self) -> bool:
         """Whether logits come out of it."""
-        classifiers = (timm.get_pretrained_cfg(n).classifier for n in self.family.list_models())  # type: ignore[union-attr]
-        return any(f"{classifier}.weight" in self.renamed for classifier in set(classifiers))
+        return any(_head(name) in self.renamed for name in self.family.list_models())
 
     def fit(self, layouts: Sequence[Mapping[str, Any]]) -> Iterator[Identity]:
         """The models that the file fits if they are made with the arguments of some layout."""
@@ -225,7 +243,7 @@ class _Reading:
             yield from (found for layout in layouts if (found := self._fit(name, layout)))
 
     def _fit(self, name: str, layout: Mapping[str, Any]) -> Identity | None:
-        stem = self.renamed.get(_first_weight(name))
+        stem = self.renamed.get(_stem(name))
         in_chans = 3 if stem is None or stem.ndim < 4 else stem.shape[1]
         arguments = tuple(layout.items())
         model = _outline(timm.model_entrypoint(name), name, in_chans, arguments)
@@ -274,8 +292,8 @@ def _read(
     names, foreign = found.state, found.foreign
     if 2 * sum(map(is_known, names)) <= len(names) + len(foreign):
         return None
-    official = any(family.is_official(key) and not is_ours(key) for key in names)
-    if official and not all(map(family.is_official, names)):
+    ours, official = sum(map(is_ours, names)), sum(map(family.is_official, names))
+    if ours < official < len(names):
         return None
     return _Reading(family, find_weights(checkpoint, is_known).state)
 
@@ -289,9 +307,14 @@ def _names_of(model_cls: type[nn.Module]) -> frozenset[str]:
     return frozenset(without_numbers(key) for model in models for key in model.state_dict())
 
 
-def _first_weight(name: str) -> str:
-    """Our name of the filters that read the image."""
+def _stem(name: str) -> str:
+    """Our name of a model's filters that read the image."""
     return f"{timm.get_pretrained_cfg(name).first_conv}.weight"  # type: ignore[union-attr]
+
+
+def _head(name: str) -> str:
+    """Our name of the weights of a model's classifier."""
+    return f"{timm.get_pretrained_cfg(name).classifier}.weight"  # type: ignore[union-attr]
 
 
 @lru_cache(maxsize=64)

@@ -55,8 +55,6 @@ class SelectiveScan(nn.Module):
 
     def reset_parameters(self) -> None:
         """Start as Mamba does."""
-        if self.D.is_meta:  # there is nothing to start, and it would take long
-            return
         for projection in self.dt_proj:
             init_step_projection_(projection)  # type: ignore[arg-type]
         init_step_bias_(self.dt_bias)

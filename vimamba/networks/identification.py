@@ -78,8 +78,12 @@ def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:
 
 def _fit(checkpoint: Mapping[str, Any], entry: Entry) -> NetworkIdentity | None:
     """What the file is if it fits a network whose sizes it tells."""
+    usual = _outline(entry, _usual(_SIZES))
     try:
-        state = _outline(entry, _usual(_SIZES)).rename_weights(checkpoint)
+        state = usual.rename_weights(checkpoint)
+        expected = {key: value.ndim for key, value in usual.state_dict().items()}
+        if {key: value.ndim for key, value in state.items()} != expected:
+            return None
         arguments = tuple((size, _read_size(state, entry, size)) for size in _SIZES)
         network = _outline(entry, arguments)
         network.read_weights(checkpoint)

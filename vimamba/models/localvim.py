@@ -63,13 +63,22 @@ class PaddedPatchEmbed(PatchEmbed):
 
 
 class ResampledRotary(RotaryEmbed):
-    """Rotary embedding whose sines and cosines, not angles, are resampled for other grids."""
+    """Rotary embedding whose sines and cosines, not angles, are resampled for other grids.
+
+    Args:
+        dim: C.
+        side: Cells of a side of the grid that the angles are for.
+    """
+
+    def __init__(self, dim: int, side: int = 14) -> None:
+        super().__init__(dim, side)
+        self.side = side
 
     def tables(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, L, C) in float32, as official files hold them."""
-        angles = self.angles(self.cells, self.cells, like[:, :1].float())
+        angles = self.angles(self.side, self.side, like[:, :1].float())
         tables = torch.stack([angles.cos(), angles.sin()])
-        cells = (self.cells, self.cells)
+        cells = (self.side, self.side)
         tables = resample_tokens(tables, cells, (height, width), antialias=False)
         return tables[:1], tables[1:]
 
@@ -310,7 +319,7 @@ class LocalVim(PlainBackbone):
                 elif recompute:
                     feature = x = checkpoint(block, x, table, source)
                 else:
-                    feature = x = block(x, table, source)
+                    feature = x = block(x, table, source)  # type: ignore[operator]
                 self.tap(i, feature, take, norm, features)
         return x, features
 

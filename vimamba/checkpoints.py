@@ -499,8 +499,10 @@ def _of_family(checkpoint: Mapping[str, Any], family: Family, names: list[str]) 
 
     state = find_weights(checkpoint, known).state
     present = {_without_numbers(key) for key in state}
-    used = [p for p in patterns if any(p.fullmatch(key) for key in present)]
-    share = max(len(present & ours) / len(ours), len(used) / len(patterns))
+    # rules of numbered parts count as one, like the parts
+    kinds = {re.compile(_without_numbers(pattern)) for pattern in family.rules}
+    used = [kind for kind in kinds if any(kind.fullmatch(key) for key in present)]
+    share = max(len(present & ours) / len(ours), len(used) / len(kinds))
     return _Bare(state) if share > 0.5 else {}
 
 

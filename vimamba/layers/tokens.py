@@ -108,6 +108,10 @@ class RotaryEmbed(nn.Module):
         """(L, C) angles of a grid, at least in float32."""
         # half precision would turn by angles of up to 14 that are a thirtieth off
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        return self.angles_in(dtype, height, width, like)
+
+    def angles_in(self, dtype: torch.dtype, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid in a dtype, on the device of `like`."""
         steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
         # in float32 a power of the negative would differ from the official tables in the last bit
         frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
@@ -139,13 +143,12 @@ def resample_tokens(
     Returns:
         (N, L', C), L' the cells of the result.
     """
-    values = x if x.dtype == torch.float64 else x.float()
     if antialias:
         rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
     else:
         rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
-    wide = columns.to(values.dtype) @ values.unflatten(1, (old[0], old[1]))
-    resampled = rows.to(values.dtype) @ wide.flatten(2)
+    wide = columns @ x.float().unflatten(1, (old[0], old[1]))
+    resampled = rows @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
@@ -169,7 +172,7 @@ def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
     weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
     cells = torch.arange(old, dtype=torch.float64, device=like.device)
     taken = place.clamp(0, old - 1).unsqueeze(2) == cells
-    return (weight.unsqueeze(2) * taken).sum(1)
+    return (weight.unsqueeze(2) * taken).sum(1).float()
 
 
 def _keys_kernel(x: Tensor, a: float) -> Tensor:

@@ -14,11 +14,11 @@ import timm
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
-from vimamba.console import number
 
 import vimamba  # noqa: F401  registers the models
 from vimamba.checkpoints import Facts, Family, classifiers, count_blocks, list_families
 from vimamba.cli.model_list import Row, describe_model
+from vimamba.console import number
 from vimamba.files import write_whole
 from vimamba.hub import create_skeleton
 

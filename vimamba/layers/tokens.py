@@ -103,23 +103,6 @@ def init_patches_(embed: nn.Module) -> None:
 
 # a symbolic trace keeps the call: it has no numbers for the sizes
 @torch.fx.wrap
-def rotary_angles(like: Tensor, height: int, width: int, dim: int, cells: int | None) -> Tensor:
-    """(L, C) angles of a grid, as `RotaryEmbed` describes them."""
-    # half precision would turn by angles of up to 14 that are a thirtieth off
-    is_double = like.dtype == torch.float64 and cells is not None
-    dtype = torch.float64 if is_double else torch.float32
-    steps = torch.arange(0, dim // 2, 2, device=like.device, dtype=dtype)
-    # in float32 a power of the negative would differ from the official tables in the last bit
-    frequency = (1.0 / 10000.0 ** (2 * steps / dim)).repeat_interleave(2)
-    rows = torch.arange(height, device=like.device, dtype=dtype)
-    cols = torch.arange(width, device=like.device, dtype=dtype)
-    if cells is not None:
-        rows, cols = rows * (cells / height), cols * (cells / width)
-    row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
-    col = (cols[:, None] * frequency)[None].expand(height, width, -1)
-    return torch.cat([row, col], dim=-1).flatten(0, 1)
-
-
 class RotaryEmbed(nn.Module):
     """Axial rotary embedding: rows turn one half of the channels, columns the other.
 
@@ -138,7 +121,23 @@ class RotaryEmbed(nn.Module):
 
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C) angles of a grid, at least in float32."""
-        return rotary_angles(like, height, width, self.dim, self.cells)
+        # half precision would turn by angles of up to 14 that are a thirtieth off
+        is_double = like.dtype == torch.float64 and self.cells is not None
+        dtype = torch.float64 if is_double else torch.float32
+        return self.angles_in(dtype, height, width, like)
+
+    def angles_in(self, dtype: torch.dtype, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid in a dtype, on the device of `like`."""
+        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
+        # in float32 a power of the negative would differ from the official tables in the last bit
+        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
+        rows = torch.arange(height, device=like.device, dtype=dtype)
+        cols = torch.arange(width, device=like.device, dtype=dtype)
+        if self.cells is not None:
+            rows, cols = rows * (self.cells / height), cols * (self.cells / width)
+        row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
+        col = (cols[:, None] * frequency)[None].expand(height, width, -1)
+        return torch.cat([row, col], dim=-1).flatten(0, 1)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate neighbouring pairs of channels of (..., L, C)."""
@@ -163,13 +162,12 @@ def resample_tokens(
     Returns:
         (N, L', C), L' the cells of the result.
     """
-    values = x if x.dtype == torch.float64 else x.float()
     if antialias:
         rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
     else:
         rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
-    wide = columns.to(values.dtype) @ values.unflatten(1, (old[0], old[1]))
-    resampled = rows.to(values.dtype) @ wide.flatten(2)
+    wide = columns @ x.float().unflatten(1, (old[0], old[1]))
+    resampled = rows @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
@@ -193,7 +191,7 @@ def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
     weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
     cells = torch.arange(old, dtype=torch.float64, device=like.device)
     taken = place.clamp(0, old - 1).unsqueeze(2) == cells
-    return (weight.unsqueeze(2) * taken).sum(1)
+    return (weight.unsqueeze(2) * taken).sum(1).float()
 
 
 def _keys_kernel(x: Tensor, a: float) -> Tensor:

@@ -87,6 +87,7 @@ class GroupScan(nn.Module):
         inner = dim // GROUPS
         self.scan_order = scan_order
         self.num_paths = num_paths(scan_order)
+        self.num_groups = GROUPS
         self.num_scans = max(self.num_paths, GROUPS)
         self.d_state = d_state
         self.dt_rank = math.ceil(inner / 16)
@@ -113,32 +114,36 @@ class GroupScan(nn.Module):
             refuse_plain_onnx()
         grid = x.shape[1:3]
         paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
-        if self.num_paths < GROUPS:
-            paths = paths.repeat(GROUPS, 1)[:GROUPS]
-        parts = x.chunk(GROUPS, dim=-1)
+        if self.num_paths < self.num_groups:
+            paths = paths.repeat(self.num_groups, 1)[: self.num_groups]
+        parts = x.chunk(self.num_groups, dim=-1)
         tokens, gates = [], []
         for g, in_proj in enumerate(self.in_proj):
             u, gate = in_proj(parts[g]).chunk(2, dim=-1)
             tokens.append(u)
             gates.append(self.act(gate).flatten(1, 2))
         u = self.act(self.conv(torch.cat(tokens, dim=-1).permute(0, 3, 1, 2)))
-        results = self.mix(u.flatten(2).unflatten(1, (GROUPS, -1)).transpose(2, 3), paths)
+        u = u.flatten(2).unflatten(1, (self.num_groups, -1)).transpose(2, 3)
+        y = self.mix(u, paths)
+        normed = []
+        for g, out_norm in enumerate(self.out_norm):
+            normed.append(out_norm(y[:, g :: self.num_groups].sum(1)) * gates[g])
         outputs = []
-        for g, (out_norm, out_proj) in enumerate(zip(self.out_norm, self.out_proj)):  # noqa: B905
-            outputs.append(out_proj(out_norm(results[g]) * gates[g]))
+        for g, out_proj in enumerate(self.out_proj):
+            outputs.append(out_proj(normed[g]))
         return torch.cat(outputs, dim=-1).unflatten(1, grid)
 
-    def mix(self, u: Tensor, paths: Tensor) -> list[Tensor]:
-        """Tokens (N, 4, L, D) along paths to (N, L, D) of each group."""
-        if self.num_scans > GROUPS:
-            u = u.repeat(1, -(-self.num_scans // GROUPS), 1, 1)[:, : self.num_scans]
+    def mix(self, u: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, 4, L, D) along paths to the result of every scan, (N, K, L, D), K >= 4."""
+        if self.num_scans > self.num_groups:
+            times = -(-self.num_scans // self.num_groups)
+            u = u.repeat(1, times, 1, 1)[:, : self.num_scans]
         projected = []
         for k, x_proj in enumerate(self.x_proj):
             projected.append(x_proj(u[:, k]))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
-        y = self.scan(u, dt, B, C, paths, merge=False)
-        return [y[:, g::GROUPS].sum(1) for g in range(GROUPS)]
+        return self.scan(u, dt, B, C, paths, merge=False)
 
     def reset_parameters(self) -> None:
         """Start the parameters of the scan; the other layers start themselves."""
@@ -237,6 +242,7 @@ class PairedClassifier(nn.Module):
 
     def __init__(self, dim: int, num_classes: int, **dd: Any) -> None:
         super().__init__()
+        self.in_features, self.out_features = dim, num_classes
         self.label = nn.Linear(dim, num_classes, **dd)
         self.teacher = nn.Linear(dim, num_classes, **dd)
         self.in_features, self.out_features = dim, num_classes

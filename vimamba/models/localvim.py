@@ -76,7 +76,7 @@ class ResampledRotary(RotaryEmbed):
 
     def tables(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, L, C) in float32, as official files hold them."""
-        angles = self.angles(self.side, self.side, like[:, :1].float())
+        angles = self.angles_in(torch.float32, self.side, self.side, like)
         tables = torch.stack([angles.cos(), angles.sin()])
         cells = (self.side, self.side)
         tables = resample_tokens(tables, cells, (height, width), antialias=False)
@@ -297,7 +297,7 @@ class LocalVim(PlainBackbone):
         cells: dict[str, Tensor] = {}
         for order, table in paths.items():
             if self.scrambled_columns and "columns" in order:
-                cells[order] = scrambled_cells(table, height, width)
+                cells[order] = scrambled_cells(table, x.unflatten(1, (height, width)))
             paths[order] = visit_padding(table, x.shape[1])
         cos, sin = x, x
         if self.rotary is not None:
@@ -309,14 +309,13 @@ class LocalVim(PlainBackbone):
                     x = self.rotary.turn(x, cos, sin)
                 order = self.scan_orders[i]
                 table, source = paths[order], cells.get(order)
-                recompute = self.grad_checkpointing and not torch.jit.is_scripting()
                 if self.has_tap_norms:
-                    if recompute:
+                    if self.grad_checkpointing and not torch.jit.is_scripting():
                         feature = checkpoint(block.mix, x, table, source)
                     else:
                         feature = block.mix(x, table, source)  # type: ignore[operator]
                     x = x + block.drop_path(feature)
-                elif recompute:
+                elif self.grad_checkpointing and not torch.jit.is_scripting():
                     feature = x = checkpoint(block, x, table, source)
                 else:
                     feature = x = block(x, table, source)  # type: ignore[operator]

@@ -70,7 +70,7 @@ _SMALL = """h v v_flip w7_flip; h h_flip v w7; h_flip v v_flip w7; h_flip v w2_f
     h_flip v_flip w7 w7_flip; h v w7 w7_flip"""
 
 
-def scrambled_cells(paths: Tensor, height: int, width: int) -> Tensor:
+def scrambled_cells(paths: Tensor, like: Tensor) -> Tensor:
     """From which cell the official code takes what it writes to each cell as a path's result.
 
     It goes back from a path along columns by taking its permutation once more, in place of the
@@ -78,13 +78,12 @@ def scrambled_cells(paths: Tensor, height: int, width: int) -> Tensor:
 
     Args:
         paths: (K, T) or (N, K, T), T >= L.
-        height: Rows of the grid.
-        width: Columns of the grid.
+        like: Any tensor of tokens on the grid, (N, H, W, C).
 
     Returns:
         (K, L) or (N, K, L).
     """
-    columns = torch.ops.vimamba.scan_paths(paths, "columns", [height, width])[0]
+    columns = torch.ops.vimamba.scan_paths(like, "columns")[0]
     steps = paths[..., : columns.shape[0]]
     along = (steps == columns).all(-1) | (steps == columns.flip(0)).all(-1)
     cells = torch.arange(columns.shape[0], dtype=torch.int64, device=paths.device)
@@ -118,7 +117,7 @@ class LocalSS2D(SS2D):
         """Tokens (N, H, W, D) along paths (K, T) or (N, K, T), gated and added: (N, L, D)."""
         y = self.mix(x.flatten(1, 2), paths)
         if self.scrambled_columns:
-            y = take_cells(y, scrambled_cells(paths, x.shape[1], x.shape[2]))
+            y = take_cells(y, scrambled_cells(paths, x))
         return self.gate(y).sum(1)
 
 

@@ -15,6 +15,11 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "vssd": ("test_vssd", {}),
+    "mlla": ("test_mlla", {}),
+    "spatialmamba": ("test_spatialmamba", {}),
+    "msvmamba": ("test_msvmamba", {}),
+    "msvmambav3": ("test_msvmambav3", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",
@@ -67,7 +72,7 @@ def test_a_traced_model_is_right_at_other_sizes(kind):
     assert_same(trace(model), model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba", "vim"])
+@pytest.mark.parametrize("kind", ["vmamba", "vim", "mlla", "msvmamba"])
 def test_a_symbolic_trace_is_right_at_other_sizes(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, **arguments).eval()
@@ -86,7 +91,10 @@ def test_an_extractor_of_feature_maps_scripts(kind):
     assert_same(scripted, model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba_m2", "medmamba", "vim_rotary"])
+@pytest.mark.parametrize(
+    "kind",
+    ["vmamba_m2", "medmamba", "vim_rotary", "vssd", "mlla", "spatialmamba", "msvmamba"],
+)
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, out_indices=(0, 1), **arguments, **FEATURES).eval()

@@ -56,9 +56,10 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__(dim, dim, 3, padding=1, groups=dim, **dd)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """(N, H, W, C) to the same shape."""
-        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        x = input.permute(0, 3, 1, 2)
+        return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1)
 
 
 class PositionedBlock(nn.Module):

@@ -5,6 +5,7 @@ finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths
 backbone with a class token or registers gives it.
 """
 
+from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
 from vimamba.layers.mlla import (
@@ -15,8 +16,9 @@ from vimamba.layers.mlla import (
     mean_attention,
     positioned_rules,
 )
-from vimamba.layers.pyramid import SimplePyramid
+from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
+from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import init_step_bias_, scan_parameters
 from vimamba.layers.tokens import (
@@ -59,6 +61,7 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "crop",
     "drop_path_rates",
     "init_step_bias_",
     "init_vss_",
@@ -67,8 +70,10 @@ __all__ = [
     "join_branches",
     "mamba_rules",
     "mean_attention",
+    "pad_to_cells",
     "pick_tokens",
     "positioned_rules",
+    "resize",
     "scan_parameters",
     "split_paths",
     "split_tokens",

@@ -96,7 +96,7 @@ class PositionedBlock(nn.Module):
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention without a softmax, divided by the number of tokens: q (k^T v) / L.
 
-    A mean of few large numbers fits in half precision where their sum does not.
+    In half precision a mean fits where the sum over many tokens does not.
 
     Args:
         q: (..., M, S).

@@ -258,6 +258,14 @@ def test_what_was_left_out_and_which_copy_was_taken_is_said(caplog):
     assert "Left out, as it is nothing of the model: 1 part: loss" in caplog.text
 
 
+def test_the_average_is_taken_where_the_published_accuracy_is_its_own(tmp_path):
+    state = {k: torch.zeros_like(v) for k, v in timm.create_model("test_vssd").state_dict().items()}
+    average = {k: v + 1 for k, v in state.items()}
+    torch.save({"model": state, "model_ema": average}, tmp_path / "official.pth")
+    model = create("test_vssd", tmp_path / "official.pth")
+    assert all((p == 1).all() for p in model.parameters())
+
+
 def test_a_copy_that_lacks_a_weight_is_not_taken():
     state = small_state()
     known = known_names(timm.create_model("test_vmamba", num_classes=5), {})

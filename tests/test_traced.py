@@ -31,6 +31,11 @@ MODELS = {
     "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "mambavision": ("test_mambavision", {}),
     "mobilemamba": ("test_mobilemamba", {}),
+    "vssd": ("test_vssd", {}),
+    "mlla": ("test_mlla", {}),
+    "spatialmamba": ("test_spatialmamba", {}),
+    "msvmamba": ("test_msvmamba", {}),
+    "msvmambav3": ("test_msvmambav3", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",
@@ -83,7 +88,7 @@ def test_a_traced_model_is_right_at_other_sizes(kind):
     assert_same(trace(model), model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba", "vim"])
+@pytest.mark.parametrize("kind", ["vmamba", "vim", "mlla", "msvmamba"])
 def test_a_symbolic_trace_is_right_at_other_sizes(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, **arguments).eval()
@@ -103,7 +108,9 @@ def test_an_extractor_of_feature_maps_scripts(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["vmamba_m2", "medmamba", "mambavision", "mobilemamba", "vim_rotary"]
+    "kind",
+    ["vmamba_m2", "medmamba", "mambavision", "mobilemamba", "vim_rotary", "vssd", "mlla"]
+    + ["spatialmamba", "msvmamba"],
 )
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]

@@ -56,9 +56,10 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__(dim, dim, 3, padding=1, groups=dim, **dd)
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor) -> Tensor:
         """(N, H, W, C) to the same shape."""
-        return self._conv_forward(x.permute(0, 3, 1, 2), self.weight, self.bias).permute(0, 2, 3, 1)
+        x = input.permute(0, 3, 1, 2)
+        return self._conv_forward(x, self.weight, self.bias).permute(0, 2, 3, 1)
 
 
 class PositionedBlock(nn.Module):
@@ -95,7 +96,7 @@ class PositionedBlock(nn.Module):
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention without a softmax, divided by the number of tokens: q (k^T v) / L.
 
-    A mean of few large numbers fits in half precision where their sum does not.
+    In half precision a mean fits where the sum over many tokens does not.
 
     Args:
         q: (..., M, S).

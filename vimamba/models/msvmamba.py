@@ -29,6 +29,7 @@ from vimamba.layers import (
     drop_path_rates,
     ss2d_rules,
 )
+from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
@@ -76,12 +77,12 @@ def chain(x: Tensor, paths: Tensor) -> Tensor:
 def unchain(y: Tensor, paths: Tensor, count: int, like: Tensor) -> Tensor:
     """Steps (N, K * T, D) of K = `count` paths back to tokens like (N, L, D), added up."""
     parts = y.unflatten(1, (count, -1))
-    total = torch.zeros_like(like)
+    total = torch.zeros_like(like, dtype=y.dtype)
     for k in range(count):
         # zero tokens write to a row of their own
         places = torch.where(paths[k] < 0, like.shape[1], paths[k])
         rows = F.pad(torch.zeros_like(total), (0, 0, 0, 1))
-        total = total + rows.index_copy(1, places, parts[:, k].to(rows.dtype))[:, :-1]
+        total = total + rows.index_copy(1, places, parts[:, k])[:, :-1]
     return total
 
 
@@ -130,6 +131,8 @@ class MultiscaleSS2D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, H, W, C) to the same shape."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
         x = self.in_proj(x)
         gate = x
         if self.gated:

@@ -34,6 +34,7 @@ from vimamba.layers import (
     split_paths,
     ss2d_rules,
 )
+from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 
@@ -95,6 +96,8 @@ class FusedScan(ScanMixer):
 
     def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
         """(N, H, W, C) to the same shape; `paths` as in `ScanMixer`."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
         own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths

@@ -15,8 +15,10 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
+    "damamba": ("test_damamba", {}),
     "mambavision": ("test_mambavision", {}),
     "mobilemamba": ("test_mobilemamba", {}),
+    "tinyvim": ("test_tinyvim", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
         "test_vim",
@@ -89,7 +91,8 @@ def test_an_extractor_of_feature_maps_scripts(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", ["vmamba_m2", "medmamba", "mambavision", "mobilemamba", "vim_rotary"]
+    "kind",
+    ["vmamba_m2", "medmamba", "damamba", "mambavision", "mobilemamba", "tinyvim", "vim_rotary"],
 )
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]

@@ -85,11 +85,14 @@ class StagedBackbone(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
-        fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return {
-            "stem": r"^stem",
-            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(?:stage_)?norm", (99999,))],
-        }
+        fine = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            # with the group before, the last block's
+            (r"^stages\.(\d+)\.norm", (99999,)),
+            (r"^(?:stage_)?norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in every stage."""

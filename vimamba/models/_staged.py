@@ -159,7 +159,9 @@ class StagedBackbone(Backbone):
             if i in take:
                 feature = stage_norm(x)
                 is_final = i == len(self.stages) - 1
-                features.append(self.norm(feature) if norm and is_final else feature)
+                feature = self.norm(feature) if norm and is_final else feature
+                # a norm of channels may leave them last in memory
+                features.append(feature.contiguous())
         return x, features
 
     def prune_intermediate_layers(

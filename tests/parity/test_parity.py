@@ -6,7 +6,6 @@ the manifests, and so do ours.
 
 import math
 import re
-import sys
 
 import pytest
 import torch
@@ -107,16 +106,9 @@ def official_gradients(variant, model):
         for key, value in filled_state(variant.name).items()
     }
     ours = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    renamed = from_official(model)(state)
+    renamed = model.from_official(state)
     sum((value * ours[name]).sum() for name, value in renamed.items() if name in ours).backward()
     return {key: value.grad for key, value in state.items()}
-
-
-def from_official(model):
-    """What renames an official state dict to our names."""
-    if hasattr(model, "from_official"):
-        return model.from_official
-    return sys.modules[type(model).__module__]._from_official
 
 
 @pytest.mark.parametrize("variant", params(WITH_GRADIENTS))

@@ -5,10 +5,12 @@ finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths
 backbone with a class token or registers gives it.
 """
 
+from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
-from vimamba.layers.pyramid import SimplePyramid
+from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
+from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import (
@@ -47,13 +49,16 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "crop",
     "drop_path_rates",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
     "join_branches",
     "mamba_rules",
+    "pad_to_cells",
     "pick_tokens",
+    "resize",
     "scan_parameters",
     "split_paths",
     "split_tokens",

@@ -56,8 +56,7 @@ class Variant:
         wrap: What the file holds, made from the state dict of the original.
         finish: What the original does to the outputs besides.
         fresh: Our parameters that the file lacks and may lack.
-        constants: Pattern of what the original counts among its parameters though it never changes,
-            and ours has no use for.
+        absorbed: Pattern of parameters of the original that ours computes, or reads into others.
         also: Arguments of models that take the file, too; what they have no use for is left out.
         slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
         identify: Whether `vimamba.identify` tells the file, by default of all that need no
@@ -71,7 +70,7 @@ class Variant:
     wrap: Callable[[dict[str, Tensor]], Any] = lambda state: {"model": state}
     finish: Callable[[Tensor], Tensor] = lambda output: output
     fresh: tuple[str, ...] = ()
-    constants: str | None = None
+    absorbed: str | None = None
     also: tuple[Mapping[str, Any], ...] = ()
     slow: bool | None = None
     identify: bool | None = None
@@ -93,8 +92,8 @@ class Variant:
         is_stock = not (self.is_network or self.is_small or self.kwargs)
         return is_stock if self.identify is None else self.identify
 
-    def is_constant(self, key: str) -> bool:
-        return self.constants is not None and re.search(self.constants, key) is not None
+    def is_absorbed(self, key: str) -> bool:
+        return self.absorbed is not None and re.search(self.absorbed, key) is not None
 
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
@@ -188,6 +187,14 @@ LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
 MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
 MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
 
+TINYVIM: dict[str, Any] = {
+    "modules": {
+        r"op(\d)": lambda model, m: model.stages[int(m[1])].blocks[-1].mixer,
+        r"conv0": lambda model, _: model.stages[0].blocks[-1].mixer.conv,
+    },
+    # both classifiers are read as one
+    "absorbed": r"^dist_head\.",
+}
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
@@ -209,7 +216,7 @@ MOBILEMAMBA: dict[str, Any] = {
         r"ssm": "stages.1.blocks.0.mixer.wide.mixer",
         r"wte": "stages.1.blocks.0.mixer.wide",
     },
-    "constants": r"\.i?wt_filter$",
+    "absorbed": r"\.i?wt_filter$",
 }
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
@@ -270,7 +277,20 @@ def umamba(name: str) -> Variant:
     )
 
 
+DAMAMBA: dict[str, Any] = {
+    "modules": {
+        r"dascan": "stages.0.blocks.0.mixer.resample",
+        r"mixer": "stages.1.blocks.0.mixer",
+    },
+    "absorbed": r"\.conv_constant$",
+}
+DAMAMBA_TEST = {"dims": (32, 48, 64, 80), "head_dim": 16, "layer_scales": (0.0, 0.0, 1e-6, 1e-6)}
+
 BACKBONES = [
+    Variant("damamba_test", "test_damamba", {**DAMAMBA_TEST, "num_classes": 10}, **DAMAMBA),
+    Variant("damamba_tiny", "damamba_tiny", **DAMAMBA),
+    Variant("damamba_small", "damamba_small", **DAMAMBA),
+    Variant("damamba_base", "damamba_base", **DAMAMBA),
     Variant(
         "adventurer_test",
         "test_adventurer",
@@ -492,6 +512,12 @@ BACKBONES = [
     # one network, for other sizes of images
     Variant("mobilemamba_b2", "mobilemamba_b2", **MOBILEMAMBA, identify=False),
     Variant("mobilemamba_b4", "mobilemamba_b4", **MOBILEMAMBA, identify=False),
+    Variant(
+        "tinyvim_test", "test_tinyvim", {"dims": (16, 24, 48, 40), "num_classes": 10}, **TINYVIM
+    ),
+    Variant("tinyvim_small", "tinyvim_small", **TINYVIM),
+    Variant("tinyvim_base", "tinyvim_base", **TINYVIM),
+    Variant("tinyvim_large", "tinyvim_large", **TINYVIM),
     Variant(
         "vim_test",
         "test_vim",

@@ -1,6 +1,7 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
 from vimamba.models.adventurer import Adventurer
+from vimamba.models.damamba import DAMamba
 from vimamba.models.efficientvmamba import EfficientVMamba
 from vimamba.models.groupmamba import GroupMamba
 from vimamba.models.localvim import LocalVim
@@ -14,6 +15,7 @@ from vimamba.models.mobilemamba import MobileMamba
 from vimamba.models.msvmamba import MSVMamba
 from vimamba.models.plainmamba import PlainMamba
 from vimamba.models.spatialmamba import SpatialMamba
+from vimamba.models.tinyvim import TinyViM
 from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
 from vimamba.models.vimf import VimF
@@ -24,6 +26,7 @@ __all__ = [
     "MLLA",
     "VSSD",
     "Adventurer",
+    "DAMamba",
     "EfficientVMamba",
     "GroupMamba",
     "LocalVMamba",
@@ -36,6 +39,7 @@ __all__ = [
     "MobileMamba",
     "PlainMamba",
     "SpatialMamba",
+    "TinyViM",
     "VMamba",
     "VideoMamba",
     "VimF",

@@ -95,10 +95,6 @@ class ConvSS2D(SS2D):
         nn.init.uniform_(self.scan.dt_bias, 0.0, 0.1)
 
 
-# 1/2 as the official filters hold it, the square of the float32 next to sqrt(1/2)
-_HALF = 0.4999999701976776
-
-
 def haar(x: Tensor) -> Tensor:
     """Wavelet of every four channels, the pixels of a square: the transform and its inverse.
 
@@ -106,12 +102,13 @@ def haar(x: Tensor) -> Tensor:
         x: (N, 4 C, H, W): top left, top right, bottom left, bottom right; or what this gives.
 
     Returns:
-        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals.
+        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals; each of twice the size.
     """
     a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
-    rows, columns = (a + b, c + d), (a - b, c - d)
-    bands = [rows[0] + rows[1], rows[0] - rows[1], columns[0] + columns[1], columns[0] - columns[1]]
-    return _HALF * torch.stack(bands, dim=2).flatten(1, 2)
+    top, bottom, top_step, bottom_step = a + b, c + d, a - b, c - d
+    bands = [top + bottom, top - bottom, top_step + bottom_step, top_step - bottom_step]
+    # as the official filters hold it, the square of the float32 next to sqrt(1/2)
+    return 0.4999999701976776 * torch.stack(bands, dim=2).flatten(1, 2)
 
 
 class WaveletScan(nn.Module):
@@ -129,11 +126,11 @@ class WaveletScan(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        height, width = x.shape[2], x.shape[3]
-        squares = F.pad(x, (0, -width % 2, 0, -height % 2))
-        bands = haar(F.pixel_unshuffle(squares, 2))
+        right, below = -x.shape[3] % 2, -x.shape[2] % 2
+        bands = haar(F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), 2))
         details = F.pixel_shuffle(haar(self.conv_scale(self.conv(bands))), 2)
-        return self.scale(self.mixer(x)) + details[:, :, :height, :width]
+        # not sliced: whether the memory has gaps then would be another program for odd sizes
+        return self.scale(self.mixer(x)) + F.pad(details, (0, -right, 0, -below))
 
 
 class SplitMixer(nn.Module):

@@ -314,7 +314,7 @@ class LocalVim(PlainBackbone):
                         feature = checkpoint(block.mix, x, table, source)
                     else:
                         feature = block.mix(x, table, source)  # type: ignore[operator]
-                    x = x + block.drop_path(feature)
+                    x = x + block.drop_path(feature)  # type: ignore[operator]
                 elif self.grad_checkpointing and not torch.jit.is_scripting():
                     feature = x = checkpoint(block, x, table, source)
                 else:

@@ -239,5 +239,4 @@ def test_a_missing_cache_directory_does_no_harm(monkeypatch):
 
 
 def test_importing_the_package_does_not_import_numba():
-    python("import sys, vimamba_kernels; assert 'numba' not in sys.modules")
     python(PROBLEM + "make_problem(); assert 'numba' not in sys.modules")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.documents import ROOT, SETUP, find_commands, find_snippets, read, shortened
 from tests.parity.official import filled_state
-from tools.readme_table import with_table
+from tools.model_table import summary_text, with_tables
 from vimamba.cli import main
 from vimamba.scan_orders import registry
 
@@ -91,8 +91,8 @@ def test_a_snippet_of_the_readme_runs(snippet, start_folder, monkeypatch, offlin
         ]
 
 
-def test_the_model_table_is_what_the_registry_says():
-    assert with_table(README) == README
+def test_the_table_of_families_is_what_the_registry_says():
+    assert with_tables(README, summary_text()) == README
 
 
 def test_the_readme_links_to_files_that_exist():

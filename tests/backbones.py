@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import timm
+from torch import nn
 
+from vimamba.layers import SS2D, SSD2D, MambaMixer
 from vimamba.models._plain import PlainBackbone
 
 TEST_MODELS = [
@@ -40,19 +42,22 @@ def strides(name: str) -> list[int]:
     return timm.create_model(name, features_only=True, device="meta").feature_info.reduction()
 
 
-def has_argument(name: str, argument: str) -> bool:
-    """Whether the models of a family take an argument that not all do."""
+def takes(name: str, argument: str) -> bool:
+    """Whether the class of a model has an argument."""
     model = timm.create_model(name, device="meta")
-    return argument in inspect.signature(type(model).__init__).parameters
+    return argument in inspect.signature(type(model)).parameters
 
 
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
-    return {
-        **any_size(name),
-        **({"pyramid": (0, 1, 2, 3)} if has_argument(name, "pyramid") else {}),
-    }
+    blocks = {"pyramid": (0, 1, 2, 3)} if takes(name, "pyramid") else {}
+    return {**any_size(name), **blocks}
 
 
 # those that can give maps of four strides
-MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or has_argument(n, "pyramid")]
+MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or takes(n, "pyramid")]
+
+
+def mixers(model: nn.Module) -> list[nn.Module]:
+    """The mixers that families share."""
+    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]

@@ -16,8 +16,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-import vimamba
 from tests.parity.official import read_manifest
+from vimamba import create_segmenter
 from vimamba.networks import UMamba
 
 
@@ -81,26 +81,33 @@ class Variant:
         return not self.is_small if self.slow is None else self.slow
 
     @property
+    def is_network(self) -> bool:
+        return not isinstance(self.model, str) or not timm.is_model(self.model)
+
+    @property
     def is_identified(self) -> bool:
-        is_released = isinstance(self.model, str) and timm.is_model(self.model)
-        is_released = is_released and not self.model.startswith("test_")
-        return is_released and not self.kwargs if self.identify is None else self.identify
+        is_stock = not (self.is_network or self.is_small or self.kwargs)
+        return is_stock if self.identify is None else self.identify
 
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
         kwargs = {**self.kwargs, **kwargs}
-        if isinstance(self.model, str) and timm.is_model(self.model):
+        if not self.is_network:
             overlay = {"file": str(file)}
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             return timm.create_model(self.model, **kwargs)
-        make = (
-            partial(vimamba.create_segmenter, self.model)
-            if isinstance(self.model, str)
-            else self.model
-        )
+        make = self.model if callable(self.model) else partial(create_segmenter, self.model)
         network = make(**kwargs)
         network.load_pretrained(file)
         return network
+
+    def outline(self) -> nn.Module:
+        """Our backbone without memory for weights, whole where maps are all that is wanted."""
+        kwargs = dict(self.kwargs)
+        if kwargs.pop("features_only", False):
+            kwargs.pop("out_indices", None)
+            kwargs["num_classes"] = 0
+        return timm.create_model(self.model, device="meta", **kwargs)
 
 
 # where models of stages, channels-last or -first, and models of blocks have what is recorded
@@ -352,7 +359,6 @@ BACKBONES = [
         "vim_tiny_seg_backbone",
         "vim_tiny_patch16_224",
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
-        also=({"features_only": False},),  # with the last norm
     ),
     Variant(
         "vimf_test",

@@ -73,6 +73,8 @@ def init_step_bias_(
     dt_bias: Tensor, *, dt_min: float = 1e-3, dt_max: float = 0.1, floor: float = 1e-4
 ) -> None:
     """Make softplus(dt_bias) log-uniform in [dt_min, dt_max] (Mamba, arXiv:2312.00752, 3.6)."""
+    if dt_bias.is_meta:
+        return
     with torch.no_grad():
         log_step = torch.empty_like(dt_bias, dtype=torch.float32)
         log_step.uniform_(math.log(dt_min), math.log(dt_max))

@@ -43,6 +43,9 @@ class Backbone(nn.Module):
         """
         if mode:
             raise ValueError(f"mode={mode!r} is unknown; only '' is")
+        if any(p.is_meta for p in self.parameters()):
+            # nothing to start, and drawing no numbers takes seconds
+            return
         if needs_reset:
             for module in self.modules():
                 if hasattr(module, "reset_parameters"):

@@ -140,8 +140,8 @@ def test_a_folder_that_cannot_be_made_is_named_before_the_work(tmp_path):
 
 def test_errors_of_all_parts_have_one_base():
     from vimamba.checkpoints import CheckpointError
-    from vimamba.cli.errors import UsageError
     from vimamba.data.errors import DataError
+    from vimamba.errors import UsageError
     from vimamba.exporting.report import ExportError
     from vimamba.tasks.errors import TaskError
 

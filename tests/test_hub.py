@@ -53,7 +53,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
     other = timm.create_model("test_vmamba")
     with monkeypatch.context() as patch:
-        patch.setattr(vimamba.hub, "_card", fail)
+        patch.setattr(vimamba.hub, "model_card", fail)
         with pytest.raises(WriteError, match="cannot be written: the disk is full"):
             vimamba.save_pretrained(other, folder)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
@@ -122,12 +122,11 @@ def test_a_compiled_model_is_saved_as_the_model_itself(tmp_path):
     [
         lambda: torch.nn.Linear(3, 3),
         lambda: timm.create_model("test_vmamba", features_only=True),
-        lambda: vimamba.create_segmenter("test_vmamba", head="fpn", num_classes=2),
         lambda: get_peft_model(
             timm.create_model("test_vmamba"), LoraConfig(target_modules=["fc1"])
         ),
     ],
-    ids=["layer", "features", "segmenter", "adapted"],
+    ids=["layer", "features", "adapted"],
 )
 def test_what_timm_could_not_load_is_refused(make, tmp_path):
     with pytest.raises(TypeError, match="not a timm classifier or backbone"):

@@ -9,10 +9,10 @@ from torch.utils.data import DataLoader
 
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
-from vimamba.tasks.classification import Classification, Objective
+from vimamba.tasks.classification.task import Classification, Objective
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.mask_loss import MaskLoss, MaskObjective
-from vimamba.tasks.segmentation import Segmentation
+from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective
+from vimamba.tasks.segmentation.task import Segmentation
 from vimamba.tasks.task import Optimisation
 
 NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]

@@ -381,10 +381,15 @@ def test_a_broken_config_of_an_export_is_one_line(content, export, capsys):
 @pytest.mark.parametrize(
     "change",
     [
+        {"name": "evil.m"},
+        {"name": "hf-hub:someone/something"},
+        {"name": ["vm_unet"]},
         {"model": "hf-hub:someone/something"},
         {"model": "local-dir:/somewhere"},
+        {"stages": [{"model": "local-dir:/somewhere"}]},
         {"checkpoint_path": "evil.pth"},
         {"pretrained_cfg": {"file": "evil.pth"}},
+        {"pretrained_cfg_overlay": {"file": "evil.pth"}},
         {"model": 5},
         {"head": "evil.m"},
         {"num_classes": "two"},
@@ -395,13 +400,14 @@ def test_a_broken_config_of_an_export_is_one_line(content, export, capsys):
 def test_an_exported_network_is_built_from_what_is_known(change, tmp_path):
     net = vimamba.create_segmenter("test_vmamba", head="fpn", num_classes=1)
     save_file(net.state_dict(), tmp_path / "model.safetensors")
-    network = {"model": "test_vmamba", "head": "fpn", "num_classes": 1, "pretrained": True}
+    network = {**net.config, "pretrained": True}
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"network": network}))
     vimamba.load_segmenter(tmp_path)  # nothing is fetched, whatever the file asks for
     config.write_text(json.dumps({"network": {**network, **change}}))
-    with pytest.raises(CheckpointError):
-        vimamba.load_segmenter(tmp_path)
+    for load in (vimamba.load_segmenter, vimamba.load_network, load_folder):
+        with pytest.raises(CheckpointError):
+            load(tmp_path)
 
 
 def rezip(path, change, **options):

@@ -12,8 +12,8 @@ from torchvision.tv_tensors import Image
 import vimamba
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
-from vimamba.tasks.classification import Classification
-from vimamba.tasks.segmentation import Segmentation
+from vimamba.tasks.classification.task import Classification
+from vimamba.tasks.segmentation.task import Segmentation
 
 MODELS = {
     "medmamba": ("test_medmamba", {}),

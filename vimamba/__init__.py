@@ -4,9 +4,17 @@ from timm import create_model, list_models
 
 from vimamba import models  # noqa: F401  importing registers every model with timm
 from vimamba.checkpoints import identify
-from vimamba.heads import list_heads
+from vimamba.heads import list_heads, register_head
 from vimamba.hub import push_to_hub, save_pretrained
-from vimamba.networks import create_segmenter, list_segmenters, load_segmenter
+from vimamba.networks import (
+    create_network,
+    create_segmenter,
+    list_networks,
+    list_segmenters,
+    load_network,
+    load_segmenter,
+    register_network,
+)
 from vimamba.scan_orders import (
     list_scan_orders,
     register_scan_order,
@@ -18,14 +26,19 @@ __version__ = "0.1.0"
 
 __all__ = [
     "create_model",
+    "create_network",
     "create_segmenter",
     "identify",
     "list_heads",
     "list_models",
+    "list_networks",
     "list_scan_orders",
     "list_segmenters",
+    "load_network",
     "load_segmenter",
     "push_to_hub",
+    "register_head",
+    "register_network",
     "register_scan_order",
     "register_scan_table",
     "save_pretrained",

@@ -11,3 +11,7 @@ class VimambaError(ValueError):
 
 class WriteError(VimambaError):
     """A file or folder cannot be written: a full disk, no permission, something in the way."""
+
+
+class UsageError(VimambaError):
+    """An argument of the command cannot be used; the text names it."""

@@ -5,6 +5,7 @@ disk, and renamed: whoever looks finds the old content or the new, after a crash
 """
 
 import contextlib
+import csv
 import ctypes
 import errno
 import os
@@ -13,7 +14,7 @@ import socket
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,12 @@ def _exchange(one: Path, other: Path) -> bool:
         return False
     names = os.fsencode(one), os.fsencode(other)
     return rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of equal or different columns as CSV, whole."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

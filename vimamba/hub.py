@@ -1,24 +1,30 @@
-"""Saves models as folders and Hub repositories that timm and transformers load.
+"""Saves models and networks as folders and Hub repositories, and loads them.
 
-timm's own `save_for_hf` records `num_classes` among the model's arguments, where transformers
-hands it over a second time and fails; here it stands at the top level alone.
+timm and transformers load those of models, `vimamba.load_network` those of networks. timm's own
+`save_for_hf` records `num_classes` among the model's arguments, where transformers hands it over a
+second time and fails; here it stands at the top level alone.
 """
 
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import timm
-from huggingface_hub import HfApi, ModelCardData
+import torch
+from huggingface_hub import HfApi
+from safetensors.torch import save_model
 from timm.models import PretrainedCfg, save_for_hf
 from timm.utils.model import unwrap_model
 from torch import nn
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.files import write_folder
+from vimamba.model_card import model_card, network_card
+from vimamba.networks import Network, create_network, find_network, load_network
 from vimamba.reading import read_json
 
 # where weights may lie in a folder, the first that is there
@@ -27,48 +33,10 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "mode
 _CFG_FIELDS = set(PretrainedCfg.__dataclass_fields__) - {
     *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"),
 }
+# the same, of networks
+_OF_NETWORKS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
 # what is said of weights as they were published, and may be wrong once they are trained further
 _OF_PUBLISHED_WEIGHTS = ("tag", "notes", "description")
-
-_CARD = """\
----
-{data}
----
-
-# {name}
-
-`{architecture}` ({paper}), {classes}, as a [timm](https://github.com/huggingface/pytorch-image-models)
-model.
-
-It needs the `vimamba` package: timm and transformers know the architecture only once that has been
-imported. Otherwise they call it unknown and advise a newer timm, which does not help.
-
-```python
-import timm
-import vimamba  # makes {architecture} known
-
-model = timm.create_model("{address}", pretrained=True)
-```
-{input}
-Licence of the weights: {license}
-"""
-
-_INPUT = """
-## Input
-
-timm's transform does not prepare these images as in training: {reasons}.
-What does is `preprocessing` in config.json:
-
-```python
-import json
-
-from vimamba.data import Preprocessing
-
-with open("config.json") as file:  # of this model
-    prepare = Preprocessing.from_settings(json.load(file)["preprocessing"])
-image = prepare.file("image.tif")[None]
-```
-"""
 
 
 def save_pretrained(
@@ -76,20 +44,24 @@ def save_pretrained(
     folder: str | Path,
     *,
     label_names: Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
     license: str | None = None,
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a model for `timm.create_model("local-dir:<folder>", pretrained=True)`.
+    """Write a model or a network as a folder of config.json, model.safetensors and README.md.
 
-    transformers reads the same folder (`AutoModelForImageClassification.from_pretrained`), and
-    `TimmBackbone` its address. Both need `import vimamba` before.
+    `timm.create_model("local-dir:<folder>", pretrained=True)` loads a model. transformers reads the
+    same folder (`AutoModelForImageClassification.from_pretrained`), and `TimmBackbone` its address.
+    Both need `import vimamba` before. `vimamba.load_network(folder)` loads a network.
 
     Args:
-        model: A timm model; wrappers of DDP, of `torch.compile` and of timm's EMA are taken off.
+        model: A timm model, or a network that `vimamba.create_network` or `create_segmenter` made;
+            wrappers of DDP, of `torch.compile` and of timm's EMA are taken off.
         folder: Replaced in one step once config.json, model.safetensors and README.md are
             written, if it holds a model.
-        label_names: Classes in the order of the logits.
+        label_names: Classes in the order of the logits; two for a network with one logit.
+        label_values: Of a segmentation network: the value of each class in masks, for config.json.
         license: Of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None takes that of the
             published weights, which weights trained from them inherit; "unknown" if none are.
         data_config: Input size, mean and the like where they are not those of the pretrained
@@ -101,10 +73,11 @@ def save_pretrained(
         The folder.
 
     Raises:
-        TypeError: `model` is no timm model, or one inside something else.
+        TypeError: `model` is neither, or one inside something else.
         ValueError: `label_names` are not as many as the logits, an argument that the model was
-            made with cannot be written as JSON, or `folder` is a file or holds something else
-            than a model.
+            made with cannot be written as JSON, a network was made by its class and not by its
+            name, or was changed afterwards, or `folder` is a file or holds something else than a
+            model.
         CheckpointError: Weights are not finite.
         WriteError: The disk is full, the folder cannot be written, or the like.
     """
@@ -112,9 +85,10 @@ def save_pretrained(
     is_taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if is_taken and not (folder / "model.safetensors").exists():
         raise ValueError(f"folder={str(folder)!r} is there and holds no model; it is not replaced")
-    _check(model, label_names)
+    about = _About(label_names, label_values, license, data_config or {}, preprocessing)
+    model = _checked(model, about)
     with write_folder(folder) as part:
-        _write(model, part, f"local-dir:{folder}", label_names, license, data_config, preprocessing)
+        _write(model, part, f"local-dir:{folder}", about)
     return folder
 
 
@@ -132,22 +106,25 @@ def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
 
 
 def load_folder(folder: str | Path) -> nn.Module:
-    """Build the model of a folder that `save_pretrained` or timm wrote, with its weights.
+    """Build the model or network of a folder that `save_pretrained` or timm wrote.
 
     Unlike timm's `local-dir:`, whose reader knows no bounds, this takes a folder from anybody:
-    config.json names a registered model and plain arguments, and weights come from this folder.
+    config.json names a registered model or network and plain arguments, and weights come from this
+    folder.
 
     Args:
         folder: Holds config.json and model.safetensors, or another file that timm would read.
 
     Returns:
-        The model in eval mode.
+        The model or network in eval mode.
 
     Raises:
         CheckpointError: Something is missing, does not fit, or is not finite.
     """
     folder = Path(folder)
     config = read_json(folder / "config.json", CheckpointError)
+    if "network" in config:
+        return load_network(folder)
     cfg = config.get("pretrained_cfg", config)
     name, arguments = config.get("architecture"), config.get("model_args") or {}
     where = f"{folder / 'config.json'}"
@@ -187,6 +164,7 @@ def push_to_hub(
     repo: str,
     *,
     label_names: Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
     license: str | None = None,
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
@@ -197,9 +175,10 @@ def push_to_hub(
     """Upload a model to a Hugging Face Hub repository, which is made if it is not there.
 
     Args:
-        model: A timm model; see `save_pretrained`.
+        model: A timm model or a network; see `save_pretrained`.
         repo: "owner/name"; with "name" alone the owner is you.
         label_names: Classes in the order of the logits.
+        label_values: Of masks; see `save_pretrained`.
         license: Of these weights; see `save_pretrained`.
         data_config: Of timm's transform; see `save_pretrained`.
         preprocessing: See `save_pretrained`.
@@ -210,98 +189,136 @@ def push_to_hub(
     Returns:
         Address of the commit.
     """
-    _check(model, label_names)
+    about = _About(label_names, label_values, license, data_config or {}, preprocessing)
+    model = _checked(model, about)
     api = HfApi(token=token)
     repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
     with TemporaryDirectory() as temporary:
         part = Path(temporary) / "model"
-        _write(model, part, f"hf-hub:{repo}", label_names, license, data_config, preprocessing)
+        _write(model, part, f"hf-hub:{repo}", about)
         commit = api.upload_folder(repo_id=repo, folder_path=part, commit_message=message)
     return str(commit)
 
 
-def _check(model: nn.Module, label_names: Sequence[str] | None) -> None:
-    """Fail, before anything is written, on what timm could not load or nobody could use."""
+@dataclass(frozen=True)
+class _About:
+    """What is written with weights; see `save_pretrained`."""
+
+    label_names: Sequence[str] | None
+    label_values: Sequence[int] | None
+    license: str | None
+    data_config: dict[str, Any]
+    preprocessing: dict[str, Any] | None
+
+
+def _checked(model: nn.Module, about: _About) -> nn.Module:
+    """The model itself; fails, before anything is written, on what nobody could load or use."""
     model = unwrap_model(model)
     # of the class: wrappers such as peft's pass attributes on, but name the weights otherwise
-    if not hasattr(type(model), "reset_classifier"):
+    if isinstance(model, Network):
+        _check_config(model)
+    elif not hasattr(type(model), "reset_classifier"):
         raise TypeError(
-            f"model is a {type(model).__name__}, not a timm classifier or backbone; merge adapters "
-            "before, make backbones without features_only, and save a Segmenter's state_dict"
+            f"model is a {type(model).__name__}, not a timm classifier or backbone, nor a network; "
+            "merge adapters before, and make backbones without features_only"
         )
-    if label_names is not None and len(label_names) != model.num_classes:
-        raise ValueError(f"{len(label_names)} label_names for {model.num_classes} classes")
+    names = about.label_names
+    classes = _count_classes(model)
+    if names is not None and len(names) != classes:
+        raise ValueError(f"{len(names)} label_names for {classes} classes")
     check_finite(model.state_dict())
+    return model
 
 
-def _write(
-    model: nn.Module,
-    folder: Path,
-    address: str,
-    label_names: Sequence[str] | None,
-    license: str | None,
-    data_config: dict[str, Any] | None,
-    preprocessing: dict[str, Any] | None,
-) -> None:
+def _count_classes(model: nn.Module) -> int:
+    """Classes of a model; one logit of a network tells two apart."""
+    logits: Any = model.num_classes
+    return 2 if isinstance(model, Network) and logits == 1 else logits
+
+
+def _check_config(network: Network) -> None:
+    """Fail on a network that its name and plain arguments cannot make again."""
+    if network.config is None:
+        raise ValueError(
+            f"model was made by its class, {type(network).__name__}; one that is saved is made by "
+            "its name, with vimamba.create_network"
+        )
+    for key, value in network.config.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError) as error:
+            text = f"{key}={value!r} of the network cannot be written as JSON: {error}"
+            raise ValueError(text) from None
+    # what is drawn to make it again must not show in the draws after
+    with torch.random.fork_rng(devices=[]):
+        again = create_network(**network.config)
+    ours, theirs = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, again))
+    unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+    if unlike:
+        raise ValueError(
+            f"model is not what {network.config} makes: {len(unlike)} weights differ, such as "
+            f"{unlike[0]}; merge adapters before, and give changes as arguments"
+        )
+
+
+def _write(model: nn.Module, folder: Path, address: str, about: _About) -> None:
     """Write weights, config.json and the card into a new folder."""
-    model = unwrap_model(model)
-    names = {"label_names": list(label_names)} if label_names is not None else {}
-    save_for_hf(
-        model, str(folder), model_config=names, safe_serialization=True, data_config=data_config
-    )
+    if isinstance(model, Network):
+        config, card = _write_network(model, folder, address, about)
+    else:
+        config, card = _write_model(model, folder, address, about)
     config_file = folder / "config.json"
-    config = json.loads(config_file.read_text(encoding="utf-8"))
-    config.get("model_args", {}).pop("num_classes", None)
-    cfg = config["pretrained_cfg"]
-    for key in _OF_PUBLISHED_WEIGHTS:
-        cfg.pop(key, None)
-    if license is not None:
-        cfg.pop("origin_url", None)
-        cfg["license"] = license
-    if preprocessing is not None:
-        config["preprocessing"] = preprocessing
     config_file.write_text(json.dumps(config, indent=2), encoding="utf-8")
-    card = _card(config, address)
     (folder / "README.md").write_text(card, encoding="utf-8")
     # the weights come readable for their owner only
     for file in folder.iterdir():
         shutil.copymode(config_file, file)
 
 
-def _card(config: dict[str, Any], address: str) -> str:
-    """The model card: what it is, how to load it, whose licence it is under."""
-    cfg, classes = config["pretrained_cfg"], config["num_classes"]
-    license = cfg.get("license", "unknown")
-    data = ModelCardData(
-        library_name="timm",
-        license=license,
-        pipeline_tag="image-classification" if classes else "image-feature-extraction",
-        tags=["timm", "vimamba"],
+def _write_model(
+    model: nn.Module, folder: Path, address: str, about: _About
+) -> tuple[dict[str, Any], str]:
+    """Write a timm model's weights; gives back what config.json and the card say."""
+    names = {} if about.label_names is None else {"label_names": list(about.label_names)}
+    save_for_hf(
+        model,
+        str(folder),
+        model_config=names,
+        safe_serialization=True,
+        data_config=about.data_config or None,
     )
-    paper = ", ".join(str(cfg[key]) for key in ("paper_name", "paper_ids") if cfg.get(key))
-    published = cfg.get("license") and cfg.get("origin_url")
-    origin = f" (published at {cfg['origin_url']})" if published else ""
-    return _CARD.format(
-        data=data.to_yaml(),
-        name=address.split(":", 1)[1].rstrip("/").rsplit("/", 1)[-1],
-        architecture=config["architecture"],
-        paper=paper or "no paper named",
-        classes=f"{classes} classes" if classes else "without a classifier",
-        address=address,
-        license=f"{license}{origin}",
-        input=_describe_input(config.get("preprocessing")),
-    )
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.get("model_args", {}).pop("num_classes", None)
+    cfg = config["pretrained_cfg"]
+    for key in _OF_PUBLISHED_WEIGHTS:
+        cfg.pop(key, None)
+    if about.license is not None:
+        cfg.pop("origin_url", None)
+        cfg["license"] = about.license
+    if about.preprocessing is not None:
+        config["preprocessing"] = about.preprocessing
+    return config, model_card(config, address)
 
 
-def _describe_input(preprocessing: dict[str, Any] | None) -> str:
-    """What the card says of images that timm's transform does not prepare."""
-    found = preprocessing or {"in_chans": 3}
-    intensity = found.get("intensity") or {}
-    reasons = []
-    if found["in_chans"] not in (1, 3) or found.get("bands"):
-        reasons.append(f"the network takes {found['in_chans']} bands of them")
-    if any(intensity.get(name) for name in ("window", "ranges", "percentiles")):
-        reasons.append("their values are scaled by ranges of their own")
-    if intensity.get("zscore"):
-        reasons.append("each is given mean 0 and deviation 1")
-    return _INPUT.format(reasons=", ".join(reasons)) if reasons else ""
+def _write_network(
+    network: Network, folder: Path, address: str, about: _About
+) -> tuple[dict[str, Any], str]:
+    """Write a network's weights; gives back what config.json and the card say."""
+    folder.mkdir(exist_ok=True)
+    save_model(network, str(folder / "model.safetensors"))
+    assert network.config is not None
+    task = find_network(network.config["name"]).task
+    license = about.license or network.license or "unknown"
+    known = {**network.pretrained_cfg, **about.data_config}
+    config = {
+        "network": network.config,
+        "task": task,
+        "license": license,
+        "pretrained_cfg": {key: known[key] for key in _OF_NETWORKS if known.get(key) is not None},
+        "label_names": None if about.label_names is None else list(about.label_names),
+        "label_values": None if about.label_values is None else list(about.label_values),
+        "preprocessing": about.preprocessing,
+    }
+    config = {key: value for key, value in config.items() if value is not None}
+    classes = _count_classes(network)
+    return config, network_card(config, address, network.pretrained_cfg, classes)

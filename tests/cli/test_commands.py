@@ -9,7 +9,7 @@ from PIL import Image
 
 import vimamba
 from vimamba.cli import _extra_of, _last_line, main
-from vimamba.cli.tables import command_line
+from vimamba.console import command_line
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +65,7 @@ def test_a_mistake_is_named_and_ends_with_2(args, message, request, tmp_path, mo
 
 
 def test_an_image_that_breaks_later_is_named_by_a_worker_process(folder, tmp_path, capsys):
-    from vimamba.cli import classifying
+    from vimamba.tasks.classification import report as classifying
 
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

@@ -91,9 +91,20 @@ def test_a_segmentation_run_becomes_a_file_that_takes_any_size(mask_run, start_f
     report = json.loads((start_folder / "squares.onnx.json").read_text())
     config = json.loads((mask_run / "export" / "config.json").read_text())
     assert report["preprocessing"] == config["preprocessing"]
-    assert report["label_names"] == config["class_names"]
-    assert main(["export", str(mask_run), "--to", "safetensors"]) == 2
-    assert f"are in {mask_run / 'export'}" in capsys.readouterr().err
+    assert report["label_names"] == config["label_names"]
+
+
+def test_a_segmentation_run_becomes_a_folder(mask_run, start_folder, capsys):
+    assert main(["export", str(mask_run), "--to", "safetensors", "--out", "squares"]) == 0
+    assert 'vimamba.load_network("squares") loads it' in capsys.readouterr().out
+    ours, theirs = (start_folder / "squares", mask_run / "export")
+    kept = ("network", "task", "preprocessing", "label_names", "label_values")
+    one, other = (json.loads((folder / "config.json").read_text()) for folder in (ours, theirs))
+    assert {key: one[key] for key in kept} == {key: other[key] for key in kept}
+    image = torch.randn(1, 3, 45, 71)
+    nets = [vimamba.load_segmenter(folder) for folder in (ours, theirs)]
+    torch.testing.assert_close(nets[0](image), nets[1](image), rtol=0, atol=0)
+    assert main(["export", "squares", "--to", "torch-export", "--out", "again.pt2"]) == 0
 
 
 def test_the_size_can_be_fixed(run, start_folder, capsys):

@@ -15,20 +15,20 @@ import torch
 import yaml
 
 from vimamba.cli import main
-from vimamba.cli.errors import UsageError
 from vimamba.cli.evaluation import OF_TRAINING, check_options
 from vimamba.cli.explaining import list_arguments, typed_options
 from vimamba.cli.metric_names import metric_names
 from vimamba.cli.options import translate
-from vimamba.cli.recipe import LINKED, build
+from vimamba.cli.recipe import build
 from vimamba.data import ImageFolder, MaskFolder
 from vimamba.data.augmentation import Augmentation
 from vimamba.data.paired_augmentation import PairedAugmentation
 from vimamba.data.splits import write_split
-from vimamba.tasks import Classification, MaskObjective, Objective, Optimisation, Segmentation
+from vimamba.errors import UsageError
+from vimamba.tasks import Classification, MaskObjective, Objective, Optimisation, Segmentation, Task
 
 # decided by another option: --seed, or by the data
-LINKED_OPTIONS = {"model.seed", "data.seed", *(f"model.{name}" for name in LINKED)}
+LINKED_OPTIONS = {"model.seed", "data.seed", *(f"model.{name}" for name in Task.of_the_data)}
 
 # option -> value, and where it is found after building; None: under its own name
 OPTIM = {

@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.outputs import (
+from vimamba.data import DataError
+from vimamba.errors import UsageError
+from vimamba.tasks.outputs import (
     Target,
     Unanswered,
     check_apart,
@@ -14,7 +15,6 @@ from vimamba.cli.outputs import (
     reason,
     shown,
 )
-from vimamba.data import DataError
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vimamba.cli.mask_pictures import draw_masked_data
-from vimamba.cli.overlays import (
+from vimamba.data.labels import IGNORE
+from vimamba.data.preprocessing import Intensity
+from vimamba.tasks.overlays import (
     OPACITY,
     View,
     choose_slices,
@@ -16,9 +17,8 @@ from vimamba.cli.overlays import (
     panel,
     thumbnail,
 )
-from vimamba.cli.pictures import draw_confusion, draw_curves, is_ours, show_image
-from vimamba.data.labels import IGNORE
-from vimamba.data.preprocessing import Intensity
+from vimamba.tasks.pictures import draw_confusion, draw_curves, is_ours, show_image
+from vimamba.tasks.segmentation.pictures import draw_masked_data
 
 
 def test_images_of_one_view_share_one_range():
@@ -94,7 +94,7 @@ def test_a_card_has_its_panels_captions_and_legend(tmp_path):
     entries = legend_entries(["rest", "a", "b"], class_colours(3, True), True)
     assert entries[0] == ("rest (no color)", None)
     card = draw_card(panels, entries, "black is 0", best=1)
-    from vimamba.cli.mask_prediction import save_image
+    from vimamba.tasks.segmentation.predict import save_image
 
     save_image(card, tmp_path / "card.png")
     assert (thumbnail(tmp_path / "card.png") == 20).all()
@@ -120,14 +120,14 @@ def test_a_class_that_is_not_there_and_empty_cells_can_be_drawn(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "other.png")
     assert not is_ours(tmp_path / "other.png")
     (tmp_path / "m.csv").write_text("epoch,train/loss,val/loss,val/auroc,lr\n1,1,,,0.1\n2,1,2,,0\n")
-    draw_curves(tmp_path / "m.csv", tmp_path / "curves.png")
+    draw_curves(tmp_path / "m.csv", tmp_path / "curves.png", {"auroc": "AUROC"})
     assert is_ours(tmp_path / "curves.png")
 
 
 def test_samples_of_the_data_show_spacing_and_what_is_ignored(tmp_path, monkeypatch):
     nibabel = pytest.importorskip("nibabel")
-    from vimamba.cli import mask_pictures
     from vimamba.data import Labels, NiftiSlices
+    from vimamba.tasks.segmentation import pictures as mask_pictures
 
     rng = np.random.default_rng(0)
     for name in "abcdef":

@@ -134,7 +134,8 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert left == {
         "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
         "data.png", "confusion_matrix.png", "cases_test.csv", "checkpoints/best.ckpt",
-        "checkpoints/last.ckpt", "export/config.json", "export/model.safetensors",
+        "checkpoints/last.ckpt", "export/README.md", "export/config.json",
+        "export/model.safetensors",
     }  # fmt: skip
     assert {"val/dice", "val/miou", "val/loss", "train/loss"} <= set(
         rows_of(run / "metrics.csv")[0]
@@ -469,7 +470,7 @@ def test_a_bad_true_mask_costs_its_own_score_only(run, pairs, tmp_path, capsys):
 
 
 def test_large_images_are_predicted_as_small_ones_are(run, pairs, tmp_path, monkeypatch):
-    from vimamba.cli import mask_inputs
+    from vimamba.tasks.segmentation import inputs as mask_inputs
 
     args = ["predict", str(run), str(pairs / "images" / "3.png"), "--tta", "flips", "--out"]
     assert main([*args, str(tmp_path / "whole")]) == 0

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vimamba.cli.mask_jobs import Job, find_jobs
-from vimamba.cli.mask_scores import fit_truths, open_truth
 from vimamba.data import DataError
 from vimamba.data.labels import LabelTable
+from vimamba.tasks.segmentation.jobs import Job, find_jobs
+from vimamba.tasks.segmentation.scores import fit_truths, open_truth
 
 ONES = LabelTable(["background", "cell"], [0, 1], 255)
 

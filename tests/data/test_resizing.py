@@ -9,7 +9,7 @@ from timm.data import create_transform
 from vimamba.data import MaskFolder, Preprocessing
 from vimamba.data.augmentation import eval_transform, resize_and_crop
 from vimamba.data.resizing import INTERPOLATIONS, resize, resize_mask
-from vimamba.tasks.segmentation import resize as resize_answers
+from vimamba.tasks.segmentation.task import resize as resize_answers
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 

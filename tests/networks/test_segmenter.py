@@ -19,6 +19,8 @@ NETWORKS = {
     "umamba_enc_2d": {"features_per_stage": (8, 16, 16)},
     "swin_umamba_d": {"depths": (1, 1, 1), "dims": (16, 32, 64)},
 }
+# those of volumes have tests of their own
+VOLUMES = {"umamba_bot_3d", "umamba_enc_3d"}
 AUXILIARY = {
     "swin_umamba": [2, 4],
     "swin_umamba_d": [4, 8],
@@ -47,7 +49,7 @@ def create(model, head, **kwargs):
 
 
 def test_every_whole_network_is_tested():
-    assert vimamba.list_segmenters() == sorted(NETWORKS)
+    assert vimamba.list_segmenters() == sorted([*NETWORKS, *VOLUMES])
 
 
 def orders_of(network):
@@ -187,7 +189,7 @@ def test_gradient_checkpointing_changes_nothing_but_what_is_kept(model):
 
 
 def test_umamba_has_no_gradient_checkpointing():
-    with pytest.raises(ValueError, match="U-Mamba has no gradient checkpointing"):
+    with pytest.raises(ValueError, match="UMamba has no gradient checkpointing"):
         create("umamba_bot_2d", None).set_grad_checkpointing()
 
 
@@ -250,7 +252,7 @@ def test_padding_leaves_whole_cells_alone():
         ({"model": "vm_unett"}, r"model='vm_unett' is unknown; close names are vm_unet"),
         (
             {"model": "resnet18", "head": "unett"},
-            r"head='unett' is unknown; choose from \['attention",
+            r"head='unett' is unknown; close names are unet",
         ),
         ({"model": "vm_unet", "head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
         ({"model": "vm_unet", "aux": True}, "aux=True: vm_unet has no auxiliary outputs"),
@@ -259,7 +261,16 @@ def test_padding_leaves_whole_cells_alone():
         ({"model": "swin_umamba", "dims": (8, 16)}, r"dims=\(8, 16\) must name the stem"),
         ({"model": "umamba_bot_2d", "pretrained": True}, "no published weights of umamba_bot_2d"),
         ({"model": "umamba_bot_2d", "strides": [(1, 1)]}, r"strides=\[\(1, 1\)\].* same stages"),
-        ({"model": "umamba_enc_2d", "patch_size": (100, 64)}, r"patch_size=\(100, 64\) must be a"),
+        ({"model": "umamba_enc_2d", "patch_size": 64}, "patch_size=64 of umamba_enc_2d must be 2"),
+        ({"model": "umamba_bot_3d", "patch_size": (8, 8)}, r"patch_size=\(8, 8\) of umamba_bot_3d"),
+        (
+            {"model": "umamba_bot_3d", "spacing": (1, 0, 1)},
+            r"spacing=\(1, 0, 1\) must be a positive",
+        ),
+        (
+            {"model": "umamba_bot_2d", "spacing": (1, 2), "strides": [(1, 1), (2, 2)]},
+            r"spacing=\(1, 2\) does not go with strides",
+        ),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
 )
@@ -269,6 +280,10 @@ def test_mistakes_are_named(arguments, message):
 
 
 def test_umamba_names_the_places_of_its_layers():
+    with pytest.raises(
+        ValueError, match=r"patch_size=\(100, 64\) must be a multiple of \(64, 64\)"
+    ):
+        UMamba(1, 2, mamba="enc", patch_size=(100, 64))
     with pytest.raises(ValueError, match=r"mamba='top' is unknown; choose from \('bot', 'enc'\)"):
         UMamba(1, 2, mamba="top")
 

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
+import vimamba
 from tests.closeness import assert_same
 from vimamba.tasks import Classification, Objective, Optimisation, TaskError
-from vimamba.tasks.classification import loss_weights
-from vimamba.tasks.export import export_network
+from vimamba.tasks.classification.task import loss_weights
 
 SMALL = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
 
@@ -219,10 +219,8 @@ def test_an_export_loads_with_equal_logits(model, tmp_path):
     folder = tmp_path / "export"
     names = ["ant", "bee", "cat", "dog"]
     for _ in range(2):  # an older export is replaced
-        export_network(
-            task.scored_net, folder, class_names=names, img_size=size, mean=[0.3], std=[0.4],
-            interpolation="bilinear", crop_pct=0.9,
-        )  # fmt: skip
+        config = {"input_size": (1, size, size), "mean": (0.3,), "std": (0.4,), "crop_pct": 0.9}
+        vimamba.save_pretrained(task.scored_net, folder, label_names=names, data_config=config)
     files = {"README.md", "config.json", "model.safetensors"}
     assert {path.name for path in folder.iterdir()} == files
     config = json.loads((folder / "config.json").read_text())

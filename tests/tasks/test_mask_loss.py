@@ -4,8 +4,9 @@ import torch.nn.functional as F
 from monai.losses import DiceCELoss, FocalLoss
 
 from vimamba.data import labels
-from vimamba.tasks import MaskObjective, TaskError, mask_loss
-from vimamba.tasks.mask_loss import MaskLoss, shrink
+from vimamba.tasks import MaskObjective, TaskError
+from vimamba.tasks.segmentation import loss as mask_loss
+from vimamba.tasks.segmentation.loss import MaskLoss, shrink
 
 NONE = {"ce": 0.0, "dice": 0.0}
 LOSSES = [

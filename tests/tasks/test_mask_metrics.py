@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vimamba.tasks.mask_metrics import CaseTable, case_scores, class_scores
+from vimamba.tasks.segmentation.metrics import CaseTable, case_scores, class_scores
 
 
 def test_scores_of_counts_agree_with_a_hand_calculation():

@@ -1,7 +1,11 @@
 import pytest
 import torch
 
-from vimamba.tasks.metrics import classification_metrics, compute_report, confusion_scores
+from vimamba.tasks.classification.metrics import (
+    classification_metrics,
+    compute_report,
+    confusion_scores,
+)
 
 
 def test_scores_of_a_confusion_matrix_agree_with_a_hand_calculation():

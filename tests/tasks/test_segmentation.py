@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 import vimamba
 from tests.closeness import assert_same
 from vimamba.tasks import MaskObjective, Optimisation, Segmentation, TaskError
-from vimamba.tasks.mask_export import export_segmenter
 
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
 
@@ -187,22 +186,24 @@ def test_balanced_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_pa
 
 
 def test_an_export_loads_by_its_folder(tmp_path):
-    from vimamba.data.preprocessing import DEFAULT_INTENSITY, Preprocessing
-
-    prepare = Preprocessing(16, 3, None, "squash", None, "bilinear", DEFAULT_INTENSITY, [0.5], [1])
     task = small(class_names=["background", "a", "b"], optim=Optimisation(ema=0.9)).eval()
     for _ in range(2):  # an older export is replaced
-        export_segmenter(task, tmp_path / "export", preprocessing=prepare)
+        vimamba.save_pretrained(
+            task.scored_net,
+            tmp_path / "export",
+            label_names=task.class_names,
+            label_values=[0, 7, 9],
+        )
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     net = vimamba.load_segmenter(tmp_path / "export")
     assert not net.training
-    with pytest.raises(ValueError, match="is no export of a segmentation network"):
+    with pytest.raises(ValueError, match="holds no network that vimamba saved"):
         vimamba.load_segmenter(tmp_path)
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
         assert_same(net(image), task(image))
-    assert config["class_names"] == ["background", "a", "b"]
-    assert config["preprocessing"]["img_size"] == 16
+    assert config["label_names"] == ["background", "a", "b"]
+    assert config["label_values"] == [0, 7, 9]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,7 @@ def test_an_export_loads_by_its_folder(tmp_path):
         ({"model": "vm_une"}, "model='vm_une' is unknown; close names are vm_unet"),
         ({"model_kwargs": {"colour": 1}}, r"does not take model_kwargs=\{'colour': 1\}"),
         ({"num_classes": 1, "class_names": ["a"]}, r"one class only, \['a'\]"),
+        ({"model": "umamba_bot_3d", "model_kwargs": {"patch_size": [8, 8, 8]}}, "takes volumes"),
         ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
         ({"head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
     ],

@@ -271,7 +271,7 @@ def test_a_frozen_body_keeps_statistics_and_drops_nothing(tmp_path):
         optim=Optimisation(freeze_epochs=1, ema=0.5),
     )  # fmt: skip
     batch = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
-    body = task.net.get_submodule(task.net.body)
+    body = task.net.body
     seen = []
     before = {name: value.clone() for name, value in body.state_dict().items()}
 
@@ -289,7 +289,7 @@ def test_a_frozen_body_keeps_statistics_and_drops_nothing(tmp_path):
 
 def test_layers_that_the_user_froze_stay_as_they_are(tmp_path):
     task = Segmentation("resnet18", head="fpn", num_classes=2, img_size=32)
-    body = task.net.get_submodule(task.net.body).requires_grad_(False)
+    body = task.net.body.requires_grad_(False)
     before = {name: value.clone() for name, value in body.state_dict().items()}
     items = [(torch.randn(3, 32, 32), torch.zeros(32, 32, dtype=torch.uint8)) for _ in range(2)]
     Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path).fit(

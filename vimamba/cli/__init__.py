@@ -145,7 +145,7 @@ def split_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             rest.append(arg)
     if "" in names or any(name.startswith("--") for name in names):
-        from vimamba.cli.errors import UsageError
+        from vimamba.errors import UsageError
 
         raise UsageError("--import needs the name of a module or a file")
     return rest, names

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
-from vimamba.cli.tables import say, show_table
+from vimamba.console import say, show_table
+from vimamba.errors import UsageError
 from vimamba.files import check_writable
 
 if TYPE_CHECKING:

@@ -1,10 +1,9 @@
 """What a run writes while it trains: metrics.csv, a line per epoch, best.ckpt and last.ckpt."""
 
-import csv
 import io
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
 
-from vimamba.cli.tables import say
-from vimamba.files import write_whole
+from vimamba.console import say
+from vimamba.files import write_rows, write_whole
 from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
@@ -70,7 +69,8 @@ class EpochLog(Callback):
         """Write the row of the epoch, and the line."""
         row = self._add(trainer, validated=False)
         if trainer.is_global_zero:
-            say(epoch_line(row, trainer.max_epochs))
+            scores = getattr(pl_module, "headline_scores", {})
+            say(epoch_line(row, trainer.max_epochs, scores))
 
     def _add(self, trainer: Trainer, *, validated: bool) -> Row:
         """Put the metrics of the validation, or of the training, into the row of this step."""
@@ -122,32 +122,22 @@ def is_scored(trainer: Trainer) -> bool:
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
-def epoch_line(row: Row, epochs: int | None) -> str:
-    """A row as a line to read, of so many epochs if that is known."""
+def epoch_line(row: Row, epochs: int | None, scores: Mapping[str, str]) -> str:
+    """A row as a line to read.
+
+    Args:
+        row: Of the epoch.
+        epochs: How many there will be, if that is known.
+        scores: Those to show and what they are called.
+    """
     of = f"/{epochs}" if epochs and epochs > 0 else ""
     width = max(len(of) - 1, 1)
     parts = [f"epoch {row['epoch']:>{width}.5g}{of}", f"{row['seconds']:6.1f} s"]
-    for key, name in (
-        ("train/loss", "train loss"),
-        ("val/loss", "val loss"),
-        ("val/dice", "val Dice"),
-        ("val/miou", "mIoU"),
-        ("val/accuracy", "val accuracy"),
-        ("val/macro_f1", "macro F1"),
-        ("val/auroc", "AUROC"),
-    ):
-        if key in row:
-            parts.append(f"{name} {row[key]:.4f}")
+    names = {"train/loss": "train loss", "val/loss": "val loss"}
+    for place, (score, name) in enumerate(scores.items()):
+        names[f"val/{score}"] = name if place else f"val {name}"
+    parts += [f"{name} {row[key]:.4f}" for key, name in names.items() if key in row]
     return "  ".join(parts)
-
-
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal or different columns as CSV, whole."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

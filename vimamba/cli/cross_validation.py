@@ -15,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.folds import Record, fold_folder, read_record
 from vimamba.cli.options import translate
-from vimamba.cli.tables import command_line, say, show_table
+from vimamba.console import command_line, say, show_table
+from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
-from vimamba.cli.tables import say, show_table
+from vimamba.console import say, show_table
+from vimamba.errors import UsageError
 
 if TYPE_CHECKING:
     from vimamba.data.preprocessing import Preprocessing
@@ -163,6 +163,8 @@ def _batch(network: Network, given: Namespace) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     from vimamba.data.samples import list_images
 
+    if len(network.image_size) != 3:
+        raise UsageError(f"--data is for networks of images; {network.name} takes volumes")
     files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
         raise UsageError(f"--data {given.data}: there is no image")

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 from typing import Any
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import rename
+from vimamba.errors import UsageError
 
 HELP = """\
 Scores a run's checkpoint on its {split} split and prints a table of all classes.
@@ -109,8 +109,9 @@ def evaluate(name: str, args: list[str]) -> int:
 
     checkpoint = find_checkpoint(given.run, given.ckpt)
     cli = open_run(given.run, rest, split)
-    from vimamba.cli.reporting import kind_of, score, write_metrics
-    from vimamba.cli.tables import say
+    from vimamba.cli.reporting import score, write_metrics
+    from vimamba.console import say
+    from vimamba.tasks.tools import tools_of
 
     check_split(cli.datamodule, split, given.run)
     cli.datamodule.dataset(split)
@@ -119,7 +120,7 @@ def evaluate(name: str, args: list[str]) -> int:
     cli.model.tta = given.tta
     report = {"tta": given.tta, **score(cli, split, checkpoint)}
     results = given.results or given.run / "metrics.json"
-    kind = kind_of(cli.model)
+    kind = tools_of(type(cli.model))
     write_metrics(results, split, kind.write_results(report, split, results.parent))
     kind.show_scores(split, report)
     print(kind.headline(split, report))

@@ -14,9 +14,8 @@ import pytorch_lightning.loggers
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import ALIASES, FLAGS
-from vimamba.errors import VimambaError
+from vimamba.errors import UsageError, VimambaError
 
 TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -51,7 +50,9 @@ def settings_errors() -> Iterator[None]:
             raise ours from None
         if not origin(error).startswith(SETTINGS_OF):
             raise
-        raise UsageError(explain_part(str(error)) or first_line(error)) from None
+        # the error of a part's own constructor, of which jsonargparse makes a list
+        first = error.__cause__ or error
+        raise UsageError(explain_part(str(error)) or first_line(first)) from None
     except RuntimeError as error:
         if not origin(error).endswith(WAITING):
             raise

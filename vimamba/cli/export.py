@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoints import check_finite
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser, settle_options
 from vimamba.cli.networks import Network, add_arguments, open_network
-from vimamba.cli.tables import say, show_table
+from vimamba.console import say, show_table
+from vimamba.errors import UsageError
 from vimamba.exporting import TARGETS, Report, export_folder, export_model
 
 HELP = """\
@@ -18,7 +18,8 @@ Writes a model, or a run's network, for other programs:
   onnx          ONNX's own operators only, for onnxruntime and others
   torch-export  for torch.export.load, in a program that imports vimamba
   aoti          compiled for this machine, for torch._inductor.aoti_load_package, likewise
-  safetensors   a folder of weights and config.json, for timm.create_model("local-dir:FOLDER")
+  safetensors   a folder of weights and config.json, for timm.create_model("local-dir:FOLDER"), or
+                for vimamba.load_network("FOLDER") where it is a whole network
   hub           the same, as a repository of the Hugging Face Hub
 
 Every file is run and compared with the model before it is put in its place; what was tried, and
@@ -54,23 +55,17 @@ def export(args: list[str]) -> int:
         raise UsageError("--to hub needs --repo OWNER/NAME")
     network = open_network(given)
     check_finite(network.net.state_dict())
-    if given.to in ("safetensors", "hub") and not network.classifies:
-        exported = Path(given.model) / "export"
-        there = "are in" if exported.is_dir() else "`vimamba fit --resume` writes to"
-        raise UsageError(
-            f"--to {given.to} takes timm models; the weights of this segmentation network and what "
-            f"builds it {there} {exported}"
-        )
     if given.to == "hub":
         return _push(network, given)
     base = Path(given.model).name.replace(":", "_")
     out = given.out or Path(f"{base}{TARGETS.get(given.to, '')}")
     _check_destination(out, folder=given.to == "safetensors")
-    about = {"name": network.name, **_described(network)}
+    about, size = {"name": network.name, **_described(network)}, network.image_size
     if given.to == "safetensors":
-        report = export_folder(network.net, out, **about)
+        values = network.label_values
+        report = export_folder(network.net, out, image_size=size, label_values=values, **about)
     else:
-        size, fixed = network.image_size, given.fixed_size
+        fixed = given.fixed_size
         report = export_model(
             network.net, out, target=given.to, image_size=size, fixed_size=fixed, **about
         )
@@ -104,7 +99,8 @@ def _described(network: Network) -> dict[str, Any]:
 def _push(network: Network, given: Namespace) -> int:
     from vimamba.hub import push_to_hub
 
-    address = push_to_hub(network.net, given.repo, private=given.private, **_described(network))
+    about = {"label_values": network.label_values, **_described(network)}
+    address = push_to_hub(network.net, given.repo, private=given.private, **about)
     say(f"pushed to {address}")
     return 0
 

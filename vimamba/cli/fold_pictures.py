@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vimamba.cli.pictures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, save, shorten
+from vimamba.tasks.pictures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, save, shorten
 
 Row = dict[str, Any]
 COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8C6D00", GREY)

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from vimamba.checkpoints import read_checkpoint
-from vimamba.cli.callbacks import write_rows
 from vimamba.cli.folds import Record, fold_folder
-from vimamba.cli.tables import command_line, number, say, show_table
-from vimamba.files import write_whole
-from vimamba.tasks.mask_metrics import CASE_SCORES, class_scores
-from vimamba.tasks.metrics import confusion_scores
+from vimamba.console import command_line, number, say, show_table
+from vimamba.files import write_rows, write_whole
+from vimamba.tasks.classification.metrics import confusion_scores
+from vimamba.tasks.segmentation.metrics import CASE_SCORES, class_scores
 
 WORST = 10
 Row = dict[str, Any]
@@ -36,7 +35,7 @@ def report_folds(out: Path, record: Record) -> None:
         record: Its record.
     """
     from vimamba.cli.fold_pictures import draw_folds
-    from vimamba.cli.pictures import draw_confusion
+    from vimamba.tasks.pictures import draw_confusion
 
     reports = [read_report(out, fold) for fold in range(record.folds)]
     cases = [row for fold in range(record.folds) for row in read_cases(out, fold)]

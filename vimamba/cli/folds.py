@@ -1,12 +1,14 @@
 """A folder that `vimamba cross-validate` wrote: its record, its folds, their networks together."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from vimamba.cli.errors import UsageError
+from vimamba.errors import UsageError
 from vimamba.files import write_whole
+from vimamba.tasks.tools import FinishedRun
 
 RECORD = "cross_validation.json"
 Choice = Literal["inner", "last"]
@@ -99,12 +101,29 @@ def find_checkpoints(run: Path, wish: str | None) -> list[Path]:
     return [find_checkpoint(each, wish) for each in voting_runs(run)]
 
 
-def load_voters(run: Path, wish: str | None) -> Any:
-    """The task of a run, or the one that averages the probabilities of all folds.
+def finished_run(run: Path, wish: str | None) -> FinishedRun:
+    """What answers for a folder: the network of a run, or those of all folds together.
 
     Args:
         run: A run, or a cross-validation.
         wish: As in `find_checkpoints`.
+
+    Raises:
+        UsageError: A checkpoint is missing.
+    """
+    from vimamba.cli.runs import read_config
+
+    runs, checkpoints = voting_runs(run), find_checkpoints(run, wish)
+    data = read_config(runs[0])["data"]["init_args"]
+    return FinishedRun(run, data, tuple(checkpoints), lambda: load_voters(runs, checkpoints))
+
+
+def load_voters(runs: Sequence[Path], checkpoints: Sequence[Path]) -> Any:
+    """The task of a run, or the one that averages the probabilities of all folds.
+
+    Args:
+        runs: One, or the folds of a cross-validation.
+        checkpoints: The file of each.
 
     Raises:
         UsageError: The folds do not prepare images alike.
@@ -112,7 +131,6 @@ def load_voters(run: Path, wish: str | None) -> Any:
     from vimamba.cli.runs import load_task, read_config
     from vimamba.tasks.ensemble import join_tasks
 
-    runs, checkpoints = voting_runs(run), find_checkpoints(run, wish)
     tasks = [load_task(each, file) for each, file in zip(runs, checkpoints, strict=True)]
     if len(tasks) == 1:
         return tasks[0]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.tables import show_table
+from vimamba.console import show_table
+from vimamba.errors import UsageError
 
 
 def make_parser(name: str, description: str) -> ArgumentParser:

@@ -2,27 +2,19 @@
 
 from typing import TYPE_CHECKING
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.tables import say
-from vimamba.tasks import Classification, Segmentation
+from vimamba.console import say
+from vimamba.errors import UsageError
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
 TRAINING = ("train/loss",)
-LOWER_IS_BETTER = ("train/loss", "val/loss", "val/ece")
 
 
 def metric_names(cli: "RecipeCLI") -> list[str] | None:
-    """What a run logs, or None for a task of somebody's own."""
-    task = cli.model
-    if type(task) is Classification:
-        scores = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"]
-        scores += ["exact_match"] * task.multi_label
-        scores += ["top5"] * (not task.multi_label and len(task.class_names) > 5)
-    elif type(task) is Segmentation:
-        scores = ["loss", "dice", "miou", "accuracy"]
-    else:
+    """What a run logs, or None for a task that does not say."""
+    scores = cli.model.logged_scores()
+    if scores is None:
         return None
     validated = cli.trainer.limit_val_batches and "val" in cli.datamodule.catalogue.splits
     return [*TRAINING, *(f"val/{name}" for name in scores if validated)]
@@ -35,6 +27,7 @@ def check_monitors(cli: "RecipeCLI") -> None:
         UsageError: Names the callback, and the metrics there are.
     """
     known = metric_names(cli)
+    lower = {*TRAINING, *(f"val/{name}" for name in cli.model.lower_is_better)}
     for callback in vars(cli.trainer)["callbacks"]:
         monitor, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         name = type(callback).__name__
@@ -43,6 +36,6 @@ def check_monitors(cli: "RecipeCLI") -> None:
         if monitor not in known:
             names = ", ".join(known)
             raise UsageError(f"--trainer.callbacks {name}: monitor={monitor} is not one of {names}")
-        if mode in ("min", "max") and (mode == "min") != (monitor in LOWER_IS_BETTER):
-            better = "lower" if monitor in LOWER_IS_BETTER else "higher"
+        if mode in ("min", "max") and (mode == "min") != (monitor in lower):
+            better = "lower" if monitor in lower else "higher"
             say(f"note: {name} has mode={mode}, but a {better} {monitor} is better")

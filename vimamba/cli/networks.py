@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import check_at_least
+from vimamba.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,20 @@ class Network:
     Attributes:
         net: The network.
         name: Of the model.
-        image_size: Channels, height and width of its input, pixels.
+        image_size: Channels, height and width of its input, pixels; depth before them of volumes.
         data_config: Mean, standard deviation and the like, by timm's names.
         label_names: Classes in the order of the logits, if they are known.
+        label_values: Of a segmentation network: the value of each class in masks.
         preprocessing: Of a run: the fields of its `vimamba.data.Preprocessing`.
-        classifies: Whether it is a timm model, as opposed to a segmentation network.
     """
 
     net: nn.Module
     name: str
-    image_size: tuple[int, int, int]
+    image_size: tuple[int, ...]
     data_config: dict[str, Any]
     label_names: list[str] | None = None
+    label_values: list[int] | None = None
     preprocessing: dict[str, Any] | None = None
-    classifies: bool = True
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -118,7 +118,6 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
     """What `save_pretrained`, `vimamba export --to safetensors` or a run's export wrote."""
     from vimamba.checkpoints import CheckpointError
     from vimamba.hub import load_folder
-    from vimamba.networks import load_segmenter
     from vimamba.reading import read_json
 
     if not (folder / "config.json").is_file():
@@ -127,24 +126,24 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
             "no config.json)"
         )
     config = read_json(folder / "config.json", UsageError)
-    if "network" not in config:
-        net = load_folder(folder)
-        network = _of_timm(net, str(config["architecture"]), img_size)
-        return replace(network, preprocessing=config.get("preprocessing"))
-    segmenter, network = load_segmenter(folder), config["network"]
-    side = img_size or network.get("img_size") or 256
+    net: Any = load_folder(folder)
     preprocessing = config.get("preprocessing")
-    if not isinstance(preprocessing, dict):
-        raise CheckpointError(f"{folder / 'config.json'} holds no preprocessing")
-    names = config.get("class_names")
+    if "network" not in config:
+        network = _of_timm(net, str(config["architecture"]), img_size)
+        return replace(network, preprocessing=preprocessing)
+    if preprocessing is not None and not isinstance(preprocessing, dict):
+        raise CheckpointError(f"{folder / 'config.json'}: preprocessing must hold names and values")
+    sides = net.pretrained_cfg["input_size"][1:]
+    side = img_size or net.config.get("img_size")
+    names, values = config.get("label_names"), config.get("label_values")
     return Network(
-        segmenter,
-        str(network["model"]),
-        (segmenter.in_chans, side, side),
-        _data_config(preprocessing),
+        net,
+        str(net.config.get("model", net.config["name"])),
+        (net.in_chans, *([side] * len(sides) if side else sides)),
+        _data_config(preprocessing or net.pretrained_cfg),
         list(names) if isinstance(names, list) else None,
+        list(values) if isinstance(values, list) else None,
         preprocessing,
-        classifies=False,
     )
 
 
@@ -158,8 +157,8 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 
 
 def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
-    from vimamba.cli.recipe import quieten
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
+    from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
     from vimamba.tasks import Classification
 
@@ -173,9 +172,9 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
         hparams["model"],
         (hparams["in_chans"], side, side),
         _data_config({"crop_mode": "center", **data} if classifies else data),
-        list(task.class_names),
+        list(task.class_names) if hasattr(task, "class_names") else None,
+        getattr(task, "label_values", None),
         asdict(Preprocessing.from_settings(data)),
-        classifies=classifies,
     )
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.inquiries import make_parser
 from vimamba.cli.networks import parse_pairs
-from vimamba.cli.tables import command_line, say, show_table
+from vimamba.console import command_line, say, show_table
+from vimamba.errors import UsageError
 
 HELP = """\
 nnU-Net with vimamba's networks; needs `pip install "vimamba[nnunet]"`

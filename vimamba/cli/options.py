@@ -1,9 +1,11 @@
 """The short options of `vimamba fit`, and the typed ones they stand for."""
 
+import importlib
 import sysconfig
 from pathlib import Path
+from typing import Any
 
-from vimamba.cli.errors import UsageError
+from vimamba.errors import UsageError
 
 FIT_HELP = """\
 vimamba fit: train a classifier or a segmentation network
@@ -58,37 +60,32 @@ ALIASES = {
     "--help-all": "--help",
 }
 FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast_dev_run=true"}
-TASKS = {
-    "classification": "vimamba.tasks.Classification",
-    "segmentation": "vimamba.tasks.Segmentation",
-}
 
 
-def guess_data(task: str, path: Path) -> str:
-    """The kind of data set that a path holds, as a class's name.
+def find_data(task: str | None, path: Path) -> str:
+    """The kind of data set that a path holds for a task, as a class's name.
 
     Args:
-        task: A value of `TASKS`.
+        task: Class path; None for classification.
         path: What `--data` names.
     """
-    # here, because Lightning comes with it and a help text does without
-    from vimamba.data.lists import LIST_SUFFIXES
+    from vimamba.tasks import Classification
 
-    suffix = path.suffix.lower()
-    if task != TASKS["segmentation"]:
-        names = {**dict.fromkeys(LIST_SUFFIXES, "CSVList"), ".npz": "MedMNIST"}
-        return f"vimamba.data.{names.get(suffix, 'ImageFolder')}"
-    if suffix in LIST_SUFFIXES:
-        name = "MaskCSV"
-    elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
-        name = "Synapse"
-    elif any(path.glob("*GroundTruth*")):
-        name = "ISIC"
-    elif any(True for ending in ("nii", "nii.gz") for _ in path.rglob(f"*.{ending}")):
-        name = "NiftiSlices"
-    else:
-        name = "MaskFolder"
-    return f"vimamba.data.{name}"
+    cls: Any = find_class(task) if task else Classification
+    return cls.find_data(path)
+
+
+def find_class(path: str) -> type:
+    """The class of a dotted name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        raise UsageError(f"class_path {path}: there is no such class") from None
 
 
 def find_recipe(name: str) -> str:
@@ -125,9 +122,10 @@ def translate(args: list[str]) -> list[str]:
     options = [arg.partition("=")[0] for arg in translated]
     first = []
     if "--config" not in options and "--data.class_path" not in options:
-        task = last_value(translated, "--model.class_path") or TASKS["classification"]
-        if path := last_value(translated, "--data.root"):
-            first = [f"--data.class_path={guess_data(task, Path(path))}"]
+        path = last_value(translated, "--data.root")
+        if path:
+            task = last_value(translated, "--model.class_path")
+            first = [f"--data.class_path={find_data(task, Path(path))}"]
     return first + translated
 
 
@@ -147,12 +145,13 @@ def split_task(args: list[str]) -> list[str]:
     name = last_value(args, "--task")
     if name is None:
         return args
-    if name not in TASKS:
-        raise UsageError(f"--task {name}: expected one of {', '.join(TASKS)}")
     rest: list[str] = []
     skip = False
     for arg in args:
         if not skip and not arg.startswith("--task=") and arg != "--task":
             rest.append(arg)
         skip = arg == "--task"
-    return [f"--model.class_path={TASKS[name]}", *rest]
+    # here, because Lightning comes with it and a help text does without
+    from vimamba.tasks.registry import class_path, find_task
+
+    return [f"--model.class_path={class_path(find_task(name))}", *rest]

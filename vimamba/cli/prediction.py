@@ -33,11 +33,6 @@ named at the end.
 Exit codes: 0 all inputs have an answer; 2 a mistake in the command, or nothing could be written;
 3 some or all of the inputs have no answer; 130 interrupted.
 """
-# options that one kind of run takes, with their defaults
-OPTIONS = {
-    "classification": {"topk": 3},
-    "segmentation": {"overlap": None, "masks": None, "no_overlays": False},
-}
 
 
 def predict(args: list[str]) -> int:
@@ -69,15 +64,17 @@ def predict(args: list[str]) -> int:
     given = parser.parse_args(args)
     check_at_least(given, topk=1, batch_size=1, workers=0)
 
-    from vimamba.cli.folds import voting_runs
+    from vimamba.cli.folds import finished_run, voting_runs
     from vimamba.cli.runs import read_config
     from vimamba.cli.settings import task_class
-    from vimamba.tasks import Segmentation
+    from vimamba.console import quieten
+    from vimamba.tasks.registry import find_task, list_tasks
+    from vimamba.tasks.tools import tools_of
 
-    segments = issubclass(task_class(read_config(voting_runs(given.run)[0])), Segmentation)
-    settle_options(given, "segmentation" if segments else "classification", OPTIONS, "{} runs")
-    if segments:
-        from vimamba.cli.mask_prediction import segment as command
-    else:
-        from vimamba.cli.class_prediction import classify as command
-    return command(given)
+    quieten()
+    tools = tools_of(task_class(read_config(voting_runs(given.run)[0])))
+    kinds = {name: tools_of(find_task(name)) for name in list_tasks()}
+    options = {name: kind.PREDICT_OPTIONS for name, kind in kinds.items()}
+    own = next((name for name, kind in kinds.items() if kind is tools), "these")
+    settle_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
+    return tools.predict(finished_run(given.run, given.ckpt), given)

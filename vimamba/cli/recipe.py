@@ -1,61 +1,30 @@
 """Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
 
-import importlib
 import inspect
-import logging
 import os
 import re
 import time
-import warnings
 from argparse import ArgumentError
 from pathlib import Path
+from typing import Any, cast
 
 import yaml
 from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from timm.models import PretrainedCfg
 
 import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
-from vimamba.cli.errors import UsageError
 from vimamba.cli.explaining import explain, settings_errors, typed_options
-from vimamba.cli.options import TASKS, guess_data, last_value
-from vimamba.cli.tables import is_terminal
+from vimamba.cli.options import find_class, last_value
+from vimamba.console import is_terminal, quieten
 from vimamba.data.image_data import ImageData
-from vimamba.tasks.backbone import is_timm_model, model_cfg
+from vimamba.errors import UsageError
+from vimamba.tasks import Classification, Task
+from vimamba.tasks.registry import class_path
 
-# what the data set knows and a task may ask for
-LINKED = (
-    "num_classes",
-    "class_names",
-    "class_counts",
-    "multi_label",
-    "label_values",
-    "background",
-    "img_size",
-    "in_chans",
-)
 RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
 # where neither epochs nor steps are given
 EPOCHS = 30
-
-# said by libraries about matters that are settled here
-QUIET = (
-    "LightningCLI's args parameter",
-    "The '.*' does not have many workers",
-    "The number of training batches",
-    "Found .* module\\(s\\) in eval mode",
-    "Total length of `list` across ranks is zero",
-    "You are trying to `self.log",
-    ".*sync_dist=True.*",
-    ".*litlogger.*",
-    ".*LeafSpec.*",
-    ".*treespec.*",
-    ".*pin_memory.*",
-    "Total length of `list` across ranks is zero",
-    "SWA is currently only supported every epoch",
-    ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
-)
 
 
 class RecipeCLI(LightningCLI):
@@ -99,9 +68,9 @@ class RecipeCLI(LightningCLI):
         """Set the defaults and links of the task that is asked for."""
         task, data = self.parts
         parser.set_defaults({"model": {"class_path": task}, "data": {"class_path": data}})
-        known = inspect.signature(find_class(task)).parameters
-        offered = find_class(data)
-        for name in LINKED:
+        cls, offered = find_class(task), find_class(data)
+        known = inspect.signature(cls).parameters
+        for name in getattr(cls, "of_the_data", Task.of_the_data):
             if name in known and (hasattr(offered, name) or name in ImageData.__annotations__):
                 target = f"model.init_args.{name}"
                 parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
@@ -111,10 +80,8 @@ class RecipeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Fill in what the model's published settings decide, and the run folder."""
         data, model = self.config.data.init_args, self.config.model.init_args
-        if self.parts[0] == TASKS["segmentation"] and not is_timm_model(model.model):
-            cfg = PretrainedCfg(input_size=(3, 256, 256))  # a whole network's usual
-        else:
-            cfg = model_cfg(model.model, model.get("model_kwargs"))
+        task: Any = find_class(self.parts[0])
+        cfg = task.find_cfg(model.model, model.get("model_kwargs"))
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
             data.img_size = size or cfg.input_size[-1]
@@ -201,21 +168,8 @@ def choose_parts(options: list[str]) -> tuple[str, str]:
                     found[part] = content["class_path"]
         elif name in ("--model.class_path", "--data.class_path"):
             found[name[2:].split(".")[0]] = value or options[place + 1]
-    task = found.get("model", TASKS["classification"])
-    return task, found.get("data", guess_data(task, Path()))
-
-
-def find_class(path: str) -> type:
-    """The class of a dotted name.
-
-    Raises:
-        UsageError: There is none.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise UsageError(f"class_path {path}: there is no such class") from None
+    task = found.get("model", class_path(Classification))
+    return task, found.get("data") or cast(Any, find_class(task)).find_data(Path())
 
 
 def name_run(model: str) -> Path:
@@ -234,15 +188,6 @@ def name_run(model: str) -> Path:
     return Path(os.environ[RUN_VARIABLE])
 
 
-def quieten() -> None:
-    """Keep libraries' hints off the screen; errors and unknown warnings stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    logging.getLogger("timm").setLevel(logging.ERROR)
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
-
-
 def build(args: list[str], out: Path | None = None) -> RecipeCLI:
     """Parse typed options and build data set, task and trainer.
 
@@ -258,7 +203,7 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
         linked = {
             f"{part}.{name}" for part in ("model", "data") for name in ("seed", "class_counts")
         }
-        linked |= {f"model.{name}" for name in LINKED}
+        linked |= {f"model.{name}" for name in getattr(find_class(task), "of_the_data", ())}
         known = typed_options(find_class(task), find_class(data))
         known = [option for option in known if option not in linked]
         raise UsageError(explain(error, args, known)) from None

@@ -1,73 +1,17 @@
 """What every run tells: a dry run; scores, pictures and the export at its end."""
 
-import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vimamba.cli.errors import UsageError
-from vimamba.cli.tables import command_line, say
+from vimamba.console import command_line, say
 from vimamba.files import write_whole
-from vimamba.tasks import Task
+from vimamba.tasks.tools import tools_of
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
-
-KINDS = {
-    "Classification": "vimamba.cli.classifying",
-    "Segmentation": "vimamba.cli.segmenting",
-}
-
-
-def kind_of(task: Task) -> "Kind":
-    """What tells about the runs of a task: the module that `KINDS` names for its class."""
-    for ancestor in type(task).__mro__:
-        if ancestor.__name__ in KINDS:
-            return cast(Any, importlib.import_module(KINDS[ancestor.__name__]))
-    raise UsageError(f"{type(task).__name__} is none of the tasks {sorted(KINDS)}")
-
-
-class Kind(Protocol):
-    """What a module of `KINDS` holds."""
-
-    # pictures and lists a run leaves besides those that all runs leave: name and what it is
-    RESULTS: tuple[tuple[str, str], ...]
-    # what to call the predictions in an example
-    PREDICTIONS: str
-
-    def show_data(self, data: Any) -> None:
-        """Check the data and print what it holds."""
-        ...
-
-    def draw_data(self, data: Any, out: Path) -> None:
-        """Draw samples of the data into the run folder."""
-        ...
-
-    def show_scores(self, split: str, report: dict[str, Any]) -> None:
-        """Print the scores of a split."""
-        ...
-
-    def headline(self, split: str, report: dict[str, Any]) -> str:
-        """The score that matters most, in a line."""
-        ...
-
-    def write_results(self, report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
-        """Write lists that are too long for metrics.json; returns the report without them."""
-        ...
-
-    def draw_results(self, cli: "RecipeCLI", split: str, report: dict[str, Any]) -> None:
-        """Draw what came out."""
-        ...
-
-    def export(self, cli: "RecipeCLI", folder: Path) -> None:
-        """Write the scored network for use elsewhere."""
-        ...
-
-    def export_hint(self, folder: Path) -> str:
-        """How to load the export."""
-        ...
 
 
 def dry_run(cli: "RecipeCLI") -> None:
@@ -107,10 +51,10 @@ def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
 
 def finish(cli: "RecipeCLI") -> None:
     """Score the best checkpoint, export it, draw the pictures and say where all of it lies."""
-    from vimamba.cli.pictures import draw_curves
     from vimamba.cli.runs import load_task
+    from vimamba.tasks.pictures import draw_curves
 
-    out, kind = cli.out, kind_of(cli.model)
+    out, kind = cli.out, tools_of(type(cli.model))
     best = out / "checkpoints" / "best.ckpt"
     held_out = [name for name in ("test", "val") if name in cli.datamodule.catalogue.splits]
     report = None
@@ -124,10 +68,10 @@ def finish(cli: "RecipeCLI") -> None:
     if report:
         written = kind.write_results(report, held_out[0], out)
         write_metrics(out / "metrics.json", held_out[0], written)
-    kind.export(cli, out / "export")
-    draw_curves(out / "metrics.csv", out / "curves.png")
+    kind.export(cli.model, cli.datamodule, out / "export")
+    draw_curves(out / "metrics.csv", out / "curves.png", cli.model.headline_scores)
     if report:
-        kind.draw_results(cli, held_out[0], report)
+        kind.draw_results(cli.model, cli.datamodule, held_out[0], report, out)
         kind.show_scores(held_out[0], report)
         say(kind.headline(held_out[0], report))
     else:

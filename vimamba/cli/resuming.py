@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.checkpoints import read_checkpoint
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import last_value
 from vimamba.cli.runs import read_config
-from vimamba.cli.tables import say
+from vimamba.console import say
+from vimamba.errors import UsageError
 
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI

@@ -12,9 +12,8 @@ import torch
 import yaml
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import last_value, rename, translate
-from vimamba.errors import VimambaError
+from vimamba.errors import UsageError, VimambaError
 from vimamba.reading import holds_objects
 
 if TYPE_CHECKING:
@@ -183,8 +182,9 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
     cli = build_run(options, run)
     if other is not None and last_value(options, "--data.split_csv") is None:
         cli.datamodule.take_whole(split)
-    given = cli.datamodule.class_names
-    trained = read_checkpoint(last)["hyper_parameters"].get("class_names")
-    if given != trained:
+    given, arguments = cli.datamodule.class_names, read_checkpoint(last)["hyper_parameters"]
+    trained = arguments.get("class_names")
+    # a task may do without classes
+    if "class_names" in arguments and given != trained:
         raise UsageError(f"the data has the classes {given}, the run was trained on {trained}")
     return cli

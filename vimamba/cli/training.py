@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimamba.cli.errors import UsageError
 from vimamba.cli.options import FIT_HELP, translate
-from vimamba.cli.tables import command_line, say
+from vimamba.console import command_line, say
+from vimamba.errors import UsageError
 from vimamba.files import lock_folder, write_whole
 
 if TYPE_CHECKING:
@@ -103,12 +103,13 @@ def fit(args: list[str]) -> int:
     from vimamba.cli.recipe import build
     from vimamba.cli.resuming import check_one_division, check_resumed
     from vimamba.cli.runs import build_run
+    from vimamba.tasks.tools import tools_of
 
     if not checkpoint:
         check_one_division(typed)
 
     cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
-    kind = reporting.kind_of(cli.model)
+    kind = tools_of(type(cli.model))
     if vars(cli.trainer)["fast_dev_run"]:
         kind.show_data(cli.datamodule)
         check_training(cli)

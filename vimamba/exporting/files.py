@@ -29,6 +29,7 @@ from vimamba.exporting.report import (
 )
 from vimamba.files import write_whole
 from vimamba.hub import save_pretrained
+from vimamba.networks import Network, load_network
 
 # format -> the ending of its files
 TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
@@ -43,7 +44,7 @@ def export_model(
     path: str | Path,
     *,
     target: str = "onnx",
-    image_size: tuple[int, int, int] | None = None,
+    image_size: tuple[int, ...] | None = None,
     fixed_size: bool = False,
     name: str | None = None,
     label_names: Sequence[str] | None = None,
@@ -82,7 +83,10 @@ def export_model(
             raise ExportError(f"the model is {found}; export it in float32 on the CPU")
     check_finite(model.state_dict())
     model.eval()
-    channels, height, width = image_size or _input_size(model)
+    channels, *sides = image_size or _input_size(model)
+    if len(sides) != 2:
+        raise ExportError(f"the model takes {len(sides)} dimensions; files are for images, of two")
+    height, width = sides
     notes = [] if fixed_size else _obstacles(model, target)
     any_size = not fixed_size and not notes
     names = _DIMENSIONS if any_size else {0: "batch"}
@@ -131,43 +135,53 @@ def export_folder(
     model: nn.Module,
     folder: str | Path,
     *,
+    image_size: tuple[int, ...] | None = None,
     name: str | None = None,
     label_names: Sequence[str] | None = None,
+    label_values: Sequence[int] | None = None,
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Report:
-    """Write a timm model's weights and config.json as a folder, and beside it FOLDER.json.
+    """Write weights and config.json of a model or network as a folder, and beside it FOLDER.json.
 
     Args:
         model: As in `export_model`.
         folder: Replaced if it is there and holds a model.
-        name: As in `export_model`.
+        image_size: As in `export_model`.
+        name: The same.
         label_names: Classes in the order of the logits.
+        label_values: See `vimamba.hub.save_pretrained`.
         data_config: Of timm's transform; see `vimamba.hub.save_pretrained`.
         preprocessing: See `vimamba.hub.save_pretrained`.
 
     Raises:
-        ExportError: The folder holds something else, or the model that timm makes of it gives
+        ExportError: The folder holds something else, or the model that is made of it again gives
             other numbers.
     """
     folder = Path(folder)
-    shape = (2, *_input_size(model.eval()))
+    model.eval()
+    shape = (2, *(image_size or _input_size(model)))
     try:
         save_pretrained(
             model,
             folder,
             label_names=label_names,
+            label_values=label_values,
             data_config=data_config,
             preprocessing=preprocessing,
         )
     except ValueError as error:
         raise ExportError(str(error)) from error
-    again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    if isinstance(model, Network):
+        again, how = load_network(folder), f'vimamba.load_network("{folder}")'
+    else:
+        how = f'timm.create_model("local-dir:{folder}", pretrained=True)'
+        again = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     report = Report(
         target="safetensors",
         model=name or type(model).__name__,
         input=("batch", *shape[1:]),
-        notes=(f'timm.create_model("local-dir:{folder}", pretrained=True) loads it',),
+        notes=(f"{how} loads it",),
         versions=_versions("safetensors"),
         checks=compare(model, lambda image: as_list(again(image)), [shape]),
         label_names=label_names,
@@ -178,16 +192,16 @@ def export_folder(
     return report
 
 
-def _input_size(model: nn.Module) -> tuple[int, int, int]:
-    """Channels, height and width that a timm model was made for."""
+def _input_size(model: nn.Module) -> tuple[int, ...]:
+    """Channels, height and width that a model was made for; of volumes depth before them."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     if cfg is None:
         raise ExportError("the model has no pretrained_cfg that says its input; give image_size")
-    channels, height, width = cfg["input_size"]
+    channels, *sides = cfg["input_size"]
     # a model with a position embedding may have been made for another size
     embed = getattr(model, "patch_embed", None)
-    height, width = getattr(embed, "img_size", None) or (height, width)
-    return getattr(model, "in_chans", channels), height, width
+    sides = getattr(embed, "img_size", None) or sides
+    return getattr(model, "in_chans", channels), *sides
 
 
 def _obstacles(model: nn.Module, target: str) -> list[str]:

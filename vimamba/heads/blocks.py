@@ -1,6 +1,5 @@
 """What several heads are made of."""
 
-import torch.nn.functional as F
 from timm.layers import ConvNormAct as ConvNormActBase
 from torch import Tensor, nn
 
@@ -15,12 +14,6 @@ def check_pyramid(channels: list[int], strides: list[int]) -> None:
         raise ValueError(f"channels={channels} and strides={strides} must name two levels or more")
     if list(strides) != sorted(set(strides)):
         raise ValueError(f"strides={strides} must grow from level to level")
-
-
-def resize(x: Tensor, like: Tensor, *, mode: str = "bilinear") -> Tensor:
-    """Bring maps to the height and width of others."""
-    align_corners = False if mode == "bilinear" else None
-    return F.interpolate(x, size=like.shape[-2:], mode=mode, align_corners=align_corners)
 
 
 class ConvNormAct(ConvNormActBase):

@@ -5,12 +5,16 @@ to the finest, a convolution per doubling, and all are added.
 """
 
 from itertools import pairwise
+from typing import ClassVar
 
 from torch import Tensor, nn
 
-from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid, resize
+from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid
+from vimamba.heads.registry import register_head
+from vimamba.layers import resize
 
 
+@register_head(name="fpn")
 class FPNHead(nn.Module):
     """Merge a pyramid top-down and add its levels up at the finest.
 
@@ -21,6 +25,8 @@ class FPNHead(nn.Module):
         width: Channels on the way to the finest level.
         drop_rate: Of whole channels before the classifier.
     """
+
+    finest_stride: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -48,12 +54,13 @@ class FPNHead(nn.Module):
         """[(N, C_i, H_i, W_i), ...] to (N, num_classes, H_0, W_0)."""
         merged = [lateral(f) for lateral, f in zip(self.laterals, features, strict=True)]
         for i in reversed(range(len(merged) - 1)):
-            merged[i] = merged[i] + resize(merged[i + 1], merged[i], mode="nearest")
+            size = merged[i].shape[2:]
+            merged[i] = merged[i] + resize(merged[i + 1], size, mode="nearest")
         levels = []
         for i, (output, convs) in enumerate(zip(self.outputs, self.scales, strict=True)):
             x = output(merged[i])
             finer = reversed(features[:i])
             for conv, like in zip(convs, [*finer] or [features[0]], strict=True):  # type: ignore[arg-type]
-                x = resize(conv(x), like)
+                x = resize(conv(x), like.shape[2:])
             levels.append(x)
         return self.classifier(sum(levels))

@@ -5,13 +5,16 @@ finest skip it goes on without skips until it reaches the image's own resolution
 """
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from timm.layers import ConvNormAct as ConvNorm
 from torch import Tensor, nn
 
-from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid, resize
+from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid
+from vimamba.heads.registry import register_head
+from vimamba.layers import resize
 
 
 class AttentionGate(nn.Module):
@@ -48,11 +51,12 @@ class UpBlock(nn.Module):
         """(N, C_in, h, w) and (N, C_skip, H, W) to (N, C, H, W)."""
         if skip is None:
             return self.convs(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        x = resize(x, skip, mode="nearest")
+        x = resize(x, skip.shape[2:], mode="nearest")
         weighed = skip if self.attention is None else self.attention(skip, x)
         return self.convs(torch.cat([x, weighed], dim=1))
 
 
+@register_head(name="unet")
 class UNetHead(nn.Module):
     """A U-Net's way up, to the image's own resolution.
 
@@ -62,6 +66,8 @@ class UNetHead(nn.Module):
         width: Channels at the coarsest skip; each step halves them.
         attention: Weigh the skips by an attention gate.
     """
+
+    finest_stride: ClassVar[int] = 2
 
     def __init__(
         self,
@@ -89,3 +95,11 @@ class UNetHead(nn.Module):
         for step, block in enumerate(self.blocks):
             x = block(x, skips[step] if step < len(skips) else None)
         return self.classifier(x)
+
+
+@register_head(name="attention_unet")
+class AttentionUNetHead(UNetHead):
+    """Attention U-Net's way up: `UNetHead` whose skips are weighed by attention gates."""
+
+    def __init__(self, channels: list[int], strides: list[int], num_classes: int) -> None:
+        super().__init__(channels, strides, num_classes, attention=True)

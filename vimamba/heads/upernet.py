@@ -4,11 +4,15 @@ The coarsest level is pooled to a few grids (PSPNet, arXiv:1612.01105); a featur
 down to the finest level, where all levels are put together.
 """
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid, resize
+from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid
+from vimamba.heads.registry import register_head
+from vimamba.layers import resize
 
 
 class PyramidPooling(nn.Module):
@@ -28,10 +32,12 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, H, W)."""
         pooled = (F.adaptive_avg_pool2d(x, s) for s in self.scales)
-        grids = [resize(conv(p), x) for conv, p in zip(self.convs, pooled, strict=True)]
+        size = x.shape[2:]
+        grids = [resize(conv(p), size) for conv, p in zip(self.convs, pooled, strict=True)]
         return self.bottleneck(torch.cat([x, *grids], dim=1))
 
 
+@register_head(name="upernet")
 class UPerNetHead(nn.Module):
     """Pyramid pooling, top-down merge, and all levels together at the finest.
 
@@ -42,6 +48,8 @@ class UPerNetHead(nn.Module):
         pool_scales: Sides of the pooled grids, cells.
         drop_rate: Of whole channels before the classifier.
     """
+
+    finest_stride: ClassVar[int] = 4
 
     def __init__(
         self,
@@ -67,8 +75,9 @@ class UPerNetHead(nn.Module):
         laterals = [lateral(f) for lateral, f in zip(self.laterals, features[:-1], strict=True)]
         x, merged = coarsest, []
         for lateral in reversed(laterals):
-            x = lateral + resize(x, lateral)
+            x = lateral + resize(x, lateral.shape[2:])
             merged.insert(0, x)
         levels = [output(m) for output, m in zip(self.outputs, merged, strict=True)]
-        together = [resize(level, levels[0]) for level in [*levels, coarsest]]
+        size = levels[0].shape[2:]
+        together = [resize(level, size) for level in [*levels, coarsest]]
         return self.classifier(self.fuse(torch.cat(together, dim=1)))

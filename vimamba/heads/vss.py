@@ -6,11 +6,13 @@ with the blocks of VMamba's first generation.
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vimamba.heads.blocks import check_pyramid
+from vimamba.heads.registry import register_head
 from vimamba.layers import GATED_SS2D, SS2D, PatchExpand, VSSBlock, drop_path_rates
 from vimamba.scan_orders import order_of_block
 
@@ -47,6 +49,7 @@ class VSSUpBlock(nn.Module):
         return self.blocks(self.join(torch.cat([x, skip], dim=-1)))
 
 
+@register_head(name="vss_unet")
 class VSSHead(nn.Module):
     """A way up of VSS blocks, to the image's own resolution.
 
@@ -59,6 +62,8 @@ class VSSHead(nn.Module):
         drop_path_rate: Of the last block; the others' grow linearly towards it.
         deep_supervision: Also classify the levels below the finest.
     """
+
+    finest_stride: ClassVar[int] = 4
 
     def __init__(
         self,

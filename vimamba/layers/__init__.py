@@ -5,6 +5,7 @@ finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths
 backbone with a class token or registers gives it.
 """
 
+from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
     MambaMixer,
@@ -14,8 +15,9 @@ from vimamba.layers.mamba import (
     mamba_rules,
     vim_blocks,
 )
-from vimamba.layers.pyramid import SimplePyramid
+from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
+from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import scan_parameters
 from vimamba.layers.tokens import (
@@ -57,6 +59,7 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "crop",
     "drop_path_rates",
     "init_patches_",
     "init_vim_blocks_",
@@ -65,7 +68,9 @@ __all__ = [
     "insert_tokens",
     "join_branches",
     "mamba_rules",
+    "pad_to_cells",
     "pick_tokens",
+    "resize",
     "scan_parameters",
     "split_paths",
     "split_tokens",

@@ -10,7 +10,6 @@ from functools import cache, wraps
 from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba.errors import VimambaError
@@ -63,21 +62,6 @@ def expect_whole_cells(x: Tensor, cell: int) -> Tensor:
         size = f"({x.shape[2]}, {x.shape[3]})"
         raise ValueError(f"image of {size}: sides must be multiples of {cell}")
     return x
-
-
-@decide_when_run
-def pad_to_cells(x: Tensor, cell: list[int], fewest: int) -> Tensor:
-    """Zeros right of and below an image (N, C, ...), to whole cells of so many pixels.
-
-    Args:
-        x: The image.
-        cell: Pixels per cell, for each spatial dimension.
-        fewest: Cells per side, at least.
-    """
-    padding: list[int] = []
-    for side, pixels in zip(x.shape[2:], cell):  # noqa: B905  TorchScript knows no `strict`
-        padding = [0, max(-(-side // pixels), fewest) * pixels - side] + padding  # noqa: RUF005
-    return F.pad(x, padding)
 
 
 @torch.compiler.assume_constant_result

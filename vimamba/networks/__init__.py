@@ -1,20 +1,41 @@
-"""Whole segmentation networks, and a head on any timm backbone."""
+"""Whole networks by name: a folder for each task, and what all of them have in common."""
 
-from vimamba.networks.factory import create_segmenter, load_segmenter
-from vimamba.networks.registry import list_segmenters, register_segmenter
-from vimamba.networks.segmenter import Segmenter
-from vimamba.networks.swin_umamba import SwinUMamba, SwinUMambaD
-from vimamba.networks.umamba import UMamba
-from vimamba.networks.vm_unet import VMUNet
+from vimamba.networks.feature_pyramid import FeaturePyramid
+from vimamba.networks.loading import load_network
+from vimamba.networks.network import Network
+from vimamba.networks.registry import (
+    create_network,
+    find_network,
+    list_networks,
+    register_network,
+)
+from vimamba.networks.segmentation import (
+    BackboneSegmenter,
+    Segmenter,
+    SwinUMamba,
+    SwinUMambaD,
+    UMamba,
+    VMUNet,
+    create_segmenter,
+    list_segmenters,
+    load_segmenter,
+)
 
 __all__ = [
+    "BackboneSegmenter",
+    "FeaturePyramid",
+    "Network",
     "Segmenter",
     "SwinUMamba",
     "SwinUMambaD",
     "UMamba",
     "VMUNet",
+    "create_network",
     "create_segmenter",
+    "find_network",
+    "list_networks",
     "list_segmenters",
+    "load_network",
     "load_segmenter",
-    "register_segmenter",
+    "register_network",
 ]

@@ -1,27 +1,107 @@
-"""Names of the whole networks."""
+"""Names of the whole networks, and the function that makes any of them."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
 
-from vimamba.networks.segmenter import Segmenter
+from vimamba.names import check_free, unknown_name
+from vimamba.networks.network import Network
 
-_NETWORKS: dict[str, Callable[..., Segmenter]] = {}
+# say where weights come from, which a network that is made again does not ask
+_WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
-def register_segmenter(entry: Callable[..., Segmenter]) -> Callable[..., Segmenter]:
-    """Make a network known by the name of the function that builds it.
+@dataclass(frozen=True)
+class Entry:
+    """A registered network.
 
-    It takes `num_classes`, `in_chans`, `pretrained`, `img_size` and `aux` as
-    `vimamba.create_segmenter` does, and further arguments of its own.
+    Attributes:
+        name: What it is called.
+        task: What it is for.
+        build: Makes it.
     """
-    _NETWORKS[entry.__name__] = entry
-    return entry
+
+    name: str
+    task: str
+    build: Callable[..., Network]
 
 
-def list_segmenters() -> list[str]:
-    """Names of the whole networks that `vimamba.create_segmenter` knows besides backbones."""
-    return sorted(_NETWORKS)
+_NETWORKS: dict[str, Entry] = {}
 
 
-def find_segmenter(name: str) -> Callable[..., Segmenter] | None:
-    """The function that builds the network of this name, if there is one."""
-    return _NETWORKS.get(name)
+def register_network(
+    build: Callable[..., Network] | None = None,
+    *,
+    task: str,
+    name: str | None = None,
+    replace: bool = False,
+) -> Any:
+    """Make a network available by name; a decorator with options, or a plain call.
+
+    Args:
+        build: A function or class that makes the network from keyword arguments: plain values, if
+            it is to be saved. It starts from published weights on request only (`pretrained`). Of
+            the task "segmentation", it takes `num_classes`, `in_chans`, `pretrained`, `img_size`
+            and `aux` as `vimamba.create_segmenter` does, and gives a `vimamba.networks.Segmenter`.
+        task: What the network is for, as in "segmentation".
+        name: The function's own name by default.
+        replace: Overwrite a network of the same name. One that comes with vimamba gives way in
+            any case, with a warning.
+
+    Raises:
+        ValueError: The name is taken or no identifier.
+    """
+    if build is None:
+        return lambda build: register_network(build, task=task, name=name, replace=replace)
+    name = str(name or getattr(build, "__name__", ""))
+    if not name.isidentifier():
+        raise ValueError(f"name={name!r} of a network must be an identifier, as in 'my_network'")
+    there = _NETWORKS.get(name)
+    taken = there and there.build
+    check_free(name, taken, kind="network", home="vimamba.networks", replace=replace)
+    _NETWORKS[name] = Entry(name, task, build)
+    return build
+
+
+def list_networks(task: str | None = None) -> list[str]:
+    """Names of the registered networks, sorted: all, or those for one task.
+
+    Raises:
+        ValueError: No network is for this task.
+    """
+    tasks = {entry.task for entry in _NETWORKS.values()}
+    if task is not None and task not in tasks:
+        raise ValueError(unknown_name("task", task, tasks))
+    return sorted(e.name for e in _NETWORKS.values() if task in (None, e.task))
+
+
+def find_network(name: str) -> Entry:
+    """What was registered under a name.
+
+    Raises:
+        ValueError: No network has this name.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(unknown_name("name", name, _NETWORKS))
+    return _NETWORKS[name]
+
+
+def create_network(name: str, **kwargs: Any) -> Network:
+    """Make a whole network by its registered name.
+
+    Args:
+        name: One of `list_networks()`.
+        **kwargs: Of the network.
+
+    Raises:
+        ValueError: The name is unknown, or an argument does not fit.
+        TypeError: The network has no such argument.
+    """
+    network = find_network(name).build(**kwargs)
+    if not isinstance(network, Network):
+        kind = type(network).__name__
+        raise TypeError(f"name={name!r} makes a {kind}, not a vimamba.networks.Network")
+    kept = {key: value for key, value in kwargs.items() if key not in _WEIGHTS}
+    network.config = {"name": name, **deepcopy(kept)}
+    return network

@@ -5,11 +5,9 @@ padded or shared out.
 """
 
 import ast
-import difflib
 import functools
 import inspect
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -19,6 +17,8 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vimamba.names import check_free, near_names
 
 PathFunction = Callable[..., Tensor]
 """(*grid, **parameters) -> paths (K, T), any integer dtype, on the CPU."""
@@ -104,14 +104,9 @@ def register_scan_order(
     name = str(name or getattr(function, "__name__", ""))
     if not name.isidentifier():
         raise ValueError(f"name={name!r} of a scan order must be an identifier, as in 'my_order'")
-    there = _SCAN_ORDERS.get(name)
-    if there is not None and not replace:
-        if getattr(there.function, "__module__", "") != "vimamba.scan_orders.orders":
-            raise ValueError(
-                f"scan order {name!r} is already registered; replace=True overwrites it"
-            )
-        text = f"scan order {name!r} takes the place of vimamba's own; replace=True is silent"
-        warnings.warn(text, stacklevel=2)
+    there = getattr(_SCAN_ORDERS.get(name), "function", None)
+    home = "vimamba.scan_orders.orders"
+    check_free(name, there, kind="scan order", home=home, replace=replace)
     axes, parameters = _read_signature(name, function)
     _SCAN_ORDERS[name] = ScanOrder(name, function, axes, parameters, num_paths, steps, adjacent)
     forget_paths()
@@ -379,8 +374,7 @@ def _parse(scan_order: str) -> list[Term]:
 
 
 def _explain_unknown(scan_order: str, name: str) -> str:
-    near = difflib.get_close_matches(name, _SCAN_ORDERS, n=4, cutoff=0.6)
-    hint = f"close names are {', '.join(near)}" if near else f"choose from {list_scan_orders()}"
+    hint = near_names(name, _SCAN_ORDERS) or f"choose from {list_scan_orders()}"
     subject = f"scan_order={scan_order!r}"
     subject += f": {name!r}" if name != scan_order else ""
     return f"{subject} is unknown; {hint}; a command knows your own with --import FILE"

@@ -1,10 +1,10 @@
-"""Lightning modules: one file per task."""
+"""Lightning modules: a folder per task, and what all tasks share."""
 
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import NotFiniteError, TaskError
-from vimamba.tasks.mask_loss import MaskObjective
-from vimamba.tasks.optimisation import Optimisation
-from vimamba.tasks.segmentation import Segmentation
+from vimamba.tasks.optim import Optimisation
+from vimamba.tasks.registry import register_task
+from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "Segmentation",
     "Task",
     "TaskError",
+    "register_task",
 ]

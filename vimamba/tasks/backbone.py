@@ -1,36 +1,25 @@
 """Builds timm models by name, with errors a user can act on."""
 
-import difflib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
 import timm
-from timm.models import PretrainedCfg, load_model_config_from_hf, parse_model_name
-from timm.models._hub import load_model_config_from_path
+from timm.models import PretrainedCfg
 from torch import nn
 
 from vimamba.hub import create_skeleton
+from vimamba.names import near_names
 from vimamba.tasks.errors import TaskError
-
-
-def is_address(model: str) -> bool:
-    """Whether a name points to files (`local-dir:`, `hf-hub:`) instead of the registry."""
-    return ":" in model
-
-
-def is_timm_model(model: str) -> bool:
-    """Whether timm can build a model of that name."""
-    return is_address(model) or timm.is_model(model)
+from vimamba.timm_names import is_address, is_timm_model, read_address
 
 
 def check_name(model: str) -> None:
     """Fail with suggestions if timm does not know the name."""
     if is_timm_model(model):
         return
-    known = timm.list_models()
-    near = difflib.get_close_matches(model.split(".")[0], known, n=4, cutoff=0.5)
-    hint = f"; close names are {', '.join(near)}" if near else ""
+    near = near_names(model.split(".")[0], timm.list_models())
+    hint = f"; {near}" if near else ""
     own = "one of your own is made known with --import MODULE_OR_FILE"
     raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`; {own})")
 
@@ -71,14 +60,9 @@ def self_contained(
     """
     if not is_address(model):
         return model, None if model_kwargs is None else dict(model_kwargs)
-    source, place = parse_model_name(model)
-    read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path
     with _readable(model):
-        _, name, arguments = read(place)
-    # what a task decides itself
-    decided = {"num_classes", "in_chans", "img_size"}
-    kept = {key: value for key, value in (arguments or {}).items() if key not in decided}
-    return name, {**kept, **(model_kwargs or {})}
+        name, of_files = read_address(model)
+    return name, {**of_files, **(model_kwargs or {})}
 
 
 def build_backbone(

@@ -9,7 +9,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.optimisation import Optimisation
+from vimamba.tasks.optim import Optimisation
 
 
 class Schedule(Scheduler):

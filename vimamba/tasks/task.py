@@ -3,22 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, replace
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import timm.optim
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.trainer.states import TrainerFn
+from timm.models import PretrainedCfg
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from vimamba.errors import UsageError
+from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.finite import LOWEST_SCALE, WAY_OUT, are_finite, find_broken, find_layer
 from vimamba.tasks.freezing import frozen_layers, keep_modes
-from vimamba.tasks.optimisation import Optimisation, check_optimisation
+from vimamba.tasks.optim import Optimisation, check_optimisation
 from vimamba.tasks.schedule import Schedule
 from vimamba.tasks.sharding import shard
 
@@ -58,8 +62,28 @@ class Task(LightningModule):
 
     A subclass calls `save_hyperparameters` and `prepare` in its constructor, and defines
     `training_step` (with `forward_training`), `score_batch`, `compute_scores`, `predict_step`,
-    `monitor` and `body_parameters`.
+    `monitor` and `body_parameters`. For the command it says besides where its tables and pictures
+    are (`tools`), what its scores are called and what data it takes, and is registered by
+    `register_task`.
     """
+
+    # dotted name of the module of tables and pictures; see `vimamba.tasks.tools`
+    tools: ClassVar[str] = ""
+    # scores for the line of an epoch and the curves: in the report, and as people call them
+    headline_scores: ClassVar[dict[str, str]] = {}
+    # logged scores of which less is better
+    lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
+    # arguments that the data set decides
+    of_the_data: ClassVar[tuple[str, ...]] = (
+        "num_classes",
+        "class_names",
+        "class_counts",
+        "multi_label",
+        "label_values",
+        "background",
+        "img_size",
+        "in_chans",
+    )
 
     net: nn.Module
     average: ModelEmaV3 | None
@@ -124,6 +148,23 @@ class Task(LightningModule):
     def lr(self, value: float) -> None:
         self.optim = replace(self.optim, lr=float(value))
         self.hparams["optim"] = asdict(self.optim)
+
+    @classmethod
+    def find_data(cls, path: Path) -> str:
+        """Class path of the kind of data set that `--data PATH` holds."""
+        raise UsageError(
+            f"--data {path}: {cls.__name__} does not say how to read it; name the data set with "
+            "--data.class_path"
+        )
+
+    @classmethod
+    def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
+        """Published settings of a model: its input size, mean and standard deviation."""
+        return model_cfg(model, model_kwargs)
+
+    def logged_scores(self) -> list[str] | None:
+        """Names of what a validation logs, without "val/"; None if they are not known before."""
+        return None
 
     def body_parameters(self) -> list[nn.Parameter]:
         """What can be pretrained: all of the network but its classifier or decoder."""

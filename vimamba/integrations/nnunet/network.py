@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
-from vimamba.networks import Segmenter, UMamba, create_segmenter
+from vimamba.networks import Segmenter, create_segmenter
 
 # what a plan writes as `network_class_name`
 CLASS_NAME = "vimamba.integrations.nnunet.PlansNetwork"
-# the networks that a plan sizes, and where their Mamba layers are
-UMAMBA = {f"umamba_{place}_{dims}d": place for place in ("bot", "enc") for dims in (2, 3)}
+# the networks that a plan sizes
+UMAMBA = [f"umamba_{place}_{dims}d" for place in ("bot", "enc") for dims in (2, 3)]
 
 
 def make_network(
@@ -27,16 +27,14 @@ def make_network(
     """Make a network by name.
 
     Args:
-        network: One of `UMAMBA`, or a model that `vimamba.create_segmenter` takes.
+        network: A model that `vimamba.create_segmenter` takes.
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
-        kwargs: Further arguments of `vimamba.networks.UMamba` or `vimamba.create_segmenter`.
+        kwargs: Further arguments of `vimamba.create_segmenter`.
     """
-    if network in UMAMBA:
-        # the published one: outputs of all stages, which are in its files even if unused
-        args = {"mamba": UMAMBA[network], "deep_supervision": True, **kwargs}
-        return UMamba(input_channels, num_classes, **args)
-    return create_segmenter(network, in_chans=input_channels, num_classes=num_classes, **kwargs)
+    # of the published U-Mamba: outputs of all stages, which are in its files even if unused
+    args = {"aux": True, **kwargs} if network in UMAMBA else kwargs
+    return create_segmenter(network, in_chans=input_channels, num_classes=num_classes, **args)
 
 
 class PlansNetwork(nn.Module):
@@ -48,7 +46,7 @@ class PlansNetwork(nn.Module):
     Args:
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
-        network: One of `UMAMBA`, or a model that `vimamba.create_segmenter` takes.
+        network: A model that `vimamba.create_segmenter` takes.
         network_kwargs: Further arguments of that network.
         strides: From each output to the next, for each dimension, (1, ..., 1) first; the last is
             that to the network's coarsest map and has no output.

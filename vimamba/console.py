@@ -1,0 +1,114 @@
+"""Text for people: tables and lines, plain unless the output is a terminal."""
+
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+
+# said by libraries about matters that are settled here
+QUIET = (
+    "LightningCLI's args parameter",
+    "The '.*' does not have many workers",
+    "The number of training batches",
+    "Found .* module\\(s\\) in eval mode",
+    "Total length of `list` across ranks is zero",
+    "You are trying to `self.log",
+    ".*sync_dist=True.*",
+    ".*litlogger.*",
+    ".*LeafSpec.*",
+    ".*treespec.*",
+    ".*pin_memory.*",
+    "Total length of `list` across ranks is zero",
+    "SWA is currently only supported every epoch",
+    ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
+)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is a terminal rather than a file or pipe."""
+    return sys.stdout.isatty()
+
+
+def say(text: str = "") -> None:
+    """Print a line, above a progress bar if one is shown; of several processes only the first."""
+    from tqdm import tqdm
+
+    ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
+    if next((rank for rank in ranks if rank is not None), "0") != "0":
+        return
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def command_line(*words: object) -> str:
+    """A `vimamba` command to type as it is: quoted, and found even if it is not on the PATH."""
+    program = "vimamba" if shutil.which("vimamba") else sys.argv[0]
+    if not program.endswith("vimamba"):
+        program = "vimamba"  # called from Python
+    return shlex.join([program, *map(str, words)])
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits after the point, or a dash for what cannot be told."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; numbers stand right, text left.
+
+    Args:
+        title: Line above it.
+        columns: Heads.
+        rows: Cells, shown by `str`.
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [
+        all(re.fullmatch(r"-|-?[\d.,]+%?", row[i]) for row in cells) for i in range(len(columns))
+    ]
+    if is_terminal():
+        try:
+            _show_rich(title, columns, cells, right)
+        except ImportError:
+            pass
+        else:
+            return
+    widths = [max(len(row[i]) for row in [list(columns), *cells]) for i in range(len(columns))]
+    say(title)
+    for row in [list(columns), *cells]:
+        fitted = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, right, strict=True)
+        )
+        say(("  " + "  ".join(fitted)).rstrip())
+
+
+def _show_rich(
+    title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
+) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if title:
+        console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD)
+    for column, number in zip(columns, right, strict=True):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def quieten() -> None:
+    """Keep libraries' hints off the screen; errors and unknown warnings stay."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
+    logging.getLogger("timm").setLevel(logging.ERROR)
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)

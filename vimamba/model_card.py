@@ -1,0 +1,146 @@
+"""Cards of saved models and networks: what they are, how to load them, whose licence they have."""
+
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+_CARD = """\
+---
+{data}
+---
+
+# {name}
+
+`{architecture}` ({paper}), {classes}, as a [timm](https://github.com/huggingface/pytorch-image-models)
+model.
+
+It needs the `vimamba` package: timm and transformers know the architecture only once that has been
+imported. Otherwise they call it unknown and advise a newer timm, which does not help.
+
+```python
+import timm
+import vimamba  # makes {architecture} known
+
+model = timm.create_model("{address}", pretrained=True)
+```
+{input}
+Licence of the weights: {license}
+"""
+
+_NETWORK_CARD = """\
+---
+{data}
+---
+
+# {name}
+
+`{architecture}` ({paper}), {classes}, a network for {task}. It needs the `vimamba` package:
+
+```python
+import vimamba
+
+network = vimamba.load_network("{address}")
+```
+{input}
+Licence of the weights: {license}
+"""
+
+# by the Hub's names
+_PIPELINES = {"segmentation": "image-segmentation", "restoration": "image-to-image"}
+
+_INPUT = """
+## Input
+
+{reason}`preprocessing` in config.json prepares images as in training:
+
+```python
+import json
+
+from vimamba.data import Preprocessing
+
+with open("config.json") as file:  # of this model
+    prepare = Preprocessing.from_settings(json.load(file)["preprocessing"])
+image = prepare.file("image.tif")[None]
+```
+"""
+
+
+def model_card(config: dict[str, Any], address: str) -> str:
+    """The card of a timm model: what it is, how to load it, whose licence it is under.
+
+    Args:
+        config: As in config.json.
+        address: "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+    """
+    cfg, classes = config["pretrained_cfg"], config["num_classes"]
+    license = cfg.get("license", "unknown")
+    data = ModelCardData(
+        library_name="timm",
+        license=license,
+        pipeline_tag="image-classification" if classes else "image-feature-extraction",
+        tags=["timm", "vimamba"],
+    )
+    published = cfg.get("license") and cfg.get("origin_url")
+    origin = f" (published at {cfg['origin_url']})" if published else ""
+    return _CARD.format(
+        data=data.to_yaml(),
+        name=_last_part(address),
+        architecture=config["architecture"],
+        paper=_paper(cfg),
+        classes=f"{classes} classes" if classes else "without a classifier",
+        address=address,
+        license=f"{license}{origin}",
+        input=_describe_input(config.get("preprocessing")),
+    )
+
+
+def network_card(config: dict[str, Any], address: str, cfg: dict[str, Any], classes: int) -> str:
+    """The card of a network: what it is, how to load it, whose licence it is under.
+
+    Args:
+        config: As in config.json.
+        address: "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
+        cfg: Its `pretrained_cfg`.
+        classes: That it tells apart; 0 if it tells none.
+    """
+    data = ModelCardData(
+        library_name="vimamba",
+        license=config["license"],
+        pipeline_tag=_PIPELINES.get(config["task"]),
+        tags=["vimamba"],
+    )
+    return _NETWORK_CARD.format(
+        data=data.to_yaml(),
+        name=_last_part(address),
+        architecture=cfg.get("architecture", config["network"]["name"]),
+        paper=_paper(cfg),
+        classes=f"{classes} classes" if classes else "without classes",
+        task=config["task"],
+        address=address.removeprefix("local-dir:"),
+        license=config["license"],
+        input=_INPUT.format(reason="") if "preprocessing" in config else "",
+    )
+
+
+def _last_part(address: str) -> str:
+    return address.split(":", 1)[1].rstrip("/").rsplit("/", 1)[-1]
+
+
+def _paper(cfg: dict[str, Any]) -> str:
+    paper = ", ".join(str(cfg[key]) for key in ("paper_name", "paper_ids") if cfg.get(key))
+    return paper or "no paper named"
+
+
+def _describe_input(preprocessing: dict[str, Any] | None) -> str:
+    """What the card says of images that timm's transform does not prepare."""
+    found = preprocessing or {"in_chans": 3}
+    intensity = found.get("intensity") or {}
+    reasons = []
+    if found["in_chans"] not in (1, 3) or found.get("bands"):
+        reasons.append(f"the network takes {found['in_chans']} bands of them")
+    if any(intensity.get(name) for name in ("window", "ranges", "percentiles")):
+        reasons.append("their values are scaled by ranges of their own")
+    if intensity.get("zscore"):
+        reasons.append("each is given mean 0 and deviation 1")
+    reason = f"timm's transform does not do so with these images: {', '.join(reasons)}.\n"
+    return _INPUT.format(reason=reason) if reasons else ""

@@ -1,0 +1,139 @@
+"""What all whole networks have in common, whatever their task.
+
+A network is a registered name and arguments (`config`), which make it again, and a published file,
+which fits it strictly. A part of it, its `body`, may be a timm model with weights of its own.
+"""
+
+import math
+from pathlib import Path
+from typing import Any, ClassVar
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import group_parameters
+from torch import nn
+
+from vimamba.checkpoints import (
+    CheckpointError,
+    Rules,
+    StateDict,
+    check_finite,
+    check_fit,
+    known_names,
+    read_checkpoint,
+    rename_keys,
+    unwrap,
+)
+from vimamba.layers import scan_parameters, split_paths
+
+
+class Network(nn.Module):
+    """A whole network with its published file.
+
+    Args:
+        in_chans: Channels of the images.
+        pretrained_cfg: What is known about images and weights, as timm keeps it: `architecture`,
+            `input_size`, `license`, `origin_url`, `paper_ids`; without `mean` and `std`,
+            ImageNet's.
+
+    Attributes:
+        config: Arguments of `vimamba.create_network` that make it again, `name` among them; None
+            if it was made by its class.
+        license: Of the published weights that it started from, by the Hub's name; None if there
+            were none.
+    """
+
+    # prefixes of parameters that a file may have and a network was made without
+    optional: ClassVar[tuple[str, ...]] = ()
+    # of a classifier of timm's, which is adapted to other classes; weights here fit or do not
+    num_classes: int = 0
+
+    def __init__(self, in_chans: int, *, pretrained_cfg: dict[str, Any]) -> None:
+        super().__init__()
+        self.in_chans = in_chans
+        self.config: dict[str, Any] | None = None
+        self.license: str | None = None
+        self.pretrained_cfg: dict[str, Any] = {
+            "mean": IMAGENET_DEFAULT_MEAN,
+            "std": IMAGENET_DEFAULT_STD,
+            "num_classes": 0,
+            **pretrained_cfg,
+            "classifier": "",
+            "first_conv": "",
+        }
+        self.default_cfg = self.pretrained_cfg
+
+    @property
+    def body(self) -> nn.Module | None:
+        """The timm model inside, which can be pretrained; None if there is none."""
+        return None
+
+    def note_start(self, model: nn.Module) -> None:
+        """Keep the licence of a timm model's published weights, which this network starts from."""
+        cfg: Any = model.pretrained_cfg
+        self.license = cfg.get("license")
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Parameters of what can be pretrained."""
+        return [] if self.body is None else list(self.body.parameters())
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the scans' parameters, and what the body names."""
+        names = getattr(self.body, "no_weight_decay", set)()
+        return scan_parameters(self) | {f"{self._body_prefix()}{name}" for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Any:
+        """The body's layer groups for layer-wise learning rates; all else is the last one."""
+        body: Any = self.body
+        if body is None:
+            return lambda name: math.inf
+        layers: Any = group_parameters(body, body.group_matcher(coarse=coarse), reverse=True)
+        prefix = self._body_prefix()
+        named = {f"{prefix}{name}": layer for name, layer in layers.items()}
+        return lambda name: named.get(name, math.inf)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the body.
+
+        Raises:
+            ValueError: There is no body that can.
+        """
+        body: Any = self.body
+        if body is not None:
+            body.set_grad_checkpointing(enable)
+        elif enable:
+            raise ValueError(f"enable=True: {type(self).__name__} has no gradient checkpointing")
+
+    def _body_prefix(self) -> str:
+        """What stands before the body's names among those of the network."""
+        body = self.body
+        return next((f"{name}." for name, module in self.named_modules() if module is body), "")
+
+    def official_rules(self) -> Rules:
+        """How the parameters of an official file are renamed; none if there is no such file."""
+        return {}
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename the parameters of an official file."""
+        rules = self.official_rules()
+        return split_paths(rename_keys(state_dict, rules)) if rules else state_dict
+
+    def load_pretrained(self, path: str | Path) -> None:
+        """Load a file of the official code, or weights under our names, strictly.
+
+        Wrappers are taken off, as `vimamba.checkpoints.unwrap` does. What is `optional` in a file
+        is left out where the network was made without it.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            CheckpointError: The file does not fit; the message lists what does not.
+        """
+        checkpoint, ours = read_checkpoint(path), self.state_dict()
+        try:
+            state = unwrap(checkpoint, known_names(self, self.official_rules()))
+            if not state.keys() & ours.keys():
+                state = self.from_official(state)
+            state = {k: v for k, v in state.items() if k in ours or not k.startswith(self.optional)}
+            check_finite(check_fit(state, self))
+        except CheckpointError as error:
+            raise CheckpointError(f"{str(path)!r} does not fit: {error}") from None
+        self.load_state_dict(state)

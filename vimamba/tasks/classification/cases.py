@@ -1,0 +1,65 @@
+"""The answer of a classification run for every image of a split."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from vimamba.data.dataset import start_worker
+from vimamba.data.samples import label_text
+from vimamba.files import write_rows
+
+
+def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
+    """Write a row per image of a split: truth, answer, probabilities of both.
+
+    Args:
+        task: A classification task.
+        data: Its data set.
+        split: Split to answer for.
+        path: CSV file to write.
+    """
+    samples = data.catalogue.splits[split]
+    task = task.eval()
+    device = next(task.parameters()).device
+    # all of them, of which a process of several would else get its share
+    loader = DataLoader(
+        data.dataset(split), data.batch_size, num_workers=data.workers, worker_init_fn=start_worker
+    )
+    with torch.inference_mode():
+        found = torch.cat([task.predict_step((x.to(device), y), 0).cpu() for x, y in loader])
+    names = data.class_names
+    rows = [
+        case_row(samples.name(index), found[index], samples.labels[index], names)
+        for index in range(len(samples))
+    ]
+    write_rows(path, rows)
+
+
+def case_row(name: str, probability: torch.Tensor, label: Any, names: list[str]) -> dict[str, Any]:
+    """What was said of one image, and how far the truth was from being said.
+
+    Args:
+        name: The image.
+        probability: (C,).
+        label: A class, or (C,) zeros and ones, for which `probability_of_truth` is the least of
+            its classes being there and the others not.
+        names: In the order of the classes.
+    """
+    truth = torch.as_tensor(label, dtype=None, device="cpu")
+    if truth.ndim == 0:
+        answer = probability.argmax()
+        sure, true = probability[answer], probability[truth]
+    else:
+        answer = (probability >= 0.5).to(truth.dtype)
+        sure = torch.where(answer.bool(), probability, 1 - probability).min()
+        true = torch.where(truth.bool(), probability, 1 - probability).min()
+    return {
+        "case": name,
+        "truth": label_text(label, names),
+        "answer": label_text(answer.numpy(), names),
+        "right": int(bool((answer == truth).all())),
+        "probability": round(float(sure), 6),
+        "probability_of_truth": round(float(true), 6),
+    }

@@ -1,0 +1,206 @@
+"""What predictions are called, so that nothing is overwritten that is not ours, and what has none.
+
+An output lies below the folder to write, whatever its input is called. Two inputs whose outputs
+would be one file, on any file system, are refused before the work. What exists already is replaced
+only if an earlier call wrote it.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vimamba.errors import UsageError, VimambaError
+
+# exit code where some of the inputs, or all, have no answer
+NOT_ALL_ANSWERED = 3
+MOST_REASONS = 5
+
+# what Windows does not have in names, and what a terminal does not show
+FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+# bytes of one name on nearly all file systems
+LONGEST = 255
+
+
+def output_name(path: str, ending: str) -> str:
+    """The name below the folder to write of an input's output.
+
+    Args:
+        path: Of the input, without its ending. Drives, roots, `.` and `..` are left out of it, and
+            characters that not every file system has become `_`.
+        ending: Which the output will have, such as ".png".
+
+    Returns:
+        A relative path with forward slashes, without the ending.
+    """
+    parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
+    if not parts:
+        raise UsageError(f"{path!r} is no name of a file")
+    *folders, name = parts
+    return "/".join([*(_clean(part, "") for part in folders), _clean(name, ending)])
+
+
+def _clean(part: str, ending: str) -> str:
+    """A part of a path as every file system takes it."""
+    part = FORBIDDEN.sub("_", part)
+    if part[0] == ".":  # hidden, or one of our own temporary names
+        part = f"_{part[1:]}"
+    if part[-1] in ". " and not ending:
+        part = f"{part[:-1]}_"
+    if DEVICES.fullmatch(part):
+        part = f"_{part}"
+    most = LONGEST - len(ending)
+    if len(os.fsencode(part)) <= most:
+        return part
+    mark = hashlib.sha256(os.fsencode(part)).hexdigest()[:8]
+    return os.fsencode(part)[: most - 9].decode("utf-8", "ignore") + f"-{mark}"
+
+
+def fold(path: Path) -> str:
+    """What a path is to a file system that knows neither case nor composed characters."""
+    return unicodedata.normalize("NFC", path.as_posix()).casefold()
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file that is going to be written.
+
+    Attributes:
+        path: The file.
+        source: What it is made of, in words.
+    """
+
+    path: Path
+    source: str
+
+
+def check_apart(targets: Sequence[Target]) -> None:
+    """Fail if two files, or a file and a folder, would have the same name.
+
+    Raises:
+        UsageError: The text names both inputs.
+    """
+    taken: dict[str, Target] = {}
+    for target in targets:
+        other = taken.setdefault(fold(target.path), target)
+        if other is not target:
+            raise UsageError(
+                f"{shown(other.source)} and {shown(target.source)} would get the same name, "
+                f"{shown(target.path)}; predict them apart"
+            )
+    for target in targets:
+        for folder in target.path.parents:
+            if fold(folder) in taken:
+                other = taken[fold(folder)]
+                raise UsageError(
+                    f"{shown(target.source)} would be answered below {shown(folder)}, which is "
+                    f"the name of the answer to {shown(other.source)}; predict them apart"
+                )
+
+
+def check_inside(targets: Sequence[Target], out: Path) -> None:
+    """Fail if a link leads a file out of the folder to write.
+
+    Raises:
+        UsageError: The text names the link.
+    """
+    inside = out.resolve()
+    for folder in {target.path.parent for target in targets}:
+        if not folder.resolve().is_relative_to(inside):
+            raise UsageError(f"{shown(folder)} leads out of --out {shown(out)}; remove the link")
+
+
+def check_no_input(targets: Sequence[Target], inputs: Iterable[Path]) -> None:
+    """Fail if something that is read would be overwritten.
+
+    Raises:
+        UsageError: The text names it.
+    """
+    read = {os.path.realpath(path) for path in inputs}
+    for target in targets:
+        if os.path.realpath(target.path) in read:
+            raise UsageError(
+                f"{shown(target.path)} is read; the output would overwrite it: name another --out"
+            )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file; no for a name that the system does not take."""
+    return os.path.isfile(path)
+
+
+def no_file(path: Path) -> str:
+    """What is said of an input that is no file."""
+    if os.path.isdir(path):
+        return f"{shown(path)} is a folder"
+    if os.path.exists(path):
+        return f"{shown(path)} is no ordinary file"
+    return f"{shown(path)} is neither a file nor a folder"
+
+
+def shown(name: object) -> str:
+    """A name as one line of text that every terminal takes."""
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
+    return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(
+        sys.stdout.encoding or "utf-8"
+    )
+
+
+def reason(error: Exception) -> str:
+    """Why something cannot be read or answered, in a line."""
+    for_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # as torch says it
+    if isinstance(error, MemoryError) or for_memory:
+        return "it is too large for the memory"
+    text = shown(str(error).strip() or "no reason is given")
+    return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
+
+
+def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
+    """The inputs that are there; the others are noted."""
+    found = []
+    for path in inputs:
+        if os.path.exists(path):
+            found.append(path)
+        else:
+            unanswered.add(path, no_file(path))
+    return found
+
+
+@dataclass
+class Unanswered:
+    """The inputs that have no answer, which the others do not wait for.
+
+    Attributes:
+        reasons: Why, for each, by its name.
+    """
+
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: object, why: str) -> None:
+        """Note an input."""
+        self.reasons[str(name)] = why
+
+    def report(self, total: int) -> int:
+        """Say which they are, on standard error.
+
+        Args:
+            total: Number of inputs.
+
+        Returns:
+            The exit code: 0 if all were answered.
+        """
+        if not self.reasons:
+            return 0
+        sys.stdout.flush()
+        print(f"no answer to {len(self.reasons)} of {total} inputs:", file=sys.stderr)
+        for name, why in list(self.reasons.items())[:MOST_REASONS]:
+            print(f"  {why if shown(name) in why else f'{shown(name)}: {why}'}", file=sys.stderr)
+        more = len(self.reasons) - MOST_REASONS
+        if more > 0:
+            print(f"  and {more} more", file=sys.stderr)
+        return NOT_ALL_ANSWERED

@@ -1,0 +1,132 @@
+"""The images and volumes that a command line names, and what their masks are called."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimamba.console import say
+from vimamba.data.listing import find_file, list_files
+from vimamba.data.lists import LIST_SUFFIXES, read_rows
+from vimamba.data.nifti import ENDINGS, stem
+from vimamba.data.remarks import Remarks
+from vimamba.data.samples import IMAGE_SUFFIXES, list_images
+from vimamba.errors import UsageError
+from vimamba.tasks.outputs import (
+    Target,
+    Unanswered,
+    check_apart,
+    is_file,
+    no_file,
+    output_name,
+    present,
+    shown,
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image or volume.
+
+    Attributes:
+        paths: Its file, or one file per channel of a volume.
+        name: What its masks and overlays are called, below the folder to write, without ending.
+    """
+
+    paths: tuple[Path, ...]
+    name: str
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is cut into slices."""
+        return self.paths[0].name.lower().endswith(ENDINGS)
+
+    def mask_file(self, out: Path) -> Path:
+        """Where its mask belongs."""
+        return out / f"{self.name}{'.nii.gz' if self.is_volume else '.png'}"
+
+    def overlay_file(self, out: Path) -> Path:
+        """Where its overlay belongs."""
+        return out / "overlays" / f"{self.name}.png"
+
+
+def find_jobs(
+    inputs: Sequence[Path],
+    in_chans: int,
+    *,
+    out: Path | None = None,
+    unanswered: Unanswered | None = None,
+) -> list[Job]:
+    """Images and volumes named directly, in folders and in CSV lists.
+
+    Args:
+        inputs: What was named.
+        in_chans: Channels of a volume.
+        out: Folder to write; what lies in it is no input, except if it is named itself.
+        unanswered: Gets what is not there, as long as something else is.
+
+    Raises:
+        UsageError: A folder or a list holds no image, two images would get the same name, or
+            nothing named is there.
+    """
+    jobs: list[Job] = []
+    unanswered = unanswered or Unanswered()
+    for given in present(inputs, unanswered):
+        if given.is_dir():
+            remarks = Remarks()
+            list_files(given, (*IMAGE_SUFFIXES, *ENDINGS), remarks)
+            for line in remarks.lines():
+                say(line)
+            found = [job_of(p, p.relative_to(given)) for p in list_images(given)]
+            found += volume_jobs(given, in_chans)
+            if out is not None and not is_below(given, out):
+                found = [job for job in found if not is_below(job.paths[0], out)]
+            if not found:
+                raise UsageError(f"folder {shown(given)} holds no image and no volume")
+            jobs += found
+        elif given.suffix.lower() in LIST_SUFFIXES and is_file(given):
+            rows = read_rows(given, [])
+            column = next((c for c in ("image", "path") if c in rows[0]), None)
+            if column is None:
+                raise UsageError(f"{shown(given)} has neither a column image nor a column path")
+            for row in rows:
+                path = find_file(given.parent / row[column]) or given.parent / row[column]
+                if is_file(path):
+                    jobs.append(job_of(path, row[column]))
+                else:
+                    unanswered.add(path, no_file(path))
+        elif is_file(given):
+            jobs.append(job_of(given, given.name))
+        else:
+            unanswered.add(given, no_file(given))
+    if not jobs:
+        raise UsageError(next(iter(unanswered.reasons.values())))
+    check_apart([Target(job.mask_file(Path()), str(job.paths[0])) for job in jobs])
+    return jobs
+
+
+def job_of(path: Path, name: str | Path) -> Job:
+    """An image of one file.
+
+    Args:
+        path: The file.
+        name: Its path in a folder or a list, which its outputs are called by.
+    """
+    text = Path(name)
+    job = Job((path,), "")
+    return Job((path,), output_name(str(text.with_name(stem(text))), job.mask_file(Path()).name))
+
+
+def is_below(path: Path, folder: Path) -> bool:
+    """Whether a path leads into a folder."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
+    """Volumes below a folder; with several channels, files `case_0000` and so on are one."""
+    grouped: dict[str, list[Path]] = {}
+    for path in list_files(folder, ENDINGS):
+        name = (path.parent.relative_to(folder) / stem(path)).as_posix()
+        if in_chans > 1 and name[-5:-4] == "_" and name[-4:].isdecimal():
+            name = name[:-5]
+        grouped.setdefault(name, []).append(path)
+    return [Job(tuple(paths), output_name(name, ".nii.gz")) for name, paths in grouped.items()]

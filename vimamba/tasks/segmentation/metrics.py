@@ -1,0 +1,190 @@
+"""Scores of segmentations: over all pixels of a data set, and of each case by itself.
+
+Over the data set, a class that is not in the truth has no scores, None, and is left out of means,
+whether it is predicted or not; pixels where it is predicted count against their own class.
+
+Of a case (an image, or all slices of a volume) a class gets a Dice, a 95 % Hausdorff distance
+(HD95) and a surface Dice (Nikolov et al. 2018, arXiv:1809.04430), the distances by MONAI and in
+units of the spacing:
+
+| truth | prediction | Dice | HD95 | surface Dice |
+|---|---|---|---|---|
+| empty | empty | not scored | not scored | not scored |
+| one of them empty | | 0 | diagonal of the case | 0 |
+| both there | | as defined | as defined | as defined |
+
+A class that is in the truth of no case is left out of means over the cases, too. Ignored pixels
+belong to no class, neither in the truth nor in the prediction.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vimamba.tasks.classification.metrics import float_or_none, mean_of_known
+from vimamba.tasks.segmentation.loss import IGNORE
+
+CASE_SCORES = ("dice", "hd95", "surface_dice")
+Row = dict[str, Any]
+
+
+def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: bool) -> Row:
+    """Dice, IoU and accuracy from counts of pixels.
+
+    Args:
+        confusion: (C, C), rows are the truth.
+        class_names: In the order of the classes.
+        background: Leave the first class out of the mean Dice.
+
+    Returns:
+        `dice` (mean over the classes of interest), `miou` (mean over all classes), `accuracy` (part
+        of the pixels), `per_class` rows and the `confusion` counts; None for what cannot be told.
+    """
+    counts = confusion.double()
+    hit = counts.diagonal()
+    truth, found = counts.sum(1), counts.sum(0)
+    columns = {
+        "dice": 2 * hit / (truth + found),
+        "iou": hit / (truth + found - hit),
+        "precision": hit / found,
+        "recall": hit / truth,
+    }
+    columns = {key: values.where(truth > 0, torch.nan) for key, values in columns.items()}
+    rows = [
+        {"class": name, "pixels": int(truth[index])}
+        | {key: float_or_none(values[index]) for key, values in columns.items()}
+        for index, name in enumerate(class_names)
+    ]
+    first = int(background)
+    return {
+        "dice": mean_of_known(columns["dice"][first:]),
+        "miou": mean_of_known(columns["iou"]),
+        "accuracy": float_or_none(hit.sum() / counts.sum()),
+        "per_class": rows,
+        "confusion": confusion.long().tolist(),
+    }
+
+
+def case_scores(
+    prediction: NDArray[np.uint8],
+    truth: NDArray[np.uint8],
+    classes: Sequence[int],
+    spacing: Sequence[float],
+    tolerance: float,
+) -> list[dict[str, float | None]]:
+    """Scores of each class in one case.
+
+    Args:
+        prediction: (H, W) or (D, H, W) classes.
+        truth: The same, with `IGNORE`.
+        classes: To score.
+        spacing: Distance between neighbours along each axis.
+        tolerance: Distance up to which a surface counts as found, in units of the spacing.
+
+    Returns:
+        For each class `dice`, `hd95` and `surface_dice`; None where neither has the class.
+    """
+    from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+    from monai.metrics.surface_dice import compute_surface_dice
+
+    ignored = truth == IGNORE
+    diagonal = math.dist(
+        [0] * truth.ndim, [s * n for s, n in zip(spacing, truth.shape, strict=True)]
+    )
+    rows: list[dict[str, float | None]] = []
+    for label in classes:
+        found, wanted = (prediction == label) & ~ignored, truth == label
+        if not found.any() and not wanted.any():
+            rows.append(dict.fromkeys(CASE_SCORES))
+            continue
+        if not found.any() or not wanted.any():
+            rows.append({"dice": 0.0, "hd95": diagonal, "surface_dice": 0.0})
+            continue
+        pair = [torch.from_numpy(mask)[None, None] for mask in (found, wanted)]
+        shared: dict[str, Any] = {
+            "include_background": True,
+            "spacing": [float(s) for s in spacing],
+        }
+        with warnings.catch_warnings():
+            # said by one of MONAI's functions about another
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            distance = compute_hausdorff_distance(pair[0], pair[1], percentile=95, **shared)
+            surface = compute_surface_dice(pair[0], pair[1], [tolerance], **shared)
+        overlap = 2 * (found & wanted).sum() / (found.sum() + wanted.sum())
+        rows.append(
+            {"dice": float(overlap), "hd95": float(distance), "surface_dice": float(surface)}
+        )
+    return rows
+
+
+class CaseTable:
+    """Scores of cases whose slices come one after another.
+
+    Args:
+        class_names: In the order of the classes.
+        background: Do not score the first class.
+        tolerance: See `case_scores`.
+    """
+
+    def __init__(self, class_names: Sequence[str], *, background: bool, tolerance: float) -> None:
+        self.classes = list(range(int(background), len(class_names)))
+        self.class_names = class_names
+        self.tolerance = tolerance
+        self.rows: list[Row] = []
+        self.case: str | None = None
+        self.slices: list[tuple[NDArray[np.uint8], NDArray[np.uint8]]] = []
+        self.spacing: Sequence[float] = ()
+        self.seen: set[int] = set()
+
+    def add(
+        self,
+        case: str,
+        prediction: NDArray[np.uint8],
+        truth: NDArray[np.uint8],
+        spacing: Sequence[float],
+    ) -> None:
+        """Take the next image or slice, (H, W) classes each."""
+        if case != self.case:
+            self.close()
+        self.case, self.spacing = case, spacing
+        self.slices.append((prediction, truth))
+
+    def close(self) -> None:
+        """Score the case whose slices are all there."""
+        if self.case is None:
+            return
+        volume = len(self.spacing) == 3
+        prediction, truth = (
+            np.stack(part) if volume else part[0] for part in zip(*self.slices, strict=True)
+        )
+        self.seen.update(np.unique(truth).tolist())
+        scores = case_scores(prediction, truth, self.classes, self.spacing, self.tolerance)
+        for label, found in zip(self.classes, scores, strict=True):
+            self.rows.append({"case": self.case, "class": self.class_names[label], **found})
+        self.case, self.slices = None, []
+
+    def means(self) -> tuple[dict[str, float | None], list[Row]]:
+        """Mean of each score over the cases: over the classes' means, and for each class.
+
+        None for a class that is in the truth of no case.
+        """
+        per_class: list[Row] = []
+        for label in self.classes:
+            name = self.class_names[label]
+            rows = [row for row in self.rows if row["class"] == name and row["dice"] is not None]
+            rows = rows if label in self.seen else []
+            means = {key: mean_or_none([row[key] for row in rows]) for key in CASE_SCORES}
+            per_class.append({"class": name, "cases": len(rows), **means})
+        seen = [row for row in per_class if row["cases"]]
+        return {key: mean_or_none([row[key] for row in seen]) for key in CASE_SCORES}, per_class
+
+
+def mean_or_none(values: Sequence[float]) -> float | None:
+    """Their mean, or None if there are none."""
+    return float(np.mean(values)) if values else None

@@ -1,0 +1,348 @@
+"""Masks of images and volumes: files in the values of the training masks, overlays, scores."""
+
+import os
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from vimamba.console import say, show_table
+from vimamba.data.labels import LabelTable
+from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
+from vimamba.data.preprocessing import Preprocessing
+from vimamba.errors import UsageError, VimambaError
+from vimamba.files import write_whole
+from vimamba.progress import Progress
+from vimamba.tasks.outputs import (
+    Target,
+    Unanswered,
+    check_apart,
+    check_inside,
+    check_no_input,
+    reason,
+    shown,
+)
+from vimamba.tasks.overlays import (
+    View,
+    card_info,
+    choose_slices,
+    class_colours,
+    draw_card,
+    find_view,
+    legend_entries,
+    panel,
+    thumbnail,
+)
+from vimamba.tasks.pictures import draw_contact_sheet, shorten
+from vimamba.tasks.reading import read_all
+from vimamba.tasks.segmentation.inputs import JobImages, OpenImage
+from vimamba.tasks.segmentation.jobs import Job, find_jobs
+from vimamba.tasks.segmentation.pictures import add_legend
+from vimamba.tasks.segmentation.record import RECORD, TABLE, claim, keep_record
+from vimamba.tasks.segmentation.scores import (
+    CASES,
+    find_truths,
+    fit_truths,
+    read_classes,
+    score_files,
+)
+from vimamba.tasks.tools import FinishedRun
+
+SHEET_IMAGES = 24
+SHEET = "contact_sheet.png"
+# images that the range of the overlays is taken from
+VIEW_IMAGES = 6
+# pixels of an overlay's longer side: small images are enlarged, large ones reduced
+PANEL_LEAST, PANEL_MOST = 512, 2048
+
+
+def segment(run: FinishedRun, given: Namespace) -> int:
+    """Segment images, or go on where an earlier call with the same options stopped.
+
+    Args:
+        run: What answers.
+        given: Options of `vimamba predict`.
+
+    Returns:
+        Exit code.
+    """
+    out = given.out or run.folder / "predictions"
+    if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
+        raise UsageError(f"--out {shown(out)} must be a folder")
+    settings = run.data
+    unanswered = Unanswered()
+    jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
+    truths = find_truths(given.masks, jobs, settings) if given.masks else {}
+    overlays = not given.no_overlays
+    check_targets(out, jobs, [*given.inputs, *truths.values()])
+    task = run.load()
+    task.tta = given.tta
+    if given.overlap is not None:
+        if not 0 <= given.overlap < 1:
+            raise UsageError(f"--overlap {given.overlap} must lie in [0, 1)")
+        task.overlap = given.overlap
+    if given.batch_size is not None:
+        task.window_batch = given.batch_size
+    labels = settings["labels"]
+    table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
+    align = settings.get("align", False)
+    truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
+    keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
+    wanted = claim(out, jobs, overlays=overlays)
+    writer = MaskWriter(task, table, settings, out)
+    if overlays:
+        writer.look(jobs)
+    answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
+    answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
+    total = len(answered) + len(unanswered.reasons)
+    if not answered:
+        say("no image has an answer; no mask is written")
+        return unanswered.report(total)
+    kept = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
+    if overlays:
+        draw_sheet(answered, out, writer)
+    show_parts(answered, out, table)
+    if truths:
+        truth = (truths, truth_table)
+        score_files(task, table, answered, *truth, out, run, unanswered, align=align)
+    before = f", {kept} of them from before" if kept else ""
+    count = "1 mask" if len(answered) == 1 else f"{len(answered)} masks"
+    say(f"{count}{before}; written to {shown(out)}")
+    return unanswered.report(total)
+
+
+def answer(
+    writer: "MaskWriter", jobs: list[Job], batch_size: int, workers: int, unanswered: Unanswered
+) -> None:
+    """Write the masks of jobs; what has no answer does not keep the others from theirs."""
+    bar = Progress(len(jobs), "image")
+    images = JobImages(jobs, writer.prepare)
+    for batch in batches(jobs, read_all(images, 1, workers), batch_size):
+        found = writer.answers(batch, bar)
+        for (job, opened), mask in zip(batch, found, strict=True):
+            if isinstance(mask, str):
+                unanswered.add(job.paths[0], mask)
+            else:
+                writer.write(job, opened, mask)
+            bar.advance()
+    bar.close()
+
+
+def check_targets(out: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> None:
+    """Fail if an output would overwrite an input or another output, or lie elsewhere."""
+    targets = [
+        Target(file(out), str(job.paths[0]))
+        for job in jobs
+        for file in (job.mask_file, job.overlay_file)
+    ]
+    ours = [Target(out / name, name) for name in (SHEET, RECORD, TABLE, CASES)]
+    check_apart([*ours, *targets])
+    check_inside(targets, out)
+    check_no_input([*ours, *targets], [*inputs, *(path for job in jobs for path in job.paths)])
+
+
+def batches(
+    jobs: Sequence[Job], read: Iterator[list[tuple[int, Any]]], size: int
+) -> Iterator[list[tuple[Job, OpenImage | str | None]]]:
+    """Up to `size` images at a time; a volume, which has slices, or a large image alone."""
+    batch: list[tuple[Job, OpenImage | str | None]] = []
+    alone = False
+    for entries in read:
+        for index, opened in entries:
+            apart = not isinstance(opened, OpenImage) or opened.is_large
+            if batch and (apart or alone or len(batch) == size):
+                yield batch
+                batch = []
+            batch.append((jobs[index], opened))
+            alone = apart
+    if batch:
+        yield batch
+
+
+class MaskWriter:
+    """Predicts and writes masks and overlays.
+
+    Args:
+        task: A segmentation task.
+        table: Its classes and their values in masks.
+        settings: Arguments of the data set it was trained on.
+        out: Folder to write.
+    """
+
+    def __init__(self, task: Any, table: LabelTable, settings: dict[str, Any], out: Path) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.task = task.to(self.device)
+        self.table = table
+        self.prepare = Preprocessing.from_settings(settings)
+        self.axis = settings.get("axis", "axial")
+        self.align = settings.get("align", False)
+        self.out = out
+        self.view: View | None = None
+        colours = settings["labels"].get("colours")
+        given = tuple(map(tuple, colours)) if colours else None
+        self.colours = given or class_colours(len(task.class_names), task.background)
+        self.legend = legend_entries(task.class_names, self.colours, task.background)
+
+    def look(self, jobs: Sequence[Job]) -> None:
+        """Decide how overlays show the images, by some of them; without it there are none."""
+        found = []
+        for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
+            try:
+                if job.is_volume:
+                    slices = self._slices(job)
+                    found.append(self.prepare.pixels(slices[len(slices) // 2]))
+                else:
+                    opened = JobImages([job], self.prepare).open(0)
+                    found.append(opened.pixels(step_of(opened)))
+            except ImportError:
+                raise
+            except Exception:  # it is told when its turn comes
+                continue
+        self.view = find_view(found)
+
+    def answers(
+        self, batch: Sequence[tuple[Job, OpenImage | str | None]], bar: Progress
+    ) -> list[NDArray[np.uint8] | str]:
+        """Classes of each image, (H, W) or (slices, H, W), or why there are none."""
+        job, opened = batch[0]
+        if isinstance(opened, str):
+            return [opened]
+        try:
+            if opened is None:
+                self.task.advance = None
+                return [self._segment_volume(job, bar)]
+            self.task.advance = lambda done, total: bar.part(done, total, "window")
+            images = [image for _, image in batch if isinstance(image, OpenImage)]
+            tensors = [image.network_input for image in images]
+            moved = [t.to(self.device) if isinstance(t, torch.Tensor) else t for t in tensors]
+            return list(self.task.segment(moved, [image.size for image in images]))
+        except (VimambaError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            if len(batch) == 1:
+                return [reason(error)]
+            return [self.answers([entry], bar)[0] for entry in batch]
+
+    def _slices(self, job: Job) -> list[VolumeSlice]:
+        """A volume's slices along the axis of the training."""
+        return cut_volume(job.paths, None, self.axis, job.paths[0].parent, align=self.align)
+
+    def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
+        """Slice after slice."""
+        slices = self._slices(job)
+        masks: list[NDArray[np.uint8]] = []
+        step = 8
+        for start in range(0, len(slices), step):
+            part = slices[start : start + step]
+            tensors = [self._read_slice(item).to(self.device) for item in part]
+            masks += self.task.segment(tensors, [item.size() for item in part])
+            bar.part(len(masks), len(slices), "slice")
+        return np.stack(masks)
+
+    def _read_slice(self, item: Any) -> torch.Tensor:
+        """(C, h, w) for the network."""
+        try:
+            return self.prepare.image(item)
+        except ImportError:
+            raise
+        except Exception as error:  # whatever damaged bytes make a reader do
+            raise UsageError(reason(error)) from error
+
+    def write(self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8]) -> None:
+        """Write the overlay, then the mask: where there is a mask, all is done."""
+        target = job.mask_file(self.out)
+        if self.view is not None:
+            self._write_overlay(job, opened, mask, self.view)
+        if job.is_volume:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            save_labels(self.table.stored(mask), job.paths[0], self.axis, target)
+        else:
+            save_image(self._palette_image(mask), target)
+
+    def _write_overlay(
+        self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8], view: View
+    ) -> None:
+        look: dict[str, Any] = {"colours": self.colours, "background": self.task.background}
+        panels, best = [], 0
+        if isinstance(opened, OpenImage):
+            step = step_of(opened)
+            seen = view(opened.pixels(step))
+            longest = max(PANEL_LEAST, min(PANEL_MOST, max(seen.shape[:2])))
+            look["longest"] = longest
+            if not self.task.background:  # then the classes cover all of it
+                panels.append((Path(job.name).name, panel(seen, None, **look)))
+                best = 1
+            panels.append((Path(job.name).name, panel(seen, mask, **look)))
+        else:
+            slices = self._slices(job)
+            rows, columns = slices[0].spacing[-2:]
+            look |= {"aspect": rows / columns, "longest": 320}
+            chosen = choose_slices(mask, self.task.background)
+            best = int(np.argmax([(mask[place] > 0).sum() for place in chosen]))
+            for place in chosen:
+                seen = view(self.prepare.pixels(slices[place]))
+                caption = f"{self.axis} {place + 1} of {len(slices)}"
+                panels.append((caption, panel(seen, mask[place], **look)))
+        note = f"{shown(job.name)}: {view.text(self.prepare.intensity, self.prepare.bands)}"
+        card = draw_card(panels, self.legend, note, best)
+        save_image(card, job.overlay_file(self.out))
+
+    def _palette_image(self, mask: NDArray[np.uint8]) -> Image.Image:
+        """Classes as an image of stored values, in the classes' colours where values allow."""
+        stored = self.table.stored(mask)
+        image = Image.fromarray(stored)
+        if stored.dtype == np.uint8:
+            palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+            palette[self.table.values] = self.colours
+            image.putpalette(palette.tobytes())
+        return image
+
+
+def step_of(opened: OpenImage) -> int:
+    """Of how many rows and columns an overlay shows one."""
+    return max(1, -(-max(opened.size) // PANEL_MOST))
+
+
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
+    with write_whole(path) as part:
+        image.save(part, format="PNG", pnginfo=card_info(image) if "panel" in image.info else None)
+
+
+def show_parts(jobs: Sequence[Job], out: Path, table: LabelTable) -> None:
+    """Print the part of the pixels that each class got."""
+    counts = np.zeros(len(table.names), dtype=np.int64)
+    holders = np.zeros(len(table.names), dtype=np.int64)
+    for job in jobs:
+        masks = read_classes(job, job.mask_file(out), table)
+        found = sum(np.bincount(mask.ravel(), minlength=len(counts)) for mask in masks)
+        counts += found
+        holders += found > 0
+    rows = [
+        [name, int(held), f"{count / counts.sum():.2%}"]
+        for name, held, count in zip(table.names, holders, counts, strict=True)
+    ]
+    show_table("predicted", ["class", "images", "pixels"], rows)
+
+
+def draw_sheet(jobs: Sequence[Job], out: Path, writer: MaskWriter) -> None:
+    """Overlays of the first images on one sheet, with their legend."""
+    found = [job for job in jobs if job.overlay_file(out).is_file()][:SHEET_IMAGES]
+    if not found:
+        return
+    images = [thumbnail(job.overlay_file(out)) for job in found]
+    settings = writer.prepare
+    note = writer.view.text(settings.intensity, settings.bands) if writer.view else ""
+    captions = [shorten(shown(Path(job.name).name), 22) for job in found]
+    draw_contact_sheet(
+        images,
+        captions,
+        out / SHEET,
+        left_out=len(jobs) - len(found),
+        legend=lambda figure: add_legend(figure, writer.legend, ignored=False, title=note),
+    )

@@ -1,0 +1,385 @@
+"""Semantic segmentation of images, and of volumes slice by slice, with any segmentation network."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Literal, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.layers import resize
+from vimamba.networks import create_segmenter
+from vimamba.tasks.backbone import is_timm_model, self_contained
+from vimamba.tasks.errors import TaskError
+from vimamba.tasks.optim import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.registry import register_task
+from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
+from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
+from vimamba.tasks.segmentation.windows import Scene, slide
+from vimamba.tasks.task import FLIPS, Task, balanced_weights
+
+# rows whose classes are computed at a time: a large image's probabilities never exist at once
+STRIP = 256
+# image, mask at its own size, case, spacing
+Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
+
+
+@register_task("segmentation")
+class Segmentation(Task):
+    """Trains and scores a segmentation network.
+
+    Two classes have one output with a sigmoid, more have one output each with a softmax. Scores are
+    taken at the masks' own sizes. Images of another size than the network's are predicted in
+    windows that overlap and are blended with Gaussian weights.
+
+    Args:
+        model: A network (vimamba.list_segmenters()) or a timm backbone.
+        head: Decoder on a backbone (vimamba.list_heads()); UPerNet by default.
+        model_kwargs: Further arguments of the network or backbone.
+        pretrained: Start from the published weights.
+        drop_path_rate: Stochastic depth; the model's own default if None.
+        aux: Train auxiliary outputs, too: an FCN head on a backbone, deep supervision in networks.
+        in_chans: Input channels.
+        num_classes: Classes; the data module knows.
+        class_names: In the order of the classes; numbers by default.
+        label_values: Value of each class in masks; 0, 1, 2 and so on by default.
+        background: The first class is no class of interest.
+        img_size: Side of the square the network gets, pixels.
+        optim: Optimiser and schedule.
+        objective: The losses.
+        score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
+        case_scores: Outside of training, score each image or volume by itself, with distances of
+            surfaces.
+        tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
+        overlap: Part that neighbouring windows share, in [0, 1).
+        grad_checkpointing: Spend time to save memory.
+        compile: Compile the network.
+        seed: Start of all random streams.
+    """
+
+    tools = "vimamba.tasks.segmentation.report"
+    headline_scores: ClassVar = {"dice": "Dice", "miou": "mIoU", "accuracy": "accuracy"}
+
+    def __init__(
+        self,
+        model: str = "vm_unet",
+        *,
+        head: str | None = None,
+        model_kwargs: dict[str, Any] | None = None,
+        pretrained: bool = False,
+        drop_path_rate: float | None = None,
+        aux: bool = False,
+        in_chans: int = 3,
+        num_classes: int = 2,
+        class_names: list[str] | None = None,
+        label_values: list[int] | None = None,
+        background: bool = True,
+        img_size: int | None = None,
+        optim: Optimisation = DEFAULT_OPTIMISATION,
+        objective: MaskObjective = DEFAULT_MASK_OBJECTIVE,
+        score: Literal["dice", "miou"] = "dice",
+        case_scores: bool = True,
+        tolerance: float = 2.0,
+        overlap: float = 0.5,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise TaskError(f"there is one class only, {class_names}; at least two are needed")
+        if not 0 <= overlap < 1:
+            raise TaskError(f"overlap={overlap} must lie in [0, 1)")
+        self.save_hyperparameters()
+        self.objective = MaskObjective(**objective) if isinstance(objective, dict) else objective
+        self.hparams["objective"] = asdict(self.objective)
+        name, arguments = self_contained(model, model_kwargs)
+        self.hparams["model"], self.hparams["model_kwargs"] = name, arguments
+        self.class_names = class_names or [str(index) for index in range(num_classes)]
+        self.label_values = label_values or list(range(num_classes))
+        self.background = background
+        self.img_size = img_size or 256
+        self.score = score
+        self.case_scores = case_scores
+        self.tolerance = tolerance
+        self.overlap = overlap
+        # of inference in windows: how many at a time, and whom to tell how far it is
+        self.window_batch = 4
+        self.advance: Callable[[int, int], None] | None = None
+        self.binary = num_classes == 2
+        net = build_network(
+            model,
+            head,
+            num_classes=1 if self.binary else num_classes,
+            in_chans=in_chans,
+            pretrained=pretrained,
+            img_size=img_size,
+            aux=aux,
+            drop_path_rate=drop_path_rate,
+            model_kwargs=model_kwargs,
+        )
+        if len(cast(Any, net).cell) != 2:
+            raise TaskError(f"model={model!r} takes volumes; `vimamba nnunet` trains it on them")
+        self.loss = MaskLoss(self.objective, num_classes)
+        self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
+        self.cases = self.new_cases()
+
+    @classmethod
+    def find_data(cls, path: Path) -> str:
+        """By what lies in the folder: Synapse, ISIC, volumes, or images and masks."""
+        if path.suffix.lower() in LIST_SUFFIXES:
+            name = "MaskCSV"
+        elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
+            name = "Synapse"
+        elif any(path.glob("*GroundTruth*")):
+            name = "ISIC"
+        elif any(True for ending in ("nii", "nii.gz") for _ in path.rglob(f"*.{ending}")):
+            name = "NiftiSlices"
+        else:
+            name = "MaskFolder"
+        return f"vimamba.data.{name}"
+
+    @classmethod
+    def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
+        """Those of a backbone; a whole network has a usual input size."""
+        if is_timm_model(model):
+            return super().find_cfg(model, model_kwargs)
+        return PretrainedCfg(input_size=(3, 256, 256))
+
+    def logged_scores(self) -> list[str]:
+        """Of every validation."""
+        return ["loss", "dice", "miou", "accuracy"]
+
+    @property
+    def monitor(self) -> str:
+        """The score, higher is better, that decides which checkpoint is best."""
+        return f"val/{self.score}"
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Those of the backbone or encoder."""
+        return cast(Any, self.net).body_parameters()
+
+    def new_cases(self) -> CaseTable:
+        """An empty table for the scores of cases."""
+        return CaseTable(self.class_names, background=self.background, tolerance=self.tolerance)
+
+    def on_fit_start(self) -> None:
+        """Take the classes' weights as asked for, not as in a checkpoint that is resumed.
+
+        Raises:
+            TaskError: Balanced weights are asked for, and nothing knows the training data.
+        """
+        wish = self.objective.class_weights
+        if wish == "balanced":
+            counts = getattr(cast(Any, self.trainer).datamodule, "class_counts", None)
+            if counts is None:
+                raise TaskError(
+                    "class_weights='balanced' needs a data module with class_counts, such as those "
+                    "of vimamba.data; or give a list of numbers"
+                )
+            weights = balanced_weights(counts)
+        else:
+            wish = [1.0] * len(self.class_names) if wish is None else wish
+            weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
+        cast(Tensor, self.loss.class_weight).copy_(weights)
+
+    def forward_training(self, image: Tensor) -> list[Tensor]:
+        """The main and the auxiliary logits of a batch of images."""
+        return cast(Any, self.net).forward_all(image)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        image, mask = batch
+        loss = self.loss(self.run_training(image), mask)
+        self.log_training(loss, len(image))
+        return loss
+
+    def windowed(self, image: Tensor | Scene) -> Tensor:
+        """(N, C, h, w) to logits of that size, in windows unless it is the network's own size.
+
+        Raises:
+            NotFiniteError: A logit is not finite.
+        """
+        side = self.img_size
+        if isinstance(image, Tensor):
+            if image.shape[2:] == (side, side):
+                return self.finite_logits(image)
+            image = Scene.of(image)
+        return slide(
+            image,
+            self.finite_logits,
+            side,
+            overlap=self.overlap,
+            batch_size=self.window_batch,
+            device=self.device,
+            advance=self.advance,
+        )
+
+    def views(self, image: Tensor | Scene) -> list[Tensor]:
+        """Logits of the mirrored views that `tta` asks for, mirrored back."""
+        return [
+            self.windowed(image.flip(axes)).flip(axes) if axes else self.windowed(image)
+            for axes in FLIPS[self.tta]
+        ]
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Logits (N, C, H, W) to probabilities of all classes, in float32."""
+        logits = logits.float()
+        if not self.binary:
+            return logits.softmax(1)
+        positive = logits.sigmoid()
+        return torch.cat([1 - positive, positive], dim=1)
+
+    def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
+        """The likeliest class of every pixel, (N, H, W), from the mean of the views."""
+        if views[0].shape[2:] != tuple(size):
+            return likeliest(resize(self.mean_probabilities(views), size, antialias=True))
+        strips = zip(*(view.split(STRIP, dim=2) for view in views), strict=True)
+        return np.concatenate([likeliest(self.mean_probabilities(s)) for s in strips], axis=1)
+
+    def mean_probabilities(self, views: Sequence[Tensor]) -> Tensor:
+        """Mean over the views, (N, C, H, W)."""
+        return torch.stack([self.probabilities(view) for view in views]).mean(0)
+
+    def segment(
+        self, images: Sequence[Tensor | Scene], sizes: Sequence[Sequence[int]]
+    ) -> list[NDArray[np.uint8]]:
+        """Images (C, h, w), or scenes of one image, to classes (H, W), each at a size of its own.
+
+        Raises:
+            NotFiniteError: A logit of one of them is not finite.
+        """
+        found = []
+        with torch.inference_mode():
+            for group in of_one_size(list(zip(images, sizes, strict=True))):
+                first = group[0][0]
+                whole = first if isinstance(first, Scene) else torch.stack([i for i, _ in group])
+                views = self.views(whole)
+                for place, (_, size) in enumerate(group):
+                    own = [view[place : place + 1] for view in views]
+                    found.append(self.classes(own, size)[0])
+        return found
+
+    def predict_step(
+        self, batch: Tensor | Sequence[Tensor | Sequence[Any]], batch_idx: int
+    ) -> list[Tensor]:
+        """The likeliest class of every pixel of some images, which may differ in size.
+
+        Args:
+            batch: Images (N, C, H, W), or them with anything after them; or a list of images
+                (C, h, w) or of tuples that begin with an image and its mask (H, W), as the data
+                modules give them: classes then have the mask's size, which is the stored image's.
+            batch_idx: Of no matter.
+
+        Returns:
+            For each image (H, W) uint8.
+        """
+        if not isinstance(batch, Tensor) and isinstance(batch[0], Tensor) and batch[0].ndim == 4:
+            batch = batch[0]
+        images, sizes = [], []
+        for item in batch:
+            image, like = (item, item[0]) if isinstance(item, Tensor) else (item[0], item[1])
+            images.append(image)
+            sizes.append(like.shape[-2:])
+        return [torch.from_numpy(found) for found in self.segment(images, sizes)]
+
+    def score_batch(self, batch: list[Scored], stage: str) -> None:
+        """Add images, each with a mask of its own size, to the scores."""
+        for group in of_one_size(batch):
+            views = self.views(torch.stack([item[0] for item in group]))
+            for place, (_, mask, case, spacing) in enumerate(group):
+                own = [view[place : place + 1] for view in views]
+                logits = resize(own[0].float(), mask.shape, antialias=True)
+                loss = self.loss.single(logits, mask[None])
+                self.log_scoring(stage, loss, 1)
+                found = self.classes(own, mask.shape)[0]
+                prediction = torch.from_numpy(found).to(mask.device)
+                self.confusion.update(prediction[None], mask[None].long())
+                if self.scores_cases(stage):
+                    self.cases.add(case, found, mask.cpu().numpy(), spacing)
+
+    def scores_whole(self, stage: str) -> bool:
+        """Whether every process scores all of a split, so that volumes stay whole.
+
+        So it is in tests, and in validations that are no part of a training.
+        """
+        return stage == "test" or self.trainer.state.fn == "validate"
+
+    def scores_cases(self, stage: str) -> bool:
+        """Whether each case is scored by itself."""
+        return self.case_scores and self.scores_whole(stage)
+
+    def compute_scores(self, stage: str) -> dict[str, Any]:
+        """The full report; also start afresh."""
+        confusion = self.confusion.compute()
+        self.confusion.reset()
+        if self.scores_whole(stage):
+            confusion = confusion // self.trainer.world_size
+        report = class_scores(confusion, self.class_names, background=self.background)
+        if self.scores_cases(stage):
+            self.cases.close()
+            means, per_class = self.cases.means()
+            report.update({f"case_{key}": value for key, value in means.items()})
+            report["cases"] = {"per_class": per_class, "rows": self.cases.rows}
+            self.cases = self.new_cases()
+        return report
+
+
+def likeliest(probabilities: Tensor) -> NDArray[np.uint8]:
+    """(N, C, H, W) to (N, H, W) classes."""
+    return probabilities.argmax(1).to(torch.uint8).cpu().numpy()
+
+
+def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
+    """Parts of a batch, in order, whose first entries, the images, have the same size.
+
+    A scene is a part by itself.
+    """
+    group: list[Any] = []
+    for item in batch:
+        alone = any(isinstance(image, Scene) for image, *_ in (item, *group[:1]))
+        if group and (alone or item[0].shape != group[0][0].shape):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def build_network(
+    model: str,
+    head: str | None,
+    *,
+    drop_path_rate: float | None,
+    model_kwargs: dict[str, Any] | None,
+    **kwargs: Any,
+) -> nn.Module:
+    """`create_segmenter`, with errors a user can act on.
+
+    Raises:
+        TaskError: Unknown name, argument or weights.
+    """
+    extra = dict(model_kwargs or {})
+    if drop_path_rate is not None:
+        extra["drop_path_rate"] = drop_path_rate
+    try:
+        return create_segmenter(model, head, **kwargs, **extra)
+    except TypeError as error:
+        if "keyword argument" not in str(error):
+            raise
+        raise TaskError(f"model={model!r} does not take model_kwargs={extra}: {error}") from None
+    except ValueError as error:
+        raise TaskError(f"{error} (model={model!r})") from None
+    except (RuntimeError, OSError) as error:
+        if not kwargs["pretrained"]:
+            raise
+        raise TaskError(f"pretrained weights of {model!r} cannot be loaded: {error}") from None

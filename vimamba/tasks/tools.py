@@ -1,0 +1,98 @@
+"""What the command needs of a task besides training: tables, pictures, answers, the export.
+
+A task's folder has a module of these functions; `Task.tools` names it. It is imported when first
+used, so that training needs no pictures.
+"""
+
+import importlib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from vimamba.errors import UsageError
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run, or all folds of a cross-validation, that answers for new inputs.
+
+    Attributes:
+        folder: Of the run.
+        data: Arguments of the data set it was trained on.
+        checkpoints: One file for each network that answers.
+        load: Makes the task, with its weights.
+    """
+
+    folder: Path
+    data: dict[str, Any]
+    checkpoints: tuple[Path, ...]
+    load: Callable[[], Any]
+
+
+class Tools(Protocol):
+    """The functions of such a module."""
+
+    # pictures and lists a run leaves besides those that all runs leave: name and what it is
+    RESULTS: tuple[tuple[str, str], ...]
+    # what to call the predictions in an example, in a run's folder too
+    PREDICTIONS: str
+    # the options of `vimamba predict` that only some tasks take, with their defaults
+    PREDICT_OPTIONS: Mapping[str, Any]
+
+    def show_data(self, data: Any) -> None:
+        """Check the data and print what it holds."""
+        ...
+
+    def draw_data(self, data: Any, out: Path) -> None:
+        """Draw samples of the data into the run folder."""
+        ...
+
+    def show_scores(self, split: str, report: dict[str, Any]) -> None:
+        """Print the scores of a split."""
+        ...
+
+    def headline(self, split: str, report: dict[str, Any]) -> str:
+        """The score that matters most, in a line."""
+        ...
+
+    def write_results(self, report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
+        """Write lists that are too long for metrics.json; returns the report without them."""
+        ...
+
+    def draw_results(
+        self, task: Any, data: Any, split: str, report: dict[str, Any], out: Path
+    ) -> None:
+        """Draw what came out into the run folder."""
+        ...
+
+    def export(self, task: Any, data: Any, folder: Path) -> None:
+        """Write the scored network for use elsewhere."""
+        ...
+
+    def export_hint(self, folder: Path) -> str:
+        """How to load the export."""
+        ...
+
+    def predict(self, run: FinishedRun, given: Namespace) -> int:
+        """Answer for new inputs; returns the exit code of `vimamba predict`."""
+        ...
+
+
+def tools_of(task: type) -> Tools:
+    """The module that a task names.
+
+    Args:
+        task: A class of tasks.
+
+    Raises:
+        UsageError: It names none.
+    """
+    name = getattr(task, "tools", "")
+    if not name:
+        raise UsageError(
+            f"{task.__name__} names no module of tables and pictures: set its `tools` to the "
+            "dotted name of one with the functions of vimamba.tasks.tools.Tools"
+        )
+    return cast(Any, importlib.import_module(name))

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import softplus
 
 import vimamba
+from vimamba.checkpoints import CheckpointError
 from vimamba.models.plainmamba import directions
 
 
@@ -87,5 +88,5 @@ def test_sizes_that_cannot_be_are_named(name, argument, value):
 def test_a_file_of_another_number_of_registers_is_refused():
     model = timm.create_model("test_mambar")
     state = {"pos_embed": torch.zeros(1, 16, 48), "pos_embed_cls": torch.zeros(1, 4, 48)}
-    with pytest.raises(vimamba.CheckpointError, match="4 registers in the file, 3 in the model"):
+    with pytest.raises(CheckpointError, match="4 registers in the file, 3 in the model"):
         model.from_official(state)

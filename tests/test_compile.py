@@ -68,7 +68,7 @@ def test_gradient_checkpointing_stays_in_the_program(name):
     assert_same(results(compiled, model, image), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", kinds_first(MODELS))
 def test_a_model_of_fixed_size_compiles_as_well(name):
     fixed = {"dynamic_img_size": False, "img_size": 64}
     model = build(name, **(fixed if "dynamic_img_size" in MODELS[name] else {}))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import vimamba
-from tests.backbones import KINDS, kinds_first
+from tests.backbones import KINDS, kinds_first, stirred
 from vimamba.exporting import ExportError, export_model
 from vimamba.exporting.onnx_file import OnnxRunner
 from vimamba.exporting.portable import computes_from_size
@@ -39,13 +39,8 @@ SHAPES = [(1, 3, 75, 101), (3, 3, 64, 160), (2, 3, 128, 128)]
 
 
 def build(name, **kwargs):
-    """A model whose output depends on all its parts, unlike that of one that has only begun."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=5, **{**MODELS[name], **kwargs}).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn_like(parameter))
-    return model
+    return stirred(timm.create_model(name, num_classes=5, **{**MODELS[name], **kwargs}).eval())
 
 
 @pytest.mark.parametrize("name", kinds_first(MODELS))

@@ -17,20 +17,20 @@ from timm.optim import create_optimizer_v2
 
 from tests.backbones import (
     KINDS,
-    MULTISCALE,
     TEST_MODELS,
     any_size,
+    has_argument,
     is_plain,
     mixers,
     pyramid,
-    takes,
+    stirred,
+    takes_scan_order,
 )
 from tests.closeness import assert_same
-from tests.parity.recorded import arrange
 from vimamba.layers import split_tokens
 
-PLAIN = [name for name in MULTISCALE if is_plain(name)]
-SCANNED = [name for name in TEST_MODELS if takes(name, "scan_order")]
+PYRAMIDS = [name for name in TEST_MODELS if is_plain(name) and has_argument(name, "pyramid")]
+SCANNED = [name for name in TEST_MODELS if takes_scan_order(name)]
 OF_THE_SCAN = ("A_log", "D", "dt_bias")
 
 
@@ -63,13 +63,13 @@ def test_every_model_takes_an_order_of_another_number_of_paths(name, scan_order)
 
 @pytest.mark.parametrize("name", SCANNED)
 def test_the_scan_order_changes_the_result(name):
-    # both ways: a class token in front sees nothing of what is behind it
-    model = build(name, scan_order="bidirectional").eval().double()
-    other = build(name, scan_order="columns + columns(reverse=True)").eval().double()
+    # backwards, for class tokens in front of all to see something
+    model = stirred(build(name, scan_order="raster(reverse=True)")).eval().double()
+    other = build(name, scan_order="columns(reverse=True)").eval().double()
     other.load_state_dict(model.state_dict())
     image = image_for(model).double()
-    # at the start the skip is most of a scan; rounding makes 1e-15
-    assert (model(image) - other(image)).norm() > 1e-9 * model(image).norm()
+    # rounding makes 1e-15
+    assert (model(image) - other(image)).norm() > 1e-6 * model(image).norm()
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -108,10 +108,10 @@ def test_features_have_exactly_the_described_size(name, size):
 
 def as_map(model, output, shape):
     """What comes out of a module of the model, in the shape of a feature."""
-    if hasattr(model, "places") and output.ndim == 3:
+    if output.ndim == 3:
         patches, _ = split_tokens(output, model.places(shape[2] * shape[3]))
         output = patches.unflatten(1, shape[2:])
-    return arrange(output, shape, "feature")
+    return output if getattr(model, "is_nchw", False) else output.permute(0, 3, 1, 2)
 
 
 @pytest.mark.parametrize("name", TEST_MODELS)
@@ -144,7 +144,7 @@ def test_features_follow_indices_format_and_module(name):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 101), (33, 130)], ids=str)
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", PYRAMIDS)
 def test_the_pyramid_of_a_plain_model_has_four_strides(name, size):
     model = timm.create_model(name, features_only=True, **pyramid(name)).eval()
     height, width = model.model.patch_embed.dynamic_feat_size(size)
@@ -162,7 +162,7 @@ def test_the_pyramid_of_a_plain_model_has_four_strides(name, size):
 def test_any_number_of_channels(name, in_chans):
     model = timm.create_model(name, in_chans=in_chans)
     size = model.pretrained_cfg["input_size"][1:]
-    assert model(torch.randn(1, in_chans, *size)).isfinite().all()
+    assert model(torch.randn(2, in_chans, *size)).isfinite().all()
     assert model.in_chans == in_chans
 
 
@@ -177,18 +177,18 @@ def test_bf16_follows_float32(name):
 
 @pytest.mark.parametrize("name", TEST_MODELS)
 def test_a_dropped_path_leaves_nothing_of_the_branch(name):
-    model = build(name, drop_path_rate=0.5).train()
+    model = stirred(build(name, drop_path_rate=0.5)).train()
     drops = [m for m in model.modules() if isinstance(m, DropPath)]
     assert drops
     for drop in drops:
         drop.drop_prob = 1.0
-    model(image_for(model)).square().sum().backward()
+    model(image_for(model, count=8)).square().sum().backward()
     branches = dict(residual_branches(model))
     assert branches
     assert {n for n, p in branches.items() if p.grad is not None and p.grad.any()} == set()
     # evaluation keeps them all
     model.eval().zero_grad()
-    model(image_for(model)).square().sum().backward()
+    model(image_for(model, count=8)).square().sum().backward()
     assert {n for n, p in branches.items() if p.grad is None or not p.grad.any()} == set()
 
 
@@ -269,8 +269,9 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
         count, spread = ours.numel() ** -0.5, theirs.std(correction=0)
         atol = 10 * spread.item() * count + 1e-6
         torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0, atol=atol, msg=key)
-        rtol = 0.4 + 3 * count
-        torch.testing.assert_close(ours.std(correction=0), spread, rtol=rtol, atol=2e-3, msg=key)
+        own = ours.std(correction=0)
+        atol = (0.4 + 3 * count) * max(own, spread).item() + 2e-3
+        torch.testing.assert_close(own, spread, rtol=0, atol=atol, msg=key)
     for (key, ours), theirs in zip(model.named_buffers(), fresh.buffers(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=key)
     assert model(image_for(model)).isfinite().all()

@@ -83,14 +83,19 @@ class MambaMixer(nn.Module):
             refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         u = self.convolve(x, paths)
+        dt, B, C = self.project(u)
+        y = self.scan(u, dt, B, C, paths, gate)
+        y = self.out_proj(y)
+        return y / self.num_paths if self.average_paths else y
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the scan needs of each path's tokens (N, K, L, D): dt, B and C, (N, K, L, ...)."""
         projected = []
         for k, x_proj in enumerate(self.x_proj):
             projected.append(x_proj(u[:, k]))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
-        y = self.scan(u, dt, B, C, paths, gate)
-        y = self.out_proj(y)
-        return y / self.num_paths if self.average_paths else y
+        return dt, B, C
 
     def convolve(self, x: Tensor, paths: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU along each path: (N, L, D) to (N, K, L, D).

@@ -47,6 +47,7 @@ class SelectiveScan(nn.Module):
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        self.num_paths, self.d_state, self.dt_rank = num_paths, d_state, dt_rank
         self.bias_scale = bias_scale
         self.dt_proj = StepProjection(
             nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
@@ -73,6 +74,7 @@ class SelectiveScan(nn.Module):
         paths: Tensor | None,
         gate: Tensor | None = None,
         merge: bool = True,
+        skip: bool = True,
     ) -> Tensor:
         """Scan, and add the paths' results up if `merge`.
 
@@ -84,18 +86,20 @@ class SelectiveScan(nn.Module):
             paths: (K, T) or (N, K, T); None visits all tokens in order.
             gate: (N, L, D); the result is multiplied by its SiLU.
             merge: Return the sum over the paths.
+            skip: Add every token times D to its own result.
 
         Returns:
             (N, L, D), or (N, K, L, D) without `merge`.
         """
         delta, delta_weight = self.dt_proj(dt)
+        D: Tensor | None = self.D if skip else None
         return torch.ops.vimamba.selective_scan(
             u,
             delta,
             -torch.exp(self.A_log),
             B,
             C,
-            self.D,
+            D,
             z=gate,
             delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
             delta_weight=delta_weight,
@@ -104,6 +108,23 @@ class SelectiveScan(nn.Module):
             merge=merge,
             backend="auto",
         )
+
+    def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
+        """Scan with what one projection of the tokens made for all paths.
+
+        Args:
+            u: (N, L, D).
+            projected: (N, L, K * (R + 2 S)): of every path step size, B and C.
+            paths: As in `forward`.
+            merge: As in `forward`.
+
+        Returns:
+            As `forward`.
+        """
+        projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
+        return self.forward(u, dt, B, C, paths, None, merge)
 
 
 class StateSpaceDuality(nn.Module):

@@ -64,6 +64,8 @@ def scan_parameters(module: nn.Module) -> set[str]:
 
 def init_state_decay_(A_log: Tensor) -> None:
     """ln(1..N) in every channel: the real part of S4D (Gu et al. 2022, arXiv:2206.11893)."""
+    if A_log.is_meta:  # there is nothing to start, and the operations take long there
+        return
     states = torch.arange(1, A_log.shape[-1] + 1, device=A_log.device, dtype=torch.float32)
     with torch.no_grad():
         A_log.copy_(states.log().expand(A_log.shape))

@@ -101,13 +101,20 @@ def init_patches_(embed: nn.Module) -> None:
     nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
 
 
+# a symbolic trace keeps the call: it has no numbers for the sizes
+@torch.fx.wrap
 class RotaryEmbed(nn.Module):
-    """Axial rotary embedding of the first generation: rows turn one half of the channels.
+    """Axial rotary embedding: rows turn one half of the channels, columns the other.
 
-    Positions run over 14 cells whatever the grid. No parameters.
+    No parameters.
+
+    Args:
+        dim: C.
+        cells: Positions run over so many cells whatever the grid, as in Vim's first generation;
+            over the grid's own if None, as in MLLA, whose angles are of float32 in any precision.
     """
 
-    def __init__(self, dim: int, cells: int = 14) -> None:
+    def __init__(self, dim: int, cells: int | None = 14) -> None:
         super().__init__()
         self.dim = dim
         self.cells = cells
@@ -115,17 +122,25 @@ class RotaryEmbed(nn.Module):
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C) angles of a grid, at least in float32."""
         # half precision would turn by angles of up to 14 that are a thirtieth off
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        is_double = like.dtype == torch.float64 and self.cells is not None
+        dtype = torch.float64 if is_double else torch.float32
+        return self.angles_in(dtype, height, width, like)
+
+    def angles_in(self, dtype: torch.dtype, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid in a dtype, on the device of `like`."""
         steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
-        frequency = (10000.0 ** (-2 * steps / self.dim)).repeat_interleave(2)
-        rows = torch.arange(height, device=like.device, dtype=dtype) * (self.cells / height)
-        cols = torch.arange(width, device=like.device, dtype=dtype) * (self.cells / width)
+        # in float32 a power of the negative would differ from the official tables in the last bit
+        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
+        rows = torch.arange(height, device=like.device, dtype=dtype)
+        cols = torch.arange(width, device=like.device, dtype=dtype)
+        if self.cells is not None:
+            rows, cols = rows * (self.cells / height), cols * (self.cells / width)
         row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
         col = (cols[:, None] * frequency)[None].expand(height, width, -1)
         return torch.cat([row, col], dim=-1).flatten(0, 1)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of channels of (N, L, C)."""
+        """Rotate neighbouring pairs of channels of (..., L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 
@@ -148,44 +163,42 @@ def resample_tokens(
         (N, L', C), L' the cells of the result.
     """
     if antialias:
-        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
+        rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
     else:
-        rows, columns = _sharp_weights(old[0], new[0], x), _sharp_weights(old[1], new[1], x)
+        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
     wide = columns @ x.float().unflatten(1, (old[0], old[1]))
     resampled = rows @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
-def _centres(old: int, new: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Where the new samples lie among the old ones, (new,), and how far apart, (1,)."""
+def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
-    return (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale, scale
-
-
-def _cubic(x: Tensor, a: float) -> Tensor:
-    """Keys' kernel at distances x >= 0."""
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0
-    far = ((x - 5.0) * x + 8.0) * x * a - 4.0 * a
-    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
-
-
-def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): what each new sample takes of each old one (a = -0.5)."""
-    centre, scale = _centres(old, new, like)
+    centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
     distance = (place - centre.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
-    weight = _cubic(distance / scale.clamp(min=1.0), -0.5)
+    weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
 
 
-def _sharp_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old), without antialiasing (a = -0.75)."""
-    centre, _ = _centres(old, new, like)
-    cell = torch.arange(old + 4, dtype=torch.float32, device=like.device) - 2.0
-    weight = _cubic((cell + 0.5 - centre.unsqueeze(1)).abs(), -0.75)
-    inside = torch.arange(old, dtype=torch.float32, device=like.device)
-    return weight @ (cell.clamp(0, old - 1).unsqueeze(1) == inside).to(weight.dtype)
+def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): the same without antialiasing (a = -0.75); samples beyond an end repeat it."""
+    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float64)
+    centre = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
+    taps = torch.arange(-1, 3, dtype=torch.float64, device=like.device)
+    place = centre.floor().unsqueeze(1) + taps
+    weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
+    cells = torch.arange(old, dtype=torch.float64, device=like.device)
+    taken = place.clamp(0, old - 1).unsqueeze(2) == cells
+    return (weight.unsqueeze(2) * taken).sum(1).float()
+
+
+def _keys_kernel(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel (1981) at distances x >= 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:

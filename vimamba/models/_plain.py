@@ -52,7 +52,7 @@ class PlainBackbone(Backbone):
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
         fc_norm: Of what is pooled.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        antialias: Resample it as `resample_tokens` says.
+        antialias: Resample it with antialiasing, as timm does and few official codes.
         device, dtype: Of the parameters made here.
     """
 
@@ -224,10 +224,6 @@ class PlainBackbone(Backbone):
                 paths[order] = torch.ops.vimamba.scan_paths(x, order)
         return paths
 
-    def join_paths(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
-        """Paths over the patches to paths over all tokens, with the prefix tokens at `places`."""
-        return insert_into_paths(paths, places, num_patches)
-
     def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
         x = self.patch_embed(x)
@@ -239,13 +235,17 @@ class PlainBackbone(Backbone):
             places = self.places(num_patches)
             x = insert_tokens(x, self.cls_token.expand(x.shape[0], -1, -1), places)
             for order, table in paths.items():
-                paths[order] = self.join_paths(table, places, num_patches)
+                paths[order] = self.insert_prefix(table, places, num_patches)
         if self.pos_embed is not None:
             pos_embed = self.pos_embed
             if self.dynamic_img_size:
                 pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))
             x = x + pos_embed
         return self.pos_drop(x), paths
+
+    def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+        """Let paths over the L patches visit the prefix tokens, too."""
+        return insert_into_paths(paths, places, num_patches)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to normed tokens (N, P + L, C), the prefix tokens among them."""

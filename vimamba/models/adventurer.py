@@ -218,7 +218,7 @@ class Adventurer(PlainBackbone):
                 with torch.no_grad():
                     module.out_proj.weight /= math.sqrt(len(self.blocks))
 
-    def join_paths(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+    def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
         """Let every path (K, T) begin at the mean token, L + 1, and end at the class token, L."""
         begin = torch.full_like(paths[:, :1], num_patches + 1)
         end = torch.full_like(paths[:, :1], num_patches)

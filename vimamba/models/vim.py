@@ -225,11 +225,25 @@ RULES = {
 }
 _DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
 _DENSE_ROTARY = {**_DENSE, "rotary": True, "pyramid_residual": True}
-register_family("Vim", VisionMamba, RULES, layouts=(_DENSE, _DENSE_ROTARY))
+register_family(
+    "Vim",
+    VisionMamba,
+    RULES,
+    layouts=(_DENSE, _DENSE_ROTARY),
+    top1={
+        "vim_tiny_patch16_224.midclstok_in1k": 76.1,
+        "vim_small_patch16_224.midclstok_in1k": 80.5,
+        "vim_base_patch16_224.midclstok_in1k": 81.9,
+        "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": 78.3,
+        "vim_small_patch16_stride8_224.midclstok_ft_in1k": 81.6,
+        "vim_tiny_rope_patch16_224.in1k": 73.1,
+    },
+    remarks="With a stride of 8, patches of 16 pixels overlap without padding: 27 x 27 of them, "
+    "not 28 x 28. The rotary model, of January 2024, was superseded by the one without.",
+)
 
 
-def _cfg(file: str = "", top1: str = "", hub: str = "", **kwargs: Any) -> dict[str, Any]:
-    generation = kwargs.pop("generation", "class token in the middle (February 2024)")
+def _cfg(file: str = "", hub: str = "", **kwargs: Any) -> dict[str, Any]:
     return {
         "hf_hub_id": f"hustvl/{hub}" if file else None,
         "hf_hub_filename": file or None,
@@ -242,12 +256,12 @@ def _cfg(file: str = "", top1: str = "", hub: str = "", **kwargs: Any) -> dict[s
         "interpolation": "bicubic",
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "apache-2.0" if top1 else None,
+        "license": "apache-2.0",
         "origin_url": "https://github.com/hustvl/Vim",
         "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional "
         "State Space Model",
         "paper_ids": "arXiv:2401.09417",
-        "notes": ("family: Vim", f"generation: {generation}", f"top-1: {top1 or 'untrained'}"),
+        "notes": ("class token in the middle (February 2024)",),
         **kwargs,
     }
 
@@ -256,19 +270,19 @@ _TINY, _SMALL, _BASE = (f"Vim-{size}-midclstok" for size in ("tiny", "small", "b
 
 default_cfgs = generate_default_cfgs(
     {
-        "vim_tiny_patch16_224.midclstok_in1k": _cfg("vim_t_midclstok_76p1acc.pth", "76.1", _TINY),
-        "vim_small_patch16_224.midclstok_in1k": _cfg("vim_s_midclstok_80p5acc.pth", "80.5", _SMALL),
-        "vim_base_patch16_224.midclstok_in1k": _cfg("vim_b_midclstok_81p9acc.pth", "81.9", _BASE),
+        "vim_tiny_patch16_224.midclstok_in1k": _cfg("vim_t_midclstok_76p1acc.pth", _TINY),
+        "vim_small_patch16_224.midclstok_in1k": _cfg("vim_s_midclstok_80p5acc.pth", _SMALL),
+        "vim_base_patch16_224.midclstok_in1k": _cfg("vim_b_midclstok_81p9acc.pth", _BASE),
         "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_t_midclstok_ft_78p3acc.pth", "78.3", _TINY
+            "vim_t_midclstok_ft_78p3acc.pth", _TINY
         ),
         "vim_small_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_s_midclstok_ft_81p6acc.pth", "81.6", _SMALL
+            "vim_s_midclstok_ft_81p6acc.pth", _SMALL
         ),
         "vim_tiny_rope_patch16_224.in1k": _cfg(
-            top1="73.1", generation="rotary embedding, class token in front (January 2024)"
+            notes=("rotary embedding, class token in front (January 2024)",)
         ),
-        "test_vim.untrained": _cfg(input_size=(3, 96, 96)),
+        "test_vim.untrained": _cfg(input_size=(3, 96, 96), license=None, notes=()),
     }
 )
 

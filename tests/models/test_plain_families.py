@@ -50,7 +50,7 @@ def test_adventurer_is_causal():
     torch.manual_seed(0)
     model = timm.create_model("test_adventurer", scan_order="raster", depth=1).eval()
     tokens = torch.randn(1, 5, 32)
-    block, paths = model.blocks[0], model.join_paths(torch.arange(4)[None], [4], 4)
+    block, paths = model.blocks[0], model.insert_prefix(torch.arange(4)[None], [4], 4)
     assert paths.tolist() == [[5, 0, 1, 2, 3, 4]]
     changed = tokens.clone()
     # the same mean of the normed tokens

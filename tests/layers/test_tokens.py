@@ -11,20 +11,22 @@ from vimamba.layers.tokens import resample_tokens
 
 @pytest.mark.parametrize("old", [(6, 6), (5, 9), (14, 14)], ids=str)
 @pytest.mark.parametrize("new", [(3, 20), (28, 7), (1, 1), (6, 14)], ids=str)
-def test_resampled_tokens_equal_torchs_antialiased_bicubic(old, new):
+@pytest.mark.parametrize("antialias", [True, False])
+def test_resampled_tokens_equal_torchs_bicubic(old, new, antialias):
     tokens = torch.randn(2, old[0] * old[1], 8)
     grid = tokens.double().unflatten(1, old).permute(0, 3, 1, 2)
-    expected = F.interpolate(grid, size=new, mode="bicubic", antialias=True)
+    expected = F.interpolate(grid, size=new, mode="bicubic", antialias=antialias)
     expected = expected.permute(0, 2, 3, 1).flatten(1, 2)
     # the weights are float32
     torch.testing.assert_close(
-        resample_tokens(tokens, old, new).double(), expected, atol=1e-5, rtol=0
+        resample_tokens(tokens, old, new, antialias).double(), expected, atol=1e-5, rtol=0
     )
 
 
-def test_the_same_grid_is_kept_bit_for_bit():
+@pytest.mark.parametrize("antialias", [True, False])
+def test_the_same_grid_is_kept_bit_for_bit(antialias):
     tokens = torch.randn(1, 63, 8)
-    assert torch.equal(resample_tokens(tokens, (7, 9), (7, 9)), tokens)
+    assert torch.equal(resample_tokens(tokens, (7, 9), (7, 9), antialias), tokens)
 
 
 def test_tokens_keep_their_dtype():
@@ -73,3 +75,9 @@ def test_the_class_token_is_visited_once_by_every_path():
     assert torch.equal(with_token.sort(1).values, torch.arange(16).expand(len(paths), -1))
     nothing = torch.tensor([[-1, -1]])
     assert insert_into_paths(nothing, [0], 1).tolist() == [[0, -1, -1]]
+
+
+def test_registers_stay_in_their_order_on_paths_that_leave_out_most_tokens():
+    # two of eight cells, the rest is another path's: both registers behind the first cell
+    paths = torch.tensor([[1, 6], [6, 1]])
+    assert insert_into_paths(paths, [4, 5], 8).tolist() == [[1, 4, 5, 8], [8, 5, 4, 1]]

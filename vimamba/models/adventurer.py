@@ -364,5 +364,5 @@ def adventurer_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adv
 @register_model
 def test_adventurer(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """A very small Adventurer for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 8}
+    args = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 4}
     return _create("test_adventurer", pretrained, **{**args, **kwargs})

@@ -64,9 +64,10 @@ def directions(paths: Tensor, width: int) -> Tensor:
     Returns:
         (K, T) int64.
     """
+    row = paths.div(width, rounding_mode="floor")
+    column = paths - row * width  # ONNX knows no remainder by a size
+    down, right = row[:, 1:] - row[:, :-1], column[:, 1:] - column[:, :-1]
     last, here = paths[:, :-1], paths[:, 1:]
-    down = here.div(width, rounding_mode="floor") - last.div(width, rounding_mode="floor")
-    right = here % width - last % width
     across = torch.where(right > 0, 1, 2)
     along = torch.where(down > 0, 4, 3)
     way = torch.where(right.abs() >= down.abs(), across, along)

@@ -81,9 +81,9 @@ class ResampledRotary(RotaryEmbed):
 
 def pad_tokens(x: Tensor, paths: Tensor) -> Tensor:
     """Zero tokens behind tokens (N, L, C), as many as paths (K, T) have steps beyond L."""
-    missing = paths.shape[-1] - x.shape[1]
-    # no max(), which a trace would decide for its example
-    return F.pad(x, (0, 0, 0, (missing + abs(missing)) // 2))
+    # a slice beyond the end is empty, also in a trace
+    zeros = x.new_zeros((1, paths.shape[-1], 1))[:, x.shape[1] :]
+    return torch.cat([x, zeros.expand(x.shape[0], -1, x.shape[2])], dim=1)
 
 
 def visit_padding(paths: Tensor, num_tokens: int) -> Tensor:
@@ -305,7 +305,7 @@ class LocalVim(PlainBackbone):
                         feature = checkpoint(block.mix, x, table, source)
                     else:
                         feature = block.mix(x, table, source)  # type: ignore[operator]
-                    x = x + block.drop_path(feature)
+                    x = x + block.drop_path(feature)  # type: ignore[operator]
                 elif self.grad_checkpointing and not torch.jit.is_scripting():
                     feature = x = checkpoint(block, x, table, source)
                 else:

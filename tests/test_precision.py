@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
+from vimamba.models import GroupMamba
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.mask_loss import MaskLoss, MaskObjective
@@ -31,7 +32,8 @@ def results(model, image, dtype):
     enabled = dtype is not None
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=enabled):
         logits = model(image).float()
-    scale = 2.0**10
+    # gradients of 70 at the first convolution would overflow
+    scale = 2.0**4 if isinstance(model, GroupMamba) else 2.0**10
     (scale * (logits * torch.linspace(-1, 1, logits.shape[1])).sum()).backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     return logits.detach(), gradient / scale

@@ -500,6 +500,6 @@ def groupmamba_base(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
 @register_model
 def test_groupmamba(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """A very small GroupMamba for tests; no weights."""
-    args = {"depths": (1, 1, 1, 1), "dims": (32, 32, 48, 32), "stem_dim": 8}
+    args = {"depths": (1, 1, 1, 1), "dims": (48, 48, 32, 32), "stem_dim": 8}
     args["mlp_ratios"] = (2.0, 2.0, 2.0, 2.0)  # type: ignore[assignment]
     return _create("test_groupmamba", pretrained, **{**args, **kwargs})

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 from tests.backbones import KINDS, TEST_MODELS, kinds_first
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
-from vimamba.tasks.classification.task import Classification, Objective
+from vimamba.models import GroupMamba
+from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.task import Segmentation
@@ -31,7 +32,8 @@ def results(model, image, dtype):
     enabled = dtype is not None
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=enabled):
         logits = model(image).float()
-    scale = 2.0**10
+    # gradients of 70 at the first convolution would overflow
+    scale = 2.0**4 if isinstance(model, GroupMamba) else 2.0**10
     (scale * (logits * torch.linspace(-1, 1, logits.shape[1])).sum()).backward()
     gradient = torch.cat([p.grad.flatten() for p in model.parameters()])
     return logits.detach(), gradient / scale

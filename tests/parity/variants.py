@@ -158,9 +158,13 @@ def local_orders(name: str) -> list[str]:
 
 
 def mixers(*blocks: int) -> dict[str, Place]:
-    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give."""
+    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give.
+
+    The last stage is what the last block reads.
+    """
     behind = {str(stage): f"blocks.{block}.mixer" for stage, block in enumerate(blocks, start=1)}
-    return {"0": "patch_embed", **behind}
+    last = {str(len(blocks) + 1): Tap(f"blocks.{blocks[-1]}.norm", entering=True)}
+    return {"0": "patch_embed", **behind, **last}
 
 
 def streams(*blocks: int) -> dict[str, Place]:
@@ -181,7 +185,7 @@ GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
 GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
 
 LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
-LOCALVIM_STAGES = {**mixers(0, 1), "3": Tap("blocks.1.norm", entering=True)}
+LOCALVIM = mixers(0, 4, 9, 14, 19)
 LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
 
 MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
@@ -339,8 +343,8 @@ BACKBONES = [
         "efficientvmamba_dense_test", "test_efficientvmamba", {**EFFICIENTVMAMBA_TEST, **DENSE}
     ),
     Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
-    Variant("efficientvmamba_small", "efficientvmamba_small"),
-    Variant("efficientvmamba_base", "efficientvmamba_base"),
+    Variant("efficientvmamba_small", "efficientvmamba_small", modules=AFTER_STEM),
+    Variant("efficientvmamba_base", "efficientvmamba_base", modules=AFTER_STEM),
     Variant(
         "groupmamba_test",
         "test_groupmamba",
@@ -348,14 +352,14 @@ BACKBONES = [
         GROUPMAMBA,
     ),
     Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
-    Variant("groupmamba_small", "groupmamba_small"),
-    Variant("groupmamba_base", "groupmamba_base"),
+    Variant("groupmamba_small", "groupmamba_small", modules=GROUPMAMBA),
+    Variant("groupmamba_base", "groupmamba_base", modules=GROUPMAMBA),
     *(
         Variant(
             name,
             "test_localvim",
             {**LOCALVIM_TEST, "scan_order": local_orders(name), **kwargs},
-            LOCALVIM_STAGES,
+            mixers(0, 1),
         )
         for name, kwargs in (
             ("localvim_test", {"num_classes": 50}),
@@ -363,11 +367,11 @@ BACKBONES = [
             ("localvim_dense_test", DENSE),
         )
     ),
-    Variant("localvim_tiny", "localvim_tiny", modules=mixers(0, 4, 9, 14, 19)),
-    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls"),
-    Variant("localvim_small", "localvim_small"),
+    Variant("localvim_tiny", "localvim_tiny", modules=LOCALVIM),
+    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls", modules=LOCALVIM),
+    Variant("localvim_small", "localvim_small", modules=LOCALVIM),
     # the same names and shapes
-    Variant("localvim_small_searched", "localvim_small_searched", identify=False),
+    Variant("localvim_small_searched", "localvim_small_searched", modules=LOCALVIM, identify=False),
     *(
         Variant(
             name,
@@ -381,7 +385,7 @@ BACKBONES = [
         )
     ),
     Variant("localvmamba_tiny", "localvmamba_tiny", modules=AFTER_STEM),
-    Variant("localvmamba_small", "localvmamba_small"),
+    Variant("localvmamba_small", "localvmamba_small", modules=AFTER_STEM),
     Variant(
         "mambar_test",
         "test_mambar",

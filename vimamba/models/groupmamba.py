@@ -282,6 +282,7 @@ class ClassHead(nn.Module):
             self.post, self.norm = nn.Identity(), nn.Identity()
         self.num_features = in_features
         self.fc = PairedClassifier(in_features, num_classes, **dd) if num_classes else nn.Identity()
+        self.train(self.training)
 
     def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(N, H, W, C) to (N, num_classes)."""
@@ -500,6 +501,6 @@ def groupmamba_base(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
 @register_model
 def test_groupmamba(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """A very small GroupMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (32, 48, 64, 96), "stem_dim": 8}
+    args = {"depths": (1, 1, 1, 1), "dims": (48, 48, 32, 32), "stem_dim": 8}
     args["mlp_ratios"] = (2.0, 2.0, 2.0, 2.0)  # type: ignore[assignment]
     return _create("test_groupmamba", pretrained, **{**args, **kwargs})

@@ -90,9 +90,9 @@ class ResampledRotary(RotaryEmbed):
 
 def pad_tokens(x: Tensor, paths: Tensor) -> Tensor:
     """Zero tokens behind tokens (N, L, C), as many as paths (K, T) have steps beyond L."""
-    missing = paths.shape[-1] - x.shape[1]
-    # no max(), which a trace would decide for its example
-    return F.pad(x, (0, 0, 0, (missing + abs(missing)) // 2))
+    # a slice beyond the end is empty, also in a trace
+    zeros = x.new_zeros((1, paths.shape[-1], 1))[:, x.shape[1] :]
+    return torch.cat([x, zeros.expand(x.shape[0], -1, x.shape[2])], dim=1)
 
 
 def visit_padding(paths: Tensor, num_tokens: int) -> Tensor:

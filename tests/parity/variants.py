@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
-import vimamba
 from tests.parity.official import read_manifest
+from vimamba import create_segmenter
+from vimamba.models import localvmamba
 from vimamba.networks import UMamba
 
 
@@ -54,6 +56,7 @@ class Variant:
         wrap: What the file holds, made from the state dict of the original.
         finish: What the original does to the outputs besides.
         fresh: Our parameters that the file lacks and may lack.
+        absorbed: Pattern of parameters of the original that ours computes, or reads into others.
         also: Arguments of models that take the file, too; what they have no use for is left out.
         slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
         identify: Whether `vimamba.identify` tells the file, by default of all that need no
@@ -67,6 +70,7 @@ class Variant:
     wrap: Callable[[dict[str, Tensor]], Any] = lambda state: {"model": state}
     finish: Callable[[Tensor], Tensor] = lambda output: output
     fresh: tuple[str, ...] = ()
+    absorbed: str | None = None
     also: tuple[Mapping[str, Any], ...] = ()
     slow: bool | None = None
     identify: bool | None = None
@@ -80,26 +84,36 @@ class Variant:
         return not self.is_small if self.slow is None else self.slow
 
     @property
+    def is_network(self) -> bool:
+        return not isinstance(self.model, str) or not timm.is_model(self.model)
+
+    @property
     def is_identified(self) -> bool:
-        is_released = isinstance(self.model, str) and timm.is_model(self.model)
-        is_released = is_released and not self.model.startswith("test_")
-        return is_released and not self.kwargs if self.identify is None else self.identify
+        is_stock = not (self.is_network or self.is_small or self.kwargs)
+        return is_stock if self.identify is None else self.identify
+
+    def is_absorbed(self, key: str) -> bool:
+        return self.absorbed is not None and re.search(self.absorbed, key) is not None
 
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
         kwargs = {**self.kwargs, **kwargs}
-        if isinstance(self.model, str) and timm.is_model(self.model):
+        if not self.is_network:
             overlay = {"file": str(file)}
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             return timm.create_model(self.model, **kwargs)
-        make = (
-            partial(vimamba.create_segmenter, self.model)
-            if isinstance(self.model, str)
-            else self.model
-        )
+        make = self.model if callable(self.model) else partial(create_segmenter, self.model)
         network = make(**kwargs)
         network.load_pretrained(file)
         return network
+
+    def outline(self) -> nn.Module:
+        """Our backbone without memory for weights, whole where maps are all that is wanted."""
+        kwargs = dict(self.kwargs)
+        if kwargs.pop("features_only", False):
+            kwargs.pop("out_indices", None)
+            kwargs["num_classes"] = 0
+        return timm.create_model(self.model, device="meta", **kwargs)
 
 
 # where models of stages, channels-last or -first, and models of blocks have what is recorded
@@ -127,16 +141,87 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+# recorded as stage 0: the stem
+AFTER_STEM: dict[str, Place] = {
+    r"0": "stem",
+    r"(\d)": lambda model, m: model.stages[int(m[1]) - 1],
+}
+
+DENSE = {"stage_norm": True, "features_only": True}
+EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+
+
+def local_orders(name: str) -> list[str]:
+    """Scan orders of all blocks in a manifest of LocalMamba."""
+    directions = read_manifest(name)["config"]["directions"]
+    return localvmamba.local_orders("; ".join(" ".join(block) for block in directions))
+
+
+def mixers(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give."""
+    behind = {str(stage): f"blocks.{block}.mixer" for stage, block in enumerate(blocks, start=1)}
+    return {"0": "patch_embed", **behind}
+
+
+def streams(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
+    return {"0": Tap("blocks.0", entering=True), **behind}
+
+
+def adventurer(*blocks: int) -> dict[str, Place]:
+    """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
+    mixer = Tap(
+        "blocks.2.mixer", then=lambda x: torch.cat([x[:, -1:], x[:, :-2].flip(1), x[:, -2:-1]], 1)
+    )
+    return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
+
+
+GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
+GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
+
+LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
+LOCALVIM_STAGES = {**mixers(0, 1), "3": Tap("blocks.1.norm", entering=True)}
+LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
+
+MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
+MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
+
+TINYVIM: dict[str, Any] = {
+    "modules": {
+        r"op(\d)": lambda model, m: model.stages[int(m[1])].blocks[-1].mixer,
+        r"conv0": lambda model, _: model.stages[0].blocks[-1].mixer.conv,
+    },
+    # both classifiers are read as one
+    "absorbed": r"^dist_head\.",
+}
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
+
+PLAINMAMBA: dict[str, Place] = {**streams(0, 5, 11, 23), "0": "patch_embed"}
 
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
 
+MAMBAVISION_TEST = {
+    "depths": (1, 1, 3, 2),
+    "dims": (32, 64, 128, 256),
+    "windows": (0, 0, 4, 3),
+    "stem_dim": 16,
+}
+MAMBAVISION_DENSE = {"windows": (0, 0, 16, 8), "stage_norm": True, "features_only": True}
+
+MOBILEMAMBA: dict[str, Any] = {
+    "modules": {
+        r"ssm": "stages.1.blocks.0.mixer.wide.mixer",
+        r"wte": "stages.1.blocks.0.mixer.wide",
+    },
+    "absorbed": r"\.i?wt_filter$",
+}
+
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
 PYRAMID_TEST = {"dims": (32, 64, 128, 256), "mlp_ratio": 4.0, "num_classes": 10}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
-DENSE_VMAMBA = {"stage_norm": True, "features_only": True}
 
 SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
 SWIN = {"num_classes": 14, "in_chans": 1}
@@ -192,7 +277,155 @@ def umamba(name: str) -> Variant:
     )
 
 
+DAMAMBA: dict[str, Any] = {
+    "modules": {
+        r"dascan": "stages.0.blocks.0.mixer.resample",
+        r"mixer": "stages.1.blocks.0.mixer",
+    },
+    "absorbed": r"\.conv_constant$",
+}
+DAMAMBA_TEST = {"dims": (32, 48, 64, 80), "head_dim": 16, "layer_scales": (0.0, 0.0, 1e-6, 1e-6)}
+
 BACKBONES = [
+    Variant("damamba_test", "test_damamba", {**DAMAMBA_TEST, "num_classes": 10}, **DAMAMBA),
+    Variant("damamba_tiny", "damamba_tiny", **DAMAMBA),
+    Variant("damamba_small", "damamba_small", **DAMAMBA),
+    Variant("damamba_base", "damamba_base", **DAMAMBA),
+    Variant(
+        "adventurer_test",
+        "test_adventurer",
+        {
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 7,
+            "d_state": 16,
+            "head_dim": 64,
+            "num_classes": 10,
+        },
+        adventurer(0, 2, 4, 6),
+    ),
+    Variant(
+        "adventurer_tiny_patch16_224",
+        "adventurer_tiny_patch16_224",
+        modules=adventurer(2, 5, 8, 11),
+    ),
+    *(
+        Variant(name, name, modules=adventurer(2, 5, 8, 11))
+        for name in (
+            "adventurer_small_patch16_224",
+            "adventurer_base_patch16_224",
+            "adventurer_base_patch16_384",
+            "adventurer_base_patch16_448",
+            "adventurer_base_patch8_224",
+            "adventurer_base_patch8_448",
+            "adventurer_large_patch16_224",
+        )
+    ),
+    Variant(
+        "mamband_test",
+        "test_mamband",
+        {"depth": 6, "merge_after": 3, "d_state": 16, "num_classes": 10},
+        {"3": "merge"},
+    ),
+    Variant("mamband_2d_small", "mamband_small"),
+    Variant("mamband_2d_base", "mamband_base"),
+    Variant(
+        "efficientvmamba_test",
+        "test_efficientvmamba",
+        {**EFFICIENTVMAMBA_TEST, "num_classes": 50},
+        AFTER_STEM,
+    ),
+    Variant(
+        "efficientvmamba_dense_test", "test_efficientvmamba", {**EFFICIENTVMAMBA_TEST, **DENSE}
+    ),
+    Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
+    Variant("efficientvmamba_small", "efficientvmamba_small"),
+    Variant("efficientvmamba_base", "efficientvmamba_base"),
+    Variant(
+        "groupmamba_test",
+        "test_groupmamba",
+        {**GROUPMAMBA_TEST, "stem_dim": 8, "mlp_ratios": (8, 8, 4, 4), "num_classes": 10},
+        GROUPMAMBA,
+    ),
+    Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
+    Variant("groupmamba_small", "groupmamba_small"),
+    Variant("groupmamba_base", "groupmamba_base"),
+    *(
+        Variant(
+            name,
+            "test_localvim",
+            {**LOCALVIM_TEST, "scan_order": local_orders(name), **kwargs},
+            LOCALVIM_STAGES,
+        )
+        for name, kwargs in (
+            ("localvim_test", {"num_classes": 50}),
+            ("localvim_cls_test", {"num_classes": 50, "class_token": True}),
+            ("localvim_dense_test", DENSE),
+        )
+    ),
+    Variant("localvim_tiny", "localvim_tiny", modules=mixers(0, 4, 9, 14, 19)),
+    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls"),
+    Variant("localvim_small", "localvim_small"),
+    # the same names and shapes
+    Variant("localvim_small_searched", "localvim_small_searched", identify=False),
+    *(
+        Variant(
+            name,
+            "test_localvmamba",
+            {**LOCALVMAMBA_TEST, "scan_order": local_orders(name), **kwargs},
+            AFTER_STEM,
+        )
+        for name, kwargs in (
+            ("localvmamba_test", {"num_classes": 50}),
+            ("localvmamba_dense_test", DENSE),
+        )
+    ),
+    Variant("localvmamba_tiny", "localvmamba_tiny", modules=AFTER_STEM),
+    Variant("localvmamba_small", "localvmamba_small"),
+    Variant(
+        "mambar_test",
+        "test_mambar",
+        {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},
+        {"neck": "pool", **streams(0, 1, 2)},
+    ),
+    Variant(
+        "mambar_noreduce_test",
+        "test_mambar",
+        {"img_size": 48, "depth": 2, "num_registers": 3, "reduction": 1, **MAMBAR_TEST},
+        streams(0, 1),
+    ),
+    Variant("mambar_small_patch16_224", "mambar_small_patch16_224", modules=MAMBAR),
+    Variant("mambar_base_patch16_224", "mambar_base_patch16_224", modules=MAMBAR),
+    Variant(
+        "mambar_large_patch16_224",
+        "mambar_large_patch16_224",
+        modules={"neck": "pool", **streams(11, 23, 35, 47)},
+    ),
+    Variant(
+        "mambavision_test",
+        "test_mambavision",
+        {**MAMBAVISION_TEST, "layer_scale": 1e-5, "num_classes": 50},
+    ),
+    Variant(
+        "mambavision_nols_test",
+        "test_mambavision",
+        {**MAMBAVISION_TEST, "depths": (1, 1, 2, 3), "num_classes": 50},
+    ),
+    Variant(
+        "mambavision_dense_test", "test_mambavision", {**MAMBAVISION_TEST, **MAMBAVISION_DENSE}
+    ),
+    Variant("mamba_vision_T", "mambavision_t"),
+    Variant("mamba_vision_T2", "mambavision_t2"),
+    Variant("mamba_vision_S", "mambavision_s"),
+    Variant("mamba_vision_B", "mambavision_b"),
+    Variant("mamba_vision_B_21k", "mambavision_b"),
+    Variant("mamba_vision_L", "mambavision_l"),
+    Variant("mamba_vision_L_21k", "mambavision_l"),
+    Variant("mamba_vision_L2", "mambavision_l2"),
+    # the same weights as those of another size of windows
+    Variant("mamba_vision_L2_512_21k", "mambavision_l2_512", identify=False),
+    Variant("mamba_vision_L3_256_21k", "mambavision_l3_256"),
+    Variant("mamba_vision_L3_512_21k", "mambavision_l3_512", identify=False),
     Variant(
         "medmamba_test",
         "test_medmamba",
@@ -220,6 +453,72 @@ BACKBONES = [
     Variant("spatialmamba_small", "spatialmamba_small"),
     Variant("spatialmamba_base", "spatialmamba_base"),
     Variant(
+        "videomamba_test",
+        "test_videomamba",
+        {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
+        streams(0, 1, 2),
+    ),
+    Variant(
+        "plainmamba_test",
+        "test_plainmamba",
+        {"embed_dim": 48, "depth": 3, "stem_convs": 2, "d_state": 16, "num_classes": 50},
+        {**streams(0, 1, 2), "0": "patch_embed", "4": "norm"},
+    ),
+    Variant(
+        "plainmamba_dense_test",
+        "test_plainmamba",
+        {
+            "embed_dim": 48,
+            "stem_convs": 1,
+            "d_state": 16,
+            "stage_norm": True,
+            "features_only": True,
+        },
+    ),
+    Variant("plainmamba_l1", "plainmamba_l1", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l2", "plainmamba_l2", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l3", "plainmamba_l3", modules={**PLAINMAMBA, "5": "norm"}),
+    *(
+        # names and shapes of some are those of Vim
+        Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)
+        for name in (
+            "videomamba_tiny_patch16_224",
+            "videomamba_tiny_patch16_448",
+            "videomamba_tiny_patch16_576",
+            "videomamba_small_patch16_224",
+            "videomamba_small_patch16_448",
+            "videomamba_small_patch16_576",
+            "videomamba_base_patch16_224",
+        )
+    ),
+    *(
+        Variant(name, name, modules=streams(7, 15, 23, 31))
+        for name in (
+            "videomamba_middle_patch16_224",
+            "videomamba_middle_patch16_448",
+            "videomamba_middle_patch16_576",
+        )
+    ),
+    Variant(
+        "mobilemamba_test",
+        "test_mobilemamba",
+        {"dims": (40, 72, 104), "expand": 2.0, "num_classes": 10},
+        **MOBILEMAMBA,
+    ),
+    Variant("mobilemamba_t2", "mobilemamba_t2", **MOBILEMAMBA),
+    Variant("mobilemamba_t4", "mobilemamba_t4", **MOBILEMAMBA),
+    Variant("mobilemamba_s6", "mobilemamba_s6", **MOBILEMAMBA),
+    Variant("mobilemamba_b1", "mobilemamba_b1", **MOBILEMAMBA),
+    # one network, for other sizes of images
+    Variant("mobilemamba_b2", "mobilemamba_b2", **MOBILEMAMBA, identify=False),
+    Variant("mobilemamba_b4", "mobilemamba_b4", **MOBILEMAMBA, identify=False),
+    Variant(
+        "tinyvim_test", "test_tinyvim", {"dims": (16, 24, 48, 40), "num_classes": 10}, **TINYVIM
+    ),
+    Variant("tinyvim_small", "tinyvim_small", **TINYVIM),
+    Variant("tinyvim_base", "tinyvim_base", **TINYVIM),
+    Variant("tinyvim_large", "tinyvim_large", **TINYVIM),
+    Variant(
         "vim_test",
         "test_vim",
         {"img_size": (64, 96), "stride": 8, "depth": 3, "d_state": 16, "num_classes": 10},
@@ -246,8 +545,21 @@ BACKBONES = [
         "vim_tiny_seg_backbone",
         "vim_tiny_patch16_224",
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
-        also=({"features_only": False},),  # with the last norm
     ),
+    Variant(
+        "vimf_test",
+        "test_vimf",
+        {
+            "stem_dims": (48, 96),
+            "embed_dim": 192,
+            "depth": 10,
+            "fourier_blocks": 8,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+        streams(1, 4, 9),
+    ),
+    Variant("vimf_tiny_patch16_224", "vimf_tiny_patch16_224", modules=streams(5, 11, 23)),
     Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
     Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
     Variant(
@@ -271,8 +583,8 @@ BACKBONES = [
     Variant("vmamba_small_v0", "vmamba_small_v0"),
     Variant("vmamba_base_v0", "vmamba_base_v0"),
     Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
-    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE_VMAMBA),
-    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE_VMAMBA),
+    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE),
+    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE),
     Variant("vssd_test", "test_vssd", {**PYRAMID_TEST, "d_state": 16, "heads": (2, 2, 4, 4)}),
     Variant("vssd_micro", "vssd_micro"),
     Variant("vssd_tiny", "vssd_tiny"),

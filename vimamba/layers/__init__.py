@@ -6,8 +6,16 @@ backbone with a class token or registers gives it.
 """
 
 from vimamba.layers.cells import crop, pad_to_cells
+from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mamba import (
+    MambaMixer,
+    VimBlock,
+    init_vim_blocks_,
+    join_branches,
+    mamba_rules,
+    vim_blocks,
+)
 from vimamba.layers.mlla import (
     BottleneckDownsample,
     DepthwiseConv,
@@ -22,8 +30,10 @@ from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import init_step_bias_, scan_parameters
 from vimamba.layers.tokens import (
+    GridEmbed,
     PatchEmbed,
     RotaryEmbed,
+    init_patches_,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -45,7 +55,9 @@ __all__ = [
     "SS2D",
     "SSD2D",
     "BottleneckDownsample",
+    "ChannelGate",
     "DepthwiseConv",
+    "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
@@ -61,9 +73,12 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "channel_gate_rules",
     "crop",
     "drop_path_rates",
+    "init_patches_",
     "init_step_bias_",
+    "init_vim_blocks_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
@@ -79,4 +94,5 @@ __all__ = [
     "split_tokens",
     "ss2d_rules",
     "to_pair",
+    "vim_blocks",
 ]

@@ -30,6 +30,7 @@ class SelectiveScan(nn.Module):
         num_paths: K.
         d_state: S.
         dt_rank: R.
+        bias_scale: Of the step sizes' bias, 2 for networks whose code adds it twice.
         device, dtype: Of the parameters.
     """
 
@@ -40,11 +41,14 @@ class SelectiveScan(nn.Module):
         num_paths: int,
         d_state: int,
         dt_rank: int,
+        bias_scale: float = 1.0,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
         dd = {"device": device, "dtype": dtype}
+        self.num_paths, self.d_state, self.dt_rank = num_paths, d_state, dt_rank
+        self.bias_scale = bias_scale
         self.dt_proj = StepProjection(
             nn.Linear(dt_rank, dim, bias=False, **dd) for _ in range(num_paths)
         )
@@ -97,13 +101,30 @@ class SelectiveScan(nn.Module):
             C,
             D,
             z=gate,
-            delta_bias=self.dt_bias,
+            delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
             delta_weight=delta_weight,
             delta_softplus=True,
             paths=paths,
             merge=merge,
             backend="auto",
         )
+
+    def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
+        """Scan with what one projection of the tokens made for all paths.
+
+        Args:
+            u: (N, L, D).
+            projected: (N, L, K * (R + 2 S)): of every path step size, B and C.
+            paths: As in `forward`.
+            merge: As in `forward`.
+
+        Returns:
+            As `forward`.
+        """
+        projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
+        return self.forward(u, dt, B, C, paths, None, merge)
 
 
 class StateSpaceDuality(nn.Module):

@@ -82,11 +82,14 @@ class ScanMixer(nn.Module):
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
         own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.out_norm(self.mix(x.flatten(1, -2), own))
-        y = y.unflatten(1, grid)
+        y = self.out_norm(self.mix_grid(x, own)).unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)
+
+    def mix_grid(self, x: Tensor, paths: Tensor) -> Tensor:
+        """As `mix`, of tokens on their grid, (N, *grid, D): for mixers that need to know it."""
+        return self.mix(x.flatten(1, -2), paths)
 
     def mix(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
@@ -145,12 +148,9 @@ class SS2D(ScanMixer):
 
     def mix(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""
-        projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
-        sizes = [self.dt_rank, self.d_state, self.d_state]
-        dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
         if self.combine is None:
-            return self.scan(u, dt, B, C, paths)
-        return self.combine(self.scan(u, dt, B, C, paths, merge=False))
+            return self.scan.mix(u, self.x_proj(u), paths)
+        return self.combine(self.scan.mix(u, self.x_proj(u), paths, merge=False))
 
 
 class SSD2D(ScanMixer):
@@ -240,7 +240,7 @@ def split_paths(state_dict: dict[str, Tensor], num_paths: int = 4) -> dict[str, 
         leaf = key.rsplit(".", 1)[-1]
         if leaf == "dt_proj":
             state.update({f"{key}.{k}.weight": weight for k, weight in enumerate(value)})
-        elif leaf in ("A_log", "D") and value.shape[0] != num_paths:
+        elif leaf in ("A_log", "D", "dt_bias") and value.shape[0] != num_paths:
             state[key] = value.unflatten(0, (num_paths, -1))
         elif key.endswith("x_proj.weight") and value.ndim == 3:
             state[key] = value.flatten(0, 1)

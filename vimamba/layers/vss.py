@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp, trunc_normal_
+from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -78,24 +78,43 @@ class PatchExpand(nn.Module):
 
 
 class VSSBlock(nn.Module):
-    """Pre-norm residual block: a mixer, then an MLP (if `mlp_ratio` is not 0)."""
+    """Pre-norm residual block: a mixer, then an MLP (if `mlp_ratio` is not 0).
+
+    Args:
+        dim: C.
+        mixer: From tokens (N, ..., C) to the same shape.
+        mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
+        drop_path: Probability to leave out what mixer and MLP add.
+        layer_scale: Start of learned factors of what they add; 0 for no factors.
+        device, dtype: Of the parameters.
+    """
 
     def __init__(
-        self, dim: int, mixer: nn.Module, *, mlp_ratio: float, drop_path: float, **dd: Any
+        self,
+        dim: int,
+        mixer: nn.Module,
+        *,
+        mlp_ratio: float,
+        drop_path: float,
+        layer_scale: float = 0.0,
+        **dd: Any,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, **dd)
         self.mixer = mixer
+        self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
         self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if self.has_mlp else nn.Identity()
+        scaled = self.has_mlp and layer_scale
+        self.ls2 = LayerScale(dim, layer_scale, **dd) if scaled else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to (N, H, W, C)."""
-        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        """(N, ..., C) to the same shape."""
+        x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x))))
         if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
+            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         return x
 
 

@@ -85,11 +85,14 @@ class StagedBackbone(Backbone):
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
-        fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
-        return {
-            "stem": r"^stem",
-            "blocks": r"^stages\.(\d+)" if coarse else [*fine, (r"^(?:stage_)?norm", (99999,))],
-        }
+        fine = [
+            (r"^stages\.(\d+)\.downsample", (0,)),
+            (r"^stages\.(\d+)\.blocks\.(\d+)", None),
+            # with the group before, the last block's
+            (r"^stages\.(\d+)\.norm", (99999,)),
+            (r"^(?:stage_)?norm", (99999,)),
+        ]
+        return {"stem": r"^stem", "blocks": r"^stages\.(\d+)" if coarse else fine}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade compute for memory in every stage."""
@@ -156,7 +159,9 @@ class StagedBackbone(Backbone):
             if i in take:
                 feature = stage_norm(x)
                 is_final = i == len(self.stages) - 1
-                features.append(self.norm(feature) if norm and is_final else feature)
+                feature = self.norm(feature) if norm and is_final else feature
+                # a norm of channels may leave them last in memory
+                features.append(feature.contiguous())
         return x, features
 
     def prune_intermediate_layers(

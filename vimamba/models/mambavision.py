@@ -1,0 +1,423 @@
+"""MambaVision (Hatamizadeh and Kautz 2024, arXiv:2407.08083): convolutions, scans, attention.
+
+The first two stages convolve; the last two cut the map into windows, mix each by selective scans in
+the first half of their blocks and by attention in the second. A scan's gate is no factor but half
+of the output's channels.
+
+Written from the paper and from what the official model computes, without its code, which may not
+be used commercially (https://github.com/NVlabs/MambaVision, NVIDIA Source Code License-NC). Nor may
+its weights (CC-BY-NC-SA-4.0).
+Sizes: N batch, H and W image or map, C channels, w side of a window, L = w * w tokens.
+"""
+
+import itertools
+import math
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, DropPath, LayerNorm2d
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import (
+    SelectiveScan,
+    Stage,
+    VSSBlock,
+    drop_path_rates,
+    join_branches,
+    split_paths,
+)
+from vimamba.layers.tracing import refuse_plain_onnx
+from vimamba.models._builder import build_model
+from vimamba.models._staged import StagedBackbone
+from vimamba.scan_orders import num_paths, order_of_block
+
+__all__ = ["MambaVision"]
+
+
+class ConvStem(nn.Module):
+    """Two strided 3x3 convolutions: a quarter of the image's side."""
+
+    def __init__(self, in_chans: int, hidden: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_chans, hidden, 3, stride=2, padding=1, bias=False, **dd)
+        self.norm1 = nn.BatchNorm2d(hidden, eps=1e-4, **dd)
+        self.conv2 = nn.Conv2d(hidden, dim, 3, stride=2, padding=1, bias=False, **dd)
+        self.norm2 = nn.BatchNorm2d(dim, eps=1e-4, **dd)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / 4), ceil(W / 4))."""
+        x = self.act(self.norm1(self.conv1(x)))
+        return self.act(self.norm2(self.conv2(x)))
+
+
+class ConvBlock(nn.Module):
+    """Residual block of two 3x3 convolutions."""
+
+    def __init__(self, dim: int, *, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        layers = {
+            "conv1": nn.Conv2d(dim, dim, 3, padding=1, **dd),
+            "norm1": nn.BatchNorm2d(dim, **dd),
+            "act": nn.GELU(approximate="tanh"),
+            "conv2": nn.Conv2d(dim, dim, 3, padding=1, **dd),
+            "norm2": nn.BatchNorm2d(dim, **dd),
+        }
+        self.mixer = nn.Sequential(OrderedDict(layers))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return x + self.drop_path(self.mixer(x))
+
+
+class WindowScan(nn.Module):
+    """Scan half of the channels inside a window; the other half goes around the scan.
+
+    Both halves are convolved first, over the three tokens around each, row by row.
+
+    Args:
+        dim: C.
+        window: w.
+        scan_order: Of the scan inside the window.
+        d_state: States per channel of the scan.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self, dim: int, window: int, *, scan_order: str, d_state: int = 8, **dd: Any
+    ) -> None:
+        super().__init__()
+        inner, dt_rank = dim // 2, math.ceil(dim / 16)
+        self.window = [window, window]
+        self.scan_order = scan_order
+        self.d_state, self.dt_rank = d_state, dt_rank
+        self.num_paths = num_paths(scan_order, 2)
+        self.in_proj = nn.Linear(dim, dim, bias=False, **dd)
+        self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
+        rows = self.num_paths * (dt_rank + 2 * d_state)
+        self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
+        # the official code adds the step sizes' bias in the projection and again in the scan
+        self.scan = SelectiveScan(
+            inner,
+            num_paths=self.num_paths,
+            d_state=d_state,
+            dt_rank=dt_rank,
+            bias_scale=2.0,
+            **dd,
+        )
+        self.out_proj = nn.Linear(dim, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Windows (N, L, C) to (N, L, C)."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
+        # causal, so with the next token before it: the tokens of each output lie one ahead
+        ahead = F.pad(self.in_proj(x), (0, 0, 0, 1))
+        weight = self.conv.weight.view(1, -1, 3)
+        x = torch.ops.vimamba.causal_conv_along_paths(ahead, weight, None, None, "silu", "auto")
+        u, beside = x[:, 0, 1:].chunk(2, dim=-1)
+        paths = torch.ops.vimamba.scan_paths(u, self.scan_order, self.window)
+        y = self.scan.mix(u, self.x_proj(u), paths)
+        return self.out_proj(torch.cat([y, beside], dim=-1))
+
+
+class WindowStage(Stage):
+    """Halve the grid, cut the map into windows, run the blocks on each, put the map together.
+
+    Zeros complete the last windows, and even a single larger than the map. They are tokens as any:
+    the published scores of dense tasks, whose windows are larger than many maps, depend on them.
+    """
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], *, window: int) -> None:
+        super().__init__(downsample, blocks)
+        self.order = f"windows(size={window})"
+        self.tokens = window * window
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+        x = self.downsample(x)
+        samples, height, width = x.shape[0], x.shape[2], x.shape[3]
+        cells = height * width
+        x = x.permute(0, 2, 3, 1)
+        path = torch.ops.vimamba.scan_paths(x, self.order)[0]
+        # behind the map's cells stands a zero, which completes windows
+        cell = torch.where(path < 0, cells, path)
+        x = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
+        # merged with the samples and parted again, no number of windows is a special case
+        windows = x.index_select(1, cell).flatten(0, 1).unflatten(0, (-1, self.tokens))
+        windows = self.mix(windows).flatten(0, 1).unflatten(0, (samples, -1))
+        blank = windows.new_zeros((samples, cells + 1, windows.shape[2]))
+        x = blank.index_copy(1, cell, windows)[:, :cells]
+        return x.transpose(1, 2).unflatten(2, (height, width)).contiguous()
+
+
+class MambaVision(StagedBackbone):
+    """MambaVision backbone with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        windows: Side of the windows of each stage; 0 for a stage of convolutions. No weight depends
+            on it, but what they were trained with: the published dense models have larger ones.
+        heads: Of the attention of each stage that has windows.
+        stem_dim: Channels between the stem's convolutions.
+        layer_scale: Start of learned factors of what a block in windows adds; 0 for no factors.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum, inside each window; or a list of them, which the blocks that scan take by turns.
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (1, 3, 8, 4),
+        dims: tuple[int, ...] = (80, 160, 320, 640),
+        windows: tuple[int, ...] = (0, 0, 14, 7),
+        heads: tuple[int, ...] = (0, 0, 8, 16),
+        stem_dim: int = 32,
+        layer_scale: float = 0.0,
+        scan_order: str | Sequence[str] = "raster",
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if not len(depths) == len(dims) == len(windows) == len(heads):
+            sizes = f"depths={depths}, dims={dims}, windows={windows} and heads={heads}"
+            raise ValueError(f"{sizes} must name the same stages")
+        dd = {"device": device, "dtype": dtype}
+        scans = itertools.count()
+        stages: list[nn.Module] = []
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
+            dim, window = dims[i], windows[i]
+            downsample = nn.Identity()
+            if i:
+                downsample = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, bias=False, **dd)
+            if not window:
+                convs: list[nn.Module] = [ConvBlock(dim, drop_path=rate, **dd) for rate in rates]
+                stages.append(Stage(downsample, convs))
+                continue
+            blocks: list[nn.Module] = []
+            for j, rate in enumerate(rates):
+                if j < (depths[i] + 1) // 2:
+                    order = order_of_block(scan_order, next(scans))
+                    mixer = WindowScan(dim, window, scan_order=order, **dd)
+                else:
+                    mixer = Attention(dim, heads[i], qkv_bias=True, **dd)
+                blocks.append(
+                    VSSBlock(
+                        dim, mixer, mlp_ratio=4.0, drop_path=rate, layer_scale=layer_scale, **dd
+                    )
+                )
+            stages.append(WindowStage(downsample, blocks, window=window))
+        super().__init__(
+            ConvStem(in_chans, stem_dim, dims[0], **dd),
+            stages,
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.BatchNorm2d(dims[-1], **dd),
+            stage_norms=[LayerNorm2d(dim, eps=1e-5, **dd) for dim in dims] if stage_norm else None,
+            output_fmt="NCHW",
+            **dd,
+        )
+        self.init_weights(needs_reset=False)
+
+    def init_parameters(self) -> None:
+        """All linear layers alike, those of the step sizes, too, as the official code does."""
+        super().init_parameters()
+        for module in self.modules():
+            if isinstance(module, SelectiveScan):
+                nn.init.zeros_(module.dt_bias)
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, give a path's parameters an axis, and join the convolutions of both halves."""
+        return join_branches(split_paths(super().from_official(state_dict), num_paths=1))
+
+
+def _stem(match: re.Match[str]) -> str:
+    layers = {"0": "conv1", "1": "norm1", "3": "conv2", "4": "norm2"}
+    return f"stem.{layers[match[1]]}.{match[2]}"
+
+
+def _next_stage(match: re.Match[str]) -> str:
+    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    return f"stages.{int(match[1]) + 1}.downsample.weight"
+
+
+_BLOCK, _OURS = r"levels\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.blocks.\2."
+RULES = {
+    r"patch_embed\.conv_down\.([0134])\.(.*)": _stem,
+    r"levels\.([01])\.blocks\.(\d+)\.((?:conv|norm)\d\..*)": r"stages.\1.blocks.\2.mixer.\3",
+    _BLOCK + r"gamma_(\d)": _OURS + r"ls\3.gamma",
+    _BLOCK + r"mixer\.(A_log|D)": _OURS + r"mixer.scan.\3",
+    _BLOCK + r"mixer\.dt_proj\.weight": _OURS + "mixer.scan.dt_proj.0.weight",
+    _BLOCK + r"mixer\.dt_proj\.bias": _OURS + "mixer.scan.dt_bias",
+    _BLOCK + r"mixer\.conv\dd_x\.weight": _OURS + "mixer.conv.weight@0",
+    _BLOCK + r"mixer\.conv\dd_z\.weight": _OURS + "mixer.conv.weight@1",
+    _BLOCK + r"(norm\d|mixer\.[a-z_]+|mlp\.fc\d)\.(weight|bias)": _OURS + r"\3.\4",
+    r"levels\.(\d+)\.downsample\.reduction\.0\.weight": _next_stage,
+    r"norm\.(.*)": r"norm.\1",
+    r"head\.(weight|bias)": r"head.fc.\1",
+    r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
+}
+_TOP1 = {
+    "mambavision_t.in1k": 82.3,
+    "mambavision_t2.in1k": 82.7,
+    "mambavision_s.in1k": 83.3,
+    "mambavision_b.in1k": 84.2,
+    "mambavision_b.in21k_ft_in1k": 84.9,
+    "mambavision_l.in1k": 85.0,
+    "mambavision_l.in21k_ft_in1k": 86.1,
+    "mambavision_l2.in1k": 85.3,
+    "mambavision_l2_512.in21k_ft_in1k": 87.3,
+    "mambavision_l3_256.in21k_ft_in1k": 87.3,
+    "mambavision_l3_512.in21k_ft_in1k": 88.1,
+}
+register_family("MambaVision", MambaVision, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
+
+
+def _cfg(name: str, hub: str = "", file: str = "", size: int = 224, **kwargs: Any) -> Any:
+    return {
+        "hf_hub_id": f"nvidia/{hub}" if hub else None,
+        "hf_hub_filename": file or None,
+        "custom_load": "hf" if hub else False,
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (-(-size // 32), -(-size // 32)),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "cc-by-nc-sa-4.0" if hub else None,
+        "origin_url": "https://github.com/NVlabs/MambaVision",
+        "paper_name": "MambaVision: A Hybrid Mamba-Transformer Vision Backbone",
+        "paper_ids": "arXiv:2407.08083",
+        "notes": (
+            "family: MambaVision",
+            f"top-1: {_TOP1.get(name, 'untrained')}",
+            "licence: weights for non-commercial use only; of the official code, too",
+        ),
+        **kwargs,
+    }
+
+
+_SQUASHED = {"crop_pct": 0.93, "crop_mode": "squash"}
+_FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "t.in1k": ("T-1K", "tiny_1k", {}),
+    "t2.in1k": ("T2-1K", "tiny2_1k", {"crop_pct": 0.98}),
+    "s.in1k": ("S-1K", "small_1k", {"crop_pct": 0.93}),
+    "b.in1k": ("B-1K", "base_1k", {}),
+    "b.in21k_ft_in1k": ("B-21K", "base_21k", {}),
+    "l.in1k": ("L-1K", "large_1k", {}),
+    "l.in21k_ft_in1k": ("L-21K", "large_21k", {}),
+    "l2.in1k": ("L2-1K", "large2_1k", {}),
+    "l2_512.in21k_ft_in1k": ("L2-512-21K", "L2_21k_240m_512", {"size": 512, **_SQUASHED}),
+    "l3_256.in21k_ft_in1k": ("L3-256-21K", "L3_21k_740m_256", {"size": 256}),
+    "l3_512.in21k_ft_in1k": ("L3-512-21K", "L3_21k_740m_512", {"size": 512, **_SQUASHED}),
+}
+default_cfgs = generate_default_cfgs(
+    {
+        f"mambavision_{name}": _cfg(
+            f"mambavision_{name}", f"MambaVision-{hub}", f"mambavision_{file}.pth.tar", **kwargs
+        )
+        for name, (hub, file, kwargs) in _FILES.items()
+    }
+    | {"test_mambavision.untrained": _cfg("test_mambavision", size=96)}
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaVision:
+    return build_model(MambaVision, variant, pretrained, **kwargs)
+
+
+def _dims(first: int) -> tuple[int, ...]:
+    return tuple(first * 2**i for i in range(4))
+
+
+_S: dict[str, Any] = {"depths": (3, 3, 7, 5), "dims": _dims(96), "stem_dim": 64}
+_B: dict[str, Any] = {**_S, "depths": (3, 3, 10, 5), "dims": _dims(128), "layer_scale": 1e-5}
+_L: dict[str, Any] = {**_B, "dims": _dims(196), "heads": (0, 0, 16, 32)}
+_L2: dict[str, Any] = {**_L, "depths": (3, 3, 12, 5)}
+_L3: dict[str, Any] = {**_L, "depths": (3, 3, 20, 10), "dims": _dims(256)}
+
+
+@register_model
+def mambavision_t(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-T: 31.8 M parameters."""
+    return _create("mambavision_t", pretrained, **kwargs)
+
+
+@register_model
+def mambavision_t2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-T2, 11 blocks in stage 3: 35.1 M parameters."""
+    return _create("mambavision_t2", pretrained, **{"depths": (1, 3, 11, 4), **kwargs})
+
+
+@register_model
+def mambavision_s(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-S: 50.1 M parameters."""
+    return _create("mambavision_s", pretrained, **{**_S, **kwargs})
+
+
+@register_model
+def mambavision_b(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-B: 97.7 M parameters."""
+    return _create("mambavision_b", pretrained, **{**_B, **kwargs})
+
+
+@register_model
+def mambavision_l(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L: 228.0 M parameters."""
+    return _create("mambavision_l", pretrained, **{**_L, **kwargs})
+
+
+@register_model
+def mambavision_l2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L2, 12 blocks in stage 3: 241.6 M parameters."""
+    return _create("mambavision_l2", pretrained, **{**_L2, **kwargs})
+
+
+@register_model
+def mambavision_l2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L2 with windows for images of 512 pixels: 241.6 M parameters."""
+    args = {**_L2, "windows": (0, 0, 32, 16)}
+    return _create("mambavision_l2_512", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def mambavision_l3_256(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L3 with windows for images of 256 pixels: 739.6 M parameters."""
+    args = {**_L3, "windows": (0, 0, 16, 8)}
+    return _create("mambavision_l3_256", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def mambavision_l3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """MambaVision-L3 with windows for images of 512 pixels: 739.6 M parameters."""
+    args = {**_L3, "windows": (0, 0, 32, 16)}
+    return _create("mambavision_l3_512", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
+    """A very small MambaVision for tests; no weights."""
+    args = {"depths": (1, 1, 3, 2), "dims": (8, 16, 24, 32), "stem_dim": 8}
+    args |= {"windows": (0, 0, 4, 7), "heads": (0, 0, 4, 4)}
+    return _create("test_mambavision", pretrained, **{**args, **kwargs})

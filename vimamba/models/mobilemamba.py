@@ -1,0 +1,490 @@
+"""MobileMamba (He et al. 2024, arXiv:2411.15941): a light three-stage pyramid, strides 16 to 64.
+
+A block's mixer parts the channels in three: a scan along rows and back beside a convolution of the
+map's Haar wavelet, a depthwise convolution, and what stays as it is. The block adds to its input
+what began with that input, so the stream doubles in every block; the weights are trained so.
+
+Official code: https://github.com/lewandofskee/MobileMamba (MIT). Its fallback for machines without
+Triton mixes the images of a batch; here, as on a GPU, it does not.
+Sizes: N batch, H and W image or map, C channels.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ClassifierHead, ConvNormAct, DropPath, LayerScale2d, SqueezeExcite
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import SS2D, drop_path_rates, split_paths, ss2d_rules
+from vimamba.layers.tracing import refuse_plain_onnx
+from vimamba.models._builder import build_model
+from vimamba.models._staged import StagedBackbone, make_stages
+
+__all__ = ["MobileMamba"]
+
+ConvNorm = partial(ConvNormAct, apply_act=False)
+
+
+class LocalBlock(nn.Module):
+    """A depthwise convolution, then an MLP, each added to what it reads."""
+
+    def __init__(self, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.conv = ConvNorm(dim, dim, 3, groups=dim, **dd)
+        self.mlp = nn.Sequential(ConvNormAct(dim, 2 * dim, **dd), ConvNorm(2 * dim, dim, **dd))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        x = x + self.conv(x)
+        return x + self.mlp(x)
+
+
+class Downsample(nn.Module):
+    """Halve the grid in an inverted bottleneck, between two local blocks."""
+
+    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
+        super().__init__()
+        hidden = 4 * dim_in
+        self.before = LocalBlock(dim_in, **dd)
+        self.merge = nn.Sequential(
+            ConvNormAct(dim_in, hidden, **dd),
+            ConvNormAct(hidden, hidden, 3, stride=2, groups=hidden, **dd),
+            SqueezeExcite(hidden, rd_ratio=0.25, **dd),
+            ConvNorm(hidden, dim, **dd),
+        )
+        self.after = LocalBlock(dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+        return self.after(self.merge(self.before(x)))
+
+
+class ConvSS2D(SS2D):
+    """SS2D of one state on maps, whose projections are convolutions with a norm."""
+
+    def __init__(self, dim: int, *, scan_order: str, expand: float, **dd: Any) -> None:
+        super().__init__(
+            dim, scan_order=scan_order, expand=expand, gated=True, conv_bias=True, **dd
+        )
+        inner = self.x_proj.in_features
+        self.in_proj = ConvNorm(dim, 2 * inner, **dd)
+        self.out_proj = ConvNorm(inner, dim, **dd)
+
+    def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W); `paths` as SS2D takes them."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
+        x, gate = self.in_proj(x).chunk(2, dim=1)
+        x = self.act(self.conv(x)).permute(0, 2, 3, 1)
+        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
+        y = self.out_norm(self.mix(x.flatten(1, 2), own))
+        y = y.transpose(1, 2).unflatten(2, (gate.shape[2], gate.shape[3]))
+        return self.out_proj(y * self.act(gate))
+
+    def reset_parameters(self) -> None:
+        """Start the scan's parameters as the official code does, small step sizes uniformly."""
+        super().reset_parameters()
+        for projection in self.scan.dt_proj:
+            nn.init.uniform_(projection.weight, 0.0, 0.1)  # type: ignore[arg-type]
+        nn.init.uniform_(self.scan.dt_bias, 0.0, 0.1)
+
+
+def haar(x: Tensor) -> Tensor:
+    """Wavelet of every four channels, the pixels of a square: the transform and its inverse.
+
+    Args:
+        x: (N, 4 C, H, W): top left, top right, bottom left, bottom right; or what this gives.
+
+    Returns:
+        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals; each of twice the size.
+    """
+    a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
+    top, bottom, top_step, bottom_step = a + b, c + d, a - b, c - d
+    bands = [top + bottom, top - bottom, top_step + bottom_step, top_step - bottom_step]
+    # as the official filters hold it, the square of the float32 next to sqrt(1/2)
+    return 0.4999999701976776 * torch.stack(bands, dim=2).flatten(1, 2)
+
+
+class WaveletScan(nn.Module):
+    """A scan of the map, and a convolution of its Haar wavelet (arXiv:2407.05848, one level)."""
+
+    def __init__(self, dim: int, kernel: int, *, scan_order: str, expand: float, **dd: Any) -> None:
+        super().__init__()
+        self.mixer = ConvSS2D(dim, scan_order=scan_order, expand=expand, **dd)
+        self.scale = LayerScale2d(dim, 1.0, **dd)
+        bands = 4 * dim
+        self.conv = nn.Conv2d(
+            bands, bands, kernel, padding=kernel // 2, groups=bands, bias=False, **dd
+        )
+        self.conv_scale = LayerScale2d(bands, 0.1, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        right, below = -x.shape[3] % 2, -x.shape[2] % 2
+        bands = haar(F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), 2))
+        details = F.pixel_shuffle(haar(self.conv_scale(self.conv(bands))), 2)
+        # not sliced: whether the memory has gaps then would be another program for odd sizes
+        return self.scale(self.mixer(x)) + F.pad(details, (0, -right, 0, -below))
+
+
+class SplitMixer(nn.Module):
+    """A scan on some channels, a depthwise convolution on others, and one projection of all.
+
+    Args:
+        dim: C.
+        kernel: Side of the convolutions.
+        widths: Channels that are scanned and that are convolved.
+        scan_order: Of the scan.
+        expand: Inner channels of the scan over its channels.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        kernel: int,
+        widths: tuple[int, int],
+        *,
+        scan_order: str,
+        expand: float,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        wide, local = widths
+        self.widths = [wide, local, dim - wide - local]
+        scan = {"scan_order": scan_order, "expand": expand}
+        self.wide = WaveletScan(wide, kernel, **scan, **dd)
+        self.local = nn.Sequential(
+            ConvNormAct(local, local, kernel, groups=local, **dd),
+            ConvNorm(local, local, groups=local, **dd),
+        )
+        self.act = nn.ReLU()
+        self.proj = ConvNorm(dim, dim, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        wide, local, rest = x.split(self.widths, dim=1)
+        x = torch.cat([self.wide(wide), self.local(local), rest], dim=1)
+        return self.proj(self.act(x))
+
+
+class MobileBlock(nn.Module):
+    """A mixer between two local blocks; the sum of all and the input is added to the input."""
+
+    def __init__(self, dim: int, mixer: nn.Module, *, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        self.before = LocalBlock(dim, **dd)
+        self.mixer = mixer
+        self.after = LocalBlock(dim, **dd)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        y = self.before(x)
+        y = self.after(y + self.mixer(y))
+        return x + self.drop_path(y)
+
+
+class NormedHead(ClassifierHead):
+    """timm's classifier with a batch norm of the pooled features; of a map there is none."""
+
+    def __init__(self, in_features: int, *args: Any, **dd: Any) -> None:
+        super().__init__(in_features, *args, **dd)
+        self.norm = self._new_norm(dd)
+
+    def _new_norm(self, dd: dict[str, Any]) -> nn.Module:
+        if self.global_pool.is_identity():
+            return nn.Identity()
+        return nn.BatchNorm1d(self.num_features, **dd).train(self.training)
+
+    def reset(
+        self,
+        num_classes: int,
+        pool_type: str | None = None,
+        reset_other: bool = False,
+        in_features: int | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        """Replace the last linear layer, and the norm where it is of other features."""
+        dd: dict[str, Any] = {"device": device, "dtype": dtype}
+        before = self.global_pool.is_identity(), self.num_features
+        super().reset(num_classes, pool_type, reset_other, in_features, **dd)
+        if before != (self.global_pool.is_identity(), self.num_features):
+            self.norm = self._new_norm(dd)
+
+    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(N, C, H, W) to (N, num_classes)."""
+        x = self.drop(self.norm(self.global_pool(x)))
+        if pre_logits:
+            return self.flatten(x)
+        return self.flatten(self.fc(x))
+
+
+def split_widths(dim: int, wide: float, local: float) -> tuple[int, int]:
+    """Channels that are scanned, the nearest multiple of 16, and that are convolved.
+
+    Raises:
+        ValueError: One of them is 0.
+    """
+    scanned = (int(wide * dim) + 8) // 16 * 16
+    convolved = min(int(local * dim), dim - scanned)
+    if scanned < 1 or convolved < 1:
+        raise ValueError(
+            f"dims={dim} are too few for shares of {wide} and {local}, the first in multiples of 16"
+        )
+    return scanned, convolved
+
+
+class MobileMamba(StagedBackbone):
+    """MobileMamba backbone with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage, multiples of 8 in the first.
+        kernels: Side of the convolutions in each stage's mixers.
+        scan_ratios: Share of the channels that each stage scans, in multiples of 16.
+        conv_ratios: Share of the channels that each stage's mixers convolve only.
+        expand: Inner channels of the scan over its channels.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (1, 2, 2),
+        dims: tuple[int, ...] = (144, 272, 368),
+        kernels: tuple[int, ...] = (7, 5, 3),
+        scan_ratios: tuple[float, ...] = (0.8, 0.7, 0.6),
+        conv_ratios: tuple[float, ...] = (0.2, 0.2, 0.3),
+        expand: float = 2.0,
+        scan_order: str | Sequence[str] = "bidirectional",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+
+        def make_block(stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            widths = split_widths(dim, scan_ratios[stage], conv_ratios[stage])
+            scan = {"scan_order": order, "expand": expand}
+            mixer = SplitMixer(dim, kernels[stage], widths, **scan, **dd)
+            return MobileBlock(dim, mixer, drop_path=rate, **dd)
+
+        widths = [in_chans, *(dims[0] // part for part in (8, 4, 2, 1))]
+        stem = [
+            ConvNormAct(widths[i], widths[i + 1], 3, stride=2, apply_act=i < 3, **dd)
+            for i in range(4)
+        ]
+        rates = drop_path_rates(drop_path_rate, depths)
+        super().__init__(
+            nn.Sequential(*stem),
+            make_stages(
+                depths,
+                dims,
+                scan_order,
+                rates,
+                make_block=make_block,
+                make_downsample=partial(Downsample, **dd),
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.Identity(),
+            strides=[16 * 2**i for i in range(len(dims))],
+            output_fmt="NCHW",
+            **dd,
+        )
+        self.head = NormedHead(dims[-1], num_classes, global_pool, drop_rate, **dd)
+        self.init_weights(needs_reset=False)
+
+    def init_parameters(self) -> None:
+        """Blocks that add nothing at the start but their input."""
+        super().init_parameters()
+        for module in self.modules():
+            if isinstance(module, LocalBlock):
+                nn.init.zeros_(module.mlp[1].bn.weight)  # type: ignore[arg-type]
+            if isinstance(module, MobileBlock):
+                for conv in (module.before.conv, module.mixer.proj, module.after.conv):
+                    nn.init.zeros_(conv.bn.weight)  # type: ignore[arg-type]
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, give each path's parameters an axis or a layer, and scales one dimension."""
+        state = split_paths(super().from_official(state_dict), num_paths=2)
+        ours: StateDict = {}
+        for key, value in state.items():
+            name = re.sub(r"^blocks(\d)\.(\d+)", _place, key)
+            name = re.sub(r"\.c\.weight$", ".conv.weight", name)
+            ours[name] = value.flatten() if name.endswith(".gamma") else value
+        return ours
+
+
+_BLOCK = r"(blocks\d+\.\d+)\."
+_MIXER, _OURS = _BLOCK + r"mixer\.m\.attn\.", r"\1.mixer."
+
+
+def _stem(match: re.Match[str]) -> str:
+    return f"stem.{int(match[1]) // 2}.{match[2]}"
+
+
+def _local(match: re.Match[str]) -> str:
+    """Convolution and MLP, of a block numbered by its halves, or in a sequence."""
+    block, kind, number, layer, leaf = match.groups()
+    half = ("before.", "after.")[int(number)] if kind else ""
+    is_conv = kind == "dw" or (not kind and number == "0")
+    return f"{block}.{half}" + (f"conv.{leaf}" if is_conv else f"mlp.{int(layer) - 1}.{leaf}")
+
+
+def _merge(match: re.Match[str]) -> str:
+    layers = {"conv1": 0, "conv2": 1, "se": 2, "conv3": 3}
+    return f"{match[1]}.{layers[match[2]]}.{match[3]}"
+
+
+def _place(match: re.Match[str]) -> str:
+    """The official stages after the first start with three parts that halve the grid."""
+    stage, number = int(match[1]) - 1, int(match[2])
+    if stage and number < 3:
+        return f"stages.{stage}.downsample.{('before', 'merge', 'after')[number]}"
+    return f"stages.{stage}.blocks.{number - (3 if stage else 0)}"
+
+
+RULES = {
+    r"patch_embed\.(\d)\.(.*)": _stem,
+    _BLOCK + r"(?:(dw|ffn))?([01])\.m\.(?:pw(\d)\.)?(.*)": _local,
+    _BLOCK + r"(conv\d|se)\.(.*)": _merge,
+    **ss2d_rules(_MIXER + r"global_op\.global_atten\.", _OURS + "wide.mixer."),
+    _MIXER + r"global_op\.base_scale\.weight": _OURS + "wide.scale.gamma",
+    _MIXER + r"global_op\.wavelet_convs\.\d\.(.*)": _OURS + r"wide.conv.\2",
+    _MIXER + r"global_op\.wavelet_scale\.\d\.weight": _OURS + "wide.conv_scale.gamma",
+    _MIXER + r"global_op\.i?wt_filter": None,
+    _MIXER + r"local_op\.dwconv3x3\.(.*)": _OURS + r"local.0.conv.\2",
+    _MIXER + r"local_op\.bn1\.(.*)": _OURS + r"local.0.bn.\2",
+    _MIXER + r"local_op\.dwconv1x1\.(.*)": _OURS + r"local.1.conv.\2",
+    _MIXER + r"local_op\.bn2\.(.*)": _OURS + r"local.1.bn.\2",
+    _MIXER + r"proj\.\d\.(.*)": _OURS + r"proj.\2",
+    r"head\.bn\.(.*)": r"head.norm.\1",
+    r"head\.l\.(.*)": r"head.fc.\1",
+}
+# after 300 epochs, and after 1000 with a teacher
+_TOP1 = {
+    "mobilemamba_t2.e300_in1k": 71.5,
+    "mobilemamba_t2.e1000_dist_in1k": 76.9,
+    "mobilemamba_t4.e300_in1k": 76.1,
+    "mobilemamba_t4.e1000_dist_in1k": 78.9,
+    "mobilemamba_s6.e300_in1k": 78.0,
+    "mobilemamba_s6.e1000_dist_in1k": 80.7,
+    "mobilemamba_b1.e300_in1k": 79.9,
+    "mobilemamba_b1.e1000_dist_in1k": 82.2,
+    "mobilemamba_b2.e300_in1k": 81.6,
+    "mobilemamba_b2.e1000_dist_in1k": 83.3,
+    "mobilemamba_b4.e300_in1k": 82.5,
+    "mobilemamba_b4.e1000_dist_in1k": 83.6,
+}
+register_family("MobileMamba", MobileMamba, RULES, top1=_TOP1)
+
+
+def _cfg(name: str, size: int, drive: str = "") -> Any:
+    place = f"https://drive.google.com/file/d/{drive}" if drive else "none"
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, size, size),
+        "pool_size": (-(-size // 64), -(-size // 64)),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "stem.0.conv",
+        "classifier": "head.fc",
+        "license": "mit" if drive else None,
+        "origin_url": "https://github.com/lewandofskee/MobileMamba",
+        "paper_name": "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network",
+        "paper_ids": "arXiv:2411.15941",
+        "notes": (
+            "family: MobileMamba",
+            f"top-1: {_TOP1.get(name, 'untrained')}",
+            f"weights: {place}",
+        ),
+    }
+
+
+# size of the images, and the files of 300 and of 1000 epochs
+_FILES = {
+    "t2": (192, "1LXh5wjVEUu5Kj1foclC9zmlKsy7JpMQ-", "14UUeEeN62a1jo5qit-m0yChQnNU8JWQG"),
+    "t4": (192, "17-5Q93_cEhBYMDzWTq4sDcc4_c_ezwpd", "12e1RKJEYDWVjOZuQLycjOUkA5PqCUnwu"),
+    "s6": (224, "13en_zNB2wuHmnHKZMUQDe4KizlaTCHbP", "1ujVeWpoICjioRF0aB7PD1fadM4PGFRfl"),
+    "b1": (256, "1ODO1XM2luMfczbDLJxHrEl-ie7yUscAC", "15rBhYky_f7jNSknXujuwQESaIkiTBAR1"),
+    "b2": (384, "1tJJZqeP09D_IAKKFuQtJQOYm4eNGjr1r", "1KuleL6Fi84zkjIhkRFbR4lqGa2iu6bOp"),
+    "b4": (512, "1MiGLHSldK2JpbQEe-7VlmFsaCdugDnYR", "1KevdesGm8Pb4fEbgZ5JY4FMy9IQgYbiZ"),
+}
+default_cfgs = generate_default_cfgs(
+    {
+        f"mobilemamba_{name}.{tag}": _cfg(f"mobilemamba_{name}.{tag}", size, file)
+        for name, (size, *files) in _FILES.items()
+        for tag, file in zip(("e300_in1k", "e1000_dist_in1k"), files, strict=True)
+    }
+    | {"test_mobilemamba.untrained": _cfg("test_mobilemamba", 96)}
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MobileMamba:
+    return build_model(MobileMamba, variant, pretrained, features=(0, 1, 2), **kwargs)
+
+
+_B: dict[str, Any] = {"depths": (2, 3, 2), "dims": (200, 376, 448)}
+
+
+@register_model
+def mobilemamba_t2(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-T2, for images of 192 pixels: 8.8 M parameters."""
+    return _create("mobilemamba_t2", pretrained, **kwargs)
+
+
+@register_model
+def mobilemamba_t4(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-T4, for images of 192 pixels: 14.1 M parameters."""
+    return _create("mobilemamba_t4", pretrained, **{"dims": (176, 368, 448), **kwargs})
+
+
+@register_model
+def mobilemamba_s6(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-S6: 15.0 M parameters."""
+    return _create("mobilemamba_s6", pretrained, **{"dims": (192, 384, 448), **kwargs})
+
+
+@register_model
+def mobilemamba_b1(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-B1, for images of 256 pixels: 17.1 M parameters."""
+    return _create("mobilemamba_b1", pretrained, **{**_B, **kwargs})
+
+
+@register_model
+def mobilemamba_b2(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-B1 with weights for images of 384 pixels: 17.1 M parameters."""
+    return _create("mobilemamba_b2", pretrained, **{**_B, **kwargs})
+
+
+@register_model
+def mobilemamba_b4(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """MobileMamba-B1 with weights for images of 512 pixels: 17.1 M parameters."""
+    return _create("mobilemamba_b4", pretrained, **{**_B, **kwargs})
+
+
+@register_model
+def test_mobilemamba(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
+    """A very small MobileMamba for tests; no weights."""
+    args = {"depths": (1, 2, 1), "dims": (24, 28, 40), "expand": 1.0}
+    return _create("test_mobilemamba", pretrained, **{**args, **kwargs})

@@ -13,6 +13,9 @@ from vimamba.scan_orders import registry
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
+    "test_mlla": {"depths": (1, 1), "dims": (16, 24)},
+    "test_spatialmamba": {"depths": (1, 1), "dims": (16, 24)},
+    "test_msvmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vim": {
         "depth": 2,
         "dynamic_img_size": True,

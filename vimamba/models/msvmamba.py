@@ -448,5 +448,5 @@ def test_msvmamba(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
 @register_model
 def test_msvmambav3(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """A very small MSVMamba of version 3 for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (24, 32, 40, 48), **_V3, "mlp_ratio": 2.0}
+    args = {"depths": (1, 1, 2, 1), "dims": (32, 36, 40, 48), **_V3, "mlp_ratio": 2.0}
     return _create("test_msvmambav3", pretrained, **{**args, **kwargs})

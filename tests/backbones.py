@@ -31,15 +31,25 @@ def any_size(name: str) -> dict[str, Any]:
     return {"dynamic_img_size": True} if fixed else {}
 
 
+def reductions(name: str, **kwargs: Any) -> list[int]:
+    """Strides of a model's maps."""
+    model = timm.create_model(name, features_only=True, device="meta", **kwargs)
+    return model.feature_info.reduction()
+
+
 def is_plain(name: str) -> bool:
     """Whether all maps of a model have one stride."""
-    model = timm.create_model(name, features_only=True, device="meta")
-    return len(set(model.feature_info.reduction())) == 1
+    return len(set(reductions(name))) == 1
 
 
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
     return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+
+
+def pyramids() -> list[str]:
+    """Models with maps of strides 4, 8, 16 and 32, which tools for dense tasks ask for."""
+    return [name for name in TEST_MODELS if reductions(name, **pyramid(name)) == [4, 8, 16, 32]]
 
 
 def stirred(model: nn.Module) -> nn.Module:

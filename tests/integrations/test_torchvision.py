@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tests.backbones import TEST_MODELS, any_size, pyramid
+from tests.backbones import any_size, pyramid, pyramids
 from vimamba.integrations.torchvision import FPNBackbone
 
 # sizes differ within a batch and are no multiple of anything
@@ -29,7 +29,7 @@ def train(net, train_once):
 
 @pytest.mark.parametrize(
     ("name", "detector"),
-    [(name, FasterRCNN) for name in TEST_MODELS]
+    [(name, FasterRCNN) for name in pyramids()]
     + [("test_vmamba", MaskRCNN), ("test_vmamba", RetinaNet)],
 )
 def test_a_detector_trains_on(name, detector, train_once):

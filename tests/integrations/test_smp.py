@@ -46,6 +46,7 @@ def test_a_network_is_saved_and_read_again(tmp_path):
     ("make", "error"),
     [
         (lambda: smp.Unet("tu-test_vim", encoder_weights=None), ValueError),
+        (lambda: smp.Unet("tu-test_mobilemamba", encoder_weights=None), ValueError),
         (lambda: smp.DeepLabV3Plus("tu-test_vmamba", encoder_weights=None), TypeError),
     ],
 )

@@ -5,7 +5,7 @@ import torch
 from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from tests.backbones import TEST_MODELS, any_size, kinds_first, pyramid
+from tests.backbones import MULTISCALE, any_size, kinds_first, pyramid
 from vimamba.integrations.torchvision import FPNBackbone
 
 # sizes differ within a batch and are no multiple of anything
@@ -27,7 +27,7 @@ def train(net, train_once):
     assert [set(f) >= {"boxes", "labels", "scores"} for f in found] == [True, True]
 
 
-@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
+@pytest.mark.parametrize("name", kinds_first(MULTISCALE))
 def test_a_detector_trains_on(name, train_once):
     torch.manual_seed(0)
     backbone = FPNBackbone(name, 32, **pyramid(name))

@@ -303,7 +303,11 @@ def test_identify_lists_all_that_names_and_shapes_cannot_tell_apart(tmp_path):
     torch.save(made.state_dict(), tmp_path / "x.pth")
     found = vimamba.identify(tmp_path / "x.pth")
     names = [found.variant, *(other.variant for other in found.others)]
-    assert names == ["vim_tiny_patch16_224", "vim_tiny_rope_patch16_224"]
+    assert names == [
+        "vim_tiny_patch16_224",
+        "vim_tiny_rope_patch16_224",
+        "videomamba_tiny_patch16_224",
+    ]
 
 
 def test_the_name_of_the_published_file_decides_between_equal_shapes(tmp_path):

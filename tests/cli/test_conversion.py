@@ -12,12 +12,15 @@ from transformers import AutoModelForImageClassification
 from tests.parity.official import filled_state
 from vimamba.cli import main
 
+# no other model has its names and shapes
+OFFICIAL, MODEL = "vim_tiny_plus_patch16_stride8_224", "vim_tiny_patch16_stride8_224"
+
 
 @pytest.fixture
 def start_folder(tmp_path, monkeypatch):
     """A folder with an official file, and with one of ours that may be either of two models."""
     monkeypatch.chdir(tmp_path)
-    torch.save({"model": filled_state("vim_tiny_patch16_224")}, "official.pth")
+    torch.save({"model": filled_state(OFFICIAL)}, "official.pth")
     tuned = timm.create_model("vim_tiny_patch16_224", num_classes=4)
     torch.save({"state_dict": {f"model.{k}": v for k, v in tuned.state_dict().items()}}, "own.ckpt")
     return tmp_path
@@ -26,7 +29,7 @@ def start_folder(tmp_path, monkeypatch):
 def create(file, **kwargs):
     overlay = {"file": file}
     return timm.create_model(
-        "vim_tiny_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, **kwargs
+        MODEL, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs
     ).eval()
 
 
@@ -45,7 +48,7 @@ def test_a_file_and_a_folder_hold_the_same_model(start_folder, capsys):
         assert_close(dict(found.state_dict()), dict(expected), rtol=0, atol=0)
     assert "license: apache-2.0" in (start_folder / "folder" / "README.md").read_text()
     with safe_open("deep/model.safetensors", "pt") as file:
-        assert file.metadata()["architecture"] == "vim_tiny_patch16_224"
+        assert file.metadata()["architecture"] == MODEL
     assert [path.name for path in (start_folder / "deep").iterdir()] == ["model.safetensors"]
     files = start_folder / "own.ckpt", start_folder / "deep" / "model.safetensors"
     assert len({stat.S_IMODE(file.stat().st_mode) for file in files}) == 1
@@ -60,12 +63,12 @@ def test_where_two_models_have_the_same_shapes_one_must_be_named(start_folder, c
     assert '"vim_tiny_rope_patch16_224", pretrained=True, num_classes=4' in capsys.readouterr().out
     assert main(["identify", "own.ckpt"]) == 0
     out = capsys.readouterr().out
-    assert "names and shapes are those of 2 models" in out
+    assert "names and shapes are those of 3 models" in out
     assert "class token in the middle" in out
 
 
 def test_weights_that_are_not_finite_are_not_written(start_folder, capsys):
-    state = filled_state("vim_tiny_patch16_224")
+    state = filled_state(OFFICIAL)
     state["head.bias"][3] = float("nan")
     torch.save({"model": state}, "nan.pth")
     for out in ("nan.safetensors", "nan"):
@@ -83,7 +86,7 @@ def test_weights_that_are_not_finite_are_not_written(start_folder, capsys):
         (["same.safetensors", "--out", "same.safetensors"], "is the file that is converted"),
         (
             ["official.pth", "--out", "x.safetensors", "--model", "vmamba_tiny_v0"],
-            "--model vmamba_tiny_v0 does not fit the file, which is vim_tiny_patch16_224",
+            f"--model vmamba_tiny_v0 does not fit the file, which is {MODEL}",
         ),
     ],
 )

@@ -228,7 +228,7 @@ class _Reading:
             return True
         stem, head = self.renamed.get(_stem(name)), self.renamed.get(_head(name))
         return (
-            facts.depth == depth
+            depth in (0, facts.depth)  # 0: rules alone do not give a family's blocks their names
             and (stem is None or facts.width in (None, stem.shape[0]))
             and (head is None or facts.features in (None, head.shape[-1]))
         )

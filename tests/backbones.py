@@ -1,6 +1,8 @@
 """The small models that stand for their families in tests of every kind."""
 
+import inspect
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -8,13 +10,15 @@ import timm
 import torch
 from torch import nn
 
-import vimamba  # noqa: F401  registers them
+from vimamba.layers import SS2D, SSD2D, MambaMixer
+from vimamba.models._plain import PlainBackbone
 
 TEST_MODELS = [
     name
     for name in timm.list_models("test_*")
     if timm.model_entrypoint(name).__module__.startswith("vimamba.")
 ]
+
 
 # a model of tokens and one of stages
 KINDS = ["test_vim", "test_vmamba"]
@@ -31,25 +35,37 @@ def any_size(name: str) -> dict[str, Any]:
     return {"dynamic_img_size": True} if fixed else {}
 
 
-def reductions(name: str, **kwargs: Any) -> list[int]:
-    """Strides of a model's maps."""
-    model = timm.create_model(name, features_only=True, device="meta", **kwargs)
-    return model.feature_info.reduction()
+@cache
+def outline(name: str) -> nn.Module:
+    """A model without memory for its weights."""
+    return timm.create_model(name, device="meta")
 
 
 def is_plain(name: str) -> bool:
-    """Whether all maps of a model have one stride."""
-    return len(set(reductions(name))) == 1
+    """Whether a model is one of tokens."""
+    return isinstance(outline(name), PlainBackbone)
+
+
+def strides(name: str) -> list[int]:
+    """Strides of all maps of a model."""
+    return [info["reduction"] for info in outline(name).feature_info]
+
+
+def has_argument(name: str, argument: str) -> bool:
+    """Whether the models of a family take an argument that not all do."""
+    return argument in inspect.signature(type(outline(name)).__init__).parameters
 
 
 def pyramid(name: str) -> dict[str, Any]:
     """Arguments that give a model any image size and maps of strides 4, 8, 16 and 32."""
-    return {**any_size(name), **({"pyramid": (0, 1, 2, 3)} if is_plain(name) else {})}
+    return {
+        **any_size(name),
+        **({"pyramid": (0, 1, 2, 3)} if has_argument(name, "pyramid") else {}),
+    }
 
 
-def pyramids() -> list[str]:
-    """Models with maps of strides 4, 8, 16 and 32, which tools for dense tasks ask for."""
-    return [name for name in TEST_MODELS if reductions(name, **pyramid(name)) == [4, 8, 16, 32]]
+# those that can give maps of four strides
+MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or has_argument(n, "pyramid")]
 
 
 def stirred(model: nn.Module) -> nn.Module:
@@ -58,3 +74,13 @@ def stirred(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
     return model
+
+
+def takes_scan_order(name: str) -> bool:
+    """Whether the scans of a model can follow another order."""
+    return has_argument(name, "scan_order")
+
+
+def mixers(model: nn.Module) -> list[nn.Module]:
+    """The mixers that families share."""
+    return [m for m in model.modules() if isinstance(m, SS2D | SSD2D | MambaMixer)]

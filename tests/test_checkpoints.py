@@ -11,6 +11,8 @@ import vimamba
 from tests.parity.official import filled_state, shapes_only
 from vimamba.checkpoints import (
     CheckpointError,
+    find_identity,
+    identity,
     known_names,
     read_checkpoint,
     rename_keys,
@@ -32,9 +34,9 @@ def official_file(tmp_path):
     return save
 
 
-def test_identify_tells_generation_accuracy_and_the_dense_layout(official_file):
+def test_identify_tells_notes_accuracy_and_the_dense_layout(official_file):
     found = vimamba.identify(official_file("vmamba_tiny_v0_backbone"))
-    assert "first generation" in found.generation
+    assert "first generation" in found.notes
     assert "82.2" in found.accuracy
     assert found.license == "mit"
     assert "stage_norm=True" in found.create_line
@@ -195,14 +197,6 @@ def test_an_unknown_model_is_said_to_be_unknown(tmp_path):
         vimamba.identify(tmp_path / "vit.pth")
 
 
-def test_the_file_of_a_whole_network_is_sent_to_what_loads_it(tmp_path):
-    net = vimamba.create_segmenter("vm_unet", num_classes=1, dims=(8, 16, 24, 32))
-    torch.save(net.state_dict(), tmp_path / "net.pth")
-    with pytest.raises(CheckpointError, match=r"create_segmenter\(.*\.load_pretrained\(FILE\)"):
-        vimamba.identify(tmp_path / "net.pth")
-    net.load_pretrained(tmp_path / "net.pth")
-
-
 def test_two_keys_never_get_one_name():
     with pytest.raises(CheckpointError, match="both renamed to 'c'"):
         rename_keys({"a": torch.zeros(1), "b": torch.zeros(1)}, {"a|b": "c"})
@@ -231,6 +225,16 @@ BESIDE = {
     "names of one's own": lambda s, other: {
         "weights": {**prefixed("teacher_net.body.", s), "projector.weight": torch.ones(2)}
     },
+    "mmengine's average in buffers": lambda s, other: {
+        "state_dict": {
+            **prefixed("backbone.", s),
+            **{f"ema_backbone_{key.replace('.', '_')}": value for key, value in other.items()},
+        }
+    },
+    "DeepSpeed": lambda s, other: {
+        "module": prefixed("_forward_module.net.", s),
+        "buffer_names": [], "optimizer": None, "ds_config": {"zero_optimization": {"stage": 2}},
+    },
     "a network of nnU-Net's": lambda s, other: {
         "network_weights": prefixed("_orig_mod.network.", s), "trainer_name": "x"
     },
@@ -254,6 +258,14 @@ def test_what_was_left_out_and_which_copy_was_taken_is_said(caplog):
     assert "Left out, as it is nothing of the model: 1 part: loss" in caplog.text
 
 
+def test_the_average_is_taken_where_the_published_accuracy_is_its_own(tmp_path):
+    state = {k: torch.zeros_like(v) for k, v in timm.create_model("test_vssd").state_dict().items()}
+    average = {k: v + 1 for k, v in state.items()}
+    torch.save({"model": state, "model_ema": average}, tmp_path / "official.pth")
+    model = create("test_vssd", tmp_path / "official.pth")
+    assert all((p == 1).all() for p in model.parameters())
+
+
 def test_a_copy_that_lacks_a_weight_is_not_taken():
     state = small_state()
     known = known_names(timm.create_model("test_vmamba", num_classes=5), {})
@@ -275,6 +287,62 @@ def test_identify_says_how_many_channels_and_classes(in_chans, classes, tmp_path
     )  # fmt: skip
     assert f"in_chans={in_chans}" in found.create_line
     assert ("num_classes" in found.create_line) == (classes != 1000)
+
+
+def test_identify_tells_a_backbone_without_classifier(tmp_path, caplog):
+    made = timm.create_model("vmamba_tiny_v0", num_classes=0)
+    torch.save(made.state_dict(), tmp_path / "x.pth")
+    found = vimamba.identify(tmp_path / "x.pth")
+    assert (found.variant, found.num_classes) == ("vmamba_tiny_v0", 0)
+    assert "num_classes=0" in found.create_line
+    assert caplog.text == "", "models that were only tried say nothing"
+
+
+def test_identify_lists_all_that_names_and_shapes_cannot_tell_apart(tmp_path):
+    made = timm.create_model("vim_tiny_patch16_224")
+    torch.save(made.state_dict(), tmp_path / "x.pth")
+    found = vimamba.identify(tmp_path / "x.pth")
+    names = [found.variant, *(other.variant for other in found.others)]
+    assert names == ["vim_tiny_patch16_224", "vim_tiny_rope_patch16_224"]
+
+
+def test_the_name_of_the_published_file_decides_between_equal_shapes(tmp_path):
+    state = timm.create_model("vim_tiny_patch16_224").state_dict()
+    torch.save(state, tmp_path / "vim_t_midclstok_76p1acc.pth")
+    found = vimamba.identify(tmp_path / "vim_t_midclstok_76p1acc.pth")
+    assert (found.variant, found.others) == ("vim_tiny_patch16_224", ())
+
+
+def spoil(state, how):
+    if how == "an unknown key":
+        state["layers.2.blocks.1.ls_1"] = torch.zeros(96)
+    elif how == "a block less":
+        state = {key: value for key, value in state.items() if ".2.blocks.8." not in key}
+    elif how == "another width":
+        state["patch_embed.proj.weight"] = torch.zeros(80, 3, 4, 4)
+    return state
+
+
+@pytest.mark.parametrize("how", ["an unknown key", "a block less", "another width"])
+def test_identify_makes_no_model_that_cannot_be_the_one(how, monkeypatch):
+    made = []
+    outline = identity._outline
+
+    def spy(entrypoint, name, *args):
+        made.append(name)
+        return outline(entrypoint, name, *args)
+
+    monkeypatch.setattr(identity, "_outline", spy)
+    assert find_identity({"model": spoil(shapes_only("vmamba_tiny_v0"), how)}) is None
+    assert [name for name in made if name.startswith("vmamba")] == []
+
+
+def test_parts_that_do_not_go_together_are_no_traceback(tmp_path):
+    state = shapes_only("vmamba_tiny_v0")
+    state["layers.0.blocks.0.self_attention.A_logs"] = torch.zeros(2, 2)
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="it fits no model that vimamba knows"):
+        create("vmamba_tiny_v0", tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -13,18 +13,27 @@ from vimamba.scan_orders import registry
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
+    "test_mlla": {"depths": (1, 1), "dims": (16, 24)},
+    "test_spatialmamba": {"depths": (1, 1), "dims": (16, 24)},
+    "test_msvmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vim": {
         "depth": 2,
         "dynamic_img_size": True,
         "scan_order": ["bidirectional", "raster + local(window=3)"],
     },
+    "test_adventurer": {"depth": 1, "dynamic_img_size": True},
+    "test_mamband": {"depth": 2, "merge_after": 0, "dynamic_img_size": True},
+    "test_mambar": {"depth": 1, "dynamic_img_size": True},
+    "test_plainmamba": {"depth": 2},
+    "test_videomamba": {"depth": 1, "dynamic_img_size": True},
+    "test_vimf": {"depth": 2, "fourier_blocks": 1},
 }
 SHAPES = [(2, 80, 112), (3, 96, 96), (5, 75, 101)]
 
 
-def build(name):
+def build(name, **kwargs):
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=5, **MODELS[name])
+    return timm.create_model(name, num_classes=5, **{**MODELS[name], **kwargs})
 
 
 def results(function, model, image):
@@ -62,9 +71,10 @@ def test_gradient_checkpointing_stays_in_the_program(name):
     assert_same(results(compiled, model, image), expected)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", kinds_first(MODELS))
 def test_a_model_of_fixed_size_compiles_as_well(name):
-    model = timm.create_model(name, num_classes=5, img_size=64) if "vim" in name else build(name)
+    fixed = {"dynamic_img_size": False, "img_size": 64}
+    model = build(name, **(fixed if "dynamic_img_size" in MODELS[name] else {}))
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     image = torch.randn(2, 3, 64, 64)
     assert_same(compiled(image), model(image))

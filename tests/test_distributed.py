@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.nn.parallel import replicate
 
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 from tests.distributed_worker import Job, train, write_jobs
 from vimamba.cli import main
 from vimamba.data.dataset import EpochSampler, ShardedBatches
@@ -269,7 +269,7 @@ def replicas_of(model, others, monkeypatch):
     return replicate(model, list(range(len(others))))
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_replicas_compute_with_their_own_weights(name, monkeypatch):
     model, *others = (timm.create_model(name, num_classes=3).eval() for _ in range(3))
     image = torch.randn(2, *model.pretrained_cfg["input_size"])

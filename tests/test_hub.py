@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 import vimamba
 import vimamba.hub
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 from tests.closeness import assert_same
 from vimamba.errors import WriteError
 
@@ -21,7 +21,7 @@ def read(folder):
     return json.loads((folder / "config.json").read_text())
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_a_folder_gives_timm_the_same_model(name, tmp_path):
     model = timm.create_model(name, num_classes=3, in_chans=4, scan_order="spiral").eval()
     folder = vimamba.save_pretrained(model, tmp_path / "model", label_names=["a", "b", "c"])

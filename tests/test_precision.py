@@ -7,15 +7,15 @@ import torch.nn.functional as F
 from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
+from tests.backbones import KINDS, TEST_MODELS, kinds_first
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
-from vimamba.tasks.classification.task import Classification, Objective
+from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.task import Segmentation
 from vimamba.tasks.task import Optimisation
 
-NAMES = [n for n in timm.list_models("test_*") if "vimamba" in timm.model_entrypoint(n).__module__]
 DTYPES = [torch.bfloat16, torch.float16]
 
 
@@ -45,7 +45,7 @@ def results(model, image, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_outputs_and_gradients_follow_float32(name, dtype):
     model = build(name, 224).eval()
     image = torch.randn(1, 3, 224, 224)
@@ -91,7 +91,7 @@ def test_training_fits_without_a_nan(name, dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", TEST_MODELS)
 def test_a_long_training_stays_finite(name, dtype):
     _, last = train(name, dtype, 1000)
     assert last < 0.05
@@ -117,7 +117,11 @@ def fit(task, images, targets, precision):
 
 TRUE_HALVES = pytest.mark.parametrize("precision", ["bf16-true", "16-true"])
 FIRST_GENERATION = {**GATED_SS2D, "mlp_ratio": 0.0, "overlapping": False}
-CLASSIFIERS = [*((name, {}) for name in NAMES), ("test_vmamba", FIRST_GENERATION)]
+CLASSIFIERS = [(name, {}) for name in TEST_MODELS] + [("test_vmamba", FIRST_GENERATION)]
+CLASSIFIERS = [
+    pytest.param(*c, marks=[] if c[0] in KINDS and not c[1] else pytest.mark.slow)
+    for c in CLASSIFIERS
+]
 
 
 @TRUE_HALVES

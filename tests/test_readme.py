@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.documents import ROOT, SETUP, find_commands, find_snippets, read, shortened
 from tests.parity.official import filled_state
-from tools.readme_table import with_table
+from tools.model_table import summary_text, with_tables
 from vimamba.cli import main
 from vimamba.scan_orders import registry
 
@@ -44,12 +44,18 @@ def start_folder(tmp_path_factory, official_file):
     return folder
 
 
+def made_small(command):
+    argv = shortened(command)
+    small = ["--model.model_kwargs", "{depth: 2, embed_dim: 48}", "--workers", "0"]
+    return argv + (small if argv[0] == "fit" else [])
+
+
 def test_the_commands_of_the_readme_run(start_folder, monkeypatch, capsys):
     monkeypatch.chdir(start_folder)
     commands = [c for c in COMMANDS if not c.startswith(SETUP)]
     assert len(commands) >= 5
     for command in commands:
-        assert main(shortened(command)) == 0, command
+        assert main(made_small(command)) == 0, command
     assert "vmamba_tiny_s1l8" in capsys.readouterr().out
     assert (start_folder / "hilbert.png").stat().st_size > 10_000
     assert len((start_folder / "predictions.csv").read_text().splitlines()) == 21
@@ -77,7 +83,7 @@ def test_a_snippet_of_the_readme_runs(snippet, start_folder, monkeypatch, offlin
     export = start_folder / "runs" / "photos" / "export" / "model.safetensors"
     if "runs/photos" in snippet and not export.exists():  # in a process that ran no command yet
         fit = next(c for c in COMMANDS if c.startswith("vimamba fit --data photos"))
-        assert main(shortened(fit)) == 0
+        assert main(made_small(fit)) == 0
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})
     if "pretrained=True).eval()" in snippet:
         assert offline_weights == [
@@ -85,8 +91,8 @@ def test_a_snippet_of_the_readme_runs(snippet, start_folder, monkeypatch, offlin
         ]
 
 
-def test_the_model_table_is_what_the_registry_says():
-    assert with_table(README) == README
+def test_the_table_of_families_is_what_the_registry_says():
+    assert with_tables(README, summary_text()) == README
 
 
 def test_the_readme_links_to_files_that_exist():

@@ -17,10 +17,15 @@ from tests.documents import (
 from vimamba.cli import main
 
 PAGES = ("docs/segmentation.md", "docs/medical.md")
-# the networks as small as they come, and whatever was in the command after that
+# the networks as small as they come
+KWARGS = "--model.model_kwargs"
 SMALL = {
-    "vm_unet": "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}",
-    "vmamba_tiny_s1l8": "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}",
+    "vm_unet": [KWARGS, "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"],
+    "vmamba_tiny_s1l8": [
+        *(KWARGS, "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}"),
+        *("--model.head", "unet"),  # that of the page has widths of its own
+    ],
+    "resnet18": [KWARGS, "{layers: [1, 1, 1, 1], channels: [8, 16, 24, 32]}"],
 }
 
 
@@ -63,7 +68,7 @@ def made_small(command):
         return argv
     model = argv[argv.index("--model") + 1]
     argv += ["--img-size", "32", "--workers", "0"]
-    return argv + (["--model.model_kwargs", SMALL[model]] if model in SMALL else [])
+    return argv + SMALL[model]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -25,6 +25,11 @@ MODELS = {
 }
 NAMES = [*MODELS, *NETWORKS, "vim_fpn"]
 EVERYTHING = pytest.mark.parametrize("name", NAMES)
+# each operator, and a network
+TRACED = {"vim_rotary", "vmamba_m2", "vm_unet", "umamba_bot_2d"}
+TRACED_FIRST = pytest.mark.parametrize(
+    "name", [n if n in TRACED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 SIZE = {"vim_rotary": (64, 32)}
 
 
@@ -56,7 +61,7 @@ def test_the_default_dtype_changes_no_number(name):
     assert torch.equal(found, expected)
 
 
-@EVERYTHING
+@TRACED_FIRST
 def test_fake_tensors_get_shapes_and_flops_in_both_directions(name):
     with FakeTensorMode(), FlopCounterMode(display=False) as counter:
         net = build(name)

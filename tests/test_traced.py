@@ -15,9 +15,28 @@ MODELS = {
     "vmamba_m2": ("test_vmamba_m2", {}),
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
-    "damamba": ("test_damamba", {}),
+    "adventurer": ("test_adventurer", {"dynamic_img_size": True, "depth": 3}),
+    "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
+    "efficientvmamba": ("test_efficientvmamba", {}),
+    "groupmamba": ("test_groupmamba", {}),
+    "localvmamba_dense": ("test_localvmamba", {"stage_norm": True, **FEATURES}),
+    "localvim": ("test_localvim", {"dynamic_img_size": True}),
+    "mambar": ("test_mambar", {"dynamic_img_size": True, "depth": 2}),
+    "plainmamba": ("test_plainmamba", {"depth": 2}),
+    "plainmamba_features": (
+        "test_plainmamba",
+        {"stage_norm": True, "scan_order": ["raster + windows(size=3)", "serpentine"], **FEATURES},
+    ),
+    "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
+    "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "mambavision": ("test_mambavision", {}),
     "mobilemamba": ("test_mobilemamba", {}),
+    "vssd": ("test_vssd", {}),
+    "mlla": ("test_mlla", {}),
+    "spatialmamba": ("test_spatialmamba", {}),
+    "msvmamba": ("test_msvmamba", {}),
+    "msvmambav3": ("test_msvmambav3", {}),
+    "damamba": ("test_damamba", {}),
     "tinyvim": ("test_tinyvim", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (
@@ -50,6 +69,15 @@ SIZES = [(2, 3, 64, 96), (1, 3, 75, 101), (3, 3, 48, 32)]
 EXAMPLE = (1, 3, 64, 64)
 
 
+# of every kind of model, by default; timm's own tests script the others, too
+QUICK = ("vmamba", "vim", "medmamba", "mambavision", "mambar")
+
+
+def quick(kinds):
+    """Kinds of models to parametrize with; those of families besides are slow."""
+    return [k if k.startswith(QUICK) else pytest.param(k, marks=pytest.mark.slow) for k in kinds]
+
+
 def trace(model, example=EXAMPLE):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -63,7 +91,7 @@ def assert_same(made, model, sizes=SIZES):
         torch.testing.assert_close(made(image), model(image), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", quick(MODELS))
 def test_a_traced_model_is_right_at_other_sizes(kind):
     name, arguments = MODELS[kind]
     torch.manual_seed(0)
@@ -71,7 +99,7 @@ def test_a_traced_model_is_right_at_other_sizes(kind):
     assert_same(trace(model), model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba", "vim"])
+@pytest.mark.parametrize("kind", ["vmamba", "vim", "mlla"])
 def test_a_symbolic_trace_is_right_at_other_sizes(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, **arguments).eval()
@@ -91,8 +119,7 @@ def test_an_extractor_of_feature_maps_scripts(kind):
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["vmamba_m2", "medmamba", "damamba", "mambavision", "mobilemamba", "tinyvim", "vim_rotary"],
+    "kind", quick(kind for kind, (_, kw) in MODELS.items() if "features_only" not in kw)
 )
 def test_every_family_scripts_with_chosen_features(kind):
     name, arguments = MODELS[kind]

@@ -18,7 +18,7 @@ from PIL import Image
 
 import vimamba.tasks
 from vimamba.cli import cross_validation, main
-from vimamba.cli.folds import load_voters, read_record
+from vimamba.cli.folds import finished_run, read_record
 from vimamba.files import lock_folder
 
 FOLDS = 2
@@ -86,7 +86,8 @@ def options(data: Path, out: Path, *more: str) -> list[str]:
 
 
 CLASSIFY = ("--model", "test_vim")
-SEGMENT = ("--task", "segmentation", "--model", "test_vmamba", "--model.head", "fpn")
+TINY = "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"
+SEGMENT = ("--task", "segmentation", "--model", "vm_unet", "--model.model_kwargs", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -182,16 +183,16 @@ def test_the_last_epoch_is_taken_where_that_is_asked_for(segmented):
 
 def test_all_folds_answer_by_the_mean_of_their_probabilities(classified, segmented):
     image = torch.randn(3, 3, 32, 32)
-    joined = load_voters(classified, None)
-    alone = [load_voters(classified / f"fold{fold}", "best") for fold in range(FOLDS)]
+    joined = finished_run(classified, None).load()
+    alone = [finished_run(classified / f"fold{fold}", "best").load() for fold in range(FOLDS)]
     for task in (joined, *alone):
         task.tta = "hflip"
     with torch.no_grad():
         found = joined.predict_step((image,), 0)
         mean = torch.stack([task.predict_step((image,), 0) for task in alone]).mean(0)
     torch.testing.assert_close(found, mean)
-    joined = load_voters(segmented, None)
-    alone = [load_voters(segmented / f"fold{fold}", "last") for fold in range(FOLDS)]
+    joined = finished_run(segmented, None).load()
+    alone = [finished_run(segmented / f"fold{fold}", "last").load() for fold in range(FOLDS)]
     with torch.no_grad():
         mean = torch.stack([task(image).softmax(1) for task in alone]).mean(0)
     found = np.stack(joined.segment(list(image), [(32, 32)] * 3))

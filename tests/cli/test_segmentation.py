@@ -15,7 +15,8 @@ from PIL import Image
 
 import vimamba.tasks
 from tests.closeness import assert_same_report
-from vimamba.cli import main, mask_prediction
+from vimamba.cli import main
+from vimamba.tasks.segmentation import predict as mask_prediction
 
 # everything random is on: augmentation, drop path; and the average of the weights
 RECIPE = {

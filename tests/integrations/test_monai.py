@@ -7,7 +7,7 @@ from monai.losses import DiceCELoss, DiceFocalLoss
 from monai.metrics import DiceMetric
 from monai.networks.nets import FlexibleUNet
 
-from tests.backbones import pyramid, pyramids
+from tests.backbones import MULTISCALE, kinds_first, pyramid
 from vimamba.integrations.monai import register_backbone
 
 
@@ -18,7 +18,7 @@ def unet(name, **kwargs):
 
 
 @pytest.mark.parametrize("loss", [DiceCELoss, DiceFocalLoss])
-@pytest.mark.parametrize("name", pyramids())
+@pytest.mark.parametrize("name", kinds_first(MULTISCALE))
 def test_flexible_unet_trains_on(name, loss, train_once):
     net, compute = unet(name), loss(to_onehot_y=True, softmax=True)
     image, mask = torch.randn(2, 1, 64, 96), torch.randint(0, 3, (2, 1, 64, 96))

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 
 
 def projections(model):
@@ -21,7 +21,7 @@ def with_adapters(name):
     return get_peft_model(model, config), targets
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_adapters_on_every_projection_train_and_merge(name, tmp_path):
     net, targets = with_adapters(name)
     original = timm.create_model(name, num_classes=3)
@@ -52,7 +52,7 @@ def test_adapters_on_every_projection_train_and_merge(name, tmp_path):
     assert list(merged.state_dict()) == list(original.state_dict())
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_every_kind_of_projection_is_a_linear_layer(name):
     names = projections(timm.create_model(name))
     kinds = {name.split(".mixer.")[1].rstrip(".0123456789") for name in names}

@@ -10,7 +10,7 @@ from torchao.quantization import (
     quantize_,
 )
 
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 
 
 def is_wanted(module, name):
@@ -19,7 +19,7 @@ def is_wanted(module, name):
 
 
 @pytest.mark.parametrize("config", [Int8WeightOnlyConfig, Int8DynamicActivationInt8WeightConfig])
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_8_bit_logits_follow_the_float_ones(name, config):
     torch.manual_seed(0)
     model = timm.create_model(name, num_classes=50).eval()

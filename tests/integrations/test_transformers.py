@@ -20,11 +20,11 @@ from transformers import (
 )
 
 import vimamba
-from tests.backbones import TEST_MODELS
+from tests.backbones import TEST_MODELS, kinds_first
 from tests.closeness import assert_same
 
 
-@pytest.fixture(params=TEST_MODELS)
+@pytest.fixture(params=kinds_first(TEST_MODELS))
 def saved(request, tmp_path):
     """A model of three classes, an image for it, and its folder."""
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_a_folder_gives_features(saved):
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("name", TEST_MODELS)
+@pytest.mark.parametrize("name", kinds_first(TEST_MODELS))
 def test_upernet_trains_on(name, tmp_path, train_once):
     torch.manual_seed(0)
     backbone = TimmBackboneConfig(backbone=name, out_indices=[0, 1, 2, 3])

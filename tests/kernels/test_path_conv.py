@@ -39,7 +39,7 @@ SIZES = [
     {"length": 5, "channels": 97, "k": 2, "taps": 4},
     {"length": 17, "channels": 100, "k": 2, "taps": 5},
     {"length": 40, "channels": 193, "k": 2, "taps": 8, "batch": 1},
-    {"length": 197, "channels": 24, "k": 4, "taps": 4, "batch": 3},
+    {"length": 197, "channels": 24, "k": 4, "taps": 4, "batch": 1},
 ]
 
 

@@ -144,7 +144,7 @@ def solve(n=16):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_a_forked_child_computes_the_same_with_threads_of_its_own():
+def test_forked_children_and_workers_of_a_data_loader_compute_the_same():
     code = """
 torch.set_num_threads(2)
 before = solve()
@@ -154,21 +154,14 @@ if child == 0:
     os._exit(0 if same else 3)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 assert all_equal(before, solve())
-"""
-    python(PROBLEM + code)
 
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform has no fork")
-def test_it_works_in_the_workers_of_a_data_loader():
-    code = """
 class Scans(torch.utils.data.Dataset):
     def __len__(self):
         return 4
     def __getitem__(self, index):
         return solve()[0].detach()
 
-torch.set_num_threads(2)
-first = solve()[0].detach()
+first = before[0].detach()
 loader = torch.utils.data.DataLoader(
     Scans(), batch_size=1, num_workers=2, multiprocessing_context="fork"
 )
@@ -246,5 +239,4 @@ def test_a_missing_cache_directory_does_no_harm(monkeypatch):
 
 
 def test_importing_the_package_does_not_import_numba():
-    python("import sys, vimamba_kernels; assert 'numba' not in sys.modules")
     python(PROBLEM + "make_problem(); assert 'numba' not in sys.modules")

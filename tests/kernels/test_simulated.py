@@ -92,11 +92,11 @@ def check_mamba3(target, size, dtype):
 SCANS = {
     "own_programs_one_state": ({"length": 24, "channels": 96, "n": 1, "k": 4}, {}),
     "atomic_sixteen_states_projected": (
-        {"length": 20, "channels": 128, "n": 16, "rank": 24, "batch": 1},
+        {"length": 20, "channels": 64, "n": 16, "rank": 24, "batch": 1},
         {"split": True},
     ),
-    "ragged_projected": ({**RAGGED, "channels": 100, "n": 5, "rank": 7, "batch": 1}, {}),
-    "ragged_atomic": ({**RAGGED, "channels": 100, "n": 5, "batch": 1}, {"split": True}),
+    "ragged_projected": ({**RAGGED, "channels": 36, "n": 5, "rank": 7, "batch": 1}, {}),
+    "ragged_atomic": ({**RAGGED, "channels": 36, "n": 5, "batch": 1}, {"split": True}),
     "segments": ({"length": 40, "channels": 33, "n": 3, "batch": 1}, {"segments": 2}),
     "segments_projected_wide_table": (
         {"length": 40, "channels": 64, "n": 2, "rank": 12, "batch": 1},

@@ -1,10 +1,11 @@
-"""The mixers of tokens on grids of one, two and three axes."""
+"""The mixers of tokens on grids of one, two and three axes, and along paths."""
 
 import pytest
 import torch
 
+import vimamba
 from tests.closeness import assert_same
-from vimamba.layers import SS2D, SSD2D
+from vimamba.layers import SS2D, SSD2D, MambaMixer
 
 
 @pytest.mark.parametrize("mixer", [SS2D, SSD2D])
@@ -49,3 +50,42 @@ def test_the_axes_of_a_mixer_are_those_of_its_order():
         SS2D(8, scan_order="spiral", dims=3)
     with pytest.raises(ValueError, match="dims=4 of a grid must be 1, 2 or 3"):
         SS2D(8, dims=4)
+
+
+@pytest.mark.parametrize("mixer", [SS2D, SSD2D, MambaMixer])
+# the last one leaves a part of its windows empty
+@pytest.mark.parametrize("order", [*vimamba.list_scan_orders(dims=2), "local(window=3)"])
+def test_every_scan_order_works_in_every_mixer(mixer, order):
+    height, width = 5, 7
+    if mixer is MambaMixer:
+        paths = vimamba.scan_paths(order, height, width)
+        model, x = mixer(8, num_paths=len(paths)), torch.randn(2, height * width, 8)
+        y = model(x, paths)
+    else:
+        model, x = mixer(16, scan_order=order), torch.randn(2, height, width, 16)
+        y = model(x)
+    y.square().sum().backward()
+    assert y.shape == x.shape
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_heads_of_mamba_2_must_divide_the_channels():
+    with pytest.raises(ValueError, match="heads=2 must divide the 27 inner channels"):
+        SSD2D(18, expand=1.5)
+
+
+@pytest.mark.parametrize("path", [[0, 1, 2, 3, 4], [2, -1, 0, 1, -1]])
+def test_the_causal_convolution_follows_the_path(path):
+    mixer = MambaMixer(4, num_paths=1, expand=1.0).double()
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    ours = mixer.convolve(x, torch.tensor([path]))[:, 0]
+    weight, expected = mixer.conv.weight[:, 0], torch.zeros_like(ours)
+    for t, token in enumerate(path):
+        if token < 0:
+            continue
+        total = mixer.conv.bias.expand(2, 4).clone()
+        for lag in range(4):
+            if t >= lag and path[t - lag] >= 0:
+                total = total + weight[:, 3 - lag] * x[:, path[t - lag]]
+        expected[:, token] = torch.nn.functional.silu(total)
+    torch.testing.assert_close(ours, expected)

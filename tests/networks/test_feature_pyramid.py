@@ -14,6 +14,7 @@ BACKBONES = [
     "test_vit",
     "xcit_nano_12_p8_224",
     "test_vim",
+    "test_localvim",
     "test_vmamba",
     "test_medmamba",
 ]
@@ -48,6 +49,12 @@ def test_vmamba_and_vim_give_the_published_dense_features():
     vim = FeaturePyramid("vim_tiny_patch16_224").body.model
     assert vim.taps == [5, 11, 17, 23]
     assert vim.cls_token is None
+
+
+def test_localvim_gives_the_published_dense_features():
+    pyramid = FeaturePyramid("localvim_tiny")
+    assert pyramid.body.model.taps == [4, 9, 14, 19]
+    assert list(pyramid.body.out_indices) == [0, 1, 2, 3]
 
 
 def test_a_plain_backbone_is_read_at_every_quarter():

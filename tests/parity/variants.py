@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from torch import Tensor, nn
 
-import vimamba
 from tests.parity.official import read_manifest
+from vimamba import create_segmenter
+from vimamba.models import localvmamba
 from vimamba.networks import UMamba
 
 
@@ -82,10 +84,13 @@ class Variant:
         return not self.is_small if self.slow is None else self.slow
 
     @property
+    def is_network(self) -> bool:
+        return not isinstance(self.model, str) or not timm.is_model(self.model)
+
+    @property
     def is_identified(self) -> bool:
-        is_released = isinstance(self.model, str) and timm.is_model(self.model)
-        is_released = is_released and not self.model.startswith("test_")
-        return is_released and not self.kwargs if self.identify is None else self.identify
+        is_stock = not (self.is_network or self.is_small or self.kwargs)
+        return is_stock if self.identify is None else self.identify
 
     def is_absorbed(self, key: str) -> bool:
         return self.absorbed is not None and re.search(self.absorbed, key) is not None
@@ -93,18 +98,22 @@ class Variant:
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
         kwargs = {**self.kwargs, **kwargs}
-        if isinstance(self.model, str) and timm.is_model(self.model):
+        if not self.is_network:
             overlay = {"file": str(file)}
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             return timm.create_model(self.model, **kwargs)
-        make = (
-            partial(vimamba.create_segmenter, self.model)
-            if isinstance(self.model, str)
-            else self.model
-        )
+        make = self.model if callable(self.model) else partial(create_segmenter, self.model)
         network = make(**kwargs)
         network.load_pretrained(file)
         return network
+
+    def outline(self) -> nn.Module:
+        """Our backbone without memory for weights, whole where maps are all that is wanted."""
+        kwargs = dict(self.kwargs)
+        if kwargs.pop("features_only", False):
+            kwargs.pop("out_indices", None)
+            kwargs["num_classes"] = 0
+        return timm.create_model(self.model, device="meta", **kwargs)
 
 
 # where models of stages, channels-last or -first, and models of blocks have what is recorded
@@ -132,6 +141,56 @@ def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
     return find
 
 
+# recorded as stage 0: the stem
+AFTER_STEM: dict[str, Place] = {
+    r"0": "stem",
+    r"(\d)": lambda model, m: model.stages[int(m[1]) - 1],
+}
+
+DENSE = {"stage_norm": True, "features_only": True}
+EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
+
+
+def local_orders(name: str) -> list[str]:
+    """Scan orders of all blocks in a manifest of LocalMamba."""
+    directions = read_manifest(name)["config"]["directions"]
+    return localvmamba.local_orders("; ".join(" ".join(block) for block in directions))
+
+
+def mixers(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give.
+
+    The last stage is what the last block reads.
+    """
+    behind = {str(stage): f"blocks.{block}.mixer" for stage, block in enumerate(blocks, start=1)}
+    last = {str(len(blocks) + 1): Tap(f"blocks.{blocks[-1]}.norm", entering=True)}
+    return {"0": "patch_embed", **behind, **last}
+
+
+def streams(*blocks: int) -> dict[str, Place]:
+    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
+    return {"0": Tap("blocks.0", entering=True), **behind}
+
+
+def adventurer(*blocks: int) -> dict[str, Place]:
+    """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
+    mixer = Tap(
+        "blocks.2.mixer", then=lambda x: torch.cat([x[:, -1:], x[:, :-2].flip(1), x[:, -2:-1]], 1)
+    )
+    return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
+
+
+GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
+GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
+
+LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
+LOCALVIM = mixers(0, 4, 9, 14, 19)
+LOCALVMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 64, 128, 256)}
+
+MAMBAR: dict[str, Place] = {"neck": "pool", **streams(5, 11, 17, 23)}
+MAMBAR_TEST = {"d_state": 16, "num_classes": 10}
+
 TINYVIM: dict[str, Any] = {
     "modules": {
         r"op(\d)": lambda model, m: model.stages[int(m[1])].blocks[-1].mixer,
@@ -142,6 +201,8 @@ TINYVIM: dict[str, Any] = {
 }
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
+
+PLAINMAMBA: dict[str, Place] = {**streams(0, 5, 11, 23), "0": "patch_embed"}
 
 DENSE_VIM = {"class_token": "none", "features_only": True}
 VIM_512 = {"class_token": "none", "num_classes": 0, "img_size": 512}
@@ -163,8 +224,8 @@ MOBILEMAMBA: dict[str, Any] = {
 }
 
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}
+PYRAMID_TEST = {"dims": (32, 64, 128, 256), "mlp_ratio": 4.0, "num_classes": 10}
 VMAMBA_V0 = {"d_state": 16, "expand": 2.0, "mlp_ratio": 0.0, "gated": True, "conv_bias": True}
-DENSE_VMAMBA = {"stage_norm": True, "features_only": True}
 
 SWIN_TEST = {"depths": (1, 1, 2, 1), "num_classes": 3, "in_chans": 2, "aux": True}
 SWIN = {"num_classes": 14, "in_chans": 1}
@@ -235,6 +296,116 @@ BACKBONES = [
     Variant("damamba_small", "damamba_small", **DAMAMBA),
     Variant("damamba_base", "damamba_base", **DAMAMBA),
     Variant(
+        "adventurer_test",
+        "test_adventurer",
+        {
+            "patch_size": 8,
+            "embed_dim": 64,
+            "depth": 7,
+            "d_state": 16,
+            "head_dim": 64,
+            "num_classes": 10,
+        },
+        adventurer(0, 2, 4, 6),
+    ),
+    Variant(
+        "adventurer_tiny_patch16_224",
+        "adventurer_tiny_patch16_224",
+        modules=adventurer(2, 5, 8, 11),
+    ),
+    *(
+        Variant(name, name, modules=adventurer(2, 5, 8, 11))
+        for name in (
+            "adventurer_small_patch16_224",
+            "adventurer_base_patch16_224",
+            "adventurer_base_patch16_384",
+            "adventurer_base_patch16_448",
+            "adventurer_base_patch8_224",
+            "adventurer_base_patch8_448",
+            "adventurer_large_patch16_224",
+        )
+    ),
+    Variant(
+        "mamband_test",
+        "test_mamband",
+        {"depth": 6, "merge_after": 3, "d_state": 16, "num_classes": 10},
+        {"3": "merge"},
+    ),
+    Variant("mamband_2d_small", "mamband_small"),
+    Variant("mamband_2d_base", "mamband_base"),
+    Variant(
+        "efficientvmamba_test",
+        "test_efficientvmamba",
+        {**EFFICIENTVMAMBA_TEST, "num_classes": 50},
+        AFTER_STEM,
+    ),
+    Variant(
+        "efficientvmamba_dense_test", "test_efficientvmamba", {**EFFICIENTVMAMBA_TEST, **DENSE}
+    ),
+    Variant("efficientvmamba_tiny", "efficientvmamba_tiny", modules=AFTER_STEM),
+    Variant("efficientvmamba_small", "efficientvmamba_small", modules=AFTER_STEM),
+    Variant("efficientvmamba_base", "efficientvmamba_base", modules=AFTER_STEM),
+    Variant(
+        "groupmamba_test",
+        "test_groupmamba",
+        {**GROUPMAMBA_TEST, "stem_dim": 8, "mlp_ratios": (8, 8, 4, 4), "num_classes": 10},
+        GROUPMAMBA,
+    ),
+    Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
+    Variant("groupmamba_small", "groupmamba_small", modules=GROUPMAMBA),
+    Variant("groupmamba_base", "groupmamba_base", modules=GROUPMAMBA),
+    *(
+        Variant(
+            name,
+            "test_localvim",
+            {**LOCALVIM_TEST, "scan_order": local_orders(name), **kwargs},
+            mixers(0, 1),
+        )
+        for name, kwargs in (
+            ("localvim_test", {"num_classes": 50}),
+            ("localvim_cls_test", {"num_classes": 50, "class_token": True}),
+            ("localvim_dense_test", DENSE),
+        )
+    ),
+    Variant("localvim_tiny", "localvim_tiny", modules=LOCALVIM),
+    Variant("localvim_tiny_middle_cls_token", "localvim_tiny_midcls", modules=LOCALVIM),
+    Variant("localvim_small", "localvim_small", modules=LOCALVIM),
+    # the same names and shapes
+    Variant("localvim_small_searched", "localvim_small_searched", modules=LOCALVIM, identify=False),
+    *(
+        Variant(
+            name,
+            "test_localvmamba",
+            {**LOCALVMAMBA_TEST, "scan_order": local_orders(name), **kwargs},
+            AFTER_STEM,
+        )
+        for name, kwargs in (
+            ("localvmamba_test", {"num_classes": 50}),
+            ("localvmamba_dense_test", DENSE),
+        )
+    ),
+    Variant("localvmamba_tiny", "localvmamba_tiny", modules=AFTER_STEM),
+    Variant("localvmamba_small", "localvmamba_small", modules=AFTER_STEM),
+    Variant(
+        "mambar_test",
+        "test_mambar",
+        {"img_size": (64, 48), "depth": 3, "num_registers": 4, **MAMBAR_TEST},
+        {"neck": "pool", **streams(0, 1, 2)},
+    ),
+    Variant(
+        "mambar_noreduce_test",
+        "test_mambar",
+        {"img_size": 48, "depth": 2, "num_registers": 3, "reduction": 1, **MAMBAR_TEST},
+        streams(0, 1),
+    ),
+    Variant("mambar_small_patch16_224", "mambar_small_patch16_224", modules=MAMBAR),
+    Variant("mambar_base_patch16_224", "mambar_base_patch16_224", modules=MAMBAR),
+    Variant(
+        "mambar_large_patch16_224",
+        "mambar_large_patch16_224",
+        modules={"neck": "pool", **streams(11, 23, 35, 47)},
+    ),
+    Variant(
         "mambavision_test",
         "test_mambavision",
         {**MAMBAVISION_TEST, "layer_scale": 1e-5, "num_classes": 50},
@@ -268,6 +439,70 @@ BACKBONES = [
     Variant("medmamba_t", "medmamba_tiny", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_s", "medmamba_small", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
     Variant("medmamba_b", "medmamba_base", MEDMAMBA_ARGS, MEDMAMBA, identify=True),
+    Variant("mlla_test", "test_mlla", {**PYRAMID_TEST, "heads": (1, 2, 4, 8)}),
+    Variant("mlla_tiny", "mlla_tiny"),
+    Variant("mlla_small", "mlla_small"),
+    Variant("mlla_base", "mlla_base"),
+    Variant("msvmamba_test", "test_msvmamba", {"dims": (24, 48, 96, 192), "num_classes": 10}),
+    Variant("msvmambav3_noz_test", "test_msvmambav3", PYRAMID_TEST),
+    Variant("msvmambav3_z_test", "test_msvmambav3", {**PYRAMID_TEST, "gated": True}),
+    Variant("msvmamba_nano", "msvmamba_nano"),
+    Variant("msvmamba_micro", "msvmamba_micro"),
+    Variant("msvmamba_tiny", "msvmamba_tiny"),
+    Variant("msvmambav3_tiny", "msvmambav3_tiny"),
+    Variant("msvmambav3_small", "msvmambav3_small"),
+    Variant("msvmambav3_base", "msvmambav3_base"),
+    Variant("spatialmamba_test", "test_spatialmamba", PYRAMID_TEST),
+    Variant("spatialmamba_tiny", "spatialmamba_tiny"),
+    Variant("spatialmamba_small", "spatialmamba_small"),
+    Variant("spatialmamba_base", "spatialmamba_base"),
+    Variant(
+        "videomamba_test",
+        "test_videomamba",
+        {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 10},
+        streams(0, 1, 2),
+    ),
+    Variant(
+        "plainmamba_test",
+        "test_plainmamba",
+        {"embed_dim": 48, "depth": 3, "stem_convs": 2, "d_state": 16, "num_classes": 50},
+        {**streams(0, 1, 2), "0": "patch_embed", "4": "norm"},
+    ),
+    Variant(
+        "plainmamba_dense_test",
+        "test_plainmamba",
+        {
+            "embed_dim": 48,
+            "stem_convs": 1,
+            "d_state": 16,
+            "stage_norm": True,
+            "features_only": True,
+        },
+    ),
+    Variant("plainmamba_l1", "plainmamba_l1", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l2", "plainmamba_l2", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant("plainmamba_l3", "plainmamba_l3", modules={**PLAINMAMBA, "5": "norm"}),
+    *(
+        # names and shapes of some are those of Vim
+        Variant(name, name, modules=streams(5, 11, 17, 23), identify="224" not in name)
+        for name in (
+            "videomamba_tiny_patch16_224",
+            "videomamba_tiny_patch16_448",
+            "videomamba_tiny_patch16_576",
+            "videomamba_small_patch16_224",
+            "videomamba_small_patch16_448",
+            "videomamba_small_patch16_576",
+            "videomamba_base_patch16_224",
+        )
+    ),
+    *(
+        Variant(name, name, modules=streams(7, 15, 23, 31))
+        for name in (
+            "videomamba_middle_patch16_224",
+            "videomamba_middle_patch16_448",
+            "videomamba_middle_patch16_576",
+        )
+    ),
     Variant(
         "mobilemamba_test",
         "test_mobilemamba",
@@ -314,8 +549,21 @@ BACKBONES = [
         "vim_tiny_seg_backbone",
         "vim_tiny_patch16_224",
         {**DENSE_VIM, "img_size": 512, "pyramid": (5, 11, 17, 23)},
-        also=({"features_only": False},),  # with the last norm
     ),
+    Variant(
+        "vimf_test",
+        "test_vimf",
+        {
+            "stem_dims": (48, 96),
+            "embed_dim": 192,
+            "depth": 10,
+            "fourier_blocks": 8,
+            "d_state": 16,
+            "num_classes": 10,
+        },
+        streams(1, 4, 9),
+    ),
+    Variant("vimf_tiny_patch16_224", "vimf_tiny_patch16_224", modules=streams(5, 11, 23)),
     Variant("vmamba_test", "test_vmamba", {**VMAMBA_TEST, "depths": (1, 2, 1), "expand": 2.0}),
     Variant("vmamba_ln_test", "test_vmamba", VMAMBA_TEST),
     Variant(
@@ -339,8 +587,13 @@ BACKBONES = [
     Variant("vmamba_small_v0", "vmamba_small_v0"),
     Variant("vmamba_base_v0", "vmamba_base_v0"),
     Variant("vmamba_tiny_m2", "vmamba_tiny_m2", slow=False),
-    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE_VMAMBA),
-    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE_VMAMBA),
+    Variant("vmamba_tiny_s1l8_backbone", "vmamba_tiny_s1l8", DENSE),
+    Variant("vmamba_tiny_v0_backbone", "vmamba_tiny_v0", DENSE),
+    Variant("vssd_test", "test_vssd", {**PYRAMID_TEST, "d_state": 16, "heads": (2, 2, 4, 4)}),
+    Variant("vssd_micro", "vssd_micro"),
+    Variant("vssd_tiny", "vssd_tiny"),
+    Variant("vssd_small", "vssd_small"),
+    Variant("vssd_base", "vssd_base"),
 ]
 NETWORKS = [
     Variant(

@@ -19,8 +19,9 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
   vimamba validate | test RUN                                score a run's best checkpoint
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
-  vimamba list-models [PATTERN]                              models with size and licence
+  vimamba list-models [PATTERN]                              models with sizes, accuracy, licence
   vimamba identify FILE                                      say what a checkpoint file is
+  vimamba convert FILE --out model.safetensors               an official file as timm's
   vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order
   vimamba benchmark ops|models                               time them beside others
   vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
@@ -49,9 +50,11 @@ def _command(name: str) -> Command | None:
     elif name == "predict":
         from vimamba.cli.prediction import predict as command
     elif name == "list-models":
-        from vimamba.cli.inquiries import list_models as command
+        from vimamba.cli.model_list import list_models as command
     elif name == "identify":
         from vimamba.cli.inquiries import identify as command
+    elif name == "convert":
+        from vimamba.cli.conversion import convert as command
     elif name == "benchmark":
         from vimamba.cli.benchmark import benchmark as command
     elif name == "export":

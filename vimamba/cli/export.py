@@ -1,12 +1,11 @@
 """`vimamba export`: a network as a file for other programs, or on the Hugging Face Hub."""
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoints import check_finite
-from vimamba.cli.inquiries import make_parser, settle_options
+from vimamba.cli.inquiries import check_destination, make_parser, settle_options
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
@@ -59,7 +58,7 @@ def export(args: list[str]) -> int:
         return _push(network, given)
     base = Path(given.model).name.replace(":", "_")
     out = given.out or Path(f"{base}{TARGETS.get(given.to, '')}")
-    _check_destination(out, folder=given.to == "safetensors")
+    check_destination(out, folder=given.to == "safetensors")
     about, size = {"name": network.name, **_described(network)}, network.image_size
     if given.to == "safetensors":
         values = network.label_values
@@ -71,20 +70,6 @@ def export(args: list[str]) -> int:
         )
     _show(report, out)
     return 0
-
-
-def _check_destination(out: Path, *, folder: bool) -> None:
-    """Refuse, before the long work, what cannot be written.
-
-    Raises:
-        UsageError: A file is where a folder must be, the reverse, or nothing can be written there.
-    """
-    parent = next(place for place in out.absolute().parents if place.exists())
-    if out.exists() and out.is_dir() != folder:
-        kinds = ("file", "folder") if folder else ("folder", "file")
-        raise UsageError(f"--out {out} is a {kinds[0]}; expected the name of a {kinds[1]}")
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise UsageError(f"--out {out} cannot be written in {parent}")
 
 
 def _described(network: Network) -> dict[str, Any]:

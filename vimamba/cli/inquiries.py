@@ -1,6 +1,6 @@
-"""`vimamba list-models`, `identify` and `visualize`: commands that need torch and timm only."""
+"""`vimamba identify` and `visualize`, and how commands without Lightning read their options."""
 
-import json
+import os
 import re
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
@@ -60,77 +60,18 @@ def settle_options(
             setattr(given, name, options[kind][name])
 
 
-def list_models(args: list[str]) -> int:
-    """Print the models; returns the exit code."""
-    parser = make_parser(
-        "list-models",
-        "Lists models with parameters, input size, published ImageNet-1k top-1 accuracy and the\n"
-        "licence of the weights.\n\n"
-        "  vimamba list-models\n  vimamba list-models 'vmamba_tiny*' --pretrained --json",
-    )
-    parser.add_argument("pattern", nargs="?", default="*", help="name with * and ?")
-    parser.add_argument("--pretrained", action="store_true", help="only those with weights")
-    parser.add_argument("--all", action="store_true", help="also the models timm ships")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    given = parser.parse_args(args)
-    pattern = given.pattern if re.search(r"[*?\[]", given.pattern) else f"*{given.pattern}*"
-    rows = [model_row(name) for name in find_models(pattern, given.all, given.pretrained)]
-    if given.json:
-        print(json.dumps(rows, indent=2))
-        return 0
-    if not rows:
-        raise UsageError(f"no model fits {given.pattern!r}; --all looks at timm's own models, too")
-    shown = [
-        [
-            row["name"],
-            f"{row['params'] / 1e6:.1f}",
-            "x".join(str(size) for size in row["input_size"]),
-            "-" if row["top1"] is None else f"{row['top1']:.1f}",
-            row["license"] or "-",
-        ]
-        for row in rows
-    ]
-    head = ["model", "params (M)", "input", "top-1 (%)", "weights' licence"]
-    show_table(f"{len(rows)} models", head, shown)
-    return 0
+def check_destination(out: Path, *, folder: bool) -> None:
+    """Refuse, before the long work, what cannot be written.
 
-
-def find_models(pattern: str, everything: bool, pretrained: bool) -> list[str]:
-    """Names that fit a pattern: ours and the user's own, or all that timm knows."""
-    import timm
-    from timm.models import model_entrypoint
-
-    import vimamba  # noqa: F401  registers the models
-    from vimamba.plugins import is_plugin
-
-    names = timm.list_models(pattern)
-    if not everything:
-        modules = {name: model_entrypoint(name).__module__ for name in names}
-        names = [n for n in names if modules[n].startswith("vimamba.") or is_plugin(modules[n])]
-        names = [n for n in names if not n.startswith("test_") or pattern.startswith("test")]
-    if pretrained:
-        names = [name for name in names if timm.models.is_model_pretrained(name)]
-    return names
-
-
-def model_row(name: str) -> dict[str, Any]:
-    """What the list says about one model; no memory is spent on its weights."""
-    import timm
-
-    from vimamba.checkpoints import cfg_note
-    from vimamba.hub import create_skeleton
-
-    net = create_skeleton(name)
-    cfg: Any = net.pretrained_cfg
-    top1 = cfg_note(cfg, "top-1", "")
-    return {
-        "name": name,
-        "params": sum(parameter.numel() for parameter in net.parameters()),
-        "input_size": list(cfg["input_size"]),
-        "top1": float(top1) if top1.replace(".", "").isdecimal() else None,
-        "license": cfg.get("license"),
-        "pretrained": timm.models.is_model_pretrained(name),
-    }
+    Raises:
+        UsageError: A file is where a folder must be, the reverse, or nothing can be written there.
+    """
+    parent = next(place for place in out.absolute().parents if place.exists())
+    if out.exists() and out.is_dir() != folder:
+        kinds = ("file", "folder") if folder else ("folder", "file")
+        raise UsageError(f"--out {out} is a {kinds[0]}; expected the name of a {kinds[1]}")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UsageError(f"--out {out} cannot be written in {parent}")
 
 
 def identify(args: list[str]) -> int:
@@ -147,17 +88,24 @@ def identify(args: list[str]) -> int:
     import vimamba.checkpoints
 
     found = vimamba.checkpoints.identify(given.file)
+    title, head = str(given.file), ["checkpoint", ""]
+    if found.others:
+        fitting = [found, *found.others]
+        lines = [[one.variant, one.notes or "-", one.line(given.file)] for one in fitting]
+        same = f"{title}: names and shapes are those of {len(fitting)} models"
+        show_table(same, ["it may be", "notes", "load it with"], lines)
+        return 0
     rows = [
         ["family", found.family],
         ["variant", found.variant],
-        ["generation", found.generation],
         ["channels of the images", found.in_chans],
         ["classes", found.num_classes or "none: a backbone"],
         ["accuracy", found.accuracy],
         ["licence", found.license],
-        ["load it with", found.create_line.replace("FILE", repr(str(given.file)))],
+        ["notes", found.notes or "-"],
+        ["load it with", found.line(given.file)],
     ]
-    show_table(str(given.file), ["checkpoint", ""], rows)
+    show_table(title, head, rows)
     return 0
 
 

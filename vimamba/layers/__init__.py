@@ -6,16 +6,34 @@ backbone with a class token or registers gives it.
 """
 
 from vimamba.layers.cells import crop, pad_to_cells
+from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.drop_path import drop_path_rates
-from vimamba.layers.mamba import MambaMixer, VimBlock, join_branches, mamba_rules
+from vimamba.layers.mamba import (
+    MambaMixer,
+    VimBlock,
+    init_vim_blocks_,
+    join_branches,
+    mamba_rules,
+    vim_blocks,
+)
+from vimamba.layers.mlla import (
+    BottleneckDownsample,
+    DepthwiseConv,
+    PositionedBlock,
+    ResidualStem,
+    mean_attention,
+    positioned_rules,
+)
 from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
-from vimamba.layers.ssm import scan_parameters
+from vimamba.layers.ssm import init_step_bias_, scan_parameters
 from vimamba.layers.tokens import (
+    GridEmbed,
     PatchEmbed,
     RotaryEmbed,
+    init_patches_,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -36,11 +54,17 @@ __all__ = [
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
+    "BottleneckDownsample",
+    "ChannelGate",
+    "DepthwiseConv",
+    "GridEmbed",
     "MambaMixer",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
     "PatchStem",
+    "PositionedBlock",
+    "ResidualStem",
     "RotaryEmbed",
     "ScanMixer",
     "SelectiveScan",
@@ -49,19 +73,26 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "channel_gate_rules",
     "crop",
     "drop_path_rates",
+    "init_patches_",
+    "init_step_bias_",
+    "init_vim_blocks_",
     "init_vss_",
     "insert_into_paths",
     "insert_tokens",
     "join_branches",
     "mamba_rules",
+    "mean_attention",
     "pad_to_cells",
     "pick_tokens",
+    "positioned_rules",
     "resize",
     "scan_parameters",
     "split_paths",
     "split_tokens",
     "ss2d_rules",
     "to_pair",
+    "vim_blocks",
 ]

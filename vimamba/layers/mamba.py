@@ -15,9 +15,11 @@ import torch
 from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
+from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.scan import SelectiveScan
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
+from vimamba.scan_orders import num_paths
 
 
 class MambaMixer(nn.Module):
@@ -81,14 +83,19 @@ class MambaMixer(nn.Module):
             refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         u = self.convolve(x, paths)
+        dt, B, C = self.project(u)
+        y = self.scan(u, dt, B, C, paths, gate)
+        y = self.out_proj(y)
+        return y / self.num_paths if self.average_paths else y
+
+    def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the scan needs of each path's tokens (N, K, L, D): dt, B and C, (N, K, L, ...)."""
         projected = []
         for k, x_proj in enumerate(self.x_proj):
             projected.append(x_proj(u[:, k]))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
-        y = self.scan(u, dt, B, C, paths, gate)
-        y = self.out_proj(y)
-        return y / self.num_paths if self.average_paths else y
+        return dt, B, C
 
     def convolve(self, x: Tensor, paths: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU along each path: (N, L, D) to (N, K, L, D).
@@ -123,6 +130,27 @@ class VimBlock(nn.Module):
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
         return x + self.update(x, paths)
+
+
+def vim_blocks(
+    dim: int, scan_orders: Sequence[str], drop_path_rate: float, dd: dict[str, Any], **mixer: Any
+) -> list[VimBlock]:
+    """One block for each scan order, with drop path rates that rise to `drop_path_rate`."""
+    (rates,) = drop_path_rates(drop_path_rate, [len(scan_orders)])
+    return [
+        VimBlock(dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
+        for rate, order in zip(rates, scan_orders, strict=True)
+    ]
+
+
+def init_vim_blocks_(blocks: nn.ModuleList) -> None:
+    """As Vim: only the first path gets the step sizes of Mamba, deep stacks small outputs."""
+    for block in blocks:
+        mixer: MambaMixer = block.mixer  # type: ignore[assignment]
+        with torch.no_grad():
+            mixer.scan.dt_bias[1:].zero_()
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
+            mixer.out_proj.weight /= math.sqrt(len(blocks))
 
 
 def mamba_rules(theirs: str, ours: str, suffixes: Sequence[str]) -> dict[str, str]:

@@ -74,6 +74,7 @@ class SelectiveScan(nn.Module):
         paths: Tensor | None,
         gate: Tensor | None = None,
         merge: bool = True,
+        skip: bool = True,
     ) -> Tensor:
         """Scan, and add the paths' results up if `merge`.
 
@@ -85,18 +86,20 @@ class SelectiveScan(nn.Module):
             paths: (K, T) or (N, K, T); None visits all tokens in order.
             gate: (N, L, D); the result is multiplied by its SiLU.
             merge: Return the sum over the paths.
+            skip: Add every token times D to its own result.
 
         Returns:
             (N, L, D), or (N, K, L, D) without `merge`.
         """
         delta, delta_weight = self.dt_proj(dt)
+        D: Tensor | None = self.D if skip else None
         return torch.ops.vimamba.selective_scan(
             u,
             delta,
             -torch.exp(self.A_log),
             B,
             C,
-            self.D,
+            D,
             z=gate,
             delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
             delta_weight=delta_weight,

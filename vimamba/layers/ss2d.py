@@ -82,11 +82,14 @@ class ScanMixer(nn.Module):
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
         own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.out_norm(self.mix(x.flatten(1, -2), own))
-        y = y.unflatten(1, grid)
+        y = self.out_norm(self.mix_grid(x, own)).unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)
+
+    def mix_grid(self, x: Tensor, paths: Tensor) -> Tensor:
+        """As `mix`, of tokens on their grid, (N, *grid, D): for mixers that need to know it."""
+        return self.mix(x.flatten(1, -2), paths)
 
     def mix(self, u: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, D) along paths (K, T) or (N, K, T), combined: (N, L, D)."""

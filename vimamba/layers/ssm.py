@@ -64,6 +64,8 @@ def scan_parameters(module: nn.Module) -> set[str]:
 
 def init_state_decay_(A_log: Tensor) -> None:
     """ln(1..N) in every channel: the real part of S4D (Gu et al. 2022, arXiv:2206.11893)."""
+    if A_log.is_meta:  # there is nothing to start, and the operations take long there
+        return
     states = torch.arange(1, A_log.shape[-1] + 1, device=A_log.device, dtype=torch.float32)
     with torch.no_grad():
         A_log.copy_(states.log().expand(A_log.shape))
@@ -73,6 +75,8 @@ def init_step_bias_(
     dt_bias: Tensor, *, dt_min: float = 1e-3, dt_max: float = 0.1, floor: float = 1e-4
 ) -> None:
     """Make softplus(dt_bias) log-uniform in [dt_min, dt_max] (Mamba, arXiv:2312.00752, 3.6)."""
+    if dt_bias.is_meta:
+        return
     with torch.no_grad():
         log_step = torch.empty_like(dt_bias, dtype=torch.float32)
         log_step.uniform_(math.log(dt_min), math.log(dt_max))

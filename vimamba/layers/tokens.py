@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
 from vimamba.layers.tracing import expect_size
@@ -14,30 +15,32 @@ def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
-class PatchEmbed(nn.Module):
-    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+class GridEmbed(nn.Module):
+    """What every patch embedding knows: the sizes of its images and of their grids of tokens.
+
+    Args:
+        img_size: Height and width of the images.
+        patch_size, stride: Pixels that a token reads at least, and from one token to the next.
+        dynamic_img_size: Take images of any size.
+    """
 
     def __init__(
         self,
         img_size: tuple[int, int],
         patch_size: int,
         stride: int,
-        in_chans: int,
-        dim: int,
         *,
         dynamic_img_size: bool = False,
-        **dd: Any,
     ) -> None:
         super().__init__()
         self.patch_size = to_pair(patch_size)
         self.stride = to_pair(stride)
         self.strict_img_size = not dynamic_img_size
-        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
         self.set_input_size(img_size)
 
     def set_input_size(self, img_size: tuple[int, int]) -> None:
         """Set `img_size`, `grid_size` and `num_patches`."""
-        if min(s - p for s, p in zip(img_size, self.patch_size, strict=True)) < 0:
+        if min(self.dynamic_feat_size(img_size)) < 1:
             raise ValueError(f"img_size={img_size} is smaller than a patch {self.patch_size}")
         self.img_size = img_size
         self.grid_size = self.dynamic_feat_size(self.img_size)
@@ -50,8 +53,8 @@ class PatchEmbed(nn.Module):
             (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, h, w, C)."""
+    def checked(self, x: Tensor) -> Tensor:
+        """Images (N, C_in, H, W) of the size that they must have."""
         if self.strict_img_size and torch.jit.is_tracing():
             advice = "set_input_size() before tracing changes it, dynamic_img_size=True takes any"
             x = expect_size(x, list(self.img_size), advice)
@@ -66,16 +69,52 @@ class PatchEmbed(nn.Module):
                 f"image width must be {self.img_size[1]}; set_input_size() changes it, "
                 "dynamic_img_size=True takes any",
             )
-        return self.proj(x).permute(0, 2, 3, 1)
+        return x
 
 
+class PatchEmbed(GridEmbed):
+    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        patch_size: int,
+        stride: int,
+        in_chans: int,
+        dim: int,
+        *,
+        dynamic_img_size: bool = False,
+        **dd: Any,
+    ) -> None:
+        super().__init__(img_size, patch_size, stride, dynamic_img_size=dynamic_img_size)
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=stride, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        return self.proj(self.checked(x)).permute(0, 2, 3, 1)
+
+
+def init_patches_(embed: nn.Module) -> None:
+    """Start a patch convolution as Vim does."""
+    proj: nn.Conv2d = embed.proj  # type: ignore[assignment]
+    lecun_normal_(proj.weight)
+    nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
+
+
+# a symbolic trace keeps the call: it has no numbers for the sizes
+@torch.fx.wrap
 class RotaryEmbed(nn.Module):
-    """Axial rotary embedding of the first generation: rows turn one half of the channels.
+    """Axial rotary embedding: rows turn one half of the channels, columns the other.
 
-    Positions run over 14 cells whatever the grid. No parameters.
+    No parameters.
+
+    Args:
+        dim: C.
+        cells: Positions run over so many cells whatever the grid, as in Vim's first generation;
+            over the grid's own if None, as in MLLA, whose angles are of float32 in any precision.
     """
 
-    def __init__(self, dim: int, cells: int = 14) -> None:
+    def __init__(self, dim: int, cells: int | None = 14) -> None:
         super().__init__()
         self.dim = dim
         self.cells = cells
@@ -83,23 +122,33 @@ class RotaryEmbed(nn.Module):
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C) angles of a grid, at least in float32."""
         # half precision would turn by angles of up to 14 that are a thirtieth off
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        is_double = like.dtype == torch.float64 and self.cells is not None
+        dtype = torch.float64 if is_double else torch.float32
+        return self.angles_in(dtype, height, width, like)
+
+    def angles_in(self, dtype: torch.dtype, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid in a dtype, on the device of `like`."""
         steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
-        frequency = (10000.0 ** (-2 * steps / self.dim)).repeat_interleave(2)
-        rows = torch.arange(height, device=like.device, dtype=dtype) * (self.cells / height)
-        cols = torch.arange(width, device=like.device, dtype=dtype) * (self.cells / width)
+        # in float32 a power of the negative would differ from the official tables in the last bit
+        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
+        rows = torch.arange(height, device=like.device, dtype=dtype)
+        cols = torch.arange(width, device=like.device, dtype=dtype)
+        if self.cells is not None:
+            rows, cols = rows * (self.cells / height), cols * (self.cells / width)
         row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
         col = (cols[:, None] * frequency)[None].expand(height, width, -1)
         return torch.cat([row, col], dim=-1).flatten(0, 1)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of channels of (N, L, C)."""
+        """Rotate neighbouring pairs of channels of (..., L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 
 
-def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Bicubic resampling with antialiasing, as `torch.nn.functional.interpolate` does it.
+def resample_tokens(
+    x: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
+) -> Tensor:
+    """Bicubic resampling, as `torch.nn.functional.interpolate` does it.
 
     Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
 
@@ -107,29 +156,49 @@ def resample_tokens(x: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Te
         x: (N, L, C), L the cells of the grid.
         old: Height and width of the grid.
         new: Height and width of the result.
+        antialias: Stretch the kernel where the grid shrinks. Without, the kernel is another one
+            (a = -0.75, not -0.5), and cells at the edge stand for those beyond it.
 
     Returns:
         (N, L', C), L' the cells of the result.
     """
-    rows = _cubic_weights(old[0], new[0], x)
-    columns = _cubic_weights(old[1], new[1], x)
+    if antialias:
+        rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
+    else:
+        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
     wide = columns @ x.float().unflatten(1, (old[0], old[1]))
     resampled = rows @ wide.flatten(2)
     return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
 
 
-def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
     """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
     centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
     distance = (place - centre.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
-    x = distance / scale.clamp(min=1.0)
-    near = (1.5 * x - 2.5) * x * x + 1.0
-    far = ((2.5 - 0.5 * x) * x - 4.0) * x + 2.0
-    weight = torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
+    weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
+
+
+def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
+    """(new, old): the same without antialiasing (a = -0.75); samples beyond an end repeat it."""
+    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float64)
+    centre = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
+    taps = torch.arange(-1, 3, dtype=torch.float64, device=like.device)
+    place = centre.floor().unsqueeze(1) + taps
+    weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
+    cells = torch.arange(old, dtype=torch.float64, device=like.device)
+    taken = place.clamp(0, old - 1).unsqueeze(2) == cells
+    return (weight.unsqueeze(2) * taken).sum(1).float()
+
+
+def _keys_kernel(x: Tensor, a: float) -> Tensor:
+    """Keys' cubic convolution kernel (1981) at distances x >= 0."""
+    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
+    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:
@@ -173,7 +242,7 @@ def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Ten
     """Let every path visit tokens that were inserted among those of the grid.
 
     A path that runs from the front of the grid to its back meets a token after the share of its
-    tokens that stands in front of it; one that runs the other way counts from its end, so that the
+    cells that stands in front of it; one that runs the other way counts from its end, so that the
     reverse of a path stays its reverse. Steps that only pad do not count.
 
     Args:
@@ -184,29 +253,31 @@ def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Ten
     Returns:
         (K, P + T), or (N, K, P + T).
     """
-    for i, place in enumerate(places):
-        paths = _insert_one(paths, place, num_patches + i)
-    return paths
-
-
-def _insert_one(paths: Tensor, position: int, num_tokens: int) -> Tensor:
+    if len(places) == 0:
+        return paths
     length = paths.shape[-1]
-    shifted = torch.where(paths >= position, paths + 1, paths)
-    # tokens up to each step, that one included, and from it on
+    # no list of numbers, which a trace would keep
+    place = torch.cat([torch.full((1,), p, dtype=torch.int64, device=paths.device) for p in places])
+    order = torch.arange(len(places), dtype=torch.int64, device=paths.device)
+    ahead = place - order  # patches in front of each token
+    shifted = paths + (paths.unsqueeze(-1) >= ahead).sum(-1)
+    # patches up to each step, that one included, and from it on
     seen = (paths >= 0).cumsum(-1)
     total = seen[..., -1:]
-    ahead = total - seen + (paths >= 0)
+    rest = total - seen + (paths >= 0)
     first, last = (seen < 1).sum(-1, keepdim=True), (seen < total).sum(-1, keepdim=True)
     # a path may visit nothing
     ends = [paths.gather(-1, end.clamp(max=length - 1)) for end in (first, last)]
     # rounded so that a token in the middle is met after half of any path's tokens
-    share = (total * position + (num_tokens - 1) // 2) // num_tokens
-    some = (share > 0).to(share.dtype)
+    share = (total * ahead + (num_patches - 1) // 2) // num_patches
+    some, share = (share > 0).to(share.dtype), share.unsqueeze(-1)
+    forward = (seen.unsqueeze(-2) < share).sum(-1) + some
+    backward = length - (rest.unsqueeze(-2) < share).sum(-1) - some
     turn = torch.where(
-        ends[0] > ends[1],
-        length - (ahead < share).sum(-1, keepdim=True) - some,
-        (seen < share).sum(-1, keepdim=True) + some,
-    )
-    step = torch.arange(length + 1, dtype=torch.int64, device=paths.device)
-    before = (step - (step > turn).to(step.dtype)).clamp(0, length - 1)
-    return torch.where(step == turn, position, shifted.gather(-1, before))
+        ends[0] > ends[1], backward + len(places) - 1 - order, forward + order
+    ).unsqueeze(-2)
+
+    step = torch.arange(length + len(places), dtype=torch.int64, device=paths.device).unsqueeze(-1)
+    before = (step.squeeze(-1) - (turn < step).sum(-1)).clamp(0, length - 1)
+    inserted = torch.where(turn == step, place, -1).amax(-1)
+    return torch.where(inserted >= 0, inserted, shifted.gather(-1, before))

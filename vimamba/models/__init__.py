@@ -1,11 +1,47 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.adventurer import Adventurer
 from vimamba.models.damamba import DAMamba
+from vimamba.models.efficientvmamba import EfficientVMamba
+from vimamba.models.groupmamba import GroupMamba
+from vimamba.models.localvim import LocalVim
+from vimamba.models.localvmamba import LocalVMamba
+from vimamba.models.mamband import MambaND
+from vimamba.models.mambar import MambaReg
 from vimamba.models.mambavision import MambaVision
 from vimamba.models.medmamba import MedMamba
+from vimamba.models.mlla import MLLA
 from vimamba.models.mobilemamba import MobileMamba
+from vimamba.models.msvmamba import MSVMamba
+from vimamba.models.plainmamba import PlainMamba
+from vimamba.models.spatialmamba import SpatialMamba
 from vimamba.models.tinyvim import TinyViM
+from vimamba.models.videomamba import VideoMamba
 from vimamba.models.vim import VisionMamba
+from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
+from vimamba.models.vssd import VSSD
 
-__all__ = ["DAMamba", "MambaVision", "MedMamba", "MobileMamba", "TinyViM", "VMamba", "VisionMamba"]
+__all__ = [
+    "MLLA",
+    "VSSD",
+    "Adventurer",
+    "DAMamba",
+    "EfficientVMamba",
+    "GroupMamba",
+    "LocalVMamba",
+    "LocalVim",
+    "MSVMamba",
+    "MambaND",
+    "MambaReg",
+    "MambaVision",
+    "MedMamba",
+    "MobileMamba",
+    "PlainMamba",
+    "SpatialMamba",
+    "TinyViM",
+    "VMamba",
+    "VideoMamba",
+    "VimF",
+    "VisionMamba",
+]

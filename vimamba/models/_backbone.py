@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from vimamba.checkpoints import (
+    CheckpointError,
     StateDict,
     check_fit,
     family_of,
@@ -32,7 +33,13 @@ class Backbone(nn.Module):
     """What both kinds have in common: initialisation and official files.
 
     A family may override `init_parameters`, `from_official` and `adapt`.
+
+    Attributes:
+        prefers_average: Where files hold the weights and their average, `model_ema`, the published
+            accuracy is that of the average, which is loaded.
     """
+
+    prefers_average = False
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Start all parameters as the official code does.
@@ -43,6 +50,9 @@ class Backbone(nn.Module):
         """
         if mode:
             raise ValueError(f"mode={mode!r} is unknown; only '' is")
+        if any(p.is_meta for p in self.parameters()):
+            # nothing to start, and drawing no numbers takes seconds
+            return
         if needs_reset:
             for module in self.modules():
                 if hasattr(module, "reset_parameters"):
@@ -80,10 +90,19 @@ class Backbone(nn.Module):
             CheckpointError: It does not fit; lists what is missing, unexpected or of another shape.
         """
         rules = family_of(type(self)).rules
+        average = checkpoint.get("model_ema") if self.prefers_average else None
+        if isinstance(average, Mapping):
+            checkpoint = average
         state = unwrap(checkpoint, known_names(self, rules))
-        if in_official_names(state, self, rules):
-            state = self.from_official(state)
-        state = self.adapt(state)
+        try:
+            if in_official_names(state, self, rules):
+                state = self.from_official(state)
+            state = self.adapt(state)
+        except CheckpointError:
+            raise
+        # where shapes are another's, or parts are missing that belong together
+        except (RuntimeError, ValueError, LookupError) as error:
+            raise CheckpointError(f"the layout is another: {error}") from error
         return check_fit(state, self, fresh=self.may_be_missing(state))
 
     def load_pretrained(self, path: str) -> None:

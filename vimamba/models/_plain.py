@@ -3,10 +3,12 @@
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, P prefix tokens, C channels.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.layers import trunc_normal_
 from timm.layers.helpers import get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
 from vimamba.layers import (
-    PatchEmbed,
+    GridEmbed,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -25,9 +27,9 @@ from vimamba.layers import (
 )
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._backbone import Backbone
-from vimamba.scan_orders import order_of_block
+from vimamba.scan_orders import num_paths, order_of_block
 
-__all__ = ["PlainBackbone"]
+__all__ = ["PlainBackbone", "quarters"]
 
 PREFIXES = ("none", "first", "middle", "last", "spread")
 
@@ -48,13 +50,15 @@ class PlainBackbone(Backbone):
         tap_norms: One for each of them.
         in_chans, num_classes, drop_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
+        fc_norm: Of what is pooled.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
+        antialias: Resample it with antialiasing, as timm does and few official codes.
         device, dtype: Of the parameters made here.
     """
 
     def __init__(
         self,
-        patch_embed: PatchEmbed,
+        patch_embed: GridEmbed,
         blocks: Iterable[nn.Module],
         norm: nn.Module,
         *,
@@ -65,11 +69,13 @@ class PlainBackbone(Backbone):
         global_pool: str,
         embed_dim: int,
         drop_rate: float,
+        fc_norm: nn.Module | None = None,
         num_prefix_tokens: int = 1,
         pos_embed: bool = True,
         taps: Sequence[int] | None = None,
         tap_norms: Sequence[nn.Module] | None = None,
         dynamic_img_size: bool = False,
+        antialias: bool = True,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -83,6 +89,7 @@ class PlainBackbone(Backbone):
         self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
         self.global_pool = self._checked_pool(global_pool)
         self.dynamic_img_size = dynamic_img_size
+        self.antialias = antialias
         self.grad_checkpointing = False
 
         self.patch_embed = patch_embed
@@ -97,7 +104,10 @@ class PlainBackbone(Backbone):
         self.blocks = nn.ModuleList(blocks)
         # that of every block
         self.scan_orders = [order_of_block(scan_order, i) for i in range(len(self.blocks))]
+        for order in {*self.scan_orders}:
+            num_paths(order)  # names what is unknown
         self.norm = norm
+        self.fc_norm = fc_norm or nn.Identity()
         self.head = self._new_head()
         self.taps = list(range(len(self.blocks)) if taps is None else taps)
         self.tap_norms = nn.ModuleList(tap_norms or [nn.Identity() for _ in self.taps])
@@ -118,6 +128,15 @@ class PlainBackbone(Backbone):
         dd: dict[str, Any] = get_device_dtype(self.patch_embed)
         head = nn.Linear(self.head_hidden_size, self.num_classes, **dd)
         return head.train(self.training)
+
+    def init_parameters(self) -> None:
+        """Embeddings and classifier as DeiT's."""
+        for embedding in (self.pos_embed, self.cls_token):
+            if embedding is not None:
+                trunc_normal_(embedding, std=0.02)
+        if isinstance(self.head, nn.Linear):
+            trunc_normal_(self.head.weight, std=0.02)
+            nn.init.zeros_(self.head.bias)
 
     def no_weight_decay(self) -> set[str]:
         """Names of the embeddings and of the scans' parameters."""
@@ -194,30 +213,39 @@ class PlainBackbone(Backbone):
         """Resample (1, P + L, C): the prefix tokens' rows are taken out and put back."""
         places = self.places(old[0] * old[1])
         patches, prefix = split_tokens(pos_embed, places)
-        patches = resample_tokens(patches, old, new)
+        patches = resample_tokens(patches, old, new, self.antialias)
         return insert_tokens(patches, prefix, self.places(new[0] * new[1]))
+
+    def grid_paths(self, x: Tensor) -> dict[str, Tensor]:
+        """The paths of each scan order on the grid of x (N, h, w, C)."""
+        paths: dict[str, Tensor] = {}
+        for order in self.scan_orders:
+            if order not in paths:
+                paths[order] = torch.ops.vimamba.scan_paths(x, order)
+        return paths
 
     def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
         x = self.patch_embed(x)
         height, width = x.shape[1], x.shape[2]
-        paths: dict[str, Tensor] = {}
-        for order in self.scan_orders:
-            if order not in paths:
-                paths[order] = torch.ops.vimamba.scan_paths(x, order)
+        paths = self.grid_paths(x)
         x = x.flatten(1, 2)
         if self.cls_token is not None:
             num_patches = x.shape[1]
             places = self.places(num_patches)
             x = insert_tokens(x, self.cls_token.expand(x.shape[0], -1, -1), places)
             for order, table in paths.items():
-                paths[order] = insert_into_paths(table, places, num_patches)
+                paths[order] = self.insert_prefix(table, places, num_patches)
         if self.pos_embed is not None:
             pos_embed = self.pos_embed
             if self.dynamic_img_size:
                 pos_embed = self._resample(pos_embed, self.patch_embed.grid_size, (height, width))
             x = x + pos_embed
         return self.pos_drop(x), paths
+
+    def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
+        """Let paths over the L patches visit the prefix tokens, too."""
+        return insert_into_paths(paths, places, num_patches)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to normed tokens (N, P + L, C), the prefix tokens among them."""
@@ -233,6 +261,7 @@ class PlainBackbone(Backbone):
                 x = pick_tokens(x, places).mean(dim=1)
             else:
                 x = split_tokens(x, places)[0].mean(dim=1)
+            x = self.fc_norm(x)
         return x if pre_logits else self.head(x)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -327,5 +356,11 @@ class PlainBackbone(Backbone):
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
+            self.fc_norm = nn.Identity()
             self.reset_classifier(0, "")
         return take
+
+
+def quarters(depth: int) -> list[int]:
+    """The last block of each quarter of a stack: where features are taken by default."""
+    return sorted({math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)})

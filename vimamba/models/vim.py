@@ -7,30 +7,29 @@ Official code: https://github.com/hustvl/Vim (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import RmsNorm, lecun_normal_, trunc_normal_
+from timm.layers import RmsNorm
 from timm.models import checkpoint, generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
-    MambaMixer,
     PatchEmbed,
     RotaryEmbed,
     SimplePyramid,
-    drop_path_rates,
+    init_patches_,
+    init_vim_blocks_,
     join_branches,
     mamba_rules,
     to_pair,
+    vim_blocks,
 )
-from vimamba.layers.mamba import VimBlock
 from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.scan_orders import order_of_block
 
 __all__ = ["VisionMamba"]
 
@@ -90,7 +89,6 @@ class VisionMamba(PlainBackbone):
         dd = {"device": device, "dtype": dtype}
         stride = stride or patch_size
         mixer = {"d_state": d_state, "average_paths": average_paths}
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
         orders = [order_of_block(scan_order, block) for block in range(depth)]
         super().__init__(
             PatchEmbed(
@@ -102,10 +100,7 @@ class VisionMamba(PlainBackbone):
                 dynamic_img_size=dynamic_img_size,
                 **dd,
             ),
-            (
-                VimBlock(embed_dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
-                for rate, order in zip(rates, orders, strict=True)
-            ),
+            vim_blocks(embed_dim, orders, drop_path_rate, dd, **mixer),
             RmsNorm(embed_dim, eps=1e-5, **dd),
             scan_order=orders,
             prefix=class_token,
@@ -128,20 +123,9 @@ class VisionMamba(PlainBackbone):
 
     def init_parameters(self) -> None:
         """Embeddings and classifier as DeiT's; only the first path gets the step sizes of Mamba."""
-        lecun_normal_(self.patch_embed.proj.weight)
-        nn.init.zeros_(self.patch_embed.proj.bias)  # type: ignore[arg-type]
-        for embedding in (self.pos_embed, self.cls_token):
-            if embedding is not None:
-                trunc_normal_(embedding, std=0.02)
-        if isinstance(self.head, nn.Linear):
-            trunc_normal_(self.head.weight, std=0.02)
-            nn.init.zeros_(self.head.bias)
-        for block in self.blocks:
-            mixer: MambaMixer = block.mixer  # type: ignore[assignment]
-            with torch.no_grad():
-                mixer.scan.dt_bias[1:].zero_()
-                nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
-                mixer.out_proj.weight /= math.sqrt(len(self.blocks))
+        init_patches_(self.patch_embed)
+        super().init_parameters()
+        init_vim_blocks_(self.blocks)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename, and join what the two branches hold.
@@ -225,23 +209,41 @@ class VisionMamba(PlainBackbone):
         return maps
 
 
-RULES = {
+# of all that are built on Vim's code
+VIM_RULES = {
     r"(cls_token|pos_embed)": r"\1",
     r"(patch_embed\.proj|head)\.(weight|bias)": r"\1.\2",
     r"norm_f\.weight": "norm.weight",
     r"layers\.(\d+)\.norm\.weight": r"blocks.\1.norm.weight",
     **mamba_rules(r"layers\.(\d+)\.mixer\.", r"blocks.\1.mixer.", ("", "_b")),
+}
+RULES = {
+    **VIM_RULES,
     r"fpn1\.(.*)": r"pyramid.levels.0.\1",
     r"fpn2\.(.*)": r"pyramid.levels.1.\1",
     r"rope\.freqs_(?:cos|sin)": None,
 }
 _DENSE = {"img_size": 512, "class_token": "none", "pyramid": (5, 11, 17, 23)}
 _DENSE_ROTARY = {**_DENSE, "rotary": True, "pyramid_residual": True}
-register_family("Vim", VisionMamba, RULES, layouts=(_DENSE, _DENSE_ROTARY))
+register_family(
+    "Vim",
+    VisionMamba,
+    RULES,
+    layouts=(_DENSE, _DENSE_ROTARY),
+    top1={
+        "vim_tiny_patch16_224.midclstok_in1k": 76.1,
+        "vim_small_patch16_224.midclstok_in1k": 80.5,
+        "vim_base_patch16_224.midclstok_in1k": 81.9,
+        "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": 78.3,
+        "vim_small_patch16_stride8_224.midclstok_ft_in1k": 81.6,
+        "vim_tiny_rope_patch16_224.in1k": 73.1,
+    },
+    remarks="With a stride of 8, patches of 16 pixels overlap without padding: 27 x 27 of them, "
+    "not 28 x 28. The rotary model, of January 2024, was superseded by the one without.",
+)
 
 
-def _cfg(file: str = "", top1: str = "", hub: str = "", **kwargs: Any) -> dict[str, Any]:
-    generation = kwargs.pop("generation", "class token in the middle (February 2024)")
+def _cfg(file: str = "", hub: str = "", **kwargs: Any) -> dict[str, Any]:
     return {
         "hf_hub_id": f"hustvl/{hub}" if file else None,
         "hf_hub_filename": file or None,
@@ -254,12 +256,12 @@ def _cfg(file: str = "", top1: str = "", hub: str = "", **kwargs: Any) -> dict[s
         "interpolation": "bicubic",
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "apache-2.0" if top1 else None,
+        "license": "apache-2.0",
         "origin_url": "https://github.com/hustvl/Vim",
         "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional "
         "State Space Model",
         "paper_ids": "arXiv:2401.09417",
-        "notes": ("family: Vim", f"generation: {generation}", f"top-1: {top1 or 'untrained'}"),
+        "notes": ("class token in the middle (February 2024)",),
         **kwargs,
     }
 
@@ -268,27 +270,25 @@ _TINY, _SMALL, _BASE = (f"Vim-{size}-midclstok" for size in ("tiny", "small", "b
 
 default_cfgs = generate_default_cfgs(
     {
-        "vim_tiny_patch16_224.midclstok_in1k": _cfg("vim_t_midclstok_76p1acc.pth", "76.1", _TINY),
-        "vim_small_patch16_224.midclstok_in1k": _cfg("vim_s_midclstok_80p5acc.pth", "80.5", _SMALL),
-        "vim_base_patch16_224.midclstok_in1k": _cfg("vim_b_midclstok_81p9acc.pth", "81.9", _BASE),
+        "vim_tiny_patch16_224.midclstok_in1k": _cfg("vim_t_midclstok_76p1acc.pth", _TINY),
+        "vim_small_patch16_224.midclstok_in1k": _cfg("vim_s_midclstok_80p5acc.pth", _SMALL),
+        "vim_base_patch16_224.midclstok_in1k": _cfg("vim_b_midclstok_81p9acc.pth", _BASE),
         "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_t_midclstok_ft_78p3acc.pth", "78.3", _TINY
+            "vim_t_midclstok_ft_78p3acc.pth", _TINY
         ),
         "vim_small_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_s_midclstok_ft_81p6acc.pth", "81.6", _SMALL
+            "vim_s_midclstok_ft_81p6acc.pth", _SMALL
         ),
         "vim_tiny_rope_patch16_224.in1k": _cfg(
-            top1="73.1", generation="rotary embedding, class token in front (January 2024)"
+            notes=("rotary embedding, class token in front (January 2024)",)
         ),
-        "test_vim.untrained": _cfg(input_size=(3, 96, 96)),
+        "test_vim.untrained": _cfg(input_size=(3, 96, 96), license=None, notes=()),
     }
 )
 
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
-    depth = kwargs.get("depth", 24)
-    quarters = sorted({math.ceil(depth * part / 4) - 1 for part in (1, 2, 3, 4)})
-    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters
+    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters(kwargs.get("depth", 24))
     return build_model(VisionMamba, variant, pretrained, features=out_indices, **kwargs)
 
 

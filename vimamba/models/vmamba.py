@@ -169,12 +169,31 @@ RULES = {
     r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
 }
-register_family("VMamba", VMamba, RULES, layouts=({"stage_norm": True},))
+register_family(
+    "VMamba",
+    VMamba,
+    RULES,
+    layouts=({"stage_norm": True},),
+    top1={
+        "vmamba_tiny_s1l8.in1k": 82.6,
+        "vmamba_small_s1l20.in1k": 83.3,
+        "vmamba_base_s1l20.in1k": 83.8,
+        "vmamba_tiny_s2l5.in1k": 82.5,
+        "vmamba_small_s2l15.in1k": 83.6,
+        "vmamba_base_s2l15.in1k": 83.9,
+        "vmamba_tiny_s2l4.in1k": 82.5,
+        "vmamba_tiny_v0.in1k": 82.2,
+        "vmamba_small_v0.in1k": 83.5,
+        "vmamba_base_v0.in1k": 83.7,
+    },
+    remarks="`s1l8` has mixers as wide as the block and 8 blocks in its third stage, `s2l5` twice "
+    "as wide ones and 5. `v0` is the first generation, `m2` has Mamba-2's scan.",
+)
 
 _RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
 
 
-def _cfg(file: str = "", top1: str = "", tag: str = "%23v2cls", **kwargs: Any) -> dict[str, Any]:
+def _cfg(file: str = "", tag: str = "%23v2cls", **kwargs: Any) -> dict[str, Any]:
     generation = "first generation (v0)" if "v0cls" in tag else "second generation (v2)"
     return {
         "url": f"{_RELEASES}/{tag}/{file}" if file else "",
@@ -186,27 +205,27 @@ def _cfg(file: str = "", top1: str = "", tag: str = "%23v2cls", **kwargs: Any) -
         "interpolation": "bicubic",
         "first_conv": "stem.conv1",
         "classifier": "head.fc",
-        "license": "mit" if top1 else None,
+        "license": "mit" if file else None,
         "origin_url": "https://github.com/MzeroMiko/VMamba",
         "paper_name": "VMamba: Visual State Space Model",
         "paper_ids": "arXiv:2401.10166",
-        "notes": ("family: VMamba", f"generation: {generation}", f"top-1: {top1 or 'untrained'}"),
+        "notes": (generation,),
         **kwargs,
     }
 
 
 default_cfgs = generate_default_cfgs(
     {
-        "vmamba_tiny_s1l8.in1k": _cfg("vssm1_tiny_0230s_ckpt_epoch_264.pth", "82.6"),
-        "vmamba_small_s1l20.in1k": _cfg("vssm1_small_0229s_ckpt_epoch_240.pth", "83.3"),
-        "vmamba_base_s1l20.in1k": _cfg("vssm1_base_0229s_ckpt_epoch_225.pth", "83.8"),
-        "vmamba_tiny_s2l5.in1k": _cfg("vssm_tiny_0230_ckpt_epoch_262.pth", "82.5"),
-        "vmamba_small_s2l15.in1k": _cfg("vssm_small_0229_ckpt_epoch_222.pth", "83.6"),
-        "vmamba_base_s2l15.in1k": _cfg("vssm_base_0229_ckpt_epoch_237.pth", "83.9"),
-        "vmamba_tiny_s2l4.in1k": _cfg("vssmtiny_dp02_ckpt_epoch_258.pth", "82.5", "%2320240220"),
-        "vmamba_tiny_v0.in1k": _cfg("vssmtiny_dp01_ckpt_epoch_292.pth", "82.2", "%23v0cls"),
-        "vmamba_small_v0.in1k": _cfg("vssmsmall_dp03_ckpt_epoch_238.pth", "83.5", "%23v0cls"),
-        "vmamba_base_v0.in1k": _cfg("vssmbase_dp06_ckpt_epoch_241.pth", "83.7", "%23v0cls"),
+        "vmamba_tiny_s1l8.in1k": _cfg("vssm1_tiny_0230s_ckpt_epoch_264.pth"),
+        "vmamba_small_s1l20.in1k": _cfg("vssm1_small_0229s_ckpt_epoch_240.pth"),
+        "vmamba_base_s1l20.in1k": _cfg("vssm1_base_0229s_ckpt_epoch_225.pth"),
+        "vmamba_tiny_s2l5.in1k": _cfg("vssm_tiny_0230_ckpt_epoch_262.pth"),
+        "vmamba_small_s2l15.in1k": _cfg("vssm_small_0229_ckpt_epoch_222.pth"),
+        "vmamba_base_s2l15.in1k": _cfg("vssm_base_0229_ckpt_epoch_237.pth"),
+        "vmamba_tiny_s2l4.in1k": _cfg("vssmtiny_dp02_ckpt_epoch_258.pth", "%2320240220"),
+        "vmamba_tiny_v0.in1k": _cfg("vssmtiny_dp01_ckpt_epoch_292.pth", "%23v0cls"),
+        "vmamba_small_v0.in1k": _cfg("vssmsmall_dp03_ckpt_epoch_238.pth", "%23v0cls"),
+        "vmamba_base_v0.in1k": _cfg("vssmbase_dp06_ckpt_epoch_241.pth", "%23v0cls"),
         "vmamba_tiny_m2.untrained": _cfg(),
         "vmamba_small_m2.untrained": _cfg(),
         "test_vmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),

@@ -1,6 +1,7 @@
 """Whole networks by name: a folder for each task, and what all of them have in common."""
 
 from vimamba.networks.feature_pyramid import FeaturePyramid
+from vimamba.networks.identification import NetworkIdentity, match_networks
 from vimamba.networks.loading import load_network
 from vimamba.networks.network import Network
 from vimamba.networks.registry import (
@@ -25,6 +26,7 @@ __all__ = [
     "BackboneSegmenter",
     "FeaturePyramid",
     "Network",
+    "NetworkIdentity",
     "Segmenter",
     "SwinUMamba",
     "SwinUMambaD",
@@ -37,5 +39,6 @@ __all__ = [
     "list_segmenters",
     "load_network",
     "load_segmenter",
+    "match_networks",
     "register_network",
 ]

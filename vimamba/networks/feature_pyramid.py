@@ -48,10 +48,13 @@ class FeaturePyramid(nn.Module):
         }
         probe = timm.create_model(backbone, device="meta", **described)
         takes = inspect.signature(type(probe).__init__).parameters
+        kwargs = {**{k: v for k, v in _DENSE.items() if k in takes}, **kwargs}
+        if "stage_norm" in takes:  # which may leave fewer features
+            dense = {"stage_norm": kwargs["stage_norm"]}
+            probe = timm.create_model(backbone, device="meta", **{**described, **dense})
         strides: list[int] = [level["reduction"] for level in probe.feature_info]  # type: ignore[union-attr]
         quarters = tuple(math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4))
         plain = len(set(strides)) == 1
-        kwargs = {**{k: v for k, v in _DENSE.items() if k in takes}, **kwargs}
         if plain and "pyramid" in takes:
             kwargs = {"pyramid": quarters, "class_token": "none", **kwargs}
             plain = False

@@ -5,6 +5,7 @@ which fits it strictly. A part of it, its `body`, may be a timm model with weigh
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -108,7 +109,8 @@ class Network(nn.Module):
         body = self.body
         return next((f"{name}." for name, module in self.named_modules() if module is body), "")
 
-    def official_rules(self) -> Rules:
+    @classmethod
+    def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed; none if there is no such file."""
         return {}
 
@@ -116,6 +118,26 @@ class Network(nn.Module):
         """Rename the parameters of an official file."""
         rules = self.official_rules()
         return split_paths(rename_keys(state_dict, rules)) if rules else state_dict
+
+    def rename_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
+        """Weights of a checkpoint under our names, without what is `optional` and not there.
+
+        Raises:
+            CheckpointError: A name is none of the official code's, or there are no weights.
+        """
+        ours = self.state_dict()
+        state = unwrap(checkpoint, known_names(self, self.official_rules()))
+        if not state.keys() & ours.keys():
+            state = self.from_official(state)
+        return {k: v for k, v in state.items() if k in ours or not k.startswith(self.optional)}
+
+    def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
+        """A state dict for this network from a checkpoint, under official names or ours.
+
+        Raises:
+            CheckpointError: It does not fit; lists what is missing, unexpected or of another shape.
+        """
+        return check_fit(self.rename_weights(checkpoint), self)
 
     def load_pretrained(self, path: str | Path) -> None:
         """Load a file of the official code, or weights under our names, strictly.
@@ -127,13 +149,10 @@ class Network(nn.Module):
             FileNotFoundError: There is no such file.
             CheckpointError: The file does not fit; the message lists what does not.
         """
-        checkpoint, ours = read_checkpoint(path), self.state_dict()
+        checkpoint = read_checkpoint(path)
         try:
-            state = unwrap(checkpoint, known_names(self, self.official_rules()))
-            if not state.keys() & ours.keys():
-                state = self.from_official(state)
-            state = {k: v for k, v in state.items() if k in ours or not k.startswith(self.optional)}
-            check_finite(check_fit(state, self))
+            state = self.read_weights(checkpoint)
+            check_finite(state)
         except CheckpointError as error:
             raise CheckpointError(f"{str(path)!r} does not fit: {error}") from None
         self.load_state_dict(state)

@@ -1,5 +1,6 @@
 """Names of the whole networks, and the function that makes any of them."""
 
+import inspect
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -25,6 +26,14 @@ class Entry:
     name: str
     task: str
     build: Callable[..., Network]
+
+    @property
+    def network_cls(self) -> type[Network] | None:
+        """Class of the network, where `build` is that or says so by its annotation."""
+        made = self.build
+        if not isinstance(made, type):
+            made = inspect.get_annotations(made).get("return")
+        return made if isinstance(made, type) and issubclass(made, Network) else None
 
 
 _NETWORKS: dict[str, Entry] = {}

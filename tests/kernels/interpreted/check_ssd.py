@@ -203,14 +203,24 @@ def test_second_derivatives_go_through_the_chunked_form():
     torch.testing.assert_close(*results, rtol=1e-3, atol=1e-3)
 
 
-def test_opcheck_passes():
+@pytest.mark.parametrize(
+    "utils",
+    [
+        ("test_schema", "test_autograd_registration", "test_faketensor"),
+        # traces what is tested by itself
+        pytest.param(("test_aot_dispatch_dynamic",), marks=pytest.mark.slow),
+    ],
+    ids=["declared", "traced"],
+)
+def test_opcheck_passes(utils):
     problem = make_problem(**SMALL, length=5, dtype=torch.float32)
     tensors = [problem[name].requires_grad_() for name in TENSORS]
     options = (True, [0.0, 2.0], problem["paths"], True)
     forward, backward = torch.ops.vimamba.ssd_forward, torch.ops.vimamba.ssd_backward
-    torch.library.opcheck(forward.default, (*tensors, *options, True))
+    torch.library.opcheck(forward.default, (*tensors, *options, True), test_utils=utils)
     grads = [torch.ones_like(t) for t in forward(*tensors, *options, True)]
-    torch.library.opcheck(backward.default, (*grads, *(t.detach() for t in tensors), *options))
+    arguments = (*grads, *(t.detach() for t in tensors), *options)
+    torch.library.opcheck(backward.default, arguments, test_utils=utils)
     assert forward(*tensors, *options, False)[1].shape == (0,)
 
 

@@ -145,7 +145,8 @@ class SwinUMamba(Segmenter):
             outputs += [classifier(level) for classifier, level in supervised]
         return outputs
 
-    def official_rules(self) -> Rules:
+    @classmethod
+    def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed."""
         return _OFFICIAL_KEYS
 
@@ -236,7 +237,8 @@ class SwinUMambaD(Segmenter):
         features: Any = self.encoder.forward_intermediates(x, intermediates_only=True)
         return self.decoder.forward_all(features) if auxiliary else [self.decoder(features)]
 
-    def official_rules(self) -> Rules:
+    @classmethod
+    def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed."""
         return _OFFICIAL_KEYS_D
 

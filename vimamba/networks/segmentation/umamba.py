@@ -288,7 +288,8 @@ class UMamba(Segmenter):
         """The encoder's stages for layer-wise learning rates; the decoder is the last one."""
         return {"stem": r"^stem", "blocks": r"^(?:stages|mambas)\.(\d+)"}
 
-    def official_rules(self) -> Rules:
+    @classmethod
+    def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed, once the deepest layer is counted."""
         return {r"mamba_layer\..*": None, **_OFFICIAL_KEYS}
 

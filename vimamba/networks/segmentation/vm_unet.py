@@ -158,7 +158,8 @@ class VMUNet(Segmenter):
             x = stage(x + skips.pop())
         return [self.classifier(self.expand(x).permute(0, 3, 1, 2))]
 
-    def official_rules(self) -> Rules:
+    @classmethod
+    def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed."""
         return _OFFICIAL_KEYS
 

@@ -1,0 +1,47 @@
+"""`vimamba.identify` tells whole networks, too, and `vimamba convert` writes them."""
+
+import pytest
+import torch
+
+import vimamba
+from tests.parity.official import shapes_only
+from vimamba.checkpoints import CheckpointError, find_identity
+from vimamba.cli import main
+
+OFFICIAL = {
+    "vmunet_isic": ("vm_unet", 1, 3),
+    "swin_umamba": ("swin_umamba", 14, 1),
+    "swin_umamba_d": ("swin_umamba_d", 14, 1),
+    "umamba_bot_2d": ("umamba_bot_2d", 14, 1),
+}
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_files_are_told_with_classes_and_channels(name):
+    found = find_identity({"network_weights": shapes_only(name)})
+    assert (found.variant, found.num_classes, found.in_chans) == OFFICIAL[name]
+    assert found.others == ()
+
+
+def test_a_file_of_ours_is_told_written_and_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    state = vimamba.create_network("vm_unet", num_classes=3, in_chans=2).state_dict()
+    torch.save({"state_dict": {f"net.{k}": v for k, v in state.items()}}, "run.ckpt")
+    assert main(["identify", "run.ckpt"]) == 0
+    line = 'network = vimamba.create_network("vm_unet", num_classes=3, in_chans=2); network.load'
+    assert line in capsys.readouterr().out
+    assert main(["convert", "run.ckpt", "--out", "net.safetensors"]) == 0
+    assert main(["convert", "run.ckpt", "--out", "net"]) == 0
+    assert 'vimamba.load_network("net")' in capsys.readouterr().out
+    again = vimamba.create_network("vm_unet", num_classes=3, in_chans=2)
+    again.load_pretrained("net.safetensors")
+    for network in (again, vimamba.load_network("net")):
+        assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+def test_the_error_says_how_networks_of_other_sizes_are_tried(tmp_path):
+    net = vimamba.create_segmenter("vm_unet", num_classes=1, dims=(8, 16, 24, 32))
+    torch.save(net.state_dict(), tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"create_network\(.*\.load_pretrained\(FILE\)"):
+        vimamba.identify(tmp_path / "net.pth")
+    net.load_pretrained(tmp_path / "net.pth")

@@ -1,0 +1,171 @@
+"""Measure the models and list them: python tools/model_table.py.
+
+Writes what is measured to vimamba/models/facts.json, then docs/models.md, the README's table of
+families and the picture of accuracy against size, from that and from what families register.
+"""
+
+import json
+from dataclasses import asdict
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import vimamba  # noqa: F401  registers the models
+from vimamba.checkpoints import Facts, Family, classifiers, count_blocks, list_families
+from vimamba.cli.model_list import Row, describe_model
+from vimamba.console import number
+from vimamba.files import write_whole
+from vimamba.hub import create_skeleton
+
+ROOT = Path(__file__).parents[1]
+FACTS = ROOT / "vimamba" / "models" / "facts.json"
+BEGIN, END = "<!-- models: written by tools/model_table.py -->", "<!-- end of models -->"
+
+
+def families() -> list[Family]:
+    """All families of this package, by name."""
+    ours = [f for f in list_families() if f.model_cls.__module__.startswith("vimamba.models.")]
+    return sorted(ours, key=lambda family: family.name.lower())
+
+
+def measure(name: str) -> Facts:
+    """Count a model's parameters, operations and blocks, without memory for its weights."""
+    model = create_skeleton(name).eval()
+    cfg: Any = model.pretrained_cfg
+    weights = model.state_dict()
+    names = (cfg["first_conv"], classifiers(cfg)[0])
+    stem, head = (weights.get(f"{name}.weight") for name in names)
+    return Facts(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        gflops=round(count_operations(model, cfg["input_size"]) / 1e9, 2),
+        depth=count_blocks(weights),
+        width=None if stem is None else stem.shape[0],
+        features=None if head is None else head.shape[-1],
+    )
+
+
+def count_operations(model: nn.Module, size: tuple[int, ...]) -> float:
+    """Operations for one image of (channels, height, width), as papers count them."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.empty(1, *size, device="meta"))
+    # torch counts a multiplication and an addition as two, papers as one; scans count as they are
+    return sum(
+        count if "vimamba" in str(operator) else count / 2
+        for operator, count in counter.get_flop_counts()["Global"].items()
+    )
+
+
+def facts_text() -> str:
+    """What is measured of every released model, as JSON."""
+    names = [name for family in families() for name in family.list_models()]
+    lines = [f'  "{name}": {json.dumps(asdict(measure(name)))}' for name in names]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def models_text() -> str:
+    """A section with a table for every family."""
+    return "\n\n".join(_section(family) for family in families())
+
+
+def summary_text() -> str:
+    """One row for every family."""
+    lines = [
+        "| family | models | parameters (M) | best top-1 (%) | weights' licence |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for family in families():
+        rows = [describe_model(name) for name in family.list_models()]
+        sizes = [row.params / 1e6 for row in rows if row.params]
+        best = max(family.top1.values(), default=None)
+        licences = sorted({row.license for row in rows if row.license}) or ["none published"]
+        smallest, largest = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
+        span = smallest if smallest == largest else f"{smallest} to {largest}"
+        link = f"[{family.name}](docs/models.md#{_anchor(family)})"
+        cells = [link, str(len(rows)), span, number(best, 1), ", ".join(licences)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _anchor(family: Family) -> str:
+    return "".join(c for c in family.name.lower().replace(" ", "-") if c.isalnum() or c in "-_")
+
+
+def _section(family: Family) -> str:
+    names = family.list_models()
+    cfg: Any = timm.get_pretrained_cfg(names[0])
+    paper = [cfg.paper_name] if cfg.paper_name else []
+    paper += [f"[{cfg.paper_ids}]({_address(cfg.paper_ids)})"] if cfg.paper_ids else []
+    lines = [
+        f"### {family.name}",
+        "",
+        f"- Paper: {', '.join(paper) or 'none'}",
+        f"- Original code: {cfg.origin_url}",
+        f"- Scan order: {_scan_order(family)}",
+        *([f"- {family.remarks}"] if family.remarks else []),
+        "",
+        "| model | parameters (M) | GFLOPs | input | top-1 (%) | weights' licence |",
+        "|---|---:|---:|---|---:|---|",
+        *(_row(family, describe_model(name)) for name in names),
+    ]
+    return "\n".join(lines)
+
+
+def _address(ids: str) -> str:
+    return f"https://arxiv.org/abs/{ids.removeprefix('arXiv:')}"
+
+
+def _scan_order(family: Family) -> str:
+    order = signature(family.model_cls).parameters.get("scan_order")
+    if order is None:
+        return "part of the model"
+    return f"any of two dimensions; `{order.default}` unless the model says otherwise"
+
+
+def _row(family: Family, row: Row) -> str:
+    published = {key: top1 for key, top1 in family.top1.items() if key.split(".")[0] == row.name}
+    accuracies = [f"{top1:.1f}" for top1 in published.values()]
+    if len(published) > 1:
+        tags = [key.partition(".")[2] for key in published]
+        accuracies = [f"{top1} ({tag})" for top1, tag in zip(accuracies, tags, strict=True)]
+    cells = [
+        f"`{row.name}`",
+        number(row.params and row.params / 1e6, 1),
+        number(row.gflops, 1),
+        "x".join(map(str, row.input_size)),
+        ", ".join(accuracies) or "-",
+        _licence(row),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _licence(row: Row) -> str:
+    if row.pretrained:
+        return row.license or "unknown"
+    return f"{row.license} (load a file)" if row.license else "none published"
+
+
+def with_tables(text: str, tables: str) -> str:
+    """A document with what stands between its two marks made anew."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    with write_whole(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    from model_picture import draw_accuracy
+
+    write(FACTS, facts_text())
+    for document, tables in (("docs/models.md", models_text), ("README.md", summary_text)):
+        path = ROOT / document
+        write(path, with_tables(path.read_text(encoding="utf-8"), tables()))
+    draw_accuracy(ROOT / "docs" / "images" / "models.png")

@@ -1,0 +1,77 @@
+"""Published checkpoints: find the weights, rename to our parameters, load wholly or not at all.
+
+    nesting.py    takes off the dictionaries and prefixes around the weights
+    rename.py     official names to ours
+    fit.py        whether weights are a model's: names, shapes, kinds of numbers, finite values
+    families.py   what a family registers: rules, layouts, published accuracy, facts
+    identity.py   what a file is
+    loading.py    all of them in turn: the body of a model's `load_pretrained`
+
+Files are read by `vimamba.reading`, as data and within bounds.
+"""
+
+from vimamba.checkpoints.families import (
+    Facts,
+    Family,
+    count_blocks,
+    family_of,
+    find_facts,
+    find_family,
+    list_families,
+    register_family,
+)
+from vimamba.checkpoints.fit import check_finite, check_fit, classifiers
+from vimamba.checkpoints.identity import (
+    Identity,
+    find_identity,
+    identify,
+    identify_checkpoint,
+    register_matcher,
+)
+from vimamba.checkpoints.loading import load_official
+from vimamba.checkpoints.nesting import Weights, find_weights, thin_out, unwrap
+from vimamba.checkpoints.rename import (
+    Known,
+    Rules,
+    StateDict,
+    in_official_names,
+    known_names,
+    rename_key,
+    rename_keys,
+    without_numbers,
+)
+from vimamba.reading import CheckpointError, read_checkpoint
+
+__all__ = [
+    "CheckpointError",
+    "Facts",
+    "Family",
+    "Identity",
+    "Known",
+    "Rules",
+    "StateDict",
+    "Weights",
+    "check_finite",
+    "check_fit",
+    "classifiers",
+    "count_blocks",
+    "family_of",
+    "find_facts",
+    "find_family",
+    "find_identity",
+    "find_weights",
+    "identify",
+    "identify_checkpoint",
+    "in_official_names",
+    "known_names",
+    "list_families",
+    "load_official",
+    "read_checkpoint",
+    "register_family",
+    "register_matcher",
+    "rename_key",
+    "rename_keys",
+    "thin_out",
+    "unwrap",
+    "without_numbers",
+]

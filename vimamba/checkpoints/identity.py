@@ -1,0 +1,325 @@
+"""Tells from names and shapes alone what a checkpoint file is.
+
+Renaming needs no model: a name that no rule knows rules a family out. What is left is compared with
+models without memory, but only with those that have as many blocks, as wide as the file's.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import timm
+from torch import nn
+
+from vimamba.checkpoints.families import (
+    Family,
+    count_blocks,
+    find_facts,
+    list_families,
+)
+from vimamba.checkpoints.fit import check_finite, classifiers
+from vimamba.checkpoints.nesting import Bare, find_weights, thin_out
+from vimamba.checkpoints.rename import StateDict, listed, rename_key, without_numbers
+from vimamba.reading import CheckpointError, read_checkpoint
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a checkpoint is.
+
+    Attributes:
+        variant: Registered name of the model.
+        family: Its family.
+        notes: What its authors or we say about it.
+        accuracy: Published with the official weights; "" of what is no classifier.
+        license: Of the official weights.
+        arguments: What the model has to be made with besides.
+        in_chans: Channels of the images.
+        num_classes: Classes; 0 where the file has no classifier.
+        others: What the file may be as well, for names and shapes are the same.
+    """
+
+    variant: str
+    family: str
+    notes: str
+    accuracy: str
+    license: str
+    arguments: tuple[tuple[str, Any], ...] = ()
+    in_chans: int = 3
+    num_classes: int = 1000
+    others: tuple["Identity", ...] = ()
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """Of the model, without those that it has anyway."""
+        unusual = {"in_chans": (self.in_chans, (3,)), "num_classes": (self.num_classes, (0, 1000))}
+        sizes = {key: value for key, (value, usual) in unusual.items() if value not in usual}
+        return {**dict(self.arguments), **sizes}
+
+    @property
+    def create_line(self) -> str:
+        """The line that makes the model which this file fits, and loads it."""
+        overlay = "pretrained_cfg_overlay=dict(file=FILE)"
+        arguments = [f"{key}={value!r}" for key, value in self.all_arguments.items()]
+        call = ", ".join([f'"{self.variant}"', "pretrained=True", *arguments, overlay])
+        return f"timm.create_model({call})"
+
+    def line(self, file: str | Path) -> str:
+        """`create_line` with the name of the file."""
+        return self.create_line.replace("FILE", repr(str(file)))
+
+    def folder_line(self, folder: str | Path) -> str:
+        """The line that loads the folder which `vimamba.save_pretrained` writes of the model."""
+        return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+
+    def load(self, file: str | Path) -> nn.Module:
+        """What `create_line` makes of the file."""
+        overlay = {"file": str(file)}
+        arguments = {**self.all_arguments, "pretrained_cfg_overlay": overlay}
+        return timm.create_model(self.variant, pretrained=True, **arguments)
+
+    def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
+        """The weights in the file under our names, whole and finite.
+
+        Raises:
+            CheckpointError: They are not.
+        """
+        state = self.skeleton().read_weights(checkpoint)  # type: ignore[operator]
+        check_finite(state)
+        return state
+
+    def skeleton(self) -> nn.Module:
+        """The model without memory for its weights."""
+        return timm.create_model(self.variant, device="meta", **self.all_arguments)
+
+    def __str__(self) -> str:
+        if self.others:
+            names = [self.variant, *(other.variant for other in self.others)]
+            return " or ".join(dict.fromkeys(names))
+        return f"{self.variant} ({self.accuracy})" if self.accuracy else self.variant
+
+
+# what files of any model are called
+_ANY_FILE = {"", "model.safetensors", "model.pth", "pytorch_model.bin", "checkpoint.pth"}
+
+Matcher = Callable[[Mapping[str, Any]], list[Identity]]
+
+_MATCHERS: list[Matcher] = []
+
+
+def register_matcher(matcher: Matcher) -> None:
+    """Let `identify` ask what else a checkpoint may be, before it looks through timm's models."""
+    _MATCHERS.append(matcher)
+
+
+def identify(path: str | Path) -> Identity:
+    """Tell from names and shapes which registered model a checkpoint file belongs to.
+
+    Any number of channels and classes will do. Where several models have these very names and
+    shapes, the first is given, and the others with it; unless the file is called as one of them
+    was published, which tells that it is this one.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        CheckpointError: It fits none, or cannot be read.
+    """
+    return identify_checkpoint(read_checkpoint(path), path)
+
+
+def identify_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Identity:
+    """As `identify`, of a file that was read already.
+
+    Raises:
+        CheckpointError: It fits no model.
+    """
+    try:
+        keys = listed("key", list(find_weights(checkpoint).state))
+    except CheckpointError as error:
+        raise CheckpointError(f"{str(path)!r}: {error}") from None
+    found = find_identity(checkpoint)
+    if found is None:
+        raise CheckpointError(
+            f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. A whole network of "
+            "other sizes than the usual ones is tried with vimamba.create_network(NAME, ...)"
+            ".load_pretrained(FILE)"
+        )
+    candidates = (found, *found.others)
+    named = [one for one in candidates if Path(path).name in published_files(one.variant)]
+    return replace(named[0], others=()) if len(named) == 1 else found
+
+
+def published_files(model: str) -> set[str]:
+    """Names of the files in which weights of a registered model were published."""
+    if not timm.is_model(model):
+        return set()
+    cfgs: list[Any] = [timm.get_pretrained_cfg(key) for key in timm.list_pretrained(f"{model}.*")]
+    files = {str(cfg.hf_hub_filename or cfg.url or "").rsplit("/", 1)[-1] for cfg in cfgs}
+    return files - _ANY_FILE
+
+
+def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
+    """What a checkpoint is; None if it fits nothing."""
+    for match in (*_MATCHERS, _match_models):
+        with _silence():
+            found = match(checkpoint)
+        if found:
+            return replace(found[0], others=tuple(found[1:]))
+    return None
+
+
+def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
+    """The timm models of this package that a checkpoint fits, with the arguments that they take."""
+    sample = thin_out(checkpoint)
+    readings = [r for f in list_families() if (r := _read(checkpoint, sample, f))]
+    # a file that is some model's as it is may pass for another one's backbone, too
+    for layouts in (_as_registered, _without_classifier, _in_other_layouts):
+        found = [identity for reading in readings for identity in reading.fit(layouts(reading))]
+        if found:
+            return found
+    return []
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """What a model that is only tried leaves out or starts fresh is not worth a warning."""
+    logger = logging.getLogger("vimamba.checkpoints")
+
+    def refuse(record: logging.LogRecord) -> bool:
+        return False
+
+    logger.addFilter(refuse)
+    try:
+        yield
+    finally:
+        logger.removeFilter(refuse)
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """A file as one family reads it.
+
+    Attributes:
+        family: The family.
+        state: Weights out of their wrappers, under official names or ours.
+    """
+
+    family: Family
+    state: StateDict
+
+    @cached_property
+    def renamed(self) -> StateDict:
+        """Weights under names of ours, as far as rules alone tell."""
+        names = {key: rename_key(key, self.family.rules) for key in self.state}
+        return {new: self.state[key] for key, new in names.items() if new is not None}
+
+    @cached_property
+    def variants(self) -> list[str]:
+        """Models with as many blocks, as wide as those in the file, as far as is known."""
+        depth = count_blocks(self.renamed)
+        return [n for n in self.family.list_models() if self._may_be(n, depth)]
+
+    def _may_be(self, name: str, depth: int) -> bool:
+        facts = find_facts(name)
+        if facts is None:
+            return True
+        stem, head = self.renamed.get(_stem(name)), self.renamed.get(_head(name))
+        return (
+            facts.depth == depth
+            and (stem is None or facts.width in (None, stem.shape[0]))
+            and (head is None or facts.features in (None, head.shape[-1]))
+        )
+
+    def has_classifier(self) -> bool:
+        """Whether logits come out of it."""
+        return any(_head(name) in self.renamed for name in self.family.list_models())
+
+    def fit(self, layouts: Sequence[Mapping[str, Any]]) -> Iterator[Identity]:
+        """The models that the file fits if they are made with the arguments of some layout."""
+        for name in self.variants:
+            yield from (found for layout in layouts if (found := self._fit(name, layout)))
+
+    def _fit(self, name: str, layout: Mapping[str, Any]) -> Identity | None:
+        stem = self.renamed.get(_stem(name))
+        in_chans = 3 if stem is None or stem.ndim < 4 else stem.shape[1]
+        arguments = tuple(layout.items())
+        model = _outline(timm.model_entrypoint(name), name, in_chans, arguments)
+        try:
+            fitting = model.read_weights(Bare(self.state))  # type: ignore[operator]
+        except CheckpointError:
+            return None
+        cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        head = fitting.get(f"{classifiers(cfg)[0]}.weight")
+        return Identity(
+            variant=name,
+            family=self.family.name,
+            notes="; ".join(cfg.get("notes") or ()),
+            accuracy=self.family.describe_accuracy(name),
+            license=cfg.get("license") or "unstated",
+            arguments=arguments,
+            in_chans=in_chans,
+            num_classes=0 if head is None else head.shape[0],
+        )
+
+
+def _as_registered(reading: _Reading) -> list[Mapping[str, Any]]:
+    return [{}]
+
+
+def _in_other_layouts(reading: _Reading) -> list[Mapping[str, Any]]:
+    return list(reading.family.layouts)
+
+
+def _without_classifier(reading: _Reading) -> list[Mapping[str, Any]]:
+    return [] if reading.has_classifier() else [{"num_classes": 0}]
+
+
+def _read(
+    checkpoint: Mapping[str, Any], sample: Mapping[str, Any], family: Family
+) -> _Reading | None:
+    """The weights, if a sample has the names of the official code, or most of them our own."""
+
+    def is_ours(key: str) -> bool:
+        return without_numbers(key) in _names_of(family.model_cls)
+
+    def is_known(key: str) -> bool:
+        return family.is_official(key) or is_ours(key)
+
+    found = find_weights(sample, is_known)
+    names, foreign = found.state, found.foreign
+    if 2 * sum(map(is_known, names)) <= len(names) + len(foreign):
+        return None
+    ours, official = sum(map(is_ours, names)), sum(map(family.is_official, names))
+    if ours < official < len(names):
+        return None
+    return _Reading(family, find_weights(checkpoint, is_known).state)
+
+
+@lru_cache
+def _names_of(model_cls: type[nn.Module]) -> frozenset[str]:
+    """Names of ours in a family, with all numbers zero; those of its smallest models."""
+    family = next(f for f in list_families() if f.model_cls is model_cls)
+    names = family.list_models(tests=True) or family.list_models()[:1]
+    models = [_outline(timm.model_entrypoint(name), name, 3, ()) for name in names]
+    return frozenset(without_numbers(key) for model in models for key in model.state_dict())
+
+
+def _stem(name: str) -> str:
+    """Our name of a model's filters that read the image."""
+    return f"{timm.get_pretrained_cfg(name).first_conv}.weight"  # type: ignore[union-attr]
+
+
+def _head(name: str) -> str:
+    """Our name of the weights of a model's classifier."""
+    return f"{classifiers(timm.get_pretrained_cfg(name).to_dict())[0]}.weight"  # type: ignore[union-attr]
+
+
+@lru_cache(maxsize=64)
+def _outline(
+    entrypoint: Callable[..., nn.Module], name: str, in_chans: int, arguments: tuple[Any, ...]
+) -> nn.Module:
+    """A model without memory for its weights; the entry point tells models of one name apart."""
+    return timm.create_model(name, device="meta", in_chans=in_chans, **dict(arguments))

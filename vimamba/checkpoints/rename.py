@@ -1,0 +1,77 @@
+"""Names of published weights to ours, by rules of regular expressions."""
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from vimamba.reading import CheckpointError
+
+StateDict = dict[str, Tensor]
+Replacement = str | Callable[[re.Match[str]], str] | None
+Rules = Mapping[str, Replacement]
+Known = Callable[[str], bool]
+
+
+def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
+    r"""Rename every key by the first rule whose pattern matches it whole.
+
+    Args:
+        state_dict: The published weights.
+        rules: Regular expression to replacement, e.g. `{r"layers\.(.*)": r"blocks.\1"}`; None
+            leaves the entry out (buffers that are computed).
+
+    Raises:
+        CheckpointError: Keys match no rule, or two keys get one name.
+    """
+    out: StateDict = {}
+    unknown = []
+    for key, value in state_dict.items():
+        pattern = next((p for p in rules if re.fullmatch(p, key)), None)
+        if pattern is None:
+            unknown.append(key)
+            continue
+        new = _replaced(key, pattern, rules[pattern])
+        if new in out:
+            raise CheckpointError(f"{key!r} and another key are both renamed to {new!r}")
+        if new is not None:
+            out[new] = value
+    if unknown:
+        raise CheckpointError(f"the layout is another: {listed('unknown key', unknown)}")
+    return out
+
+
+def rename_key(key: str, rules: Rules) -> str | None:
+    """What the first rule for a key makes of it: a name, None to drop it, or the key itself."""
+    pattern = next((p for p in rules if re.fullmatch(p, key)), None)
+    return key if pattern is None else _replaced(key, pattern, rules[pattern])
+
+
+def _replaced(key: str, pattern: str, replacement: Replacement) -> str | None:
+    return None if replacement is None else re.sub(pattern, replacement, key)
+
+
+def known_names(model: nn.Module, rules: Rules) -> Known:
+    """Whether a name is one of the model's, or one that the rules rename."""
+    ours = model.state_dict().keys()
+    patterns = [re.compile(pattern) for pattern in rules]
+    return lambda key: key in ours or any(pattern.fullmatch(key) for pattern in patterns)
+
+
+def in_official_names(state: Mapping[str, Tensor], model: nn.Module, rules: Rules) -> bool:
+    """Whether weights have names of the official code that are none of ours, whatever the depth."""
+    ours = {without_numbers(key) for key in model.state_dict()}
+    others = (key for key in state if without_numbers(key) not in ours)
+    return any(rename_key(key, rules) != key for key in others)
+
+
+def without_numbers(key: str) -> str:
+    """A name with all numbers zero, which blocks of one kind have in common."""
+    return re.sub(r"\d+", "0", key)
+
+
+def listed(what: str, keys: list[str], most: int = 6) -> str:
+    """So many things, and the first of them: "7 missing keys: a, b, c, d, e, f and 1 more"."""
+    plural = what if len(keys) == 1 else re.sub(r"\b(key|tensor|part)\b", r"\1s", what)
+    rest = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return f"{len(keys)} {plural}: {', '.join(keys[:most])}{rest}"

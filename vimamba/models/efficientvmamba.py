@@ -1,0 +1,258 @@
+"""EfficientVMamba (Pei et al. 2024, arXiv:2403.09977): sparse scans, then convolutions.
+
+The fine stages pair a gated SS2D, each of whose four paths visits a quarter of the cells, with a
+depthwise convolution; the coarse stages are MobileNet's inverted residuals.
+
+Official code: https://github.com/TerryPei/EfficientVMamba (Apache-2.0 by its README)
+Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from timm.layers import ConvNormAct, DropPath, SqueezeExcite
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import (
+    GATED_SS2D,
+    SS2D,
+    ChannelGate,
+    PatchMerging,
+    PatchStem,
+    channel_gate_rules,
+    drop_path_rates,
+    split_paths,
+    ss2d_rules,
+)
+from vimamba.models._builder import build_model
+from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models.vmamba import next_stage
+
+__all__ = ["EfficientVMamba"]
+
+
+class ScanConvBlock(nn.Module):
+    """A mixer and a depthwise convolution of the same tokens, gated by one set of weights."""
+
+    def __init__(self, dim: int, mixer: nn.Module, *, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, **dd)
+        self.mixer = mixer
+        self.conv = nn.Sequential(
+            nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd),
+            nn.BatchNorm2d(dim, **dd),
+            nn.GELU(),
+            nn.Conv2d(dim, dim, 1, **dd),
+        )
+        self.gate = ChannelGate(dim, **dd)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        grid = x.shape[1:3]
+        y = self.norm(x)
+        local = self.conv(y.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        y = self.gate(self.mixer(y).flatten(1, 2)) + self.gate(local.flatten(1, 2))
+        return x + self.drop_path(y.unflatten(1, grid))
+
+
+class InvertedResidual(nn.Module):
+    """Widen four times, mix the cells of each channel, narrow (arXiv:1801.04381)."""
+
+    def __init__(self, dim: int, *, drop_path: float, **dd: Any) -> None:
+        super().__init__()
+        wide = 4 * dim
+        act = {"act_layer": nn.ReLU, **dd}
+        self.mixer = nn.Sequential(
+            ConvNormAct(dim, wide, 1, **act),
+            ConvNormAct(wide, wide, 3, groups=wide, **act),
+            SqueezeExcite(wide, rd_channels=wide // 8, **dd),
+            ConvNormAct(wide, dim, 1, apply_act=False, **dd),
+        )
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to (N, H, W, C)."""
+        return x + self.drop_path(self.mixer(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class EfficientVMamba(StagedBackbone):
+    """EfficientVMamba with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        scan_stages: Stages that scan, counted from the first; the others convolve.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (2, 2, 4, 2),
+        dims: tuple[int, ...] = (48, 96, 192, 384),
+        scan_stages: int = 2,
+        scan_order: str | Sequence[str] = "atrous",
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+
+        def make_block(stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            if stage >= scan_stages:
+                return InvertedResidual(dim, drop_path=rate, **dd)
+            mixer = SS2D(dim, scan_order=order, **GATED_SS2D, **dd)
+            return ScanConvBlock(dim, mixer, drop_path=rate, **dd)
+
+        rates = drop_path_rates(drop_path_rate, depths)
+        super().__init__(
+            PatchStem(in_chans, dims[0], **dd),
+            make_stages(
+                depths,
+                dims,
+                scan_order,
+                rates,
+                make_block=make_block,
+                make_downsample=partial(PatchMerging, **dd),
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.LayerNorm(dims[-1], **dd),
+            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
+            **dd,
+        )
+        self.init_weights(needs_reset=False)
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give each path's parameters an axis or a layer of its own."""
+        return split_paths(super().from_official(state_dict))
+
+
+def _block_of(theirs: str, leaf: str) -> dict[str, Any]:
+    """A rule for a part of an inverted residual; official code counts a permutation as layer 0."""
+    return {
+        rf"layers\.(\d+)\.(\d+)\.{theirs}\.(.*)": lambda match: (
+            f"stages.{match[1]}.blocks.{int(match[2]) - 1}.mixer.{leaf}.{match[3]}"
+        )
+    }
+
+
+_BLOCK = r"layers\.(\d+)\.blocks\.(\d+)\."
+_OURS = r"stages.\1.blocks.\2."
+RULES = {
+    r"patch_embed\.0\.(.*)": r"stem.conv1.\1",
+    r"patch_embed\.2\.(.*)": r"stem.norm1.\1",
+    **ss2d_rules(_BLOCK + r"op\.", _OURS + "mixer."),
+    **channel_gate_rules(_BLOCK + r"se\.", _OURS + "gate."),
+    _BLOCK + r"norm\.(.*)": _OURS + r"norm.\3",
+    _BLOCK + r"conv_branch\.(.*)": _OURS + r"conv.\3",
+    **_block_of(r"conv_pw\.0", "0.conv"),
+    **_block_of(r"conv_pw\.1", "0.bn"),
+    **_block_of(r"conv_dw\.0", "1.conv"),
+    **_block_of(r"conv_dw\.1", "1.bn"),
+    **_block_of(r"se\.conv_reduce", "2.fc1"),
+    **_block_of(r"se\.conv_expand", "2.fc2"),
+    **_block_of(r"conv_pw2\.0", "3.conv"),
+    **_block_of(r"conv_pw2\.1", "3.bn"),
+    r"layers\.(\d+)\.(?:downsample|\d+)\.(norm|reduction)\.(.*)": next_stage,
+    r"classifier\.norm\.(.*)": r"norm.\1",
+    r"classifier\.head\.(.*)": r"head.fc.\1",
+    r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
+}
+register_family(
+    "EfficientVMamba",
+    EfficientVMamba,
+    RULES,
+    layouts=({"stage_norm": True},),
+    top1={
+        "efficientvmamba_tiny.in1k": 76.5,
+        "efficientvmamba_small.in1k": 78.7,
+        "efficientvmamba_base.in1k": 81.8,
+    },
+)
+
+
+def _cfg(size: str = "", top1: str = "", **kwargs: Any) -> dict[str, Any]:
+    return {
+        "hf_hub_id": f"TerryPei/EfficientVMamba-{size.capitalize()}" if size else None,
+        "hf_hub_filename": f"efficient_vmamba_{size}.ckpt" if size else None,
+        "custom_load": "hf" if size else False,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "apache-2.0" if size else None,
+        "origin_url": "https://github.com/TerryPei/EfficientVMamba",
+        "paper_name": "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
+        "paper_ids": "arXiv:2403.09977",
+        "notes": (
+            "family: EfficientVMamba",
+            f"top-1: {top1 or 'untrained'}",
+            "licence: the README states Apache-2.0 for the project and nothing of the weights; "
+            "there is no licence file",
+        ),
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "efficientvmamba_tiny.in1k": _cfg("tiny", "76.5"),
+        "efficientvmamba_small.in1k": _cfg("small", "78.7"),
+        "efficientvmamba_base.in1k": _cfg("base", "81.8"),
+        "test_efficientvmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
+    return build_model(EfficientVMamba, variant, pretrained, **kwargs)
+
+
+@register_model
+def efficientvmamba_tiny(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-T: 6.5 M parameters."""
+    return _create("efficientvmamba_tiny", pretrained, **{"dims": (48, 96, 192, 384), **kwargs})
+
+
+@register_model
+def efficientvmamba_small(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-S: 11.3 M parameters.
+
+    As wide as the released weights; the official configuration file names other widths.
+    """
+    return _create("efficientvmamba_small", pretrained, **{"dims": (64, 128, 256, 512), **kwargs})
+
+
+@register_model
+def efficientvmamba_base(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """EfficientVMamba-B: 33.7 M parameters."""
+    args = {"depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768)}
+    return _create("efficientvmamba_base", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_efficientvmamba(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
+    """A very small EfficientVMamba for tests; no weights."""
+    args = {"depths": (1, 2, 1, 1), "dims": (16, 24, 32, 48)}
+    return _create("test_efficientvmamba", pretrained, **{**args, **kwargs})

@@ -1,0 +1,452 @@
+"""MSVMamba (Shi et al. 2024, arXiv:2405.14174): VMamba that scans most paths at half resolution.
+
+A block scans its full map along one path, and a map of half the height and width, which a strided
+convolution makes, along the other three. Those run on: the state at the end of a path is that at
+the beginning of the next. Squeeze-and-excitation and MLPs with a convolution surround the scans.
+
+Official code: https://github.com/YuHengsss/MSVMamba (no licence file); the third version is on its
+branch v2. Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S states, K
+paths. Everything is channels-last.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import (
+    DepthwiseConv,
+    PatchMerging,
+    PatchStem,
+    SelectiveScan,
+    drop_path_rates,
+    ss2d_rules,
+)
+from vimamba.layers.tracing import refuse_plain_onnx
+from vimamba.models._builder import build_model
+from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
+from vimamba.scan_orders import num_paths
+
+__all__ = ["MSVMamba"]
+
+_RASTER_AND_THREE = "raster + raster(reverse=True) + columns + columns(reverse=True)"
+
+
+class PathScan(nn.Module):
+    """One selective scan with the projection to its step sizes, B and C.
+
+    Args:
+        dim: D.
+        d_state: S.
+        dt_rank: Rank of the step-size projection.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(self, dim: int, *, d_state: int, dt_rank: int, **dd: Any) -> None:
+        super().__init__()
+        self.sizes = [dt_rank, d_state, d_state]
+        self.x_proj = nn.Linear(dim, dt_rank + 2 * d_state, bias=False, **dd)
+        self.scan = SelectiveScan(dim, num_paths=1, d_state=d_state, dt_rank=dt_rank, **dd)
+
+    def reset_parameters(self) -> None:
+        """Start as Mamba does."""
+        self.x_proj.reset_parameters()
+        self.scan.reset_parameters()
+
+    def forward(self, u: Tensor, paths: Tensor | None) -> Tensor:
+        """Tokens (N, L, D) along one path (1, T), or as they stand, to the same shape."""
+        dt, B, C = self.x_proj(u).unsqueeze(1).split(self.sizes, dim=-1)
+        return self.scan(u, dt, B, C, paths)
+
+
+def chain(x: Tensor, paths: Tensor) -> Tensor:
+    """Tokens (N, L, D) along paths (K, T), one after another: (N, K * T, D); -1 gives zeros."""
+    steps = paths.flatten()
+    along = x[:, steps.clamp(min=0)]
+    return torch.where((steps >= 0).unsqueeze(-1), along, torch.zeros_like(along[:, :1]))
+
+
+def unchain(y: Tensor, paths: Tensor, count: int, like: Tensor) -> Tensor:
+    """Steps (N, K * T, D) of K = `count` paths back to tokens like (N, L, D), added up."""
+    parts = y.unflatten(1, (count, -1))
+    total = torch.zeros_like(like, dtype=y.dtype)
+    for k in range(count):
+        # zero tokens write to a row of their own
+        places = torch.where(paths[k] < 0, like.shape[1], paths[k])
+        rows = F.pad(torch.zeros_like(total), (0, 0, 0, 1))
+        total = total + rows.index_copy(1, places, parts[:, k])[:, :-1]
+    return total
+
+
+class MultiscaleSS2D(nn.Module):
+    """A scan of the full map, others of one of half its sides, and squeeze-and-excitation.
+
+    Args:
+        dim: C.
+        scan_order: As in `SS2D`. Its first path is walked on the full map, the others on that of
+            half its sides; one path alone is walked on both.
+        d_state: S.
+        expand: D / C.
+        gated: Multiply the output by a SiLU gate.
+        version: 1 norms either map and adds them up, the half one enlarged bilinearly; 3 enlarges
+            it by repetition and norms the sum.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        scan_order: str,
+        d_state: int,
+        expand: float,
+        gated: bool,
+        version: int,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        inner = int(expand * dim)
+        self.scan_order = scan_order
+        self.num_paths = num_paths(scan_order, 2)
+        self.num_half = max(self.num_paths - 1, 1)
+        self.gated = gated
+        self.norms_sum = version == 3
+        self.in_proj = nn.Linear(dim, 2 * inner if gated else inner, bias=False, **dd)
+        self.conv = DepthwiseConv(inner, **dd)
+        self.half_conv = nn.Conv2d(inner, inner, 7, stride=2, padding=3, groups=inner, **dd)
+        sizes = {"d_state": d_state, "dt_rank": math.ceil(dim / 16)}
+        self.full_scan = PathScan(inner, **sizes, **dd)
+        self.half_scan = PathScan(inner, **sizes, **dd)
+        self.out_norm = nn.LayerNorm(inner, **dd)
+        self.squeeze = Mlp(inner, inner // 8, act_layer=nn.ReLU, bias=False, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to the same shape."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
+        x = self.in_proj(x)
+        gate = x
+        if self.gated:
+            x, gate = x.chunk(2, dim=-1)
+        half = F.silu(self.half_conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        x = F.silu(self.conv(x))
+        y = self.mix(x, half)
+        y = (y * self.squeeze(y.mean(1, keepdim=True)).sigmoid()).view_as(x)
+        if self.gated:
+            y = y * F.silu(gate)
+        return self.out_proj(y)
+
+    def mix(self, full: Tensor, half: Tensor) -> Tensor:
+        """Maps (N, H, W, D) and (N, H / 2, W / 2, D) to tokens (N, L, D), scanned and normed."""
+        paths: Tensor = torch.ops.vimamba.scan_paths(full, self.scan_order)
+        fine = self.full_scan(full.flatten(1, 2), paths[:1])
+        others: Tensor = torch.ops.vimamba.scan_paths(half, self.scan_order)[-self.num_half :]
+        tokens = half.flatten(1, 2)
+        steps = self.half_scan(chain(tokens, others), None)
+        if not self.norms_sum:
+            fine, steps = self.out_norm(fine), self.out_norm(steps)
+        coarse = unchain(steps, others, self.num_half, tokens).view_as(half).permute(0, 3, 1, 2)
+        mode = "nearest" if self.norms_sum else "bilinear"
+        coarse = F.interpolate(coarse, size=full.shape[1:3], mode=mode)
+        y = fine + coarse.flatten(2).transpose(1, 2)
+        return self.out_norm(y) if self.norms_sum else y
+
+
+class ConvMlp(nn.Module):
+    """An MLP whose hidden tokens take in their neighbours by a depthwise convolution."""
+
+    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden, **dd)
+        self.conv = DepthwiseConv(hidden, **dd)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(hidden, dim, **dd)
+
+    def reset_parameters(self) -> None:
+        """Start as 1x1 convolutions do, which the official code has."""
+        self.fc1.reset_parameters()
+        self.fc2.reset_parameters()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to the same shape."""
+        x = self.fc1(x)
+        return self.fc2(self.act(x + self.conv(x)))
+
+
+class MultiscaleBlock(nn.Module):
+    """Residual block of a mixer and an MLP, normed before, the MLP of version 3 after."""
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: nn.Module,
+        mlp: nn.Module,
+        *,
+        drop_path: float,
+        post_norm: bool,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.mixer = mixer
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(dim, **dd)
+        self.mlp = mlp
+        self.post_norm = post_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C) to the same shape."""
+        x = x + self.drop_path(self.mixer(self.norm1(x)))
+        y = self.norm2(self.mlp(x)) if self.post_norm else self.mlp(self.norm2(x))
+        return x + self.drop_path(y)
+
+
+class MSVMamba(StagedBackbone):
+    """MSVMamba backbone with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        version: 1, with patches and merged patches, or 3, with strided convolutions and another
+            order of norms and sums; see `MultiscaleSS2D` and `MultiscaleBlock`.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns. The first path is walked at full
+            resolution, the others, one after another, at half; one path alone at both.
+        d_state: States per channel of the scans.
+        expand: Inner channels of the mixer over channels.
+        mlp_ratio: Hidden channels of the MLP over channels.
+        gated: Gate the mixer's output.
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (1, 2, 9, 2),
+        dims: tuple[int, ...] = (96, 192, 384, 768),
+        version: int = 1,
+        scan_order: str | Sequence[str] = _RASTER_AND_THREE,
+        d_state: int = 1,
+        expand: float = 2.0,
+        mlp_ratio: float = 2.0,
+        gated: bool = True,
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        if version not in (1, 3):
+            raise ValueError(f"version={version!r} is unknown; choose 1 or 3")
+        dd = {"device": device, "dtype": dtype}
+        scan = {"d_state": d_state, "expand": expand, "gated": gated, "version": version}
+
+        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            mixer = MultiscaleSS2D(dim, scan_order=order, **scan, **dd)
+            mlp = ConvMlp(dim, int(mlp_ratio * dim), **dd)
+            return MultiscaleBlock(dim, mixer, mlp, drop_path=rate, post_norm=version == 3, **dd)
+
+        downsample = partial(ConvDownsample if version == 3 else PatchMerging, **dd)
+        rates = drop_path_rates(drop_path_rate, depths)
+        super().__init__(
+            (ConvStem if version == 3 else PatchStem)(in_chans, dims[0], **dd),
+            make_stages(
+                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.LayerNorm(dims[-1], **dd),
+            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
+            **dd,
+        )
+        # of the two scans in the official files
+        self.branches = ("full_scan", "half_scan") if version == 3 else ("half_scan", "full_scan")
+        self.init_weights(needs_reset=False)
+
+    def init_parameters(self) -> None:
+        """Linear layers as VMamba's, but those of the scans and what are convolutions there."""
+        super().init_parameters()
+        for module in self.modules():
+            if isinstance(module, PathScan | ConvMlp):
+                module.reset_parameters()
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give either scan its part of the stacked parameters."""
+        state: StateDict = {}
+        for key, value in super().from_official(state_dict).items():
+            mixer, is_scan, leaf = key.partition(".both.")
+            if not is_scan:
+                # a Linear2d stored as a 1x1 convolution
+                is_linear = value.ndim == 4 and value.shape[2:] == (1, 1)
+                state[key] = value.flatten(1) if is_linear else value
+                continue
+            for branch, part in zip(self.branches, value.chunk(2), strict=False):
+                if leaf == "x_proj.weight":
+                    state[f"{mixer}.{branch}.x_proj.weight"] = part[0]
+                elif leaf == "scan.dt_proj":
+                    state[f"{mixer}.{branch}.scan.dt_proj.0.weight"] = part[0]
+                else:
+                    has_paths = leaf == "scan.dt_bias"
+                    state[f"{mixer}.{branch}.{leaf}"] = part if has_paths else part.unsqueeze(0)
+        return state
+
+
+_BLOCK, _OURS = r"layers\.(\d+)\.blocks\.(\d+)\.", r"stages.\1.blocks.\2."
+_OP = _BLOCK + r"(?:op|self_attention)\."
+RULES = {
+    r"patch_embed\.(?:0|proj)\.(.*)": r"stem.conv1.\1",
+    r"patch_embed\.(?:2|norm)\.(.*)": r"stem.norm1.\1",
+    r"patch_embed\.5\.(.*)": r"stem.conv2.\1",
+    r"patch_embed\.7\.(.*)": r"stem.norm2.\1",
+    _OP + "x_proj_weight": _OURS + "mixer.both.x_proj.weight",
+    _OP + "dt_projs_weight": _OURS + "mixer.both.scan.dt_proj",
+    _OP + "dt_projs_bias": _OURS + "mixer.both.scan.dt_bias",
+    _OP + "A_logs": _OURS + "mixer.both.scan.A_log",
+    _OP + "Ds": _OURS + "mixer.both.scan.D",
+    _OP + r"conv2d_b1\.(.*)": _OURS + r"mixer.half_conv.\3",
+    _OP + r"se\.fc\.0\.(.*)": _OURS + r"mixer.squeeze.fc1.\3",
+    _OP + r"se\.fc\.2\.(.*)": _OURS + r"mixer.squeeze.fc2.\3",
+    **ss2d_rules(_OP, _OURS + "mixer."),
+    _BLOCK + r"(?:norm|ln_1)\.(.*)": _OURS + r"norm1.\3",
+    _BLOCK + r"norm2\.(.*)": _OURS + r"norm2.\3",
+    _BLOCK + r"convFFN\.linear(\d)\.(.*)": _OURS + r"mlp.fc\3.\4",
+    _BLOCK + r"convFFN\.dwc\.(.*)": _OURS + r"mlp.conv.\3",
+    r"layers\.(\d+)\.downsample\.(1|3|norm|reduction)\.(.*)": next_stage,
+    r"(?:classifier\.)?norm\.(.*)": r"norm.\1",
+    r"(?:classifier\.)?head\.(weight|bias)": r"head.fc.\1",
+    r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
+}
+_FOLDERS = "https://drive.google.com/drive/folders/"
+# where the weights are, and top-1 accuracy
+_RELEASED = {
+    "msvmamba_nano.in1k": (f"{_FOLDERS}1J41w3ApitQhp2O3wHmJoOs4U032uqebK", 77.3),
+    "msvmamba_micro.in1k": (f"{_FOLDERS}1jfl2GmuKcUB8sPwRlyHK_wT0MjqgljYk", 79.8),
+    "msvmamba_tiny.in1k": (f"{_FOLDERS}1ddNWk89ohcxxMuVEaJ2Y5A6xeBKgA7lU", 82.8),
+    "msvmambav3_tiny.in1k": ("msvmambav3_tiny_224.pth", 83.0),
+    "msvmambav3_small.in1k": ("msvmambav3_small_224.pth", 84.1),
+    "msvmambav3_base.in1k": ("msvmambav3_base_224.pth", 84.4),
+}
+register_family(
+    "MSVMamba",
+    MSVMamba,
+    RULES,
+    layouts=({"stage_norm": True},),
+    top1={name: top1 for name, (_, top1) in _RELEASED.items()},
+)
+
+
+def _cfg(place: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
+    on_hub = place.endswith(".pth")
+    by_hand = f"weights: {place}, to be fetched by hand"
+    return {
+        "hf_hub_id": "YuhengSSS/MSVMamba" if on_hub else None,
+        "hf_hub_filename": place if on_hub else None,
+        "custom_load": "hf" if on_hub else False,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "stem.conv1",
+        "classifier": "head.fc",
+        "license": "unknown" if top1 else None,
+        "origin_url": "https://github.com/YuHengsss/MSVMamba",
+        "paper_name": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
+        "paper_ids": "arXiv:2405.14174",
+        "notes": (
+            "family: MSVMamba",
+            f"generation: version {3 if on_hub else 1}",
+            f"top-1: {top1 or 'untrained'}",
+            "licence: unstated, the official repository has no licence file",
+            *((by_hand,) if place and not on_hub else ()),
+        ),
+        **kwargs,
+    }
+
+
+_SMALL: dict[str, Any] = {"input_size": (3, 96, 96), "pool_size": (3, 3)}
+default_cfgs = generate_default_cfgs(
+    {
+        **{name: _cfg(*released) for name, released in _RELEASED.items()},
+        "test_msvmamba.untrained": _cfg(**_SMALL),
+        "test_msvmambav3.untrained": _cfg(**_SMALL),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSVMamba:
+    return build_model(MSVMamba, variant, pretrained, **kwargs)
+
+
+_V3: dict[str, Any] = {"version": 3, "expand": 1.0, "mlp_ratio": 4.0, "gated": False}
+
+
+@register_model
+def msvmamba_nano(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-N: 6.9 M parameters."""
+    args = {"depths": (1, 2, 5, 2), "dims": (48, 96, 192, 384)}
+    return _create("msvmamba_nano", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def msvmamba_micro(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-M: 11.9 M parameters."""
+    args = {"depths": (1, 2, 5, 2), "dims": (64, 128, 256, 512)}
+    return _create("msvmamba_micro", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def msvmamba_tiny(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-T: 33.0 M parameters."""
+    return _create("msvmamba_tiny", pretrained, **{"depths": (1, 2, 9, 2), **kwargs})
+
+
+@register_model
+def msvmambav3_tiny(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-T, version 3: 32.3 M parameters."""
+    return _create("msvmambav3_tiny", pretrained, **{"depths": (2, 2, 9, 2), **_V3, **kwargs})
+
+
+@register_model
+def msvmambav3_small(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-S, version 3: 50.2 M parameters."""
+    return _create("msvmambav3_small", pretrained, **{"depths": (2, 3, 20, 2), **_V3, **kwargs})
+
+
+@register_model
+def msvmambav3_base(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """MSVMamba-B, version 3: 90.6 M parameters."""
+    args = {"depths": (2, 4, 18, 2), "dims": (128, 256, 512, 1024), **_V3, "gated": True}
+    return _create("msvmambav3_base", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_msvmamba(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """A very small MSVMamba for tests; no weights."""
+    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 40)}
+    return _create("test_msvmamba", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_msvmambav3(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
+    """A very small MSVMamba of version 3 for tests; no weights."""
+    args = {"depths": (1, 1, 2, 1), "dims": (32, 36, 40, 48), **_V3, "mlp_ratio": 2.0}
+    return _create("test_msvmambav3", pretrained, **{**args, **kwargs})

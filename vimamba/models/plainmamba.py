@@ -1,0 +1,401 @@
+"""PlainMamba (Yang et al. 2024, arXiv:2403.17695): one scan's parameters along four snakes.
+
+Tokens are mixed along serpentine rows and columns and their reverses. Every step knows the
+direction it was made in, by a learned row that is added to its B.
+
+Two things are as the published weights were trained. Only what is scanned follows a path: step t
+of it reads the step size, B and C of the t-th token in raster order. And the bias of the step sizes
+is added twice.
+
+Official code: https://github.com/ChenhongyiYang/PlainMamba (Apache-2.0)
+Sizes: N batch, h and w grid, L = h * w tokens, C channels, D = 2 C, K paths of T steps, S states.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import ConvNormAct, DropPath, trunc_normal_
+from timm.models import checkpoint, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import GridEmbed, SelectiveScan, drop_path_rates, to_pair
+from vimamba.models._builder import build_model
+from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.scan_orders import order_of_block
+
+__all__ = ["PlainMamba"]
+
+
+class ConvStem(GridEmbed):
+    """Convolutions at half the image's size, then patches of 8 x 8, completed by zeros."""
+
+    def __init__(
+        self, img_size: tuple[int, int], in_chans: int, dim: int, num_convs: int, **dd: Any
+    ) -> None:
+        super().__init__(img_size, 16, 16, dynamic_img_size=True)
+        self.stem = ConvNormAct(in_chans, 64, 7, stride=2, **dd)
+        self.convs = nn.Sequential(*(ConvNormAct(64, 64, 3, **dd) for _ in range(num_convs)))
+        self.proj = nn.Conv2d(64, dim, 8, stride=8, **dd)
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Grid of an image of this size."""
+        return (img_size[0] + 15) // 16, (img_size[1] + 15) // 16
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        x = self.convs(self.stem(x))
+        bottom, right = (8 - x.shape[2] % 8) % 8, (8 - x.shape[3] % 8) % 8
+        return self.proj(F.pad(x, (0, right, 0, bottom))).permute(0, 2, 3, 1)
+
+
+def directions(paths: Tensor, width: int) -> Tensor:
+    """The way that every step was made: 0 a start, 1 right, 2 left, 3 up, 4 down.
+
+    A step that is no neighbour of the last counts as one along the axis where it is farther.
+
+    Args:
+        paths: (K, T); what follows a zero token, -1, starts anew.
+        width: Of the grid.
+
+    Returns:
+        (K, T) int64.
+    """
+    row = paths.div(width, rounding_mode="floor")
+    column = paths - row * width  # ONNX knows no remainder by a size
+    down, right = row[:, 1:] - row[:, :-1], column[:, 1:] - column[:, :-1]
+    last, here = paths[:, :-1], paths[:, 1:]
+    across = torch.where(right > 0, 1, 2)
+    along = torch.where(down > 0, 4, 3)
+    way = torch.where(right.abs() >= down.abs(), across, along)
+    way = torch.where((last < 0) | (here < 0), 0, way)
+    return F.pad(way, (1, 0))
+
+
+class SnakeMixer(nn.Module):
+    """A wide convolution, the same selective scan along every path, a gate.
+
+    Args:
+        dim: C.
+        d_state: S.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(self, dim: int, *, d_state: int = 16, **dd: Any) -> None:
+        super().__init__()
+        inner = 2 * dim
+        self.d_state = d_state
+        self.dt_rank = math.ceil(dim / 16)
+        self.in_proj = nn.Linear(dim, 2 * inner, **dd)
+        self.conv = nn.Conv2d(inner, inner, 7, padding=3, groups=inner, **dd)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
+        self.direction_B = nn.Parameter(torch.empty(5, d_state, **dd))
+        sizes = {"d_state": d_state, "dt_rank": self.dt_rank, "bias_scale": 2.0}
+        self.scan = SelectiveScan(inner, num_paths=1, **sizes, **dd)
+        self.out_proj = nn.Linear(inner, dim, **dd)
+        nn.init.trunc_normal_(self.direction_B, std=0.02)
+
+    def reset_parameters(self) -> None:
+        """Start the directions' rows; the other layers start themselves."""
+        nn.init.trunc_normal_(self.direction_B, std=0.02)
+
+    def forward(self, x: Tensor, paths: Tensor, ways: Tensor) -> Tensor:
+        """(N, h, w, C) along paths (K, T), with their `directions` (K, T), to (N, h, w, C)."""
+        grid = x.shape[1:3]
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        x = F.silu(self.conv(x.permute(0, 3, 1, 2))).flatten(2).transpose(1, 2)
+        length, count, steps = x.shape[1], paths.shape[0], paths.shape[1]
+        # of paths that have more or fewer steps than there are tokens, the token as far on
+        token = torch.arange(steps, device=x.device) * length
+        token = token.div(steps, rounding_mode="floor")
+        projected = self.x_proj(x)[:, token].unsqueeze(1).expand(-1, count, -1, -1)
+        dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        B = B + self.direction_B[ways]
+        u = F.pad(x, (0, 0, 0, 1))[:, paths]  # -1 is the row of zeros at the end
+        # the paths share all parameters, so they are so many sequences
+        y = self.scan(
+            u.flatten(0, 1),
+            dt.flatten(0, 1).unsqueeze(1),
+            B.flatten(0, 1).unsqueeze(1),
+            C.flatten(0, 1).unsqueeze(1),
+            None,
+        ).unflatten(0, (-1, count))
+        y = self.to_tokens(y, paths, length).unflatten(1, grid)
+        return self.out_proj(y * F.silu(gate))
+
+    def to_tokens(self, y: Tensor, paths: Tensor, length: int) -> Tensor:
+        """Steps (N, K, T, D) to the sum over the paths (N, L, D)."""
+        step = torch.arange(paths.shape[1], device=paths.device).expand_as(paths)
+        visited = torch.where(paths >= 0, paths, length)
+        # the step that visits each token; -1, the row of zeros at the end, if none does
+        table = torch.full((paths.shape[0], length + 1), -1, device=paths.device, dtype=step.dtype)
+        table = table.scatter(1, visited, step)[:, :length]
+        path = torch.arange(paths.shape[0], device=paths.device).unsqueeze(1)
+        return F.pad(y, (0, 0, 0, 1))[:, path, table].sum(1)
+
+
+class PlainMambaBlock(nn.Module):
+    """Pre-norm residual block, and perhaps a depthwise convolution behind it."""
+
+    def __init__(
+        self, dim: int, *, d_state: int, convolve: bool, drop_path: float, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, **dd)
+        self.mixer = SnakeMixer(dim, d_state=d_state, **dd)
+        self.drop_path = DropPath(drop_path)
+        self.conv: nn.Module = nn.Identity()
+        if convolve:
+            self.conv = ConvNormAct(dim, dim, 3, groups=dim, act_layer=nn.GELU, **dd)
+
+    def forward(self, x: Tensor, paths: Tensor, ways: Tensor) -> Tensor:
+        """(N, h, w, C) to (N, h, w, C)."""
+        x = x + self.drop_path(self.mixer(self.norm(x), paths, ways))
+        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PlainMamba(PlainBackbone):
+    """PlainMamba backbone with a classifier, for images of any size.
+
+    Args:
+        img_size: Height and width that fix the position embedding; it is resampled for others.
+        in_chans, num_classes, drop_rate, drop_path_rate: As in timm.
+        global_pool: "avg" or "".
+        embed_dim: C.
+        depth: Blocks.
+        stem_convs: Convolutions of the stem that keep the size.
+        conv_blocks: Blocks with a depthwise convolution.
+        d_state: States per channel of the scan.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
+        stage_norm: Norm the features, as the published dense backbones do, and take them after
+            each quarter of the blocks only.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        embed_dim: int = 192,
+        depth: int = 24,
+        stem_convs: int = 2,
+        conv_blocks: tuple[int, ...] = (),
+        d_state: int = 16,
+        scan_order: str | Sequence[str] = "serpentine",
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+        (rates,) = drop_path_rates(drop_path_rate, [depth])
+        taps = quarters(depth) if stage_norm else None
+        tap_norms: list[nn.Module] | None = None
+        if taps is not None:
+            tap_norms = [nn.LayerNorm(embed_dim, eps=1e-6, **dd) for _ in taps[:-1]]
+            tap_norms.append(nn.Identity())  # the last one's norm is that of the classifier
+        super().__init__(
+            ConvStem(to_pair(img_size), in_chans, embed_dim, stem_convs, **dd),
+            (
+                PlainMambaBlock(
+                    embed_dim,
+                    d_state=d_state,
+                    convolve=block in conv_blocks,
+                    drop_path=rate,
+                    **dd,
+                )
+                for block, rate in enumerate(rates)
+            ),
+            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
+            scan_order=[order_of_block(scan_order, block) for block in range(depth)],
+            prefix="none",
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            embed_dim=embed_dim,
+            drop_rate=drop_rate,
+            taps=taps,
+            tap_norms=tap_norms,
+            dynamic_img_size=True,
+            antialias=False,
+            **dd,
+        )
+        self.stage_norm = stage_norm
+        self.init_weights(needs_reset=False)
+
+    def init_parameters(self) -> None:
+        """Linear layers as DeiT's, so that the step sizes start at softplus(0); the classifier."""
+        super().init_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+            elif isinstance(module, SelectiveScan):
+                nn.init.zeros_(module.dt_bias)
+        if isinstance(self.head, nn.Linear):
+            nn.init.normal_(self.head.weight, std=0.01)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the position embedding, of the directions' rows and of the scans' parameters."""
+        rows = {name for name, _ in self.named_parameters() if name.endswith("direction_B")}
+        return super().no_weight_decay() | rows
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give what all paths share an axis of one path.
+
+        Raises:
+            CheckpointError: A key matches no rule.
+        """
+        state = super().from_official(state_dict)
+        shared = (".A_log", ".D", ".dt_bias")
+        return {k: v[None] if k.endswith(shared) else v for k, v in state.items()}
+
+    def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
+        """The norms of features, which classifiers lack."""
+        return ("tap_norms.",)
+
+    def run_blocks(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens behind block `last`, and the features of the taps `take`."""
+        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
+        x, paths = self.embed(x)
+        x = x.unflatten(1, (height, width))
+        ways: dict[str, Tensor] = {}
+        for order, table in paths.items():
+            ways[order] = directions(table, width)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if i <= last:
+                order = self.scan_orders[i]
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint(block, x, paths[order], ways[order])
+                else:
+                    x = block(x, paths[order], ways[order])
+                self.tap(i, x.flatten(1, 2), take, norm, features)
+        return x.flatten(1, 2), features
+
+    def tap(
+        self, block: int, x: Tensor, take: list[int], norm: bool, features: list[Tensor]
+    ) -> None:
+        """Append the normed output of a block to the features, if it is one of those to take."""
+        for t, tap_norm in enumerate(self.tap_norms):
+            if t in take and self.taps[t] == block:
+                feature = tap_norm(x)
+                is_last = self.stage_norm and t == 3
+                features.append(self.norm(feature) if norm or is_last else feature)
+
+    def prune_intermediate_layers(
+        self,
+        indices: int | list[int] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
+    ) -> list[int]:
+        """Drop what the chosen features do not need; gives back their absolute indices."""
+        whole, norm = len(self.taps), self.norm
+        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
+        if self.stage_norm and whole - 1 in take:
+            self.norm = norm
+        return take
+
+
+_PREFIX = r"(?:backbone\.)?"
+_LAYER = _PREFIX + r"layers\.(\d+)\."
+_MIXER = r"blocks.\1.mixer."
+RULES = {
+    _PREFIX + r"pos_embed": "pos_embed",
+    _PREFIX + r"patch_embed\.stem\.0\.(.*)": r"patch_embed.stem.conv.\1",
+    _PREFIX + r"patch_embed\.stem\.1\.(.*)": r"patch_embed.stem.bn.\1",
+    _PREFIX + r"patch_embed\.convs\.(\d)\.(.*)": lambda m: (
+        f"patch_embed.convs.{int(m[1]) // 3}.{'bn' if int(m[1]) % 3 else 'conv'}.{m[2]}"
+    ),
+    _PREFIX + r"patch_embed\.projection\.(.*)": r"patch_embed.proj.\1",
+    _LAYER + r"norm\.(.*)": r"blocks.\1.norm.\2",
+    _LAYER + r"dw\.0\.(.*)": r"blocks.\1.conv.conv.\2",
+    _LAYER + r"dw\.1\.(.*)": r"blocks.\1.conv.bn.\2",
+    _LAYER + r"mamba\.(A_log|D)": _MIXER + r"scan.\2",
+    _LAYER + r"mamba\.dt_proj\.weight": _MIXER + "scan.dt_proj.0.weight",
+    _LAYER + r"mamba\.dt_proj\.bias": _MIXER + "scan.dt_bias",
+    _LAYER + r"mamba\.direction_Bs": _MIXER + "direction_B",
+    _LAYER + r"mamba\.conv2d\.(.*)": _MIXER + r"conv.\2",
+    _LAYER + r"mamba\.((?:in|x|out)_proj\..*)": _MIXER + r"\2",
+    _PREFIX + r"ln1\.(.*)": r"norm.\1",
+    _PREFIX + r"norm_layer(\d)\.(.*)": r"tap_norms.\1.\2",
+    r"head\.fc\.(.*)": r"head.\1",
+    # averages of all weights, of which the others are copies
+    r"ema_.*": None,
+}
+_TOP1 = {"plainmamba_l1.in1k": 77.9, "plainmamba_l2.in1k": 81.6, "plainmamba_l3.in1k": 82.3}
+register_family("PlainMamba", PlainMamba, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
+
+
+def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
+    return {
+        "hf_hub_id": "ChenhongyiYang/PlainMamba" if file else None,
+        "hf_hub_filename": file or None,
+        "custom_load": "hf" if file else False,
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "patch_embed.stem.conv",
+        "classifier": "head",
+        "license": "apache-2.0" if file else None,
+        "origin_url": "https://github.com/ChenhongyiYang/PlainMamba",
+        "paper_name": "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition",
+        "paper_ids": "arXiv:2403.17695",
+        "notes": ("family: PlainMamba", "generation: released weights"),
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        "plainmamba_l1.in1k": _cfg("l1.pth"),
+        "plainmamba_l2.in1k": _cfg("l2.pth"),
+        "plainmamba_l3.in1k": _cfg("l3.pth"),
+        "test_plainmamba.untrained": _cfg(input_size=(3, 64, 64)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> PlainMamba:
+    depth = kwargs.get("depth", 24)
+    features = (0, 1, 2, 3) if kwargs.get("stage_norm") else quarters(depth)
+    return build_model(PlainMamba, variant, pretrained, features=features, **kwargs)
+
+
+@register_model
+def plainmamba_l1(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L1: 7.6 M parameters, 196 tokens."""
+    args = {"embed_dim": 192, "stem_convs": 1, "conv_blocks": (0,)}
+    return _create("plainmamba_l1", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def plainmamba_l2(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L2: 26.1 M parameters, 196 tokens."""
+    return _create("plainmamba_l2", pretrained, **{"embed_dim": 384, **kwargs})
+
+
+@register_model
+def plainmamba_l3(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """PlainMamba-L3: 51.0 M parameters, 196 tokens."""
+    return _create("plainmamba_l3", pretrained, **{"embed_dim": 448, "depth": 36, **kwargs})
+
+
+@register_model
+def test_plainmamba(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
+    """A very small PlainMamba for tests; no weights."""
+    args = {"img_size": 64, "embed_dim": 24, "depth": 4, "stem_convs": 0, "conv_blocks": (0,)}
+    return _create("test_plainmamba", pretrained, **{**args, "d_state": 8, **kwargs})

@@ -1,0 +1,274 @@
+"""Spatial-Mamba (Xiao et al. 2024, arXiv:2410.15091): states of one scan, fused on the grid.
+
+One path leaves a state at every token. Before it is read, each state takes in those around it on
+the grid by dilated convolutions: the neighbours that a path passes long before or after. Stem,
+downsampling and blocks are MLLA's.
+
+The official code merges the convolutions' kernels when it first evaluates, and keeps the merged one
+whatever becomes of the weights; here there is nothing to be kept.
+
+Official code: https://github.com/EdwardChasel/Spatial-Mamba (Apache-2.0)
+Sizes: N batch, H and W image or grid, L tokens, C channels, D = 2 C, K paths. Everything is
+channels-last.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import (
+    BottleneckDownsample,
+    PositionedBlock,
+    ResidualStem,
+    ScanMixer,
+    SelectiveScan,
+    drop_path_rates,
+    positioned_rules,
+    split_paths,
+    ss2d_rules,
+)
+from vimamba.layers.tracing import refuse_plain_onnx
+from vimamba.models._builder import build_model
+from vimamba.models._staged import StagedBackbone, make_stages
+
+__all__ = ["SpatialMamba"]
+
+
+class StateFusion(nn.Module):
+    """A weighted sum of depthwise 3x3 convolutions with dilations of 1, 3 and 5 cells.
+
+    Outside the grid is what lies at its edge.
+    """
+
+    def __init__(self, dim: int, **dd: Any) -> None:
+        super().__init__()
+        self.dilations = [1, 3, 5]
+        self.weight = nn.Parameter(torch.empty(len(self.dilations), dim, 1, 3, 3, **dd))
+        self.alpha = nn.Parameter(torch.empty(len(self.dilations), **dd))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Start as sums of all cells in reach."""
+        nn.init.ones_(self.weight)
+        nn.init.ones_(self.alpha)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, D, H, W) to the same shape."""
+        reach = max(self.dilations)
+        x = F.pad(x, (reach, reach, reach, reach), mode="replicate")
+        y = torch.zeros_like(x[:, :, reach:-reach, reach:-reach])
+        for i, dilation in enumerate(self.dilations):
+            kernel = self.alpha[i] * self.weight[i]
+            spare = reach - dilation
+            part = F.pad(x, (-spare, -spare, -spare, -spare))
+            y = y + F.conv2d(part, kernel, dilation=dilation, groups=x.shape[1])
+        return y
+
+
+class FusedScan(ScanMixer):
+    """A selective scan of one state a channel, which is fused on the grid before it is read.
+
+    Of an order with several paths the states of each are fused and read, and the results added up.
+
+    Args:
+        dim: C.
+        scan_order: As in `SS2D`.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(self, dim: int, *, scan_order: str = "raster", **dd: Any) -> None:
+        inner = 2 * dim
+        shell = {"scan_order": scan_order, "gated": True, "conv_bias": True, "dims": 2}
+        super().__init__(dim, inner, nn.SiLU(), combine=None, dd=dd, **shell)
+        self.dt_rank = math.ceil(dim / 16)
+        self.x_proj = nn.Linear(inner, self.num_paths * (self.dt_rank + 2), bias=False, **dd)
+        self.scan = SelectiveScan(
+            inner, num_paths=self.num_paths, d_state=1, dt_rank=self.dt_rank, **dd
+        )
+        self.fusion = StateFusion(inner, **dd)
+
+    def forward(self, x: Tensor, paths: Tensor | None = None) -> Tensor:
+        """(N, H, W, C) to the same shape; `paths` as in `ScanMixer`."""
+        if not torch.jit.is_scripting():
+            refuse_plain_onnx()
+        x, gate = self.in_proj(x).chunk(2, dim=-1)
+        x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
+        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
+        y = self.mix_map(x, own)
+        return self.out_proj(self.out_norm(y) * self.act(gate))
+
+    def mix_map(self, x: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, H, W, D) along paths (K, T) or (N, K, T): (N, H, W, D)."""
+        u = x.flatten(1, 2)
+        projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2))
+        dt, B, C = projected.transpose(1, 2).split([self.dt_rank, 1, 1], dim=-1)
+        # read by ones, and without the skip, the result of a scan is its state
+        states = self.scan(u, dt, B, torch.ones_like(B), paths, merge=False, skip=False)
+        maps = states.flatten(0, 1).transpose(1, 2).unflatten(-1, x.shape[1:3])
+        fused = self.fusion(maps).flatten(2).transpose(1, 2).unflatten(0, (-1, self.num_paths))
+        y = (fused * C).sum(1) + self.scan.D.sum(0) * u
+        return y.view_as(x)
+
+
+class SpatialMamba(StagedBackbone):
+    """Spatial-Mamba backbone with a classifier.
+
+    Args:
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        depths: Blocks per stage.
+        dims: Channels per stage.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
+        mlp_ratio: Hidden channels of the MLP over channels.
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        *,
+        depths: tuple[int, ...] = (2, 4, 8, 4),
+        dims: tuple[int, ...] = (64, 128, 256, 512),
+        scan_order: str | Sequence[str] = "raster",
+        mlp_ratio: float = 4.0,
+        stage_norm: bool = False,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        dd = {"device": device, "dtype": dtype}
+
+        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
+            mixer = FusedScan(dim, scan_order=order, **dd)
+            return PositionedBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+
+        downsample = partial(BottleneckDownsample, **dd)
+        rates = drop_path_rates(drop_path_rate, depths)
+        super().__init__(
+            ResidualStem(in_chans, dims[0], **dd),
+            make_stages(
+                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
+            ),
+            dims,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            global_pool=global_pool,
+            drop_rate=drop_rate,
+            norm=nn.LayerNorm(dims[-1], **dd),
+            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
+            **dd,
+        )
+        self.init_weights(needs_reset=False)
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, give the scans' parameters an axis of paths, and stack the kernels."""
+        state: StateDict = {}
+        kernels: dict[str, list[Tensor]] = {}
+        for key, value in sorted(super().from_official(state_dict).items()):
+            name, _, leaf = key.rpartition(".")
+            if name.endswith("fusion.weight"):
+                kernels.setdefault(name, []).append(value)
+            else:
+                has_paths = leaf in ("dt_proj", "dt_bias", "A_log", "D")
+                state[key] = value.unsqueeze(0) if has_paths else value
+        state |= {name: torch.stack(parts) for name, parts in kernels.items()}
+        return split_paths(state, num_paths=1)
+
+
+_MIXER = r"layers\.(\d+)\.blocks\.(\d+)\.self_attention\."
+_OURS = r"stages.\1.blocks.\2.mixer."
+RULES = {
+    **positioned_rules(),
+    **ss2d_rules(_MIXER, _OURS),
+    _MIXER + r"state_fusion\.kernel_3": _OURS + "fusion.weight.0",
+    _MIXER + r"state_fusion\.kernel_3_(\d)": _OURS + r"fusion.weight.\3",
+    _MIXER + r"state_fusion\.alpha": _OURS + "fusion.alpha",
+}
+# where the weights are, and top-1 accuracy
+_RELEASED = {
+    "spatialmamba_tiny.in1k": ("19kXoqGSTuKKs4AHbdUSrdKZTwTWenLIW", 83.5),
+    "spatialmamba_small.in1k": ("1Wb3sYoWLpgmWrmHMYKwdgDwGPZaqM28O", 84.6),
+    "spatialmamba_base.in1k": ("1k8dHp2QRCOqBSgAi36YkhZp_O8LqOPjM", 85.3),
+}
+register_family(
+    "Spatial-Mamba",
+    SpatialMamba,
+    RULES,
+    layouts=({"stage_norm": True},),
+    top1={name: top1 for name, (_, top1) in _RELEASED.items()},
+)
+
+
+def _cfg(place: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
+    weights = f"weights: https://drive.google.com/file/d/{place}, to be fetched by hand"
+    return {
+        "url": "",
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "first_conv": "stem.conv1.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0" if top1 else None,
+        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
+        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware "
+        "State Fusion",
+        "paper_ids": "arXiv:2410.15091",
+        "notes": (
+            "family: Spatial-Mamba",
+            f"top-1: {top1 or 'untrained'}",
+            *((weights,) if place else ()),
+        ),
+        **kwargs,
+    }
+
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{name: _cfg(*released) for name, released in _RELEASED.items()},
+        "test_spatialmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
+    }
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> SpatialMamba:
+    return build_model(SpatialMamba, variant, pretrained, **kwargs)
+
+
+@register_model
+def spatialmamba_tiny(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
+    """Spatial-Mamba-T: 26.7 M parameters."""
+    return _create("spatialmamba_tiny", pretrained, **{"depths": (2, 4, 8, 4), **kwargs})
+
+
+@register_model
+def spatialmamba_small(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
+    """Spatial-Mamba-S: 43.1 M parameters."""
+    return _create("spatialmamba_small", pretrained, **{"depths": (2, 4, 21, 5), **kwargs})
+
+
+@register_model
+def spatialmamba_base(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
+    """Spatial-Mamba-B: 95.7 M parameters."""
+    args = {"depths": (2, 4, 21, 5), "dims": (96, 192, 384, 768)}
+    return _create("spatialmamba_base", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def test_spatialmamba(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
+    """A very small Spatial-Mamba for tests; no weights."""
+    args = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "mlp_ratio": 2.0}
+    return _create("test_spatialmamba", pretrained, **{**args, **kwargs})

@@ -1,0 +1,143 @@
+"""Which whole network a checkpoint is of, for `vimamba.identify`.
+
+Names tell the network, as those of models do. How many classes and channels it has is read from the
+file, at the places where the network's own shapes change with them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vimamba.checkpoints import CheckpointError, Identity, find_weights, register_matcher, thin_out
+from vimamba.networks.network import Network
+from vimamba.networks.registry import Entry, create_network, find_network, list_networks
+
+# arguments that a file tells, with two values to compare the network's shapes at
+_SIZES = {"num_classes": (5, 7), "in_chans": (3, 6)}
+
+
+@dataclass(frozen=True)
+class NetworkIdentity(Identity):
+    """What a checkpoint of a whole network is; `arguments` are all that it is made with."""
+
+    @property
+    def all_arguments(self) -> dict[str, Any]:
+        """Of the network."""
+        return dict(self.arguments)
+
+    @property
+    def create_line(self) -> str:
+        """The line that makes the network which this file fits, and loads it."""
+        arguments = [f"{key}={value!r}" for key, value in self.arguments]
+        call = ", ".join([f'"{self.variant}"', *arguments])
+        return f"network = vimamba.create_network({call}); network.load_pretrained(FILE)"
+
+    def folder_line(self, folder: str | Path) -> str:
+        """The line that loads the folder which `vimamba.save_pretrained` writes of the network."""
+        return f'vimamba.load_network("{folder}")'
+
+    def load(self, file: str | Path) -> nn.Module:
+        """What `create_line` makes of the file."""
+        network = create_network(self.variant, **self.all_arguments)
+        network.load_pretrained(file)
+        return network
+
+    def skeleton(self) -> nn.Module:
+        """The network without memory for its weights."""
+        return _outline(find_network(self.variant), self.arguments)
+
+
+def match_networks(checkpoint: Mapping[str, Any]) -> list[Identity]:
+    """The networks that a checkpoint fits, made with as many classes and channels as it has."""
+    sample = thin_out(checkpoint)
+    entries = [find_network(name) for name in list_networks()]
+    likely = [e for e in entries if e.network_cls and _has_names(sample, e.network_cls)]
+    return [found for entry in likely if (found := _fit(checkpoint, entry)) is not None]
+
+
+def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:
+    """Whether most names are official ones, or the parts of the network are among ours."""
+    rules = network_cls.official_rules()
+    patterns = [re.compile(pattern) for pattern in rules]
+    found = find_weights(sample, lambda key: any(p.fullmatch(key) for p in patterns))
+    known = sum(any(p.fullmatch(key) for p in patterns) for key in found.state)
+    if 2 * known > len(found.state) + len(found.foreign) + len(found.beside):
+        return True
+    # parts of ours are what rules put first: "decoder" of r"decoder.\1.upsample.\2"
+    firsts = (re.match(r"(\w+)\.", new) for new in rules.values() if isinstance(new, str))
+    parts = {first[1] for first in firsts if first}
+    present = {part for state in sample.values() for key in state for part in key.split(".")}
+    return 2 * len(parts & present) > len(parts)
+
+
+def _fit(checkpoint: Mapping[str, Any], entry: Entry) -> NetworkIdentity | None:
+    """What the file is if it fits a network whose sizes it tells."""
+    usual = _outline(entry, _usual(_SIZES))
+    try:
+        state = usual.rename_weights(checkpoint)
+        expected = {key: value.ndim for key, value in usual.state_dict().items()}
+        if {key: value.ndim for key, value in state.items()} != expected:
+            return None
+        arguments = tuple((size, _read_size(state, entry, size)) for size in _SIZES)
+        network = _outline(entry, arguments)
+        network.read_weights(checkpoint)
+    except CheckpointError:
+        return None
+    cfg = network.pretrained_cfg
+    return NetworkIdentity(
+        variant=entry.name,
+        family=f"whole network, {entry.task}",
+        notes="",
+        accuracy="",
+        license=cfg.get("license") or "unstated",
+        arguments=arguments,
+        in_chans=network.in_chans,
+        num_classes=network.num_classes,
+    )
+
+
+def _read_size(state: Mapping[str, Tensor], entry: Entry, size: str) -> int:
+    """The size that weights have where the network's shapes change with it.
+
+    Raises:
+        CheckpointError: They have none of these places, or several sizes.
+    """
+    places = [(key, axis) for key, axis in _places(entry, size) if key in state]
+    found = {state[key].shape[axis] for key, axis in places if axis < state[key].ndim}
+    if len(found) != 1:
+        raise CheckpointError(f"{size} cannot be told from the weights")
+    return found.pop()
+
+
+@lru_cache
+def _places(entry: Entry, size: str) -> tuple[tuple[str, int], ...]:
+    """Names and axes of the shapes that are as long as an argument says."""
+    few, many = _SIZES[size]
+    outlines = (_outline(entry, _usual({**_SIZES, size: (n, n)})) for n in (few, many))
+    ours, theirs = (network.state_dict() for network in outlines)
+    return tuple(
+        (key, axis)
+        for key, value in ours.items()
+        for axis, length in enumerate(value.shape)
+        if (length, theirs[key].shape[axis]) == (few, many)
+    )
+
+
+def _usual(sizes: Mapping[str, tuple[int, int]]) -> tuple[tuple[str, int], ...]:
+    return tuple((name, values[0]) for name, values in sizes.items())
+
+
+@lru_cache(maxsize=64)
+def _outline(entry: Entry, arguments: tuple[tuple[str, Any], ...]) -> Network:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        return create_network(entry.name, **dict(arguments))
+
+
+register_matcher(match_networks)

@@ -106,11 +106,12 @@ class LaplaceMixer(nn.Module):
 
     def mix_coarse(self, x: Tensor, scale: float) -> Tensor:
         """Scan means of squares, of which those on the right and below may be cut off."""
-        height, width = x.shape[2], x.shape[3]
         coarse = F.avg_pool2d(x, self.pool, ceil_mode=True)
         flat = F.interpolate(coarse, scale_factor=scale, mode="nearest")
-        smooth = F.interpolate(self.mix(coarse), scale_factor=scale, mode="bilinear")
-        return smooth[:, :, :height, :width] + (x - flat[:, :, :height, :width])
+        change = F.interpolate(self.mix(coarse), scale_factor=scale, mode="bilinear") - flat
+        below, right = x.shape[2] - change.shape[2], x.shape[3] - change.shape[3]
+        # not sliced: whether the memory has gaps then would be another program for other sizes
+        return x + F.pad(change, (0, right, 0, below))
 
     def mix(self, x: Tensor) -> Tensor:
         """Scan (N, C, H, W) and norm to the same shape."""

@@ -15,7 +15,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from vimamba.data import ImageFolder
-from vimamba.tasks import Classification, Optimisation
+from vimamba.tasks import Classification, Optimization
 
 GLOBAL_BATCH = 8
 PROCESSES = 2
@@ -104,7 +104,7 @@ def train(job: Job) -> dict[str, Any]:
         img_size=32,
         num_classes=data.num_classes,
         class_names=data.class_names,
-        optim=Optimisation(lr=1e-3, weight_decay=0.1, layer_decay=0.9, ema=job.ema),
+        optim=Optimization(lr=1e-3, weight_decay=0.1, layer_decay=0.9, ema=job.ema),
     )
     curve = Curve()
     trainer = Trainer(

@@ -221,7 +221,7 @@ BESIDE = {
     "counters": lambda s, other: {
         **s, "total_ops": torch.ones(1), "stages.0.total_ops": torch.ones(1)
     },
-    "an optimiser": lambda s, other: {**s, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+    "an optimizer": lambda s, other: {**s, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
     "names of one's own": lambda s, other: {
         "weights": {**prefixed("teacher_net.body.", s), "projector.weight": torch.ones(2)}
     },

@@ -6,7 +6,7 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.backbones import TEST_MODELS, kinds_first
-from vimamba.tasks import Classification, Objective, Optimisation
+from vimamba.tasks import Classification, Objective, Optimization
 
 QUIET = {
     "enable_progress_bar": False,
@@ -35,7 +35,7 @@ def train(name, folder, seed):
         num_classes=3,
         img_size=32,
         drop_path_rate=0.3,
-        optim=Optimisation(lr=3e-3, ema=0.5, layer_decay=0.8),
+        optim=Optimization(lr=3e-3, ema=0.5, layer_decay=0.8),
         objective=Objective(mixup=0.4, cutmix=1.0),
         grad_checkpointing=True,
         seed=seed,

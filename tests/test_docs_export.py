@@ -35,10 +35,10 @@ def start_folder(tmp_path_factory):
     """What the page takes for granted: photos, and a run that was trained on them."""
     folder = tmp_path_factory.mktemp("export")
     rng = np.random.default_rng(0)
-    for name, colour in (("cat", 60), ("dog", 190)):
+    for name, color in (("cat", 60), ("dog", 190)):
         (folder / "photos" / name).mkdir(parents=True)
         for i in range(10):
-            pixels = rng.normal(colour, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
+            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
     fit = [
         "fit",

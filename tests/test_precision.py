@@ -14,7 +14,7 @@ from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.task import Segmentation
-from vimamba.tasks.task import Optimisation
+from vimamba.tasks.task import Optimization
 
 DTYPES = [torch.bfloat16, torch.float16]
 
@@ -182,7 +182,7 @@ def test_the_mean_loss_of_many_images_is_exact_in_true_half_precision():
 
 
 def test_an_average_of_weights_that_could_not_follow_them_is_refused():
-    task = Classification("test_vim", num_classes=3, img_size=32, optim=Optimisation(ema=0.999))
+    task = Classification("test_vim", num_classes=3, img_size=32, optim=Optimization(ema=0.999))
     images, targets = torch.randn(4, 3, 32, 32), torch.arange(4) % 3
     with pytest.raises(TaskError, match=r"optim\.ema=0\.999 needs weights in float32"):
         fit(task, images, targets, "bf16-true")

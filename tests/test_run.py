@@ -90,11 +90,11 @@ def test_a_script_as_timms_trains_saves_and_validates(name, tmp_path, monkeypatc
     from PIL import Image
 
     for split in ("train", "val"):
-        for label, colour in (("dark", 40), ("light", 200)):
+        for label, color in (("dark", 40), ("light", 200)):
             folder = tmp_path / "data" / split / label
             folder.mkdir(parents=True)
             for number in range(4):
-                Image.new("RGB", (100, 90), (colour + number,) * 3).save(folder / f"{number}.png")
+                Image.new("RGB", (100, 90), (color + number,) * 3).save(folder / f"{number}.png")
     (tmp_path / "out").mkdir()
     (tmp_path / "train.py").write_text(TRAINER)
     args = ["--data-dir", tmp_path / "data", "--model", name, "--num-classes", 2]

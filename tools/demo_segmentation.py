@@ -49,7 +49,7 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     texture = gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 6)
     image = np.asarray(TISSUE) + stain + 0.5 * texture[..., None] * np.asarray([0.4, 1.0, 0.5])
     mask = np.zeros((SIDE, SIDE), dtype=bool)
-    # debris and folds: as dark as nuclei, but flat and of another colour or shape
+    # debris and folds: as dark as nuclei, but flat and of another color or shape
     for _ in range(rng.integers(3, 7)):
         shape = blob(rng, rng.uniform(0, SIDE, 2), rng.uniform(4, 11))
         strength = gaussian_filter(shape.astype(float), 1.5)[..., None] * rng.uniform(0.6, 1.0)

@@ -1,4 +1,4 @@
-"""Draws published accuracy against parameters and against measured time, a colour per family."""
+"""Draws published accuracy against parameters and against measured time, a color per family."""
 
 import csv
 from pathlib import Path

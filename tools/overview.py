@@ -56,15 +56,15 @@ def show(axes: Axes, picture: np.ndarray, alpha: float = 1.0) -> None:
 
 
 def follow(axes: Axes, path: np.ndarray) -> None:
-    """A path as a line, coloured by time."""
+    """A path as a line, colored by time."""
     places = np.stack([path % SIZE, path // SIZE], axis=-1)
     lines = LineCollection(
         list(np.stack([places[:-1], places[1:]], axis=1)), linewidths=2.2, capstyle="round"
     )
     lines.set(array=np.linspace(0, 1, len(path) - 1), cmap=TIME)
     axes.add_collection(lines)
-    for end, marker, colour in ((0, "o", TIME(0.0)), (-1, "s", TIME(1.0))):
-        axes.plot(*places[end], marker, color=colour, markersize=5, markeredgecolor="white")
+    for end, marker, color in ((0, "o", TIME(0.0)), (-1, "s", TIME(1.0))):
+        axes.plot(*places[end], marker, color=color, markersize=5, markeredgecolor="white")
 
 
 def draw(file: Path) -> None:
@@ -108,7 +108,7 @@ def draw(file: Path) -> None:
 
 
 def response(picture: np.ndarray) -> np.ndarray:
-    """What features might look like: each token's brightness among its neighbours', coloured."""
+    """What features might look like: each token's brightness among its neighbours', colored."""
     step = len(picture) // SIZE
     tokens = picture.mean(-1).reshape(SIZE, step, SIZE, step).mean((1, 3))
     around = np.pad(tokens, 1, mode="edge")

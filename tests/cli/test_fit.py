@@ -102,7 +102,7 @@ def test_sigint_ends_a_real_process_with_a_checkpoint(start, recipe, tmp_path):
     assert "Traceback" not in errors
     assert (out / "checkpoints" / "last.ckpt").exists()
     text = "".join(lines) + rest
-    # plain lines when not a terminal: no colours, no bars, no rewriting
+    # plain lines when not a terminal: no colors, no bars, no rewriting
     assert not set("\x1b\r│━") & set(text)
     assert "Seed set" not in text + errors
 

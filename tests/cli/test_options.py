@@ -25,7 +25,7 @@ from vimamba.data.augmentation import Augmentation
 from vimamba.data.paired_augmentation import PairedAugmentation
 from vimamba.data.splits import write_split
 from vimamba.errors import UsageError
-from vimamba.tasks import Classification, MaskObjective, Objective, Optimisation, Segmentation, Task
+from vimamba.tasks import Classification, MaskObjective, Objective, Optimization, Segmentation, Task
 
 # decided by another option: --seed, or by the data
 LINKED_OPTIONS = {"model.seed", "data.seed", *(f"model.{name}" for name in Task.of_the_data)}
@@ -98,13 +98,13 @@ def check_all(task, data, root, model, further, tmp_path):
     write_split(tmp_path / "split.csv", found.catalogue.splits, found.class_names)
     table = {f"data.{name}": value for name, value in DATA.items()}
     table |= {"data.split_csv": str(tmp_path / "split.csv")}
-    table |= values_of(Optimisation, "model.optim", OPTIM) | further
+    table |= values_of(Optimization, "model.optim", OPTIM) | further
     known = {o for o in typed_options(task, data) if not o.startswith("trainer.")}
     # of a group of settings, each by itself
     groups = {option for option in known if any(o.startswith(f"{option}.") for o in known)}
     # there are no published weights for the models of tests; the last three exclude others
     given = {"data.root", "model.model", "model.pretrained"}
-    given |= {"data.labels.colours", "data.intensity.percentiles", "data.intensity.ranges"}
+    given |= {"data.labels.colors", "data.intensity.percentiles", "data.intensity.ranges"}
     assert known - groups - LINKED_OPTIONS - set(table) - given == set()
     options = [f"--model.class_path={task.__module__.rsplit('.', 1)[0]}.{task.__name__}"]
     options += ["--data", str(root), "--model", model]

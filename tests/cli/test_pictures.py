@@ -9,7 +9,7 @@ from vimamba.tasks.overlays import (
     OPACITY,
     View,
     choose_slices,
-    class_colours,
+    class_colors,
     draw_card,
     find_view,
     legend_entries,
@@ -47,19 +47,19 @@ def test_a_class_has_the_hue_of_the_legend_over_anything(below):
     image = np.full((40, 40, 3), below, dtype=np.uint8)
     mask = np.zeros((40, 40), dtype=np.uint8)
     mask[10:30, 10:30] = 1
-    colours = class_colours(2, background=True)
-    drawn = overlay(image, mask, colours, background=True)
-    inside, colour = drawn[20, 20].astype(float), np.asarray(colours[1], dtype=float)
-    # grey added to the colour: differences between red, green and blue are the colour's
-    np.testing.assert_allclose(np.diff(inside), OPACITY * np.diff(colour), atol=1.5)
-    assert tuple(drawn[20, 10]) == colours[1]
+    colors = class_colors(2, background=True)
+    drawn = overlay(image, mask, colors, background=True)
+    inside, color = drawn[20, 20].astype(float), np.asarray(colors[1], dtype=float)
+    # grey added to the color: differences between red, green and blue are the color's
+    np.testing.assert_allclose(np.diff(inside), OPACITY * np.diff(color), atol=1.5)
+    assert tuple(drawn[20, 10]) == colors[1]
     assert tuple(drawn[20, 9]) == (0, 0, 0)
     assert tuple(drawn[0, 0]) == below
 
 
 def test_ignored_pixels_are_striped():
     mask = np.full((40, 40), IGNORE, dtype=np.uint8)
-    drawn = overlay(np.zeros((40, 40, 3), np.uint8), mask, class_colours(2, True), True)
+    drawn = overlay(np.zeros((40, 40, 3), np.uint8), mask, class_colors(2, True), True)
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) == 2
 
 
@@ -91,16 +91,16 @@ def test_slices_are_chosen_where_the_labels_are():
 
 def test_a_card_has_its_panels_captions_and_legend(tmp_path):
     panels = [("axial 3 of 9", np.full((60, 50, 3), value, np.uint8)) for value in (10, 20)]
-    entries = legend_entries(["rest", "a", "b"], class_colours(3, True), True)
+    entries = legend_entries(["rest", "a", "b"], class_colors(3, True), True)
     assert entries[0] == ("rest (no color)", None)
     card = draw_card(panels, entries, "black is 0", best=1)
     from vimamba.tasks.segmentation.predict import save_image
 
     save_image(card, tmp_path / "card.png")
     assert (thumbnail(tmp_path / "card.png") == 20).all()
-    colours = {colour for _, colour in card.getcolors(10**6)}
-    assert set(class_colours(3, True)[1:]) <= colours
-    many = legend_entries([str(n) for n in range(30)], class_colours(30, False), False)
+    colors = {color for _, color in card.getcolors(10**6)}
+    assert set(class_colors(3, True)[1:]) <= colors
+    many = legend_entries([str(n) for n in range(30)], class_colors(30, False), False)
     assert many[-1] == ("and 18 more", None)
 
 

@@ -7,10 +7,10 @@ from vimamba.data.augmentation import eval_transform, train_transform
 from vimamba.data.dataset import EpochSampler
 
 EVERYTHING = Augmentation(
-    crop=0.5, hflip=0.5, vflip=0.5, rotate90=0.5, rotate=20, shift=0.1, zoom=0.1, colour=0.4,
+    crop=0.5, hflip=0.5, vflip=0.5, rotate90=0.5, rotate=20, shift=0.1, zoom=0.1, color=0.4,
     blur=0.5, noise=0.5, erase=0.5,
 )  # fmt: skip
-NOTHING = Augmentation(crop=1, aspect=1, hflip=0, colour=0)
+NOTHING = Augmentation(crop=1, aspect=1, hflip=0, color=0)
 
 
 @pytest.fixture

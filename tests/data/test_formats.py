@@ -97,8 +97,8 @@ def test_nodata_of_integers_is_no_number_where_it_occurs(tmp_path, dtype, become
 def test_transparency_is_left_out_unless_it_makes_up_the_bands(tmp_path, mode, ending):
     if ending != "png" and mode == "P":
         pytest.skip("has no palette with transparency")
-    colours = RNG.integers(0, 256, (6, 7, 4), dtype=np.uint8)
-    image = Image.fromarray(colours).convert("LA" if mode == "LA" else "RGBA")
+    colors = RNG.integers(0, 256, (6, 7, 4), dtype=np.uint8)
+    image = Image.fromarray(colors).convert("LA" if mode == "LA" else "RGBA")
     options = {"lossless": True, "exact": True} if ending == "webp" else {}
     if mode == "P":
         image = Image.fromarray(RNG.integers(0, 4, (6, 7), dtype=np.uint8))
@@ -115,7 +115,7 @@ def test_transparency_is_left_out_unless_it_makes_up_the_bands(tmp_path, mode, e
     np.testing.assert_array_equal(whole, own)
 
 
-def test_colours_of_print_and_television_and_palettes_become_rgb(tmp_path):
+def test_colors_of_print_and_television_and_palettes_become_rgb(tmp_path):
     inks = RNG.integers(0, 256, (6, 7, 4), dtype=np.uint8)
     Image.fromarray(inks, "CMYK").save(tmp_path / "cmyk.tif")
     Image.fromarray(inks[..., :3], "YCbCr").save(tmp_path / "ycbcr.tif")
@@ -129,7 +129,7 @@ def test_colours_of_print_and_television_and_palettes_become_rgb(tmp_path):
             expected = np.asarray(image.convert("RGB")).astype(int)
         assert np.abs(read_pixels(tmp_path / name) - expected).max() <= 1, name
     tifffile.imwrite(tmp_path / "lab.tif", inks[..., :3], photometric="cielab")
-    with pytest.raises(DataError, match=r"lab\.tif cannot be read: colours of the kind"):
+    with pytest.raises(DataError, match=r"lab\.tif cannot be read: colors of the kind"):
         read_pixels(tmp_path / "lab.tif")
 
 
@@ -153,7 +153,7 @@ def test_pages_are_bands_only_if_there_are_as_many_as_are_wanted(tmp_path):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif")[..., 0], pages[0])
     whole = read_pixels(tmp_path / "a.tif", wanted=13)
     np.testing.assert_array_equal(whole, np.moveaxis(pages, 0, 2))
-    # smaller copies, as a cloud-optimised GeoTIFF has them, are no pages
+    # smaller copies, as a cloud-optimized GeoTIFF has them, are no pages
     with tifffile.TiffWriter(tmp_path / "cog.tif") as file:
         for step in (1, 2):
             file.write(pages[0, ::step, ::step], subfiletype=step - 1, metadata=None)
@@ -161,7 +161,7 @@ def test_pages_are_bands_only_if_there_are_as_many_as_are_wanted(tmp_path):
 
 
 @pytest.mark.parametrize("channels", [2, 3, 4])
-def test_deep_colour_is_not_cut_to_8_bits(tmp_path, channels):
+def test_deep_color_is_not_cut_to_8_bits(tmp_path, channels):
     pixels = RNG.integers(0, 65536, (6, 7, channels), dtype=np.uint16)
     (tmp_path / "a.png").write_bytes(imagecodecs.png_encode(pixels))
     bands = {2: 1, 3: 3, 4: 3}[channels]

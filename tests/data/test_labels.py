@@ -102,11 +102,11 @@ def test_fractions_are_no_classes():
         whole_numbers(np.asarray([[1, np.nan]]), "m")
 
 
-def test_shades_of_grey_are_colours_where_colours_are_named():
+def test_shades_of_grey_are_colors_where_colors_are_named():
     table = LabelTable(["sky", "road"], [0, 1], -1, [[255, 255, 255], [0, 0, 0]])
     black = np.zeros((2, 2, 3), np.uint8)
     assert table.indices(black, "m").tolist() == [[1, 1], [1, 1]]
     plain = LabelTable(["a", "b"], [0, 1], 255)
     assert plain.indices(black + np.uint8(1), "m").tolist() == [[1, 1], [1, 1]]
-    with pytest.raises(DataError, match=r"in colour; name the colours: labels.colours \(2 of them"):
+    with pytest.raises(DataError, match=r"in color; name the colors: labels.colors \(2 of them"):
         plain.indices(np.asarray([[[0, 0, 0], [255, 0, 0]]], np.uint8), "m")

@@ -123,21 +123,21 @@ def test_labels_survive_the_run_folder(make_pairs):
     assert "survey" not in again.__dict__
 
 
-def test_masks_in_colour(make_pairs, tmp_path):
+def test_masks_in_color(make_pairs, tmp_path):
     root = make_pairs(8)
-    colours = [[0, 0, 0], [255, 0, 0], [0, 200, 30]]
+    colors = [[0, 0, 0], [255, 0, 0], [0, 200, 30]]
     for path in (root / "masks").iterdir():
         values = np.asarray(Image.open(path))
-        Image.fromarray(np.asarray(colours, dtype=np.uint8)[values]).save(path)
-    with pytest.raises(DataError, match="is in colour; name the colours"):
+        Image.fromarray(np.asarray(colors, dtype=np.uint8)[values]).save(path)
+    with pytest.raises(DataError, match="is in color; name the colors"):
         MaskFolder(str(root)).check()
     names = ["road", "house", "tree"]
-    data = MaskFolder(str(root), labels=Labels(classes=names, colours=colours))
+    data = MaskFolder(str(root), labels=Labels(classes=names, colors=colors))
     data.check()
     assert data.class_counts[1] > 0
     assert sum(data.class_counts) == len(data.catalogue.splits["train"]) * 20 * 24
-    wrong = Labels(classes=names, colours=[*colours[:2], [1, 1, 1]])
-    with pytest.raises(DataError, match=r"holds the colour \[0, 200, 30\], which is no class"):
+    wrong = Labels(classes=names, colors=[*colors[:2], [1, 1, 1]])
+    with pytest.raises(DataError, match=r"holds the color \[0, 200, 30\], which is no class"):
         MaskFolder(str(root), labels=wrong).check()
 
 

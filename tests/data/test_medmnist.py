@@ -8,11 +8,11 @@ from vimamba.data import DataError, MedMNIST
 def make_npz(tmp_path):
     """Write a file in MedMNIST's layout; arrays can be replaced by name."""
 
-    def make(classes: int = 3, *, colour: bool = False, multi_label: bool = False, **replaced):
+    def make(classes: int = 3, *, color: bool = False, multi_label: bool = False, **replaced):
         rng = np.random.default_rng(0)
         arrays = {}
         for split, count in (("train", 12), ("val", 4), ("test", 5)):
-            shape = (count, 28, 28, 3) if colour else (count, 28, 28)
+            shape = (count, 28, 28, 3) if color else (count, 28, 28)
             arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
             labels = np.arange(count).reshape(-1, 1) % classes
             if multi_label:
@@ -25,10 +25,10 @@ def make_npz(tmp_path):
     return make
 
 
-@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("color", [False, True])
 @pytest.mark.parametrize("in_chans", [1, 3])
-def test_grey_and_colour_files_give_the_channels_asked_for(make_npz, colour, in_chans):
-    data = MedMNIST(make_npz(colour=colour), img_size=28, in_chans=in_chans)
+def test_grey_and_color_files_give_the_channels_asked_for(make_npz, color, in_chans):
+    data = MedMNIST(make_npz(color=color), img_size=28, in_chans=in_chans)
     image, label = data.dataset("val")[1]
     assert image.shape == (in_chans, 28, 28)
     assert label == 1

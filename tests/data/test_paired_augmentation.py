@@ -7,7 +7,7 @@ from tests.documents import read
 from vimamba.data import PairedAugmentation
 from vimamba.data.paired_augmentation import PRESETS, train_pair_transform
 
-STILL = {"crop": 1, "aspect": 1, "hflip": 0, "colour": 0}
+STILL = {"crop": 1, "aspect": 1, "hflip": 0, "color": 0}
 CHANGES = {
     "resize": {},
     "crop": {"crop": 0.6, "aspect": 1.2},

@@ -66,7 +66,7 @@ def test_jpeg_masks_are_cut_at_half(tmp_path):
     np.testing.assert_array_equal(read_mask(tmp_path / "a.jpg"), mask)
 
 
-def test_colours_stay_colours(tmp_path):
+def test_colors_stay_colors(tmp_path):
     mask = RNG.integers(0, 256, (4, 5, 3), dtype=np.uint8)
     Image.fromarray(mask).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "a.png"), mask)

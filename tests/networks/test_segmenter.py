@@ -194,7 +194,7 @@ def test_umamba_has_no_gradient_checkpointing():
 
 
 @every_network
-def test_the_optimiser_spares_scans_and_slows_early_layers(model, head):
+def test_the_optimizer_spares_scans_and_slows_early_layers(model, head):
     network = create(model, head)
     groups = create_optimizer_v2(
         network, "adamw", lr=1e-3, weight_decay=0.1, layer_decay=0.5

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import vimamba
 from tests.closeness import assert_same
-from vimamba.tasks import Classification, Objective, Optimisation, TaskError
+from vimamba.tasks import Classification, Objective, Optimization, TaskError
 from vimamba.tasks.classification.task import loss_weights
 
 SMALL = {"patch_size": 8, "depth": 2, "embed_dim": 32, "num_heads": 2}
@@ -48,7 +48,7 @@ def fit(task, tmp_path, **kwargs):
         {"multi_label": True, "objective": Objective(mixup=0.5, class_weights="balanced"),
          "class_counts": [3, 2, 1]},
         {"objective": Objective(class_weights=[1.0, 2.0, 3.0])},
-        {"grad_checkpointing": True, "drop_path_rate": 0.2, "optim": Optimisation(ema=0.9)},
+        {"grad_checkpointing": True, "drop_path_rate": 0.2, "optim": Optimization(ema=0.9)},
     ],
 )  # fmt: skip
 def test_training_gives_finite_scores(kwargs, tmp_path):
@@ -60,14 +60,14 @@ def test_training_gives_finite_scores(kwargs, tmp_path):
 
 
 def test_one_batch_is_learnt_by_heart(tmp_path):
-    task = small(objective=Objective(label_smoothing=0), optim=Optimisation(lr=1e-2))
+    task = small(objective=Objective(label_smoothing=0), optim=Optimization(lr=1e-2))
     trainer = fit(task, tmp_path, max_epochs=25)
     assert trainer.callback_metrics["val/accuracy"] == 1
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_what_is_frozen_stays_as_it_is(frozen, tmp_path):
-    task = small(optim=Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=frozen))
+    task = small(optim=Optimization(lr=1e-2, warmup_epochs=0, freeze_epochs=frozen))
     head = {id(parameter) for parameter in task.net.get_classifier().parameters()}
     before = {name: value.clone() for name, value in task.net.named_parameters()}
     fit(task, tmp_path, max_epochs=2)
@@ -76,7 +76,7 @@ def test_what_is_frozen_stays_as_it_is(frozen, tmp_path):
 
 
 def test_a_freeze_ends_with_its_epochs(tmp_path):
-    task = small(optim=Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=1))
+    task = small(optim=Optimization(lr=1e-2, warmup_epochs=0, freeze_epochs=1))
     body, seen = task.body_parameters()[0], []
     start = body.detach().clone()
     task.on_validation_epoch_start = lambda: seen.append(body.equal(start))
@@ -84,8 +84,8 @@ def test_a_freeze_ends_with_its_epochs(tmp_path):
     assert seen == [True, False]
 
 
-def test_the_optimiser_honours_the_models_rules_and_layer_decay(tmp_path):
-    task = small(optim=Optimisation(lr=1e-2, weight_decay=0.1, layer_decay=0.5))
+def test_the_optimizer_honours_the_models_rules_and_layer_decay(tmp_path):
+    task = small(optim=Optimization(lr=1e-2, weight_decay=0.1, layer_decay=0.5))
     trainer = fit(task, tmp_path, max_epochs=1)
     groups = trainer.optimizers[0].param_groups
     names = {id(parameter): name for name, parameter in task.net.named_parameters()}
@@ -99,7 +99,7 @@ def test_the_optimiser_honours_the_models_rules_and_layer_decay(tmp_path):
     assert scale["blocks.0.mlp.fc1.weight"] == 0.5 * scale["blocks.1.mlp.fc1.weight"]
 
 
-def test_our_models_rules_reach_the_optimiser(tmp_path):
+def test_our_models_rules_reach_the_optimizer(tmp_path):
     task = Classification("test_vim", num_classes=3, img_size=32)
     quiet = {"enable_progress_bar": False, "logger": False, "enable_checkpointing": False}
     trainer = Trainer(**quiet, max_epochs=1, accelerator="cpu", default_root_dir=tmp_path)
@@ -120,7 +120,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path):
             super().on_train_batch_start(batch, batch_idx)
             rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    optim = Optimisation(lr=1.0, warmup_epochs=1, warmup_lr=0.1, min_lr=0.0)
+    optim = Optimization(lr=1.0, warmup_epochs=1, warmup_lr=0.1, min_lr=0.0)
     task = Watch("test_vit", model_kwargs=SMALL, num_classes=3, img_size=16, optim=optim)
     fit(task, tmp_path, max_epochs=4)
     # 12 steps, 3 of them warm-up from 0.1 to 1
@@ -132,7 +132,7 @@ def test_the_learning_rate_warms_up_and_falls_as_a_cosine(tmp_path):
 
 
 def test_the_average_follows_the_weights_and_is_what_is_scored(tmp_path):
-    task = small(optim=Optimisation(lr=1e-2, ema=0.5))
+    task = small(optim=Optimization(lr=1e-2, ema=0.5))
     start = task.net.head.weight.clone()
     history = [start]
 
@@ -153,7 +153,7 @@ def test_the_average_follows_the_weights_and_is_what_is_scored(tmp_path):
 
 
 def test_a_checkpoint_loads_without_running_its_code(tmp_path):
-    task = small(class_names=["a", "b", "c"], optim=Optimisation(ema=0.9, lr=0.5))
+    task = small(class_names=["a", "b", "c"], optim=Optimization(ema=0.9, lr=0.5))
     trainer = fit(task, tmp_path)
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
@@ -201,8 +201,8 @@ def test_an_unknown_model_gets_suggestions():
 
 
 def test_an_argument_the_model_does_not_take_is_named():
-    with pytest.raises(TaskError, match=r"does not take model_kwargs=\{'colour': 1\}"):
-        Classification("test_vit", model_kwargs={"colour": 1})
+    with pytest.raises(TaskError, match=r"does not take model_kwargs=\{'color': 1\}"):
+        Classification("test_vit", model_kwargs={"color": 1})
 
 
 def test_missing_published_weights_are_an_error():

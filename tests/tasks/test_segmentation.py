@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 import vimamba
 from tests.closeness import assert_same
-from vimamba.tasks import MaskObjective, Optimisation, Segmentation, TaskError
+from vimamba.tasks import MaskObjective, Optimization, Segmentation, TaskError
 
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
 
@@ -47,7 +47,7 @@ def fit(task, tmp_path, **kwargs):
     [
         {},
         {"num_classes": 2},
-        {"objective": MaskObjective(lovasz=1, focal=1), "optim": Optimisation(ema=0.9)},
+        {"objective": MaskObjective(lovasz=1, focal=1), "optim": Optimization(ema=0.9)},
         {"background": False, "score": "miou", "drop_path_rate": 0.3},
     ],
 )
@@ -70,7 +70,7 @@ def test_every_network_tells_its_encoder_from_its_decoder(name):
 
 @pytest.mark.parametrize("model", ["vm_unet", "test_vmamba"])
 def test_a_frozen_encoder_stays_as_it_is_while_the_decoder_learns(model, tmp_path):
-    optim = Optimisation(lr=1e-2, warmup_epochs=0, freeze_epochs=2)
+    optim = Optimization(lr=1e-2, warmup_epochs=0, freeze_epochs=2)
     if model == "vm_unet":
         task = small(optim=optim)
     else:
@@ -89,7 +89,7 @@ def test_a_frozen_encoder_stays_as_it_is_while_the_decoder_learns(model, tmp_pat
 def test_backbones_train_with_heads_and_an_auxiliary_output(tmp_path):
     task = Segmentation(
         "test_vmamba", head="upernet", aux=True, num_classes=3, img_size=32, model_kwargs={},
-        objective=MaskObjective(dice=0, aux_weights=[0.4]), optim=Optimisation(layer_decay=0.8),
+        objective=MaskObjective(dice=0, aux_weights=[0.4]), optim=Optimization(layer_decay=0.8),
     )  # fmt: skip
     image = torch.randn(2, 3, 32, 32)
     assert len(task.net.forward_all(image)) == 2
@@ -112,7 +112,7 @@ def test_the_poly_schedule_falls_in_a_line(tmp_path):
             super().on_train_batch_start(batch, batch_idx)
             rates.append(self.trainer.optimizers[0].param_groups[0]["lr"])
 
-    optim = Optimisation(lr=1.0, schedule="poly", warmup_epochs=0, min_lr=0.0)
+    optim = Optimization(lr=1.0, schedule="poly", warmup_epochs=0, min_lr=0.0)
     task = Watch("vm_unet", model_kwargs=SMALL, num_classes=3, img_size=16, optim=optim)
     fit(task, tmp_path, max_epochs=4)
     assert rates == pytest.approx([1 - step / 8 for step in range(8)])
@@ -186,7 +186,7 @@ def test_balanced_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_pa
 
 
 def test_an_export_loads_by_its_folder(tmp_path):
-    task = small(class_names=["background", "a", "b"], optim=Optimisation(ema=0.9)).eval()
+    task = small(class_names=["background", "a", "b"], optim=Optimization(ema=0.9)).eval()
     for _ in range(2):  # an older export is replaced
         vimamba.save_pretrained(
             task.scored_net,
@@ -210,7 +210,7 @@ def test_an_export_loads_by_its_folder(tmp_path):
     ("arguments", "message"),
     [
         ({"model": "vm_une"}, "model='vm_une' is unknown; close names are vm_unet"),
-        ({"model_kwargs": {"colour": 1}}, r"does not take model_kwargs=\{'colour': 1\}"),
+        ({"model_kwargs": {"color": 1}}, r"does not take model_kwargs=\{'color': 1\}"),
         ({"num_classes": 1, "class_names": ["a"]}, r"one class only, \['a'\]"),
         ({"model": "umamba_bot_3d", "model_kwargs": {"patch_size": [8, 8, 8]}}, "takes volumes"),
         ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),

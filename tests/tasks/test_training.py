@@ -16,7 +16,7 @@ from pytorch_lightning.tuner import Tuner
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from vimamba.data import ImageFolder, MaskFolder
-from vimamba.tasks import Classification, NotFiniteError, Optimisation, Segmentation, TaskError
+from vimamba.tasks import Classification, NotFiniteError, Optimization, Segmentation, TaskError
 
 QUIET = {
     "accelerator": "cpu",
@@ -78,7 +78,7 @@ def rates_of(trainer_options, tmp_path, data, **optim):
         def on_before_zero_grad(self, optimizer):
             rates.append(optimizer.param_groups[0]["lr"])
 
-    task = classifier(Watch, optim=Optimisation(**{"lr": 1.0, "min_lr": 0.0, **optim}))
+    task = classifier(Watch, optim=Optimization(**{"lr": 1.0, "min_lr": 0.0, **optim}))
     trainer = Trainer(**{**QUIET, **trainer_options}, default_root_dir=tmp_path)
     trainer.fit(task, data)
     return rates, trainer
@@ -112,7 +112,7 @@ def test_a_training_without_an_end_needs_a_rate_that_stays(photos, tmp_path):
 
 def resume(tmp_path, photos, options, **settings):
     """Two epochs of six steps, then on with other options; the rates of the further steps."""
-    begun = {"optim": Optimisation(lr=1.0, min_lr=0.0, schedule="poly", warmup_epochs=0)}
+    begun = {"optim": Optimization(lr=1.0, min_lr=0.0, schedule="poly", warmup_epochs=0)}
     trainer = Trainer(**QUIET, max_epochs=2, default_root_dir=tmp_path)
     trainer.fit(classifier(**begun), images(photos))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -142,8 +142,8 @@ def test_the_schedule_of_a_resumed_training_counts_the_steps_that_were(photos, t
     assert rates == pytest.approx([1 - step / 36 for step in range(12, 36)])
 
 
-def test_a_resumed_training_takes_the_optimisers_new_settings(photos, tmp_path):
-    optim = Optimisation(lr=3.0, min_lr=0, schedule="constant", warmup_epochs=0, weight_decay=0.3)
+def test_a_resumed_training_takes_the_optimizers_new_settings(photos, tmp_path):
+    optim = Optimization(lr=3.0, min_lr=0, schedule="constant", warmup_epochs=0, weight_decay=0.3)
     found = resume(tmp_path, photos, {"max_epochs": 3}, optim=optim)
     assert found == [(3.0, 0.3)] * 6
 
@@ -151,8 +151,8 @@ def test_a_resumed_training_takes_the_optimisers_new_settings(photos, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optim": Optimisation(opt="sgd")}, "optim.opt='sgd': .* begun with 'adamw'"),
-        ({"optim": Optimisation(ema=0.9)}, "optim.ema=0.9: .* begun with None"),
+        ({"optim": Optimization(opt="sgd")}, "optim.opt='sgd': .* begun with 'adamw'"),
+        ({"optim": Optimization(ema=0.9)}, "optim.ema=0.9: .* begun with None"),
         ({"class_names": ["dark", "bright"]}, "class_names=.*begun with"),
     ],
 )
@@ -268,7 +268,7 @@ def test_an_overflow_that_the_loss_scale_answers_is_no_error(photos, tmp_path):
 def test_a_frozen_body_keeps_statistics_and_drops_nothing(tmp_path):
     task = Segmentation(
         "resnet18", head="fpn", num_classes=2, img_size=32, drop_path_rate=0.5,
-        optim=Optimisation(freeze_epochs=1, ema=0.5),
+        optim=Optimization(freeze_epochs=1, ema=0.5),
     )  # fmt: skip
     batch = torch.randn(2, 3, 32, 32), torch.zeros(2, 32, 32, dtype=torch.uint8)
     body = task.net.body

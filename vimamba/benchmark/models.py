@@ -37,7 +37,7 @@ def make_model(name: str, size: int) -> nn.Module:
 
 
 def make_run(name: str, size: int, batch: int, train: bool) -> Run:
-    """A step of inference, or of training without the optimiser."""
+    """A step of inference, or of training without the optimizer."""
     model = make_model(name, size).train(train)
     weight = next(model.parameters())
     image = torch.randn(batch, 3, size, size, dtype=weight.dtype, device=weight.device)

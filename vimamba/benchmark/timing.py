@@ -165,18 +165,18 @@ def draw(path: Path, results: Sequence[Result], title: str) -> None:
         figsize=(10, 0.7 + 0.16 * len(results) + 0.25 * len(cases)), layout="constrained"
     )
     axes = figure.subplots()
-    colours = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#CC79A7", "#56B4E9")
+    colors = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777", "#CC79A7", "#56B4E9")
     place, ticks = 0.0, []
     for case in cases:
         start = place
         for r in (r for r in results if r.case == case):
-            colour = colours[candidates.index(r.candidate) % len(colours)]
-            axes.barh(place, r.milliseconds, height=0.85, color=colour)
+            color = colors[candidates.index(r.candidate) % len(colors)]
+            axes.barh(place, r.milliseconds, height=0.85, color=color)
             axes.text(r.milliseconds * 1.05, place, _short(r.milliseconds), va="center", fontsize=7)
             place += 1
         ticks.append((start + place - 1) / 2)
         place += 0.8
-    handles = [axes.barh(0, 0, color=colours[i % len(colours)]) for i in range(len(candidates))]
+    handles = [axes.barh(0, 0, color=colors[i % len(colors)]) for i in range(len(candidates))]
     beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
     axes.legend(handles, candidates, frameon=False, fontsize=8, **beside)
     axes.set(xscale="log", xlabel="milliseconds", yticks=ticks, yticklabels=cases)

@@ -59,7 +59,7 @@ def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDi
     """The weights inside a checkpoint, whatever they are wrapped in.
 
     Weights are told by their names: those that fit best are taken, without the dictionaries and
-    prefixes around them. What lies beside them (losses, optimisers, counters, an average) is left
+    prefixes around them. What lies beside them (losses, optimizers, counters, an average) is left
     out and named in a warning. Of several whole copies that which our runs score is taken, else
     the first; the warning names the others.
 

@@ -19,7 +19,7 @@ JITTER = 0.22
 
 
 def draw_folds(cases: Sequence[Row], per_fold: Sequence[Row], summary: Row, path: Path) -> None:
-    """Dots, coloured by fold, over a box of their quartiles.
+    """Dots, colored by fold, over a box of their quartiles.
 
     Args:
         cases: Rows of all held-out cases.
@@ -61,7 +61,7 @@ def draw_folds(cases: Sequence[Row], per_fold: Sequence[Row], summary: Row, path
 
 
 def color_of(fold: int) -> str:
-    """The colour of a fold; beyond eight they come again."""
+    """The color of a fold; beyond eight they come again."""
     return COLORS[fold % len(COLORS)]
 
 

@@ -38,7 +38,7 @@ def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
 
     Raises:
         UsageError: Names the option.
-        TaskError: Names the setting of the network or the optimiser.
+        TaskError: Names the setting of the network or the optimizer.
     """
     content = read_checkpoint(checkpoint)
     begun = content["hyper_parameters"]

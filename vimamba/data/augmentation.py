@@ -36,7 +36,7 @@ class Augmentation:
         rotate: Largest rotation, degrees.
         shift: Largest translation, as a part of the side.
         zoom: Largest change of scale, as a part: 0.1 is 0.9 to 1.1.
-        colour: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
+        color: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
         blur: Probability of a slight Gaussian blur.
         noise: Probability of Gaussian noise.
         erase: Probability of erasing one rectangle.
@@ -50,7 +50,7 @@ class Augmentation:
     rotate: float = 0.0
     shift: float = 0.0
     zoom: float = 0.0
-    colour: float = 0.3
+    color: float = 0.3
     blur: float = 0.0
     noise: float = 0.0
     erase: float = 0.0
@@ -207,7 +207,7 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
         augmentation: What to change and how much.
         in_chans: Channels; saturation and hue need three.
     """
-    A, a, c = import_albumentations(), augmentation, augmentation.colour
+    A, a, c = import_albumentations(), augmentation, augmentation.color
     steps: list[Any] = []
     if c and in_chans in (1, 3):
         steps.append(A.ColorJitter((1 - c, 1 + c), (1 - c, 1 + c), (1 - c, 1 + c), (-c / 4, c / 4)))

@@ -1,6 +1,6 @@
 """Image files of every kind under one face: what the head says, the bands, the values as stored.
 
-TIFF is read by tifffile, deep colour by imagecodecs, all else by Pillow. Everything comes upright,
+TIFF is read by tifffile, deep color by imagecodecs, all else by Pillow. Everything comes upright,
 as the orientation tag of the file asks.
 
 Sizes: H x W pixels, C bands.
@@ -43,8 +43,8 @@ class Head:
         size: Height and width, upright.
         bands: Without transparency.
         deep: The values are other than whole numbers from 0 to 255.
-        transparent: There is a band of transparency, or a colour that stands for it.
-        palette: The values are places in a table of colours.
+        transparent: There is a band of transparency, or a color that stands for it.
+        palette: The values are places in a table of colors.
         pages: Images in the file, without smaller copies of the first.
         nodata: Value of pixels of which nothing is known.
     """
@@ -75,7 +75,7 @@ class ImageFile(ABC):
 
     @abstractmethod
     def stored(self) -> NDArray:
-        """Values as they are, (H, W) or (H, W, C): palettes are not turned into colours."""
+        """Values as they are, (H, W) or (H, W, C): palettes are not turned into colors."""
 
 
 @contextmanager
@@ -235,7 +235,7 @@ class PillowImage(ImageFile):
         )
 
     def _deep_decoder(self) -> Any:
-        """What reads colour of 16 bits, which Pillow cuts to 8; None where it is not needed."""
+        """What reads color of 16 bits, which Pillow cuts to 8; None where it is not needed."""
         image, tiles = self.image, getattr(self.image, "tile", ())
         if len(image.getbands()) < 3 or not tiles:
             return None
@@ -278,7 +278,7 @@ class PillowImage(ImageFile):
             pixels = np.asarray(image).astype(np.int32 if is_long else np.uint16)
         else:
             keep = head.transparent and wanted == head.bands + 1
-            # colours beside a table of transparency cannot be had without it
+            # colors beside a table of transparency cannot be had without it
             if keep or (head.transparent and image.mode == "P"):
                 image = image.convert(f"{self.mode}A")
             if not keep and image.mode != self.mode:
@@ -314,7 +314,7 @@ class TiffImage(ImageFile):
         known = {kinds.MINISWHITE, kinds.MINISBLACK, kinds.RGB, kinds.PALETTE, kinds.MASK,
                  kinds.SEPARATED, kinds.YCBCR}  # fmt: skip
         if page.photometric not in known:
-            raise ValueError(f"colours of the kind {page.photometric} are not known")
+            raise ValueError(f"colors of the kind {page.photometric} are not known")
         self.photometric = kinds(page.photometric)
         self.blurring = page.compression in BLURRING_TIFF
         tag = page.tags.get(ORIENTATION_TAG)
@@ -323,10 +323,10 @@ class TiffImage(ImageFile):
         # transparency that is not the last band, or there twice, cannot be told from data
         alphas = [int(extra) in (1, 2) for extra in page.extrasamples]
         self.transparent = samples > 1 and sum(alphas) == 1 and alphas[-1]
-        colours = 3 if self.photometric in (kinds.PALETTE, kinds.SEPARATED) else samples
+        colors = 3 if self.photometric in (kinds.PALETTE, kinds.SEPARATED) else samples
         self.head = Head(
             upright_size(page.imagelength, page.imagewidth, self.orientation),
-            colours - (1 if self.transparent and colours == samples else 0),
+            colors - (1 if self.transparent and colors == samples else 0),
             deep=self.photometric != kinds.PALETTE
             and (page.dtype.kind not in "ub" or page.bitspersample > 8),
             transparent=self.transparent,
@@ -362,13 +362,13 @@ class TiffImage(ImageFile):
             parts = parts[:1]
         stacked = parts[0] if len(parts) == 1 else np.stack(parts, axis=-1)
         pixels = stacked if stacked.ndim == 3 else stacked[:, :, None]
-        pixels = self._colours(pixels)
+        pixels = self._colors(pixels)
         if self.transparent and pixels.shape[2] not in (wanted, self.head.bands):
             pixels = pixels[:, :, :-1]
         pixels = turn_upright(pixels, self.orientation)
         return as_numbers(pixels, self.head.nodata)
 
-    def _colours(self, pixels: NDArray) -> NDArray:
+    def _colors(self, pixels: NDArray) -> NDArray:
         """Values that mean what they do elsewhere: 0 is black, bands are data or RGB."""
         import tifffile
 

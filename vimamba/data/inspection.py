@@ -30,7 +30,7 @@ class Inspection:
         unknown: Part of the values that are not known: nodata, or not finite.
         eight_bits: Images of 8 bits.
         transparent: Images whose transparency is left out.
-        palettes: Images of palettes, which become colours.
+        palettes: Images of palettes, which become colors.
         paged: Images behind which further pages are left out.
     """
 

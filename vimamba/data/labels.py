@@ -1,4 +1,4 @@
-"""What the values in masks mean: classes, pixels to ignore, colours."""
+"""What the values in masks mean: classes, pixels to ignore, colors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Labels:
             there is none) and numbers.
         values: Value that stands for each class in a mask. By default 0, 1, 2 ..., or 1, 2, 3 ...
             if 0 is ignored; masks of nothing but 0 and 255 have the classes 0 and 255.
-        colours: Red, green and blue of each class, for masks in colour.
+        colors: Red, green and blue of each class, for masks in color.
         ignore: Value of pixels that count nowhere; -1 if there are none.
         background: True if the first class is what lies around the classes of interest: mean Dice
             and the scores of each case then leave it out.
@@ -38,7 +38,7 @@ class Labels:
 
     classes: list[str] | None = None
     values: list[int] | None = None
-    colours: list[list[int]] | None = None
+    colors: list[list[int]] | None = None
     ignore: int = 255
     background: bool = True
 
@@ -53,7 +53,7 @@ class LabelTable:
         names: Class names.
         values: Value of each class in a mask.
         ignore: Value of pixels to ignore; -1 for none.
-        colours: Colour of each class in masks in colour.
+        colors: Color of each class in masks in color.
 
     Raises:
         DataError: The lists do not have the same length, or a value is there twice.
@@ -64,9 +64,9 @@ class LabelTable:
         names: list[str],
         values: list[int],
         ignore: int,
-        colours: list[list[int]] | None = None,
+        colors: list[list[int]] | None = None,
     ) -> None:
-        for what, found in (("values", values), ("colours", colours)):
+        for what, found in (("values", values), ("colors", colors)):
             if found is not None and len(found) != len(names):
                 raise DataError(f"labels.{what} has {len(found)} entries for {len(names)} classes")
         if len(set(values)) != len(values) or ignore in values:
@@ -78,8 +78,8 @@ class LabelTable:
         self.names = names
         self.values = values
         self.ignore = ignore
-        self.colours = colours
-        self.codes = None if colours is None else colour_codes(np.asarray(colours))
+        self.colors = colors
+        self.codes = None if colors is None else color_codes(np.asarray(colors))
         highest = max([*values, ignore])
         # the last entry stands for every value beyond the table
         self.table = np.full(highest + 2, -1, dtype=np.int16)
@@ -91,14 +91,14 @@ class LabelTable:
         """Values of a mask to class indices and `IGNORE`.
 
         Args:
-            stored: (H, W) integers, or (H, W, 3) colours.
+            stored: (H, W) integers, or (H, W, 3) colors.
             source: What to call the mask in an error.
 
         Raises:
-            DataError: A value or colour stands for no class; the text names both.
+            DataError: A value or color stands for no class; the text names both.
         """
         if stored.ndim == 3 and self.codes is not None:
-            return self._colour_indices(stored, source)
+            return self._color_indices(stored, source)
         stored = grey_values(stored, source)
         last = len(self.table) - 1
         found = self.table[np.where((stored < 0) | (stored > last), last, stored)]
@@ -129,15 +129,15 @@ class LabelTable:
         """Whether a value stands for a class or is ignored."""
         return 0 <= value < len(self.table) and self.table[value] >= 0
 
-    def _colour_indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
+    def _color_indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
         assert self.codes is not None
-        codes, order = colour_codes(stored), np.argsort(self.codes)
+        codes, order = color_codes(stored), np.argsort(self.codes)
         place = np.searchsorted(self.codes[order], codes).clip(max=len(order) - 1)
         found = order[place]
         wrong = self.codes[found] != codes
         if wrong.any():
-            colour = stored[wrong][0].tolist()
-            raise DataError(f"mask {source} holds the colour {colour}, which is no class")
+            color = stored[wrong][0].tolist()
+            raise DataError(f"mask {source} holds the color {color}, which is no class")
         return found.astype(np.uint8)
 
     def stored(self, indices: NDArray) -> NDArray:
@@ -146,38 +146,38 @@ class LabelTable:
         return values.astype(np.uint8 if values.max() < 256 else np.uint16)[indices]
 
 
-def colour_codes(colours: NDArray) -> NDArray[np.int64]:
-    """(..., 3) colours as one number each."""
-    return colours[..., :3].astype(np.int64) @ np.asarray([65536, 256, 1])
+def color_codes(colors: NDArray) -> NDArray[np.int64]:
+    """(..., 3) colors as one number each."""
+    return colors[..., :3].astype(np.int64) @ np.asarray([65536, 256, 1])
 
 
 def grey_values(stored: NDArray, source: str) -> NDArray:
-    """(H, W) values of a mask that may be stored as colours, if these are shades of grey.
+    """(H, W) values of a mask that may be stored as colors, if these are shades of grey.
 
     Raises:
-        DataError: It is in colour; the text names it.
+        DataError: It is in color; the text names it.
     """
     if stored.ndim == 2:
         return stored
     if (stored == stored[:, :, :1]).all():
         return stored[:, :, 0]
-    colours = np.unique(stored.reshape(-1, stored.shape[2]), axis=0)
+    colors = np.unique(stored.reshape(-1, stored.shape[2]), axis=0)
     raise DataError(
-        f"mask {source} is in colour; name the colours: labels.colours ({len(colours)} of them, "
-        f"such as {colours[len(colours) // 2].tolist()})"
+        f"mask {source} is in color; name the colors: labels.colors ({len(colors)} of them, "
+        f"such as {colors[len(colors) // 2].tolist()})"
     )
 
 
 def mask_values(stored: NDArray, source: str, *, blurred: bool = False) -> NDArray:
-    """Pixels of a mask file as values or colours.
+    """Pixels of a mask file as values or colors.
 
     Args:
-        stored: (H, W) or (H, W, C): grey or colour, with transparency or without.
+        stored: (H, W) or (H, W, C): grey or color, with transparency or without.
         source: What to call the mask in an error.
         blurred: The format changes values, as JPEG does.
 
     Returns:
-        (H, W) integers, or (H, W, 3) uint8 colours.
+        (H, W) integers, or (H, W, 3) uint8 colors.
 
     Raises:
         DataError: It cannot be told what the pixels stand for; the text names the mask.
@@ -205,8 +205,8 @@ def black_and_white(stored: NDArray, source: str) -> NDArray[np.uint8]:
     """
     pixels = stored.astype(np.int16)
     grey = pixels if pixels.ndim == 2 else pixels.mean(-1)
-    coloured = pixels.ndim == 3 and np.ptp(pixels, axis=2).max(initial=0) > 64
-    if coloured or 0 < grey.max(initial=0) < 192 or has_plateau(grey):
+    colored = pixels.ndim == 3 and np.ptp(pixels, axis=2).max(initial=0) > 64
+    if colored or 0 < grey.max(initial=0) < 192 or has_plateau(grey):
         found = name_values(np.unique(stored).tolist())
         raise DataError(
             f"mask {source} holds {found}; a format with losses can only keep masks of 0 and 255: "
@@ -306,8 +306,8 @@ def settle_labels(
         DataError: The values do not say what the classes are.
     """
     values, ignore, names = labels.values, labels.ignore, labels.classes
-    if labels.colours is not None:
-        values, ignore = list(range(len(labels.colours))), -1
+    if labels.colors is not None:
+        values, ignore = list(range(len(labels.colors))), -1
     if values is None and ignore == IGNORE:
         check_kinds(kinds, root)
     if values is None and set(found) <= {0, 255} and len(names or "ab") == 2 and 255 in found:
@@ -338,7 +338,7 @@ def settle_labels(
             names[0] = "background" if labels.background else names[0]
     if len(names) < 2:
         raise DataError(f"root={str(root)!r}: one class only, {names}; at least two are needed")
-    return LabelTable(list(names), list(values), ignore, labels.colours)
+    return LabelTable(list(names), list(values), ignore, labels.colors)
 
 
 def read_as_they_are(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vimamba.data.errors import DataError
-from vimamba.data.labels import LabelTable, colour_codes, grey_values
+from vimamba.data.labels import LabelTable, color_codes, grey_values
 from vimamba.data.masked import MaskedImage, MaskedSamples
 
 MOST_NAMED = 5
@@ -18,7 +18,7 @@ class Seen:
     """One mask.
 
     Attributes:
-        pixels: Pixels of each value; of each colour's place where masks are in colour.
+        pixels: Pixels of each value; of each color's place where masks are in color.
         size: Height and width.
         trouble: What is wrong with it, if anything is.
     """
@@ -68,19 +68,19 @@ class Survey:
 
 
 def survey_masks(
-    splits: Mapping[str, MaskedSamples], colours: list[list[int]] | None, workers: int
+    splits: Mapping[str, MaskedSamples], colors: list[list[int]] | None, workers: int
 ) -> Survey:
     """Read every mask and the head of every image.
 
     Args:
         splits: The images.
-        colours: Colours of the classes, where masks are in colour.
+        colors: Colors of the classes, where masks are in color.
         workers: Threads to read with.
 
     Raises:
         DataError: The text names the files that cannot be read or do not fit together.
     """
-    codes = None if colours is None else colour_codes(np.asarray(colours))
+    codes = None if colors is None else color_codes(np.asarray(colors))
     pixels: dict[str, dict[int, int]] = {}
     images: dict[str, dict[int, int]] = {}
     holders: dict[int, str] = {}
@@ -155,12 +155,12 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
     if stored.shape[:2] != size:
         return Seen({}, size, wrong_size(item.name, size, stored.shape))
     if codes is not None and stored.ndim == 3:
-        found, counts = np.unique(colour_codes(stored), return_counts=True)
+        found, counts = np.unique(color_codes(stored), return_counts=True)
         place = {int(code): index for index, code in enumerate(codes)}
         unknown = [code for code in found.tolist() if code not in place]
         if unknown:
-            colour = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]
-            text = f"mask {item.mask_name} holds the colour {colour}, which is no class"
+            color = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]
+            text = f"mask {item.mask_name} holds the color {color}, which is no class"
             return Seen({}, size, text)
         found = [place[code] for code in found.tolist()]
     elif stored.dtype in (np.uint8, np.uint16):

@@ -41,7 +41,7 @@ class MaskedImage(StoredImage, Protocol):
         ...
 
     def mask(self) -> NDArray:
-        """(H, W) integers or (H, W, 3) colours, as stored.
+        """(H, W) integers or (H, W, 3) colors, as stored.
 
         Raises:
             DataError: It cannot be read, or does not lie where the image lies.
@@ -96,7 +96,7 @@ class FilePair:
         return read_pixels(self.path, wanted)
 
     def mask(self) -> NDArray:
-        """(H, W) integers or (H, W, 3) colours, as stored."""
+        """(H, W) integers or (H, W, 3) colors, as stored."""
         assert self.mask_path is not None
         stored = read_mask(self.mask_path)
         here, there = raster_grid(self.path), raster_grid(self.mask_path)

@@ -48,24 +48,24 @@ class PairedAugmentation(Augmentation):
 
 Preset = Literal["natural", "medical", "microscopy", "aerial", "none"]
 PRESETS: dict[str, PairedAugmentation] = {
-    # photographs: resize by 0.5 to 2, mirror and change colours, as for ADE20K in mmsegmentation
+    # photographs: resize by 0.5 to 2, mirror and change colors, as for ADE20K in mmsegmentation
     "natural": PairedAugmentation(scale=(0.5, 2.0)),
     # scans of the body: left and right are told apart, so nothing is mirrored or turned round, only
     # tilted; amounts as in nnU-Net, weaker
     "medical": PairedAugmentation(
-        crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0, rotate=15, zoom=0.1, colour=0.2, blur=0.1,
+        crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0, rotate=15, zoom=0.1, color=0.2, blur=0.1,
         noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
     # tissue and cells on a slide have no upright; otherwise as above
     "microscopy": PairedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0.5, vflip=0.5, rotate90=0.5, rotate=15,
-        zoom=0.1, colour=0.2, blur=0.1, noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
+        zoom=0.1, color=0.2, blur=0.1, noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
     # seen from above every orientation is as good as another, and the scale is nearly fixed
     "aerial": PairedAugmentation(
-        crop=0.6, aspect=1.2, scale=(0.75, 1.33), hflip=0.5, vflip=0.5, rotate90=1.0, colour=0.2
+        crop=0.6, aspect=1.2, scale=(0.75, 1.33), hflip=0.5, vflip=0.5, rotate90=1.0, color=0.2
     ),
-    "none": PairedAugmentation(crop=1, aspect=1, hflip=0, colour=0),
+    "none": PairedAugmentation(crop=1, aspect=1, hflip=0, color=0),
 }  # fmt: skip
 
 

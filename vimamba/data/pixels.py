@@ -105,12 +105,12 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_mask(path: Path) -> NDArray:
-    """Values of a mask file as stored: palette indices, integers, or colours.
+    """Values of a mask file as stored: palette indices, integers, or colors.
 
     JPEG blurs values, so its masks hold 0 and 255 only and are cut at half of the range.
 
     Returns:
-        (H, W) integers, or (H, W, 3) uint8 if the file is in colour.
+        (H, W) integers, or (H, W, 3) uint8 if the file is in color.
 
     Raises:
         DataError: The file is missing or damaged, or it cannot be told what its pixels stand for;
@@ -199,7 +199,7 @@ def as_view(pixels: NDArray) -> NDArray[np.uint8]:
     if shown.dtype == np.float16:
         return np.nan_to_num(shown).astype(np.uint8)
     low, high = percentile_limits(shown, (0.5, 99.5))
-    # one range for all bands, or colours would change
+    # one range for all bands, or colors would change
     least, most = np.float32(low.min()), np.float32(high.max())
     if least == most:
         least, most = np.float32(0), np.float32(65535 if shown.dtype == np.uint16 else 1)

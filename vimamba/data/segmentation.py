@@ -191,13 +191,13 @@ class SegmentationData(ImageData):
         Raises:
             DataError: Files cannot be read or do not fit together; the text names them.
         """
-        return survey_masks(self.in_order, self.labels.colours, self.workers)
+        return survey_masks(self.in_order, self.labels.colors, self.workers)
 
     @cached_property
     def table(self) -> LabelTable:
         """Classes of the mask values."""
         labels = self.labels
-        is_known = bool(labels.colours or (labels.classes and labels.values))
+        is_known = bool(labels.colors or (labels.classes and labels.values))
         found = {} if is_known else self.survey.holders
         kinds = {} if is_known else self.survey.kinds
         table = settle_labels(labels, found, kinds, self.root)

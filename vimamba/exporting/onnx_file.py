@@ -60,7 +60,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         torch.ops.aten.sort.stable: stable_sort,
     }
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    # what onnxscript's optimiser would rewrite onnxruntime rewrites as well, in no time
+    # what onnxscript's optimizer would rewrite onnxruntime rewrites as well, in no time
     written = torch.onnx.export(
         program,
         (),

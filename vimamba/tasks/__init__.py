@@ -2,7 +2,7 @@
 
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import NotFiniteError, TaskError
-from vimamba.tasks.optim import Optimisation
+from vimamba.tasks.optim import Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
@@ -12,7 +12,7 @@ __all__ = [
     "MaskObjective",
     "NotFiniteError",
     "Objective",
-    "Optimisation",
+    "Optimization",
     "Segmentation",
     "Task",
     "TaskError",

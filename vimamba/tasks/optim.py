@@ -1,4 +1,4 @@
-"""Settings of the optimiser and of the learning rate."""
+"""Settings of the optimizer and of the learning rate."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,11 +12,11 @@ Fall = Literal["cosine", "poly", "constant"]
 
 
 @dataclass(frozen=True)
-class Optimisation:
-    """Optimiser and learning-rate schedule, set at every step after a linear warm-up.
+class Optimization:
+    """Optimizer and learning-rate schedule, set at every step after a linear warm-up.
 
     Attributes:
-        opt: timm optimiser name.
+        opt: timm optimizer name.
         lr: Highest learning rate.
         weight_decay: Weight decay, for the parameters that the model does not exempt.
         layer_decay: Factor of the learning rate from one layer to the layer below it.
@@ -44,10 +44,10 @@ class Optimisation:
     freeze_epochs: int = 0
 
 
-DEFAULT_OPTIMISATION = Optimisation()
+DEFAULT_OPTIMIZATION = Optimization()
 
 
-def check_optimisation(optim: Optimisation) -> None:
+def check_optimization(optim: Optimization) -> None:
     """Fail on a setting that cannot be.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Classes laid over images, in colours that a legend names: arrays to arrays, and cards of them.
+"""Classes laid over images, in colors that a legend names: arrays to arrays, and cards of them.
 
 Sizes: H x W pixels, C channels.
 """
@@ -19,9 +19,9 @@ from torch import Tensor
 from vimamba.data.labels import IGNORE
 from vimamba.data.preprocessing import Intensity, Preprocessing
 
-Colour = tuple[int, int, int]
-# Okabe and Ito's colours, told apart by colour-blind readers too
-DISTINCT: tuple[Colour, ...] = (
+Color = tuple[int, int, int]
+# Okabe and Ito's colors, told apart by color-blind readers too
+DISTINCT: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
@@ -32,28 +32,28 @@ IGNORED = "ignored"
 LIGHT, DARK = (235, 235, 235), (70, 70, 70)
 # z-scores that are shown as black and white
 ZSCORES = (-2.5, 2.5)
-# brightness, as BT.601 weighs the colours
+# brightness, as BT.601 weighs the colors
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 # pixels of a card's panels along their longer side, and in each stripe of what is ignored
 PANEL, STRIPE = 512, 5
 
 
 @cache
-def class_colours(count: int, background: bool) -> tuple[Colour, ...]:
-    """A colour for each class; black for a background.
+def class_colors(count: int, background: bool) -> tuple[Color, ...]:
+    """A color for each class; black for a background.
 
     Args:
         count: Classes.
         background: The first class is a background.
     """
     wanted = count - int(background)
-    colours = list(DISTINCT[:wanted])
-    for index in range(len(colours), wanted):
+    colors = list(DISTINCT[:wanted])
+    for index in range(len(colors), wanted):
         # steps of the golden ratio keep neighbours apart
         hue, light = index * 0.61803 % 1, 0.45 + 0.2 * (index % 3)
         red, green, blue = colorsys.hls_to_rgb(hue, light, 0.75)
-        colours.append((round(red * 255), round(green * 255), round(blue * 255)))
-    return ((0, 0, 0), *colours) if background else tuple(colours)
+        colors.append((round(red * 255), round(green * 255), round(blue * 255)))
+    return ((0, 0, 0), *colors) if background else tuple(colors)
 
 
 @dataclass(frozen=True)
@@ -180,21 +180,21 @@ def stripes(height: int, width: int) -> NDArray[np.bool_]:
 
 
 def overlay(
-    image: NDArray[np.uint8], mask: NDArray, colours: Sequence[Colour], background: bool
+    image: NDArray[np.uint8], mask: NDArray, colors: Sequence[Color], background: bool
 ) -> NDArray[np.uint8]:
-    """Lay the classes' colours over an image; the background stays free.
+    """Lay the classes' colors over an image; the background stays free.
 
-    Below a class the image is grey, so that the colour is the legend's over anything. Outlines are
-    in the full colour, with a dark edge. Ignored pixels are striped.
+    Below a class the image is grey, so that the color is the legend's over anything. Outlines are
+    in the full color, with a dark edge. Ignored pixels are striped.
 
     Args:
         image: (H, W, 3).
         mask: (H, W) classes.
-        colours: One per class.
+        colors: One per class.
         background: The first class is a background.
     """
     table = np.full((256, 3), 128, dtype=np.uint8)
-    table[: len(colours)] = colours
+    table[: len(colors)] = colors
     covered = mask != IGNORE
     if background:
         covered &= mask != 0
@@ -234,16 +234,16 @@ def grow(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def legend_entries(
-    names: Sequence[str], colours: Sequence[Colour], background: bool
-) -> list[tuple[str, Colour | None]]:
-    """Name and colour of what a legend shows; None for what has no colour in the picture.
+    names: Sequence[str], colors: Sequence[Color], background: bool
+) -> list[tuple[str, Color | None]]:
+    """Name and color of what a legend shows; None for what has no color in the picture.
 
     Args:
         names: Of the classes; too many are cut.
-        colours: One per class.
+        colors: One per class.
         background: The first class is a background, which stays free.
     """
-    entries: list[tuple[str, Colour | None]] = list(zip(names, colours, strict=True))
+    entries: list[tuple[str, Color | None]] = list(zip(names, colors, strict=True))
     if background:
         entries[0] = (f"{names[0]} (no color)", None)
     if len(entries) > MOST_NAMES:
@@ -254,7 +254,7 @@ def legend_entries(
 def panel(
     image: NDArray[np.uint8],
     mask: NDArray[np.uint8] | None,
-    colours: Sequence[Colour],
+    colors: Sequence[Color],
     background: bool,
     *,
     aspect: float = 1.0,
@@ -265,7 +265,7 @@ def panel(
     resized = resize_image(image, size)
     if mask is None:
         return resized
-    return overlay(resized, resize_mask(mask, size), colours, background)
+    return overlay(resized, resize_mask(mask, size), colors, background)
 
 
 @cache
@@ -277,7 +277,7 @@ def load_font(size: int) -> ImageFont.FreeTypeFont:
 
 def draw_card(
     panels: Sequence[tuple[str, NDArray[np.uint8]]],
-    legend: Sequence[tuple[str, Colour | None]],
+    legend: Sequence[tuple[str, Color | None]],
     note: str,
     best: int = 0,
 ) -> Image.Image:
@@ -293,15 +293,15 @@ def draw_card(
     wide = [max(pixels.shape[1], 120) for _, pixels in panels]
     width = max(sum(wide) + gap * (len(panels) + 1), 420)
     tall = max(pixels.shape[0] for _, pixels in panels)
-    rows: list[list[tuple[int, str, Colour | None]]] = [[]]
+    rows: list[list[tuple[int, str, Color | None]]] = [[]]
     x = gap
-    for name, colour in legend:
+    for name, color in legend:
         text = cut(name, 40)
         needed = 34 + round(font.getlength(text))
         if rows[-1] and x + needed > width:
             rows.append([])
             x = gap
-        rows[-1].append((x, text, colour))
+        rows[-1].append((x, text, color))
         x += needed
     notes = wrap(note, width - 2 * gap, font)
     top = gap + line
@@ -316,9 +316,9 @@ def draw_card(
         x += room + gap
     y = top + tall + gap
     for row in rows:
-        for x, text, colour in row:
-            if colour is not None:
-                draw.rectangle((x, y + 2, x + 14, y + 16), fill=colour, outline="#555555")
+        for x, text, color in row:
+            if color is not None:
+                draw.rectangle((x, y + 2, x + 14, y + 16), fill=color, outline="#555555")
             draw.text((x + 20, y + 1), text, fill="#222222", font=font)
         y += line
     for text in notes:

@@ -20,7 +20,7 @@ from vimamba.tasks.overlays import resize_image, square_size
 SOFTWARE = "vimamba"
 # pixels of the longer side of a thumbnail, at least
 LONGEST = 224
-# Okabe and Ito's colours, told apart by colour-blind readers too
+# Okabe and Ito's colors, told apart by color-blind readers too
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -140,10 +140,10 @@ def draw_confusion(
         if count <= 30:
             size = 8 if count <= 15 else 6
             for row, column in np.argwhere(confusion > 0):
-                colour = "white" if share[row, column] > 0.55 else "#222222"
+                color = "white" if share[row, column] > 0.55 else "#222222"
                 count_text = f"{confusion[row, column]:.0f}"
                 text = f"{share[row, column]:.1%}" if shares else count_text
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=size)
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
         for row in np.flatnonzero(confusion.sum(1) == 0):
             # nothing to be right or wrong about, which is not the same as a part of 0
             axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#cccccc", hatch="///")
@@ -174,9 +174,9 @@ def draw_class_scores(report: dict[str, Any], path: Path) -> None:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7, 1.4 + 0.3 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        for key, colour in (("precision", BLUE), ("recall", ORANGE), ("f1", GREEN)):
+        for key, color in (("precision", BLUE), ("recall", ORANGE), ("f1", GREEN)):
             values = [np.nan if row[key] is None else row[key] for row in rows]
-            axes.plot(values, range(len(rows)), "o", color=colour, label=key.replace("f1", "F1"))
+            axes.plot(values, range(len(rows)), "o", color=color, label=key.replace("f1", "F1"))
         axes.set_yticks(range(len(rows)), [f"{r['class']} ({r['images']})" for r in rows])
         axes.set_xlim(-0.02, 1.02)
         axes.set_ylim(-0.6, len(rows) - 0.4)
@@ -190,15 +190,15 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def show_image(axes: Axes, image: NDArray[np.uint8], title: str, colour: str = "#222222") -> None:
+def show_image(axes: Axes, image: NDArray[np.uint8], title: str, color: str = "#222222") -> None:
     """Draw one image, (H, W, 3), with a line of text above it."""
     axes.imshow(image)
-    axes.set_title(title, fontsize=8, color=colour, pad=3)
+    axes.set_title(title, fontsize=8, color=color, pad=3)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(True)
-    axes.spines[:].set_color(colour if colour != "#222222" else "#cccccc")
-    axes.spines[:].set_linewidth(1.5 if colour != "#222222" else 0.5)
+    axes.spines[:].set_color(color if color != "#222222" else "#cccccc")
+    axes.spines[:].set_linewidth(1.5 if color != "#222222" else 0.5)
 
 
 def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

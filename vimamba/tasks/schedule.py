@@ -1,4 +1,4 @@
-"""The learning rate as a function of the optimiser's steps: a linear warm-up, then a fall."""
+"""The learning rate as a function of the optimizer's steps: a linear warm-up, then a fall."""
 
 import math
 from typing import Any
@@ -9,14 +9,14 @@ from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.optim import Optimisation
+from vimamba.tasks.optim import Optimization
 
 
 class Schedule(Scheduler):
     """Sets the rate at every step of a training as long as its trainer plans it.
 
     A resumed training takes its position from the checkpoint, and all else from what is asked for
-    now: the rate, the other settings of the optimiser, and the length, so that more epochs are a
+    now: the rate, the other settings of the optimizer, and the length, so that more epochs are a
     longer schedule.
 
     Args:
@@ -33,7 +33,7 @@ class Schedule(Scheduler):
         TaskError: The training has no end that the rate could fall towards.
     """
 
-    def __init__(self, optimizer: Optimizer, optim: Optimisation, trainer: Trainer) -> None:
+    def __init__(self, optimizer: Optimizer, optim: Optimization, trainer: Trainer) -> None:
         super().__init__(optimizer, "lr", t_in_epochs=False)
         self.optim = optim
         self.trainer = trainer
@@ -75,8 +75,8 @@ class Schedule(Scheduler):
         self.step_update(self.trainer.global_step)
 
 
-def plan_steps(trainer: Trainer, optim: Optimisation) -> tuple[float, int]:
-    """The number of optimiser steps of a whole training, and of its warm-up.
+def plan_steps(trainer: Trainer, optim: Optimization) -> tuple[float, int]:
+    """The number of optimizer steps of a whole training, and of its warm-up.
 
     Raises:
         TaskError: The training has no end that the rate could fall towards.
@@ -91,7 +91,7 @@ def plan_steps(trainer: Trainer, optim: Optimisation) -> tuple[float, int]:
 
 
 def count_steps(trainer: Trainer) -> tuple[float, float]:
-    """Optimiser steps of a whole training (infinity where nothing ends it) and of an epoch.
+    """Optimizer steps of a whole training (infinity where nothing ends it) and of an epoch.
 
     Steps that were done before a resumption count as they were, whatever an epoch is now.
 
@@ -115,7 +115,7 @@ def count_steps(trainer: Trainer) -> tuple[float, float]:
 
 
 def _steps_before(trainer: Trainer, epochs: int) -> int:
-    """Optimiser steps of so many epochs as they are now."""
+    """Optimizer steps of so many epochs as they are now."""
     batches = int(trainer.num_training_batches)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):

@@ -1,4 +1,4 @@
-"""What every task trains with: optimiser, schedule, seeds and a running average of the weights."""
+"""What every task trains with: optimizer, schedule, seeds and a running average of the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -22,7 +22,7 @@ from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.finite import LOWEST_SCALE, WAY_OUT, are_finite, find_broken, find_layer
 from vimamba.tasks.freezing import frozen_layers, keep_modes
-from vimamba.tasks.optim import Optimisation, check_optimisation
+from vimamba.tasks.optim import Optimization, check_optimization
 from vimamba.tasks.schedule import Schedule
 from vimamba.tasks.sharding import shard
 
@@ -93,27 +93,27 @@ class Task(LightningModule):
     def prepare(
         self,
         net: nn.Module,
-        optim: Optimisation | dict[str, Any],
+        optim: Optimization | dict[str, Any],
         *,
         seed: int,
         grad_checkpointing: bool,
         compile: bool,
     ) -> None:
-        """Take the network and the optimiser's settings.
+        """Take the network and the optimizer's settings.
 
         Args:
             net: To train.
-            optim: Optimiser and schedule; plain after loading a checkpoint.
+            optim: Optimizer and schedule; plain after loading a checkpoint.
             seed: Start of all random streams.
             grad_checkpointing: Spend time to save memory.
             compile: Compile the network.
 
         Raises:
-            TaskError: A setting of the optimiser cannot be.
+            TaskError: A setting of the optimizer cannot be.
         """
         # a checkpoint holds settings as plain dicts, so that it loads without running its code
-        self.optim = Optimisation(**optim) if isinstance(optim, dict) else optim
-        check_optimisation(self.optim)
+        self.optim = Optimization(**optim) if isinstance(optim, dict) else optim
+        check_optimization(self.optim)
         self.hparams["optim"] = asdict(self.optim)
         self.seed = seed
         self.tta = "none"
@@ -219,7 +219,7 @@ class Task(LightningModule):
                 shard(net, self.device_mesh["data_parallel"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Number the optimiser's parameters in the task's order, not in that of their groups.
+        """Number the optimizer's parameters in the task's order, not in that of their groups.
 
         Reading a checkpoint in shards, Lightning takes this order for granted; torch's own reading
         goes by the groups and does not mind.
@@ -250,7 +250,7 @@ class Task(LightningModule):
         """Fail on a training that is to be continued as another one.
 
         Raises:
-            TaskError: The network or the optimiser is not that of the checkpoint.
+            TaskError: The network or the optimizer is not that of the checkpoint.
         """
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self.check_continues(checkpoint.get("hyper_parameters", {}))
@@ -326,7 +326,7 @@ class Task(LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave out what is frozen; stop before the weights take what is not finite.
 
-        The optimiser neither moves nor decays what has no gradient.
+        The optimizer neither moves nor decays what has no gradient.
 
         Raises:
             NotFiniteError: Names the step and the first layer.
@@ -453,7 +453,7 @@ class Task(LightningModule):
         self._finish_evaluation("test")
 
     def configure_optimizers(self) -> Any:
-        """Optimiser of timm, with the model's own rules on decay, and the schedule."""
+        """Optimizer of timm, with the model's own rules on decay, and the schedule."""
         optim = self.optim
         dtypes = {parameter.dtype for parameter in self.net.parameters()}
         if optim.ema is not None and dtypes & {torch.bfloat16, torch.float16}:

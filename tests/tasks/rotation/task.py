@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.tasks import Optimisation, Task, register_task
+from vimamba.tasks import Optimization, Task, register_task
 from vimamba.tasks.backbone import build_backbone
 
-PLAIN = Optimisation()
+PLAIN = Optimization()
 
 
 def rotate(image: Tensor, angle: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ class Rotation(Task):
 
     Args:
         model, pretrained, in_chans, img_size: As of the classification.
-        optim: Optimiser and schedule.
+        optim: Optimizer and schedule.
         seed: Start of all random streams.
     """
 
@@ -49,7 +49,7 @@ class Rotation(Task):
         pretrained: bool = False,
         in_chans: int = 3,
         img_size: int | None = None,
-        optim: Optimisation = PLAIN,
+        optim: Optimization = PLAIN,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ from vimamba.data.lists import LIST_SUFFIXES
 from vimamba.tasks.backbone import build_backbone, self_contained
 from vimamba.tasks.classification.metrics import classification_metrics, compute_report
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.optim import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
@@ -55,7 +55,7 @@ class Classification(Task):
         class_counts: Training images of each class, needed for class_weights="balanced".
         multi_label: Any number of classes per image, trained with binary cross-entropy.
         img_size: Side of the images, pixels; handed to models with a fixed grid.
-        optim: Optimiser and schedule.
+        optim: Optimizer and schedule.
         objective: Loss and mixing.
         grad_checkpointing: Spend time to save memory.
         compile: Compile the network.
@@ -79,7 +79,7 @@ class Classification(Task):
         class_counts: list[int] | None = None,
         multi_label: bool = False,
         img_size: int | None = None,
-        optim: Optimisation = DEFAULT_OPTIMISATION,
+        optim: Optimization = DEFAULT_OPTIMIZATION,
         objective: Objective = DEFAULT_OBJECTIVE,
         grad_checkpointing: bool = False,
         compile: bool = False,

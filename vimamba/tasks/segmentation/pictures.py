@@ -17,10 +17,10 @@ from vimamba.tasks.overlays import (
     IGNORED,
     LIGHT,
     ZSCORES,
-    Colour,
+    Color,
     View,
     as_pixels,
-    class_colours,
+    class_colors,
     find_view,
     legend_entries,
     panel,
@@ -35,13 +35,13 @@ from vimamba.tasks.pictures import GREEN, RED, STYLE, save, shorten, show_image
 LONGEST = 400
 
 
-def hex_colour(colour: Colour) -> str:
-    """A colour as matplotlib takes it."""
-    return "#" + bytes(colour).hex()
+def hex_color(color: Color) -> str:
+    """A color as matplotlib takes it."""
+    return "#" + bytes(color).hex()
 
 
 def add_legend(
-    figure: Any, entries: Sequence[tuple[str, Colour | None]], *, ignored: bool, title: str = ""
+    figure: Any, entries: Sequence[tuple[str, Color | None]], *, ignored: bool, title: str = ""
 ) -> None:
     """Names of the classes below a figure.
 
@@ -53,14 +53,14 @@ def add_legend(
     """
     patches = [
         Patch(
-            facecolor="none" if colour is None else hex_colour(colour),
+            facecolor="none" if color is None else hex_color(color),
             label=shorten(name, 24),
-            edgecolor="none" if colour is None else "#555555",
+            edgecolor="none" if color is None else "#555555",
         )
-        for name, colour in entries
+        for name, color in entries
     ]
     if ignored:
-        kind = {"facecolor": hex_colour(LIGHT), "edgecolor": hex_colour(DARK), "hatch": "////"}
+        kind = {"facecolor": hex_color(LIGHT), "edgecolor": hex_color(DARK), "hatch": "////"}
         patches.append(Patch(label=IGNORED, **cast(Any, kind)))
     columns = min(len(patches), 6)
     figure.legend(
@@ -107,8 +107,8 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
         path: PNG to write.
         columns: Images to show.
     """
-    colours = class_colours(data.num_classes, data.background)
-    legend = legend_entries(data.class_names, colours, data.background)
+    colors = class_colors(data.num_classes, data.background)
+    legend = legend_entries(data.class_names, colors, data.background)
     chosen = pick(data, "train", columns)
     items = [data.catalogue.splits["train"].items[index] for index in chosen]
     images = [data.preprocessing.pixels(item) for item in items]
@@ -117,7 +117,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
     view, note = view_of(data, images)
     seen = View(view.bands, view.channels) if data.preprocessing.intensity.zscore else view
     ignored = any((mask == IGNORE).any() for mask in (*masks, *(m.numpy() for _, m in changed)))
-    look: dict[str, Any] = {"colours": colours, "background": data.background, "longest": LONGEST}
+    look: dict[str, Any] = {"colors": colors, "background": data.background, "longest": LONGEST}
     heights = [square_size(i.shape, aspect_of(item), LONGEST) for i, item in
                zip(images, items, strict=True)]  # fmt: skip
     tall = max(height / width for height, width in heights)
@@ -168,8 +168,8 @@ def draw_answers(
         path: PNG to write.
         rows: Images to show.
     """
-    colours = class_colours(data.num_classes, data.background)
-    legend = legend_entries(data.class_names, colours, data.background)
+    colors = class_colors(data.num_classes, data.background)
+    legend = legend_entries(data.class_names, colors, data.background)
     judged = []
     dataset = data.dataset(split)
     device = next(task.parameters()).device
@@ -203,18 +203,18 @@ def draw_answers(
             grid, chosen, items, images, sizes, strict=True
         ):
             look: dict[str, Any] = {
-                "colours": colours, "background": data.background, "aspect": aspect_of(item),
+                "colors": colors, "background": data.background, "aspect": aspect_of(item),
                 "longest": LONGEST,
             }  # fmt: skip
             plain = view(image)
             show_image(axes[0], panel(plain, None, **look), shorten(Path(item.name).name, 22))
             show_image(axes[1], panel(plain, truth, **look), "truth")
             show_image(axes[2], panel(plain, found, **look), "prediction")
-            colour = GREEN if right > 0.98 else RED
+            color = GREEN if right > 0.98 else RED
             title = f"error: {1 - right:.1%} of the pixels"
             wrong = error_picture(
                 resize_image(plain, size), resize_mask(found, size), resize_mask(truth, size)
             )
-            show_image(axes[3], wrong, title, colour)
+            show_image(axes[3], wrong, title, color)
         add_legend(figure, legend, ignored=ignored, title=note)
         save(figure, path)

@@ -31,7 +31,7 @@ from vimamba.tasks.overlays import (
     View,
     card_info,
     choose_slices,
-    class_colours,
+    class_colors,
     draw_card,
     find_view,
     legend_entries,
@@ -89,7 +89,7 @@ def segment(run: FinishedRun, given: Namespace) -> int:
     if given.batch_size is not None:
         task.window_batch = given.batch_size
     labels = settings["labels"]
-    table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colours"))
+    table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colors"))
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
     keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
@@ -183,10 +183,10 @@ class MaskWriter:
         self.align = settings.get("align", False)
         self.out = out
         self.view: View | None = None
-        colours = settings["labels"].get("colours")
-        given = tuple(map(tuple, colours)) if colours else None
-        self.colours = given or class_colours(len(task.class_names), task.background)
-        self.legend = legend_entries(task.class_names, self.colours, task.background)
+        colors = settings["labels"].get("colors")
+        given = tuple(map(tuple, colors)) if colors else None
+        self.colors = given or class_colors(len(task.class_names), task.background)
+        self.legend = legend_entries(task.class_names, self.colors, task.background)
 
     def look(self, jobs: Sequence[Job]) -> None:
         """Decide how overlays show the images, by some of them; without it there are none."""
@@ -267,7 +267,7 @@ class MaskWriter:
     def _write_overlay(
         self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8], view: View
     ) -> None:
-        look: dict[str, Any] = {"colours": self.colours, "background": self.task.background}
+        look: dict[str, Any] = {"colors": self.colors, "background": self.task.background}
         panels, best = [], 0
         if isinstance(opened, OpenImage):
             step = step_of(opened)
@@ -293,12 +293,12 @@ class MaskWriter:
         save_image(card, job.overlay_file(self.out))
 
     def _palette_image(self, mask: NDArray[np.uint8]) -> Image.Image:
-        """Classes as an image of stored values, in the classes' colours where values allow."""
+        """Classes as an image of stored values, in the classes' colors where values allow."""
         stored = self.table.stored(mask)
         image = Image.fromarray(stored)
         if stored.dtype == np.uint8:
             palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
-            palette[self.table.values] = self.colours
+            palette[self.table.values] = self.colors
             image.putpalette(palette.tobytes())
         return image
 

@@ -102,8 +102,8 @@ def fit_truths(
     for job in jobs:
         try:
             samples = open_truth(job, truths[job.name], align=align)
-            colours = None if table.colours is None else table.colours
-            seen.append(survey_masks({"truth": samples}, colours, 0))
+            colors = None if table.colors is None else table.colors
+            seen.append(survey_masks({"truth": samples}, colors, 0))
         except VimambaError:  # it is told when the case is scored
             continue
     survey = join_surveys(seen)

@@ -17,7 +17,7 @@ from vimamba.layers import resize
 from vimamba.networks import create_segmenter
 from vimamba.tasks.backbone import is_timm_model, self_contained
 from vimamba.tasks.errors import TaskError
-from vimamba.tasks.optim import DEFAULT_OPTIMISATION, Optimisation
+from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
@@ -51,7 +51,7 @@ class Segmentation(Task):
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
         background: The first class is no class of interest.
         img_size: Side of the square the network gets, pixels.
-        optim: Optimiser and schedule.
+        optim: Optimizer and schedule.
         objective: The losses.
         score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
         case_scores: Outside of training, score each image or volume by itself, with distances of
@@ -81,7 +81,7 @@ class Segmentation(Task):
         label_values: list[int] | None = None,
         background: bool = True,
         img_size: int | None = None,
-        optim: Optimisation = DEFAULT_OPTIMISATION,
+        optim: Optimization = DEFAULT_OPTIMIZATION,
         objective: MaskObjective = DEFAULT_MASK_OBJECTIVE,
         score: Literal["dice", "miou"] = "dice",
         case_scores: bool = True,

@@ -22,6 +22,7 @@ MODELS = {
         "scan_order": ["bidirectional", "raster + local(window=3)"],
     },
     "test_adventurer": {"depth": 1, "dynamic_img_size": True},
+    "test_arm": {"depth": 1, "dynamic_img_size": True},
     "test_mamband": {"depth": 2, "merge_after": 0, "dynamic_img_size": True},
     "test_mambar": {"depth": 1, "dynamic_img_size": True},
     "test_plainmamba": {"depth": 2},

@@ -28,6 +28,7 @@ MODELS = {
         "scan_order": ["bidirectional + columns"],
     },
     "test_adventurer": {"depth": 1, "dynamic_img_size": True},
+    "test_arm": {"depth": 1, "dynamic_img_size": True},
     "test_mamband": {"depth": 2, "merge_after": 0, "dynamic_img_size": True},
     "test_mambar": {"depth": 1, "dynamic_img_size": True},
     "test_plainmamba": {"depth": 2},

@@ -16,6 +16,7 @@ MODELS = {
     "vmamba_v0": ("vmamba_tiny_v0", {"depths": (1, 1), "dims": (8, 16)}),
     "medmamba": ("test_medmamba", {}),
     "adventurer": ("test_adventurer", {"dynamic_img_size": True, "depth": 3}),
+    "arm": ("test_arm", {"dynamic_img_size": True, "depth": 2}),
     "mamband": ("test_mamband", {"dynamic_img_size": True, "depth": 3, "merge_after": 0}),
     "efficientvmamba": ("test_efficientvmamba", {}),
     "groupmamba": ("test_groupmamba", {}),

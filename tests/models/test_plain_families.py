@@ -59,6 +59,21 @@ def test_adventurer_is_causal():
     assert moved.tolist() == [False, False, True, True, True]
 
 
+def test_arm_weighs_both_sides_of_the_class_token_equally():
+    model = timm.create_model("test_arm")
+    patches = torch.tensor([[[1.0], [2.0], [4.0]]])
+    assert model.average(patches).tolist() == [[2.0]]
+    assert model.average(patches[:, 1:]).tolist() == [[3.0]]
+    assert model.average(patches[:, :1]).tolist() == [[1.0]]
+
+
+def test_arm_meets_the_class_token_of_an_odd_grid_at_one_place():
+    model = timm.create_model("test_arm", img_size=48)
+    paths = model.embed(torch.randn(1, 3, 48, 48))[1]["cross"]
+    assert paths[:2].tolist() == [[*range(10)], [0, 3, 7, 1, 4, 5, 8, 2, 6, 9]]
+    assert torch.equal(paths[2:], paths[:2].flip(1))
+
+
 def test_the_registers_of_mamba_r_are_joined_for_a_classifier_only():
     model = timm.create_model("test_mambar")
     image = torch.randn(2, 3, 64, 64)

@@ -173,6 +173,11 @@ def streams(*blocks: int) -> dict[str, Place]:
     return {"0": Tap("blocks.0", entering=True), **behind}
 
 
+def arm(*blocks: int) -> dict[str, Place]:
+    """Stages come out of these blocks."""
+    return {"mixer": "blocks.1.mixer", **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
+
+
 def adventurer(*blocks: int) -> dict[str, Place]:
     """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
     mixer = Tap(
@@ -324,6 +329,16 @@ BACKBONES = [
             "adventurer_base_patch8_448",
             "adventurer_large_patch16_224",
         )
+    ),
+    Variant(
+        "arm_test",
+        "test_arm",
+        {"patch_size": 8, "d_state": 16, "num_classes": 10},
+        arm(0, 2),
+    ),
+    *(
+        Variant(name, name, modules=arm(2, 5, 8, 11))
+        for name in ("arm_base_patch16_224", "arm_large_patch16_224", "arm_huge_patch16_224")
     ),
     Variant(
         "mamband_test",

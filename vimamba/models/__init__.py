@@ -1,6 +1,7 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
 from vimamba.models.adventurer import Adventurer
+from vimamba.models.arm import ARM
 from vimamba.models.damamba import DAMamba
 from vimamba.models.efficientvmamba import EfficientVMamba
 from vimamba.models.groupmamba import GroupMamba
@@ -23,6 +24,7 @@ from vimamba.models.vmamba import VMamba
 from vimamba.models.vssd import VSSD
 
 __all__ = [
+    "ARM",
     "MLLA",
     "VSSD",
     "Adventurer",

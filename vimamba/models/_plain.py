@@ -260,9 +260,13 @@ class PlainBackbone(Backbone):
                 # no plain index: torch.compile would make a program for each position
                 x = pick_tokens(x, places).mean(dim=1)
             else:
-                x = split_tokens(x, places)[0].mean(dim=1)
+                x = self.average(split_tokens(x, places)[0])
             x = self.fc_norm(x)
         return x if pre_logits else self.head(x)
+
+    def average(self, patches: Tensor) -> Tensor:
+        """What "avg" makes of the patches (N, L, C): (N, C)."""
+        return patches.mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, num_classes)."""

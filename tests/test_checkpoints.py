@@ -378,3 +378,15 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         timm.create_model("vim_tiny_patch16_224", pretrained=True)
     with pytest.raises(CheckpointError, match="No pretrained weights exist for medmamba_tiny that"):
         timm.create_model("medmamba_tiny", pretrained=True)
+
+
+def test_a_classifier_of_other_classes_is_left_out_with_a_word(tmp_path, caplog):
+    made = timm.create_model("test_vmamba", num_classes=4)
+    torch.save(made.state_dict(), tmp_path / "x.pth")
+    overlay = {"file": str(tmp_path / "x.pth")}
+    timm.create_model("test_vmamba", pretrained=True, pretrained_cfg_overlay=overlay)
+    assert "classifier of 4 classes is left out: the model has num_classes=1000" in caplog.text
+    caplog.clear()
+    same = {"pretrained": True, "num_classes": 4, "pretrained_cfg_overlay": overlay}
+    timm.create_model("test_vmamba", **same)
+    assert "left out" not in caplog.text

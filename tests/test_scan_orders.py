@@ -334,7 +334,7 @@ def test_a_list_is_no_order_of_one_block():
         num_paths(["cross"])
 
 
-@pytest.mark.parametrize("orders", [[], ["cross", 2], None])
+@pytest.mark.parametrize("orders", [[], ["cross", 2], None, 3, torch.arange(4)])
 def test_what_is_no_list_of_orders_is_named(orders):
     with pytest.raises(ValueError, match="must be the name of an order or a list of names"):
         order_of_block(orders, 0)

@@ -81,3 +81,10 @@ def test_pretrained_filters_are_adapted_to_the_bands(tmp_path):
     first = model.pretrained_cfg["first_conv"] + ".weight"
     ours = pyramid.body.model.state_dict()[first]
     torch.testing.assert_close(ours, model.state_dict()[first].sum(1, keepdim=True))
+
+
+def test_of_blocks_with_maps_of_one_stride_the_last_is_read():
+    pyramid = FeaturePyramid("test_mamband").eval()
+    assert pyramid.strides == sorted(set(pyramid.strides))
+    maps = pyramid(torch.randn(1, 3, 64, 64))
+    assert [64 // m.shape[2] for m in maps] == pyramid.strides

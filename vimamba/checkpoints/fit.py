@@ -60,6 +60,13 @@ def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()
     head = state.get(f"{names[0]}.weight")
     num_classes = cfg["num_classes"] if head is None else head.shape[0]
     adapted = classifier if num_classes != model.num_classes else set()
+    if adapted and model.num_classes and num_classes != cfg["num_classes"]:
+        _logger.warning(
+            "The file's classifier of %d classes is left out: the model has num_classes=%d and "
+            "starts a new one",
+            num_classes,
+            model.num_classes,
+        )
 
     def same_shape(key: str) -> bool:
         ours, theirs = expected[key].shape, state[key].shape

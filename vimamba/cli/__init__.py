@@ -3,6 +3,7 @@
 Subcommands that do not train are dispatched before Lightning is imported, so they start fast.
 """
 
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -119,6 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VimambaError as error:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.strerror is None or (error.filename is None and error.errno not in UNWRITABLE):
             raise

@@ -61,8 +61,9 @@ class FeaturePyramid(nn.Module):
         elif plain:
             kwargs.setdefault("out_indices", quarters)
         else:
-            fine = [i for i, stride in enumerate(strides) if stride >= finest_stride]
-            kwargs.setdefault("out_indices", fine)
+            # of blocks with maps of one stride, the last
+            last = {stride: i for i, stride in enumerate(strides) if stride >= finest_stride}
+            kwargs.setdefault("out_indices", list(last.values()))
         if img_size is not None and "img_size" in takes:
             coarsest = 2 * max(strides) if len(set(strides)) == 1 else max(strides)
             kwargs.setdefault("img_size", math.ceil(img_size / coarsest) * coarsest)

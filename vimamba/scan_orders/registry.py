@@ -220,7 +220,8 @@ def order_of_block(scan_order: str | Sequence[str], block: int) -> str:
     """
     if isinstance(scan_order, str):
         return scan_order
-    if not scan_order or not all(isinstance(order, str) for order in scan_order):
+    is_list = isinstance(scan_order, Sequence) and len(scan_order) > 0
+    if not is_list or not all(isinstance(order, str) for order in scan_order):
         raise ValueError(
             f"scan_order={scan_order!r} must be the name of an order or a list of names"
         )

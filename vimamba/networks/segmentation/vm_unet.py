@@ -8,6 +8,7 @@ there is one class; here it is logits always.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor, nn
@@ -100,6 +101,8 @@ class VMUNet(Segmenter):
                 f"depths={depths}, decoder_depths={decoder_depths} and dims={dims} must name the "
                 "same stages"
             )
+        if any(dim != 2 * before for before, dim in pairwise(dims)):
+            raise ValueError(f"dims={dims} must double from stage to stage")
         cell = 4 * 2 ** (len(dims) - 1)
         super().__init__(
             (cell, cell),

@@ -124,7 +124,7 @@ class SelectiveScan(nn.Module):
         projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2 * self.d_state))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
-        return self.forward(u, dt, B, C, paths, None, merge)
+        return self(u, dt, B, C, paths, None, merge)
 
 
 class StateSpaceDuality(nn.Module):

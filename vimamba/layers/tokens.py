@@ -103,6 +103,25 @@ def init_patches_(embed: nn.Module) -> None:
 
 # a symbolic trace keeps the call: it has no numbers for the sizes
 @torch.fx.wrap
+def _grid_angles(
+    like: Tensor, height: int, width: int, dim: int, cells: int | None, single: bool
+) -> Tensor:
+    """(L, C) angles of a grid, in float64 if `like` is and `single` does not forbid it."""
+    # half precision would turn by angles of up to 14 that are a thirtieth off
+    is_double = like.dtype == torch.float64 and cells is not None and not single
+    dtype = torch.float64 if is_double else torch.float32
+    steps = torch.arange(0, dim // 2, 2, device=like.device, dtype=dtype)
+    # in float32 a power of the negative would differ from the official tables in the last bit
+    frequency = (1.0 / 10000.0 ** (2 * steps / dim)).repeat_interleave(2)
+    rows = torch.arange(height, device=like.device, dtype=dtype)
+    cols = torch.arange(width, device=like.device, dtype=dtype)
+    if cells is not None:
+        rows, cols = rows * (cells / height), cols * (cells / width)
+    row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
+    col = (cols[:, None] * frequency)[None].expand(height, width, -1)
+    return torch.cat([row, col], dim=-1).flatten(0, 1)
+
+
 class RotaryEmbed(nn.Module):
     """Axial rotary embedding: rows turn one half of the channels, columns the other.
 
@@ -121,23 +140,11 @@ class RotaryEmbed(nn.Module):
 
     def angles(self, height: int, width: int, like: Tensor) -> Tensor:
         """(L, C) angles of a grid, at least in float32."""
-        # half precision would turn by angles of up to 14 that are a thirtieth off
-        is_double = like.dtype == torch.float64 and self.cells is not None
-        dtype = torch.float64 if is_double else torch.float32
-        return self.angles_in(dtype, height, width, like)
+        return _grid_angles(like, height, width, self.dim, self.cells, False)
 
-    def angles_in(self, dtype: torch.dtype, height: int, width: int, like: Tensor) -> Tensor:
-        """(L, C) angles of a grid in a dtype, on the device of `like`."""
-        steps = torch.arange(0, self.dim // 2, 2, device=like.device, dtype=dtype)
-        # in float32 a power of the negative would differ from the official tables in the last bit
-        frequency = (1.0 / 10000.0 ** (2 * steps / self.dim)).repeat_interleave(2)
-        rows = torch.arange(height, device=like.device, dtype=dtype)
-        cols = torch.arange(width, device=like.device, dtype=dtype)
-        if self.cells is not None:
-            rows, cols = rows * (self.cells / height), cols * (self.cells / width)
-        row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
-        col = (cols[:, None] * frequency)[None].expand(height, width, -1)
-        return torch.cat([row, col], dim=-1).flatten(0, 1)
+    def single_angles(self, height: int, width: int, like: Tensor) -> Tensor:
+        """(L, C) angles of a grid in float32, on the device of `like`."""
+        return _grid_angles(like, height, width, self.dim, self.cells, True)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate neighbouring pairs of channels of (..., L, C)."""

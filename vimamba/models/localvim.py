@@ -76,7 +76,7 @@ class ResampledRotary(RotaryEmbed):
 
     def tables(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, L, C) in float32, as official files hold them."""
-        angles = self.angles_in(torch.float32, self.side, self.side, like)
+        angles = self.single_angles(self.side, self.side, like)
         tables = torch.stack([angles.cos(), angles.sin()])
         cells = (self.side, self.side)
         tables = resample_tokens(tables, cells, (height, width), antialias=False)

@@ -109,7 +109,7 @@ class SnakeMixer(nn.Module):
         x = F.silu(self.conv(x.permute(0, 3, 1, 2))).flatten(2).transpose(1, 2)
         length, count, steps = x.shape[1], paths.shape[0], paths.shape[1]
         # of paths that have more or fewer steps than there are tokens, the token as far on
-        token = torch.arange(steps, device=x.device) * length
+        token = torch.arange(steps, device=x.device, dtype=torch.int64) * length
         token = token.div(steps, rounding_mode="floor")
         projected = self.x_proj(x)[:, token].unsqueeze(1).expand(-1, count, -1, -1)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
@@ -128,12 +128,14 @@ class SnakeMixer(nn.Module):
 
     def to_tokens(self, y: Tensor, paths: Tensor, length: int) -> Tensor:
         """Steps (N, K, T, D) to the sum over the paths (N, L, D)."""
-        step = torch.arange(paths.shape[1], device=paths.device).expand_as(paths)
+        step = torch.arange(paths.shape[1], device=paths.device, dtype=torch.int64)
+        step = step.expand_as(paths)
         visited = torch.where(paths >= 0, paths, length)
         # the step that visits each token; -1, the row of zeros at the end, if none does
         table = torch.full((paths.shape[0], length + 1), -1, device=paths.device, dtype=step.dtype)
         table = table.scatter(1, visited, step)[:, :length]
-        path = torch.arange(paths.shape[0], device=paths.device).unsqueeze(1)
+        path = torch.arange(paths.shape[0], device=paths.device, dtype=torch.int64)
+        path = path.unsqueeze(1)
         return F.pad(y, (0, 0, 0, 1))[:, path, table].sum(1)
 
 

@@ -1,0 +1,5 @@
+"""The former place of `UsageError`."""
+
+from vimamba.errors import UsageError
+
+__all__ = ["UsageError"]

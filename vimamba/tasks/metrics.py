@@ -1,0 +1,5 @@
+"""The former place of `vimamba.tasks.classification.metrics`."""
+
+from vimamba.tasks.classification.metrics import classification_metrics, compute_report
+
+__all__ = ["classification_metrics", "compute_report"]

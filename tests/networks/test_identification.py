@@ -40,7 +40,7 @@ def test_a_file_of_ours_is_told_written_and_loaded(tmp_path, monkeypatch, capsys
 
 
 def test_the_error_says_how_networks_of_other_sizes_are_tried(tmp_path):
-    net = vimamba.create_segmenter("vm_unet", num_classes=1, dims=(8, 16, 24, 32))
+    net = vimamba.create_segmenter("vm_unet", num_classes=1, dims=(8, 16, 32, 64))
     torch.save(net.state_dict(), tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match=r"create_network\(.*\.load_pretrained\(FILE\)"):
         vimamba.identify(tmp_path / "net.pth")

@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
-BASE = {"vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.names", "vimamba.reading"}
+BASE = {
+    *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.lightning", "vimamba.names"),
+    "vimamba.reading",
+}
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba_kernels": set(),
@@ -19,6 +22,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.progress": {"vimamba.console"},
     "vimamba.errors": set(),
     "vimamba.files": set(),
+    "vimamba.lightning": set(),
     "vimamba.names": set(),
     "vimamba.reading": set(),
     "vimamba.scan_orders": {"vimamba_kernels"},

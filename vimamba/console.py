@@ -26,6 +26,8 @@ QUIET = (
     "SWA is currently only supported every epoch",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
 )
+# their loggers, which tell of the same
+LOUD = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric", "timm")
 
 
 def is_terminal() -> bool:
@@ -107,8 +109,7 @@ def _show_rich(
 
 def quieten() -> None:
     """Keep libraries' hints off the screen; errors and unknown warnings stay."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    logging.getLogger("timm").setLevel(logging.ERROR)
+    for name in LOUD:
+        logging.getLogger(name).setLevel(logging.ERROR)
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)

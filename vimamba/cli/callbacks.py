@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
-from pytorch_lightning.trainer.states import TrainerFn
 
 from vimamba.console import say
 from vimamba.files import write_rows, write_whole
+from vimamba.lightning import (
+    Callback,
+    LightningModule,
+    TorchCheckpointIO,
+    Trainer,
+    TrainerFn,
+    callbacks,
+)
 from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
 
 
-class EpochBar(RichProgressBar):
+class EpochBar(callbacks.RichProgressBar):
     """Lightning's bar, with epochs counted as everywhere else here: from 1."""
 
     def _get_train_description(self, current_epoch: int) -> str:
@@ -154,7 +158,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
             part.write_bytes(content.getbuffer())
 
 
-class RunCheckpoints(Checkpoint):
+class RunCheckpoints(callbacks.Checkpoint):
     """Writes last.ckpt after every epoch and best.ckpt after every validation that is not beaten.
 
     Of equal validations the later one is kept: its learning rate is lower. Where the score cannot

@@ -9,13 +9,9 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import pytorch_lightning.callbacks
-import pytorch_lightning.loggers
-from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
 from vimamba.cli.options import ALIASES, FLAGS
 from vimamba.errors import UsageError, VimambaError
+from vimamba.lightning import MisconfigurationException, Trainer, callbacks, loggers
 
 TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -23,12 +19,15 @@ TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or fal
 ELSEWHERE = {"ckpt_path": "--resume RUN", "ckpt-path": "--resume RUN", "max_epochs": "--epochs N"}
 # where the classes are that an option names
 CLASSES = {
-    "trainer.callbacks": pytorch_lightning.callbacks,
-    "trainer.logger": pytorch_lightning.loggers,
+    "trainer.callbacks": callbacks,
+    "trainer.logger": loggers,
 }
 # where Lightning looks for metrics while it trains
 WAITING = ("early_stopping", "model_checkpoint")
-SETTINGS_OF = ("pytorch_lightning", "lightning_fabric", "jsonargparse", "lightning_utilities")
+SETTINGS_OF = (
+    *("pytorch_lightning", "lightning_fabric", "lightning.", "lightning_utilities"),
+    "jsonargparse",
+)
 
 
 @contextmanager

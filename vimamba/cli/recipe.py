@@ -9,16 +9,22 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from pytorch_lightning import LightningDataModule, LightningModule
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.explaining import explain, settings_errors, typed_options
 from vimamba.cli.options import find_class, last_value
+from vimamba.cli.settings import store_settings
 from vimamba.console import is_terminal, quieten
 from vimamba.data.image_data import ImageData
 from vimamba.errors import UsageError
+from vimamba.lightning import (
+    LightningArgumentParser,
+    LightningCLI,
+    LightningDataModule,
+    LightningModule,
+    name_in_use,
+)
 from vimamba.tasks import Classification, Task
 from vimamba.tasks.registry import class_path
 
@@ -172,6 +178,20 @@ def choose_parts(options: list[str]) -> tuple[str, str]:
     return task, found.get("data") or cast(Any, find_class(task)).find_data(Path())
 
 
+def use_one_lightning(options: list[str]) -> list[str]:
+    """Options and recipes with Lightning's classes under the package in use."""
+    changed: list[str] = []
+    for option in options:
+        follows = changed[-1:] == ["--config"]
+        name, equals, value = ("", "", option) if follows else option.rpartition("=")
+        if follows or name == "--config":
+            recipe = yaml.safe_load(Path(value).read_text(encoding="utf-8"))
+            renamed = name_in_use(recipe)
+            value = value if renamed == recipe else store_settings(renamed)
+        changed.append(name + equals + name_in_use(value))
+    return changed
+
+
 def name_run(model: str) -> Path:
     """A new run folder; the further processes of a distributed run get the name of the first.
 
@@ -195,6 +215,7 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
         UsageError: An unknown or ill-typed option, or one that Lightning refuses.
     """
     quieten()
+    args = use_one_lightning(args)
     try:
         with settings_errors():
             return RecipeCLI(args, out)

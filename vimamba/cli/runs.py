@@ -1,15 +1,11 @@
 """Reads what a finished run left: its settings, its task and its weights."""
 
-import atexit
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import yaml
 
 from vimamba.checkpoints import CheckpointError, check_finite, read_checkpoint
 from vimamba.cli.options import last_value, rename, translate
@@ -146,7 +142,7 @@ def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
         checkpoint: One of the run's.
         training: Whether callbacks, loggers and the like are wanted.
     """
-    from vimamba.cli.settings import check_trainer, task_class, without_parts
+    from vimamba.cli.settings import check_trainer, store_settings, task_class, without_parts
 
     settings = read_config(run)
     settings = settings if training else without_parts(settings)
@@ -159,10 +155,7 @@ def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
     if ":" in str(own.get("model")):
         own.update(model=arguments["model"], model_kwargs=arguments.get("model_kwargs"))
     own["pretrained"] = False
-    folder = Path(tempfile.mkdtemp(prefix="vimamba-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    return ["--config", str(folder / "config.yaml")]
+    return ["--config", store_settings(settings)]
 
 
 def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":

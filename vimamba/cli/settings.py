@@ -5,20 +5,21 @@ folder may name tasks and data sets that are imported already, and the parts of 
 with plain arguments; everything else is refused by its name.
 """
 
+import atexit
 import re
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import pytorch_lightning.callbacks
-import pytorch_lightning.loggers
-import pytorch_lightning.profilers
-import pytorch_lightning.strategies
+import yaml
 
 from vimamba.data.image_data import ImageData
 from vimamba.errors import UsageError
+from vimamba.lightning import callbacks, loggers, name_in_use, profilers, strategies
 from vimamba.plugins import find_loaded, is_plugin
 from vimamba.reading import read_yaml
 from vimamba.tasks import Task
@@ -92,10 +93,10 @@ PARTS: dict[str, dict[str, set[str]]] = {
     "accelerator": {},
 }
 _HOMES: dict[str, Any] = {
-    "callbacks": pytorch_lightning.callbacks,
-    "logger": pytorch_lightning.loggers,
-    "strategy": pytorch_lightning.strategies,
-    "profiler": pytorch_lightning.profilers,
+    "callbacks": callbacks,
+    "logger": loggers,
+    "strategy": strategies,
+    "profiler": profilers,
 }
 # of these Lightning has names of its own, such as "ddp"
 _NAMED = ("strategy", "accelerator", "profiler")
@@ -124,11 +125,20 @@ def read_settings(run: Path) -> dict[str, Any]:
     trainer = settings.setdefault("trainer", {}) or {}
     if not isinstance(trainer, dict):
         raise UsageError(f"{path}: trainer must hold names and values")
-    settings["trainer"] = {k: v for k, v in trainer.items() if k != "default_root_dir"}
+    trainer = {k: v for k, v in trainer.items() if k != "default_root_dir"}
+    settings["trainer"] = name_in_use(trainer)
     for name in _SETTLED:
         if settings["data"]["init_args"].get(name) is None:
             raise UsageError(f"{path}: data.init_args.{name} is missing")
     return settings
+
+
+def store_settings(settings: dict[str, Any]) -> str:
+    """Write settings to a file that is there until the process ends; returns its path."""
+    folder = Path(tempfile.mkdtemp(prefix="vimamba-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    return str(folder / "config.yaml")
 
 
 def without_parts(settings: dict[str, Any]) -> dict[str, Any]:

@@ -211,12 +211,9 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     Raises:
         NotFiniteError: The training broke down; the text says what is left of it.
     """
-    from pytorch_lightning.callbacks import RichProgressBar
-    from pytorch_lightning.loggers import TensorBoardLogger
-    from pytorch_lightning.trainer.states import TrainerStatus
-
     from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints, WholeCheckpointIO
     from vimamba.cli.explaining import settings_errors
+    from vimamba.lightning import TrainerStatus, callbacks, loggers
     from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
@@ -224,8 +221,8 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
     if cli.config.trainer.logger is None and find_spec("tensorboard"):
-        trainer.loggers = [TensorBoardLogger(cli.out, name="tensorboard", version="")]
-    bars = [EpochBar() if type(c) is RichProgressBar else c for c in trainer.callbacks]
+        trainer.loggers = [loggers.TensorBoardLogger(cli.out, name="tensorboard", version="")]
+    bars = [EpochBar() if type(c) is callbacks.RichProgressBar else c for c in trainer.callbacks]
     checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
     trainer.callbacks = [*bars, log, checkpoints]
     try:
@@ -247,11 +244,12 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
 
 def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
     """Score weights averaged at the very end; without any validation, the last are the best."""
-    from pytorch_lightning.callbacks import StochasticWeightAveraging
+    from vimamba.lightning import callbacks
 
     trainer: Any = cli.trainer
-    callbacks, best = trainer.callbacks, checkpoints.folder / "best.ckpt"
-    averaged = any(isinstance(c, StochasticWeightAveraging) for c in callbacks)
+    best = checkpoints.folder / "best.ckpt"
+    averaging = callbacks.StochasticWeightAveraging
+    averaged = any(isinstance(callback, averaging) for callback in trainer.callbacks)
     validated = bool(trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
     if averaged and validated:
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)

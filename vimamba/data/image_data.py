@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from vimamba.data.band_sample import BandSample, sample_bands
@@ -27,6 +26,7 @@ from vimamba.data.splits import (
     split_by_group,
     split_stratified,
 )
+from vimamba.lightning import LightningDataModule
 
 Settings = TypeVar("Settings")
 

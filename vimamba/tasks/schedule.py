@@ -3,11 +3,10 @@
 import math
 from typing import Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch.optim import Optimizer
 
+from vimamba.lightning import Trainer, callbacks
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import Optimization
 
@@ -118,7 +117,7 @@ def _steps_before(trainer: Trainer, epochs: int) -> int:
     """Optimizer steps of so many epochs as they are now."""
     batches = int(trainer.num_training_batches)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler):
+        if isinstance(callback, callbacks.GradientAccumulationScheduler):
             each = [callback.get_accumulate_grad_batches(epoch) for epoch in range(epochs)]
             return sum(math.ceil(batches / summed) for summed in each)
     return epochs * math.ceil(batches / trainer.accumulate_grad_batches)

@@ -9,8 +9,6 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import timm.optim
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.trainer.states import TrainerFn
 from timm.models import PretrainedCfg
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vimamba.errors import UsageError
+from vimamba.lightning import LightningModule, TrainerFn
 from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.finite import LOWEST_SCALE, WAY_OUT, are_finite, find_broken, find_layer

@@ -13,7 +13,7 @@ OURS = ("vimamba", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
 BASE = {
     *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.lightning", "vimamba.names"),
-    "vimamba.reading",
+    *("vimamba.reading", "vimamba.timm_layers"),
 }
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.hub": {"vimamba.checkpoints", "vimamba.model_card", "vimamba.networks"},
     "vimamba.model_card": set(),
     "vimamba.plugins": set(),
+    "vimamba.timm_layers": set(),
     "vimamba.timm_names": set(),
     "vimamba.visualize": {"vimamba.scan_orders"},
     "vimamba.benchmark": {"vimamba_kernels", "vimamba.scan_orders", "vimamba"},

@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -104,18 +103,6 @@ def test_the_readme_links_to_files_that_exist():
 def test_the_setup_commands_are_known():
     setup = [c for c in COMMANDS if c.startswith(SETUP)]
     assert setup == ["pip install .", 'pip install ".[train]"', "make demo", "make test"]
-
-
-@pytest.mark.slow
-def test_a_wheel_is_pure_python_and_holds_both_packages(tmp_path):
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.name.endswith("py3-none-any.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    assert "vimamba/__init__.py" in names
-    assert "vimamba_kernels/__init__.py" in names
-    assert not [n for n in names if n.startswith(("tests", "tools", "kernels/"))]
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ timm and transformers load those of models, `vimamba.load_network` those of netw
 second time and fails; here it stands at the top level alone.
 """
 
+import inspect
 import json
 import shutil
 from collections.abc import Sequence
@@ -76,8 +77,8 @@ def save_pretrained(
         TypeError: `model` is neither, or one inside something else.
         ValueError: `label_names` are not as many as the logits, an argument that the model was
             made with cannot be written as JSON, a network was made by its class and not by its
-            name, or was changed afterwards, or `folder` is a file or holds something else than a
-            model.
+            name, or was changed afterwards, `folder` is a file or holds something other than a
+            model, or timm is too old to save its models.
         CheckpointError: Weights are not finite.
         WriteError: The disk is full, the folder cannot be written, or the like.
     """
@@ -279,6 +280,11 @@ def _write_model(
     model: nn.Module, folder: Path, address: str, about: _About
 ) -> tuple[dict[str, Any], str]:
     """Write a timm model's weights; gives back what config.json and the card say."""
+    if "data_config" not in inspect.signature(save_for_hf).parameters:
+        raise ValueError(
+            f"model: timm {timm.__version__} does not record how a model was made; "
+            "saving one needs timm>=1.0.31"
+        )
     names = {} if about.label_names is None else {"label_names": list(about.label_names)}
     save_for_hf(
         model,

@@ -1,7 +1,7 @@
 """The short options of `vimamba fit`, and the typed ones they stand for."""
 
 import importlib
-import sysconfig
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,9 @@ def find_class(path: str) -> type:
 
 def find_recipe(name: str) -> str:
     """A recipe's file: as named, or one of those that come with the package."""
-    source, installed = Path(__file__).parents[2], Path(sysconfig.get_path("data"))
-    for folder in (Path(), source / "configs", installed / "share" / "vimamba" / "configs"):
+    package = Path(str(files("vimamba")))
+    # in an installed package; in a checkout they are beside it
+    for folder in (Path(), package / "configs", package.parent / "configs"):
         for path in (
             folder / name,
             folder / f"{name}.yaml",

@@ -1,7 +1,8 @@
 """What several heads are made of."""
 
-from timm.layers import ConvNormAct as ConvNormActBase
 from torch import Tensor, nn
+
+from vimamba.timm_layers import ConvNormAct as ConvNormActBase
 
 
 def check_pyramid(channels: list[int], strides: list[int]) -> None:

@@ -9,12 +9,12 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ConvNormAct as ConvNorm
 from torch import Tensor, nn
 
 from vimamba.heads.blocks import Classifier, ConvNormAct, check_pyramid
 from vimamba.heads.registry import register_head
 from vimamba.layers import resize
+from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 
 class AttentionGate(nn.Module):

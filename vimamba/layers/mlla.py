@@ -7,8 +7,10 @@ tokens, S features of queries and keys, P of values. Maps are channels-last.
 import re
 from typing import Any
 
-from timm.layers import ConvNormAct, DropPath, Mlp
+from timm.layers import DropPath
 from torch import Tensor, nn
+
+from vimamba.timm_layers import ConvNormAct, Mlp
 
 
 class ResidualStem(nn.Module):

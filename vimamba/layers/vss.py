@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerScale, Mlp, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
 from vimamba.layers.ss2d import ScanMixer
+from vimamba.timm_layers import LayerScale, Mlp
 
 # arguments of its SS2D
 GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv_bias": True}

@@ -68,10 +68,13 @@ def build_model(
         WeightsError: There are no published weights, or they cannot be fetched.
         CheckpointError: They do not fit.
     """
+    feature_cfg: dict[str, Any] = {"out_indices": tuple(features)}
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
         if kwargs.get("feature_cls", "getter") == "getter":
             kwargs["feature_cls"] = FeatureMaps
+            # whatever the model computes in
+            feature_cfg["output_fmt"] = "NCHW"
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
 
@@ -90,8 +93,7 @@ def build_model(
             variant,
             pretrained,
             pretrained_filter_fn=adapt,
-            # maps in NCHW, whatever the model computes in
-            feature_cfg={"out_indices": tuple(features)},
+            feature_cfg=feature_cfg,
             **kwargs,
         )
     except OSError as error:

@@ -9,10 +9,8 @@ from typing import Any
 
 import torch
 from timm.layers import trunc_normal_
-from timm.layers.helpers import get_device_dtype
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
-from timm.models._input import update_model_input_size
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
@@ -28,6 +26,7 @@ from vimamba.layers import (
 from vimamba.layers.tokens import resample_tokens
 from vimamba.models._backbone import Backbone
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import get_device_dtype, update_model_input_size
 
 __all__ = ["PlainBackbone", "quarters"]
 
@@ -190,7 +189,7 @@ class PlainBackbone(Backbone):
         embedding = state.get("pos_embed")
         if embedding is None or self.pos_embed is None:
             return state
-        args: Mapping[str, Any] = self.pretrained_model_args or {}  # type: ignore[assignment]
+        args: Mapping[str, Any] = getattr(self, "pretrained_model_args", None) or {}
         cfg: Mapping[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
         size = args.get("img_size") or cfg["input_size"][-2:]
         old = self.patch_embed.dynamic_feat_size(to_pair(size))

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.nn.functional as F
-from timm.layers import ClassifierHead
-from timm.layers.helpers import get_device_dtype
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
@@ -16,6 +14,7 @@ from vimamba.checkpoints import StateDict
 from vimamba.layers import Stage
 from vimamba.models._backbone import Backbone
 from vimamba.scan_orders import order_of_block
+from vimamba.timm_layers import ClassifierHead, get_device_dtype
 
 __all__ = ["StagedBackbone", "make_stages"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, RmsNorm, SwiGLU
+from timm.layers import DropPath, RmsNorm
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._plain import PlainBackbone, quarters
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import SwiGLU
 
 __all__ = ["Adventurer"]
 

@@ -13,7 +13,7 @@ Sizes: N batch, H and W image, L patches, C channels, K paths.
 from collections.abc import Sequence
 from typing import Any
 
-from timm.layers import DropPath, SwiGLU
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -31,6 +31,7 @@ from vimamba.layers import (
 from vimamba.models._builder import build_model
 from vimamba.models._plain import PlainBackbone, quarters
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import SwiGLU
 
 __all__ = ["ARM"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import ConvNormAct, DropPath, SqueezeExcite
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from vimamba.layers import (
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 from vimamba.models.vmamba import next_stage
+from vimamba.timm_layers import ConvNormAct, SqueezeExcite
 
 __all__ = ["EfficientVMamba"]
 

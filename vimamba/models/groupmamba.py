@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import ConvNormAct, DropPath, Mlp, SelectAdaptivePool2d
+from timm.layers import DropPath, SelectAdaptivePool2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import ConvNormAct, Mlp
 
 __all__ = ["GroupMamba"]
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import RmsNorm, trunc_normal_
-from timm.layers.helpers import get_device_dtype
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from vimamba.models._builder import build_model
 from vimamba.models._plain import PlainBackbone, quarters
 from vimamba.models.vim import VIM_RULES
 from vimamba.scan_orders import order_of_block
+from vimamba.timm_layers import get_device_dtype
 
 __all__ = ["MambaReg"]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, LayerNorm2d
+from timm.layers import DropPath, LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -36,6 +36,7 @@ from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import Attention
 
 __all__ = ["MambaVision"]
 

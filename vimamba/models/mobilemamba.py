@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ClassifierHead, ConvNormAct, DropPath, LayerScale2d, SqueezeExcite
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from vimamba.layers import SS2D, drop_path_rates, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.timm_layers import ClassifierHead, ConvNormAct, LayerScale2d, SqueezeExcite
 
 __all__ = ["MobileMamba"]
 

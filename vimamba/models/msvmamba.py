@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import DropPath
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -34,6 +34,7 @@ from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
 from vimamba.scan_orders import num_paths
+from vimamba.timm_layers import Mlp
 
 __all__ = ["MSVMamba"]
 

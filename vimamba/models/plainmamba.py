@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ConvNormAct, DropPath, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from timm.models import checkpoint, generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -26,6 +26,7 @@ from vimamba.layers import GridEmbed, SelectiveScan, drop_path_rates, to_pair
 from vimamba.models._builder import build_model
 from vimamba.models._plain import PlainBackbone, quarters
 from vimamba.scan_orders import order_of_block
+from vimamba.timm_layers import ConvNormAct
 
 __all__ = ["PlainMamba"]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ConvNormAct, DropPath, LayerScale2d, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.timm_layers import ConvNormAct, LayerScale2d
 
 __all__ = ["TinyViM"]
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -31,6 +30,7 @@ from vimamba.layers import (
 )
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.timm_layers import Attention
 
 __all__ = ["VSSD"]
 

@@ -1,0 +1,122 @@
+"""What is published: the declared dependencies, and what a wheel holds."""
+
+import ast
+import email
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# packages under another name than their modules
+MODULES = {
+    "huggingface-hub": "huggingface_hub",
+    "onnx-ir": "onnx_ir",
+    "opencv-python-headless": "cv2",
+    "pillow": "PIL",
+    "pytorch-lightning": "pytorch_lightning",
+    "pyyaml": "yaml",
+    "scikit-learn": "sklearn",
+}
+# declared, as others import them for us
+FOR_OTHERS = {
+    "jsonargparse": "Lightning's command line",
+    "onnx": "torch.onnx",
+    "tensorboard": "Lightning's logger",
+}
+# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton
+NOT_DECLARED = {"lightning", "triton"}
+
+
+def declared(*extras: str) -> set[str]:
+    """Modules of the packages that the project and some of its extras name."""
+    optional = PROJECT["optional-dependencies"]
+    lines = PROJECT["dependencies"] + [line for extra in extras for line in optional[extra]]
+    names = {re.match(r"[\w-]+", line)[0].lower() for line in lines}
+    return {MODULES.get(name, name) for name in names}
+
+
+def imported() -> set[str]:
+    found = set()
+    for folder in ("vimamba", "kernels"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    found.add((node.module or "").split(".")[0])
+    return found - {*sys.stdlib_module_names, "vimamba", "vimamba_kernels"}
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
+    known = declared("train", "export", "medical", "nnunet")
+    assert imported() - known == NOT_DECLARED
+    assert known - imported() <= set(FOR_OTHERS)
+
+
+def test_importing_the_package_needs_no_extra():
+    needed = {MODULES.get(name, name) for name in ("torch", "timm", *declared())}
+    script = "import sys, vimamba, vimamba.cli; print(*{m.split('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    extras = declared("train", "export", "medical", "nnunet") - needed
+    # torch and the Hub's client load some of them by themselves
+    assert not extras & set(done.stdout.split()) - {"packaging", "PIL", "rich"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", str(folder), str(ROOT)]
+    done = subprocess.run(build, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.mark.slow
+def test_a_wheel_is_pure_python_and_holds_both_packages(wheel):
+    assert wheel.name.endswith("py3-none-any.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in ("vimamba/__init__.py", "vimamba/py.typed", "vimamba_kernels/__init__.py"):
+        assert name in names
+    assert not [n for n in names if n.startswith(("tests", "tools", "kernels/", "configs"))]
+
+
+@pytest.mark.slow
+def test_links_of_the_description_work_on_pypi(wheel):
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+    metadata = email.message_from_bytes(archive.read(name))
+    links = re.findall(r"\]\(([^)]+)\)", metadata.get_payload())
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", metadata.get_payload())
+    assert all("raw.githubusercontent.com" in picture for picture in pictures)
+    assert metadata["Author"] == "vimamba developers"
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_its_recipes(wheel, tmp_path):
+    site = tmp_path / "site"
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    script = (
+        "import vimamba; from vimamba.cli.options import find_recipe\n"
+        "for name in ('classification/digits_vim', 'configs/segmentation/nuclei_vm_unet.yaml'):\n"
+        "    print(find_recipe(name))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    found = [Path(line) for line in done.stdout.split()]
+    assert [path.name for path in found] == ["digits_vim.yaml", "nuclei_vm_unet.yaml"]
+    assert all(path.is_relative_to(site / "vimamba" / "configs") for path in found)

@@ -1,0 +1,110 @@
+"""What of timm differs between the versions that `pyproject.toml` allows, in one place.
+
+timm before 1.0.23 makes layers on the default device, in the default dtype, and keeps no record of
+a model's input size. nnU-Net 2.8 needs such a version.
+"""
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm import layers
+from torch import nn
+
+try:
+    from timm.layers.helpers import get_device_dtype
+except ImportError:
+
+    def get_device_dtype(
+        module: nn.Module, device: Any = None, dtype: Any = None
+    ) -> dict[str, Any]:
+        """Device and dtype for a new layer of a module: as given, or its first parameter's."""
+        first = next(module.parameters(), None)
+        if first is not None:
+            device, dtype = device or first.device, dtype or first.dtype
+        return {"device": device, "dtype": dtype}
+
+
+try:
+    from timm.models._input import update_model_input_size
+except ImportError:
+
+    def update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
+        """Nothing: there is no record to keep up to date."""
+
+
+if TYPE_CHECKING:
+    from timm.layers import (
+        Attention,
+        ClassifierHead,
+        ConvNormAct,
+        LayerScale,
+        LayerScale2d,
+        Mlp,
+        SqueezeExcite,
+        SwiGLU,
+    )
+else:
+
+    def _placed(layer: type[nn.Module]) -> type[nn.Module]:
+        """A layer of timm's that takes `device` and `dtype`, in a version whose layers do not."""
+        if "device" in layer.__init__.__code__.co_varnames:
+            return layer
+
+        def construct(
+            self: nn.Module, *args: Any, device: Any = None, dtype: Any = None, **kwargs: Any
+        ) -> None:
+            with nullcontext() if device is None else torch.device(device):
+                layer.__init__(self, *args, **kwargs)
+            self.to(device=device, dtype=dtype)
+
+        members = {"__init__": construct, "__module__": __name__, "__doc__": layer.__doc__}
+        return type(layer.__name__, (layer,), members)
+
+    Attention = _placed(layers.Attention)
+    ClassifierHead = _placed(layers.ClassifierHead)
+    ConvNormAct = _placed(layers.ConvNormAct)
+    LayerScale = _placed(layers.LayerScale)
+    LayerScale2d = _placed(layers.LayerScale2d)
+    Mlp = _placed(layers.Mlp)
+    SqueezeExcite = _placed(layers.SqueezeExcite)
+    SwiGLU = _placed(layers.SwiGLU)
+
+    if ClassifierHead is not layers.ClassifierHead:
+
+        class ClassifierHead(ClassifierHead):
+            """timm's, which can be reset to another number of features, where the model is."""
+
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.num_features = self.in_features * self.global_pool.feat_mult()
+
+            def reset(
+                self,
+                num_classes: int,
+                pool_type: str | None = None,
+                reset_other: bool = False,
+                in_features: int | None = None,
+                device: Any = None,
+                dtype: Any = None,
+            ) -> None:
+                """Replace the classifier, and the pooling by that of another name."""
+                dd = get_device_dtype(self, device, dtype)
+                self.in_features = in_features or self.in_features
+                super().reset(num_classes, pool_type)
+                self.to(**dd).train(self.training)
+                self.num_features = self.in_features * self.global_pool.feat_mult()
+
+
+__all__ = [
+    "Attention",
+    "ClassifierHead",
+    "ConvNormAct",
+    "LayerScale",
+    "LayerScale2d",
+    "Mlp",
+    "SqueezeExcite",
+    "SwiGLU",
+    "get_device_dtype",
+    "update_model_input_size",
+]

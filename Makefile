@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation test lint types slow clean
+.PHONY: demo demo-segmentation test lint types slow floors clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
@@ -24,6 +24,11 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/basedpyright
+
+# the lowest and the newest versions that pyproject.toml allows, each in an environment of its own
+floors:
+	tools/ci_floors.sh $(PYTHON) floor floor
+	tools/ci_floors.sh $(PYTHON) newest newest
 
 # what `make test` leaves out because it takes long
 slow: $(VENV)/.dev

@@ -10,6 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import vimamba
 
 tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
 ROOT = Path(__file__).parents[1]
@@ -120,3 +123,30 @@ def test_an_installed_package_finds_its_recipes(wheel, tmp_path):
     found = [Path(line) for line in done.stdout.split()]
     assert [path.name for path in found] == ["digits_vim.yaml", "nuclei_vm_unet.yaml"]
     assert all(path.is_relative_to(site / "vimamba" / "configs") for path in found)
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "docs" / "CITATION.cff").read_text())
+    assert citation["version"] == vimamba.__version__
+    assert citation["license"] == PROJECT["license"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda p: p.name)
+def test_what_runs_on_github_is_there(path):
+    content = yaml.safe_load(path.read_text())
+    text = path.read_text()
+    assert content
+    assert all((ROOT / name).exists() for name in re.findall(r"(?:tools|docs)/[\w./]+\w", text))
+    targets = re.findall(r"run: make ([a-z ]+)", text)
+    rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {target for line in targets for target in line.split()} <= set(rules)
+
+
+def test_the_floors_that_are_tried_are_the_declared_ones():
+    script = (ROOT / "tools" / "ci_floors.sh").read_text()
+    body = script[script.index("floor() {") : script.index("pin() {")]
+    for package in ("torch", "timm"):
+        command = ["bash", "-c", f"{body}\nfloor {package}"]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert f"{package}>={done.stdout.strip()}" in PROJECT["dependencies"]
+    assert all((ROOT / name).exists() for name in re.findall(r"tests/[\w/]+\.py", script))

@@ -80,7 +80,7 @@ def load_task(run: Path, checkpoint: Path) -> Any:
 
     Raises:
         CheckpointError, UsageError: Something is missing, of another form, or names what a run
-            must not name; see SECURITY.md.
+            must not name; see docs/SECURITY.md.
     """
     from vimamba.cli.settings import task_class
     from vimamba.tasks import TaskError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = ("vimamba", "vimamba_kernels")
+OURS = ("vimamba", "vimamba_command", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
 BASE = {
     *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.lightning", "vimamba.names"),
@@ -18,6 +18,7 @@ BASE = {
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba_kernels": set(),
+    "vimamba_command": {"vimamba.cli"},
     "vimamba.console": set(),
     "vimamba.progress": {"vimamba.console"},
     "vimamba.errors": set(),

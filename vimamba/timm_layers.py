@@ -61,11 +61,26 @@ else:
         members = {"__init__": construct, "__module__": __name__, "__doc__": layer.__doc__}
         return type(layer.__name__, (layer,), members)
 
+    def _resettable(layer: type[nn.Module]) -> type[nn.Module]:
+        """A layer scale that can start again, which a model made without memory needs."""
+        if hasattr(layer, "reset_parameters"):
+            return layer
+
+        def construct(self: nn.Module, dim: int, init_values: float = 1e-5, **kwargs: Any) -> None:
+            layer.__init__(self, dim, init_values, **kwargs)
+            self.init_values = init_values
+
+        def reset_parameters(self: nn.Module) -> None:
+            nn.init.constant_(self.gamma, self.init_values)
+
+        members = {"__init__": construct, "reset_parameters": reset_parameters}
+        return type(layer.__name__, (layer,), {**members, "__module__": __name__})
+
     Attention = _placed(layers.Attention)
     ClassifierHead = _placed(layers.ClassifierHead)
     ConvNormAct = _placed(layers.ConvNormAct)
-    LayerScale = _placed(layers.LayerScale)
-    LayerScale2d = _placed(layers.LayerScale2d)
+    LayerScale = _resettable(_placed(layers.LayerScale))
+    LayerScale2d = _resettable(_placed(layers.LayerScale2d))
     Mlp = _placed(layers.Mlp)
     SqueezeExcite = _placed(layers.SqueezeExcite)
     SwiGLU = _placed(layers.SwiGLU)

@@ -10,6 +10,7 @@ from PIL import Image
 import vimamba
 from vimamba.cli import _extra_of, _last_line, main
 from vimamba.console import command_line
+from vimamba.tasks import Classification, NotFiniteError
 
 ROOT = Path(__file__).parents[2]
 
@@ -167,6 +168,17 @@ def test_top_level_help_and_version(capsys):
     assert out.endswith(f"vimamba {vimamba.__version__}\n")
 
 
+def test_help_and_version_come_without_torch():
+    for option in ("--help", "--version"):
+        code = (
+            f"import sys; sys.argv = ['vimamba', '{option}']; import vimamba_command\n"
+            "assert vimamba_command.main() == 0 and 'torch' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("vimamba")
+
+
 def test_list_models_is_quick_and_says_what_matters():
     code = (
         "import sys; from vimamba.cli import main; main(['list-models', 'vim_tiny*', '--json']); "
@@ -186,6 +198,55 @@ def test_visualize_draws_a_scan_order(tmp_path, size):
     assert main(["visualize", "scan", "--order", "hilbert", "--size", size, "-o", str(out)]) == 0
     with Image.open(out) as picture:
         assert min(picture.size) > 100
+
+
+def test_a_run_that_fails_before_its_first_epoch_ends_leaves_its_name_free(
+    recipe, tmp_path, monkeypatch, capsys
+):
+    out, given = tmp_path / "run", ["fit", "-c", str(recipe), "--trainer.max_epochs", "1"]
+
+    def fail(*args: object) -> None:
+        raise NotFiniteError("for this test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", fail)
+        assert main([*given, "--out", str(out)]) == 2
+    assert "no epoch was finished" in capsys.readouterr().err
+    # what is not a whole epoch stays if somebody stopped it
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "training_step", stop)
+        assert main([*given, "--out", str(out)]) == 130
+    assert main([*given, "--out", str(out)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def stop(*args: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_licenses_are_filtered_and_unknown_ones_answered(capsys):
+    assert main(["list-models", "vim*", "--license", "Apache-2.0", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert rows
+    assert {row["license"] for row in rows} == {"apache-2.0"}
+    assert main(["list-models", "vim*", "--license", "gpl"]) == 2
+    assert "choose from apache-2.0" in capsys.readouterr().err
+
+
+def test_the_help_of_fit_lists_every_task(capsys):
+    from vimamba.tasks.registry import list_tasks
+
+    assert main(["fit", "--help"]) == 0
+    (line,) = (n for n in capsys.readouterr().out.splitlines() if n.startswith("  --task"))
+    assert all(name in line for name in list_tasks())
+    quick = (
+        "import sys; from vimamba.cli import main; main(['fit', '--help'])\n"
+        "assert 'pytorch_lightning' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", quick], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (fast,) = (n for n in done.stdout.splitlines() if n.startswith("  --task"))
+    assert "classification (default), segmentation" in fast
 
 
 def test_a_second_run_does_not_overwrite_the_first(run, recipe, capsys):

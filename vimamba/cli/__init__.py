@@ -10,28 +10,7 @@ from collections.abc import Callable, Sequence
 
 from vimamba.errors import VimambaError
 from vimamba.files import UNWRITABLE
-
-HELP = """\
-vimamba: train and use vision-Mamba models, and any other timm model
-
-  vimamba fit --data FOLDER --model vim_tiny_patch16_224     train on a folder of class folders
-  vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
-  vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
-  vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
-  vimamba validate | test RUN                                score a run's best checkpoint
-  vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
-  vimamba list-models [PATTERN]                              models with sizes, accuracy, licence
-  vimamba identify FILE                                      say what a checkpoint file is
-  vimamba convert FILE --out model.safetensors               an official file as timm's
-  vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order
-  vimamba benchmark ops|models                               time them beside others
-  vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
-  vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
-  vimamba nnunet check|plan|train|predict                    these networks in nnU-Net
-
-`vimamba COMMAND --help` explains each; `vimamba --version` prints the version. Every command takes
---import MODULE_OR_FILE, any number of times: models, scan orders, networks and tasks of your own.
-"""
+from vimamba_command import HELP, answer
 
 Command = Callable[[list[str]], int]
 
@@ -82,13 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         inputs, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
-    if args[0] == "--version":
-        from vimamba import __version__
-
-        print(f"vimamba {__version__}")
+    if text := answer(args):
+        print(text, end="")
         return 0
     try:
         args, own = split_imports(args)
@@ -97,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             named = repr(args[0]) if args else "none"
             print(f"error: unknown command {named}\n\n{HELP}", end="", file=sys.stderr)
             return 2
-        if not {"-h", "--help"} & set(args):
+        # their tasks are in the help of `fit`
+        if args[0] == "fit" or not {"-h", "--help"} & set(args):
             from vimamba.plugins import load_plugins
 
             load_plugins(own)

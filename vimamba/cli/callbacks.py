@@ -180,6 +180,8 @@ class RunCheckpoints(callbacks.Checkpoint):
         self.anew = anew
         self.best: float | None = None
         self.by = monitor
+        # whether last.ckpt is still the untrained network of a new run
+        self.untrained = False
 
     def state_dict(self) -> dict[str, Any]:
         """The best score so far, and the metric that it is of."""
@@ -194,6 +196,18 @@ class RunCheckpoints(callbacks.Checkpoint):
         """Leave something to resume from even if the first epoch is interrupted."""
         if not (self.folder / "last.ckpt").exists():
             self._save(trainer, "last")
+            self.untrained = True
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Free the folder of a new run that fails before anything of it is worth keeping.
+
+        A run that is interrupted or preempted, which is no `Exception`, can be resumed.
+        """
+        failed = isinstance(exception, Exception) and trainer.is_global_zero
+        if failed and self.untrained and self.best is None:
+            (self.folder / "last.ckpt").unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the weights that were just scored, if nothing was better."""
@@ -221,6 +235,7 @@ class RunCheckpoints(callbacks.Checkpoint):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the epoch that just ended."""
         self._save(trainer, "last")
+        self.untrained = False
 
     def _save(self, trainer: Trainer, name: str) -> None:
         trainer.save_checkpoint(self.folder / f"{name}.ckpt")

@@ -23,7 +23,7 @@ class Row:
         input_size: Channels, height and width.
         top1: Published ImageNet-1k accuracy, percent.
         license: Of the published weights, by the Hub's name.
-        pretrained: Whether they are fetched from an address.
+        pretrained: Whether they can be downloaded.
     """
 
     name: str
@@ -40,8 +40,8 @@ def list_models(args: list[str]) -> int:
     """Print the models; returns the exit code."""
     parser = make_parser(
         "list-models",
-        "Lists models with parameters, 1e9 operations per image, input size, accuracy as\n"
-        "published on ImageNet-1k, licence of the weights, and family.\n\n"
+        "List models with parameters, 1e9 operations per image, input size, accuracy as\n"
+        "published on ImageNet-1k, license of the weights, and family.\n\n"
         "  vimamba list-models\n  vimamba list-models 'vmamba_tiny*' --pretrained --json\n"
         "  vimamba list-models --family VMamba --max-params 50 --license mit",
     )
@@ -50,8 +50,10 @@ def list_models(args: list[str]) -> int:
     parser.add_argument(
         "--max-params", type=float, metavar="M", help="only those with at most M million parameters"
     )
-    parser.add_argument("--license", metavar="NAME", help="only weights of this licence, as in mit")
-    parser.add_argument("--pretrained", action="store_true", help="only those with weights")
+    parser.add_argument("--license", metavar="NAME", help="only weights with it, such as mit")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="only those whose weights can be downloaded"
+    )
     parser.add_argument(
         "--all", action="store_true", help="also timm's own models, whose sizes are not known"
     )
@@ -76,7 +78,7 @@ def list_models(args: list[str]) -> int:
         ]
         for row in rows
     ]
-    head = ["model", "params (M)", "GFLOPs", "input", "top-1 (%)", "weights' licence", "family"]
+    head = ["model", "params (M)", "GFLOPs", "input", "top-1 (%)", "weights' license", "family"]
     show_table(f"{len(rows)} models", head, shown)
     return 0
 
@@ -85,7 +87,7 @@ def find_rows(given: Namespace) -> list[Row]:
     """The models that a user asks for.
 
     Raises:
-        UsageError: There is no such family.
+        UsageError: There is no such family or license.
     """
     pattern = given.pattern if re.search(r"[*?\[]", given.pattern) else f"*{given.pattern}*"
     rows = [describe_model(name) for name in find_models(pattern, everything=given.all)]
@@ -101,9 +103,17 @@ def find_rows(given: Namespace) -> list[Row]:
         most = given.max_params * 1e6
         wanted.append(lambda row: row.params is not None and row.params <= most)
     if given.license is not None:
-        license = given.license.lower()
+        license = _checked_license(given.license, rows)
         wanted.append(lambda row: (row.license or "").lower() == license)
     return [row for row in rows if all(fits(row) for fits in wanted)]
+
+
+def _checked_license(asked: str, rows: list[Row]) -> str:
+    known = {row.license.lower() for row in rows if row.license}
+    if asked.lower() not in known:
+        choices = ", ".join(sorted(known)) or "none, as no such model has published weights"
+        raise UsageError(f"--license {asked} is unknown; choose from {choices}")
+    return asked.lower()
 
 
 def _checked_family(asked: str) -> str:

@@ -160,18 +160,16 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
     from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
-    from vimamba.tasks import Classification
 
     quieten()
     task = load_task(run, find_checkpoint(run, wish))
     hparams, data = task.hparams, read_config(run)["data"]["init_args"]
     side = img_size or hparams["img_size"] or data["img_size"]
-    classifies = isinstance(task, Classification)
     return Network(
         task.scored_net.eval(),
         hparams["model"],
         (hparams["in_chans"], side, side),
-        _data_config({"crop_mode": "center", **data} if classifies else data),
+        _data_config({"crop_mode": "center", **data} if "crop_pct" in data else data),
         list(task.class_names) if hasattr(task, "class_names") else None,
         getattr(task, "label_values", None),
         asdict(Preprocessing.from_settings(data)),

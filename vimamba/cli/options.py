@@ -1,6 +1,7 @@
 """The short options of `vimamba fit`, and the typed ones they stand for."""
 
 import importlib
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ vimamba fit: train a classifier or a segmentation network
   vimamba cross-validate ...                          the same for every fold of the data
 
   -c, --config FILE     recipe; several are merged from left to right
-  --task NAME           classification (default) or segmentation; a recipe says it itself
+  --task NAME           {tasks}; a recipe says it itself
   --data PATH           a folder of class folders, a CSV list or a MedMNIST .npz file;
                         for segmentation folders images and masks, a CSV list, or a folder of
                         NIfTI volumes, ISIC or Synapse
@@ -60,6 +61,16 @@ ALIASES = {
     "--help-all": "--help",
 }
 FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast_dev_run=true"}
+
+
+def fit_help() -> str:
+    """What `vimamba fit --help` prints, with the tasks of plug-ins that are imported."""
+    names = [path.name for path in files("vimamba").joinpath("tasks").iterdir() if path.is_dir()]
+    names = sorted(name for name in names if not name.startswith("_"))
+    if registry := sys.modules.get("vimamba.tasks.registry"):
+        names = registry.list_tasks()
+    listed = [f"{name} (default)" if name == "classification" else name for name in names]
+    return FIT_HELP.replace("{tasks}", ", ".join(listed))
 
 
 def find_data(task: str | None, path: Path) -> str:

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vimamba.cli.options import FIT_HELP, translate
+from vimamba.cli.options import fit_help, translate
 from vimamba.console import command_line, say
 from vimamba.errors import UsageError
 from vimamba.files import lock_folder, write_whole
@@ -81,7 +81,7 @@ def fit(args: list[str]) -> int:
         Exit code.
     """
     if "-h" in args or "--help" in args:
-        print(FIT_HELP, end="")
+        print(fit_help(), end="")
         return 0
     if any(arg.partition("=")[0] == "--folds" for arg in args):
         raise UsageError(

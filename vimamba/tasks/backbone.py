@@ -10,15 +10,20 @@ from torch import nn
 
 from vimamba.hub import create_skeleton
 from vimamba.names import near_names
+from vimamba.networks import find_network, list_networks
 from vimamba.tasks.errors import TaskError
 from vimamba.timm_names import is_address, is_timm_model, read_address
 
 
 def check_name(model: str) -> None:
-    """Fail with suggestions if timm does not know the name."""
+    """Fail with suggestions, of models and whole networks, if timm does not know the name."""
     if is_timm_model(model):
         return
-    near = near_names(model.split(".")[0], timm.list_models())
+    networks = list_networks()
+    if model in networks:
+        task = find_network(model).task
+        raise TaskError(f"model={model!r} is a network for {task}; add --task {task}")
+    near = near_names(model.split(".")[0], [*networks, *timm.list_models()])
     hint = f"; {near}" if near else ""
     own = "one of your own is made known with --import MODULE_OR_FILE"
     raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`; {own})")

@@ -378,7 +378,9 @@ def build_network(
             raise
         raise TaskError(f"model={model!r} does not take model_kwargs={extra}: {error}") from None
     except ValueError as error:
-        raise TaskError(f"{error} (model={model!r})") from None
+        named = f"model={model!r}"
+        text = str(error)
+        raise TaskError(text if named in text else f"{named}: {text}") from None
     except (RuntimeError, OSError) as error:
         if not kwargs["pretrained"]:
             raise

@@ -1,0 +1,65 @@
+"""Entry point of the `vimamba` command: what needs no torch is answered before torch is imported.
+
+It is a module of its own because importing anything of `vimamba` registers the models with timm.
+"""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+HELP = """\
+vimamba: train and use vision-Mamba models, and any other timm model
+
+  vimamba fit --data FOLDER --model vim_tiny_patch16_224     train on a folder of class folders
+  vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
+  vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
+  vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
+  vimamba validate | test RUN                                score a run's best checkpoint
+  vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
+  vimamba list-models [PATTERN]                              models with sizes, accuracy, licence
+  vimamba identify FILE                                      say what a checkpoint file is
+  vimamba convert FILE --out model.safetensors               an official file as timm's
+  vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order
+  vimamba benchmark ops|models                               time them beside others
+  vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
+  vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
+  vimamba nnunet check|plan|train|predict                    these networks in nnU-Net
+
+`vimamba COMMAND --help` explains each; `vimamba --version` prints the version. Every command takes
+--import MODULE_OR_FILE, any number of times: models, scan orders, networks and tasks of your own.
+"""
+
+
+def answer(args: Sequence[str]) -> str | None:
+    """The help text or the version if these are asked for, else None.
+
+    Args:
+        args: Arguments after the program's name.
+    """
+    if not args or args[0] in ("-h", "--help", "help"):
+        return HELP
+    if args[0] == "--version":
+        return f"vimamba {read_version()}\n"
+    return None
+
+
+def read_version() -> str:
+    """The version, from the file that states it, without importing it."""
+    spec = importlib.util.find_spec("vimamba")
+    assert spec is not None
+    text = Path(str(spec.origin)).read_text(encoding="utf-8")
+    found = re.search(r'^__version__ = "(.+)"', text, re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def main() -> int:
+    """Run the command; returns the exit code, see `vimamba.cli.main`."""
+    if text := answer(sys.argv[1:]):
+        print(text, end="")
+        return 0
+    from vimamba.cli import main as run
+
+    return run()

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_command", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
 BASE = {
-    *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.lightning", "vimamba.names"),
-    *("vimamba.reading", "vimamba.timm_layers"),
+    *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.labels", "vimamba.lightning"),
+    *("vimamba.names", "vimamba.reading", "vimamba.sizes", "vimamba.timm_layers"),
 }
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
@@ -25,7 +25,9 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.files": set(),
     "vimamba.lightning": set(),
     "vimamba.names": set(),
+    "vimamba.labels": set(),
     "vimamba.reading": set(),
+    "vimamba.sizes": set(),
     "vimamba.scan_orders": {"vimamba_kernels"},
     "vimamba.checkpoints": set(),
     "vimamba.data": set(),

@@ -25,6 +25,7 @@ from vimamba.lightning import (
     LightningModule,
     name_in_use,
 )
+from vimamba.sizes import read_size
 from vimamba.tasks import Classification, Task
 from vimamba.tasks.registry import class_path
 
@@ -90,7 +91,9 @@ class RecipeCLI(LightningCLI):
         cfg = task.find_cfg(model.model, model.get("model_kwargs"))
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
-            data.img_size = size or cfg.input_size[-1]
+            data.img_size = size or cfg.input_size[1:]
+        size = read_size(data.img_size)
+        data.img_size = size if isinstance(size, int) else list(size)
         published = model.get("pretrained") and len(cfg.mean) == data.in_chans
         if published:  # otherwise the data tell
             data.mean = data.mean or list(cfg.mean)

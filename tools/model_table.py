@@ -6,9 +6,8 @@ families and the picture of accuracy against size, from that and from what famil
 
 import json
 from dataclasses import asdict
-from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -21,6 +20,7 @@ from vimamba.cli.model_list import Row, describe_model
 from vimamba.console import number
 from vimamba.files import write_whole
 from vimamba.hub import create_skeleton
+from vimamba.models._backbone import Backbone
 
 ROOT = Path(__file__).parents[1]
 FACTS = ROOT / "vimamba" / "models" / "facts.json"
@@ -120,10 +120,10 @@ def _address(ids: str) -> str:
 
 
 def _scan_order(family: Family) -> str:
-    order = signature(family.model_cls).parameters.get("scan_order")
-    if order is None:
+    arguments = cast(type[Backbone], family.model_cls).arguments()
+    if "scan_order" not in arguments:
         return "part of the model"
-    return f"any of two dimensions; `{order.default}` unless the model says otherwise"
+    return f"any of two dimensions; `{arguments['scan_order']}` unless the model says otherwise"
 
 
 def _row(family: Family, row: Row) -> str:

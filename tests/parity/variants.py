@@ -186,7 +186,11 @@ def adventurer(*blocks: int) -> dict[str, Place]:
     return {"mixer": mixer, **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
 
 
-GROUPMAMBA: dict[str, Place] = {"post": "head.post"}
+GROUPMAMBA: dict[str, Any] = {
+    "modules": {"post": "head.neck.post"},
+    # both classifiers are read as one
+    "absorbed": r"^dist_head\.",
+}
 GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
 
 LOCALVIM_TEST = {"img_size": 64, "embed_dim": 48, "depth": 2, "rotary_cells": 4}
@@ -364,11 +368,11 @@ BACKBONES = [
         "groupmamba_test",
         "test_groupmamba",
         {**GROUPMAMBA_TEST, "stem_dim": 8, "mlp_ratios": (8, 8, 4, 4), "num_classes": 10},
-        GROUPMAMBA,
+        **GROUPMAMBA,
     ),
-    Variant("groupmamba_tiny", "groupmamba_tiny", modules=GROUPMAMBA),
-    Variant("groupmamba_small", "groupmamba_small", modules=GROUPMAMBA),
-    Variant("groupmamba_base", "groupmamba_base", modules=GROUPMAMBA),
+    Variant("groupmamba_tiny", "groupmamba_tiny", **GROUPMAMBA),
+    Variant("groupmamba_small", "groupmamba_small", **GROUPMAMBA),
+    Variant("groupmamba_base", "groupmamba_base", **GROUPMAMBA),
     *(
         Variant(
             name,

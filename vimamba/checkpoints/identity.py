@@ -176,8 +176,8 @@ def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
     sample = thin_out(checkpoint)
     readings = [r for f in list_families() if (r := _read(checkpoint, sample, f))]
     # a file that is some model's as it is may pass for another one's backbone, too
-    for layouts in (_as_registered, _without_classifier, _in_other_layouts):
-        found = [identity for reading in readings for identity in reading.fit(layouts(reading))]
+    for layouts in (_as_registered, _without_classifier, _in_other_layouts, _at_another_size):
+        found = [identity for reading in readings for identity in reading.fit(layouts)]
         if found:
             return found
     return []
@@ -237,10 +237,11 @@ class _Reading:
         """Whether logits come out of it."""
         return any(_head(name) in self.renamed for name in self.family.list_models())
 
-    def fit(self, layouts: Sequence[Mapping[str, Any]]) -> Iterator[Identity]:
+    def fit(self, layouts: "_Layouts") -> Iterator[Identity]:
         """The models that the file fits if they are made with the arguments of some layout."""
         for name in self.variants:
-            yield from (found for layout in layouts if (found := self._fit(name, layout)))
+            tried = layouts(self, name)
+            yield from (found for layout in tried if (found := self._fit(name, layout)))
 
     def _fit(self, name: str, layout: Mapping[str, Any]) -> Identity | None:
         stem = self.renamed.get(_stem(name))
@@ -253,28 +254,44 @@ class _Reading:
             return None
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
         head = fitting.get(f"{classifiers(cfg)[0]}.weight")
+        size = layout.get("img_size")
+        resized = [f"its position embedding is for images of {size} pixels"] if size else []
         return Identity(
             variant=name,
             family=self.family.name,
-            notes="; ".join(cfg.get("notes") or ()),
+            notes="; ".join([*(cfg.get("notes") or ()), *resized]),
             accuracy=self.family.describe_accuracy(name),
-            license=cfg.get("license") or "unstated",
+            license=cfg.get("license") or "none: no weights of this model are published",
             arguments=arguments,
             in_chans=in_chans,
             num_classes=0 if head is None else head.shape[0],
         )
 
 
-def _as_registered(reading: _Reading) -> list[Mapping[str, Any]]:
+_Layouts = Callable[[_Reading, str], Sequence[Mapping[str, Any]]]
+
+
+def _as_registered(_reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
     return [{}]
 
 
-def _in_other_layouts(reading: _Reading) -> list[Mapping[str, Any]]:
+def _in_other_layouts(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
     return list(reading.family.layouts)
 
 
-def _without_classifier(reading: _Reading) -> list[Mapping[str, Any]]:
+def _without_classifier(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
     return [] if reading.has_classifier() else [{"num_classes": 0}]
+
+
+def _at_another_size(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
+    """Image sizes that a position embedding in the file may be for."""
+    embedding = reading.renamed.get("pos_embed")
+    model = _outline(timm.model_entrypoint(name), name, 3, ())
+    find_sizes = getattr(model, "img_sizes_of", None)
+    if embedding is None or find_sizes is None:
+        return []
+    bare = {} if reading.has_classifier() else {"num_classes": 0}
+    return [{"img_size": size, **bare} for size in find_sizes(embedding.shape[1])]
 
 
 def _read(

@@ -41,6 +41,18 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
     return out
 
 
+def average_classifiers(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Make one classifier, `head.fc`, of it and `head.taught`, which learned from a teacher.
+
+    The official code averages their logits: the logits of the averaged weights.
+    """
+    state = dict(state_dict)
+    for leaf in ("weight", "bias"):
+        if (taught := state.pop(f"head.taught.{leaf}", None)) is not None:
+            state[f"head.fc.{leaf}"] = (state[f"head.fc.{leaf}"] + taught) / 2
+    return state
+
+
 def rename_key(key: str, rules: Rules) -> str | None:
     """What the first rule for a key makes of it: a name, None to drop it, or the key itself."""
     pattern = next((p for p in rules if re.fullmatch(p, key)), None)

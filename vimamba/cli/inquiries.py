@@ -91,9 +91,12 @@ def identify(args: list[str]) -> int:
     title, head = str(given.file), ["checkpoint", ""]
     if found.others:
         fitting = [found, *found.others]
-        lines = [[one.variant, one.notes or "-", one.line(given.file)] for one in fitting]
+        lines = [
+            [one.variant, one.accuracy or "-", one.notes or "-", one.line(given.file)]
+            for one in fitting
+        ]
         same = f"{title}: names and shapes are those of {len(fitting)} models"
-        show_table(same, ["it may be", "notes", "load it with"], lines)
+        show_table(same, ["it may be", "accuracy", "notes", "load it with"], lines)
         return 0
     rows = [
         ["family", found.family],

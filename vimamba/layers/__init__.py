@@ -7,14 +7,16 @@ backbone with a class token or registers gives it.
 
 from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
+from vimamba.layers.conv_mlp import ConvMlp
+from vimamba.layers.conv_norm import ConvNorm
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
     MambaMixer,
     VimBlock,
     init_vim_blocks_,
     join_branches,
+    make_vim_block,
     mamba_rules,
-    vim_blocks,
 )
 from vimamba.layers.mlla import (
     BottleneckDownsample,
@@ -24,6 +26,8 @@ from vimamba.layers.mlla import (
     mean_attention,
     positioned_rules,
 )
+from vimamba.layers.necked_head import NeckedHead
+from vimamba.layers.projected_scan import MapScan, ProjectedScan, init_map_scans_
 from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.simple_pyramid import SimplePyramid
@@ -56,14 +60,19 @@ __all__ = [
     "SSD2D",
     "BottleneckDownsample",
     "ChannelGate",
+    "ConvMlp",
+    "ConvNorm",
     "DepthwiseConv",
     "GridEmbed",
     "MambaMixer",
+    "MapScan",
+    "NeckedHead",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
     "PatchStem",
     "PositionedBlock",
+    "ProjectedScan",
     "ResidualStem",
     "RotaryEmbed",
     "ScanMixer",
@@ -76,6 +85,7 @@ __all__ = [
     "channel_gate_rules",
     "crop",
     "drop_path_rates",
+    "init_map_scans_",
     "init_patches_",
     "init_step_bias_",
     "init_vim_blocks_",
@@ -83,6 +93,7 @@ __all__ = [
     "insert_into_paths",
     "insert_tokens",
     "join_branches",
+    "make_vim_block",
     "mamba_rules",
     "mean_attention",
     "pad_to_cells",
@@ -94,5 +105,4 @@ __all__ = [
     "split_tokens",
     "ss2d_rules",
     "to_pair",
-    "vim_blocks",
 ]

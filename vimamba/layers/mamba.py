@@ -15,11 +15,9 @@ import torch
 from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
-from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.scan import SelectiveScan
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
-from vimamba.scan_orders import num_paths
 
 
 class MambaMixer(nn.Module):
@@ -124,23 +122,19 @@ class VimBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, L, C)."""
-        return self.drop_path(self.mixer(self.norm(x), paths))
+        """What the block adds to the tokens (N, L, C), unless the path is dropped."""
+        return self.mixer(self.norm(x), paths)
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
-        return x + self.update(x, paths)
+        return x + self.drop_path(self.update(x, paths))
 
 
-def vim_blocks(
-    dim: int, scan_orders: Sequence[str], drop_path_rate: float, dd: dict[str, Any], **mixer: Any
-) -> list[VimBlock]:
-    """One block for each scan order, with drop path rates that rise to `drop_path_rate`."""
-    (rates,) = drop_path_rates(drop_path_rate, [len(scan_orders)])
-    return [
-        VimBlock(dim, drop_path=rate, dd=dd, num_paths=num_paths(order), **mixer)
-        for rate, order in zip(rates, scan_orders, strict=True)
-    ]
+def make_vim_block(
+    dim: int, _number: int, drop_path: float, num_paths: int, dd: dict[str, Any], **mixer: Any
+) -> VimBlock:
+    """One of a stack of blocks that differ in their paths and rates only."""
+    return VimBlock(dim, drop_path=drop_path, dd=dd, num_paths=num_paths, **mixer)
 
 
 def init_vim_blocks_(blocks: nn.ModuleList) -> None:

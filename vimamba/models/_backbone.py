@@ -8,8 +8,11 @@ A family makes its parts (stem or patch embedding, blocks, norms) and hands them
 which hold timm's contract: everything that users of a backbone call and that no family changes.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import count
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -25,21 +28,88 @@ from vimamba.checkpoints import (
     unwrap,
 )
 from vimamba.layers import init_vss_, scan_parameters
+from vimamba.names import near_names
+from vimamba.scan_orders import order_of_block
 
-__all__ = ["Backbone"]
+__all__ = ["Backbone", "Options", "take_orders"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Arguments that all families take and hand to their base class, spelled as in timm."""
+
+    in_chans: int = 3
+    num_classes: int = 1000
+    global_pool: str = "avg"
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    device: Any = None
+    dtype: Any = None
+
+    @property
+    def dd(self) -> dict[str, Any]:
+        """Device and dtype of the parameters, as layers take them."""
+        return {"device": self.device, "dtype": self.dtype}
 
 
 class Backbone(nn.Module):
-    """What both kinds have in common: initialisation and official files.
+    """What both kinds have in common: arguments, initialisation and official files.
 
     A family may override `init_parameters`, `from_official` and `adapt`.
 
     Attributes:
         prefers_average: Where files hold the weights and their average, `model_ema`, the published
             accuracy is that of the average, which is loaded.
+        options: What the constructor takes besides the arguments that it names.
+        lacks: Names of options that mean nothing to a family.
+        dense: Arguments for dense prediction: norms of all features, images of any size.
     """
 
     prefers_average = False
+    options: ClassVar[type[Options]] = Options
+    lacks: ClassVar[frozenset[str]] = frozenset()
+    dense: ClassVar[Mapping[str, Any]] = {}
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """Names of all arguments of the constructor, with their defaults."""
+        found: dict[str, Any] = {}
+        for ancestor in cls.__mro__:
+            if "__init__" not in vars(ancestor):
+                continue
+            if not issubclass(ancestor, Backbone):
+                break
+            named = list(inspect.signature(ancestor.__init__).parameters.values())[1:]
+            own = {p.name: p.default for p in named if p.kind is p.KEYWORD_ONLY}
+            found = {**own, **found}
+            if all(p.kind is not p.VAR_KEYWORD for p in named):
+                return found
+        passed = {f.name: f.default for f in fields(cls.options) if f.name not in cls.lacks}
+        return {**passed, **found}
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """Indices of the features that `features_only` takes of a model with these arguments."""
+        raise NotImplementedError
+
+    def read_options(self, given: Mapping[str, Any]) -> Any:
+        """What the constructor did not name itself.
+
+        Raises:
+            TypeError: An argument is unknown.
+        """
+        known = self.arguments()
+        for name in given:
+            if name not in known:
+                raise TypeError(self._refusal(name, known))
+        return self.options(**given)
+
+    def _refusal(self, name: str, known: Mapping[str, Any]) -> str:
+        model = type(self).__name__
+        if name == "scan_order":
+            return f"{model} has no scan, so no order of one: unexpected keyword argument {name!r}"
+        hint = near_names(name, known) or f"choose from {sorted(known)}"
+        return f"{model} got an unexpected keyword argument {name!r}; {hint}"
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
         """Start all parameters as the official code does.
@@ -108,3 +178,8 @@ class Backbone(nn.Module):
     def load_pretrained(self, path: str) -> None:
         """Load an official file strictly."""
         load_official(self, path)
+
+
+def take_orders(scan_order: str | Sequence[str]) -> Iterator[str]:
+    """The scan orders of all blocks, one after another, without end."""
+    return (order_of_block(scan_order, block) for block in count())

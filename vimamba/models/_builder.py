@@ -1,7 +1,7 @@
 """What every family's entry points do with timm's builder."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,12 +10,19 @@ from urllib.request import getproxies
 
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from timm.models import PretrainedCfg, build_model_with_cfg, resolve_pretrained_cfg
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    resolve_pretrained_cfg,
+)
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from vimamba.checkpoints import CheckpointError, StateDict, check_finite
 from vimamba.models._backbone import Backbone
+
+NO_LICENCE = "the official repository has no licence file"
 
 ModelT = TypeVar("ModelT", bound=Backbone)
 
@@ -48,9 +55,8 @@ def build_model(
     model_cls: type[ModelT],
     variant: str,
     pretrained: bool,
-    *,
-    features: Sequence[int] = (0, 1, 2, 3),
-    **kwargs: Any,
+    given: Mapping[str, Any],
+    **sizes: Any,
 ) -> ModelT:
     """Build a registered model, and with `features_only` the extractor of its feature maps.
 
@@ -61,14 +67,15 @@ def build_model(
         model_cls: The family's class.
         variant: Registered name.
         pretrained: Load the weights of the pretrained config.
-        features: Indices for `features_only` where the user gives no `out_indices`.
-        **kwargs: The model's arguments and those of timm's `create_model`.
+        given: The user's arguments: the model's and those of timm's `create_model`.
+        **sizes: The model's arguments where the user gives none.
 
     Raises:
         WeightsError: There are no published weights, or they cannot be fetched.
         CheckpointError: They do not fit.
     """
-    feature_cfg: dict[str, Any] = {"out_indices": tuple(features)}
+    kwargs = {**sizes, **given}
+    feature_cfg: dict[str, Any] = {"out_indices": tuple(model_cls.default_features(kwargs))}
     if kwargs.get("features_only"):
         kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
         if kwargs.get("feature_cls", "getter") == "getter":
@@ -85,8 +92,8 @@ def build_model(
 
     source = None
     if pretrained:
-        given = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
-        source = _published_source(variant, resolve_pretrained_cfg(variant, *given))
+        asked = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
+        source = _published_source(variant, resolve_pretrained_cfg(variant, *asked))
     try:
         return build_model_with_cfg(
             model_cls,
@@ -100,6 +107,55 @@ def build_model(
         if source is None:
             raise
         raise WeightsError(f"{source.failure} ({error}); {source.way_out}") from error
+
+
+def make_cfgs(
+    rows: Mapping[str, Mapping[str, Any]],
+    *,
+    license: str,
+    hub: str = "",
+    folder: str = "",
+    cell: int | None = 32,
+    notes: tuple[str, ...] = (),
+    **shared: Any,
+) -> Any:
+    """The pretrained configs of a family, as timm's registry takes them.
+
+    Args:
+        rows: By "model.tag": what is a row's own of `timm.models.PretrainedCfg`, and in short
+            `size`, the side of the images, 224 pixels; `file`, the weights' name at the address
+            that all share; `by_hand`, where they are if no program can fetch them; `note`.
+        license: Of the weights; rows tagged "untrained" have none.
+        hub: Repository of the files on the Hub; a row may have one of its own.
+        folder: Or address of the folder that they are in.
+        cell: Pixels to a cell of the last map; None of models of tokens.
+        notes: What `identify` says of all, besides accuracy and licence.
+        **shared: Further fields of all configs.
+    """
+
+    def make(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        own = dict(row)
+        size, file = own.pop("size", 224), own.pop("file", None)
+        by_hand, note = own.pop("by_hand", None), own.pop("note", None)
+        there = own.pop("hub", hub)
+        place = [f"weights: {by_hand}, to be fetched by hand"] if by_hand else []
+        return {
+            "url": f"{folder}/{file}" if folder and file else None,
+            "hf_hub_id": there or None if file else None,
+            "hf_hub_filename": file if there else None,
+            "custom_load": "hf" if file else False,
+            "num_classes": 1000,
+            "input_size": (3, size, size),
+            "pool_size": cell and (-(-size // cell), -(-size // cell)),
+            "crop_pct": 0.875,
+            "interpolation": "bicubic",
+            "license": None if name.endswith(".untrained") else license,
+            "notes": (*notes, *([note] if note else []), *place),
+            **shared,
+            **own,
+        }
+
+    return generate_default_cfgs({name: make(name, row) for name, row in rows.items()})
 
 
 @dataclass(frozen=True)
@@ -126,8 +182,13 @@ def _published_source(variant: str, cfg: PretrainedCfg) -> _Source | None:
         return None
     way_out = "load a file with pretrained_cfg_overlay=dict(file=PATH)"
     if not cfg.has_weights:
+        if cfg.license is None:
+            raise WeightsError(
+                f"No pretrained weights of {variant} were published; {way_out}, or train it"
+            )
+        where = "".join(f" ({note})" for note in cfg.notes or () if note.startswith("weights:"))
         raise WeightsError(
-            f"No pretrained weights exist for {variant} that can be fetched; {way_out}"
+            f"No pretrained weights exist for {variant} that can be fetched{where}; {way_out}"
         )
     if cfg.hf_hub_id:
         file = cfg.hf_hub_filename or "model.safetensors"

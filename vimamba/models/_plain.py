@@ -4,11 +4,13 @@ Sizes: N batch, H and W image, h and w grid, L = h * w patches, P prefix tokens,
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, ClassVar, Final
 
 import torch
-from timm.layers import trunc_normal_
+from timm.layers import RmsNorm, trunc_normal_
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict
 from vimamba.layers import (
     GridEmbed,
+    PatchEmbed,
+    drop_path_rates,
     insert_into_paths,
     insert_tokens,
     pick_tokens,
@@ -24,96 +28,160 @@ from vimamba.layers import (
     to_pair,
 )
 from vimamba.layers.tokens import resample_tokens
-from vimamba.models._backbone import Backbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._backbone import Backbone, Options, take_orders
+from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import get_device_dtype, update_model_input_size
 
-__all__ = ["PlainBackbone", "quarters"]
+__all__ = ["PlainBackbone", "PlainOptions", "PlainParts", "embed_patches", "quarters"]
 
 PREFIXES = ("none", "first", "middle", "last", "spread")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainOptions(Options):
+    """What every model of tokens takes besides."""
+
+    global_pool: str = "token"
+    img_size: int | tuple[int, int] = 224
+    patch_size: int = 16
+    dynamic_img_size: bool = False
+
+
+def embed_patches(
+    options: PlainOptions,
+    dim: int,
+    *,
+    stride: int | None = None,
+    kind: type[PatchEmbed] = PatchEmbed,
+) -> PatchEmbed:
+    """One convolution that makes the tokens, side by side unless `stride` is another."""
+    return kind(
+        to_pair(options.img_size),
+        options.patch_size,
+        stride or options.patch_size,
+        options.in_chans,
+        dim,
+        dynamic_img_size=options.dynamic_img_size,
+        **options.dd,
+    )
+
+
+def rms_norm(dim: int, **dd: Any) -> nn.Module:
+    """The norm of Vim and of what is built on it."""
+    return RmsNorm(dim, eps=1e-5, **dd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlainParts:
+    """What a family puts into a model of tokens.
+
+    Attributes:
+        depth: Blocks.
+        dim: C.
+        block: From (number, drop path rate, number of its paths, device and dtype) to a block: from
+            tokens (N, P + L, C) and paths (K, T) over them to such tokens.
+        scan_order: Of all blocks, or a list that they take by turns.
+        embed: From (options, C) to what makes tokens (N, h, w, C) of an image.
+        norm: Of the tokens, before the classifier.
+        fc_norm: Of what is pooled.
+        prefix: Where prefix tokens stand: "none"; "first", "middle" or "last" for one; "spread" for
+            registers at even distances.
+        num_prefix_tokens: P, where `prefix` is "spread".
+        pos_embed: Learn an embedding of every token's position.
+        taps: Blocks whose outputs are features; all if None.
+        tap_norms: What makes a norm for each of them.
+        shows_updates: Features are what `block.update` gives, which a block adds to the tokens.
+        antialias: Resample the position embedding with antialiasing, as timm does and few official
+            codes.
+    """
+
+    depth: int
+    dim: int
+    block: Callable[[int, float, int, dict[str, Any]], nn.Module]
+    scan_order: str | Sequence[str]
+    embed: Callable[[Any, int], GridEmbed] = embed_patches
+    norm: Callable[..., nn.Module] = rms_norm
+    fc_norm: Callable[..., nn.Module] = nn.Identity
+    prefix: str = "none"
+    num_prefix_tokens: int = 1
+    pos_embed: bool = True
+    taps: Sequence[int] | None = None
+    tap_norms: Sequence[Callable[..., nn.Module]] | None = None
+    shows_updates: bool = False
+    antialias: bool = True
+
+    def make_blocks(
+        self, scan_orders: Sequence[str], drop_path_rate: float, dd: dict[str, Any]
+    ) -> nn.ModuleList:
+        """The blocks, with drop path rates that rise to the last one's."""
+        (rates,) = drop_path_rates(drop_path_rate, [self.depth])
+        return nn.ModuleList(
+            self.block(i, rate, num_paths(order), dd)
+            for i, (rate, order) in enumerate(zip(rates, scan_orders, strict=True))
+        )
 
 
 class PlainBackbone(Backbone):
     """Patches of one grid, prefix tokens at fixed places among them, blocks, a norm, a classifier.
 
     Args:
-        patch_embed: (N, C_in, H, W) to (N, h, w, C).
-        blocks: Each from tokens (N, P + L, C) and paths (K, T) over them to such tokens.
-        norm: Of the tokens, before the classifier.
-        scan_order: Of all blocks, or a list that they take by turns.
-        prefix: Where prefix tokens stand: "none"; "first", "middle" or "last" for one; "spread" for
-            registers at even distances.
-        num_prefix_tokens: P, where `prefix` is "spread".
-        pos_embed: Learn an embedding of every token's position.
-        taps: Blocks whose outputs are features; all if None.
-        tap_norms: One for each of them.
-        in_chans, num_classes, drop_rate: As in timm.
+        parts: What the family puts into it.
+        img_size: Height and width that fix the position embedding.
+        patch_size: Side of a patch.
+        in_chans, num_classes, drop_rate, drop_path_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
-        fc_norm: Of what is pooled.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        antialias: Resample it with antialiasing, as timm does and few official codes.
-        device, dtype: Of the parameters made here.
+        device, dtype: Of the parameters.
     """
 
-    def __init__(
-        self,
-        patch_embed: GridEmbed,
-        blocks: Iterable[nn.Module],
-        norm: nn.Module,
-        *,
-        scan_order: str | Sequence[str],
-        prefix: str,
-        in_chans: int,
-        num_classes: int,
-        global_pool: str,
-        embed_dim: int,
-        drop_rate: float,
-        fc_norm: nn.Module | None = None,
-        num_prefix_tokens: int = 1,
-        pos_embed: bool = True,
-        taps: Sequence[int] | None = None,
-        tap_norms: Sequence[nn.Module] | None = None,
-        dynamic_img_size: bool = False,
-        antialias: bool = True,
-        **dd: Any,
-    ) -> None:
+    options = PlainOptions
+    dense: ClassVar[Mapping[str, Any]] = {"dynamic_img_size": True}
+    shows_updates: Final[bool]
+
+    def __init__(self, parts: PlainParts, /, **given: Any) -> None:
         super().__init__()
-        if prefix not in PREFIXES:
-            raise ValueError(f"class_token={prefix!r} is unknown; choose from {PREFIXES}")
-        if prefix == "none" and global_pool == "token":
-            global_pool = "avg"
-        self.prefix = prefix
-        self.num_prefix_tokens = 0 if prefix == "none" else num_prefix_tokens
-        self.in_chans, self.num_classes = in_chans, num_classes
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.global_pool = self._checked_pool(global_pool)
-        self.dynamic_img_size = dynamic_img_size
-        self.antialias = antialias
+        options: PlainOptions = self.read_options(given)
+        dd, dim = options.dd, parts.dim
+        if parts.prefix not in PREFIXES:
+            raise ValueError(f"class_token={parts.prefix!r} is unknown; choose from {PREFIXES}")
+        self.prefix = parts.prefix
+        self.num_prefix_tokens = 0 if parts.prefix == "none" else parts.num_prefix_tokens
+        self.in_chans, self.num_classes = options.in_chans, options.num_classes
+        self.num_features = self.head_hidden_size = self.embed_dim = dim
+        pools_nothing = parts.prefix == "none" and options.global_pool == "token"
+        self.global_pool = self._checked_pool("avg" if pools_nothing else options.global_pool)
+        self.antialias = parts.antialias
         self.grad_checkpointing = False
 
-        self.patch_embed = patch_embed
+        self.patch_embed = parts.embed(options, dim)
+        self.dynamic_img_size = not self.patch_embed.strict_img_size
         self.cls_token = None
         if self.num_prefix_tokens:
-            self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, embed_dim, **dd))
-        tokens = patch_embed.num_patches + self.num_prefix_tokens
+            self.cls_token = nn.Parameter(torch.empty(1, self.num_prefix_tokens, dim, **dd))
+        tokens = self.patch_embed.num_patches + self.num_prefix_tokens
         self.pos_embed = (
-            nn.Parameter(torch.empty(1, tokens, embed_dim, **dd)) if pos_embed else None
+            nn.Parameter(torch.empty(1, tokens, dim, **dd)) if parts.pos_embed else None
         )
-        self.pos_drop = nn.Dropout(drop_rate)
-        self.blocks = nn.ModuleList(blocks)
+        self.pos_drop = nn.Dropout(options.drop_rate)
         # that of every block
-        self.scan_orders = [order_of_block(scan_order, i) for i in range(len(self.blocks))]
-        for order in {*self.scan_orders}:
-            num_paths(order)  # names what is unknown
-        self.norm = norm
-        self.fc_norm = fc_norm or nn.Identity()
+        self.scan_orders = list(islice(take_orders(parts.scan_order), parts.depth))
+        self.blocks = parts.make_blocks(self.scan_orders, options.drop_path_rate, dd)
+        self.norm = parts.norm(dim, **dd)
+        self.fc_norm = parts.fc_norm(dim, **dd)
         self.head = self._new_head()
-        self.taps = list(range(len(self.blocks)) if taps is None else taps)
-        self.tap_norms = nn.ModuleList(tap_norms or [nn.Identity() for _ in self.taps])
-        stride = patch_embed.stride[0]
+        self.taps = list(range(parts.depth) if parts.taps is None else parts.taps)
+        tap_norms = parts.tap_norms or [nn.Identity] * len(self.taps)
+        self.tap_norms = nn.ModuleList(norm(dim, **dd) for norm in tap_norms)
+        self.shows_updates = parts.shows_updates
+        stride = self.patch_embed.stride[0]
         self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": embed_dim, "reduction": stride, "module": f"blocks.{b}"} for b in self.taps
+            {"num_chs": dim, "reduction": stride, "module": f"blocks.{b}"} for b in self.taps
         ]
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """The last block of each quarter."""
+        return quarters({**cls.arguments(), **given}["depth"])
 
     def _checked_pool(self, global_pool: str) -> str:
         allowed = ("token", "avg", "") if self.num_prefix_tokens else ("avg", "")
@@ -184,12 +252,30 @@ class PlainBackbone(Backbone):
                 self.pos_embed = nn.Parameter(new, requires_grad=self.pos_embed.requires_grad)
         update_model_input_size(self, self.patch_embed.img_size)
 
+    def img_sizes_of(self, num_rows: int) -> list[int | tuple[int, int]]:
+        """Image sizes that a position embedding of so many rows may be for.
+
+        The prefix tokens' may be among the rows, or beside them in an official file. Of grids with
+        as many cells the one nearest to a square is taken.
+        """
+        embed = self.patch_embed
+        found: list[int | tuple[int, int]] = []
+        for cells in {num_rows - self.num_prefix_tokens, num_rows} - {0}:
+            height = next(h for h in range(math.isqrt(cells), 0, -1) if cells % h == 0)
+            grid = (height, cells // height)
+            size = tuple(
+                (side - 1) * stride + patch
+                for side, stride, patch in zip(grid, embed.stride, embed.patch_size, strict=True)
+            )
+            found.append(size[0] if size[0] == size[1] else (size[0], size[1]))
+        return found
+
     def adapt(self, state: StateDict) -> StateDict:
         """Resample a position embedding of the variant's own size; others belong to others."""
         embedding = state.get("pos_embed")
         if embedding is None or self.pos_embed is None:
             return state
-        args: Mapping[str, Any] = getattr(self, "pretrained_model_args", None) or {}
+        args: Mapping[str, Any] = self.pretrained_model_args or {}  # type: ignore[assignment]
         cfg: Mapping[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
         size = args.get("img_size") or cfg["input_size"][-2:]
         old = self.patch_embed.dynamic_feat_size(to_pair(size))
@@ -305,17 +391,47 @@ class PlainBackbone(Backbone):
         self, x: Tensor, take: list[int], last: int, norm: bool
     ) -> tuple[Tensor, list[Tensor]]:
         """Tokens behind block `last`, and the features of the taps `take`."""
+        grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
         x, paths = self.embed(x)
+        paths, context = self.prepare(x, paths, grid)
         features: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             if i <= last:
+                x, paths = self.enter_block(i, x, paths, context, grid)
                 table = paths[self.scan_orders[i]]
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, table)
+                if self.shows_updates:
+                    if self.grad_checkpointing and not torch.jit.is_scripting():
+                        feature = checkpoint(block.update, x, table)
+                    else:
+                        feature = block.update(x, table)  # type: ignore[operator]
+                    x = x + block.drop_path(feature)  # type: ignore[operator]
+                elif self.grad_checkpointing and not torch.jit.is_scripting():
+                    feature = x = checkpoint(block, x, table)
                 else:
-                    x = block(x, table)
-                self.tap(i, x, take, norm, features)
+                    feature = x = block(x, table)
+                self.tap(i, self.shown(i, feature, context), take, norm, features)
         return x, features
+
+    def prepare(
+        self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The paths as blocks take them, and whatever else `enter_block` needs for all blocks."""
+        return paths, torch.jit.annotate(list[Tensor], [])
+
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What a block reads, and the paths for it and those behind it."""
+        return x, paths
+
+    def shown(self, block: int, feature: Tensor, context: list[Tensor]) -> Tensor:
+        """The feature as it is given away."""
+        return feature
 
     def tap(
         self, block: int, x: Tensor, take: list[int], norm: bool, features: list[Tensor]

@@ -3,74 +3,168 @@
 Sizes: N batch, H and W image, h and w map, C channels of a stage.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
-from vimamba.layers import Stage
-from vimamba.models._backbone import Backbone
-from vimamba.scan_orders import order_of_block
+from vimamba.layers import (
+    BottleneckDownsample,
+    NeckedHead,
+    PositionedBlock,
+    ResidualStem,
+    Stage,
+    drop_path_rates,
+)
+from vimamba.models._backbone import Backbone, Options, take_orders
 from vimamba.timm_layers import ClassifierHead, get_device_dtype
 
-__all__ = ["StagedBackbone", "make_stages"]
+__all__ = ["StagedBackbone", "StagedParts", "positioned_parts"]
+
+
+def plain_stage(
+    _stage: int, downsample: nn.Module, blocks: list[nn.Module], **_dd: Any
+) -> nn.Module:
+    """Halve the grid, run the blocks."""
+    return Stage(downsample, blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedOptions(Options):
+    """What every pyramid takes besides."""
+
+    stage_norm: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedParts:
+    """What a family puts into a pyramid. Whatever makes a layer is given its device and dtype.
+
+    Attributes:
+        depths: Blocks of the stages.
+        dims: Channels of the stages.
+        stem: From (channels of the images, those of the first stage) to what makes its map. Its
+            `patch_size`, if it has one, says of how many pixels it needs multiples to use them all.
+        block: From (stage, number in the stage, channels, drop path rate, scan orders) to a block,
+            which takes the next order if it scans.
+        downsample: From the channels before and those of the stage to what halves the grid.
+        stage: From (stage, what halves the grid, blocks) to the stage.
+        scan_order: Of all blocks that scan, or a list that they take by turns.
+        norm: Of the last stage, before the classifier.
+        dense_norm: Of every stage's features in a dense backbone.
+        neck: Of the pooled features, before the classifier.
+        stride: Of the first stage, image pixels per cell.
+        output_fmt: Layout of the maps inside, "NHWC" or "NCHW".
+    """
+
+    depths: Sequence[int]
+    dims: Sequence[int]
+    stem: Callable[..., nn.Module]
+    block: Callable[..., nn.Module]
+    downsample: Callable[..., nn.Module]
+    stage: Callable[..., nn.Module] = plain_stage
+    scan_order: str | Sequence[str] = ""
+    norm: Callable[..., nn.Module] = nn.LayerNorm
+    dense_norm: Callable[..., nn.Module] = nn.LayerNorm
+    neck: Callable[..., nn.Module] | None = None
+    stride: int = 4
+    output_fmt: str = "NHWC"
+
+    def make_stages(self, drop_path_rate: float, dd: dict[str, Any]) -> Iterator[nn.Module]:
+        """The stages, with drop path rates that rise to the last block's."""
+        orders = take_orders(self.scan_order)
+        for i, rates in enumerate(drop_path_rates(drop_path_rate, self.depths)):
+            dim = self.dims[i]
+            blocks = [self.block(i, j, dim, rate, orders, **dd) for j, rate in enumerate(rates)]
+            halve = self.downsample(self.dims[i - 1], dim, **dd) if i else nn.Identity()
+            yield self.stage(i, halve, blocks, **dd)
+
+
+def positioned_parts(
+    depths: Sequence[int],
+    dims: Sequence[int],
+    mixer: Callable[..., nn.Module],
+    mlp_ratio: float,
+    scan_order: str | Sequence[str] = "",
+) -> StagedParts:
+    """MLLA's pyramid (Han et al. 2024, arXiv:2405.16605), whose mixers others replaced.
+
+    Args:
+        depths: Blocks of the stages.
+        dims: Channels of the stages.
+        mixer: From (stage, channels, scan orders) to a mixer, which takes the next order if it
+            scans.
+        mlp_ratio: Hidden channels of the MLPs over channels.
+        scan_order: As of `StagedParts`.
+    """
+
+    def block(
+        stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+    ) -> nn.Module:
+        made = mixer(stage, dim, orders, **dd)
+        return PositionedBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+
+    return StagedParts(
+        depths=depths,
+        dims=dims,
+        stem=ResidualStem,
+        block=block,
+        downsample=BottleneckDownsample,
+        scan_order=scan_order,
+    )
 
 
 class StagedBackbone(Backbone):
     """A stem, stages that halve the grid, a norm and a classifier.
 
     Args:
-        stem: (N, C_in, H, W) to the first stage's map. Its `patch_size`, if it has one, says of how
-            many pixels it needs multiples to use them all.
-        stages: Each from the map of the stage before it to its own.
-        dims: Channels of the stages.
-        in_chans, num_classes, global_pool, drop_rate: As in timm.
-        norm: Of the last stage, before the classifier.
-        stage_norms: One for each stage's features. A model that has them has no classifier: it is
-            the layout of published segmentation and detection backbones.
-        strides: Of the stages, image pixels per cell; 4, 8, 16, ... if None.
-        output_fmt: Layout of the maps inside, "NHWC" or "NCHW".
-        device, dtype: Of the classifier's parameters.
+        parts: What the family puts into it.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        stage_norm: A norm on each stage's output and no classifier: the layout of the published
+            segmentation and detection backbones.
+        device, dtype: Of the parameters.
     """
 
-    def __init__(
-        self,
-        stem: nn.Module,
-        stages: Iterable[nn.Module],
-        dims: Sequence[int],
-        *,
-        in_chans: int,
-        num_classes: int,
-        global_pool: str,
-        drop_rate: float,
-        norm: nn.Module,
-        stage_norms: Sequence[nn.Module] | None = None,
-        strides: Sequence[int] | None = None,
-        output_fmt: str = "NHWC",
-        **dd: Any,
-    ) -> None:
+    options = StagedOptions
+    dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True}
+
+    def __init__(self, parts: StagedParts, /, **given: Any) -> None:
         super().__init__()
-        self.in_chans, self.num_classes = in_chans, 0 if stage_norms else num_classes
+        options: StagedOptions = self.read_options(given)
+        dd, dims = options.dd, parts.dims
+        if len(parts.depths) != len(dims):
+            raise ValueError(f"depths={parts.depths} and dims={dims} must name the same stages")
+        self.has_stage_norms = options.stage_norm
+        self.in_chans = options.in_chans
+        self.num_classes = 0 if options.stage_norm else options.num_classes
         self.num_features = self.head_hidden_size = dims[-1]
-        self.output_fmt = output_fmt
-        self.is_nchw = output_fmt == "NCHW"
-        self.patch_size = int(getattr(stem, "patch_size", 1))
-        self.stem = stem
-        self.stages = nn.Sequential(*stages)
-        strides = strides or [4 * 2**i for i in range(len(dims))]
+        self.output_fmt = parts.output_fmt
+        self.is_nchw = parts.output_fmt == "NCHW"
+        self.stem = parts.stem(options.in_chans, dims[0], **dd)
+        self.patch_size = int(getattr(self.stem, "patch_size", 1))
+        self.stages = nn.Sequential(*parts.make_stages(options.drop_path_rate, dd))
         self.feature_info: list[dict[str, Any]] = [
-            {"num_chs": dim, "reduction": stride, "module": f"stages.{i}"}
-            for i, (dim, stride) in enumerate(zip(dims, strides, strict=True))
+            {"num_chs": dim, "reduction": parts.stride * 2**i, "module": f"stages.{i}"}
+            for i, dim in enumerate(dims)
         ]
-        self.stage_norms = nn.ModuleList(stage_norms or [nn.Identity() for _ in dims])
-        self.has_stage_norms = bool(stage_norms)
-        self.norm = nn.Identity() if stage_norms else norm
-        self.head = ClassifierHead(
-            dims[-1], self.num_classes, global_pool, drop_rate, input_fmt=output_fmt, **dd
-        )
+        dense_norm, norm = nn.Identity, parts.norm
+        if options.stage_norm:
+            dense_norm, norm = parts.dense_norm, nn.Identity
+        self.stage_norms = nn.ModuleList(dense_norm(dim, **dd) for dim in dims)
+        self.norm = norm(dims[-1], **dd)
+        make_head = partial(NeckedHead, neck=parts.neck) if parts.neck else ClassifierHead
+        sizes = dims[-1], self.num_classes, options.global_pool, options.drop_rate
+        self.head = make_head(*sizes, input_fmt=parts.output_fmt, **dd)
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """All stages."""
+        return range(len({**cls.arguments(), **given}["depths"]))
 
     def adapt(self, state: StateDict) -> StateDict:
         """Leave the classifier out of a dense backbone, which may start from one."""
@@ -193,38 +287,6 @@ class StagedBackbone(Backbone):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, num_classes)."""
         return self.forward_head(self.forward_features(x))
-
-
-def make_stages(
-    depths: Sequence[int],
-    dims: Sequence[int],
-    scan_order: str | Sequence[str],
-    drop_path_rates: Sequence[Sequence[float]],
-    *,
-    make_block: Any,
-    make_downsample: Any,
-) -> list[nn.Module]:
-    """The stages of a pyramid, with each block's drop path rate and scan order.
-
-    Args:
-        depths: Blocks of the stages.
-        dims: Channels of the stages.
-        scan_order: Of all blocks, or a list that they take by turns.
-        drop_path_rates: Of the blocks of each stage.
-        make_block: From (stage, channels, drop path rate, scan order) to a block.
-        make_downsample: From the channels before and those of the stage to what halves the grid.
-    """
-    if len(depths) != len(dims):
-        raise ValueError(f"depths={depths} and dims={dims} must name the same stages")
-    stages: list[nn.Module] = []
-    number = 0
-    for i, dim in enumerate(dims):
-        blocks = []
-        for rate in drop_path_rates[i]:
-            blocks.append(make_block(i, dim, rate, order_of_block(scan_order, number)))
-            number += 1
-        stages.append(Stage(make_downsample(dims[i - 1], dim) if i else nn.Identity(), blocks))
-    return stages
 
 
 def _to_nchw(features: list[Tensor]) -> list[Tensor]:

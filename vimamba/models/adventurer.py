@@ -17,16 +17,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, RmsNorm
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import PatchEmbed, StateSpaceDuality, drop_path_rates, init_patches_, to_pair
+from vimamba.layers import StateSpaceDuality, init_patches_
 from vimamba.layers.ssm import init_step_bias_
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.timm_layers import SwiGLU
 
 __all__ = ["Adventurer"]
@@ -155,11 +154,6 @@ class Adventurer(PlainBackbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         *,
         embed_dim: int = 768,
         depth: int = 12,
@@ -167,44 +161,20 @@ class Adventurer(PlainBackbone):
         d_state: int = 64,
         head_dim: int = 64,
         scan_order: str | Sequence[str] | None = None,
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        order = published_orders(depth) if scan_order is None else scan_order
-        orders = [order_of_block(order, block) for block in range(depth)]
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
-        sizes = {"mlp_ratio": mlp_ratio, "d_state": d_state, "head_dim": head_dim}
-        super().__init__(
-            PatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                patch_size,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            (
-                AdventurerBlock(
-                    embed_dim, num_paths=num_paths(order), drop_path=rate, dd=dd, **sizes
-                )
-                for rate, order in zip(rates, orders, strict=True)
-            ),
-            RmsNorm(embed_dim, eps=1e-5, **dd),
-            scan_order=orders,
+        def block(_number: int, rate: float, paths: int, dd: dict[str, Any]) -> AdventurerBlock:
+            mixer = {"num_paths": paths, "d_state": d_state, "head_dim": head_dim}
+            return AdventurerBlock(embed_dim, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd, **mixer)
+
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=published_orders(depth) if scan_order is None else scan_order,
             prefix="last",
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
-            dynamic_img_size=dynamic_img_size,
-            **dd,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -263,107 +233,87 @@ _TOP1 = {
 register_family("Adventurer", Adventurer, RULES, top1=_TOP1)
 
 
-def _cfg(file: str = "", img_size: int = 224, **kwargs: Any) -> dict[str, Any]:
-    is_fine = img_size > 224 or "patch8" in file
-    return {
-        "hf_hub_id": "Wangf3014/Adventurer" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, img_size, img_size),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 1.0 if is_fine else 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "unknown" if file else None,
-        "origin_url": "https://github.com/wangf3014/Adventurer",
-        "paper_name": "Adventurer: Optimizing Vision Mamba Architecture Designs for Efficiency",
-        "paper_ids": "arXiv:2410.07599",
-        "notes": (
-            "family: Adventurer",
-            "generation: released weights",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
+def _row(tagged: str) -> dict[str, Any]:
+    size = int(tagged[-8:-5])
+    is_fine = size > 224 or "patch8" in tagged
+    file = f"{tagged.removesuffix('.in1k')}.pth"
+    return {"file": file, "size": size, "crop_pct": 1.0 if is_fine else 0.875}
 
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        **{
-            tagged: _cfg(f"{tagged.removesuffix('.in1k')}.pth", int(tagged[-8:-5]))
-            for tagged in _TOP1
-        },
-        "test_adventurer.untrained": _cfg(img_size=64),
-    }
+        **{tagged: _row(tagged) for tagged in _TOP1},
+        "test_adventurer.untrained": {"size": 64},
+    },
+    hub="Wangf3014/Adventurer",
+    license="unknown",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/wangf3014/Adventurer",
+    paper_name="Adventurer: Optimizing Vision Mamba Architecture Designs for Efficiency",
+    paper_ids="arXiv:2410.07599",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> Adventurer:
-    features = quarters(kwargs.get("depth", 12))
-    return build_model(Adventurer, variant, pretrained, features=features, **kwargs)
 
 
 @register_model
 def adventurer_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-T: 11.6 M parameters, 197 tokens."""
-    args = {"embed_dim": 256}
-    return _create("adventurer_tiny_patch16_224", pretrained, **{**args, **kwargs})
+    return build_model(Adventurer, "adventurer_tiny_patch16_224", pretrained, kwargs, embed_dim=256)
 
 
 @register_model
 def adventurer_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-S: 44.5 M parameters, 197 tokens."""
-    args = {"embed_dim": 512}
-    return _create("adventurer_small_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 512}
+    return build_model(Adventurer, "adventurer_small_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def adventurer_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-B: 98.7 M parameters, 197 tokens."""
-    args = {"embed_dim": 768}
-    return _create("adventurer_base_patch16_224", pretrained, **{**args, **kwargs})
+    return build_model(Adventurer, "adventurer_base_patch16_224", pretrained, kwargs, embed_dim=768)
 
 
 @register_model
 def adventurer_base_patch16_384(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-B: 98.9 M parameters, 577 tokens."""
-    args = {"embed_dim": 768, "img_size": 384}
-    return _create("adventurer_base_patch16_384", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 768, "img_size": 384}
+    return build_model(Adventurer, "adventurer_base_patch16_384", pretrained, kwargs, **sizes)
 
 
 @register_model
 def adventurer_base_patch16_448(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-B: 99.1 M parameters, 785 tokens."""
-    args = {"embed_dim": 768, "img_size": 448}
-    return _create("adventurer_base_patch16_448", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 768, "img_size": 448}
+    return build_model(Adventurer, "adventurer_base_patch16_448", pretrained, kwargs, **sizes)
 
 
 @register_model
 def adventurer_base_patch8_224(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-B: 98.7 M parameters, 785 tokens."""
-    args = {"embed_dim": 768, "patch_size": 8}
-    return _create("adventurer_base_patch8_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 768, "patch_size": 8}
+    return build_model(Adventurer, "adventurer_base_patch8_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def adventurer_base_patch8_448(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-B: 100.5 M parameters, 3,137 tokens."""
-    args = {"embed_dim": 768, "patch_size": 8, "img_size": 448}
-    return _create("adventurer_base_patch8_448", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 768, "patch_size": 8, "img_size": 448}
+    return build_model(Adventurer, "adventurer_base_patch8_448", pretrained, kwargs, **sizes)
 
 
 @register_model
 def adventurer_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """Adventurer-L: 346.2 M parameters, 197 tokens."""
-    args = {"embed_dim": 1024, "depth": 24}
-    return _create("adventurer_large_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 1024, "depth": 24}
+    return build_model(Adventurer, "adventurer_large_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_adventurer(pretrained: bool = False, **kwargs: Any) -> Adventurer:
     """A very small Adventurer for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 4}
-    return _create("test_adventurer", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 64, "embed_dim": 32, "depth": 4, "d_state": 8, "head_dim": 4}
+    return build_model(Adventurer, "test_adventurer", pretrained, kwargs, **sizes)

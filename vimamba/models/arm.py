@@ -14,23 +14,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     MambaMixer,
-    PatchEmbed,
-    drop_path_rates,
     init_patches_,
     init_vim_blocks_,
     join_branches,
     mamba_rules,
-    to_pair,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.timm_layers import SwiGLU
 
 __all__ = ["ARM"]
@@ -75,58 +71,28 @@ class ARM(PlainBackbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
+        global_pool: str = "avg",
         embed_dim: int = 768,
         depth: int = 12,
         mlp_ratio: float = 4.0,
         d_state: int = 16,
         scan_order: str | Sequence[str] = "cross",
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
-        super().__init__(
-            PatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                patch_size,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            (
-                ARMBlock(
-                    embed_dim,
-                    mlp_ratio=mlp_ratio,
-                    num_paths=num_paths(order),
-                    d_state=d_state,
-                    drop_path=rate,
-                    dd=dd,
-                )
-                for rate, order in zip(rates, orders, strict=True)
-            ),
-            nn.LayerNorm(embed_dim, **dd),
-            scan_order=orders,
+        def block(_number: int, rate: float, paths: int, dd: dict[str, Any]) -> ARMBlock:
+            mixer = {"num_paths": paths, "d_state": d_state}
+            return ARMBlock(embed_dim, mlp_ratio=mlp_ratio, drop_path=rate, dd=dd, **mixer)
+
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            norm=nn.LayerNorm,
             prefix="middle",
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
-            dynamic_img_size=dynamic_img_size,
-            **dd,
         )
+        super().__init__(parts, global_pool=global_pool, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -176,68 +142,46 @@ register_family(
     "hold one of the four paths, do not load.",
 )
 
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "unknown",
-        "origin_url": "https://github.com/OliverRensu/ARM",
-        "paper_name": "Autoregressive Pretraining with Mamba in Vision",
-        "paper_ids": "arXiv:2406.07537",
-        "notes": (
-            "family: ARM",
-            "weights: https://huggingface.co/OliverRen/ARM, whose files the authors do not list",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+_WEIGHTS = {"by_hand": "https://huggingface.co/OliverRen/ARM, whose files the authors do not list"}
+default_cfgs = make_cfgs(
     {
-        "arm_base_patch16_224.in1k": _cfg(),
-        "arm_large_patch16_224.in1k": _cfg(),
-        "arm_huge_patch16_224.in1k": _cfg(),
-        "test_arm.untrained": _cfg(input_size=(3, 64, 64), license=None, notes=()),
-    }
+        "arm_base_patch16_224.in1k": _WEIGHTS,
+        "arm_large_patch16_224.in1k": _WEIGHTS,
+        "arm_huge_patch16_224.in1k": _WEIGHTS,
+        "test_arm.untrained": {"size": 64},
+    },
+    license="unknown",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/OliverRensu/ARM",
+    paper_name="Autoregressive Pretraining with Mamba in Vision",
+    paper_ids="arXiv:2406.07537",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> ARM:
-    features = quarters(kwargs.get("depth", 12))
-    return build_model(ARM, variant, pretrained, features=features, **kwargs)
 
 
 @register_model
 def arm_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> ARM:
     """ARM-B: 85.0 M parameters, 197 tokens."""
-    return _create("arm_base_patch16_224", pretrained, **kwargs)
+    return build_model(ARM, "arm_base_patch16_224", pretrained, kwargs)
 
 
 @register_model
 def arm_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> ARM:
     """ARM-L: 297.0 M parameters, 197 tokens."""
-    args = {"embed_dim": 1024, "depth": 24}
-    return _create("arm_large_patch16_224", pretrained, **{**args, **kwargs})
+    return build_model(ARM, "arm_large_patch16_224", pretrained, kwargs, embed_dim=1024, depth=24)
 
 
 @register_model
 def arm_huge_patch16_224(pretrained: bool = False, **kwargs: Any) -> ARM:
     """ARM-H: 662.7 M parameters, 197 tokens."""
-    args = {"embed_dim": 1536, "depth": 24}
-    return _create("arm_huge_patch16_224", pretrained, **{**args, **kwargs})
+    return build_model(ARM, "arm_huge_patch16_224", pretrained, kwargs, embed_dim=1536, depth=24)
 
 
 @register_model
 def test_arm(pretrained: bool = False, **kwargs: Any) -> ARM:
     """A very small ARM for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 48, "depth": 3, "d_state": 8}
-    return _create("test_arm", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 64, "embed_dim": 48, "depth": 3, "d_state": 8}
+    return build_model(ARM, "test_arm", pretrained, kwargs, **sizes)

@@ -11,21 +11,20 @@ Sizes: N batch, H and W image or map, C channels, G groups of channels.
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm2d, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import DropPath, LayerNorm2d
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SelectiveScan, Stage, drop_path_rates, split_paths, ss2d_rules
+from vimamba.layers import MapScan, Stage, init_map_scans_, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.timm_layers import LayerScale2d
 
 __all__ = ["DAMamba"]
@@ -45,6 +44,12 @@ class ConvStem(nn.Sequential):
             conv = nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, **dd)
             layers += [conv, nn.BatchNorm2d(dim_out, **dd), nn.GELU()]
         super().__init__(*layers[:-1])
+
+
+def make_downsample(dim_in: int, dim: int, **dd: Any) -> nn.Module:
+    """A strided 3x3 convolution and a norm."""
+    conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, **dd)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)))
 
 
 class Resample(nn.Module):
@@ -82,7 +87,7 @@ class Resample(nn.Module):
         return sampled.unflatten(0, (-1, self.groups)).flatten(1, 2).type_as(x)
 
 
-class DynamicScan(nn.Module):
+class DynamicScan(MapScan):
     """Scan a resampled map.
 
     Args:
@@ -93,37 +98,20 @@ class DynamicScan(nn.Module):
     """
 
     def __init__(self, dim: int, head_dim: int, *, scan_order: str, **dd: Any) -> None:
-        super().__init__()
-        self.scan_order = scan_order
-        self.d_state, self.dt_rank = 1, math.ceil(dim / 16)
-        self.num_paths = num_paths(scan_order, 2)
+        sizes = {"d_state": 1, "dt_rank": math.ceil(dim / 16), "eps": 1e-6}
+        super().__init__(dim, scan_order=scan_order, **sizes, **dd)
         self.in_proj = nn.Conv2d(dim, dim, 1, bias=False, **dd)
         self.conv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
         self.act = nn.SiLU()
         self.resample = Resample(dim, head_dim, **dd)
-        rows = self.num_paths * (self.dt_rank + 2 * self.d_state)
-        self.x_proj = nn.Linear(dim, rows, bias=False, **dd)
-        self.scan = SelectiveScan(
-            dim, num_paths=self.num_paths, d_state=self.d_state, dt_rank=self.dt_rank, **dd
-        )
-        self.out_norm = nn.LayerNorm(dim, eps=1e-6, **dd)
         self.out_proj = nn.Conv2d(dim, dim, 1, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
-        height, width = x.shape[2], x.shape[3]
-        x = self.resample(self.act(self.conv(self.in_proj(x))), x).permute(0, 2, 3, 1)
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
-        u = x.flatten(1, 2)
-        y = self.out_norm(self.scan.mix(u, self.x_proj(u), paths))
-        return self.out_proj(y.transpose(1, 2).unflatten(2, (height, width)))
-
-    def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
-        self.x_proj.reset_parameters()
-        self.scan.reset_parameters()
+        fetched = self.resample(self.act(self.conv(self.in_proj(x))), x)
+        return self.out_proj(self.mix(fetched))
 
 
 class ConvMlp(nn.Module):
@@ -199,11 +187,11 @@ class DAMamba(StagedBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"stage_norm"})
+    dense: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (3, 4, 12, 5),
         dims: tuple[int, ...] = (80, 160, 320, 512),
@@ -211,53 +199,37 @@ class DAMamba(StagedBackbone):
         layer_scales: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
         head_dim: int = 16,
         scan_order: str | Sequence[str] = "raster",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        stages: list[nn.Module] = []
-        number = 0
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
-            dim, blocks = dims[i], []
-            for rate in rates:
-                order = order_of_block(scan_order, number)
-                mixer = DynamicScan(dim, head_dim, scan_order=order, **dd)
-                sizes = {"mlp_ratio": mlp_ratios[i], "layer_scale": layer_scales[i]}
-                blocks.append(DynamicBlock(dim, mixer, drop_path=rate, **sizes, **dd))
-                number += 1
-            downsample: nn.Module = nn.Identity()
-            if i:
-                conv = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, **dd)
-                downsample = nn.Sequential(
-                    OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)),
-                )
-            stages.append(NormedStage(downsample, blocks, LayerNorm2d(dim, **dd)))
-        super().__init__(
-            ConvStem(in_chans, dims[0], **dd),
-            stages,
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.Identity(),
+        def block(
+            stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            mixer = DynamicScan(dim, head_dim, scan_order=next(orders), **dd)
+            sizes = {"mlp_ratio": mlp_ratios[stage], "layer_scale": layer_scales[stage]}
+            return DynamicBlock(dim, mixer, drop_path=rate, **sizes, **dd)
+
+        def stage(
+            number: int, downsample: nn.Module, blocks: list[nn.Module], **dd: Any
+        ) -> nn.Module:
+            return NormedStage(downsample, blocks, LayerNorm2d(dims[number], **dd))
+
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=ConvStem,
+            block=block,
+            downsample=make_downsample,
+            stage=stage,
+            scan_order=scan_order,
+            norm=nn.Identity,
             output_fmt="NCHW",
-            **dd,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
         """Convolutions and linear layers alike, those of the offsets, too; the scans as Mamba's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, DynamicScan):
-                module.reset_parameters()
+        init_map_scans_(self)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename, and give the scan's parameters an axis of paths."""
@@ -295,72 +267,48 @@ RULES = {
 _TOP1 = {"damamba_tiny.in1k": 83.8, "damamba_small.in1k": 84.8, "damamba_base.in1k": 85.2}
 register_family("DAMamba", DAMamba, RULES, top1=_TOP1)
 
-
-def _cfg(name: str, file: str = "", **kwargs: Any) -> Any:
-    return {
-        "hf_hub_id": "ltzovo/DAMamba" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.0",
-        "classifier": "head.fc",
-        "license": "apache-2.0" if file else None,
-        "origin_url": "https://github.com/ltzovo/DAMamba",
-        "paper_name": "DAMamba: Vision State Space Model with Dynamic Adaptive Scan",
-        "paper_ids": "arXiv:2502.12627",
-        "notes": (
-            "family: DAMamba",
-            f"top-1: {_TOP1.get(name, 'untrained')}",
-            "licence: by the README; the file that it names is missing",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "damamba_tiny.in1k": _cfg("damamba_tiny.in1k", "DAMamba-T.pth"),
-        "damamba_small.in1k": _cfg("damamba_small.in1k", "DAMamba-S.pth"),
-        "damamba_base.in1k": _cfg("damamba_base.in1k", "DAMamba-B.pth"),
-        "test_damamba.untrained": _cfg("", input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        "damamba_tiny.in1k": {"file": "DAMamba-T.pth"},
+        "damamba_small.in1k": {"file": "DAMamba-S.pth"},
+        "damamba_base.in1k": {"file": "DAMamba-B.pth"},
+        "test_damamba.untrained": {"size": 96},
+    },
+    hub="ltzovo/DAMamba",
+    license="apache-2.0",
+    first_conv="stem.0",
+    classifier="head.fc",
+    origin_url="https://github.com/ltzovo/DAMamba",
+    paper_name="DAMamba: Vision State Space Model with Dynamic Adaptive Scan",
+    paper_ids="arXiv:2502.12627",
+    notes=("the licence is that of the README; the file that it names is missing",),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> DAMamba:
-    return build_model(DAMamba, variant, pretrained, **kwargs)
-
-
 _SCALED = (0.0, 0.0, 1e-6, 1e-6)
 
 
 @register_model
 def damamba_tiny(pretrained: bool = False, **kwargs: Any) -> DAMamba:
     """DAMamba-T: 25.4 M parameters."""
-    return _create("damamba_tiny", pretrained, **kwargs)
+    return build_model(DAMamba, "damamba_tiny", pretrained, kwargs)
 
 
 @register_model
 def damamba_small(pretrained: bool = False, **kwargs: Any) -> DAMamba:
     """DAMamba-S: 45.0 M parameters."""
-    args = {"depths": (4, 8, 20, 6), "dims": (96, 192, 384, 512), "layer_scales": _SCALED}
-    return _create("damamba_small", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (4, 8, 20, 6), "dims": (96, 192, 384, 512), "layer_scales": _SCALED}
+    return build_model(DAMamba, "damamba_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def damamba_base(pretrained: bool = False, **kwargs: Any) -> DAMamba:
     """DAMamba-B: 85.7 M parameters."""
-    args = {"depths": (4, 8, 25, 8), "dims": (112, 224, 448, 640), "layer_scales": _SCALED}
-    args |= {"mlp_ratios": (4.0, 4.0, 3.0, 4.0)}
-    return _create("damamba_base", pretrained, **{**args, **kwargs})
+    sizes: dict[str, Any] = {"depths": (4, 8, 25, 8), "dims": (112, 224, 448, 640)}
+    sizes |= {"layer_scales": _SCALED, "mlp_ratios": (4.0, 4.0, 3.0, 4.0)}
+    return build_model(DAMamba, "damamba_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_damamba(pretrained: bool = False, **kwargs: Any) -> DAMamba:
     """A very small DAMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "head_dim": 8}
-    return _create("test_damamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "head_dim": 8}
+    return build_model(DAMamba, "test_damamba", pretrained, kwargs, **sizes)

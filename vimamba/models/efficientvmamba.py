@@ -7,12 +7,11 @@ Official code: https://github.com/TerryPei/EfficientVMamba (Apache-2.0 by its RE
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -23,12 +22,11 @@ from vimamba.layers import (
     PatchMerging,
     PatchStem,
     channel_gate_rules,
-    drop_path_rates,
     split_paths,
     ss2d_rules,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import next_stage
 from vimamba.timm_layers import ConvNormAct, SqueezeExcite
 
@@ -97,48 +95,30 @@ class EfficientVMamba(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 2, 4, 2),
         dims: tuple[int, ...] = (48, 96, 192, 384),
         scan_stages: int = 2,
         scan_order: str | Sequence[str] = "atrous",
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-
-        def make_block(stage: int, dim: int, rate: float, order: str) -> nn.Module:
+        def block(
+            stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
             if stage >= scan_stages:
                 return InvertedResidual(dim, drop_path=rate, **dd)
-            mixer = SS2D(dim, scan_order=order, **GATED_SS2D, **dd)
+            mixer = SS2D(dim, scan_order=next(orders), **GATED_SS2D, **dd)
             return ScanConvBlock(dim, mixer, drop_path=rate, **dd)
 
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            PatchStem(in_chans, dims[0], **dd),
-            make_stages(
-                depths,
-                dims,
-                scan_order,
-                rates,
-                make_block=make_block,
-                make_downsample=partial(PatchMerging, **dd),
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=PatchStem,
+            block=block,
+            downsample=PatchMerging,
+            scan_order=scan_order,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -189,51 +169,35 @@ register_family(
     },
 )
 
-
-def _cfg(size: str = "", top1: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": f"TerryPei/EfficientVMamba-{size.capitalize()}" if size else None,
-        "hf_hub_filename": f"efficient_vmamba_{size}.ckpt" if size else None,
-        "custom_load": "hf" if size else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "apache-2.0" if size else None,
-        "origin_url": "https://github.com/TerryPei/EfficientVMamba",
-        "paper_name": "EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
-        "paper_ids": "arXiv:2403.09977",
-        "notes": (
-            "family: EfficientVMamba",
-            f"top-1: {top1 or 'untrained'}",
-            "licence: the README states Apache-2.0 for the project and nothing of the weights; "
-            "there is no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "efficientvmamba_tiny.in1k": _cfg("tiny", "76.5"),
-        "efficientvmamba_small.in1k": _cfg("small", "78.7"),
-        "efficientvmamba_base.in1k": _cfg("base", "81.8"),
-        "test_efficientvmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        **{
+            f"efficientvmamba_{size}.in1k": {
+                "hub": f"TerryPei/EfficientVMamba-{size.capitalize()}",
+                "file": f"efficient_vmamba_{size}.ckpt",
+            }
+            for size in ("tiny", "small", "base")
+        },
+        "test_efficientvmamba.untrained": {"size": 96},
+    },
+    license="apache-2.0",
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/TerryPei/EfficientVMamba",
+    paper_name="EfficientVMamba: Atrous Selective Scan for Light Weight Visual Mamba",
+    paper_ids="arXiv:2403.09977",
+    notes=(
+        "the README states Apache-2.0 for the project and nothing of the weights; there is no "
+        "licence file",
+    ),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> EfficientVMamba:
-    return build_model(EfficientVMamba, variant, pretrained, **kwargs)
 
 
 @register_model
 def efficientvmamba_tiny(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
     """EfficientVMamba-T: 6.5 M parameters."""
-    return _create("efficientvmamba_tiny", pretrained, **{"dims": (48, 96, 192, 384), **kwargs})
+    sizes = {"dims": (48, 96, 192, 384)}
+    return build_model(EfficientVMamba, "efficientvmamba_tiny", pretrained, kwargs, **sizes)
 
 
 @register_model
@@ -242,18 +206,19 @@ def efficientvmamba_small(pretrained: bool = False, **kwargs: Any) -> EfficientV
 
     As wide as the released weights; the official configuration file names other widths.
     """
-    return _create("efficientvmamba_small", pretrained, **{"dims": (64, 128, 256, 512), **kwargs})
+    sizes = {"dims": (64, 128, 256, 512)}
+    return build_model(EfficientVMamba, "efficientvmamba_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def efficientvmamba_base(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
     """EfficientVMamba-B: 33.7 M parameters."""
-    args = {"depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768)}
-    return _create("efficientvmamba_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 9, 2), "dims": (96, 192, 384, 768)}
+    return build_model(EfficientVMamba, "efficientvmamba_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_efficientvmamba(pretrained: bool = False, **kwargs: Any) -> EfficientVMamba:
     """A very small EfficientVMamba for tests; no weights."""
-    args = {"depths": (1, 2, 1, 1), "dims": (16, 24, 32, 48)}
-    return _create("test_efficientvmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 2, 1, 1), "dims": (16, 24, 32, 48)}
+    return build_model(EfficientVMamba, "test_efficientvmamba", pretrained, kwargs, **sizes)

@@ -1,8 +1,8 @@
 """GroupMamba (Shaker et al. 2024, arXiv:2407.13772): a pyramid that scans groups of channels.
 
 Four groups of channels each scan along one path of their own, and a gate that reads the mean token
-mixes them. The pooled vector passes a block of its own before two classifiers, one trained on the
-labels and one on a teacher's, whose logits are averaged.
+mixes them. The pooled vector passes a block of its own before the classifier. Official files have
+two, one of which learned from a teacher, and average their logits; their average is read.
 
 Official code: https://github.com/Amshaker/GroupMamba (MIT)
 Sizes: N batch, H and W image or grid, L cells, C channels of a stage, D = C / 4 of a group, K paths
@@ -11,20 +11,21 @@ of T steps, S states, R rank of the step size. Everything is channels-last.
 
 import math
 import re
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from timm.layers import DropPath, SelectAdaptivePool2d
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import DropPath
+from timm.models import register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SelectiveScan, drop_path_rates, init_vss_, join_branches
+from vimamba.checkpoints import StateDict, average_classifiers, register_family
+from vimamba.layers import ConvMlp, SelectiveScan, init_vss_, join_branches
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.scan_orders import num_paths, order_of_block
 from vimamba.timm_layers import ConvNormAct, Mlp
 
@@ -36,7 +37,7 @@ GROUPS = 4
 class ConvStem(nn.Module):
     """Three convolutions at half of the image's side, and a strided one to a quarter."""
 
-    def __init__(self, in_chans: int, hidden: int, dim: int, **dd: Any) -> None:
+    def __init__(self, in_chans: int, dim: int, *, hidden: int, **dd: Any) -> None:
         super().__init__()
         self.patch_size = 1
         self.convs = nn.Sequential(
@@ -186,22 +187,6 @@ class ModulatedGroups(nn.Module):
         return self.proj(self.norm(y))
 
 
-class ConvMlp(nn.Module):
-    """An MLP that mixes the 3x3 neighbours of each hidden channel."""
-
-    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to the same shape."""
-        x = self.conv(self.fc1(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.fc2(self.act(x))
-
-
 class GroupBlock(nn.Module):
     """Residual block: the mixer, which norms by itself, then an MLP."""
 
@@ -238,61 +223,14 @@ class ClassBlock(nn.Module):
         return (x + self.mlp(self.norm2(x))).flatten(1)
 
 
-class PairedClassifier(nn.Module):
-    """Two linear classifiers, one trained on the labels and one on a teacher's, averaged."""
-
-    def __init__(self, dim: int, num_classes: int, **dd: Any) -> None:
-        super().__init__()
-        self.in_features, self.out_features = dim, num_classes
-        self.label = nn.Linear(dim, num_classes, **dd)
-        self.teacher = nn.Linear(dim, num_classes, **dd)
-        self.in_features, self.out_features = dim, num_classes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) to (N, num_classes)."""
-        return (self.label(x) + self.teacher(x)) / 2
-
-
-class ClassHead(nn.Module):
-    """Pool, the block of the pooled vector, norm, classify; as timm's `ClassifierHead`."""
-
-    def __init__(
-        self,
-        post: nn.Module,
-        norm: nn.Module,
-        dim: int,
-        num_classes: int,
-        global_pool: str,
-        drop_rate: float,
-        **dd: Any,
-    ) -> None:
-        super().__init__()
-        self.post, self.norm = post, norm
-        self.drop = nn.Dropout(drop_rate)
-        self.reset(num_classes, global_pool, in_features=dim, **dd)
-
-    def reset(
-        self, num_classes: int, pool_type: str | None = None, *, in_features: int, **dd: Any
-    ) -> None:
-        """Replace the classifier, and the pooling unless None; "" leaves the block out, too."""
-        if pool_type is not None:
-            self.global_pool = SelectAdaptivePool2d(
-                pool_type=pool_type, flatten=bool(pool_type), input_fmt="NHWC"
-            )
-        if pool_type == "":
-            self.post, self.norm = nn.Identity(), nn.Identity()
-        self.num_features = in_features
-        self.fc = PairedClassifier(in_features, num_classes, **dd) if num_classes else nn.Identity()
-        self.train(self.training)
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(N, H, W, C) to (N, num_classes)."""
-        x = self.drop(self.norm(self.post(self.global_pool(x))))
-        return x if pre_logits else self.fc(x)
+def make_neck(dim: int, *, scan_order: str, mlp_ratio: float, **dd: Any) -> nn.Module:
+    """What the pooled vector passes before the classifier."""
+    post = ClassBlock(dim, scan_order=scan_order, mlp_ratio=mlp_ratio, **dd)
+    return nn.Sequential(OrderedDict(post=post, norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
 
 
 class GroupMamba(StagedBackbone):
-    """GroupMamba with its two classifiers, whose mean is returned in training, too.
+    """GroupMamba with a classifier.
 
     Where H and W differ, the official code has wrong gradients along columns; here they are right.
 
@@ -308,50 +246,37 @@ class GroupMamba(StagedBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"stage_norm"})
+    dense: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (3, 4, 9, 3),
         dims: tuple[int, ...] = (64, 128, 348, 448),
         stem_dim: int = 32,
         mlp_ratios: tuple[float, ...] = (8.0, 8.0, 4.0, 4.0),
         scan_order: str | Sequence[str] = "cross",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-
-        def make_block(stage: int, dim: int, rate: float, order: str) -> nn.Module:
+        def block(
+            stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
             ratio = mlp_ratios[stage]
-            return GroupBlock(dim, scan_order=order, mlp_ratio=ratio, drop_path=rate, **dd)
+            return GroupBlock(dim, scan_order=next(orders), mlp_ratio=ratio, drop_path=rate, **dd)
 
-        super().__init__(
-            ConvStem(in_chans, stem_dim, dims[0], **dd),
-            make_stages(
-                depths,
-                dims,
-                scan_order,
-                drop_path_rates(drop_path_rate, depths),
-                make_block=make_block,
-                make_downsample=partial(Downsample, **dd),
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.Identity(),
-            **dd,
+        last = order_of_block(scan_order, sum(depths))
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=partial(ConvStem, hidden=stem_dim),
+            block=block,
+            downsample=Downsample,
+            scan_order=scan_order,
+            norm=nn.Identity,
+            neck=partial(make_neck, scan_order=last, mlp_ratio=mlp_ratios[-1]),
         )
-        last_order = order_of_block(scan_order, sum(depths))
-        post = ClassBlock(dims[-1], scan_order=last_order, mlp_ratio=mlp_ratios[-1], **dd)
-        norm = nn.LayerNorm(dims[-1], eps=1e-6, **dd)
-        self.head = ClassHead(post, norm, dims[-1], num_classes, global_pool, drop_rate, **dd)
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -367,12 +292,12 @@ class GroupMamba(StagedBackbone):
                 module.reset_parameters()
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the groups hold."""
+        """Rename, join what the groups hold, and average the classifiers."""
         state = super().from_official(state_dict)
         for key, value in state.items():
             if re.search(r"x_proj|dt_proj|dt_bias", key):
                 state[key] = value.flatten(0, 1)  # of one path
-        return join_branches(state)
+        return average_classifiers(join_branches(state))
 
 
 # parts of a block; "{}" is the number of the group of channels
@@ -398,7 +323,7 @@ _PARTS = {
 
 def _part(match: re.Match[str], leaf: str) -> str:
     """Name of a part of a numbered block, or of the last one, which has no number."""
-    block = f"stages.{int(match[1]) - 1}.blocks.{match[2]}" if match[1] else "head.post"
+    block = f"stages.{int(match[1]) - 1}.blocks.{match[2]}" if match[1] else "head.neck.post"
     rest = match["rest"].replace("dwconv.dwconv", "conv")
     return f"{block}.{leaf.format(int(match['group'] or 0) - 1)}{rest}"
 
@@ -423,9 +348,9 @@ RULES: dict[str, Any] = {
     r"(patch_embed)(\d)\.proj\.(.*)": partial(_next, "conv"),
     r"(patch_embed)(\d)\.norm\.(.*)": partial(_next, "norm2"),
     r"(norm)([123])\.(.*)": partial(_next, "norm1"),
-    r"norm4\.(.*)": r"head.norm.\1",
-    r"head\.(.*)": r"head.fc.label.\1",
-    r"dist_head\.(.*)": r"head.fc.teacher.\1",
+    r"norm4\.(.*)": r"head.neck.norm.\1",
+    r"head\.(.*)": r"head.fc.\1",
+    r"dist_head\.(.*)": r"head.taught.\1",
     **{_rule(theirs): partial(_part, leaf=ours) for theirs, ours in _PARTS.items()},
 }
 register_family(
@@ -439,69 +364,46 @@ register_family(
     },
 )
 
-
-def _cfg(top1: str = "", where: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.convs.0.conv",
-        "classifier": ("head.fc.label", "head.fc.teacher"),
-        "license": "mit" if top1 else None,
-        "origin_url": "https://github.com/Amshaker/GroupMamba",
-        "paper_name": "GroupMamba: Efficient Group-Based Visual State Space Model",
-        "paper_ids": "arXiv:2407.13772",
-        "notes": (
-            "family: GroupMamba",
-            f"top-1: {top1 or 'untrained'}",
-            *((f"weights: {where}",) if where else ()),
-        ),
-        **kwargs,
-    }
-
-
-_DRIVE = "https://drive.google.com/file/d/"
-
-default_cfgs = generate_default_cfgs(
+_DRIVE = "https://drive.google.com/file/d"
+default_cfgs = make_cfgs(
     {
-        "groupmamba_tiny.in1k": _cfg("83.3", f"{_DRIVE}1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o"),
-        "groupmamba_small.in1k": _cfg("83.9", f"{_DRIVE}1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh"),
-        "groupmamba_base.in1k": _cfg("84.5", f"{_DRIVE}1A_srBeDYpsinU5W3PAEADu1saoz413EU"),
-        "test_groupmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        "groupmamba_tiny.in1k": {"by_hand": f"{_DRIVE}/1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o"},
+        "groupmamba_small.in1k": {"by_hand": f"{_DRIVE}/1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh"},
+        "groupmamba_base.in1k": {"by_hand": f"{_DRIVE}/1A_srBeDYpsinU5W3PAEADu1saoz413EU"},
+        "test_groupmamba.untrained": {"size": 96},
+    },
+    license="mit",
+    first_conv="stem.convs.0.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/Amshaker/GroupMamba",
+    paper_name="GroupMamba: Efficient Group-Based Visual State Space Model",
+    paper_ids="arXiv:2407.13772",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> GroupMamba:
-    return build_model(GroupMamba, variant, pretrained, **kwargs)
 
 
 @register_model
 def groupmamba_tiny(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """GroupMamba-T: 23.4 M parameters; its weights are on Google Drive."""
-    return _create("groupmamba_tiny", pretrained, **{"depths": (3, 4, 9, 3), **kwargs})
+    return build_model(GroupMamba, "groupmamba_tiny", pretrained, kwargs, depths=(3, 4, 9, 3))
 
 
 @register_model
 def groupmamba_small(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """GroupMamba-S: 34.8 M parameters; its weights are on Google Drive."""
-    args = {"depths": (3, 4, 16, 3), "dims": (64, 128, 348, 512), "stem_dim": 64}
-    return _create("groupmamba_small", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (3, 4, 16, 3), "dims": (64, 128, 348, 512), "stem_dim": 64}
+    return build_model(GroupMamba, "groupmamba_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def groupmamba_base(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """GroupMamba-B: 57.2 M parameters; its weights are on Google Drive."""
-    args = {"depths": (3, 6, 21, 3), "dims": (96, 192, 424, 512), "stem_dim": 64}
-    return _create("groupmamba_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (3, 6, 21, 3), "dims": (96, 192, 424, 512), "stem_dim": 64}
+    return build_model(GroupMamba, "groupmamba_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_groupmamba(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
     """A very small GroupMamba for tests; no weights."""
-    args = {"depths": (1, 1, 1, 1), "dims": (48, 48, 32, 32), "stem_dim": 8}
-    args["mlp_ratios"] = (2.0, 2.0, 2.0, 2.0)  # type: ignore[assignment]
-    return _create("test_groupmamba", pretrained, **{**args, **kwargs})
+    sizes: dict[str, Any] = {"depths": (1, 1, 1, 1), "dims": (48, 48, 32, 32), "stem_dim": 8}
+    sizes |= {"mlp_ratios": (2.0, 2.0, 2.0, 2.0)}
+    return build_model(GroupMamba, "test_groupmamba", pretrained, kwargs, **sizes)

@@ -10,13 +10,14 @@ inner channels of a mixer.
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, RmsNorm, trunc_normal_
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
@@ -26,17 +27,15 @@ from vimamba.layers import (
     PatchEmbed,
     RotaryEmbed,
     channel_gate_rules,
-    drop_path_rates,
     join_branches,
     mamba_rules,
-    to_pair,
 )
 from vimamba.layers.tokens import resample_tokens
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches, quarters
 from vimamba.models.localvmamba import RELEASE, local_orders, scrambled_cells, take_cells
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.scan_orders import order_of_block
 
 __all__ = ["LocalVim"]
 
@@ -108,48 +107,48 @@ class LocalMixer(MambaMixer):
     Cells that fill a window up are tokens like others to the convolution and to the scan.
     """
 
-    def __init__(self, dim: int, *, num_paths: int, **dd: Any) -> None:
+    def __init__(self, dim: int, *, num_paths: int, scrambled: bool = False, **dd: Any) -> None:
         super().__init__(dim, num_paths=num_paths, average_paths=False, **dd)
+        self.scrambled = scrambled
         self.gate = ChannelGate(self.out_proj.in_features, **dd)
 
-    def forward(self, x: Tensor, paths: Tensor, cells: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) along paths to (N, L, C).
 
         Args:
             x: All tokens; a class token is one of them.
-            paths: (K, T), as `visit_padding` makes them.
-            cells: (K, L) from `scrambled_cells`.
+            paths: (K, T), as `visit_padding` makes them; of a scrambled mixer (2, K, T), with the
+                cells of `scrambled_cells` and anything behind them.
         """
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
         length = x.shape[1]
-        x, gate = self.in_proj(pad_tokens(x, paths)).chunk(2, dim=-1)
-        u = self.convolve(x, paths)
+        walked = paths[0] if self.scrambled else paths
+        x, gate = self.in_proj(pad_tokens(x, walked)).chunk(2, dim=-1)
+        u = self.convolve(x, walked)
         dt, B, C = self.project(u)
-        y = self.scan(u, dt, B, C, paths, gate, merge=False)[:, :, :length]
-        if cells is not None:
-            y = take_cells(y, cells)
-        return self.out_proj(self.gate(y).sum(1))
+        y = self.scan(u, dt, B, C, walked, gate, merge=False)
+        if self.scrambled:
+            y = take_cells(y, paths[1])
+        return self.out_proj(self.gate(y[:, :, :length]).sum(1))
 
 
 class LocalBlock(nn.Module):
     """Pre-norm residual block around the mixer."""
 
-    def __init__(
-        self, dim: int, norm: nn.Module, *, num_paths: int, drop_path: float, **dd: Any
-    ) -> None:
+    def __init__(self, dim: int, norm: nn.Module, *, drop_path: float, **mixer: Any) -> None:
         super().__init__()
         self.norm = norm
-        self.mixer = LocalMixer(dim, num_paths=num_paths, **dd)
+        self.mixer = LocalMixer(dim, **mixer)
         self.drop_path = DropPath(drop_path)
 
-    def mix(self, x: Tensor, paths: Tensor, cells: Tensor | None = None) -> Tensor:
-        """What the mixer makes of the tokens (N, L, C)."""
-        return self.mixer(self.norm(x), paths, cells)
+    def update(self, x: Tensor, paths: Tensor) -> Tensor:
+        """What the block adds to the tokens (N, L, C), unless the path is dropped."""
+        return self.mixer(self.norm(x), paths)
 
-    def forward(self, x: Tensor, paths: Tensor, cells: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, L, C) to (N, L, C); see the mixer."""
-        return x + self.drop_path(self.mix(x, paths, cells))
+        return x + self.drop_path(self.update(x, paths))
 
 
 class LocalVim(PlainBackbone):
@@ -178,14 +177,12 @@ class LocalVim(PlainBackbone):
         device, dtype: Of the parameters.
     """
 
+    dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True, "dynamic_img_size": True}
+
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         *,
+        num_classes: int = 1000,
         embed_dim: int = 192,
         depth: int = 20,
         scan_order: str | Sequence[str] = tuple(SEARCHED),
@@ -193,54 +190,42 @@ class LocalVim(PlainBackbone):
         rotary_cells: int = 14,
         stage_norm: bool = False,
         scrambled_columns: bool | None = None,
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
+        scrambled = stage_norm if scrambled_columns is None else scrambled_columns
+        scrambled = scrambled and not class_token
+        norm = partial(nn.LayerNorm if stage_norm else RmsNorm, eps=1e-5)
+
+        def block(number: int, rate: float, paths: int, dd: dict[str, Any]) -> LocalBlock:
+            order = order_of_block(scan_order, number)
+            mixer = {"num_paths": paths, "scrambled": scrambled and "columns" in order}
+            return LocalBlock(embed_dim, norm(embed_dim, **dd), drop_path=rate, **mixer, **dd)
+
         taps = quarters(depth) if stage_norm else None
-
-        def norm() -> nn.Module:
-            make = nn.LayerNorm if stage_norm else RmsNorm
-            return make(embed_dim, eps=1e-5, **dd)
-
-        super().__init__(
-            PaddedPatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                patch_size,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            (
-                LocalBlock(embed_dim, norm(), num_paths=num_paths(order), drop_path=rate, **dd)
-                for rate, order in zip(rates, orders, strict=True)
-            ),
-            nn.Identity() if stage_norm else norm(),
-            scan_order=orders,
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            embed=partial(embed_patches, kind=PaddedPatchEmbed),
+            norm=nn.Identity if stage_norm else norm,
             prefix="middle" if class_token else "none",
-            in_chans=in_chans,
-            num_classes=0 if stage_norm else num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
             taps=taps,
-            tap_norms=[norm() for _ in taps] if taps else None,
-            dynamic_img_size=dynamic_img_size,
+            tap_norms=[norm] * len(taps) if taps else None,
+            shows_updates=stage_norm,
             antialias=False,
-            **dd,
         )
+        super().__init__(parts, num_classes=0 if stage_norm else num_classes, **options)
         self.rotary = None if class_token else ResampledRotary(embed_dim, rotary_cells)
         self.has_tap_norms = stage_norm
-        scrambled = stage_norm if scrambled_columns is None else scrambled_columns
-        self.scrambled_columns = scrambled and not class_token
+        self.scrambled_columns = scrambled
         self.init_weights(needs_reset=False)
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """The last block of each quarter; a dense backbone has no others."""
+        found = super().default_features(given)
+        return range(len(found)) if given.get("stage_norm") else found
 
     def init_parameters(self) -> None:
         """All linear layers alike, those of the step sizes, too; deep stacks small outputs."""
@@ -288,39 +273,35 @@ class LocalVim(PlainBackbone):
         token = torch.full_like(paths[:, :1], places[0])
         return torch.cat([shifted[:, : places[0]], token, shifted[:, places[0] :]], dim=1)
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
-        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths = self.embed(x)
-        cells: dict[str, Tensor] = {}
+    def prepare(
+        self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Paths (K, T) that visit the padding, or with cells (2, K, T); the rotary embedding."""
         for order, table in paths.items():
+            visited = visit_padding(table, x.shape[1])
             if self.scrambled_columns and "columns" in order:
-                cells[order] = scrambled_cells(table, x.unflatten(1, (height, width)))
-            paths[order] = visit_padding(table, x.shape[1])
-        cos, sin = x, x
+                cells = scrambled_cells(table, x.unflatten(1, grid))
+                spare = table.shape[1] - cells.shape[1]
+                visited = torch.stack([visited, F.pad(cells, (0, spare))])
+            paths[order] = visited
+        context = torch.jit.annotate(list[Tensor], [])
         if self.rotary is not None:
-            cos, sin = self.rotary.tables(height, width, x)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                if self.rotary is not None:
-                    x = self.rotary.turn(x, cos, sin)
-                order = self.scan_orders[i]
-                table, source = paths[order], cells.get(order)
-                if self.has_tap_norms:
-                    if self.grad_checkpointing and not torch.jit.is_scripting():
-                        feature = checkpoint(block.mix, x, table, source)
-                    else:
-                        feature = block.mix(x, table, source)  # type: ignore[operator]
-                    x = x + block.drop_path(feature)  # type: ignore[operator]
-                elif self.grad_checkpointing and not torch.jit.is_scripting():
-                    feature = x = checkpoint(block, x, table, source)
-                else:
-                    feature = x = block(x, table, source)  # type: ignore[operator]
-                self.tap(i, feature, take, norm, features)
-        return x, features
+            cos, sin = self.rotary.tables(grid[0], grid[1], x)
+            context = [cos, sin]
+        return paths, context
+
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The residual stream, rotated."""
+        if self.rotary is not None:
+            x = self.rotary.turn(x, context[0], context[1])
+        return x, paths
 
 
 RULES = {
@@ -345,76 +326,56 @@ register_family(
     },
 )
 
-
-def _cfg(file: str = "", top1: str = "", *more: str, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": f"{RELEASE}/{file}" if file else "",
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0" if top1 else None,
-        "origin_url": "https://github.com/hunto/LocalMamba",
-        "paper_name": "LocalMamba: Visual State Space Model with Windowed Selective Scan",
-        "paper_ids": "arXiv:2403.09338",
-        "notes": ("family: LocalVim", f"top-1: {top1 or 'untrained'}", *more),
-        **kwargs,
-    }
-
-
 _UNSURE = "weights: the official link leads to LocalVMamba-S, and which paths were trained is open"
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "localvim_tiny.in1k": _cfg("local_vim_tiny.ckpt", "76.2"),
-        "localvim_tiny_midcls.in1k": _cfg("local_vim_tiny_middle_cls_token.ckpt", "77.8"),
-        "localvim_small.in1k": _cfg("", "81.1", _UNSURE),
-        "localvim_small_searched.untrained": _cfg("", "", _UNSURE),
-        "test_localvim.untrained": _cfg(input_size=(3, 96, 96)),
-    }
+        "localvim_tiny.in1k": {"file": "local_vim_tiny.ckpt"},
+        "localvim_tiny_midcls.in1k": {"file": "local_vim_tiny_middle_cls_token.ckpt"},
+        "localvim_small.in1k": {"note": _UNSURE},
+        "localvim_small_searched.untrained": {"note": _UNSURE},
+        "test_localvim.untrained": {"size": 96},
+    },
+    folder=RELEASE,
+    license="apache-2.0",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/hunto/LocalMamba",
+    paper_name="LocalMamba: Visual State Space Model with Windowed Selective Scan",
+    paper_ids="arXiv:2403.09338",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> LocalVim:
-    out_indices = quarters(kwargs.get("depth", 20))
-    if kwargs.get("stage_norm"):
-        out_indices = range(len(out_indices))
-    return build_model(LocalVim, variant, pretrained, features=out_indices, **kwargs)
 
 
 @register_model
 def localvim_tiny(pretrained: bool = False, **kwargs: Any) -> LocalVim:
     """LocalVim-T: 8.0 M parameters, 196 tokens."""
-    return _create("localvim_tiny", pretrained, **{"embed_dim": 192, **kwargs})
+    return build_model(LocalVim, "localvim_tiny", pretrained, kwargs, embed_dim=192)
 
 
 @register_model
 def localvim_tiny_midcls(pretrained: bool = False, **kwargs: Any) -> LocalVim:
     """LocalVim-T with a class token in the middle: 8.0 M parameters, 197 tokens."""
-    args = {"embed_dim": 192, "class_token": True}
-    return _create("localvim_tiny_midcls", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 192, "class_token": True}
+    return build_model(LocalVim, "localvim_tiny_midcls", pretrained, kwargs, **sizes)
 
 
 @register_model
 def localvim_small(pretrained: bool = False, **kwargs: Any) -> LocalVim:
     """LocalVim-S as registered by the official code: rows and windows of 2, 27.8 M parameters."""
-    args = {"embed_dim": 384, "scan_order": local_orders("h h_flip w2 w2_flip")}
-    return _create("localvim_small", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 384, "scan_order": local_orders("h h_flip w2 w2_flip")}
+    return build_model(LocalVim, "localvim_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def localvim_small_searched(pretrained: bool = False, **kwargs: Any) -> LocalVim:
     """LocalVim-S with the paths that were searched for LocalVim-T: 27.8 M parameters."""
-    return _create("localvim_small_searched", pretrained, **{"embed_dim": 384, **kwargs})
+    return build_model(LocalVim, "localvim_small_searched", pretrained, kwargs, embed_dim=384)
 
 
 @register_model
 def test_localvim(pretrained: bool = False, **kwargs: Any) -> LocalVim:
     """A very small LocalVim for tests; no weights."""
-    args = {"img_size": 96, "embed_dim": 32, "depth": 4}
-    return _create("test_localvim", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 96, "embed_dim": 32, "depth": 4}
+    return build_model(LocalVim, "test_localvim", pretrained, kwargs, **sizes)

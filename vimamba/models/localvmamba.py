@@ -9,12 +9,11 @@ Sizes: N batch, H and W image or grid, L cells, K paths of T steps, C channels o
 channels of a mixer. Everything is channels-last.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -26,12 +25,11 @@ from vimamba.layers import (
     PatchStem,
     VSSBlock,
     channel_gate_rules,
-    drop_path_rates,
     split_paths,
     ss2d_rules,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import next_stage
 
 __all__ = ["LocalVMamba"]
@@ -140,47 +138,31 @@ class LocalVMamba(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 2, 9, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
         scan_order: str | Sequence[str] = tuple(local_orders(_TINY)),
         stage_norm: bool = False,
         scrambled_columns: bool | None = None,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
         scrambled = stage_norm if scrambled_columns is None else scrambled_columns
 
-        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
-            mixer = LocalSS2D(dim, scan_order=order, scrambled_columns=scrambled, **dd)
+        def block(
+            _stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            mixer = LocalSS2D(dim, scan_order=next(orders), scrambled_columns=scrambled, **dd)
             return VSSBlock(dim, mixer, mlp_ratio=0.0, drop_path=rate, **dd)
 
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            PatchStem(in_chans, dims[0], **dd),
-            make_stages(
-                depths,
-                dims,
-                scan_order,
-                rates,
-                make_block=make_block,
-                make_downsample=partial(PatchMerging, **dd),
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=PatchStem,
+            block=block,
+            downsample=PatchMerging,
+            scan_order=scan_order,
         )
+        super().__init__(parts, stage_norm=stage_norm, **options)
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -211,56 +193,38 @@ register_family(
 
 RELEASE = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0"
 
-
-def _cfg(file: str = "", top1: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": f"{RELEASE}/{file}" if file else "",
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "apache-2.0" if top1 else None,
-        "origin_url": "https://github.com/hunto/LocalMamba",
-        "paper_name": "LocalMamba: Visual State Space Model with Windowed Selective Scan",
-        "paper_ids": "arXiv:2403.09338",
-        "notes": ("family: LocalVMamba", f"top-1: {top1 or 'untrained'}"),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
         # published in the paper only: no file of a classifier was released
-        "localvmamba_tiny.in1k": _cfg(top1="82.7"),
-        "localvmamba_small.in1k": _cfg("local_vssm_small.ckpt", "83.7"),
-        "test_localvmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        "localvmamba_tiny.in1k": {},
+        "localvmamba_small.in1k": {"file": "local_vssm_small.ckpt"},
+        "test_localvmamba.untrained": {"size": 96},
+    },
+    folder=RELEASE,
+    license="apache-2.0",
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/hunto/LocalMamba",
+    paper_name="LocalMamba: Visual State Space Model with Windowed Selective Scan",
+    paper_ids="arXiv:2403.09338",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> LocalVMamba:
-    return build_model(LocalVMamba, variant, pretrained, **kwargs)
 
 
 @register_model
 def localvmamba_tiny(pretrained: bool = False, **kwargs: Any) -> LocalVMamba:
     """LocalVMamba-T: 25.5 M parameters; no weights at an address."""
-    return _create("localvmamba_tiny", pretrained, **{"depths": (2, 2, 9, 2), **kwargs})
+    return build_model(LocalVMamba, "localvmamba_tiny", pretrained, kwargs, depths=(2, 2, 9, 2))
 
 
 @register_model
 def localvmamba_small(pretrained: bool = False, **kwargs: Any) -> LocalVMamba:
     """LocalVMamba-S: 49.7 M parameters."""
-    args = {"depths": (2, 2, 27, 2), "scan_order": local_orders(_SMALL)}
-    return _create("localvmamba_small", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 27, 2), "scan_order": local_orders(_SMALL)}
+    return build_model(LocalVMamba, "localvmamba_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_localvmamba(pretrained: bool = False, **kwargs: Any) -> LocalVMamba:
     """A very small LocalVMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}
-    return _create("test_localvmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}
+    return build_model(LocalVMamba, "test_localvmamba", pretrained, kwargs, **sizes)

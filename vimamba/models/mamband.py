@@ -8,27 +8,19 @@ square grids only; here they do on all.
 Sizes: N batch, H and W image, h and w grid, L = h * w tokens, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import torch
 from timm.layers import DropPath
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import (
-    MambaMixer,
-    PatchEmbed,
-    PatchMerging,
-    drop_path_rates,
-    join_branches,
-    mamba_rules,
-    to_pair,
-)
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.layers import MambaMixer, PatchMerging, join_branches, mamba_rules
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts
+from vimamba.timm_layers import get_device_dtype
 
 __all__ = ["MambaND"]
 
@@ -75,62 +67,44 @@ class MambaND(PlainBackbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 8,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
+        patch_size: int = 8,
         embed_dim: int = 384,
         depth: int = 24,
         merge_after: int = 9,
         d_state: int = 16,
         scan_order: str | Sequence[str] = ALTERNATING,
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if not 0 <= merge_after < depth - 1:
             raise ValueError(f"merge_after={merge_after} must be in [0, {depth - 2}]")
-        dd = {"device": device, "dtype": dtype}
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
-        super().__init__(
-            PatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                patch_size,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            (
-                NormedBlock(
-                    embed_dim, drop_path=rate, dd=dd, num_paths=num_paths(order), d_state=d_state
-                )
-                for rate, order in zip(rates, orders, strict=True)
-            ),
-            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
-            scan_order=orders,
-            prefix="none",
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            fc_norm=nn.LayerNorm(embed_dim, eps=1e-6, **dd),
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
+
+        def block(_number: int, rate: float, paths: int, dd: dict[str, Any]) -> NormedBlock:
+            return NormedBlock(embed_dim, drop_path=rate, dd=dd, num_paths=paths, d_state=d_state)
+
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            norm=norm,
+            fc_norm=norm,
             taps=halves(merge_after, depth),
-            dynamic_img_size=dynamic_img_size,
-            **dd,
         )
+        super().__init__(parts, patch_size=patch_size, **options)
         self.merge_after = merge_after
+        dd: dict[str, Any] = get_device_dtype(self.patch_embed)
         self.merge: nn.Module = PatchMerging(embed_dim, embed_dim, **dd)
         for info, tap in zip(self.feature_info, self.taps, strict=True):
             info["reduction"] = patch_size if tap <= merge_after else 2 * patch_size
         self.init_weights(needs_reset=False)
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """All of them, two of either grid."""
+        sizes = {**cls.arguments(), **given}
+        return range(len(halves(sizes["merge_after"], sizes["depth"])))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layer groups for layer-wise learning rates."""
@@ -151,26 +125,19 @@ class MambaND(PlainBackbone):
                 state[key] = parts.transpose(-3, -2).flatten(-3)
         return state
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
-        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths = self.embed(x)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                if i == self.merge_after + 1:
-                    grid = self.merge(x.unflatten(1, (height, width)))
-                    paths = self.grid_paths(grid)
-                    x = grid.flatten(1, 2)
-                table = paths[self.scan_orders[i]]
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, table)
-                else:
-                    x = block(x, table)
-                self.tap(i, x, take, norm, features)
-        return x, features
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Merge the tokens, and find the paths on their new grid, in the middle of the stack."""
+        if block == self.merge_after + 1:
+            merged = self.merge(x.unflatten(1, grid))
+            return merged.flatten(1, 2), self.grid_paths(merged)
+        return x, paths
 
     def to_maps(
         self, features: list[Tensor], taps: list[int], height: int, width: int
@@ -212,61 +179,39 @@ register_family(
     "Mamba-ND", MambaND, RULES, top1={"mamband_small.in1k": 81.7, "mamband_base.in1k": 83.0}
 )
 
-
-def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "jacklishufan/Mamba-ND" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "unknown" if file else None,
-        "origin_url": "https://github.com/jacklishufan/Mamba-ND",
-        "paper_name": "Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data",
-        "paper_ids": "arXiv:2402.05892",
-        "notes": (
-            "family: Mamba-ND",
-            "generation: image model",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "mamband_small.in1k": _cfg("in1k/mamba2d_s.pth"),
-        "mamband_base.in1k": _cfg("in1k/mamba2d_b.pth"),
-        "test_mamband.untrained": _cfg(input_size=(3, 48, 48)),
-    }
+        "mamband_small.in1k": {"file": "in1k/mamba2d_s.pth"},
+        "mamband_base.in1k": {"file": "in1k/mamba2d_b.pth"},
+        "test_mamband.untrained": {"size": 48},
+    },
+    hub="jacklishufan/Mamba-ND",
+    license="unknown",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/jacklishufan/Mamba-ND",
+    paper_name="Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data",
+    paper_ids="arXiv:2402.05892",
+    notes=("model of images", NO_LICENCE),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaND:
-    taps = halves(kwargs.get("merge_after", 9), kwargs.get("depth", 24))
-    return build_model(MambaND, variant, pretrained, features=range(len(taps)), **kwargs)
 
 
 @register_model
 def mamband_small(pretrained: bool = False, **kwargs: Any) -> MambaND:
     """Mamba-ND-S: 24.5 M parameters, 784 tokens, then 196."""
-    return _create("mamband_small", pretrained, **{"embed_dim": 384, **kwargs})
+    return build_model(MambaND, "mamband_small", pretrained, kwargs, embed_dim=384)
 
 
 @register_model
 def mamband_base(pretrained: bool = False, **kwargs: Any) -> MambaND:
     """Mamba-ND-B: 94.4 M parameters, 784 tokens, then 196."""
-    return _create("mamband_base", pretrained, **{"embed_dim": 768, **kwargs})
+    return build_model(MambaND, "mamband_base", pretrained, kwargs, embed_dim=768)
 
 
 @register_model
 def test_mamband(pretrained: bool = False, **kwargs: Any) -> MambaND:
     """A very small Mamba-ND for tests; no weights."""
-    args = {"img_size": 48, "embed_dim": 48, "depth": 5, "merge_after": 2, "d_state": 8}
-    return _create("test_mamband", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 48, "embed_dim": 48, "depth": 5, "merge_after": 2, "d_state": 8}
+    return build_model(MambaND, "test_mamband", pretrained, kwargs, **sizes)

@@ -8,28 +8,26 @@ Sizes: N batch, H and W image, L patches, P registers, C channels, Q reduction.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from timm.layers import RmsNorm, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
-    PatchEmbed,
     init_patches_,
     init_vim_blocks_,
     insert_tokens,
     join_branches,
+    make_vim_block,
     pick_tokens,
     split_tokens,
-    to_pair,
-    vim_blocks,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.models.vim import VIM_RULES
-from vimamba.scan_orders import order_of_block
 from vimamba.timm_layers import get_device_dtype
 
 __all__ = ["MambaReg"]
@@ -81,53 +79,29 @@ class MambaReg(PlainBackbone):
 
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         *,
+        num_classes: int = 1000,
         embed_dim: int = 384,
         depth: int = 24,
         num_registers: int = 12,
         reduction: int = 2,
         d_state: int = 16,
         scan_order: str | Sequence[str] = "bidirectional",
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if reduction < 1 or embed_dim % reduction:
             raise ValueError(f"reduction={reduction} must divide the {embed_dim} channels")
         if num_registers < 1:
             raise ValueError(f"num_registers={num_registers} must be at least 1")
-        dd = {"device": device, "dtype": dtype}
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
-        super().__init__(
-            PatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                patch_size,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            vim_blocks(embed_dim, orders, drop_path_rate, dd, d_state=d_state),
-            RmsNorm(embed_dim, eps=1e-5, **dd),
-            scan_order=orders,
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=partial(make_vim_block, embed_dim, d_state=d_state),
+            scan_order=scan_order,
             prefix="spread",
             num_prefix_tokens=num_registers,
-            in_chans=in_chans,
-            num_classes=0,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
-            dynamic_img_size=dynamic_img_size,
-            **dd,
         )
+        super().__init__(parts, num_classes=0, **options)
         self.reduction = reduction
         self.pool: nn.Module = MeanPool()
         self.reset_classifier(num_classes)
@@ -203,72 +177,51 @@ _TOP1 = {
 }
 register_family("Mamba-R", MambaReg, RULES, top1=_TOP1)
 
-
-def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "Wangf3014/Mamba-Reg" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "unknown" if file else None,
-        "origin_url": "https://github.com/wangf3014/Mamba-Reg",
-        "paper_name": "Mamba-R: Vision Mamba ALSO Needs Registers",
-        "paper_ids": "arXiv:2405.14858",
-        "notes": (
-            "family: Mamba-R",
-            "generation: released weights",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
         **{
-            f"mambar_{size}_patch16_224.in1k": _cfg(f"mambar_{size}_patch16_224.pth")
+            f"mambar_{size}_patch16_224.in1k": {"file": f"mambar_{size}_patch16_224.pth"}
             for size in ("small", "base", "large")
         },
-        "test_mambar.untrained": _cfg(input_size=(3, 64, 64)),
-    }
+        "test_mambar.untrained": {"size": 64},
+    },
+    hub="Wangf3014/Mamba-Reg",
+    license="unknown",
+    cell=None,
+    fixed_input_size=True,
+    crop_pct=1.0,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/wangf3014/Mamba-Reg",
+    paper_name="Mamba-R: Vision Mamba ALSO Needs Registers",
+    paper_ids="arXiv:2405.14858",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaReg:
-    features = quarters(kwargs.get("depth", 24))
-    return build_model(MambaReg, variant, pretrained, features=features, **kwargs)
 
 
 @register_model
 def mambar_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> MambaReg:
     """Mamba-Reg-S: 27.8 M parameters, 196 patches and 12 registers."""
-    args = {"embed_dim": 384, "num_registers": 12, "reduction": 2}
-    return _create("mambar_small_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 384, "num_registers": 12, "reduction": 2}
+    return build_model(MambaReg, "mambar_small_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def mambar_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> MambaReg:
     """Mamba-Reg-B: 99.3 M parameters, 196 patches and 12 registers."""
-    args = {"embed_dim": 768, "num_registers": 12, "reduction": 4}
-    return _create("mambar_base_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 768, "num_registers": 12, "reduction": 4}
+    return build_model(MambaReg, "mambar_base_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def mambar_large_patch16_224(pretrained: bool = False, **kwargs: Any) -> MambaReg:
     """Mamba-Reg-L: 341.2 M parameters, 196 patches and 16 registers."""
-    args = {"embed_dim": 1024, "depth": 48, "num_registers": 16, "reduction": 8}
-    return _create("mambar_large_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 1024, "depth": 48, "num_registers": 16, "reduction": 8}
+    return build_model(MambaReg, "mambar_large_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_mambar(pretrained: bool = False, **kwargs: Any) -> MambaReg:
     """A very small Mamba-Reg for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 48, "depth": 4, "num_registers": 3, "d_state": 8}
-    return _create("test_mambar", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 64, "embed_dim": 48, "depth": 4, "num_registers": 3, "d_state": 8}
+    return build_model(MambaReg, "test_mambar", pretrained, kwargs, **sizes)

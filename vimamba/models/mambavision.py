@@ -10,32 +10,32 @@ its weights (CC-BY-NC-SA-4.0).
 Sizes: N batch, H and W image or map, C channels, w side of a window, L = w * w tokens.
 """
 
-import itertools
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
+    ProjectedScan,
     SelectiveScan,
     Stage,
     VSSBlock,
-    drop_path_rates,
     join_branches,
     split_paths,
 )
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
+from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import Attention
 
 __all__ = ["MambaVision"]
@@ -44,7 +44,7 @@ __all__ = ["MambaVision"]
 class ConvStem(nn.Module):
     """Two strided 3x3 convolutions: a quarter of the image's side."""
 
-    def __init__(self, in_chans: int, hidden: int, dim: int, **dd: Any) -> None:
+    def __init__(self, in_chans: int, dim: int, *, hidden: int, **dd: Any) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_chans, hidden, 3, stride=2, padding=1, bias=False, **dd)
         self.norm1 = nn.BatchNorm2d(hidden, eps=1e-4, **dd)
@@ -78,7 +78,7 @@ class ConvBlock(nn.Module):
         return x + self.drop_path(self.mixer(x))
 
 
-class WindowScan(nn.Module):
+class WindowScan(ProjectedScan):
     """Scan half of the channels inside a window; the other half goes around the scan.
 
     Both halves are convolved first, over the three tokens around each, row by row.
@@ -94,25 +94,15 @@ class WindowScan(nn.Module):
     def __init__(
         self, dim: int, window: int, *, scan_order: str, d_state: int = 8, **dd: Any
     ) -> None:
-        super().__init__()
-        inner, dt_rank = dim // 2, math.ceil(dim / 16)
+        sizes = {"d_state": d_state, "dt_rank": math.ceil(dim / 16)}
+        # the official code adds the step sizes' bias in the projection and again in the scan
+        super().__init__(
+            dim // 2, num_paths=num_paths(scan_order, 2), bias_scale=2.0, **sizes, **dd
+        )
         self.window = [window, window]
         self.scan_order = scan_order
-        self.d_state, self.dt_rank = d_state, dt_rank
-        self.num_paths = num_paths(scan_order, 2)
         self.in_proj = nn.Linear(dim, dim, bias=False, **dd)
         self.conv = nn.Conv1d(dim, dim, 3, padding=1, groups=dim, bias=False, **dd)
-        rows = self.num_paths * (dt_rank + 2 * d_state)
-        self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
-        # the official code adds the step sizes' bias in the projection and again in the scan
-        self.scan = SelectiveScan(
-            inner,
-            num_paths=self.num_paths,
-            d_state=d_state,
-            dt_rank=dt_rank,
-            bias_scale=2.0,
-            **dd,
-        )
         self.out_proj = nn.Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -180,9 +170,6 @@ class MambaVision(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (1, 3, 8, 4),
         dims: tuple[int, ...] = (80, 160, 320, 640),
@@ -191,53 +178,45 @@ class MambaVision(StagedBackbone):
         stem_dim: int = 32,
         layer_scale: float = 0.0,
         scan_order: str | Sequence[str] = "raster",
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if not len(depths) == len(dims) == len(windows) == len(heads):
             sizes = f"depths={depths}, dims={dims}, windows={windows} and heads={heads}"
             raise ValueError(f"{sizes} must name the same stages")
-        dd = {"device": device, "dtype": dtype}
-        scans = itertools.count()
-        stages: list[nn.Module] = []
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
-            dim, window = dims[i], windows[i]
-            downsample = nn.Identity()
-            if i:
-                downsample = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, bias=False, **dd)
+
+        def block(
+            stage: int, number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            if not windows[stage]:
+                return ConvBlock(dim, drop_path=rate, **dd)
+            if number < (depths[stage] + 1) // 2:
+                mixer = WindowScan(dim, windows[stage], scan_order=next(orders), **dd)
+            else:
+                mixer = Attention(dim, heads[stage], qkv_bias=True, **dd)
+            scales = {"mlp_ratio": 4.0, "layer_scale": layer_scale}
+            return VSSBlock(dim, mixer, drop_path=rate, **scales, **dd)
+
+        def stage(
+            number: int, downsample: nn.Module, blocks: list[nn.Module], **_dd: Any
+        ) -> nn.Module:
+            window = windows[number]
             if not window:
-                convs: list[nn.Module] = [ConvBlock(dim, drop_path=rate, **dd) for rate in rates]
-                stages.append(Stage(downsample, convs))
-                continue
-            blocks: list[nn.Module] = []
-            for j, rate in enumerate(rates):
-                if j < (depths[i] + 1) // 2:
-                    order = order_of_block(scan_order, next(scans))
-                    mixer = WindowScan(dim, window, scan_order=order, **dd)
-                else:
-                    mixer = Attention(dim, heads[i], qkv_bias=True, **dd)
-                blocks.append(
-                    VSSBlock(
-                        dim, mixer, mlp_ratio=4.0, drop_path=rate, layer_scale=layer_scale, **dd
-                    )
-                )
-            stages.append(WindowStage(downsample, blocks, window=window))
-        super().__init__(
-            ConvStem(in_chans, stem_dim, dims[0], **dd),
-            stages,
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.BatchNorm2d(dims[-1], **dd),
-            stage_norms=[LayerNorm2d(dim, eps=1e-5, **dd) for dim in dims] if stage_norm else None,
+                return Stage(downsample, blocks)
+            return WindowStage(downsample, blocks, window=window)
+
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=partial(ConvStem, hidden=stem_dim),
+            block=block,
+            downsample=partial(nn.Conv2d, kernel_size=3, stride=2, padding=1, bias=False),
+            stage=stage,
+            scan_order=scan_order,
+            norm=nn.BatchNorm2d,
+            dense_norm=partial(LayerNorm2d, eps=1e-5),
             output_fmt="NCHW",
-            **dd,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -293,33 +272,7 @@ _TOP1 = {
 }
 register_family("MambaVision", MambaVision, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
 
-
-def _cfg(name: str, hub: str = "", file: str = "", size: int = 224, **kwargs: Any) -> Any:
-    return {
-        "hf_hub_id": f"nvidia/{hub}" if hub else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if hub else False,
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (-(-size // 32), -(-size // 32)),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "cc-by-nc-sa-4.0" if hub else None,
-        "origin_url": "https://github.com/NVlabs/MambaVision",
-        "paper_name": "MambaVision: A Hybrid Mamba-Transformer Vision Backbone",
-        "paper_ids": "arXiv:2407.08083",
-        "notes": (
-            "family: MambaVision",
-            f"top-1: {_TOP1.get(name, 'untrained')}",
-            "licence: weights for non-commercial use only; of the official code, too",
-        ),
-        **kwargs,
-    }
-
-
-_SQUASHED = {"crop_pct": 0.93, "crop_mode": "squash"}
+_SQUASHED = {"size": 512, "crop_pct": 0.93, "crop_mode": "squash"}
 _FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "t.in1k": ("T-1K", "tiny_1k", {}),
     "t2.in1k": ("T2-1K", "tiny2_1k", {"crop_pct": 0.98}),
@@ -329,23 +282,31 @@ _FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "l.in1k": ("L-1K", "large_1k", {}),
     "l.in21k_ft_in1k": ("L-21K", "large_21k", {}),
     "l2.in1k": ("L2-1K", "large2_1k", {}),
-    "l2_512.in21k_ft_in1k": ("L2-512-21K", "L2_21k_240m_512", {"size": 512, **_SQUASHED}),
+    "l2_512.in21k_ft_in1k": ("L2-512-21K", "L2_21k_240m_512", _SQUASHED),
     "l3_256.in21k_ft_in1k": ("L3-256-21K", "L3_21k_740m_256", {"size": 256}),
-    "l3_512.in21k_ft_in1k": ("L3-512-21K", "L3_21k_740m_512", {"size": 512, **_SQUASHED}),
+    "l3_512.in21k_ft_in1k": ("L3-512-21K", "L3_21k_740m_512", _SQUASHED),
 }
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        f"mambavision_{name}": _cfg(
-            f"mambavision_{name}", f"MambaVision-{hub}", f"mambavision_{file}.pth.tar", **kwargs
-        )
-        for name, (hub, file, kwargs) in _FILES.items()
-    }
-    | {"test_mambavision.untrained": _cfg("test_mambavision", size=96)}
+        **{
+            f"mambavision_{name}": {
+                "hub": f"nvidia/MambaVision-{hub}",
+                "file": f"mambavision_{file}.pth.tar",
+                **own,
+            }
+            for name, (hub, file, own) in _FILES.items()
+        },
+        "test_mambavision.untrained": {"size": 96},
+    },
+    license="cc-by-nc-sa-4.0",
+    crop_pct=1.0,
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/NVlabs/MambaVision",
+    paper_name="MambaVision: A Hybrid Mamba-Transformer Vision Backbone",
+    paper_ids="arXiv:2407.08083",
+    notes=("weights for non-commercial use only; so is the official code",),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MambaVision:
-    return build_model(MambaVision, variant, pretrained, **kwargs)
 
 
 def _dims(first: int) -> tuple[int, ...]:
@@ -362,63 +323,63 @@ _L3: dict[str, Any] = {**_L, "depths": (3, 3, 20, 10), "dims": _dims(256)}
 @register_model
 def mambavision_t(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-T: 31.8 M parameters."""
-    return _create("mambavision_t", pretrained, **kwargs)
+    return build_model(MambaVision, "mambavision_t", pretrained, kwargs)
 
 
 @register_model
 def mambavision_t2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-T2, 11 blocks in stage 3: 35.1 M parameters."""
-    return _create("mambavision_t2", pretrained, **{"depths": (1, 3, 11, 4), **kwargs})
+    return build_model(MambaVision, "mambavision_t2", pretrained, kwargs, depths=(1, 3, 11, 4))
 
 
 @register_model
 def mambavision_s(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-S: 50.1 M parameters."""
-    return _create("mambavision_s", pretrained, **{**_S, **kwargs})
+    return build_model(MambaVision, "mambavision_s", pretrained, kwargs, **_S)
 
 
 @register_model
 def mambavision_b(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-B: 97.7 M parameters."""
-    return _create("mambavision_b", pretrained, **{**_B, **kwargs})
+    return build_model(MambaVision, "mambavision_b", pretrained, kwargs, **_B)
 
 
 @register_model
 def mambavision_l(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L: 228.0 M parameters."""
-    return _create("mambavision_l", pretrained, **{**_L, **kwargs})
+    return build_model(MambaVision, "mambavision_l", pretrained, kwargs, **_L)
 
 
 @register_model
 def mambavision_l2(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L2, 12 blocks in stage 3: 241.6 M parameters."""
-    return _create("mambavision_l2", pretrained, **{**_L2, **kwargs})
+    return build_model(MambaVision, "mambavision_l2", pretrained, kwargs, **_L2)
 
 
 @register_model
 def mambavision_l2_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L2 with windows for images of 512 pixels: 241.6 M parameters."""
-    args = {**_L2, "windows": (0, 0, 32, 16)}
-    return _create("mambavision_l2_512", pretrained, **{**args, **kwargs})
+    sizes = {**_L2, "windows": (0, 0, 32, 16)}
+    return build_model(MambaVision, "mambavision_l2_512", pretrained, kwargs, **sizes)
 
 
 @register_model
 def mambavision_l3_256(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L3 with windows for images of 256 pixels: 739.6 M parameters."""
-    args = {**_L3, "windows": (0, 0, 16, 8)}
-    return _create("mambavision_l3_256", pretrained, **{**args, **kwargs})
+    sizes = {**_L3, "windows": (0, 0, 16, 8)}
+    return build_model(MambaVision, "mambavision_l3_256", pretrained, kwargs, **sizes)
 
 
 @register_model
 def mambavision_l3_512(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """MambaVision-L3 with windows for images of 512 pixels: 739.6 M parameters."""
-    args = {**_L3, "windows": (0, 0, 32, 16)}
-    return _create("mambavision_l3_512", pretrained, **{**args, **kwargs})
+    sizes = {**_L3, "windows": (0, 0, 32, 16)}
+    return build_model(MambaVision, "mambavision_l3_512", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_mambavision(pretrained: bool = False, **kwargs: Any) -> MambaVision:
     """A very small MambaVision for tests; no weights."""
-    args = {"depths": (1, 1, 3, 2), "dims": (8, 16, 24, 32), "stem_dim": 8}
-    args |= {"windows": (0, 0, 4, 7), "heads": (0, 0, 4, 4)}
-    return _create("test_mambavision", pretrained, **{**args, **kwargs})
+    sizes: dict[str, Any] = {"depths": (1, 1, 3, 2), "dims": (8, 16, 24, 32), "stem_dim": 8}
+    sizes |= {"windows": (0, 0, 4, 7), "heads": (0, 0, 4, 4)}
+    return build_model(MambaVision, "test_mambavision", pretrained, kwargs, **sizes)

@@ -7,13 +7,12 @@ Official code: https://github.com/YubiaoYue/MedMamba (no licence file)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
 """
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -22,12 +21,11 @@ from vimamba.layers import (
     SS2D,
     PatchMerging,
     PatchStem,
-    drop_path_rates,
     split_paths,
     ss2d_rules,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import next_stage
 
 __all__ = ["MedMamba"]
@@ -74,47 +72,36 @@ class MedMamba(StagedBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"stage_norm"})
+    dense: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 2, 4, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
         scan_order: str | Sequence[str] = "cross",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if any(dim % 2 for dim in dims):
             raise ValueError(f"dims={dims} must be even, for each branch takes a half")
-        dd = {"device": device, "dtype": dtype}
 
-        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
-            mixer = SS2D(dim // 2, scan_order=order, **GATED_SS2D, **dd)
+        def block(
+            _stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            mixer = SS2D(dim // 2, scan_order=next(orders), **GATED_SS2D, **dd)
             return ConvScanBlock(dim, mixer, drop_path=rate, **dd)
 
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            PatchStem(in_chans, dims[0], **dd),
-            make_stages(
-                depths,
-                dims,
-                scan_order,
-                rates,
-                make_block=make_block,
-                make_downsample=partial(PatchMerging, **dd),
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.Identity(),
-            **dd,
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=PatchStem,
+            block=block,
+            downsample=PatchMerging,
+            scan_order=scan_order,
+            norm=nn.Identity,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -139,8 +126,6 @@ RULES = {
     r"layers\.(\d+)\.downsample\.(norm|reduction)\.(.*)": next_stage,
     r"head\.(weight|bias)": r"head.fc.\1",
 }
-
-
 register_family(
     "MedMamba",
     MedMamba,
@@ -150,67 +135,50 @@ register_family(
     "the models have 14.5, 18.6 and 39.9 M parameters.",
 )
 
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 1.0,
-        "crop_mode": "squash",
-        "interpolation": "bilinear",
-        "mean": (0.5, 0.5, 0.5),
-        "std": (0.5, 0.5, 0.5),
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "unknown",
-        "origin_url": "https://github.com/YubiaoYue/MedMamba",
-        "paper_name": "MedMamba: Vision Mamba for Medical Image Classification",
-        "paper_ids": "arXiv:2403.03849",
-        "notes": (
-            "licence unstated: the official repository has no licence file",
-            "weights on Baidu only, one file per data set",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+_OWN = {"note": "weights on Baidu only, one file per data set", "license": "unknown"}
+default_cfgs = make_cfgs(
     {
-        "medmamba_tiny.untrained": _cfg(),
-        "medmamba_small.untrained": _cfg(),
-        "medmamba_base.untrained": _cfg(),
-        "test_medmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3), license=None),
-    }
+        "medmamba_tiny.untrained": _OWN,
+        "medmamba_small.untrained": _OWN,
+        "medmamba_base.untrained": _OWN,
+        "test_medmamba.untrained": {"size": 96},
+    },
+    license="unknown",
+    crop_pct=1.0,
+    crop_mode="squash",
+    interpolation="bilinear",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/YubiaoYue/MedMamba",
+    paper_name="MedMamba: Vision Mamba for Medical Image Classification",
+    paper_ids="arXiv:2403.03849",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MedMamba:
-    return build_model(MedMamba, variant, pretrained, **kwargs)
 
 
 @register_model
 def medmamba_tiny(pretrained: bool = False, **kwargs: Any) -> MedMamba:
     """MedMamba-T: 14.5 M parameters with 6 classes; no weights at an address."""
-    return _create("medmamba_tiny", pretrained, **{"depths": (2, 2, 4, 2), **kwargs})
+    return build_model(MedMamba, "medmamba_tiny", pretrained, kwargs, depths=(2, 2, 4, 2))
 
 
 @register_model
 def medmamba_small(pretrained: bool = False, **kwargs: Any) -> MedMamba:
     """MedMamba-S: 18.6 M parameters with 6 classes; no weights at an address."""
-    return _create("medmamba_small", pretrained, **{"depths": (2, 2, 8, 2), **kwargs})
+    return build_model(MedMamba, "medmamba_small", pretrained, kwargs, depths=(2, 2, 8, 2))
 
 
 @register_model
 def medmamba_base(pretrained: bool = False, **kwargs: Any) -> MedMamba:
     """MedMamba-B: 39.9 M parameters with 6 classes; no weights at an address."""
-    args = {"depths": (2, 2, 12, 2), "dims": (128, 256, 512, 1024)}
-    return _create("medmamba_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 12, 2), "dims": (128, 256, 512, 1024)}
+    return build_model(MedMamba, "medmamba_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_medmamba(pretrained: bool = False, **kwargs: Any) -> MedMamba:
     """A very small MedMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}
-    return _create("test_medmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48)}
+    return build_model(MedMamba, "test_medmamba", pretrained, kwargs, **sizes)

@@ -11,26 +11,17 @@ Official code: https://github.com/LeapLabTHU/MLLA (MIT)
 Sizes: N batch, H and W image or grid, L tokens, C channels. Everything is channels-last.
 """
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch.nn.functional as F
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import register_family
-from vimamba.layers import (
-    BottleneckDownsample,
-    DepthwiseConv,
-    PositionedBlock,
-    ResidualStem,
-    RotaryEmbed,
-    drop_path_rates,
-    mean_attention,
-    positioned_rules,
-)
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.layers import DepthwiseConv, RotaryEmbed, mean_attention, positioned_rules
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, positioned_parts
 
 __all__ = ["MLLA"]
 
@@ -92,40 +83,17 @@ class MLLA(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 4, 8, 4),
         dims: tuple[int, ...] = (64, 128, 256, 512),
         heads: tuple[int, ...] = (2, 4, 8, 16),
         mlp_ratio: float = 4.0,
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
+        def mixer(stage: int, dim: int, _orders: Iterator[str], **dd: Any) -> nn.Module:
+            return GatedLinearAttention(dim, heads=heads[stage], **dd)
 
-        def make_block(stage: int, dim: int, rate: float, _order: str) -> nn.Module:
-            mixer = GatedLinearAttention(dim, heads=heads[stage], **dd)
-            return PositionedBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
-
-        downsample = partial(BottleneckDownsample, **dd)
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            ResidualStem(in_chans, dims[0], **dd),
-            make_stages(depths, dims, "", rates, make_block=make_block, make_downsample=downsample),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
-        )
+        super().__init__(positioned_parts(depths, dims, mixer, mlp_ratio), **options)
         self.init_weights(needs_reset=False)
 
 
@@ -153,64 +121,45 @@ register_family(
     top1={name: top1 for name, (_, top1) in _RELEASED.items()},
 )
 
-
-def _cfg(place: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
-    weights = f"weights: https://cloud.tsinghua.edu.cn/f/{place}/, to be fetched by hand"
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "mit" if top1 else None,
-        "origin_url": "https://github.com/LeapLabTHU/MLLA",
-        "paper_name": "Demystify Mamba in Vision: A Linear Attention Perspective",
-        "paper_ids": "arXiv:2405.16605",
-        "notes": (
-            "family: MLLA",
-            f"top-1: {top1 or 'untrained'}",
-            *((weights,) if place else ()),
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        **{name: _cfg(*released) for name, released in _RELEASED.items()},
-        "test_mlla.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        **{
+            name: {"by_hand": f"https://cloud.tsinghua.edu.cn/f/{place}/"}
+            for name, (place, _) in _RELEASED.items()
+        },
+        "test_mlla.untrained": {"size": 96},
+    },
+    license="mit",
+    first_conv="stem.conv1.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/LeapLabTHU/MLLA",
+    paper_name="Demystify Mamba in Vision: A Linear Attention Perspective",
+    paper_ids="arXiv:2405.16605",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MLLA:
-    return build_model(MLLA, variant, pretrained, **kwargs)
 
 
 @register_model
 def mlla_tiny(pretrained: bool = False, **kwargs: Any) -> MLLA:
     """MLLA-T: 24.4 M parameters."""
-    return _create("mlla_tiny", pretrained, **{"depths": (2, 4, 8, 4), **kwargs})
+    return build_model(MLLA, "mlla_tiny", pretrained, kwargs, depths=(2, 4, 8, 4))
 
 
 @register_model
 def mlla_small(pretrained: bool = False, **kwargs: Any) -> MLLA:
     """MLLA-S: 43.0 M parameters."""
-    return _create("mlla_small", pretrained, **{"depths": (3, 6, 21, 6), **kwargs})
+    return build_model(MLLA, "mlla_small", pretrained, kwargs, depths=(3, 6, 21, 6))
 
 
 @register_model
 def mlla_base(pretrained: bool = False, **kwargs: Any) -> MLLA:
     """MLLA-B: 96.0 M parameters."""
-    args = {"depths": (3, 6, 21, 6), "dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24)}
-    return _create("mlla_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (3, 6, 21, 6), "dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24)}
+    return build_model(MLLA, "mlla_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_mlla(pretrained: bool = False, **kwargs: Any) -> MLLA:
     """A very small MLLA for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4)}
-    return _create("test_mlla", pretrained, **{**args, "mlp_ratio": 2.0, **kwargs})
+    sizes: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (1, 2, 3, 4)}
+    sizes |= {"mlp_ratio": 2.0}
+    return build_model(MLLA, "test_mlla", pretrained, kwargs, **sizes)

@@ -10,26 +10,32 @@ Sizes: N batch, H and W image or map, C channels.
 """
 
 import re
-from collections.abc import Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SS2D, drop_path_rates, split_paths, ss2d_rules
+from vimamba.layers import SS2D, ConvNorm, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
-from vimamba.timm_layers import ClassifierHead, ConvNormAct, LayerScale2d, SqueezeExcite
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
+from vimamba.timm_layers import ConvNormAct, LayerScale2d, SqueezeExcite
 
 __all__ = ["MobileMamba"]
 
-ConvNorm = partial(ConvNormAct, apply_act=False)
+
+def make_stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
+    """Four strided 3x3 convolutions: a sixteenth of the image's side."""
+    widths = [in_chans, *(dim // part for part in (8, 4, 2, 1))]
+    convs = [
+        ConvNormAct(widths[i], widths[i + 1], 3, stride=2, apply_act=i < 3, **dd) for i in range(4)
+    ]
+    return nn.Sequential(*convs)
 
 
 class LocalBlock(nn.Module):
@@ -192,42 +198,6 @@ class MobileBlock(nn.Module):
         return x + self.drop_path(y)
 
 
-class NormedHead(ClassifierHead):
-    """timm's classifier with a batch norm of the pooled features; of a map there is none."""
-
-    def __init__(self, in_features: int, *args: Any, **dd: Any) -> None:
-        super().__init__(in_features, *args, **dd)
-        self.norm = self._new_norm(dd)
-
-    def _new_norm(self, dd: dict[str, Any]) -> nn.Module:
-        if self.global_pool.is_identity():
-            return nn.Identity()
-        return nn.BatchNorm1d(self.num_features, **dd).train(self.training)
-
-    def reset(
-        self,
-        num_classes: int,
-        pool_type: str | None = None,
-        reset_other: bool = False,
-        in_features: int | None = None,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        """Replace the last linear layer, and the norm where it is of other features."""
-        dd: dict[str, Any] = {"device": device, "dtype": dtype}
-        before = self.global_pool.is_identity(), self.num_features
-        super().reset(num_classes, pool_type, reset_other, in_features, **dd)
-        if before != (self.global_pool.is_identity(), self.num_features):
-            self.norm = self._new_norm(dd)
-
-    def forward(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(N, C, H, W) to (N, num_classes)."""
-        x = self.drop(self.norm(self.global_pool(x)))
-        if pre_logits:
-            return self.flatten(x)
-        return self.flatten(self.fc(x))
-
-
 def split_widths(dim: int, wide: float, local: float) -> tuple[int, int]:
     """Channels that are scanned, the nearest multiple of 16, and that are convolved.
 
@@ -259,11 +229,11 @@ class MobileMamba(StagedBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"stage_norm"})
+    dense: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (1, 2, 2),
         dims: tuple[int, ...] = (144, 272, 368),
@@ -272,46 +242,29 @@ class MobileMamba(StagedBackbone):
         conv_ratios: tuple[float, ...] = (0.2, 0.2, 0.3),
         expand: float = 2.0,
         scan_order: str | Sequence[str] = "bidirectional",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-
-        def make_block(stage: int, dim: int, rate: float, order: str) -> nn.Module:
+        def block(
+            stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
             widths = split_widths(dim, scan_ratios[stage], conv_ratios[stage])
-            scan = {"scan_order": order, "expand": expand}
+            scan = {"scan_order": next(orders), "expand": expand}
             mixer = SplitMixer(dim, kernels[stage], widths, **scan, **dd)
             return MobileBlock(dim, mixer, drop_path=rate, **dd)
 
-        widths = [in_chans, *(dims[0] // part for part in (8, 4, 2, 1))]
-        stem = [
-            ConvNormAct(widths[i], widths[i + 1], 3, stride=2, apply_act=i < 3, **dd)
-            for i in range(4)
-        ]
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            nn.Sequential(*stem),
-            make_stages(
-                depths,
-                dims,
-                scan_order,
-                rates,
-                make_block=make_block,
-                make_downsample=partial(Downsample, **dd),
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.Identity(),
-            strides=[16 * 2**i for i in range(len(dims))],
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=make_stem,
+            block=block,
+            downsample=Downsample,
+            scan_order=scan_order,
+            norm=nn.Identity,
+            neck=nn.BatchNorm1d,
+            stride=16,
             output_fmt="NCHW",
-            **dd,
         )
-        self.head = NormedHead(dims[-1], num_classes, global_pool, drop_rate, **dd)
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -378,7 +331,7 @@ RULES = {
     _MIXER + r"local_op\.dwconv1x1\.(.*)": _OURS + r"local.1.conv.\2",
     _MIXER + r"local_op\.bn2\.(.*)": _OURS + r"local.1.bn.\2",
     _MIXER + r"proj\.\d\.(.*)": _OURS + r"proj.\2",
-    r"head\.bn\.(.*)": r"head.norm.\1",
+    r"head\.bn\.(.*)": r"head.neck.\1",
     r"head\.l\.(.*)": r"head.fc.\1",
 }
 # after 300 epochs, and after 1000 with a teacher
@@ -398,30 +351,6 @@ _TOP1 = {
 }
 register_family("MobileMamba", MobileMamba, RULES, top1=_TOP1)
 
-
-def _cfg(name: str, size: int, drive: str = "") -> Any:
-    place = f"https://drive.google.com/file/d/{drive}" if drive else "none"
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, size, size),
-        "pool_size": (-(-size // 64), -(-size // 64)),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.0.conv",
-        "classifier": "head.fc",
-        "license": "mit" if drive else None,
-        "origin_url": "https://github.com/lewandofskee/MobileMamba",
-        "paper_name": "MobileMamba: Lightweight Multi-Receptive Visual Mamba Network",
-        "paper_ids": "arXiv:2411.15941",
-        "notes": (
-            "family: MobileMamba",
-            f"top-1: {_TOP1.get(name, 'untrained')}",
-            f"weights: {place}",
-        ),
-    }
-
-
 # size of the images, and the files of 300 and of 1000 epochs
 _FILES = {
     "t2": (192, "1LXh5wjVEUu5Kj1foclC9zmlKsy7JpMQ-", "14UUeEeN62a1jo5qit-m0yChQnNU8JWQG"),
@@ -431,61 +360,67 @@ _FILES = {
     "b2": (384, "1tJJZqeP09D_IAKKFuQtJQOYm4eNGjr1r", "1KuleL6Fi84zkjIhkRFbR4lqGa2iu6bOp"),
     "b4": (512, "1MiGLHSldK2JpbQEe-7VlmFsaCdugDnYR", "1KevdesGm8Pb4fEbgZ5JY4FMy9IQgYbiZ"),
 }
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        f"mobilemamba_{name}.{tag}": _cfg(f"mobilemamba_{name}.{tag}", size, file)
-        for name, (size, *files) in _FILES.items()
-        for tag, file in zip(("e300_in1k", "e1000_dist_in1k"), files, strict=True)
-    }
-    | {"test_mobilemamba.untrained": _cfg("test_mobilemamba", 96)}
+        **{
+            f"mobilemamba_{name}.{tag}": {
+                "by_hand": f"https://drive.google.com/file/d/{file}",
+                "size": size,
+            }
+            for name, (size, *files) in _FILES.items()
+            for tag, file in zip(("e300_in1k", "e1000_dist_in1k"), files, strict=True)
+        },
+        "test_mobilemamba.untrained": {"size": 96},
+    },
+    license="mit",
+    cell=64,
+    first_conv="stem.0.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/lewandofskee/MobileMamba",
+    paper_name="MobileMamba: Lightweight Multi-Receptive Visual Mamba Network",
+    paper_ids="arXiv:2411.15941",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MobileMamba:
-    return build_model(MobileMamba, variant, pretrained, features=(0, 1, 2), **kwargs)
-
-
 _B: dict[str, Any] = {"depths": (2, 3, 2), "dims": (200, 376, 448)}
 
 
 @register_model
 def mobilemamba_t2(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-T2, for images of 192 pixels: 8.8 M parameters."""
-    return _create("mobilemamba_t2", pretrained, **kwargs)
+    return build_model(MobileMamba, "mobilemamba_t2", pretrained, kwargs)
 
 
 @register_model
 def mobilemamba_t4(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-T4, for images of 192 pixels: 14.1 M parameters."""
-    return _create("mobilemamba_t4", pretrained, **{"dims": (176, 368, 448), **kwargs})
+    return build_model(MobileMamba, "mobilemamba_t4", pretrained, kwargs, dims=(176, 368, 448))
 
 
 @register_model
 def mobilemamba_s6(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-S6: 15.0 M parameters."""
-    return _create("mobilemamba_s6", pretrained, **{"dims": (192, 384, 448), **kwargs})
+    return build_model(MobileMamba, "mobilemamba_s6", pretrained, kwargs, dims=(192, 384, 448))
 
 
 @register_model
 def mobilemamba_b1(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-B1, for images of 256 pixels: 17.1 M parameters."""
-    return _create("mobilemamba_b1", pretrained, **{**_B, **kwargs})
+    return build_model(MobileMamba, "mobilemamba_b1", pretrained, kwargs, **_B)
 
 
 @register_model
 def mobilemamba_b2(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-B1 with weights for images of 384 pixels: 17.1 M parameters."""
-    return _create("mobilemamba_b2", pretrained, **{**_B, **kwargs})
+    return build_model(MobileMamba, "mobilemamba_b2", pretrained, kwargs, **_B)
 
 
 @register_model
 def mobilemamba_b4(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """MobileMamba-B1 with weights for images of 512 pixels: 17.1 M parameters."""
-    return _create("mobilemamba_b4", pretrained, **{**_B, **kwargs})
+    return build_model(MobileMamba, "mobilemamba_b4", pretrained, kwargs, **_B)
 
 
 @register_model
 def test_mobilemamba(pretrained: bool = False, **kwargs: Any) -> MobileMamba:
     """A very small MobileMamba for tests; no weights."""
-    args = {"depths": (1, 2, 1), "dims": (24, 28, 40), "expand": 1.0}
-    return _create("test_mobilemamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 2, 1), "dims": (24, 28, 40), "expand": 1.0}
+    return build_model(MobileMamba, "test_mobilemamba", pretrained, kwargs, **sizes)

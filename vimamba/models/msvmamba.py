@@ -10,28 +10,27 @@ paths. Everything is channels-last.
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
+    ConvMlp,
     DepthwiseConv,
     PatchMerging,
     PatchStem,
-    SelectiveScan,
-    drop_path_rates,
+    ProjectedScan,
     ss2d_rules,
 )
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
 from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import Mlp
@@ -41,31 +40,12 @@ __all__ = ["MSVMamba"]
 _RASTER_AND_THREE = "raster + raster(reverse=True) + columns + columns(reverse=True)"
 
 
-class PathScan(nn.Module):
-    """One selective scan with the projection to its step sizes, B and C.
-
-    Args:
-        dim: D.
-        d_state: S.
-        dt_rank: Rank of the step-size projection.
-        device, dtype: Of the parameters.
-    """
-
-    def __init__(self, dim: int, *, d_state: int, dt_rank: int, **dd: Any) -> None:
-        super().__init__()
-        self.sizes = [dt_rank, d_state, d_state]
-        self.x_proj = nn.Linear(dim, dt_rank + 2 * d_state, bias=False, **dd)
-        self.scan = SelectiveScan(dim, num_paths=1, d_state=d_state, dt_rank=dt_rank, **dd)
-
-    def reset_parameters(self) -> None:
-        """Start as Mamba does."""
-        self.x_proj.reset_parameters()
-        self.scan.reset_parameters()
+class PathScan(ProjectedScan):
+    """One selective scan of tokens."""
 
     def forward(self, u: Tensor, paths: Tensor | None) -> Tensor:
         """Tokens (N, L, D) along one path (1, T), or as they stand, to the same shape."""
-        dt, B, C = self.x_proj(u).unsqueeze(1).split(self.sizes, dim=-1)
-        return self.scan(u, dt, B, C, paths)
+        return self.scan.mix(u, self.x_proj(u), paths)
 
 
 def chain(x: Tensor, paths: Tensor) -> Tensor:
@@ -162,27 +142,6 @@ class MultiscaleSS2D(nn.Module):
         return self.out_norm(y) if self.norms_sum else y
 
 
-class ConvMlp(nn.Module):
-    """An MLP whose hidden tokens take in their neighbours by a depthwise convolution."""
-
-    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden, **dd)
-        self.conv = DepthwiseConv(hidden, **dd)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim, **dd)
-
-    def reset_parameters(self) -> None:
-        """Start as 1x1 convolutions do, which the official code has."""
-        self.fc1.reset_parameters()
-        self.fc2.reset_parameters()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C) to the same shape."""
-        x = self.fc1(x)
-        return self.fc2(self.act(x + self.conv(x)))
-
-
 class MultiscaleBlock(nn.Module):
     """Residual block of a mixer and an MLP, normed before, the MLP of version 3 after."""
 
@@ -234,9 +193,6 @@ class MSVMamba(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (1, 2, 9, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
@@ -246,38 +202,28 @@ class MSVMamba(StagedBackbone):
         expand: float = 2.0,
         mlp_ratio: float = 2.0,
         gated: bool = True,
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if version not in (1, 3):
             raise ValueError(f"version={version!r} is unknown; choose 1 or 3")
-        dd = {"device": device, "dtype": dtype}
         scan = {"d_state": d_state, "expand": expand, "gated": gated, "version": version}
 
-        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
-            mixer = MultiscaleSS2D(dim, scan_order=order, **scan, **dd)
-            mlp = ConvMlp(dim, int(mlp_ratio * dim), **dd)
+        def block(
+            _stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            mixer = MultiscaleSS2D(dim, scan_order=next(orders), **scan, **dd)
+            mlp = ConvMlp(dim, int(mlp_ratio * dim), residual=True, **dd)
             return MultiscaleBlock(dim, mixer, mlp, drop_path=rate, post_norm=version == 3, **dd)
 
-        downsample = partial(ConvDownsample if version == 3 else PatchMerging, **dd)
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            (ConvStem if version == 3 else PatchStem)(in_chans, dims[0], **dd),
-            make_stages(
-                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=ConvStem if version == 3 else PatchStem,
+            block=block,
+            downsample=ConvDownsample if version == 3 else PatchMerging,
+            scan_order=scan_order,
         )
+        super().__init__(parts, **options)
         # of the two scans in the official files
         self.branches = ("full_scan", "half_scan") if version == 3 else ("half_scan", "full_scan")
         self.init_weights(needs_reset=False)
@@ -286,8 +232,11 @@ class MSVMamba(StagedBackbone):
         """Linear layers as VMamba's, but those of the scans and what are convolutions there."""
         super().init_parameters()
         for module in self.modules():
-            if isinstance(module, PathScan | ConvMlp):
+            if isinstance(module, PathScan):
                 module.reset_parameters()
+            elif isinstance(module, ConvMlp):
+                module.fc1.reset_parameters()
+                module.fc2.reset_parameters()
 
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename, and give either scan its part of the stacked parameters."""
@@ -353,101 +302,76 @@ register_family(
     top1={name: top1 for name, (_, top1) in _RELEASED.items()},
 )
 
-
-def _cfg(place: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
-    on_hub = place.endswith(".pth")
-    by_hand = f"weights: {place}, to be fetched by hand"
-    return {
-        "hf_hub_id": "YuhengSSS/MSVMamba" if on_hub else None,
-        "hf_hub_filename": place if on_hub else None,
-        "custom_load": "hf" if on_hub else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "unknown" if top1 else None,
-        "origin_url": "https://github.com/YuHengsss/MSVMamba",
-        "paper_name": "Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
-        "paper_ids": "arXiv:2405.14174",
-        "notes": (
-            "family: MSVMamba",
-            f"generation: version {3 if on_hub else 1}",
-            f"top-1: {top1 or 'untrained'}",
-            "licence: unstated, the official repository has no licence file",
-            *((by_hand,) if place and not on_hub else ()),
-        ),
-        **kwargs,
-    }
-
-
-_SMALL: dict[str, Any] = {"input_size": (3, 96, 96), "pool_size": (3, 3)}
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        **{name: _cfg(*released) for name, released in _RELEASED.items()},
-        "test_msvmamba.untrained": _cfg(**_SMALL),
-        "test_msvmambav3.untrained": _cfg(**_SMALL),
-    }
+        **{
+            name: {"file" if place.endswith(".pth") else "by_hand": place}
+            for name, (place, _) in _RELEASED.items()
+        },
+        "test_msvmamba.untrained": {"size": 96},
+        "test_msvmambav3.untrained": {"size": 96},
+    },
+    hub="YuhengSSS/MSVMamba",
+    license="unknown",
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/YuHengsss/MSVMamba",
+    paper_name="Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
+    paper_ids="arXiv:2405.14174",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> MSVMamba:
-    return build_model(MSVMamba, variant, pretrained, **kwargs)
-
-
 _V3: dict[str, Any] = {"version": 3, "expand": 1.0, "mlp_ratio": 4.0, "gated": False}
 
 
 @register_model
 def msvmamba_nano(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-N: 6.9 M parameters."""
-    args = {"depths": (1, 2, 5, 2), "dims": (48, 96, 192, 384)}
-    return _create("msvmamba_nano", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 2, 5, 2), "dims": (48, 96, 192, 384)}
+    return build_model(MSVMamba, "msvmamba_nano", pretrained, kwargs, **sizes)
 
 
 @register_model
 def msvmamba_micro(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-M: 11.9 M parameters."""
-    args = {"depths": (1, 2, 5, 2), "dims": (64, 128, 256, 512)}
-    return _create("msvmamba_micro", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 2, 5, 2), "dims": (64, 128, 256, 512)}
+    return build_model(MSVMamba, "msvmamba_micro", pretrained, kwargs, **sizes)
 
 
 @register_model
 def msvmamba_tiny(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-T: 33.0 M parameters."""
-    return _create("msvmamba_tiny", pretrained, **{"depths": (1, 2, 9, 2), **kwargs})
+    return build_model(MSVMamba, "msvmamba_tiny", pretrained, kwargs, depths=(1, 2, 9, 2))
 
 
 @register_model
 def msvmambav3_tiny(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-T, version 3: 32.3 M parameters."""
-    return _create("msvmambav3_tiny", pretrained, **{"depths": (2, 2, 9, 2), **_V3, **kwargs})
+    return build_model(MSVMamba, "msvmambav3_tiny", pretrained, kwargs, depths=(2, 2, 9, 2), **_V3)
 
 
 @register_model
 def msvmambav3_small(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-S, version 3: 50.2 M parameters."""
-    return _create("msvmambav3_small", pretrained, **{"depths": (2, 3, 20, 2), **_V3, **kwargs})
+    sizes = {"depths": (2, 3, 20, 2), **_V3}
+    return build_model(MSVMamba, "msvmambav3_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def msvmambav3_base(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """MSVMamba-B, version 3: 90.6 M parameters."""
-    args = {"depths": (2, 4, 18, 2), "dims": (128, 256, 512, 1024), **_V3, "gated": True}
-    return _create("msvmambav3_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 4, 18, 2), "dims": (128, 256, 512, 1024), **_V3, "gated": True}
+    return build_model(MSVMamba, "msvmambav3_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_msvmamba(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """A very small MSVMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 40)}
-    return _create("test_msvmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 40)}
+    return build_model(MSVMamba, "test_msvmamba", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_msvmambav3(pretrained: bool = False, **kwargs: Any) -> MSVMamba:
     """A very small MSVMamba of version 3 for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (32, 36, 40, 48), **_V3, "mlp_ratio": 2.0}
-    return _create("test_msvmambav3", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (32, 36, 40, 48), **_V3, "mlp_ratio": 2.0}
+    return build_model(MSVMamba, "test_msvmambav3", pretrained, kwargs, **sizes)

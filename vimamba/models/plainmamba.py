@@ -12,20 +12,20 @@ Sizes: N batch, h and w grid, L = h * w tokens, C channels, D = 2 C, K paths of 
 """
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import GridEmbed, SelectiveScan, drop_path_rates, to_pair
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
-from vimamba.scan_orders import order_of_block
+from vimamba.layers import GridEmbed, SelectiveScan, to_pair
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts, quarters
 from vimamba.timm_layers import ConvNormAct
 
 __all__ = ["PlainMamba"]
@@ -154,10 +154,10 @@ class PlainMambaBlock(nn.Module):
         if convolve:
             self.conv = ConvNormAct(dim, dim, 3, groups=dim, act_layer=nn.GELU, **dd)
 
-    def forward(self, x: Tensor, paths: Tensor, ways: Tensor) -> Tensor:
-        """(N, h, w, C) to (N, h, w, C)."""
-        x = x + self.drop_path(self.mixer(self.norm(x), paths, ways))
-        return self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
+        """A map (N, h, w, C), paths and their directions (2, K, T), to tokens (N, L, C)."""
+        x = x + self.drop_path(self.mixer(self.norm(x), paths[0], paths[1]))
+        return self.conv(x.permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)
 
 
 class PlainMamba(PlainBackbone):
@@ -179,12 +179,11 @@ class PlainMamba(PlainBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"patch_size", "dynamic_img_size"})
+    dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True}
+
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         embed_dim: int = 192,
         depth: int = 24,
@@ -193,46 +192,39 @@ class PlainMamba(PlainBackbone):
         d_state: int = 16,
         scan_order: str | Sequence[str] = "serpentine",
         stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
+        def block(number: int, rate: float, _paths: int, dd: dict[str, Any]) -> PlainMambaBlock:
+            sizes = {"d_state": d_state, "convolve": number in conv_blocks}
+            return PlainMambaBlock(embed_dim, drop_path=rate, **sizes, **dd)
+
+        def embed(given: PlainOptions, dim: int) -> ConvStem:
+            size = to_pair(given.img_size)
+            return ConvStem(size, given.in_chans, dim, stem_convs, **given.dd)
+
+        norm = partial(nn.LayerNorm, eps=1e-6)
         taps = quarters(depth) if stage_norm else None
-        tap_norms: list[nn.Module] | None = None
-        if taps is not None:
-            tap_norms = [nn.LayerNorm(embed_dim, eps=1e-6, **dd) for _ in taps[:-1]]
-            tap_norms.append(nn.Identity())  # the last one's norm is that of the classifier
-        super().__init__(
-            ConvStem(to_pair(img_size), in_chans, embed_dim, stem_convs, **dd),
-            (
-                PlainMambaBlock(
-                    embed_dim,
-                    d_state=d_state,
-                    convolve=block in conv_blocks,
-                    drop_path=rate,
-                    **dd,
-                )
-                for block, rate in enumerate(rates)
-            ),
-            nn.LayerNorm(embed_dim, eps=1e-6, **dd),
-            scan_order=[order_of_block(scan_order, block) for block in range(depth)],
-            prefix="none",
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            embed=embed,
+            norm=norm,
             taps=taps,
-            tap_norms=tap_norms,
-            dynamic_img_size=True,
+            # the last one's norm is that of the classifier
+            tap_norms=[norm] * (len(taps) - 1) + [nn.Identity] if taps else None,
             antialias=False,
-            **dd,
         )
+        super().__init__(parts, **options)
         self.stage_norm = stage_norm
         self.init_weights(needs_reset=False)
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """The last block of each quarter; a dense backbone has no others."""
+        found = super().default_features(given)
+        return range(len(found)) if given.get("stage_norm") else found
 
     def init_parameters(self) -> None:
         """Linear layers as DeiT's, so that the step sizes start at softplus(0); the classifier."""
@@ -266,26 +258,24 @@ class PlainMamba(PlainBackbone):
         """The norms of features, which classifiers lack."""
         return ("tap_norms.",)
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
-        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths = self.embed(x)
-        x = x.unflatten(1, (height, width))
-        ways: dict[str, Tensor] = {}
+    def prepare(
+        self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Paths with the directions of their steps, (2, K, T)."""
         for order, table in paths.items():
-            ways[order] = directions(table, width)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                order = self.scan_orders[i]
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, paths[order], ways[order])
-                else:
-                    x = block(x, paths[order], ways[order])
-                self.tap(i, x.flatten(1, 2), take, norm, features)
-        return x.flatten(1, 2), features
+            paths[order] = torch.stack([table, directions(table, grid[1])])
+        return paths, torch.jit.annotate(list[Tensor], [])
+
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tokens as a map (N, h, w, C)."""
+        return x.unflatten(1, grid), paths
 
     def tap(
         self, block: int, x: Tensor, take: list[int], norm: bool, features: list[Tensor]
@@ -340,65 +330,46 @@ RULES = {
 _TOP1 = {"plainmamba_l1.in1k": 77.9, "plainmamba_l2.in1k": 81.6, "plainmamba_l3.in1k": 82.3}
 register_family("PlainMamba", PlainMamba, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
 
-
-def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "ChenhongyiYang/PlainMamba" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.stem.conv",
-        "classifier": "head",
-        "license": "apache-2.0" if file else None,
-        "origin_url": "https://github.com/ChenhongyiYang/PlainMamba",
-        "paper_name": "PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition",
-        "paper_ids": "arXiv:2403.17695",
-        "notes": ("family: PlainMamba", "generation: released weights"),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "plainmamba_l1.in1k": _cfg("l1.pth"),
-        "plainmamba_l2.in1k": _cfg("l2.pth"),
-        "plainmamba_l3.in1k": _cfg("l3.pth"),
-        "test_plainmamba.untrained": _cfg(input_size=(3, 64, 64)),
-    }
+        "plainmamba_l1.in1k": {"file": "l1.pth"},
+        "plainmamba_l2.in1k": {"file": "l2.pth"},
+        "plainmamba_l3.in1k": {"file": "l3.pth"},
+        "test_plainmamba.untrained": {"size": 64},
+    },
+    hub="ChenhongyiYang/PlainMamba",
+    license="apache-2.0",
+    cell=None,
+    first_conv="patch_embed.stem.conv",
+    classifier="head",
+    origin_url="https://github.com/ChenhongyiYang/PlainMamba",
+    paper_name="PlainMamba: Improving Non-Hierarchical Mamba in Visual Recognition",
+    paper_ids="arXiv:2403.17695",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> PlainMamba:
-    depth = kwargs.get("depth", 24)
-    features = (0, 1, 2, 3) if kwargs.get("stage_norm") else quarters(depth)
-    return build_model(PlainMamba, variant, pretrained, features=features, **kwargs)
 
 
 @register_model
 def plainmamba_l1(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
     """PlainMamba-L1: 7.6 M parameters, 196 tokens."""
-    args = {"embed_dim": 192, "stem_convs": 1, "conv_blocks": (0,)}
-    return _create("plainmamba_l1", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 192, "stem_convs": 1, "conv_blocks": (0,)}
+    return build_model(PlainMamba, "plainmamba_l1", pretrained, kwargs, **sizes)
 
 
 @register_model
 def plainmamba_l2(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
     """PlainMamba-L2: 26.1 M parameters, 196 tokens."""
-    return _create("plainmamba_l2", pretrained, **{"embed_dim": 384, **kwargs})
+    return build_model(PlainMamba, "plainmamba_l2", pretrained, kwargs, embed_dim=384)
 
 
 @register_model
 def plainmamba_l3(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
     """PlainMamba-L3: 51.0 M parameters, 196 tokens."""
-    return _create("plainmamba_l3", pretrained, **{"embed_dim": 448, "depth": 36, **kwargs})
+    return build_model(PlainMamba, "plainmamba_l3", pretrained, kwargs, embed_dim=448, depth=36)
 
 
 @register_model
 def test_plainmamba(pretrained: bool = False, **kwargs: Any) -> PlainMamba:
     """A very small PlainMamba for tests; no weights."""
-    args = {"img_size": 64, "embed_dim": 24, "depth": 4, "stem_convs": 0, "conv_blocks": (0,)}
-    return _create("test_plainmamba", pretrained, **{**args, "d_state": 8, **kwargs})
+    sizes: dict[str, Any] = {"img_size": 64, "embed_dim": 24, "depth": 4, "stem_convs": 0}
+    sizes |= {"conv_blocks": (0,), "d_state": 8}
+    return build_model(PlainMamba, "test_plainmamba", pretrained, kwargs, **sizes)

@@ -13,30 +13,19 @@ channels-last.
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import (
-    BottleneckDownsample,
-    PositionedBlock,
-    ResidualStem,
-    ScanMixer,
-    SelectiveScan,
-    drop_path_rates,
-    positioned_rules,
-    split_paths,
-    ss2d_rules,
-)
+from vimamba.layers import ScanMixer, SelectiveScan, positioned_rules, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, positioned_parts
 
 __all__ = ["SpatialMamba"]
 
@@ -134,42 +123,17 @@ class SpatialMamba(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 4, 8, 4),
         dims: tuple[int, ...] = (64, 128, 256, 512),
         scan_order: str | Sequence[str] = "raster",
         mlp_ratio: float = 4.0,
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
+        def mixer(_stage: int, dim: int, orders: Iterator[str], **dd: Any) -> nn.Module:
+            return FusedScan(dim, scan_order=next(orders), **dd)
 
-        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
-            mixer = FusedScan(dim, scan_order=order, **dd)
-            return PositionedBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
-
-        downsample = partial(BottleneckDownsample, **dd)
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            ResidualStem(in_chans, dims[0], **dd),
-            make_stages(
-                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
-        )
+        super().__init__(positioned_parts(depths, dims, mixer, mlp_ratio, scan_order), **options)
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -210,65 +174,45 @@ register_family(
     top1={name: top1 for name, (_, top1) in _RELEASED.items()},
 )
 
-
-def _cfg(place: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
-    weights = f"weights: https://drive.google.com/file/d/{place}, to be fetched by hand"
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "apache-2.0" if top1 else None,
-        "origin_url": "https://github.com/EdwardChasel/Spatial-Mamba",
-        "paper_name": "Spatial-Mamba: Effective Visual State Space Models via Structure-aware "
-        "State Fusion",
-        "paper_ids": "arXiv:2410.15091",
-        "notes": (
-            "family: Spatial-Mamba",
-            f"top-1: {top1 or 'untrained'}",
-            *((weights,) if place else ()),
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        **{name: _cfg(*released) for name, released in _RELEASED.items()},
-        "test_spatialmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        **{
+            name: {"by_hand": f"https://drive.google.com/file/d/{place}"}
+            for name, (place, _) in _RELEASED.items()
+        },
+        "test_spatialmamba.untrained": {"size": 96},
+    },
+    license="apache-2.0",
+    first_conv="stem.conv1.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/EdwardChasel/Spatial-Mamba",
+    paper_name="Spatial-Mamba: Effective Visual State Space Models via Structure-aware State "
+    "Fusion",
+    paper_ids="arXiv:2410.15091",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> SpatialMamba:
-    return build_model(SpatialMamba, variant, pretrained, **kwargs)
 
 
 @register_model
 def spatialmamba_tiny(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
     """Spatial-Mamba-T: 26.7 M parameters."""
-    return _create("spatialmamba_tiny", pretrained, **{"depths": (2, 4, 8, 4), **kwargs})
+    return build_model(SpatialMamba, "spatialmamba_tiny", pretrained, kwargs, depths=(2, 4, 8, 4))
 
 
 @register_model
 def spatialmamba_small(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
     """Spatial-Mamba-S: 43.1 M parameters."""
-    return _create("spatialmamba_small", pretrained, **{"depths": (2, 4, 21, 5), **kwargs})
+    return build_model(SpatialMamba, "spatialmamba_small", pretrained, kwargs, depths=(2, 4, 21, 5))
 
 
 @register_model
 def spatialmamba_base(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
     """Spatial-Mamba-B: 95.7 M parameters."""
-    args = {"depths": (2, 4, 21, 5), "dims": (96, 192, 384, 768)}
-    return _create("spatialmamba_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 4, 21, 5), "dims": (96, 192, 384, 768)}
+    return build_model(SpatialMamba, "spatialmamba_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_spatialmamba(pretrained: bool = False, **kwargs: Any) -> SpatialMamba:
     """A very small Spatial-Mamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "mlp_ratio": 2.0}
-    return _create("test_spatialmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "mlp_ratio": 2.0}
+    return build_model(SpatialMamba, "test_spatialmamba", pretrained, kwargs, **sizes)

@@ -10,31 +10,33 @@ averaged; here the average of their weights, which is the same, is read from the
 Sizes: N batch, H and W image or map, C channels.
 """
 
-import itertools
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import DropPath
+from timm.models import register_model
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SelectiveScan, Stage, drop_path_rates, split_paths, ss2d_rules
+from vimamba.checkpoints import StateDict, average_classifiers, register_family
+from vimamba.layers import ConvNorm, MapScan, init_map_scans_, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone
-from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.timm_layers import ConvNormAct, LayerScale2d
 
 __all__ = ["TinyViM"]
 
-ConvNorm = partial(ConvNormAct, apply_act=False)
+
+def make_stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
+    """Two strided 3x3 convolutions: a quarter of the image's side."""
+    conv = partial(ConvNormAct, kernel_size=3, stride=2, act_layer=nn.GELU, **dd)
+    return nn.Sequential(conv(in_chans, dim // 2), conv(dim // 2, dim))
 
 
 class RepConv(nn.Module):
@@ -66,7 +68,7 @@ class AxisConv(nn.Module):
         return torch.cat([self.dwconv_w(down), self.dwconv_h(across)], dim=1)
 
 
-class LaplaceMixer(nn.Module):
+class LaplaceMixer(MapScan):
     """Scan the coarse part of some channels, convolve the others.
 
     Args:
@@ -81,19 +83,12 @@ class LaplaceMixer(nn.Module):
     def __init__(
         self, dim: int, low: int, pool: int, *, scan_order: str, d_state: int = 8, **dd: Any
     ) -> None:
-        super().__init__()
-        self.widths, self.pool, self.scan_order = [low, dim - low], pool, scan_order
-        self.d_state, self.dt_rank = d_state, math.ceil(dim / 16)
-        self.num_paths = num_paths(scan_order, 2)
+        sizes = {"d_state": d_state, "dt_rank": math.ceil(dim / 16)}
+        super().__init__(low, scan_order=scan_order, **sizes, **dd)
+        self.widths, self.pool = [low, dim - low], pool
         self.in_proj = ConvNorm(dim, dim, **dd)
         self.conv = AxisConv(dim, **dd)
         self.act = nn.SiLU()
-        rows = self.num_paths * (self.dt_rank + 2 * d_state)
-        self.x_proj = nn.Linear(low, rows, bias=False, **dd)
-        self.scan = SelectiveScan(
-            low, num_paths=self.num_paths, d_state=d_state, dt_rank=self.dt_rank, **dd
-        )
-        self.out_norm = nn.LayerNorm(low, **dd)
         self.local_conv = RepConv(dim - low, **dd)
         self.out_proj = ConvNorm(dim, dim, **dd)
 
@@ -113,20 +108,6 @@ class LaplaceMixer(nn.Module):
         below, right = x.shape[2] - change.shape[2], x.shape[3] - change.shape[3]
         # not sliced: whether the memory has gaps then would be another program for other sizes
         return x + F.pad(change, (0, right, 0, below))
-
-    def mix(self, x: Tensor) -> Tensor:
-        """Scan (N, C, H, W) and norm to the same shape."""
-        height, width = x.shape[2], x.shape[3]
-        x = x.permute(0, 2, 3, 1)
-        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
-        u = x.flatten(1, 2)
-        y = self.out_norm(self.scan.mix(u, self.x_proj(u), paths))
-        return y.transpose(1, 2).unflatten(2, (height, width))
-
-    def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
-        self.x_proj.reset_parameters()
-        self.scan.reset_parameters()
 
 
 def make_mlp(dim: int, **dd: Any) -> nn.Sequential:
@@ -185,9 +166,6 @@ class TinyViM(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (3, 3, 9, 6),
         dims: tuple[int, ...] = (48, 64, 168, 224),
@@ -195,56 +173,34 @@ class TinyViM(StagedBackbone):
         pools: tuple[int, ...] = (8, 4, 2, 1),
         low_ratios: tuple[float, ...] = (0.25, 0.5, 0.5, 0.75),
         scan_order: str | Sequence[str] = "cross",
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        number = itertools.count()
-        stages: list[nn.Module] = []
-        for i, rates in enumerate(drop_path_rates(drop_path_rate, depths)):
-            dim, blocks = dims[i], []
-            for j, rate in enumerate(rates):
-                if j == depths[i] - 1 or j in scans[i]:
-                    order = order_of_block(scan_order, next(number))
-                    low = int(dim * low_ratios[i])
-                    mixer = LaplaceMixer(dim, low, pools[i], scan_order=order, **dd)
-                    blocks.append(ScanBlock(dim, mixer, drop_path=rate, **dd))
-                else:
-                    blocks.append(LocalBlock(dim, drop_path=rate, **dd))
-            downsample = ConvNorm(dims[i - 1], dim, 3, stride=2, **dd) if i else nn.Identity()
-            stages.append(Stage(downsample, blocks))
-        act = {"act_layer": nn.GELU}
-        super().__init__(
-            nn.Sequential(
-                ConvNormAct(in_chans, dims[0] // 2, 3, stride=2, **act, **dd),
-                ConvNormAct(dims[0] // 2, dims[0], 3, stride=2, **act, **dd),
-            ),
-            stages,
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.BatchNorm2d(dims[-1], **dd),
-            stage_norms=[nn.BatchNorm2d(dim, **dd) for dim in dims] if stage_norm else None,
+        def block(
+            stage: int, number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            if number != depths[stage] - 1 and number not in scans[stage]:
+                return LocalBlock(dim, drop_path=rate, **dd)
+            low = int(dim * low_ratios[stage])
+            mixer = LaplaceMixer(dim, low, pools[stage], scan_order=next(orders), **dd)
+            return ScanBlock(dim, mixer, drop_path=rate, **dd)
+
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=make_stem,
+            block=block,
+            downsample=partial(ConvNorm, kernel_size=3, stride=2),
+            scan_order=scan_order,
+            norm=nn.BatchNorm2d,
+            dense_norm=nn.BatchNorm2d,
             output_fmt="NCHW",
-            **dd,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
         """Convolutions and linear layers alike, the scans as Mamba's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, LaplaceMixer):
-                module.reset_parameters()
+        init_map_scans_(self)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename, give each path's parameters an axis or a layer, and average the classifiers."""
@@ -253,10 +209,7 @@ class TinyViM(StagedBackbone):
             name = re.sub(r"^network\.(\d)\.(\d+)", _place, key)
             name = re.sub(r"\.c\.weight$", ".conv.weight", name)
             state[name] = value.flatten() if name.endswith(".gamma") else value
-        for leaf in ("weight", "bias"):
-            if (taught := state.pop(f"head.taught.{leaf}", None)) is not None:
-                state[f"head.fc.{leaf}"] = (state[f"head.fc.{leaf}"] + taught) / 2
-        return state
+        return average_classifiers(state)
 
 
 def _place(match: re.Match[str]) -> str:
@@ -300,31 +253,6 @@ _TOP1 = {
 }
 register_family("TinyViM", TinyViM, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
 
-
-def _cfg(name: str, drive: str = "", **kwargs: Any) -> Any:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.0.conv",
-        "classifier": "head.fc",
-        "license": "unknown" if name in _TOP1 else None,
-        "origin_url": "https://github.com/xwmaxwma/TinyViM",
-        "paper_name": "TinyViM: Frequency Decoupling for Tiny Hybrid Vision Mamba",
-        "paper_ids": "arXiv:2411.17473",
-        "notes": (
-            "family: TinyViM",
-            f"top-1: {_TOP1.get(name, 'untrained')}",
-            "licence: unstated, the official repository has no licence file",
-            f"weights: {f'https://drive.google.com/drive/folders/{drive}' if drive else 'none'}",
-        ),
-        **kwargs,
-    }
-
-
 # folders with the files
 _FOLDERS = {
     "tinyvim_small.e1000_dist_in1k": "1cLgX_Mlk9W5_nMtgwmLC71ap-RlvT7eW",
@@ -333,38 +261,47 @@ _FOLDERS = {
     "tinyvim_large.e300_dist_in1k": "1BtxDPRyll8FVbZfbdjH-oDJU7dYKaSfY",
     "tinyvim_large.e1000_dist_in1k": "1-nfZiEMix8Xd625M2UVFXrujIIV-K2_2",
 }
-default_cfgs = generate_default_cfgs(
-    {name: _cfg(name, _FOLDERS.get(name, "")) for name in _TOP1}
-    | {"test_tinyvim.untrained": _cfg("test_tinyvim", input_size=(3, 96, 96), pool_size=(3, 3))}
+default_cfgs = make_cfgs(
+    {
+        "tinyvim_small.e300_dist_in1k": {"note": "weights: none"},
+        **{
+            name: {"by_hand": f"https://drive.google.com/drive/folders/{folder}"}
+            for name, folder in _FOLDERS.items()
+        },
+        "test_tinyvim.untrained": {"size": 96},
+    },
+    license="unknown",
+    first_conv="stem.0.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/xwmaxwma/TinyViM",
+    paper_name="TinyViM: Frequency Decoupling for Tiny Hybrid Vision Mamba",
+    paper_ids="arXiv:2411.17473",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> TinyViM:
-    return build_model(TinyViM, variant, pretrained, **kwargs)
 
 
 @register_model
 def tinyvim_small(pretrained: bool = False, **kwargs: Any) -> TinyViM:
     """TinyViM-S: 5.7 M parameters."""
-    return _create("tinyvim_small", pretrained, **kwargs)
+    return build_model(TinyViM, "tinyvim_small", pretrained, kwargs)
 
 
 @register_model
 def tinyvim_base(pretrained: bool = False, **kwargs: Any) -> TinyViM:
     """TinyViM-B: 11.1 M parameters."""
-    args = {"depths": (4, 3, 10, 5), "dims": (48, 96, 192, 384), "scans": ((), (), (5,), ())}
-    return _create("tinyvim_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (4, 3, 10, 5), "dims": (48, 96, 192, 384), "scans": ((), (), (5,), ())}
+    return build_model(TinyViM, "tinyvim_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def tinyvim_large(pretrained: bool = False, **kwargs: Any) -> TinyViM:
     """TinyViM-L: 31.9 M parameters."""
-    args = {"depths": (4, 4, 12, 6), "dims": (64, 128, 384, 512), "scans": ((), (), (6,), ())}
-    return _create("tinyvim_large", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (4, 4, 12, 6), "dims": (64, 128, 384, 512), "scans": ((), (), (6,), ())}
+    return build_model(TinyViM, "tinyvim_large", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_tinyvim(pretrained: bool = False, **kwargs: Any) -> TinyViM:
     """A very small TinyViM for tests; no weights."""
-    args = {"depths": (2, 1, 3, 2), "dims": (16, 24, 32, 40), "scans": ((), (), (1,), ())}
-    return _create("test_tinyvim", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 1, 3, 2), "dims": (16, 24, 32, 40), "scans": ((), (), (1,), ())}
+    return build_model(TinyViM, "test_tinyvim", pretrained, kwargs, **sizes)

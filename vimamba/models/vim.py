@@ -7,29 +7,27 @@ Official code: https://github.com/hustvl/Vim (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
-from timm.layers import RmsNorm
-from timm.models import checkpoint, generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor
 
 from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
-    PatchEmbed,
     RotaryEmbed,
     SimplePyramid,
     init_patches_,
     init_vim_blocks_,
     join_branches,
+    make_vim_block,
     mamba_rules,
-    to_pair,
-    vim_blocks,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
-from vimamba.scan_orders import order_of_block
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches, quarters
+from vimamba.timm_layers import get_device_dtype
 
 __all__ = ["VisionMamba"]
 
@@ -51,22 +49,25 @@ class VisionMamba(PlainBackbone):
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
         pyramid: Four blocks whose outputs, without the residual stream, become maps of strides
-            4, 8, 16 and 32: the published tiny segmentation backbone. It has no classifier.
+            4, 8, 16 and 32: the published tiny segmentation backbone. It has no classifier. True
+            takes the last block of each quarter.
         pyramid_residual: The maps come from the residual stream, as the next block reads it: the
             published small segmentation backbone, which is also `rotary`.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
         device, dtype: Of the parameters.
     """
 
+    dense: ClassVar[Mapping[str, Any]] = {
+        "dynamic_img_size": True,
+        "class_token": "none",
+        "pyramid": True,
+    }
+
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        patch_size: int = 16,
-        stride: int | None = None,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         *,
+        stride: int | None = None,
+        num_classes: int = 1000,
         embed_dim: int = 192,
         depth: int = 24,
         d_state: int = 16,
@@ -74,52 +75,40 @@ class VisionMamba(PlainBackbone):
         class_token: str = "middle",
         average_paths: bool = True,
         rotary: bool = False,
-        pyramid: tuple[int, ...] | None = None,
+        pyramid: bool | tuple[int, ...] | None = None,
         pyramid_residual: bool = False,
-        dynamic_img_size: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        if pyramid and (len(pyramid) != 4 or [*pyramid] != sorted({*pyramid} & {*range(depth)})):
+        taps = tuple(quarters(depth)) if pyramid is True else pyramid or None
+        if taps and (len(taps) != 4 or [*taps] != sorted({*taps} & {*range(depth)})):
             raise ValueError(f"pyramid={pyramid} must be four rising numbers of the {depth} blocks")
-        if pyramid_residual and not pyramid:
+        if pyramid_residual and not taps:
             raise ValueError("pyramid_residual=True needs pyramid=(…), four of the blocks")
-        dd = {"device": device, "dtype": dtype}
-        stride = stride or patch_size
         mixer = {"d_state": d_state, "average_paths": average_paths}
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
-        super().__init__(
-            PatchEmbed(
-                to_pair(img_size),
-                patch_size,
-                stride,
-                in_chans,
-                embed_dim,
-                dynamic_img_size=dynamic_img_size,
-                **dd,
-            ),
-            vim_blocks(embed_dim, orders, drop_path_rate, dd, **mixer),
-            RmsNorm(embed_dim, eps=1e-5, **dd),
-            scan_order=orders,
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=partial(make_vim_block, embed_dim, **mixer),
+            scan_order=scan_order,
+            embed=partial(embed_patches, stride=stride),
             prefix=class_token,
-            in_chans=in_chans,
-            num_classes=0 if pyramid else num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
-            taps=pyramid,
-            dynamic_img_size=dynamic_img_size,
-            **dd,
+            taps=taps,
+            shows_updates=bool(taps) and not pyramid_residual,
         )
+        super().__init__(parts, num_classes=0 if taps else num_classes, **options)
         self.rotary = RotaryEmbed(embed_dim) if rotary else None
         self.pyramid_residual = pyramid_residual
-        self.pyramid = SimplePyramid(embed_dim, **dd) if pyramid else None
-        if pyramid:
+        dd: dict[str, Any] = get_device_dtype(self.patch_embed)
+        self.pyramid = SimplePyramid(embed_dim, **dd) if taps else None
+        if taps:
             for level, info in enumerate(self.feature_info):
-                info["reduction"] = stride * 2**level // 4
+                info["reduction"] = self.patch_embed.stride[0] * 2**level // 4
         self.init_weights(needs_reset=False)
+
+    @classmethod
+    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
+        """The last block of each quarter; the four levels of a pyramid."""
+        return range(4) if given.get("pyramid") else super().default_features(given)
 
     def init_parameters(self) -> None:
         """Embeddings and classifier as DeiT's; only the first path gets the step sizes of Mamba."""
@@ -155,48 +144,42 @@ class VisionMamba(PlainBackbone):
         patches = torch.cat([rows[:, :p], rows[:, p + 1 :]], dim=1)
         return {k: v for k, v in state.items() if k != "cls_token"} | {"pos_embed": patches}
 
-    def _rotate(self, x: Tensor, angles: Tensor) -> Tensor:
+    def _rotate(self, x: Tensor, context: list[Tensor]) -> Tensor:
         """Rotate the patches' tokens, not the class token."""
         if self.rotary is None:
             return x
+        angles = context[0]
         if self.cls_token is None:
             return self.rotary(x, angles)
         p = self.places(x.shape[1] - 1)[0]
         before, after = self.rotary(x[:, :p], angles[:p]), self.rotary(x[:, p + 1 :], angles[p:])
         return torch.cat([before, x[:, p : p + 1], after], dim=1)
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`.
-
-        Those of a pyramid are what a block adds; with `pyramid_residual`, what the next one reads.
-        """
-        height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
-        x, paths = self.embed(x)
-        angles = x
+    def prepare(
+        self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The angles of a rotary embedding."""
+        context = torch.jit.annotate(list[Tensor], [])
         if self.rotary is not None:
-            angles = self.rotary.angles(height, width, x)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                x = self._rotate(x, angles)
-                table = paths[self.scan_orders[i]]
-                feature = x
-                if self.pyramid is not None and not self.pyramid_residual:
-                    if self.grad_checkpointing and not torch.jit.is_scripting():
-                        feature = checkpoint(block.update, x, table)
-                    else:
-                        feature = block.update(x, table)  # type: ignore[operator]
-                    x = x + feature
-                elif self.grad_checkpointing and not torch.jit.is_scripting():
-                    feature = x = checkpoint(block, x, table)
-                else:
-                    feature = x = block(x, table)
-                if self.pyramid_residual and i < len(self.blocks) - 1:
-                    feature = self._rotate(x, angles)
-                self.tap(i, feature, take, norm, features)
-        return x, features
+            context.append(self.rotary.angles(grid[0], grid[1], x))
+        return paths, context
+
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The residual stream, rotated."""
+        return self._rotate(x, context), paths
+
+    def shown(self, block: int, feature: Tensor, context: list[Tensor]) -> Tensor:
+        """With `pyramid_residual`, what the next block reads."""
+        if self.pyramid_residual and block < len(self.blocks) - 1:
+            return self._rotate(feature, context)
+        return feature
 
     def to_maps(
         self, features: list[Tensor], taps: list[int], height: int, width: int
@@ -243,96 +226,80 @@ register_family(
 )
 
 
-def _cfg(file: str = "", hub: str = "", **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": f"hustvl/{hub}" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        "origin_url": "https://github.com/hustvl/Vim",
-        "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional "
-        "State Space Model",
-        "paper_ids": "arXiv:2401.09417",
-        "notes": ("class token in the middle (February 2024)",),
-        **kwargs,
-    }
+def _file(size: str, name: str) -> dict[str, Any]:
+    note = "class token in the middle (February 2024)"
+    return {"hub": f"hustvl/Vim-{size}-midclstok", "file": name, "note": note}
 
 
-_TINY, _SMALL, _BASE = (f"Vim-{size}-midclstok" for size in ("tiny", "small", "base"))
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "vim_tiny_patch16_224.midclstok_in1k": _cfg("vim_t_midclstok_76p1acc.pth", _TINY),
-        "vim_small_patch16_224.midclstok_in1k": _cfg("vim_s_midclstok_80p5acc.pth", _SMALL),
-        "vim_base_patch16_224.midclstok_in1k": _cfg("vim_b_midclstok_81p9acc.pth", _BASE),
-        "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_t_midclstok_ft_78p3acc.pth", _TINY
+        "vim_tiny_patch16_224.midclstok_in1k": _file("tiny", "vim_t_midclstok_76p1acc.pth"),
+        "vim_small_patch16_224.midclstok_in1k": _file("small", "vim_s_midclstok_80p5acc.pth"),
+        "vim_base_patch16_224.midclstok_in1k": _file("base", "vim_b_midclstok_81p9acc.pth"),
+        "vim_tiny_patch16_stride8_224.midclstok_ft_in1k": _file(
+            "tiny", "vim_t_midclstok_ft_78p3acc.pth"
         ),
-        "vim_small_patch16_stride8_224.midclstok_ft_in1k": _cfg(
-            "vim_s_midclstok_ft_81p6acc.pth", _SMALL
+        "vim_small_patch16_stride8_224.midclstok_ft_in1k": _file(
+            "small", "vim_s_midclstok_ft_81p6acc.pth"
         ),
-        "vim_tiny_rope_patch16_224.in1k": _cfg(
-            notes=("rotary embedding, class token in front (January 2024)",)
-        ),
-        "test_vim.untrained": _cfg(input_size=(3, 96, 96), license=None, notes=()),
-    }
+        "vim_tiny_rope_patch16_224.in1k": {
+            "note": "rotary embedding, class token in front (January 2024)"
+        },
+        "test_vim.untrained": {"size": 96},
+    },
+    license="apache-2.0",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://github.com/hustvl/Vim",
+    paper_name="Vision Mamba: Efficient Visual Representation Learning with Bidirectional State "
+    "Space Model",
+    paper_ids="arXiv:2401.09417",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionMamba:
-    out_indices = (0, 1, 2, 3) if kwargs.get("pyramid") else quarters(kwargs.get("depth", 24))
-    return build_model(VisionMamba, variant, pretrained, features=out_indices, **kwargs)
 
 
 @register_model
 def vim_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti: 7.1 M parameters, 197 tokens."""
-    return _create("vim_tiny_patch16_224", pretrained, **{"embed_dim": 192, **kwargs})
+    return build_model(VisionMamba, "vim_tiny_patch16_224", pretrained, kwargs, embed_dim=192)
 
 
 @register_model
 def vim_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-S: 25.8 M parameters, 197 tokens."""
-    return _create("vim_small_patch16_224", pretrained, **{"embed_dim": 384, **kwargs})
+    return build_model(VisionMamba, "vim_small_patch16_224", pretrained, kwargs, embed_dim=384)
 
 
 @register_model
 def vim_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-B: 97.6 M parameters, 197 tokens."""
-    return _create("vim_base_patch16_224", pretrained, **{"embed_dim": 768, **kwargs})
+    return build_model(VisionMamba, "vim_base_patch16_224", pretrained, kwargs, embed_dim=768)
 
 
 @register_model
 def vim_tiny_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti+: patches overlap by half, 730 tokens."""
-    args = {"embed_dim": 192, "stride": 8}
-    return _create("vim_tiny_patch16_stride8_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 192, "stride": 8}
+    return build_model(VisionMamba, "vim_tiny_patch16_stride8_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vim_small_patch16_stride8_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-S+: patches overlap by half, 730 tokens."""
-    args = {"embed_dim": 384, "stride": 8}
-    return _create("vim_small_patch16_stride8_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 384, "stride": 8}
+    return build_model(VisionMamba, "vim_small_patch16_stride8_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vim_tiny_rope_patch16_224(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti of January 2024: rotary embedding, class token in front, paths summed."""
-    args = {"embed_dim": 192, "rotary": True, "class_token": "first", "average_paths": False}
-    return _create("vim_tiny_rope_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"embed_dim": 192, "rotary": True, "class_token": "first", "average_paths": False}
+    return build_model(VisionMamba, "vim_tiny_rope_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_vim(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """A very small Vim for tests; no weights."""
-    args = {"img_size": 96, "embed_dim": 48, "depth": 4, "d_state": 8}
-    return _create("test_vim", pretrained, **{**args, **kwargs})
+    sizes = {"img_size": 96, "embed_dim": 48, "depth": 4, "d_state": 8}
+    return build_model(VisionMamba, "test_vim", pretrained, kwargs, **sizes)

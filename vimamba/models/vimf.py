@@ -7,28 +7,20 @@ Official code: https://github.com/yws-wxs/Vim-F (no licence file), its second re
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from timm.layers import LayerNorm2d, RmsNorm
-from timm.models import generate_default_cfgs, register_model
+from timm.layers import LayerNorm2d
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import (
-    GridEmbed,
-    VimBlock,
-    drop_path_rates,
-    init_vim_blocks_,
-    join_branches,
-    to_pair,
-)
-from vimamba.models._builder import build_model
-from vimamba.models._plain import PlainBackbone, quarters
+from vimamba.layers import GridEmbed, VimBlock, init_vim_blocks_, join_branches, to_pair
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts
 from vimamba.models.vim import VIM_RULES
-from vimamba.scan_orders import num_paths, order_of_block
 
 __all__ = ["VimF"]
 
@@ -88,12 +80,7 @@ class FourierBlock(VimBlock):
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
         """What the block adds to the tokens (N, L, C)."""
         x = self.norm(x)
-        x = self.mlp(self.weights[0] * x + self.weights[1] * amplitudes(x))
-        return self.drop_path(self.mixer(x, paths))
-
-    def forward(self, x: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, C) along paths (K, T) or (N, K, T) to (N, L, C)."""
-        return x + self.update(x, paths)
+        return self.mixer(self.mlp(self.weights[0] * x + self.weights[1] * amplitudes(x)), paths)
 
 
 class VimF(PlainBackbone):
@@ -113,12 +100,11 @@ class VimF(PlainBackbone):
         device, dtype: Of the parameters.
     """
 
+    lacks = frozenset({"patch_size", "dynamic_img_size"})
+    dense: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(
         self,
-        img_size: int | tuple[int, int] = 224,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "token",
         *,
         stem_dims: tuple[int, int] = (48, 96),
         embed_dim: int = 192,
@@ -126,35 +112,26 @@ class VimF(PlainBackbone):
         fourier_blocks: int = 8,
         d_state: int = 16,
         scan_order: str | Sequence[str] = "bidirectional",
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-        orders = [order_of_block(scan_order, block) for block in range(depth)]
-        (rates,) = drop_path_rates(drop_path_rate, [depth])
+        def block(number: int, rate: float, paths: int, dd: dict[str, Any]) -> VimBlock:
+            kind = FourierBlock if number < fourier_blocks else VimBlock
+            mixer = {"num_paths": paths, "d_state": d_state}
+            return kind(embed_dim, drop_path=rate, dd=dd, **mixer)
 
-        def make_block(block: int) -> VimBlock:
-            kind = FourierBlock if block < fourier_blocks else VimBlock
-            mixer = {"num_paths": num_paths(orders[block]), "d_state": d_state}
-            return kind(embed_dim, drop_path=rates[block], dd=dd, **mixer)
+        def embed(given: PlainOptions, dim: int) -> GridEmbed:
+            return ConvStem(to_pair(given.img_size), given.in_chans, (*stem_dims, dim), **given.dd)
 
-        super().__init__(
-            ConvStem(to_pair(img_size), in_chans, (*stem_dims, embed_dim), **dd),
-            map(make_block, range(depth)),
-            RmsNorm(embed_dim, eps=1e-5, **dd),
-            scan_order=orders,
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            embed=embed,
             prefix="middle",
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            embed_dim=embed_dim,
-            drop_rate=drop_rate,
             pos_embed=False,
-            dynamic_img_size=True,
-            **dd,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
@@ -186,55 +163,33 @@ RULES = {
 }
 register_family("Vim-F", VimF, RULES, top1={"vimf_tiny_patch16_224.in1k": 76.7})
 
-
-def _cfg(file: str = "", **kwargs: Any) -> dict[str, Any]:
-    releases = "https://github.com/yws-wxs/Vim-F/releases/download"
-    return {
-        "url": f"{releases}/v1.0.0.3/{file}" if file else "",
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "patch_embed.conv",
-        "classifier": "head",
-        "license": "unknown" if file else None,
-        "origin_url": "https://github.com/yws-wxs/Vim-F",
-        "paper_name": "Vim-F: Visual State Space Model Benefiting from Learning in the Frequency "
-        "Domain",
-        "paper_ids": "arXiv:2405.18679",
-        "notes": (
-            "family: Vim-F",
-            "generation: second release (v2)",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        "vimf_tiny_patch16_224.in1k": _cfg("v2-ti-f-ckp.pth"),
-        "test_vimf.untrained": _cfg(input_size=(3, 64, 64)),
-    }
+        "vimf_tiny_patch16_224.in1k": {"file": "v2-ti-f-ckp.pth"},
+        "test_vimf.untrained": {"size": 64},
+    },
+    folder="https://github.com/yws-wxs/Vim-F/releases/download/v1.0.0.3",
+    license="unknown",
+    cell=None,
+    first_conv="patch_embed.conv",
+    classifier="head",
+    origin_url="https://github.com/yws-wxs/Vim-F",
+    paper_name="Vim-F: Visual State Space Model Benefiting from Learning in the Frequency Domain",
+    paper_ids="arXiv:2405.18679",
+    notes=("second release (v2)", NO_LICENCE),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VimF:
-    features = quarters(kwargs.get("depth", 24))
-    return build_model(VimF, variant, pretrained, features=features, **kwargs)
 
 
 @register_model
 def vimf_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> VimF:
     """Vim-F(H)-Ti, second release: 7.4 M parameters, 197 tokens."""
-    args = {"stem_dims": (48, 96), "embed_dim": 192}
-    return _create("vimf_tiny_patch16_224", pretrained, **{**args, **kwargs})
+    sizes = {"stem_dims": (48, 96), "embed_dim": 192}
+    return build_model(VimF, "vimf_tiny_patch16_224", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_vimf(pretrained: bool = False, **kwargs: Any) -> VimF:
     """A very small Vim-F for tests; no weights."""
-    args = {"img_size": 64, "stem_dims": (12, 24), "embed_dim": 48, "depth": 4, "d_state": 8}
-    return _create("test_vimf", pretrained, **{**args, "fourier_blocks": 2, **kwargs})
+    sizes: dict[str, Any] = {"img_size": 64, "stem_dims": (12, 24), "embed_dim": 48, "depth": 4}
+    sizes |= {"d_state": 8, "fourier_blocks": 2}
+    return build_model(VimF, "test_vimf", pretrained, kwargs, **sizes)

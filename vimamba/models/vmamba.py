@@ -9,11 +9,10 @@ Sizes: N batch, H and W image or grid, C channels of a stage. Everything is chan
 """
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -24,12 +23,11 @@ from vimamba.layers import (
     PatchMerging,
     PatchStem,
     VSSBlock,
-    drop_path_rates,
     split_paths,
     ss2d_rules,
 )
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, StagedParts
 
 __all__ = ["VMamba"]
 
@@ -93,9 +91,6 @@ class VMamba(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 2, 8, 2),
         dims: tuple[int, ...] = (96, 192, 384, 768),
@@ -107,37 +102,27 @@ class VMamba(StagedBackbone):
         gated: bool = False,
         conv_bias: bool = False,
         overlapping: bool = True,
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
         if mixer not in _MIXERS:
             raise ValueError(f"mixer={mixer!r} is unknown; choose from {list(_MIXERS)}")
-        dd = {"device": device, "dtype": dtype}
         scan = {"d_state": d_state, "expand": expand, "gated": gated, "conv_bias": conv_bias}
 
-        def make_block(_stage: int, dim: int, rate: float, order: str) -> nn.Module:
-            made = _MIXERS[mixer](dim, scan_order=order, **scan, **dd)
+        def block(
+            _stage: int, _number: int, dim: int, rate: float, orders: Iterator[str], **dd: Any
+        ) -> nn.Module:
+            made = _MIXERS[mixer](dim, scan_order=next(orders), **scan, **dd)
             return VSSBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
 
-        downsample = partial(ConvDownsample if overlapping else PatchMerging, **dd)
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd),
-            make_stages(
-                depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
-            ),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
+        parts = StagedParts(
+            depths=depths,
+            dims=dims,
+            stem=ConvStem if overlapping else PatchStem,
+            block=block,
+            downsample=ConvDownsample if overlapping else PatchMerging,
+            scan_order=scan_order,
         )
+        super().__init__(parts, **options)
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -190,53 +175,39 @@ register_family(
     "as wide ones and 5. `v0` is the first generation, `m2` has Mamba-2's scan.",
 )
 
-_RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download"
-
-
-def _cfg(file: str = "", tag: str = "%23v2cls", **kwargs: Any) -> dict[str, Any]:
-    generation = "first generation (v0)" if "v0cls" in tag else "second generation (v2)"
-    return {
-        "url": f"{_RELEASES}/{tag}/{file}" if file else "",
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1",
-        "classifier": "head.fc",
-        "license": "mit" if file else None,
-        "origin_url": "https://github.com/MzeroMiko/VMamba",
-        "paper_name": "VMamba: Visual State Space Model",
-        "paper_ids": "arXiv:2401.10166",
-        "notes": (generation,),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+_V2, _V0 = "%23v2cls", "%23v0cls"
+_FIRST = "first generation (v0)"
+default_cfgs = make_cfgs(
     {
-        "vmamba_tiny_s1l8.in1k": _cfg("vssm1_tiny_0230s_ckpt_epoch_264.pth"),
-        "vmamba_small_s1l20.in1k": _cfg("vssm1_small_0229s_ckpt_epoch_240.pth"),
-        "vmamba_base_s1l20.in1k": _cfg("vssm1_base_0229s_ckpt_epoch_225.pth"),
-        "vmamba_tiny_s2l5.in1k": _cfg("vssm_tiny_0230_ckpt_epoch_262.pth"),
-        "vmamba_small_s2l15.in1k": _cfg("vssm_small_0229_ckpt_epoch_222.pth"),
-        "vmamba_base_s2l15.in1k": _cfg("vssm_base_0229_ckpt_epoch_237.pth"),
-        "vmamba_tiny_s2l4.in1k": _cfg("vssmtiny_dp02_ckpt_epoch_258.pth", "%2320240220"),
-        "vmamba_tiny_v0.in1k": _cfg("vssmtiny_dp01_ckpt_epoch_292.pth", "%23v0cls"),
-        "vmamba_small_v0.in1k": _cfg("vssmsmall_dp03_ckpt_epoch_238.pth", "%23v0cls"),
-        "vmamba_base_v0.in1k": _cfg("vssmbase_dp06_ckpt_epoch_241.pth", "%23v0cls"),
-        "vmamba_tiny_m2.untrained": _cfg(),
-        "vmamba_small_m2.untrained": _cfg(),
-        "test_vmamba.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-        "test_vmamba_m2.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        "vmamba_tiny_s1l8.in1k": {"file": f"{_V2}/vssm1_tiny_0230s_ckpt_epoch_264.pth"},
+        "vmamba_small_s1l20.in1k": {"file": f"{_V2}/vssm1_small_0229s_ckpt_epoch_240.pth"},
+        "vmamba_base_s1l20.in1k": {"file": f"{_V2}/vssm1_base_0229s_ckpt_epoch_225.pth"},
+        "vmamba_tiny_s2l5.in1k": {"file": f"{_V2}/vssm_tiny_0230_ckpt_epoch_262.pth"},
+        "vmamba_small_s2l15.in1k": {"file": f"{_V2}/vssm_small_0229_ckpt_epoch_222.pth"},
+        "vmamba_base_s2l15.in1k": {"file": f"{_V2}/vssm_base_0229_ckpt_epoch_237.pth"},
+        "vmamba_tiny_s2l4.in1k": {"file": "%2320240220/vssmtiny_dp02_ckpt_epoch_258.pth"},
+        "vmamba_tiny_v0.in1k": {
+            "file": f"{_V0}/vssmtiny_dp01_ckpt_epoch_292.pth",
+            "note": _FIRST,
+        },
+        "vmamba_small_v0.in1k": {
+            "file": f"{_V0}/vssmsmall_dp03_ckpt_epoch_238.pth",
+            "note": _FIRST,
+        },
+        "vmamba_base_v0.in1k": {"file": f"{_V0}/vssmbase_dp06_ckpt_epoch_241.pth", "note": _FIRST},
+        "vmamba_tiny_m2.untrained": {},
+        "vmamba_small_m2.untrained": {},
+        "test_vmamba.untrained": {"size": 96},
+        "test_vmamba_m2.untrained": {"size": 96},
+    },
+    folder="https://github.com/MzeroMiko/VMamba/releases/download",
+    license="mit",
+    first_conv="stem.conv1",
+    classifier="head.fc",
+    origin_url="https://github.com/MzeroMiko/VMamba",
+    paper_name="VMamba: Visual State Space Model",
+    paper_ids="arXiv:2401.10166",
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VMamba:
-    return build_model(VMamba, variant, pretrained, **kwargs)
-
 
 _BASE_DIMS = (128, 256, 512, 1024)
 _M2: dict[str, Any] = {"mixer": "ssd2d", "d_state": 64}
@@ -245,94 +216,93 @@ _M2: dict[str, Any] = {"mixer": "ssd2d", "d_state": 64}
 @register_model
 def vmamba_tiny_s1l8(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-T, expansion 1, 8 blocks in stage 3: 30.2 M parameters."""
-    return _create("vmamba_tiny_s1l8", pretrained, **{"depths": (2, 2, 8, 2), **kwargs})
+    return build_model(VMamba, "vmamba_tiny_s1l8", pretrained, kwargs, depths=(2, 2, 8, 2))
 
 
 @register_model
 def vmamba_small_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-S, expansion 1, 20 blocks in stage 3: 49.0 M parameters."""
-    return _create("vmamba_small_s1l20", pretrained, **{"depths": (2, 2, 20, 2), **kwargs})
+    return build_model(VMamba, "vmamba_small_s1l20", pretrained, kwargs, depths=(2, 2, 20, 2))
 
 
 @register_model
 def vmamba_base_s1l20(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-B, expansion 1, 20 blocks in stage 3: 86.6 M parameters."""
-    args = {"depths": (2, 2, 20, 2), "dims": _BASE_DIMS}
-    return _create("vmamba_base_s1l20", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 20, 2), "dims": _BASE_DIMS}
+    return build_model(VMamba, "vmamba_base_s1l20", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_tiny_s2l5(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-T, expansion 2, 5 blocks in stage 3: 30.7 M parameters."""
-    args = {"depths": (2, 2, 5, 2), "expand": 2.0}
-    return _create("vmamba_tiny_s2l5", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 5, 2), "expand": 2.0}
+    return build_model(VMamba, "vmamba_tiny_s2l5", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_small_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-S, expansion 2, 15 blocks in stage 3: 50.1 M parameters."""
-    args = {"depths": (2, 2, 15, 2), "expand": 2.0}
-    return _create("vmamba_small_s2l15", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 15, 2), "expand": 2.0}
+    return build_model(VMamba, "vmamba_small_s2l15", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_base_s2l15(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-B, expansion 2, 15 blocks in stage 3: 88.6 M parameters."""
-    args = {"depths": (2, 2, 15, 2), "dims": _BASE_DIMS, "expand": 2.0}
-    return _create("vmamba_base_s2l15", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 15, 2), "dims": _BASE_DIMS, "expand": 2.0}
+    return build_model(VMamba, "vmamba_base_s2l15", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_tiny_s2l4(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-T of the pre-release of 20 February 2024: 32.5 M parameters."""
-    args = {"depths": (2, 2, 4, 2), "expand": 2.0, "gated": True}
-    return _create("vmamba_tiny_s2l4", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 4, 2), "expand": 2.0, "gated": True}
+    return build_model(VMamba, "vmamba_tiny_s2l4", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_tiny_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-T of the first generation: 22.9 M parameters."""
-    return _create(
-        "vmamba_tiny_v0", pretrained, **{"depths": (2, 2, 9, 2), **FIRST_GENERATION, **kwargs}
-    )
+    sizes = {"depths": (2, 2, 9, 2), **FIRST_GENERATION}
+    return build_model(VMamba, "vmamba_tiny_v0", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_small_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-S of the first generation: 44.4 M parameters."""
-    return _create(
-        "vmamba_small_v0", pretrained, **{"depths": (2, 2, 27, 2), **FIRST_GENERATION, **kwargs}
-    )
+    sizes = {"depths": (2, 2, 27, 2), **FIRST_GENERATION}
+    return build_model(VMamba, "vmamba_small_v0", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_base_v0(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """Vanilla VMamba-B of the first generation: 76.3 M parameters."""
-    args = {"depths": (2, 2, 27, 2), "dims": _BASE_DIMS, **FIRST_GENERATION}
-    return _create("vmamba_base_v0", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 27, 2), "dims": _BASE_DIMS, **FIRST_GENERATION}
+    return build_model(VMamba, "vmamba_base_v0", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vmamba_tiny_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-T with Mamba-2's scan, 4 blocks in stage 3: 25.3 M parameters; no weights."""
-    return _create("vmamba_tiny_m2", pretrained, **{"depths": (2, 2, 4, 2), **_M2, **kwargs})
+    return build_model(VMamba, "vmamba_tiny_m2", pretrained, kwargs, depths=(2, 2, 4, 2), **_M2)
 
 
 @register_model
 def vmamba_small_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """VMamba-S with Mamba-2's scan, 12 blocks in stage 3: 39.1 M parameters; no weights."""
-    return _create("vmamba_small_m2", pretrained, **{"depths": (2, 2, 12, 2), **_M2, **kwargs})
+    return build_model(VMamba, "vmamba_small_m2", pretrained, kwargs, depths=(2, 2, 12, 2), **_M2)
 
 
 @register_model
 def test_vmamba(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """A very small VMamba for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "mlp_ratio": 2.0}
-    return _create("test_vmamba", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (1, 1, 2, 1), "dims": (16, 24, 32, 48), "mlp_ratio": 2.0}
+    return build_model(VMamba, "test_vmamba", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_vmamba_m2(pretrained: bool = False, **kwargs: Any) -> VMamba:
     """`test_vmamba` with Mamba-2's scan; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "mlp_ratio": 2.0, **_M2}
-    return _create("test_vmamba_m2", pretrained, **{**args, "d_state": 8, **kwargs})
+    sizes: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64), "mlp_ratio": 2.0}
+    sizes |= {**_M2, "d_state": 8}
+    return build_model(VMamba, "test_vmamba_m2", pretrained, kwargs, **sizes)

@@ -10,26 +10,18 @@ Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S s
 channels-last.
 """
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import register_family
-from vimamba.layers import (
-    BottleneckDownsample,
-    PositionedBlock,
-    ResidualStem,
-    drop_path_rates,
-    init_step_bias_,
-    mean_attention,
-    positioned_rules,
-)
-from vimamba.models._builder import build_model
-from vimamba.models._staged import StagedBackbone, make_stages
+from vimamba.layers import init_step_bias_, mean_attention, positioned_rules
+from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._staged import StagedBackbone, positioned_parts
 from vimamba.timm_layers import Attention
 
 __all__ = ["VSSD"]
@@ -118,44 +110,20 @@ class VSSD(StagedBackbone):
 
     def __init__(
         self,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        global_pool: str = "avg",
         *,
         depths: tuple[int, ...] = (2, 4, 8, 4),
         dims: tuple[int, ...] = (64, 128, 256, 512),
         heads: tuple[int, ...] = (2, 4, 8, 16),
         d_state: int = 64,
         mlp_ratio: float = 4.0,
-        stage_norm: bool = False,
-        drop_rate: float = 0.0,
-        drop_path_rate: float = 0.0,
-        device: Any = None,
-        dtype: Any = None,
+        **options: Any,
     ) -> None:
-        dd = {"device": device, "dtype": dtype}
-
-        def make_block(stage: int, dim: int, rate: float, _order: str) -> nn.Module:
+        def mixer(stage: int, dim: int, _orders: Iterator[str], **dd: Any) -> nn.Module:
             if stage == len(dims) - 1:
-                mixer = GridAttention(dim, heads[stage], **dd)
-            else:
-                mixer = NonCausalSSD(dim, heads=heads[stage], d_state=d_state, **dd)
-            return PositionedBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
+                return GridAttention(dim, heads[stage], **dd)
+            return NonCausalSSD(dim, heads=heads[stage], d_state=d_state, **dd)
 
-        downsample = partial(BottleneckDownsample, **dd)
-        rates = drop_path_rates(drop_path_rate, depths)
-        super().__init__(
-            ResidualStem(in_chans, dims[0], **dd),
-            make_stages(depths, dims, "", rates, make_block=make_block, make_downsample=downsample),
-            dims,
-            in_chans=in_chans,
-            num_classes=num_classes,
-            global_pool=global_pool,
-            drop_rate=drop_rate,
-            norm=nn.LayerNorm(dims[-1], **dd),
-            stage_norms=[nn.LayerNorm(dim, **dd) for dim in dims] if stage_norm else None,
-            **dd,
-        )
+        super().__init__(positioned_parts(depths, dims, mixer, mlp_ratio), **options)
         self.init_weights(needs_reset=False)
 
 
@@ -186,72 +154,51 @@ register_family(
     top1={name: top1 for name, (_, top1) in _RELEASED.items()},
 )
 
-
-def _cfg(file: str = "", top1: float | None = None, **kwargs: Any) -> dict[str, Any]:
-    return {
-        "hf_hub_id": "YuhengSSS/VSSD" if file else None,
-        "hf_hub_filename": file or None,
-        "custom_load": "hf" if file else False,
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "first_conv": "stem.conv1.conv",
-        "classifier": "head.fc",
-        "license": "unknown" if file else None,
-        "origin_url": "https://github.com/YuHengsss/VSSD",
-        "paper_name": "VSSD: Vision Mamba with Non-Causal State Space Duality",
-        "paper_ids": "arXiv:2407.18559",
-        "notes": (
-            "family: VSSD",
-            f"top-1: {top1 or 'untrained'}",
-            "licence: unstated, the official repository has no licence file",
-        ),
-        **kwargs,
-    }
-
-
-default_cfgs = generate_default_cfgs(
+default_cfgs = make_cfgs(
     {
-        **{name: _cfg(*released) for name, released in _RELEASED.items()},
-        "test_vssd.untrained": _cfg(input_size=(3, 96, 96), pool_size=(3, 3)),
-    }
+        **{name: {"file": file} for name, (file, _) in _RELEASED.items()},
+        "test_vssd.untrained": {"size": 96},
+    },
+    hub="YuhengSSS/VSSD",
+    license="unknown",
+    first_conv="stem.conv1.conv",
+    classifier="head.fc",
+    origin_url="https://github.com/YuHengsss/VSSD",
+    paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",
+    paper_ids="arXiv:2407.18559",
+    notes=(NO_LICENCE,),
 )
-
-
-def _create(variant: str, pretrained: bool, **kwargs: Any) -> VSSD:
-    return build_model(VSSD, variant, pretrained, **kwargs)
 
 
 @register_model
 def vssd_micro(pretrained: bool = False, **kwargs: Any) -> VSSD:
     """VSSD-M: 13.5 M parameters."""
-    args = {"depths": (2, 2, 8, 4), "dims": (48, 96, 192, 384), "d_state": 48}
-    return _create("vssd_micro", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (2, 2, 8, 4), "dims": (48, 96, 192, 384), "d_state": 48}
+    return build_model(VSSD, "vssd_micro", pretrained, kwargs, **sizes)
 
 
 @register_model
 def vssd_tiny(pretrained: bool = False, **kwargs: Any) -> VSSD:
     """VSSD-T: 24.3 M parameters."""
-    return _create("vssd_tiny", pretrained, **{"depths": (2, 4, 8, 4), **kwargs})
+    return build_model(VSSD, "vssd_tiny", pretrained, kwargs, depths=(2, 4, 8, 4))
 
 
 @register_model
 def vssd_small(pretrained: bool = False, **kwargs: Any) -> VSSD:
     """VSSD-S: 40.1 M parameters."""
-    return _create("vssd_small", pretrained, **{"depths": (3, 4, 21, 5), **kwargs})
+    return build_model(VSSD, "vssd_small", pretrained, kwargs, depths=(3, 4, 21, 5))
 
 
 @register_model
 def vssd_base(pretrained: bool = False, **kwargs: Any) -> VSSD:
     """VSSD-B: 88.8 M parameters."""
-    args = {"depths": (3, 4, 21, 5), "dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24)}
-    return _create("vssd_base", pretrained, **{**args, **kwargs})
+    sizes = {"depths": (3, 4, 21, 5), "dims": (96, 192, 384, 768), "heads": (3, 6, 12, 24)}
+    return build_model(VSSD, "vssd_base", pretrained, kwargs, **sizes)
 
 
 @register_model
 def test_vssd(pretrained: bool = False, **kwargs: Any) -> VSSD:
     """A very small VSSD for tests; no weights."""
-    args = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (4, 4, 8, 8)}
-    return _create("test_vssd", pretrained, **{**args, "d_state": 8, "mlp_ratio": 2.0, **kwargs})
+    sizes: dict[str, Any] = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "heads": (4, 4, 8, 8)}
+    sizes |= {"d_state": 8, "mlp_ratio": 2.0}
+    return build_model(VSSD, "test_vssd", pretrained, kwargs, **sizes)

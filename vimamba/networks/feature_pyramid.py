@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Collection
 from typing import Any, cast
 
 import timm
@@ -10,15 +11,13 @@ from torch import Tensor, nn
 from vimamba.layers import SimplePyramid
 from vimamba.sizes import ImageSize, read_size, sides_of
 
-# what a constructor has to offer for dense prediction: a norm on every stage, images of any size
-_DENSE = {"stage_norm": True, "dynamic_img_size": True}
-
 
 class FeaturePyramid(nn.Module):
     """Feature maps of any timm backbone, fine to coarse.
 
     A backbone whose features all have one stride s gives four maps of strides s/4, s/2, s and 2s,
-    made from evenly spaced blocks: by the backbone itself, if it takes `pyramid`, or here.
+    made from evenly spaced blocks: by the backbone itself, if its class says so, or here. A class
+    says by its attribute `dense` what arguments its models take for dense prediction.
 
     Args:
         backbone: timm model name.
@@ -49,25 +48,25 @@ class FeaturePyramid(nn.Module):
             k: v for k, v in kwargs.items() if k not in ("out_indices", "pretrained_cfg_overlay")
         }
         probe = timm.create_model(backbone, device="meta", **described)
-        takes = inspect.signature(type(probe).__init__).parameters
-        kwargs = {**{k: v for k, v in _DENSE.items() if k in takes}, **kwargs}
-        if "stage_norm" in takes:  # which may leave fewer features
-            dense = {"stage_norm": kwargs["stage_norm"]}
-            probe = timm.create_model(backbone, device="meta", **{**described, **dense})
+        takes = _arguments(type(probe))
+        dense = getattr(type(probe), "dense", None)
+        if dense is None:  # timm's own models have no more than this
+            dense = {"dynamic_img_size": True} if "dynamic_img_size" in takes else {}
+        kwargs = {**dense, **kwargs}
+        if dense:  # which may leave other features
+            described |= {k: kwargs[k] for k in dense}
+            probe = timm.create_model(backbone, device="meta", **described)
         strides: list[int] = [level["reduction"] for level in probe.feature_info]  # type: ignore[union-attr]
-        quarters = tuple(math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4))
         plain = len(set(strides)) == 1
-        if plain and "pyramid" in takes:
-            kwargs = {"pyramid": quarters, "class_token": "none", **kwargs}
-            plain = False
-        elif plain:
-            kwargs.setdefault("out_indices", quarters)
+        if plain:
+            quarters = (math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4))
+            kwargs.setdefault("out_indices", tuple(quarters))
         else:
             # of blocks with maps of one stride, the last
             last = {stride: i for i, stride in enumerate(strides) if stride >= finest_stride}
             kwargs.setdefault("out_indices", list(last.values()))
         if img_size is not None and "img_size" in takes:
-            coarsest = 2 * max(strides) if len(set(strides)) == 1 else max(strides)
+            coarsest = 2 * max(strides) if plain else max(strides)
             whole = [math.ceil(side / coarsest) * coarsest for side in sides_of(img_size)]
             kwargs.setdefault("img_size", read_size(whole))
         self.body = timm.create_model(
@@ -98,3 +97,9 @@ class FeaturePyramid(nn.Module):
         if self.levels is not None:
             features = [self.levels(f, i) for i, f in enumerate(features)]
         return features
+
+
+def _arguments(model_cls: type[nn.Module]) -> Collection[str]:
+    """What the constructor of a model takes; ours say so themselves."""
+    listed = getattr(model_cls, "arguments", None)
+    return listed() if listed else inspect.signature(model_cls.__init__).parameters

@@ -21,7 +21,8 @@ def make_encoder(in_chans: int, depths: tuple[int, ...], **kwargs: Any) -> VMamb
         depths: Blocks per stage.
         **kwargs: Further arguments of `VMamba`.
     """
-    encoder = VMamba(in_chans, 0, depths=depths, **{**FIRST_GENERATION, **kwargs})
+    sizes = {**FIRST_GENERATION, **kwargs}
+    encoder = VMamba(in_chans=in_chans, num_classes=0, depths=depths, **sizes)
     encoder.prune_intermediate_layers(len(depths), prune_norm=True)
     return encoder
 

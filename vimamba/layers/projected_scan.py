@@ -1,0 +1,90 @@
+"""Selective scans with one projection to their step sizes, B and C, of sequences and of maps.
+
+Sizes: N batch, L tokens, H and W map, D channels, S states, K paths of T steps.
+"""
+
+from typing import Any
+
+import torch
+from timm.layers import trunc_normal_
+from torch import Tensor, nn
+
+from vimamba.layers.scan import SelectiveScan
+from vimamba.scan_orders import num_paths
+
+
+class ProjectedScan(nn.Module):
+    """What mixers hold that scan with one projection to step sizes, B and C of all paths.
+
+    Args:
+        dim: D.
+        num_paths: K.
+        d_state: S.
+        dt_rank: Rank of the step-size projection.
+        bias_scale: As of `SelectiveScan`.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_paths: int = 1,
+        d_state: int,
+        dt_rank: int,
+        bias_scale: float = 1.0,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.num_paths, self.d_state, self.dt_rank = num_paths, d_state, dt_rank
+        self.x_proj = nn.Linear(dim, num_paths * (dt_rank + 2 * d_state), bias=False, **dd)
+        sizes = {"num_paths": num_paths, "d_state": d_state, "dt_rank": dt_rank}
+        self.scan = SelectiveScan(dim, bias_scale=bias_scale, **sizes, **dd)
+
+    def reset_parameters(self) -> None:
+        """Start the parameters of the scan; other layers start themselves."""
+        self.x_proj.reset_parameters()
+        self.scan.reset_parameters()
+
+
+class MapScan(ProjectedScan):
+    """What mixers hold that scan maps with the channels first, and norm the results.
+
+    Args:
+        dim: D.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum.
+        d_state: S.
+        dt_rank: Rank of the step-size projection.
+        eps: Of the norm.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self, dim: int, *, scan_order: str, d_state: int, dt_rank: int, eps: float = 1e-5, **dd: Any
+    ) -> None:
+        count = num_paths(scan_order, 2)
+        super().__init__(dim, num_paths=count, d_state=d_state, dt_rank=dt_rank, **dd)
+        self.scan_order = scan_order
+        self.out_norm = nn.LayerNorm(dim, eps=eps, **dd)
+
+    def mix(self, x: Tensor) -> Tensor:
+        """(N, D, H, W) to the same shape."""
+        height, width = x.shape[2], x.shape[3]
+        x = x.permute(0, 2, 3, 1)
+        paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
+        u = x.flatten(1, 2)
+        y = self.out_norm(self.scan.mix(u, self.x_proj(u), paths))
+        return y.transpose(1, 2).unflatten(2, (height, width))
+
+
+def init_map_scans_(module: nn.Module) -> None:
+    """Start convolutions and linear layers inside a module alike, but scans as Mamba's."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            trunc_normal_(layer.weight, std=0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    for layer in module.modules():
+        if isinstance(layer, ProjectedScan):
+            layer.reset_parameters()

@@ -119,7 +119,7 @@ class RandomCut:
 
 
 class TrainTransform:
-    """A random cut, an albumentations pipeline, normalisation and a tensor.
+    """A random cut, an albumentations pipeline, normalization and a tensor.
 
     Args:
         cut: What to cut out.
@@ -223,7 +223,7 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
 
 
 def resize_and_crop(pixels: NDArray, size: int, crop_pct: float, interpolation: str) -> NDArray:
-    """Resize the shorter side to size / crop_pct and cut the centre, to the pixel as timm does.
+    """Resize the shorter side to size / crop_pct and cut the center, to the pixel as timm does.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""What every backbone is to timm: initialisation, decay rules, official files.
+"""What every backbone is to timm: initialization, decay rules, official files.
 
 A family makes its parts (stem or patch embedding, blocks, norms) and hands them to one of
 
@@ -30,7 +30,7 @@ __all__ = ["Backbone"]
 
 
 class Backbone(nn.Module):
-    """What both kinds have in common: initialisation and official files.
+    """What both kinds have in common: initialization and official files.
 
     A family may override `init_parameters`, `from_official` and `adapt`.
 

@@ -187,7 +187,7 @@ class ModulatedGroups(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """An MLP that mixes the 3x3 neighbours of each hidden channel."""
+    """An MLP that mixes the 3x3 neighbors of each hidden channel."""
 
     def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
         super().__init__()

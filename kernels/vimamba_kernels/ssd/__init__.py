@@ -49,7 +49,7 @@ def ssd(
         dt: (B, K, L, H), like B, C and z of the same dtype as `x`.
         A: (K, H), normally negative. A, D, dt_bias and initial_state may have any floating dtype
             and are used in at least float32.
-        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighbouring heads.
+        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighboring heads.
         C: Shaped as `B`.
         D: (K, H) or (K, H, P), the weight of the skip connection.
         z: (B, L, H, P); the output is multiplied by silu(z).
@@ -57,7 +57,7 @@ def ssd(
         dt_softplus: Whether `dt` passes through softplus (linear above 20).
         dt_limit: Lowest and highest step size.
         initial_state: (B, K, H, P, N); None is zero.
-        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
+        paths: (K, T), or (B, K, T) with its own paths forevery sample; int32 or int64 in [-1, L),
             no token twice in a row. None visits all tokens in order. -1 is a zero token: x, dt,
             B and C are zero there, so the state decays, and the output is dropped.
         merge: Whether to return the sum over the paths.

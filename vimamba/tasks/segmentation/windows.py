@@ -56,7 +56,7 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
     Args:
         length: Pixels of the image.
         side: Pixels of a window.
-        overlap: Part that neighbours share, in [0, 1).
+        overlap: Part that neighbors share, in [0, 1).
     """
     step = max(1, int(side * (1 - overlap)))
     last = max(length - side, 0)
@@ -86,7 +86,7 @@ def slide(
         scene: The images; smaller ones are padded with zeros all round.
         net: (n, C, side, side) to (n, K, side, side).
         side: Pixels of a window.
-        overlap: Part that neighbouring windows share, in [0, 1).
+        overlap: Part that neighboring windows share, in [0, 1).
         batch_size: Windows at a time, at least.
         device: Of the network.
         advance: Called with the number of windows done and their number in all.

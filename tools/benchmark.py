@@ -43,7 +43,7 @@ def pointer(t: Tensor | None) -> ctypes.c_void_p:
 
 
 def block_width(channels: int, batch: int, states: int) -> int:
-    """Channels a task of the C scan handles: wide, but with work forevery thread."""
+    """Channels a task of the C scan handles: wide, but with work for every thread."""
     threads = torch.get_num_threads()
     for width in (64, 32, 16) if states == 16 else (96, 64, 32, 16):
         if channels % width == 0 and (batch * (channels // width)) % threads == 0:

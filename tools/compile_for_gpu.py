@@ -484,7 +484,7 @@ def floor(case: Case, *, backward: bool) -> float:
 
 
 def report(name: str, case: Case, target: str) -> None:
-    """Print a line forevery kernel that the case launches."""
+    """Print a line for every kernel that the case launches."""
     for title, launches in zip(("forward", "backward"), record(case), strict=True):
         total = 0.0
         for launch in launches:

@@ -3,7 +3,7 @@
 As compile_for_gpu.py does for the selective scan, this runs the launchers on tensors without
 contents and compiles what they would launch. For every kernel it prints the instructions that a
 warp issues for one tile, the time to issue all of them and the time to move every tensor that the
-kernel takes once; forevery case also the time to move inputs and outputs once.
+kernel takes once; for every case also the time to move inputs and outputs once.
 
     python tools/compile_tiles_for_gpu.py                     every case for an H200
     python tools/compile_tiles_for_gpu.py --target gfx942     registers and spills on an MI300
@@ -229,7 +229,7 @@ def _length(loop: machine.Loop) -> int:
 
 
 def report(name: str, case: Case, target: str) -> None:
-    """Print a line forevery kernel that the case launches."""
+    """Print a line for every kernel that the case launches."""
     floors = (case.forward_bytes, case.backward_bytes)
     for title, launches, floor in zip(("forward", "backward"), case.passes(), floors, strict=True):
         totals = [0.0, 0.0]

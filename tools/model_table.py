@@ -68,12 +68,12 @@ def facts_text() -> str:
 
 
 def models_text() -> str:
-    """A section with a table forevery family."""
+    """A section with a table for every family."""
     return "\n\n".join(_section(family) for family in families())
 
 
 def summary_text() -> str:
-    """One row forevery family."""
+    """One row for every family."""
     lines = [
         "| family | models | parameters (M) | best top-1 (%) | weights' licence |",
         "|---|---:|---:|---:|---|",

@@ -41,7 +41,7 @@ class CheckpointError(VimambaError):
 
 
 class Inert(dict[Any, Any]):
-    """Stands in forevery class a checkpoint names that is not a tensor: none of its code runs."""
+    """Stands in for every class a checkpoint names that is not a tensor: none of its code runs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

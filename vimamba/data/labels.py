@@ -81,7 +81,7 @@ class LabelTable:
         self.colors = colors
         self.codes = None if colors is None else color_codes(np.asarray(colors))
         highest = max([*values, ignore])
-        # the last entry stands forevery value beyond the table
+        # the last entry stands for every value beyond the table
         self.table = np.full(highest + 2, -1, dtype=np.int16)
         self.table[values] = np.arange(len(values))
         if ignore >= 0:

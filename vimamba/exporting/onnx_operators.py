@@ -187,7 +187,7 @@ def _scan_of_groups(
     delta_softplus: bool,
     merge: bool,
 ) -> Any:
-    """The scan without its gate, B and C (B, K, G, L, N): a path forevery group of a path."""
+    """The scan without its gate, B and C (B, K, G, L, N): a path for every group of a path."""
     count, channels, states = A.shape
     groups = B.shape[2]
     ways, width = count * groups, channels // groups

@@ -22,7 +22,7 @@ class VSSUpBlock(nn.Module):
 
     Args:
         dim_in, dim: Channels in, and of the skip and out.
-        scan_orders, drop_path_rates: One forevery block.
+        scan_orders, drop_path_rates: One for every block.
     """
 
     def __init__(

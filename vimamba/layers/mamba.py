@@ -76,7 +76,7 @@ class MambaMixer(nn.Module):
 
         Args:
             x: All tokens; a class token is one of them.
-            paths: (K, T), or (N, K, T) with paths of its own forevery image, over all L tokens:
+            paths: (K, T), or (N, K, T) with paths of its own for every image, over all L tokens:
                 `insert_class_token` adds a class token to paths over a grid.
         """
         if not torch.jit.is_scripting():

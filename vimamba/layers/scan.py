@@ -1,7 +1,7 @@
 """The operators as modules: the parameters of K scans, how they start, and the call.
 
-    SelectiveScan       Mamba's (arXiv:2312.00752): a decay forevery channel and state
-    StateSpaceDuality   Mamba-2's (arXiv:2405.21060): one forevery head of channels
+    SelectiveScan       Mamba's (arXiv:2312.00752): a decay for every channel and state
+    StateSpaceDuality   Mamba-2's (arXiv:2405.21060): one for every head of channels
 
 A mixer projects its tokens to step sizes, B and C in its own way and gives them to one of these.
 
@@ -79,7 +79,7 @@ class SelectiveScan(nn.Module):
         """Scan, and add the paths' results up if `merge`.
 
         Args:
-            u: (N, L, D), or (N, K, L, D) with tokens of its own forevery path.
+            u: (N, L, D), or (N, K, L, D) with tokens of its own for every path.
             dt: (N, K, L, R).
             B: (N, K, L, S).
             C: (N, K, L, S).
@@ -128,7 +128,7 @@ class SelectiveScan(nn.Module):
 
 
 class StateSpaceDuality(nn.Module):
-    """K scans with one decay forevery head of channels: step biases, decays, skips, the operator.
+    """K scans with one decay for every head of channels: step biases, decays, skips, the operator.
 
     Args:
         heads: H.
@@ -165,7 +165,7 @@ class StateSpaceDuality(nn.Module):
         """Scan, and add the paths' results up if `merge`.
 
         Args:
-            u: (N, L, H, P), or (N, K, L, H, P) with tokens of its own forevery path.
+            u: (N, L, H, P), or (N, K, L, H, P) with tokens of its own for every path.
             dt: (N, K, L, H).
             B: (N, K, L, S).
             C: (N, K, L, S).

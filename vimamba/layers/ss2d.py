@@ -3,8 +3,8 @@
 The tokens stay where they are: the scan walks the path table, so an order costs no copy. One
 projection makes the step sizes, B and C of all paths at once, since they read the same tokens.
 
-    SS2D   the scan of Mamba: a decay forevery channel and state (VMamba, arXiv:2401.10166)
-    SSD2D  that of Mamba-2: one forevery head of channels, which affords many more states
+    SS2D   the scan of Mamba: a decay for every channel and state (VMamba, arXiv:2401.10166)
+    SSD2D  that of Mamba-2: one for every head of channels, which affords many more states
 
 Sizes: N batch, H and W grid, or *grid of 1 to 3 axes, L tokens on it, C channels, D = expand * C,
 K paths, S states.
@@ -70,7 +70,7 @@ class ScanMixer(nn.Module):
 
         Args:
             x: Tokens on a grid.
-            paths: (K, T), or (N, K, T) with paths of its own forevery image, walked instead of
+            paths: (K, T), or (N, K, T) with paths of its own for every image, walked instead of
                 the scan order's; entries as `vimamba_kernels.selective_scan` takes them.
         """
         if not torch.jit.is_scripting():

@@ -97,7 +97,7 @@ class Mamba2Mixer(nn.Module):
 
 
 class HeadScan(StateSpaceDuality):
-    """Mamba-2's own scan: one skip forevery head, and its way to start."""
+    """Mamba-2's own scan: one skip for every head, and its way to start."""
 
     def __init__(self, heads: int, head_dim: int, *, num_paths: int, **dd: Any) -> None:
         super().__init__(heads, head_dim, num_paths=num_paths, **dd)

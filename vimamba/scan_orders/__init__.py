@@ -12,7 +12,7 @@ change. Its parameters without a default are the axes of the grid, the others ar
 
 Everywhere a model takes `scan_order`, it takes the name of an order with or without parameters, or
 a sum of some: "cross", "local(window=7)", "raster + raster(reverse=True) + interslice". A list has
-one forevery block, by turns. `registry.py` holds the names, the checks and the tables, `op.py` the
+one for every block, by turns. `registry.py` holds the names, the checks and the tables, `op.py` the
 op, `orders.py` the orders themselves.
 """
 

@@ -80,7 +80,7 @@ def mamba3_scan(
         norm_weight: (K, H, P), which multiplies the normalized reads.
         norm_eps: Added to the mean square.
         initial_states: What an earlier call returned; None is zero.
-        paths: (K, T), or (B, K, T) with its own paths forevery sample; int32 or int64 in [-1, L),
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
             no token twice in a row. -1 is a zero token, one whose inputs are all zero: state and
             angle stay as they are and the output is dropped. The step after it has nothing before
             it, since x is zero there. None visits all tokens in order.

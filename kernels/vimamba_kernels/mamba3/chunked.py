@@ -35,7 +35,7 @@ from vimamba_kernels.ssd.chunked import scan_in_chunks
 def recurrence_chunked(
     x: Tensor, weight: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, first: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mamba-2's recurrence with a decay of its own forevery step.
+    """Mamba-2's recurrence with a decay of its own for every step.
 
         h[t] = exp(log_decay[t]) * h[t - 1] + weight[t] * x[t] B[t]^T,    h[-1] = first
         y[t] = h[t] C[t]

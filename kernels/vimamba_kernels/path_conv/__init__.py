@@ -43,7 +43,7 @@ def causal_conv_along_paths(
         weight: (K, D, W), the last tap being that of the token itself. `weight` and `bias` may
             have any floating dtype and are used in at least float32.
         bias: (K, D).
-        paths: (K, T), or (B, K, T) with its own paths forevery sample; int32 or int64 in [-1, L),
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
             no token twice in a row. None visits all tokens in order. -1 is a zero token, whose
             output is dropped.
         activation: "silu" or None.

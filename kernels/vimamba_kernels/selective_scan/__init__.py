@@ -110,7 +110,7 @@ def selective_scan(
         delta_softplus: Whether `delta` passes through softplus (linear above 20).
         initial_state: (B, K, D, N); None is zero. A sequence may be cut anywhere: the state after
             one piece is the next one's first.
-        paths: (K, T), or (B, K, T) with its own paths forevery sample; int32 or int64 in [-1, L),
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
             no token twice in a row. None visits all tokens in order. -1 is a zero token: u,
             delta, B and C are zero there, so the state decays, and the output is dropped.
         merge: Whether to return the sum over the paths. States are never added up.

@@ -57,7 +57,7 @@ def ssd(
         dt_softplus: Whether `dt` passes through softplus (linear above 20).
         dt_limit: Lowest and highest step size.
         initial_state: (B, K, H, P, N); None is zero.
-        paths: (K, T), or (B, K, T) with its own paths forevery sample; int32 or int64 in [-1, L),
+        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
             no token twice in a row. None visits all tokens in order. -1 is a zero token: x, dt,
             B and C are zero there, so the state decays, and the output is dropped.
         merge: Whether to return the sum over the paths.

@@ -146,7 +146,7 @@ class _Scan(NamedTuple):
     x: Tensor
     B: Tensor
     C: Tensor
-    # in float32, forevery channel: (K, H, P)
+    # in float32, for every channel: (K, H, P)
     skip: Tensor | None
     # what the kernels of the step sizes take
     steps: dict[str, Any]

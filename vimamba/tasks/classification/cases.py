@@ -1,4 +1,4 @@
-"""The answer of a classification run forevery image of a split."""
+"""The answer of a classification run for every image of a split."""
 
 from pathlib import Path
 from typing import Any

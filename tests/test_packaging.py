@@ -54,7 +54,10 @@ def imported() -> set[str]:
                     found |= {alias.name.split(".")[0] for alias in node.names}
                 elif isinstance(node, ast.ImportFrom):
                     found.add((node.module or "").split(".")[0])
-    return found - {*sys.stdlib_module_names, "vimamba", "vimamba_kernels"}
+    return found - {
+        *sys.stdlib_module_names,
+        *("vimamba", "vimamba_command", "vimamba_kernels"),
+    }
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():

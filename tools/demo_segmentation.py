@@ -108,7 +108,7 @@ def threshold(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def threshold_evened(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """As `threshold`, after dividing by the light: the mean of a wide neighbourhood."""
+    """As `threshold`, after dividing by the light: the mean of a wide neighborhood."""
     red = gaussian_filter(image[..., 0].astype(float), 1)
     even = red / gaussian_filter(red, SIDE / 4)
     return even < otsu(even)

@@ -108,7 +108,7 @@ def draw(file: Path) -> None:
 
 
 def response(picture: np.ndarray) -> np.ndarray:
-    """What features might look like: each token's brightness among its neighbours', colored."""
+    """What features might look like: each token's brightness among its neighbors', colored."""
     step = len(picture) // SIZE
     tokens = picture.mean(-1).reshape(SIZE, step, SIZE, step).mean((1, 3))
     around = np.pad(tokens, 1, mode="edge")

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-# said by libraries about matters that are settled here
+# warnings of libraries that do not apply here
 QUIET = (
     "LightningCLI's args parameter",
     "The '.*' does not have many workers",

@@ -1,4 +1,4 @@
-"""Cards of saved models and networks: what they are, how to load them, whose licence they have."""
+"""Cards of saved models and networks: what they are, how to load them, whose license they have."""
 
 from typing import Any
 
@@ -66,7 +66,7 @@ image = prepare.file("image.tif")[None]
 
 
 def model_card(config: dict[str, Any], address: str) -> str:
-    """The card of a timm model: what it is, how to load it, whose licence it is under.
+    """The card of a timm model: what it is, how to load it, whose license it is under.
 
     Args:
         config: As in config.json.
@@ -95,7 +95,7 @@ def model_card(config: dict[str, Any], address: str) -> str:
 
 
 def network_card(config: dict[str, Any], address: str, cfg: dict[str, Any], classes: int) -> str:
-    """The card of a network: what it is, how to load it, whose licence it is under.
+    """The card of a network: what it is, how to load it, whose license it is under.
 
     Args:
         config: As in config.json.

@@ -87,7 +87,7 @@ def expect_paths_shape(paths: Tensor | None, batch: int, k: int) -> None:
     """Check that `paths` is None, (K, T) or (B, K, T) with at least one step.
 
     Raises:
-        ValueError: It is not.
+        ValueError: It has another shape, or no step.
     """
     if paths is None:
         return
@@ -105,7 +105,7 @@ def check_path_bounds(paths: Tensor, length: int) -> bool:
         Whether every path visits every token, if none comes twice.
 
     Raises:
-        ValueError: They are not.
+        ValueError: An entry is out of range.
     """
     if not paths.numel():
         return paths.shape[-1] == length
@@ -123,7 +123,7 @@ def check_paths(paths: Tensor, length: int) -> None:
     not seen here either.
 
     Raises:
-        ValueError: They are not.
+        ValueError: An entry is out of range.
     """
     if torch.compiler.is_compiling() or paths.is_meta or isinstance(paths, FakeTensor):
         return

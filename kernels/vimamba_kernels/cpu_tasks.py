@@ -65,7 +65,7 @@ def flat_rows(t: Tensor) -> tuple[Tensor, int]:
 
 
 def floats(*shape: int) -> Tensor:
-    """Uninitialised memory as the kernels take it, whatever torch's default dtype and device."""
+    """Uninitialized memory as the kernels take it, whatever torch's default dtype and device."""
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
@@ -106,7 +106,7 @@ _tables = WeakIdKeyDictionary()
 
 
 def scratch(team: int, *sizes: int) -> tuple[Tensor, ...]:
-    """Uninitialised memory of each size for each thread."""
+    """Uninitialized memory of each size for each thread."""
     return tuple(floats(team * size) for size in sizes)
 
 

@@ -95,7 +95,7 @@ def check_row_sizes(name: str, rows: int, width: int) -> None:
     """Check that the kernels' 32-bit offsets reach all elements of one path.
 
     Raises:
-        ValueError: They do not.
+        ValueError: A path has too many elements.
     """
     if rows * width >= 2**31:
         raise ValueError(f"{name} has {rows} rows of {width} numbers; expected below 2**31")

@@ -27,7 +27,7 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "unordered" accesses, of which one writes; "tie", lanes of one instruction that store
-            different values to one address; "uninitialised", a read of shared memory that nobody
+            different values to one address; "uninitialized", a read of shared memory that nobody
             wrote.
         space: "global" or "shared".
         scope: The least that both threads have in common: "warp", "program" or "launch".

@@ -86,7 +86,7 @@ class Identity:
         """The weights in the file under our names, whole and finite.
 
         Raises:
-            CheckpointError: They are not.
+            CheckpointError: Some are not.
         """
         state = self.skeleton().read_weights(checkpoint)  # type: ignore[operator]
         check_finite(state)

@@ -36,7 +36,7 @@ LARGEST = torch.finfo(torch.float16).max
 
 @dataclass(frozen=True)
 class Range:
-    """Between which numbers an output lies.
+    """Range of an output.
 
     Attributes:
         layer: Its name in the network, and the operator's if it is one's.

@@ -43,7 +43,7 @@ def nnunet(args: list[str]) -> int:
     if args[0] not in commands:
         raise UsageError(f"vimamba nnunet {args[0]} is unknown; choose from {', '.join(commands)}")
     if args[0] != "path":
-        importlib.import_module("nnunetv2")  # or say what to install
+        importlib.import_module("nnunetv2")  # raises with an install hint if missing
     return commands[args[0]](args[1:])
 
 

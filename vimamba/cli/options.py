@@ -91,7 +91,7 @@ def find_class(path: str) -> type:
     """The class of a dotted name.
 
     Raises:
-        UsageError: There is none.
+        UsageError: No class has this name.
     """
     module, _, name = path.rpartition(".")
     try:

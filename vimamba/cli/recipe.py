@@ -150,7 +150,7 @@ class RecipeCLI(LightningCLI):
             )
 
     def instantiate_classes(self) -> None:
-        """Build the parts, with a progress bar on a terminal only if nothing else is wished."""
+        """Build the parts, with a progress bar on a terminal only if nothing else is requested."""
         trainer, wish = self.config.trainer, self.config.trainer.enable_progress_bar
         trainer.enable_progress_bar = is_terminal() if wish is None else wish
         logger = trainer.logger

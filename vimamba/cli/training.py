@@ -217,7 +217,7 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
-    if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in is wished
+    if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
     if cli.config.trainer.logger is None and find_spec("tensorboard"):

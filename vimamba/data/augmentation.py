@@ -151,7 +151,7 @@ def turning_first(cut: Cut, augmentation: Augmentation, size: Size) -> Cut:
 
 
 class TrainTransform:
-    """A random cut, an albumentations pipeline, normalisation and a tensor.
+    """A random cut, an albumentations pipeline, normalization and a tensor.
 
     Args:
         cut: What to cut out.

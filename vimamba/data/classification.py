@@ -29,7 +29,7 @@ class Catalogue:
         class_names: In the order of the labels.
         multi_label: An image can have any number of classes.
         splits: Images of "train", "val" and "test", as far as they exist.
-        drawn: The division was drawn here rather than given with the data.
+        drawn: The split was generated here, not shipped with the data set.
     """
 
     class_names: tuple[str, ...]

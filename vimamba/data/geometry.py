@@ -1,7 +1,7 @@
 """Where the pixels of a file lie: volumes in the patient, GeoTIFF files on their map.
 
 Files of one case (an image, its further channels, its mask) must have one grid: no pixel of one may
-lie farther from the same pixel of the other than `TOLERANCE` of the distance between neighbours.
+lie farther from the same pixel of the other than `TOLERANCE` of the distance between neighbors.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.data.listing import stamp
 
-# of the smallest distance between neighbours; headers hold rounded numbers
+# of the smallest distance between neighbors; headers hold rounded numbers
 TOLERANCE = 0.1
 TIFF_SUFFIXES = (".tif", ".tiff")
 # tags and keys of GeoTIFF 1.1
@@ -45,7 +45,7 @@ class Grid:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Distance between neighbours along each axis."""
+        """Distance between neighbors along each axis."""
         return tuple(np.linalg.norm(self.affine[:-1, :-1], axis=0).tolist())
 
     def agrees(self, other: "Grid") -> bool:
@@ -106,7 +106,7 @@ def resample(values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside:
         values: (*grid.shape) or (*grid.shape, C).
         grid: Where they lie.
         onto: Where they are wanted.
-        nearest: Take the nearest value, for masks; else mix neighbours linearly, to float32.
+        nearest: Take the nearest value, for masks; else mix neighbors linearly, to float32.
         outside: Value of what lies beyond the grid.
 
     Returns:
@@ -210,11 +210,11 @@ def read_keys(directory: Sequence[int]) -> dict[int, int]:
 
 
 def map_affine(tags: dict[int, tuple[float, ...]], *, point: bool) -> NDArray[np.float64] | None:
-    """(3, 3) from the (row, column) of a pixel's centre to (y, x) on the map.
+    """(3, 3) from the (row, column) of a pixel's center to (y, x) on the map.
 
     Args:
         tags: Values of a GeoTIFF's tags.
-        point: Its coordinates are those of centres rather than of upper left corners.
+        point: Its coordinates are those of centers rather than of upper left corners.
     """
     if len(matrix := tags.get(TRANSFORMATION, ())) == 16:
         full = np.asarray(matrix, dtype=np.float64).reshape(4, 4)

@@ -136,7 +136,7 @@ class ImageData(LightningDataModule):
         return len(self.class_names)
 
     def settled(self) -> dict[str, Any]:
-        """Arguments that the data decided, by dotted names, to be kept with a run."""
+        """Settings inferred from the data, by dotted names, saved with the run."""
         found: dict[str, Any] = {"mean": self.mean, "std": self.std}
         if self.intensity.is_open:
             found["intensity.ranges"] = [list(ends) for ends in self.band_sample.ranges or ()]

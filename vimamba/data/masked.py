@@ -34,7 +34,7 @@ class MaskedImage(StoredImage, Protocol):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Distance between neighbours of a case along (rows, columns) or (slices, rows, columns).
+        """Distance between neighbors of a case along (rows, columns) or (slices, rows, columns).
 
         Pixels where nothing is known, else millimetres.
         """
@@ -163,7 +163,7 @@ class MaskedCatalogue:
 
     Attributes:
         splits: Images of "train", "val" and "test", as far as they exist.
-        drawn: The division was drawn here rather than given with the data.
+        drawn: The split was generated here, not shipped with the data set.
     """
 
     splits: dict[str, MaskedSamples]

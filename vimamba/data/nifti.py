@@ -206,7 +206,7 @@ def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
     Args:
         path: The file.
         first: Where the voxels shall lie.
-        nearest: Take the nearest value, and 0 beyond the file; else mix neighbours linearly and
+        nearest: Take the nearest value, and 0 beyond the file; else mix neighbors linearly and
             take the least value beyond.
     """
     return _align_volume(path, first, nearest, stamp(path), stamp(first))

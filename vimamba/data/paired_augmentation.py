@@ -1,7 +1,7 @@
 """Random changes to an image and its mask together.
 
 As for single images, every random number comes from the seed that is handed in. Masks are resized
-and bent without mixing neighbours, so that they hold classes only.
+and bent without mixing neighbors, so that they hold classes only.
 """
 
 from collections.abc import Callable

@@ -187,12 +187,12 @@ class Preprocessing:
         return None
 
     def tensor(self, pixels: NDArray) -> Tensor:
-        """Normalise (H, W, C), uint8 or in [0, 1], to (C, H, W)."""
+        """Normalize (H, W, C), uint8 or in [0, 1], to (C, H, W)."""
         return normalize(pixels, *self.normalization)
 
     @property
     def normalization(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-        """Mean and deviation to normalise with; None for each image's own."""
+        """Mean and deviation to normalize with; None for each image's own."""
         if self.intensity.zscore:
             return None, None
         assert self.mean is not None, "the mean has not been found yet"

@@ -1,6 +1,6 @@
 """Resizing with the filters of Pillow and timm: what shrinks is averaged, not sampled.
 
-One path for training, evaluation, prediction and what exports promise. Pixel centres lie at halves,
+One path for training, evaluation, prediction and what exports promise. Pixel centers lie at halves,
 so that masks, whose values are never mixed, stay in step with their images.
 
 Sizes: H x W pixels, C channels.
@@ -71,7 +71,7 @@ def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
 
 
 def resize_mask(mask: NDArray, size: Size) -> NDArray:
-    """(H, W) at another size: each pixel takes the value at its centre."""
+    """(H, W) at another size: each pixel takes the value at its center."""
     if mask.shape == size:
         return mask
     rows, columns = (

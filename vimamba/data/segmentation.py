@@ -262,7 +262,7 @@ class SegmentationData(ImageData):
 
     @property
     def background(self) -> bool:
-        """The first class is no class of interest."""
+        """The first class is background (excluded from mean Dice)."""
         return self.labels.background
 
     @property

@@ -118,7 +118,7 @@ class Synapse(SegmentationData):
 
     Args:
         root: Folder that holds `train_npz` and `test_vol_h5`.
-        labels: The organs' names, unless others are wished.
+        labels: The organs' names, unless others are requested.
         in_chans: CT has one channel.
         **kwargs: Arguments of `SegmentationData`.
     """

@@ -108,7 +108,7 @@ def export_model(
     shapes = [(1, channels, height, width), (3, channels, height, width)]
     if any_size:
         shapes.append((2, channels, height + 32, width + 64))
-        if hasattr(model, "cell"):  # a segmentation network, which pads what is no whole cell
+        if hasattr(model, "cell"):  # a segmentation network, which pads to a multiple of its stride
             shapes.append((1, channels, height + 11, width + 37))
     with write_whole(path) as part:
         run = _write(program, names, part, target)

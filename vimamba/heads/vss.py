@@ -54,7 +54,7 @@ class VSSHead(nn.Module):
     """A way up of VSS blocks, to the image's own resolution.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse; neighbouring strides differ by two.
+        channels, strides: Of the pyramid, fine to coarse; neighboring strides differ by two.
         num_classes: Output channels.
         depth: Blocks per level.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a

@@ -17,7 +17,7 @@ class StepProjection(nn.ModuleList):
     """The linear layers from R to D, one for each path, that make the step sizes.
 
     Their weights are given to the scan, which multiplies by them itself, unless a layer is more
-    than a weight: an adapter, a quantised or a hooked layer is called.
+    than a weight: an adapter, a quantized or a hooked layer is called.
     """
 
     def forward(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -41,7 +41,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def _is_only_a_weight(layer: nn.Module) -> bool:
-    """Whether to call `layer` is to multiply by its weight and no more."""
+    """Whether `layer` is a plain matrix product (no bias, hooks or adapters)."""
     weight = layer._parameters.get("weight")
     return (
         type(layer) is nn.Linear

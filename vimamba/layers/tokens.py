@@ -147,7 +147,7 @@ class RotaryEmbed(nn.Module):
         return _grid_angles(like, height, width, self.dim, self.cells, True)
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of channels of (..., L, C)."""
+        """Rotate neighboring pairs of channels of (..., L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
         return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
 

@@ -56,7 +56,7 @@ def expect_whole_cells(x: Tensor, cell: int) -> Tensor:
     """`x` itself, if the sides of the image (N, C, H, W) are multiples of `cell`.
 
     Raises:
-        ValueError: They are not.
+        ValueError: A side is not.
     """
     if x.shape[2] % cell != 0 or x.shape[3] % cell != 0:
         size = f"({x.shape[2]}, {x.shape[3]})"

@@ -37,7 +37,7 @@ class PatchStem(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Concatenate 2x2 neighbours, norm, project (Swin, arXiv:2103.14030).
+    """Concatenate 2x2 neighbors, norm, project (Swin, arXiv:2103.14030).
 
     An odd side is completed by zeros, as VMamba's code does today. The code that it was trained
     with, and MedMamba's, drop the last row instead: nothing would be left of images of 28 pixels.

@@ -1,4 +1,4 @@
-"""What every backbone is to timm: initialisation, decay rules, official files.
+"""What every backbone is to timm: initialization, decay rules, official files.
 
 A family makes its parts (stem or patch embedding, blocks, norms) and hands them to one of
 

@@ -5,7 +5,7 @@ something of the rest, each block begins with the mean of all tokens. Paper and 
 second pair of blocks go backwards; the code, with which the weights were trained, only the blocks 2
 and 3, and so does this one.
 
-Official code: https://github.com/wangf3014/Adventurer (no licence file)
+Official code: https://github.com/wangf3014/Adventurer (no license file)
 Sizes: N batch, H and W image, L patches, C channels, D = 2 C, H heads of P channels, K paths,
 S states.
 """

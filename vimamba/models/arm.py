@@ -5,7 +5,7 @@ block reads rows, columns and both reversed, each with a convolution and a scan 
 averages. The class token stands in the middle; what is classified are the patches, the mean of
 those in front of it and the mean of those behind it in equal parts.
 
-Official code: https://github.com/OliverRensu/ARM (no licence file). With an odd number of patches
+Official code: https://github.com/OliverRensu/ARM (no license file). With an odd number of patches
 its mixer takes one of them for the class token; here all agree on where that stands.
 Sizes: N batch, H and W image, L patches, C channels, K paths.
 """

@@ -82,7 +82,7 @@ class ResampledRotary(RotaryEmbed):
         return tables[:1], tables[1:]
 
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate neighbouring pairs of channels of (N, L, C)."""
+        """Rotate neighboring pairs of channels of (N, L, C)."""
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
         return (x * cos + turned * sin).to(x.dtype)
 

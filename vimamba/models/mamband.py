@@ -3,7 +3,7 @@
 Blocks go along rows, back, down columns and back, by turns. What a block skips is what it normed,
 so there is no residual stream. In the middle of the stack 2x2 tokens become one.
 
-Official code: https://github.com/jacklishufan/Mamba-ND (no licence file). Its columns work on
+Official code: https://github.com/jacklishufan/Mamba-ND (no license file). Its columns work on
 square grids only; here they do on all.
 Sizes: N batch, H and W image, h and w grid, L = h * w tokens, C channels.
 """

@@ -3,7 +3,7 @@
 They are many class tokens, which stand at even distances among the patches. What they hold in the
 end is shortened, joined and classified.
 
-Official code: https://github.com/wangf3014/Mamba-Reg (no licence file)
+Official code: https://github.com/wangf3014/Mamba-Reg (no license file)
 Sizes: N batch, H and W image, L patches, P registers, C channels, Q reduction.
 """
 

@@ -3,7 +3,7 @@
 Half of a block's channels go through convolutions, the other half through a gated SS2D of the first
 generation; a channel shuffle mixes the halves.
 
-Official code: https://github.com/YubiaoYue/MedMamba (no licence file)
+Official code: https://github.com/YubiaoYue/MedMamba (no license file)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
 """
 

@@ -4,7 +4,7 @@ A block scans its full map along one path, and a map of half the height and widt
 convolution makes, along the other three. Those run on: the state at the end of a path is that at
 the beginning of the next. Squeeze-and-excitation and MLPs with a convolution surround the scans.
 
-Official code: https://github.com/YuHengsss/MSVMamba (no licence file); the third version is on its
+Official code: https://github.com/YuHengsss/MSVMamba (no license file); the third version is on its
 branch v2. Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S states, K
 paths. Everything is channels-last.
 """

@@ -56,7 +56,7 @@ class ConvStem(GridEmbed):
 def directions(paths: Tensor, width: int) -> Tensor:
     """The way that every step was made: 0 a start, 1 right, 2 left, 3 up, 4 down.
 
-    A step that is no neighbour of the last counts as one along the axis where it is farther.
+    A step that is no neighbor of the last counts as one along the axis where it is farther.
 
     Args:
         paths: (K, T); what follows a zero token, -1, starts anew.

@@ -1,7 +1,7 @@
 """Spatial-Mamba (Xiao et al. 2024, arXiv:2410.15091): states of one scan, fused on the grid.
 
 One path leaves a state at every token. Before it is read, each state takes in those around it on
-the grid by dilated convolutions: the neighbours that a path passes long before or after. Stem,
+the grid by dilated convolutions: the neighbors that a path passes long before or after. Stem,
 downsampling and blocks are MLLA's.
 
 The official code merges the convolutions' kernels when it first evaluates, and keeps the merged one

@@ -4,7 +4,7 @@ Most blocks are convolutions. The last of a stage parts its channels: some becom
 step, whose coarse level is scanned at a 32nd of the image's side and whose details go around the
 scan; the others go through a depthwise convolution.
 
-Official code: https://github.com/xwmaxwma/TinyViM (no licence file). It takes images of multiples
+Official code: https://github.com/xwmaxwma/TinyViM (no license file). It takes images of multiples
 of 32 pixels; this, all. It has two classifiers, one of which learned from a teacher and which are
 averaged; here the average of their weights, which is the same, is read from the file.
 Sizes: N batch, H and W image or map, C channels.

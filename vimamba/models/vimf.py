@@ -3,7 +3,7 @@
 The first blocks add to the tokens that their mixer reads the amplitudes of these tokens' Fourier
 transform, over sequence and channels. There is no position embedding.
 
-Official code: https://github.com/yws-wxs/Vim-F (no licence file), its second release
+Official code: https://github.com/yws-wxs/Vim-F (no license file), its second release
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
 """
 

@@ -5,7 +5,7 @@ order, and all tokens read the sum: linear attention whose keys are B, queries C
 tokens times their step sizes. The last stage has attention with a softmax. There is no scan order
 to be exchanged.
 
-Official code: https://github.com/YuHengsss/VSSD (no licence file)
+Official code: https://github.com/YuHengsss/VSSD (no license file)
 Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S states. Everything is
 channels-last.
 """

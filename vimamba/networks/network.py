@@ -69,7 +69,7 @@ class Network(nn.Module):
         return None
 
     def note_start(self, model: nn.Module) -> None:
-        """Keep the licence of a timm model's published weights, which this network starts from."""
+        """Keep the license of a timm model's published weights, which this network starts from."""
         cfg: Any = model.pretrained_cfg
         self.license = cfg.get("license")
 

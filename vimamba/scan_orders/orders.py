@@ -378,7 +378,7 @@ def shuffled(*grid: int, seed: int = 0) -> Tensor:
     """
     if seed < 0:
         raise ValueError(f"seed={seed} of a scan order must be at least 0")
-    # of Python's generators, random() alone is documented to give the same numbers for ever
+    # only random.random() is guaranteed to be stable across Python versions
     draw = random.Random(seed).random
     keys = [draw() for _ in range(math.prod(grid))]
     return _both_ways(torch.tensor(keys, dtype=torch.float64, device="cpu").argsort())

@@ -37,7 +37,7 @@ class ScanOrder:
             counted on a grid of one cell.
         steps: (*grid, **parameters) -> T; None if T = L. Plain integer arithmetic, because it also
             gets symbolic sizes.
-        adjacent: Consecutive steps of a path are neighbours along one axis.
+        adjacent: Consecutive steps of a path are neighbors along one axis.
     """
 
     name: str

@@ -49,7 +49,7 @@ def class_colors(count: int, background: bool) -> tuple[Color, ...]:
     wanted = count - int(background)
     colors = list(DISTINCT[:wanted])
     for index in range(len(colors), wanted):
-        # steps of the golden ratio keep neighbours apart
+        # steps of the golden ratio keep neighbors apart
         hue, light = index * 0.61803 % 1, 0.45 + 0.2 * (index % 3)
         red, green, blue = colorsys.hls_to_rgb(hue, light, 0.75)
         colors.append((round(red * 255), round(green * 255), round(blue * 255)))
@@ -118,7 +118,7 @@ class View:
 
 
 def as_pixels(image: Tensor, prepare: Preprocessing) -> NDArray:
-    """Undo the normalisation: (C, H, W) to (H, W, C) in [0, 1]; z-scores get a fixed range."""
+    """Undo the normalization: (C, H, W) to (H, W, C) in [0, 1]; z-scores get a fixed range."""
     pixels = image.permute(1, 2, 0).float().numpy()
     if prepare.intensity.zscore:
         return (pixels - ZSCORES[0]) / (ZSCORES[1] - ZSCORES[0])
@@ -149,7 +149,7 @@ def find_view(samples: Iterable[NDArray]) -> View:
 
 
 def square_size(shape: Sequence[int], aspect: float, longest: int) -> tuple[int, int]:
-    """Rows and columns with square pixels, the longer side about as long as wished.
+    """Rows and columns with square pixels, the longer side about as long as requested.
 
     Args:
         shape: Begins with rows and columns.
@@ -213,7 +213,7 @@ def overlay(
 
 
 def outlines(mask: NDArray) -> NDArray[np.bool_]:
-    """Pixels whose neighbour on the right or below, or left or above, is of another class."""
+    """Pixels whose neighbor on the right or below, or left or above, is of another class."""
     edge = np.zeros(mask.shape, dtype=bool)
     across, down = mask[:, 1:] != mask[:, :-1], mask[1:] != mask[:-1]
     edge[:, 1:] |= across
@@ -224,7 +224,7 @@ def outlines(mask: NDArray) -> NDArray[np.bool_]:
 
 
 def grow(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Marked pixels and their neighbours in rows and columns."""
+    """Marked pixels and their neighbors in rows and columns."""
     grown = marked.copy()
     grown[1:] |= marked[:-1]
     grown[:-1] |= marked[1:]

@@ -48,7 +48,7 @@ def mamba3_scan(
     in float32,
 
         angle[t] = angle[t - 1] + pi * tanh(angles[t]) * dt[t]
-        b[t], c[t] = B[t] + B_bias, C[t] + C_bias, neighbours 2i and 2i + 1 turned by angle[t, i]
+        b[t], c[t] = B[t] + B_bias, C[t] + C_bias, neighbors 2i and 2i + 1 turned by angle[t, i]
         h[t] = exp(log_decay[t]) * (h[t - 1] + (1 - l[t]) * dt[t] * x[t - 1] b[t - 1]^T)
                + l[t] * dt[t] * x[t] b[t]^T,    l = sigmoid(trap)
         y[t] = (h[t] c[t] + D * x[t]) * silu(z[t])
@@ -65,7 +65,7 @@ def mamba3_scan(
             on the token may have any floating dtype and are used in at least float32.
         log_decay: (B, K, L, H), normally a negative number times dt.
         trap: (B, K, L, H).
-        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighbouring heads, or
+        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighboring heads, or
             (B, K, L, R, G, N) with ranks; like C and z of the same dtype as `x`.
         C: Shaped as `B`.
         angles: (B, K, L, H, S) for S <= N / 2 pairs, or (B, K, L, 1, S), shared by the heads; the
@@ -77,7 +77,7 @@ def mamba3_scan(
         mimo_x: (K, H, R, P), as mimo_o needed with ranks and only then.
         mimo_z: (K, H, R, P), needed with ranks and `z`.
         mimo_o: (K, H, R, P).
-        norm_weight: (K, H, P), which multiplies the normalised reads.
+        norm_weight: (K, H, P), which multiplies the normalized reads.
         norm_eps: Added to the mean square.
         initial_states: What an earlier call returned; None is zero.
         paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),

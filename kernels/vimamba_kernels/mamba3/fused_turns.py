@@ -1,6 +1,6 @@
 """Triton kernels that bias and turn Mamba-3's B and C; by_token.py says what for.
 
-A turn takes the neighbours 2i and 2i + 1 of a row by angle i; tiles hold the first and the second
+A turn takes the neighbors 2i and 2i + 1 of a row by angle i; tiles hold the first and the second
 of all pairs apart, (ROWS, PAIRS). Pairs without an angle are turned by 0.
 
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups of H heads, N states, S angles.

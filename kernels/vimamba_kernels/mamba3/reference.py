@@ -141,7 +141,7 @@ def as_given(states: Mamba3States, inputs: Inputs) -> Mamba3States:
 
 
 def rotate(t: Tensor, angle: Tensor) -> Tensor:
-    """Turn neighbours (2i, 2i + 1) of (..., N) by angle i of (..., S); what is left stays."""
+    """Turn neighbors (2i, 2i + 1) of (..., N) by angle i of (..., S); what is left stays."""
     turned = 2 * angle.shape[-1]
     first, second = t[..., :turned:2], t[..., 1:turned:2]
     cos, sin = angle.cos(), angle.sin()

@@ -158,7 +158,7 @@ def conv_backward(frame: Any) -> None:
     ring, slopes = own(scratch[2], member), own(scratch[3], member)
     _, K, L, T, channels, _, taps, _, x_row, given = sizes
     wrap = taps - ONE
-    # a tap's weights and their gradient are neighbours
+    # a tap's weights and their gradient are neighbors
     PAIR = TWO * ROW
     for task in range(first, last):
         b, _, _, start, w = place(task, sizes)

@@ -100,7 +100,7 @@ def selective_scan(
             delta_weight of the same dtype as `u`.
         A: (K, D, N), normally negative. A, D, delta_bias and initial_state may have any floating
             dtype and are used in at least float32.
-        B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighbouring channels.
+        B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighboring channels.
         C: Shaped as `B`.
         D: (K, D), the weight of the skip connection.
         z: (B, L, D); the output is multiplied by silu(z).

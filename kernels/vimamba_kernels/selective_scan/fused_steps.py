@@ -4,7 +4,7 @@ A program owns one batch element and one block of channels. It walks its steps t
 table and reads and writes rows of channels at the tokens' own places. The rows of several steps
 are loaded ahead of the arithmetic, because a store in between would hold later loads back.
 
-Sizes: B batch, K paths, L tokens, T steps, D channels, N states. A group of `width` neighbouring
+Sizes: B batch, K paths, L tokens, T steps, D channels, N states. A group of `width` neighboring
 channels shares B and C. `token` is -1 for a zero token and for steps past the end.
 """
 

@@ -57,7 +57,7 @@ def selective_scan_step(
         u: (B, D), shared by the paths, or (B, K, D).
         delta: (B, K, D), or its factor (B, K, R) with `delta_weight`.
         A: (K, D, N).
-        B: (B, K, N), or (B, K, G, N) for G groups of D / G neighbouring channels.
+        B: (B, K, N), or (B, K, G, N) for G groups of D / G neighboring channels.
         C: Shaped as `B`.
         D: (K, D).
         z: (B, D).

@@ -49,7 +49,7 @@ def ssd(
         dt: (B, K, L, H), like B, C and z of the same dtype as `x`.
         A: (K, H), normally negative. A, D, dt_bias and initial_state may have any floating dtype
             and are used in at least float32.
-        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighbouring heads.
+        B: (B, K, L, N), or (B, K, L, G, N) for G groups of H / G neighboring heads.
         C: Shaped as `B`.
         D: (K, H) or (K, H, P), the weight of the skip connection.
         z: (B, L, H, P); the output is multiplied by silu(z).

@@ -9,7 +9,7 @@ def require_nnunet() -> None:
     """Say what to install if nnU-Net is missing.
 
     Raises:
-        ModuleNotFoundError: It is.
+        ModuleNotFoundError: nnunetv2 is not installed.
     """
     if importlib.util.find_spec("nnunetv2") is None:
         text = 'nnunetv2 is not installed; install it with: pip install "vimamba[nnunet]"'

@@ -343,7 +343,7 @@ def plan_stages(patch_size: Size, spacing: Sequence[float] | None = None) -> dic
 
     Args:
         patch_size: Pixels or voxels along each axis.
-        spacing: Distance of their centres along each axis, in one unit; all the same if None.
+        spacing: Distance of their centers along each axis, in one unit; all the same if None.
 
     Returns:
         `features_per_stage`, `kernel_sizes` and `strides` of `UMamba`.

@@ -40,7 +40,7 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     answers = [answer(p, label, names) for p, (_, label) in zip(probabilities, batch, strict=True)]
     order = sorted(range(len(batch)), key=lambda i: (answers[i][1], -answers[i][2]))
     wrong = sum(not right for _, right, _ in answers)
-    # at most half the places for mistakes, the rest for a fair choice of what is right
+    # at most half the places for mistakes, the rest for a random sample of correct ones
     picked = order[: min(wrong, columns)]
     picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
     trained = [train[0, int(index)] for index in shown]

@@ -84,7 +84,7 @@ def case_scores(
         prediction: (H, W) or (D, H, W) classes.
         truth: The same, with `IGNORE`.
         classes: To score.
-        spacing: Distance between neighbours along each axis.
+        spacing: Distance between neighbors along each axis.
         tolerance: Distance up to which a surface counts as found, in units of the spacing.
 
     Returns:

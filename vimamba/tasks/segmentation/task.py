@@ -51,7 +51,7 @@ class Segmentation(Task):
         num_classes: Classes; the data module knows.
         class_names: In the order of the classes; numbers by default.
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
-        background: The first class is no class of interest.
+        background: The first class is background (excluded from mean Dice).
         img_size: Side of the images the network gets, or height and width, pixels.
         optim: Optimizer and schedule.
         objective: The losses.
@@ -59,7 +59,7 @@ class Segmentation(Task):
         case_scores: Outside of training, score each image or volume by itself, with distances of
             surfaces.
         tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
-        overlap: Part that neighbouring windows share, in [0, 1).
+        overlap: Part that neighboring windows share, in [0, 1).
         grad_checkpointing: Spend time to save memory.
         compile: Compile the network.
         seed: Start of all random streams.

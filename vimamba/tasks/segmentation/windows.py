@@ -56,7 +56,7 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
     Args:
         length: Pixels of the image.
         side: Pixels of a window.
-        overlap: Part that neighbours share, in [0, 1).
+        overlap: Part that neighbors share, in [0, 1).
     """
     step = max(1, int(side * (1 - overlap)))
     last = max(length - side, 0)

@@ -229,6 +229,8 @@ TABLES = [
         (2, 1, 3),
         [[0, 1, -1, -1, 2, -1, -1, -1, 3, 4, -1, -1, 5, -1, -1, -1]],
     ),
+    ("transposed", (2, 3, 2), [[0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]]),
+    ("transposed", (3,), [[0, 1, 2]]),
     ("interslice", (2, 2, 3), [[0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]]),
     ("interslice(pieces=3)", (2, 3), [[0, 2, 4, 1, 3, 5]]),
     ("cross", (2, 2, 2), both_ways(*ALONG_2X2X2)),
@@ -457,9 +459,7 @@ def test_a_table_cannot_be_made_within_a_cuda_graph(monkeypatch):
 def test_a_gpu_without_a_number_is_the_current_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(
-        registry, "_table", lambda _, grid, device, dtype: torch.tensor(device.index)
-    )
+    monkeypatch.setattr(registry, "_table", lambda _, grid, device: torch.tensor(device.index))
     assert scan_paths("cross", 2, 2, device="cuda") == 3
 
 

@@ -44,21 +44,24 @@ def run(variant, model, inputs):
         outputs = model.forward_all(*inputs.values())
     else:
         outputs = model(*inputs.values())
+    if isinstance(outputs, vimamba.networks.Registration):
+        found = (outputs.moved, outputs.velocity, outputs.flow, outputs.features)
+        outputs = [output for output in found if output is not None]
     return [variant.finish(o) for o in (outputs if isinstance(outputs, list) else [outputs])]
 
 
-def find_tap(variant, model, name):
+def find_tap(variant, model, *names):
     """Module of ours, and how its tensor is taken; None if ours has no such tensor."""
     standard = STAGED if hasattr(model, "stages") else PLAIN
     for pattern, place in [*variant.modules.items(), *standard.items()]:
-        if match := re.fullmatch(pattern, name):
+        if match := next(filter(None, (re.fullmatch(pattern, name) for name in names)), None):
             if place is None:
                 return None
             if callable(place):
                 return place(model, match), Tap("")
             tap = Tap(place) if isinstance(place, str) else place
             return model.get_submodule(match.expand(tap.module)), tap
-    raise AssertionError(f"{variant.name}: no pattern of `modules` matches {name!r}")
+    raise AssertionError(f"{variant.name}: no pattern of `modules` matches any of {names}")
 
 
 def record_stages(variant, model, stages):
@@ -69,7 +72,8 @@ def record_stages(variant, model, stages):
         kept[key] = tap.then(x) if tap.then else x
 
     for key, recorded in stages.items():
-        if found := find_tap(variant, model, recorded.module or key):
+        # two stages may be of one module
+        if found := find_tap(variant, model, *filter(None, (recorded.module, key))):
             module, tap = found
             kept[key] = None
             if tap.entering:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tests.parity.official import read_manifest
 from vimamba import create_segmenter
 from vimamba.models import localvmamba
-from vimamba.networks import UMamba
+from vimamba.networks import UMamba, create_network, list_networks
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,10 @@ class Variant:
             overlay = {"file": str(file)}
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             return timm.create_model(self.model, **kwargs)
-        make = self.model if callable(self.model) else partial(create_segmenter, self.model)
+        make = self.model
+        if isinstance(make, str):
+            is_segmenter = make in list_networks("segmentation")
+            make = partial(create_segmenter if is_segmenter else create_network, make)
         network = make(**kwargs)
         network.load_pretrained(file)
         return network
@@ -267,6 +270,61 @@ UMAMBA: dict[str, Place] = {
     r"mamba_layer": lambda model, m: model.mambas[len(model.stages) - 1],
     r"decoder\.stages\.(\d)": r"decoder.\1",
 }
+
+SEGMAMBA: dict[str, Place] = {
+    r"vit\.gscs\.(\d)": r"stages.\1.gated_conv",
+    r"vit\.stages\.(\d)": r"stages.\1.blocks",
+    r"vit\.mlps\.(\d)": r"stages.\1.mlp",
+    r"encoder(\d)": lambda model, m: model.skips[int(m[1]) - 1],
+    r"decoder1": "refine",
+    r"decoder(\d)": lambda model, m: model.ups[5 - int(m[1])],
+}
+
+
+def segmamba(name: str, **kwargs: Any) -> Variant:
+    """The network that a manifest describes; it cuts the raster as if the volume were 128^3."""
+    config = read_manifest(name)["config"]
+    orders = [
+        f"raster + raster(reverse=True) + interslice(pieces={64 >> stage})"
+        for stage, depth in enumerate(config["depths"])
+        for _ in range(depth)
+    ]
+    sizes = {"num_classes": config["out_chans"], "in_chans": config["in_chans"]}
+    stages = {"depths": config["depths"], "dims": config["feat_size"]}
+    stages["hidden_size"] = config["hidden_size"]
+    return Variant(name, "segmamba", {**sizes, **stages, "scan_order": orders}, SEGMAMBA, **kwargs)
+
+
+MORPH: dict[str, Place] = {
+    r"transformer\.patch_embed": "patch_embed",
+    r"layer(\d)": r"stages.\1",
+    r"down(\d)": r"merges.\1",
+    r"mamba(\d)": r"stages.\1.mixer",
+    r"ss2d(\d)": r"stages.\1.block.mixer",
+    r"norm(\d)": r"norms.\1",
+    r"feature_extractor": "extractor",
+    r"c1": "half_skip",
+    r"c2": "full_skip",
+    r"up(\d)": lambda model, m: model.ups[int(m[1]) - 1],
+    r"reg_head": "flow",
+    # a function of ours
+    r"integrate": None,
+}
+
+
+def morph(name: str) -> Variant:
+    """The network that a manifest describes; of VMambaMorph's blocks only the last of a scale."""
+    manifest = read_manifest(name)
+    config, absorbed = manifest["config"], None
+    if manifest["vimamba"].startswith("v"):
+        unused = (
+            rf"\.{i}\.mamba\.{j}\." for i, n in enumerate(config["depths"]) for j in range(n - 1)
+        )
+        absorbed = "|".join(unused)
+    kwargs = {"embed_dim": config["embed_dim"], "head_dim": config["reg_head_chan"]}
+    # ours does not compute the fixed image's features again in the second pass
+    places = {**MORPH, "feature_extractor": None} if "_rec" in name else MORPH
+    return Variant(name, manifest["vimamba"], kwargs, places, absorbed=absorbed)
 
 
 def umamba(name: str) -> Variant:
@@ -615,6 +673,22 @@ BACKBONES = [
     Variant("vssd_base", "vssd_base"),
 ]
 NETWORKS = [
+    *(
+        morph(name)
+        for name in (
+            "mambamorph_test",
+            "mambamorph_feat_test",
+            "mambamorph",
+            "mambamorph_feat",
+            "vmambamorph_test",
+            "vmambamorph_rec_test",
+            "vmambamorph",
+            "vmambamorph_feat",
+            "vmambamorph_rec",
+        )
+    ),
+    segmamba("segmamba_test"),
+    segmamba("segmamba"),
     Variant(
         "swin_umamba_test",
         "swin_umamba",

@@ -4,6 +4,7 @@ from vimamba.networks.feature_pyramid import FeaturePyramid
 from vimamba.networks.identification import NetworkIdentity, match_networks
 from vimamba.networks.loading import load_network
 from vimamba.networks.network import Network
+from vimamba.networks.registration import MambaMorph, Registrar, Registration, VMambaMorph
 from vimamba.networks.registry import (
     create_network,
     find_network,
@@ -12,6 +13,7 @@ from vimamba.networks.registry import (
 )
 from vimamba.networks.segmentation import (
     BackboneSegmenter,
+    SegMamba,
     Segmenter,
     SwinUMamba,
     SwinUMambaD,
@@ -25,13 +27,18 @@ from vimamba.networks.segmentation import (
 __all__ = [
     "BackboneSegmenter",
     "FeaturePyramid",
+    "MambaMorph",
     "Network",
     "NetworkIdentity",
+    "Registrar",
+    "Registration",
+    "SegMamba",
     "Segmenter",
     "SwinUMamba",
     "SwinUMambaD",
     "UMamba",
     "VMUNet",
+    "VMambaMorph",
     "create_network",
     "create_segmenter",
     "find_network",

@@ -20,6 +20,8 @@ from vimamba.networks.registry import Entry, create_network, find_network, list_
 
 # arguments that a file tells, with two values to compare the network's shapes at
 _SIZES = {"num_classes": (5, 7), "in_chans": (3, 6)}
+# those of networks for other tasks than segmentation
+_SIZES_OF_TASK = {"registration": ("in_chans",)}
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:
 
 def _fit(checkpoint: Mapping[str, Any], entry: Entry) -> NetworkIdentity | None:
     """What the file is if it fits a network whose sizes it tells."""
-    usual = _outline(entry, _usual(_SIZES))
+    sizes = _sizes_of(entry)
+    usual = _outline(entry, _usual(sizes))
     try:
         state = usual.rename_weights(checkpoint)
         expected = {key: value.ndim for key, value in usual.state_dict().items()}
         if {key: value.ndim for key, value in state.items()} != expected:
             return None
-        arguments = tuple((size, _read_size(state, entry, size)) for size in _SIZES)
+        arguments = tuple((size, _read_size(state, entry, size)) for size in sizes)
         network = _outline(entry, arguments)
         network.read_weights(checkpoint)
     except CheckpointError:
@@ -119,7 +122,8 @@ def _read_size(state: Mapping[str, Tensor], entry: Entry, size: str) -> int:
 def _places(entry: Entry, size: str) -> tuple[tuple[str, int], ...]:
     """Names and axes of the shapes that are as long as an argument says."""
     few, many = _SIZES[size]
-    outlines = (_outline(entry, _usual({**_SIZES, size: (n, n)})) for n in (few, many))
+    sizes = _sizes_of(entry)
+    outlines = (_outline(entry, _usual({**sizes, size: (n, n)})) for n in (few, many))
     ours, theirs = (network.state_dict() for network in outlines)
     return tuple(
         (key, axis)
@@ -127,6 +131,10 @@ def _places(entry: Entry, size: str) -> tuple[tuple[str, int], ...]:
         for axis, length in enumerate(value.shape)
         if (length, theirs[key].shape[axis]) == (few, many)
     )
+
+
+def _sizes_of(entry: Entry) -> dict[str, tuple[int, int]]:
+    return {size: _SIZES[size] for size in _SIZES_OF_TASK.get(entry.task, _SIZES)}
 
 
 def _usual(sizes: Mapping[str, tuple[int, int]]) -> tuple[tuple[str, int], ...]:

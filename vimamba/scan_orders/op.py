@@ -68,7 +68,7 @@ def scan_paths_known(like: Tensor, order: str, grid: Sequence[int] | None = None
     # an inference tensor would not tell that it was changed
     with torch.inference_mode(False):
         paths = scan_paths(order, *sizes, device=like.device)
-        narrow = shared_paths(order, *sizes, device=like.device, dtype=torch.int32)
+        narrow = shared_paths(order, *sizes, device=like.device)
     complete = visits_all_cells(order, *sizes)
     remember_paths(paths, math.prod(sizes), complete=complete, narrow=narrow)
     return paths

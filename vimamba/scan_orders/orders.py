@@ -19,8 +19,8 @@ def _count(cells: int) -> Tensor:
 
 
 def _grid(*grid: int) -> Tensor:
-    """Raster indices, in the shape of the grid."""
-    return _count(math.prod(grid)).view(grid)
+    """Raster indices in int32, in the shape of the grid."""
+    return torch.arange(math.prod(grid), dtype=torch.int32, device="cpu").view(grid)
 
 
 def _along_each_axis(cells: Tensor) -> list[Tensor]:
@@ -54,7 +54,7 @@ def _require_positive(**values: int) -> None:
 @register_scan_order
 def raster(*grid: int) -> Tensor:
     """Row by row, left to right; slice by slice. K = 1."""
-    return _count(math.prod(grid))[None]
+    return _grid(1, *grid).flatten(1)
 
 
 @register_scan_order
@@ -64,9 +64,19 @@ def columns(height: int, width: int) -> Tensor:
 
 
 @register_scan_order
+def transposed(*grid: int) -> Tensor:
+    """Raster of the grid with its first two axes exchanged. K = 1.
+
+    Columns of an image; of a volume one of VMambaMorph's (arXiv:2404.05105).
+    """
+    cells = _grid(*grid)
+    return (cells.transpose(0, 1) if len(grid) > 1 else cells).flatten()[None]
+
+
+@register_scan_order
 def bidirectional(*grid: int) -> Tensor:
     """Raster and its reverse, as in Vim (arXiv:2401.09417). K = 2."""
-    return _both_ways(_count(math.prod(grid)))
+    return _both_ways(_grid(*grid).flatten())
 
 
 @register_scan_order
@@ -129,7 +139,7 @@ def zigzag(height: int, width: int) -> Tensor:
 def _pad_grid(grid: tuple[int, ...], side: int) -> Tensor:
     """The grid with -1 at the end of each axis, up to multiples of `side`."""
     sides = [_ceil(size, side) * side for size in grid]
-    padded = torch.full(sides, -1, dtype=torch.int64, device="cpu")
+    padded = torch.full(sides, -1, dtype=torch.int32, device="cpu")
     padded[tuple(slice(size) for size in grid)] = _grid(*grid)
     return padded
 
@@ -403,7 +413,7 @@ def interslice(*grid: int, pieces: int = 0) -> Tensor:
     With `pieces`, of as many equal parts of the raster in place of slices. The official code has
     64, 32, 16 and 8 in its four stages: slices only where the volume has 128 of them.
     """
-    cells = _count(math.prod(grid))
+    cells = _grid(*grid).flatten()
     if pieces < 0 or (pieces and len(cells) % pieces):
         raise ValueError(f"pieces={pieces} of a scan order must divide the {len(cells)} cells")
     return cells.view(pieces or grid[0], -1).T.flatten()[None]

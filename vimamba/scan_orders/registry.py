@@ -300,20 +300,17 @@ def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = 
     """
     if not grid or not all(isinstance(size, int) and size >= 1 for size in grid):
         raise ValueError(f"grid={grid} of a scan order must be integers, at least 1")
-    return shared_paths(scan_order, *grid, device=device).clone()
+    shared = shared_paths(scan_order, *grid, device=device)
+    # no `.to`, which a mode of the caller's would take for a copy to another device
+    return torch.empty(shared.shape, dtype=torch.int64, device=shared.device).copy_(shared)
 
 
-def shared_paths(
-    scan_order: str,
-    *grid: int,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.int64,
-) -> Tensor:
-    """What `scan_paths` copies, in a dtype of one's choice: for all who ask, not to be changed."""
+def shared_paths(scan_order: str, *grid: int, device: torch.device | str | None = None) -> Tensor:
+    """What `scan_paths` copies, in int32: for all who ask, not to be changed."""
     place = torch.device(device or "cpu")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
-    paths = _table(scan_order, grid, place, dtype)
+    paths = _table(scan_order, grid, place)
     if _is_captured(place):
         # a replay of the graph reads this table again
         _captured_tables[id(paths)] = paths
@@ -327,7 +324,7 @@ def visits_all_cells(scan_order: str, *grid: int) -> bool:
     Raises:
         ValueError: As `scan_paths` does.
     """
-    paths = scan_paths(scan_order, *grid)
+    paths = shared_paths(scan_order, *grid)
     return paths.shape[1] == math.prod(grid) and int(paths.min()) >= 0
 
 
@@ -406,12 +403,10 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
     return terms
 
 
-# 256 entries: four orders, stages and some ten sizes, on a GPU in two dtypes; a 128x128 table of
-# K = 4 takes 0.5 MB
-@lru_cache(maxsize=256)
-def _table(
-    scan_order: str, grid: tuple[int, ...], device: torch.device, dtype: torch.dtype
-) -> Tensor:
+# 128 entries: four orders, stages and some ten sizes; a 128x128 table of K = 4 takes 0.25 MB, a
+# 128x128x128 one of K = 3 25 MB
+@lru_cache(maxsize=128)
+def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tensor:
     """The checked paths; not to be changed."""
     if _is_captured(device):
         raise RuntimeError(
@@ -429,7 +424,7 @@ def _table(
                     f"scan order {term.text!r} has {count} paths, but {paths.shape[0]} on a "
                     f"{_size(grid)} grid; the number must not depend on the size"
                 )
-        return _stack(terms, tables).to(dtype).to(device)
+        return _stack(terms, tables).to(device)
 
     return _without_modes(make)
 
@@ -488,26 +483,39 @@ def _size(grid: Sequence[int]) -> str:
 
 
 def _check_paths(name: str, paths: Tensor, grid: Sequence[int]) -> Tensor:
-    """A copy of `paths` as int64, if they are paths on this grid."""
+    """A copy of `paths` as int32, if they are paths on this grid."""
     where = f"scan order {name!r} on a {_size(grid)} grid"
     if not isinstance(paths, Tensor) or paths.ndim != 2 or paths.numel() == 0:
         found = tuple(paths.shape) if isinstance(paths, Tensor) else type(paths).__name__
         raise ValueError(f"{where}: expected a tensor of paths (K, T), received {found}")
     if paths.dtype == torch.bool or paths.is_floating_point() or paths.is_complex():
         raise ValueError(f"{where}: paths are {paths.dtype}, expected an integer dtype")
-    paths, cells = paths.long(), math.prod(grid)
-    low, high = int(paths.min()), int(paths.max())
+    cells = math.prod(grid)
+    low, high = (int(extreme) for extreme in torch.aminmax(paths))
     if low < -1 or high >= cells:
         raise ValueError(f"{where}: paths lie in [{low}, {high}], expected [-1, {cells - 1}]")
-    visits = torch.zeros(paths.shape[0], cells + 1, dtype=torch.int64, device="cpu")
-    visits = visits.scatter_add_(1, paths + 1, torch.ones_like(paths))[:, 1:]
-    if int(visits.max()) > 1:
-        path, cell = divmod(int(visits.argmax()), cells)
-        raise ValueError(f"{where}: path {path} visits cell {cell} more than once")
-    total = visits.sum(0)
-    if int(total.min()) != int(total.max()):
+    if cells >= 2**31:
+        raise ValueError(f"{where}: {cells} cells, expected fewer than 2 ** 31")
+    _check_visits(where, paths, cells, padded=low < 0)
+    return paths.to(torch.int32, copy=True).contiguous()
+
+
+def _check_visits(where: str, paths: Tensor, cells: int, *, padded: bool) -> None:
+    """Refuse paths that visit a cell twice, or some cells more often than others."""
+    total, complete = torch.zeros(cells, dtype=torch.int32, device="cpu"), 0
+    for number, path in enumerate(paths):
+        path = (path[path >= 0] if padded else path).long()
+        # a million cells are marked in a fraction of the time that they are counted in
+        seen = torch.zeros(cells, dtype=torch.uint8, device="cpu").scatter_(0, path, 1)
+        if int(seen.sum()) < len(path):
+            cell = int(path.bincount(minlength=cells).argmax())
+            raise ValueError(f"{where}: path {number} visits cell {cell} more than once")
+        if len(path) < cells:
+            total += seen
+        complete += len(path) == cells
+    least, most = (complete + int(extreme) for extreme in torch.aminmax(total))
+    if least < most:
         raise ValueError(
-            f"{where}: cell {int(total.argmin())} is visited {int(total.min())} times, cell "
-            f"{int(total.argmax())} {int(total.max())} times; all must be visited equally often"
+            f"{where}: cell {int(total.argmin())} is visited {least} times, cell "
+            f"{int(total.argmax())} {most} times; all must be visited equally often"
         )
-    return paths.clone(memory_format=torch.contiguous_format)

@@ -2,6 +2,7 @@
 
 from vimamba.networks.segmentation.factory import create_segmenter, list_segmenters, load_segmenter
 from vimamba.networks.segmentation.on_backbone import BackboneSegmenter
+from vimamba.networks.segmentation.segmamba import SegMamba
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.networks.segmentation.swin_umamba import SwinUMamba, SwinUMambaD
 from vimamba.networks.segmentation.umamba import UMamba
@@ -9,6 +10,7 @@ from vimamba.networks.segmentation.vm_unet import VMUNet
 
 __all__ = [
     "BackboneSegmenter",
+    "SegMamba",
     "Segmenter",
     "SwinUMamba",
     "SwinUMambaD",

@@ -7,18 +7,17 @@ decodes with VSS blocks.
 Official code: https://github.com/JiarunLiu/Swin-UMamba (Apache-2.0)
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vimamba.heads import VSSHead
 from vimamba.layers import PatchStem
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
+from vimamba.networks.segmentation.unetr import ResidualBlock, UpBlock, unetr_rules
 from vimamba.networks.segmentation.vss_encoder import (
     Rules,
     block_rules,
@@ -34,38 +33,6 @@ _CFG: dict[str, Any] = {
     "paper_ids": "arXiv:2402.03302",
 }
 _START = "vmamba_tiny_v0"
-
-
-class ResidualBlock(nn.Module):
-    """Two convolutions with instance norms and a shortcut (UNETR, arXiv:2103.10504)."""
-
-    def __init__(self, dim_in: int, dim: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(dim_in, dim, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
-        self.shortcut = nn.Conv2d(dim_in, dim, 1, bias=False) if dim_in != dim else None
-        self.norm = nn.InstanceNorm2d(dim)
-        self.act = nn.LeakyReLU(0.01)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, H, W)."""
-        y = self.norm(self.conv2(self.act(self.norm(self.conv1(x)))))
-        if self.shortcut is not None:
-            x = self.norm(self.shortcut(x))
-        return self.act(y + x)
-
-
-class UpBlock(nn.Module):
-    """Double the map, put the skip beside it, convolve (UNETR)."""
-
-    def __init__(self, dim_in: int, dim: int) -> None:
-        super().__init__()
-        self.upsample = nn.ConvTranspose2d(dim_in, dim, 2, stride=2, bias=False)
-        self.block = ResidualBlock(2 * dim, dim)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(N, C_in, H, W) and (N, C, 2 H, 2 W) to (N, C, 2 H, 2 W)."""
-        return self.block(torch.cat([self.upsample(x), skip], dim=1))
 
 
 class SwinUMamba(Segmenter):
@@ -152,25 +119,10 @@ class SwinUMamba(Segmenter):
         return _OFFICIAL_KEYS
 
 
-def _convolution(match: re.Match[str]) -> str:
-    """Official encoders count from 1, decoders from 6 downwards to 1, which has no skip."""
-    number = int(match["number"])
-    if match["part"] == "encoder":
-        block = f"skips.{number - 1}"
-    else:
-        block = "refine" if number == 1 else f"ups.{6 - number}"
-    if match["place"] == "transp_conv":
-        return f"{block}.upsample.weight"
-    inner = f"{block}.block" if match["place"].startswith("conv_block") else block
-    leaf = {"1": "conv1", "2": "conv2", "3": "shortcut"}[match["place"][-1]]
-    return f"{inner}.{leaf}.weight"
-
-
 _OFFICIAL_KEYS: Rules = {
     r"stem\.(.*)": r"conv_stem.\1",
     **encoder_rules(r"vssm_encoder\.", r"downsamples\.(\d+)"),
-    r"(?P<part>encoder|decoder)(?P<number>\d)\."
-    r"(?P<place>transp_conv|(?:layer|conv_block)\.conv\d)\.conv\.weight": _convolution,
+    **unetr_rules(6),
     r"out_layers\.0\.conv\.conv\.(.*)": r"classifier.\1",
     r"out_layers\.(\d)\.conv\.conv\.(.*)": lambda m: f"aux_classifiers.{int(m[1]) - 1}.{m[2]}",
 }

@@ -1,0 +1,78 @@
+"""What all registration networks have in common.
+
+Every network pads its images with zeros at the end of each axis to whole cells of its coarsest map
+and crops what it gives, so any size will do.
+"""
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from vimamba.layers import crop, pad_to_cells
+from vimamba.networks.network import Network
+
+
+class Registration(NamedTuple):
+    """What a network makes of a pair of images.
+
+    Attributes:
+        moved: (N, C, *grid), the moving image at the fixed one's cells.
+        flow: (N, n, *grid), where each cell of the fixed image lies in the moving one: component c
+            is the displacement along axis c, in cells; `warp(moving, flow)` is `moved`.
+        velocity: The stationary velocity that was integrated to `flow`, for the loss that keeps it
+            smooth: of the same shape, or of half the sides. `flow` itself of networks that do not
+            integrate; that of the last pass of those with several.
+        features: (N, 2 F, *half) of the moving and the fixed image, for the contrastive loss; None
+            of networks without any.
+    """
+
+    moved: Tensor
+    flow: Tensor
+    velocity: Tensor
+    features: Tensor | None = None
+
+
+class Registrar(Network):
+    """Two images or volumes in, the displacement that lays the first onto the second out.
+
+    Args:
+        cell: Pixels per cell of the coarsest map, for each spatial dimension.
+        in_chans: Channels of either image.
+        pretrained_cfg: See `Network`.
+    """
+
+    # per side of the coarsest map
+    fewest_cells = 1
+
+    def __init__(
+        self, cell: tuple[int, ...], *, in_chans: int, pretrained_cfg: dict[str, Any]
+    ) -> None:
+        super().__init__(in_chans, pretrained_cfg=pretrained_cfg)
+        self.cell = cell
+
+    def register(self, moving: Tensor, fixed: Tensor) -> Registration:
+        """As `forward`, of images (N, C, *grid) of whole cells."""
+        raise NotImplementedError
+
+    def forward(self, moving: Tensor, fixed: Tensor) -> Registration:
+        """Two images (N, C, *grid) of one size, registered.
+
+        Raises:
+            ValueError: They differ in shape, or are of another number of dimensions or channels.
+        """
+        expected = (moving.shape[0], self.in_chans, *moving.shape[2:])
+        shapes = {tuple(moving.shape), tuple(fixed.shape), expected}
+        if len(shapes) > 1 or moving.ndim != len(self.cell) + 2:
+            raise ValueError(
+                f"moving={tuple(moving.shape)} and fixed={tuple(fixed.shape)} must be batches of "
+                f"one shape with {self.in_chans} channels and {len(self.cell)} axes of space"
+            )
+        size = moving.shape[2:]
+        moving, fixed = (
+            pad_to_cells(x, list(self.cell), self.fewest_cells) for x in (moving, fixed)
+        )
+        padded = moving.shape[2:]
+        moved, flow, velocity, features = self.register(moving, fixed)
+        moved, flow, velocity = (crop(x, size, padded) for x in (moved, flow, velocity))
+        features = None if features is None else crop(features, size, padded)
+        return Registration(moved, flow, velocity, features)

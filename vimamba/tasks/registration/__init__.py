@@ -1,0 +1,1 @@
+"""Deformable registration of images and volumes: what it minimizes and how it is scored."""

@@ -1,0 +1,67 @@
+"""How a registration is scored: overlap and distance of labels after warping, and folds.
+
+Sizes: N pairs, K classes, n axes, *grid the axes of an image.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.meandice import compute_dice
+from torch import Tensor
+
+from vimamba.networks.registration import jacobian_determinant, warp
+
+
+def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
+    """Integer labels (N, *grid) at the places that a field (N, n, *grid) tells; 0 outside."""
+    # float64 holds all integers that occur
+    moved = warp(labels.unsqueeze(1).double(), flow, mode="nearest")
+    return moved.squeeze(1).to(labels.dtype)
+
+
+def dice_scores(moved: Tensor, fixed: Tensor, num_classes: int) -> Tensor:
+    """Dice of each class of integer labels (N, *grid): (N, K); NaN where both lack a class."""
+    return compute_dice(*_one_hots(moved, fixed, num_classes), ignore_empty=True)
+
+
+def hausdorff_distances(
+    moved: Tensor,
+    fixed: Tensor,
+    num_classes: int,
+    *,
+    spacing: Sequence[float] | None = None,
+    percentile: float = 95.0,
+) -> Tensor:
+    """Hausdorff distance of each class' surfaces (N, K), the first class left out as background.
+
+    MONAI's: the larger of the percentiles of both directions. (MambaMorph's code takes one
+    percentile over both together, which is smaller or equal.)
+
+    Args:
+        moved: Integer labels (N, *grid).
+        fixed: Those to compare with.
+        num_classes: K.
+        spacing: Millimeters from cell to cell along each axis; without it, distances are in cells.
+        percentile: Of the distances; 100 is the maximum.
+
+    Returns:
+        (N, K - 1); NaN or infinite where a class is absent.
+    """
+    return compute_hausdorff_distance(
+        *_one_hots(moved, fixed, num_classes),
+        percentile=percentile,
+        spacing=None if spacing is None else list(spacing),
+    )
+
+
+def folded_share(flow: Tensor) -> Tensor:
+    """Share of cells (N,) at which a field (N, n, *grid) folds: determinants of 0 or less."""
+    return (jacobian_determinant(flow) <= 0).flatten(1).double().mean(1)
+
+
+def _one_hots(moved: Tensor, fixed: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    first, second = (
+        F.one_hot(labels.long(), num_classes).movedim(-1, 1) for labels in (moved, fixed)
+    )
+    return first, second

@@ -42,14 +42,6 @@ GRIDS = [
 ]
 
 
-@pytest.fixture
-def own_orders(monkeypatch):
-    """Orders registered by a test are forgotten after it."""
-    monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
-    yield
-    registry.forget_paths()
-
-
 # the contract of every order
 
 
@@ -277,6 +269,7 @@ TABLES = [
         [[0, 1, -1, -1, 2, -1, -1, -1], [2, 1, 0, -1, -1, -1, -1, -1]],
     ),
     # Python's Mersenne Twister, seed 0: 0.844, 0.758, 0.421, 0.259, 0.511, 0.405
+    ("shuffle", (2, 3), [[3, 5, 2, 4, 1, 0]]),
     ("random", (2, 3), both_ways([3, 5, 2, 4, 1, 0])),
 ]
 
@@ -345,7 +338,7 @@ def test_what_is_no_list_of_orders_is_named(orders):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("squiggle", r"'squiggle' is unknown; choose from \[.*'cross'.*--import FILE"),
+        ("qqqq", r"'qqqq' is unknown; choose from \[.*'cross'.*--import FILE"),
         ("hilbrt", r"'hilbrt' is unknown; close names are hilbert;.*--import FILE"),
         ("cross + hilbrt", r"'cross \+ hilbrt': 'hilbrt' is unknown; close names are hilbert"),
         ("frames", r"frames is for grids of 3 axes \(time, height, width\), not 2; .*'spiral'"),

@@ -28,6 +28,7 @@ MODELS = {
         "test_plainmamba",
         {"stage_norm": True, "scan_order": ["raster + windows(size=3)", "serpentine"], **FEATURES},
     ),
+    "rsmamba": ("test_rsmamba", {"dynamic_img_size": True, "depth": 2}),
     "videomamba": ("test_videomamba", {"dynamic_img_size": True, "depth": 2}),
     "vimf": ("test_vimf", {"depth": 2, "fourier_blocks": 1}),
     "mambavision": ("test_mambavision", {}),

@@ -46,7 +46,11 @@ Licence of the weights: {license}
 """
 
 # by the Hub's names
-_PIPELINES = {"segmentation": "image-segmentation", "restoration": "image-to-image"}
+_PIPELINES = {
+    "change": "image-segmentation",
+    "restoration": "image-to-image",
+    "segmentation": "image-segmentation",
+}
 
 _INPUT = """
 ## Input

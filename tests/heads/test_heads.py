@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vimamba.heads import FCNHead, FPNHead, UNetHead, UPerNetHead, VSSHead, list_heads
+from vimamba.heads import FCNHead, FPNHead, TopDownHead, UNetHead, UPerNetHead, VSSHead, list_heads
 from vimamba.heads.unet import AttentionGate
 
 CHANNELS, STRIDES = [8, 16, 24, 32], [4, 8, 16, 32]
@@ -121,6 +121,7 @@ HEADS = {
     "unet": (UNetHead, 1),
     "attention_unet": (lambda *args: UNetHead(*args, attention=True), 1),
     "vss_unet": (VSSHead, 1),
+    "top_down": (TopDownHead, 4),
 }
 
 

@@ -75,3 +75,12 @@ def test_a_backbone_starts_from_its_own_file(tmp_path):
     fresh = {n for n in kept(network) if n.startswith("encoder.")}
     # classification files have no norms for the stages
     assert fresh == {f"encoder.body.model.stage_norms.{i}.weight" for i in range(4)}
+
+
+def test_change_mamba_starts_from_vmamba_but_for_the_norms_of_its_features(tmp_path):
+    # the tiny one without the last block of the third stage
+    args = overlay(tmp_path, shapes_only("vmamba_tiny_s2l5"))
+    network = vimamba.create_change_detector("mamba_bcd_tiny", num_classes=2, in_chans=4, **args)
+    fresh = {n for n in kept(network) if n.startswith("encoder.")}
+    assert fresh == {f"encoder.stage_norms.{i}.weight" for i in range(4)}
+    assert network.license == "mit"

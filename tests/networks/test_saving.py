@@ -8,10 +8,11 @@ import torch
 
 import vimamba
 from tests.closeness import assert_same
+from tests.networks.test_change import NETWORKS as CHANGE
 from tests.networks.test_registry import Sharpen
 from tests.test_hub import Hub
 from vimamba.hub import load_folder
-from vimamba.networks import Segmenter, UMamba, loading, registry
+from vimamba.networks import ChangeDetector, Segmenter, UMamba, loading, registry
 
 VM_UNET = {"depths": (1, 1), "decoder_depths": (1, 1), "dims": (8, 16)}
 NETWORKS = {
@@ -22,6 +23,13 @@ NETWORKS = {
     "umamba_enc_2d": {"features_per_stage": (8, 16), "img_size": 24, "num_classes": 2},
     "umamba_bot_3d": {"patch_size": (4, 16, 16), "spacing": (3, 1, 1), "num_classes": 2},
     "umamba_enc_3d": {"patch_size": (8, 8, 16), "num_classes": 2, "in_chans": 1},
+    **{
+        f"mambahsi_{scene}": {"dim": 8, "num_classes": 3, "in_chans": 5}
+        for scene in ("pavia", "houston", "hanchuan", "honghu")
+    },
+    "rsm_ss_tiny": {"depths": (1, 1), "dims": (8, 16), "num_classes": 3},
+    **{name: {"num_classes": 3, **args} for name, args in CHANGE.items()},
+    "backbone_change_detector": {"model": "test_vmamba", "head": "fpn", "fusion": "concatenation"},
     "backbone_segmenter": {"model": "test_vmamba", "head": "fpn", "num_classes": 3, "aux": True},
 }
 
@@ -50,9 +58,10 @@ def test_a_folder_gives_the_same_network(name, tmp_path):
     any_size = [17, 21] if len(net.cell) == 2 else [4, 9, 11]
     one_size = net.pretrained_cfg["input_size"][1:]
     size = one_size if name.startswith("umamba_enc") else any_size
-    image = torch.randn(1, net.in_chans, *size)
+    dates = 2 if isinstance(net, ChangeDetector) else 1
+    images = torch.randn(dates, 1, net.in_chans, *size)
     with torch.no_grad():
-        assert_same(net(image), again(image))
+        assert_same(net(*images), again(*images))
     # a second time makes the same files
     other = vimamba.save_pretrained(again, tmp_path / "other")
     assert read(other) == read(folder)

@@ -18,9 +18,11 @@ NETWORKS = {
     "umamba_bot_2d": {"features_per_stage": (8, 16, 16)},
     "umamba_enc_2d": {"features_per_stage": (8, 16, 16)},
     "swin_umamba_d": {"depths": (1, 1, 1), "dims": (16, 32, 64)},
+    "rsm_ss_tiny": {"depths": (1, 1, 1), "dims": (16, 24, 32), "d_state": 4},
 }
-# those of volumes have tests of their own
+# those of volumes and of hyperspectral cubes have tests of their own
 VOLUMES = {"umamba_bot_3d", "umamba_enc_3d"}
+CUBES = {f"mambahsi_{scene}" for scene in ("pavia", "houston", "hanchuan", "honghu")}
 AUXILIARY = {
     "swin_umamba": [2, 4],
     "swin_umamba_d": [4, 8],
@@ -49,7 +51,7 @@ def create(model, head, **kwargs):
 
 
 def test_every_whole_network_is_tested():
-    assert vimamba.list_segmenters() == sorted([*NETWORKS, *VOLUMES])
+    assert vimamba.list_segmenters() == sorted([*NETWORKS, *VOLUMES, *CUBES])
 
 
 def orders_of(network):
@@ -66,6 +68,7 @@ def test_whole_networks_take_scan_orders_by_turns(model):
         "swin_umamba_d": [3, 4],
         "umamba_bot_2d": [1],
         "umamba_enc_2d": [2],
+        "rsm_ss_tiny": [3],
     }[model]
     assert orders_of(network) == [
         ("columns", "cross")[block % 2] for part in parts for block in range(part)

@@ -5,6 +5,7 @@ stages, gradients, strict loading and `vimamba.identify`. Rows are sorted by fam
 `<name>.json` and, if there are arrays, `<name>.npz` lie beside this file.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from torch import Tensor, nn
 
-from tests.parity.official import read_manifest
+from tests.parity.official import fill, read_manifest
 from vimamba import create_segmenter
 from vimamba.models import localvmamba
 from vimamba.networks import UMamba, create_network, list_networks
@@ -55,10 +57,12 @@ class Variant:
             follow.
         wrap: What the file holds, made from the state dict of the original.
         finish: What the original does to the outputs besides.
+        call: Method of ours that gives what the original does, if it is not the whole network.
         fresh: Our parameters that the file lacks and may lack.
         absorbed: Pattern of parameters of the original that ours computes, or reads into others.
         also: Arguments of models that take the file, too; what they have no use for is left out.
         slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
+        tables: Scan orders to register while it is tested, as `vimamba.register_scan_table` does.
         identify: Whether `vimamba.identify` tells the file, by default of all that need no
             arguments.
     """
@@ -69,15 +73,22 @@ class Variant:
     modules: Mapping[str, Place] = field(default_factory=dict)
     wrap: Callable[[dict[str, Tensor]], Any] = lambda state: {"model": state}
     finish: Callable[[Tensor], Tensor] = lambda output: output
+    call: str = ""
     fresh: tuple[str, ...] = ()
     absorbed: str | None = None
     also: tuple[Mapping[str, Any], ...] = ()
     slow: bool | None = None
+    tables: Mapping[str, Mapping[tuple[int, ...], Tensor]] = field(default_factory=dict)
     identify: bool | None = None
 
     @property
     def is_small(self) -> bool:
         return self.name.endswith("_test")
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether strict loading needs weights, as it does for what other models take of a file."""
+        return self.is_small or bool(self.also)
 
     @property
     def is_slow(self) -> bool:
@@ -95,6 +106,14 @@ class Variant:
     def is_absorbed(self, key: str) -> bool:
         return self.absorbed is not None and re.search(self.absorbed, key) is not None
 
+    @property
+    def make(self) -> Callable[..., Any]:
+        """What makes our network."""
+        if callable(self.model):
+            return self.model
+        is_segmenter = self.model in list_networks("segmentation")
+        return partial(create_segmenter if is_segmenter else create_network, self.model)
+
     def create(self, file: Path, **kwargs: Any) -> nn.Module:
         """Our model with the weights of an official file."""
         kwargs = {**self.kwargs, **kwargs}
@@ -102,17 +121,16 @@ class Variant:
             overlay = {"file": str(file)}
             kwargs |= {"pretrained": True, "pretrained_cfg_overlay": overlay}
             return timm.create_model(self.model, **kwargs)
-        make = self.model
-        if isinstance(make, str):
-            is_segmenter = make in list_networks("segmentation")
-            make = partial(create_segmenter if is_segmenter else create_network, make)
-        network = make(**kwargs)
+        network = self.make(**kwargs)
         network.load_pretrained(file)
         return network
 
     def outline(self) -> nn.Module:
-        """Our backbone without memory for weights, whole where maps are all that is wanted."""
+        """Our model without memory for weights, whole where maps are all that is wanted."""
         kwargs = dict(self.kwargs)
+        if self.is_network:
+            with torch.device("meta"):
+                return self.make(**kwargs)
         if kwargs.pop("features_only", False):
             kwargs.pop("out_indices", None)
             kwargs["num_classes"] = 0
@@ -211,6 +229,58 @@ TINYVIM: dict[str, Any] = {
     # both classifiers are read as one
     "absorbed": r"^dist_head\.",
 }
+
+
+def rsmamba(name: str, model_kwargs: Mapping[str, Any] | None = None, **kwargs: Any) -> Variant:
+    """The shuffle of each block is a table; official mixers give tokens in the order of the paths.
+
+    Args:
+        name: Of the manifest.
+        model_kwargs: Arguments of the model but the orders.
+        **kwargs: Of the `Variant`.
+    """
+    manifest = read_manifest(name)
+    path_type, (*_, height, width) = manifest["config"]["path_type"], manifest["input"]["shape"]
+    grid = -(-height // 8), -(-width // 8)
+    forward = torch.arange(math.prod(grid))
+    order, walks = "raster", [forward]
+    if "reverse" in path_type:
+        order, walks = "bidirectional", [forward, forward.flip(0)]
+    depth = sum(row[0].endswith("in_proj.weight") for row in manifest["params"])
+    orders, walks, tables = [order] * depth, [walks] * depth, {}
+    if "shuffle" in path_type:
+        for i in range(depth):
+            draw = fill.uniform(f"randperm.{i}", forward.shape)
+            shuffle = torch.from_numpy(np.argsort(draw, kind="stable"))
+            tables[f"{name}_{i}"] = {grid: shuffle[None]}
+            orders[i], walks[i] = f"{order} + {name}_{i}", [*walks[i], shuffle]
+
+    def walked(along: Tensor, block: int) -> Tensor:
+        parts = zip(along.chunk(len(walks[block])), walks[block], strict=True)
+        return torch.cat([tokens[:, path] for tokens, path in parts])
+
+    return Variant(
+        name,
+        kwargs={
+            "scan_order": orders,
+            "gated": path_type.endswith("gate"),
+            **(model_kwargs or {}),
+        },
+        modules={
+            r"backbone\.patch_embed": "patch_embed",
+            **{
+                rf"backbone\.layers\.{i}": Tap(f"blocks.{i}.mixer", then=partial(walked, block=i))
+                for i in range(depth)
+            },
+            r"backbone\.ln1": "norm",
+            r"backbone\.ln2": "fc_norm",
+        },
+        wrap=lambda state: {"state_dict": state, "meta": {}},
+        tables=tables,
+        **kwargs,
+    )
+
+
 MEDMAMBA: dict[str, Place] = {r"layers\.(\d)": merged("stages")}
 MEDMAMBA_ARGS = {"num_classes": 6}
 
@@ -356,6 +426,53 @@ DAMAMBA: dict[str, Any] = {
     "absorbed": r"\.conv_constant$",
 }
 DAMAMBA_TEST = {"dims": (32, 48, 64, 80), "head_dim": 16, "layer_scales": (0.0, 0.0, 1e-6, 1e-6)}
+
+
+def change(name: str, model: str = "", *arguments: Any, **kwargs: Any) -> Variant:
+    """A network for change, by default of the same name, with its own number of classes."""
+    return Variant(name, partial(create_network, model or name), *arguments, **kwargs)
+
+
+def second_date(x: Tensor) -> Tensor:
+    """Ours encodes both dates at once, and what was recorded is the second."""
+    return x.chunk(2)[1]
+
+
+def change_mamba(decoder: str) -> dict[str, Place]:
+    """Stages of ChangeMamba, whose decoder of both dates has this name."""
+    return {
+        r"encoder\.outnorm(\d)": Tap(r"encoder.stage_norms.\1", then=second_date),
+        rf"{decoder}\.st_block_(\d)(\d)": lambda model, m: model.fusion.levels[
+            int(m[1]) - 1
+        ].blocks[int(m[2]) - 1],
+        rf"{decoder}\.fuse_layer_(\d)": lambda model, m: model.fusion.levels[int(m[1]) - 1].fuse,
+        rf"{decoder}\.smooth_layer_(\d)": lambda model, m: model.head.smooths[int(m[1]) - 1],
+        r"decoder_(?:building|T1)\.st_block_4_semantic": "decoders.0.deepest",
+        r"decoder_(?:building|T1)\.smooth_layer_0_semantic": "decoders.0.smooths.0",
+        r"decoder_T2\.st_block_4_semantic": "decoders.1.deepest",
+        r"decoder_T2\.smooth_layer_0_semantic": "decoders.1.smooths.0",
+    }
+
+
+CHANGE_MAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}
+RSM_TEST = {**CHANGE_MAMBA_TEST, "d_state": 8}
+
+
+RSM_SS: dict[str, Place] = {
+    r"patch_embed": "encoder.stem",
+    **{rf"encoder_block{stage + 1}": f"encoder.stages.{stage}" for stage in range(4)},
+    r"deocder_block(\d)": lambda model, m: model.decoder.fuse[int(m[1]) - 1],
+    r"upsample_x4": "decoder.upsample",
+}
+RSM_CD: dict[str, Place] = {
+    r"patch_embed": Tap("encoder.stem", then=second_date),
+    **{
+        rf"encoder_block{stage + 1}": Tap(f"encoder.stages.{stage}", then=second_date)
+        for stage in range(4)
+    },
+    r"fuse_block(\d)": lambda model, m: model.fusion.convs[int(m[1]) - 1],
+    **RSM_SS,
+}
 
 BACKBONES = [
     Variant("damamba_test", "test_damamba", {**DAMAMBA_TEST, "num_classes": 10}, **DAMAMBA),
@@ -529,6 +646,24 @@ BACKBONES = [
     Variant("msvmambav3_tiny", "msvmambav3_tiny"),
     Variant("msvmambav3_small", "msvmambav3_small"),
     Variant("msvmambav3_base", "msvmambav3_base"),
+    *(
+        rsmamba(
+            name,
+            {"img_size": (64, 48), "depth": 3, "d_state": 16, "num_classes": 5},
+            model="test_rsmamba",
+        )
+        for name in (
+            "rsmamba_test",
+            "rsmamba_forward_test",
+            "rsmamba_forward_reverse_gate_test",
+            "rsmamba_forward_reverse_shuffle_mean_test",
+        )
+    ),
+    rsmamba("rsmamba_uc_b", model="rsmamba_base", identify=True),
+    rsmamba("rsmamba_uc_l", model="rsmamba_large", identify=True),
+    rsmamba("rsmamba_uc_h", model="rsmamba_huge", identify=True),
+    rsmamba("rsmamba_aid_b", {"num_classes": 30}, model="rsmamba_base", identify=True),
+    rsmamba("rsmamba_nwpu_b", {"num_classes": 45}, model="rsmamba_base", identify=True),
     Variant("spatialmamba_test", "test_spatialmamba", PYRAMID_TEST),
     Variant("spatialmamba_tiny", "spatialmamba_tiny"),
     Variant("spatialmamba_small", "spatialmamba_small"),
@@ -672,6 +807,30 @@ BACKBONES = [
     Variant("vssd_small", "vssd_small"),
     Variant("vssd_base", "vssd_base"),
 ]
+MAMBA_HSI: dict[str, Place] = {
+    r"patch_embedding": "embed",
+    r"mamba\.(\d)": lambda model, m: model.blocks[int(m[1]) // 2],
+    r"mamba\.(\d)\.spa_mamba": lambda model, m: model.blocks[int(m[1]) // 2].spatial,
+    r"mamba\.(\d)\.spe_mamba": lambda model, m: model.blocks[int(m[1]) // 2].spectral,
+}
+MAMBA_HSI_SPECTRAL = {
+    "num_classes": 4,
+    "in_chans": 9,
+    "dim": 24,
+    "branches": "spectral",
+    "groups": 8,
+    "residual": False,
+}
+
+
+def mamba_hsi(name: str, kwargs: Mapping[str, Any] | None = None) -> Variant:
+    """The official network gives logits of its coarse cells, and reads a batch as one sequence."""
+    config = read_manifest(name)["config"]
+    args = {"num_classes": config["num_classes"], "in_chans": config["in_channels"]}
+    model = name if kwargs is None else "mambahsi_pavia"
+    return Variant(name, model, {**args, **(kwargs or {})}, MAMBA_HSI, call="forward_cells")
+
+
 NETWORKS = [
     *(
         morph(name)
@@ -689,6 +848,12 @@ NETWORKS = [
     ),
     segmamba("segmamba_test"),
     segmamba("segmamba"),
+    mamba_hsi("mambahsi_test", {"dim": 16, "norm_groups": 2, "joint_sequence": True}),
+    mamba_hsi("mambahsi_spe_test", MAMBA_HSI_SPECTRAL),
+    mamba_hsi("mambahsi_pavia"),
+    mamba_hsi("mambahsi_houston"),
+    mamba_hsi("mambahsi_hanchuan"),
+    mamba_hsi("mambahsi_honghu"),
     Variant(
         "swin_umamba_test",
         "swin_umamba",
@@ -711,9 +876,24 @@ NETWORKS = [
     umamba("umamba_enc_2d"),
     umamba("umamba_bot_3d"),
     umamba("umamba_enc_3d"),
+    Variant("rsm_ss_test", "rsm_ss_tiny", {**RSM_TEST, "num_classes": 1}, RSM_SS),
+    Variant("rsm_ss_tiny", "rsm_ss_tiny", {"num_classes": 1}, RSM_SS),
     Variant("vmunet_test", "vm_unet", {**VM_UNET_TEST, "num_classes": 3}, VM_UNET),
     Variant("vmunet_isic", "vm_unet", {"num_classes": 1}, VM_UNET, finish=Tensor.sigmoid),
     Variant("vmunet_synapse", "vm_unet", {"num_classes": 9}, VM_UNET),
     Variant("vmunet_default", "vm_unet", VM_UNET_DEEP, VM_UNET, finish=Tensor.sigmoid),
 ]
-VARIANTS = [*BACKBONES, *NETWORKS]
+CHANGE = [
+    change("mamba_bcd_test", "mamba_bcd_tiny", CHANGE_MAMBA_TEST, change_mamba("decoder")),
+    change("mamba_bcd_tiny", modules=change_mamba("decoder")),
+    change("mamba_bcd_small", modules=change_mamba("decoder")),
+    change("mamba_bcd_base", modules=change_mamba("decoder")),
+    change("mamba_scd_tiny", modules=change_mamba("decoder_bcd")),
+    change("mamba_scd_base", modules=change_mamba("decoder_bcd")),
+    change("mamba_bda_test", "mamba_bda_tiny", CHANGE_MAMBA_TEST, change_mamba("decoder_damage")),
+    change("mamba_bda_tiny", modules=change_mamba("decoder_damage")),
+    change("mamba_bda_base", modules=change_mamba("decoder_damage")),
+    change("rsm_cd_test", "rsm_cd_tiny", RSM_TEST, RSM_CD),
+    change("rsm_cd_tiny", modules=RSM_CD),
+]
+VARIANTS = [*BACKBONES, *NETWORKS, *CHANGE]

@@ -1,7 +1,10 @@
 """What several heads are made of."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from vimamba.layers import SS2D, VSSBlock
 from vimamba.timm_layers import ConvNormAct as ConvNormActBase
 
 
@@ -45,3 +48,33 @@ class Classifier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, num_classes, H, W)."""
         return self.conv(self.drop(x))
+
+
+class ScanBlock(nn.Module):
+    """A block of VMamba's second generation on a map whose channels come first.
+
+    Args:
+        dim_in, dim: Channels in and out.
+        project: Project every cell to `dim` channels before.
+        mlp_ratio, drop_path: See `VSSBlock`.
+        **scan: To `SS2D`.
+    """
+
+    def __init__(
+        self,
+        dim_in: int,
+        dim: int,
+        *,
+        project: bool = True,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.1,
+        **scan: Any,
+    ) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim_in, dim, 1) if project else nn.Identity()
+        mixer = SS2D(dim, **scan)
+        self.block = VSSBlock(dim, mixer, mlp_ratio=mlp_ratio, drop_path=drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H, W)."""
+        return self.block(self.proj(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)

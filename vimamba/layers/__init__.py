@@ -9,6 +9,7 @@ from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.conv_mlp import ConvMlp
 from vimamba.layers.conv_norm import ConvNorm
+from vimamba.layers.dates import ARRANGEMENTS, check_arrangement, join_dates, part_dates
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
     MambaMixer,
@@ -55,6 +56,7 @@ from vimamba.layers.vss import (
 )
 
 __all__ = [
+    "ARRANGEMENTS",
     "GATED_SS2D",
     "SS2D",
     "SSD2D",
@@ -83,6 +85,7 @@ __all__ = [
     "VSSBlock",
     "VimBlock",
     "channel_gate_rules",
+    "check_arrangement",
     "crop",
     "drop_path_rates",
     "init_map_scans_",
@@ -93,10 +96,12 @@ __all__ = [
     "insert_into_paths",
     "insert_tokens",
     "join_branches",
+    "join_dates",
     "make_vim_block",
     "mamba_rules",
     "mean_attention",
     "pad_to_cells",
+    "part_dates",
     "pick_tokens",
     "positioned_rules",
     "resize",

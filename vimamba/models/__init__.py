@@ -15,6 +15,7 @@ from vimamba.models.mlla import MLLA
 from vimamba.models.mobilemamba import MobileMamba
 from vimamba.models.msvmamba import MSVMamba
 from vimamba.models.plainmamba import PlainMamba
+from vimamba.models.rsmamba import RSMamba
 from vimamba.models.spatialmamba import SpatialMamba
 from vimamba.models.tinyvim import TinyViM
 from vimamba.models.videomamba import VideoMamba
@@ -40,6 +41,7 @@ __all__ = [
     "MedMamba",
     "MobileMamba",
     "PlainMamba",
+    "RSMamba",
     "SpatialMamba",
     "TinyViM",
     "VMamba",

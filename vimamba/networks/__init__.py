@@ -1,5 +1,18 @@
 """Whole networks by name: a folder for each task, and what all of them have in common."""
 
+from vimamba.networks.change import (
+    RSMCD,
+    BackboneChangeDetector,
+    ChangeDetector,
+    DamageLogits,
+    MambaBCD,
+    MambaBDA,
+    MambaSCD,
+    SemanticLogits,
+    create_change_detector,
+    list_change_detectors,
+    load_change_detector,
+)
 from vimamba.networks.feature_pyramid import FeaturePyramid
 from vimamba.networks.identification import NetworkIdentity, match_networks
 from vimamba.networks.loading import load_network
@@ -12,7 +25,9 @@ from vimamba.networks.registry import (
     register_network,
 )
 from vimamba.networks.segmentation import (
+    RSMSS,
     BackboneSegmenter,
+    MambaHSI,
     SegMamba,
     Segmenter,
     SwinUMamba,
@@ -25,25 +40,38 @@ from vimamba.networks.segmentation import (
 )
 
 __all__ = [
+    "RSMCD",
+    "RSMSS",
+    "BackboneChangeDetector",
     "BackboneSegmenter",
+    "ChangeDetector",
+    "DamageLogits",
     "FeaturePyramid",
+    "MambaBCD",
+    "MambaBDA",
+    "MambaHSI",
     "MambaMorph",
+    "MambaSCD",
     "Network",
     "NetworkIdentity",
     "Registrar",
     "Registration",
     "SegMamba",
     "Segmenter",
+    "SemanticLogits",
     "SwinUMamba",
     "SwinUMambaD",
     "UMamba",
     "VMUNet",
     "VMambaMorph",
+    "create_change_detector",
     "create_network",
     "create_segmenter",
     "find_network",
+    "list_change_detectors",
     "list_networks",
     "list_segmenters",
+    "load_change_detector",
     "load_network",
     "load_segmenter",
     "match_networks",

@@ -4,6 +4,7 @@ Names tell the network, as those of models do. How many classes and channels it 
 file, at the places where the network's own shapes change with them.
 """
 
+import inspect
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +61,15 @@ def match_networks(checkpoint: Mapping[str, Any]) -> list[Identity]:
     sample = thin_out(checkpoint)
     entries = [find_network(name) for name in list_networks()]
     likely = [e for e in entries if e.network_cls and _has_names(sample, e.network_cls)]
-    return [found for entry in likely if (found := _fit(checkpoint, entry)) is not None]
+    found = [(entry, fit) for entry in likely if (fit := _fit(checkpoint, entry)) is not None]
+    # of networks that differ in nothing else, first the one whose own sizes these are
+    return [fit for _, fit in sorted(found, key=lambda pair: -_count_own_sizes(*pair))]
+
+
+def _count_own_sizes(entry: Entry, found: NetworkIdentity) -> int:
+    """How many sizes of a file are what the network has by default."""
+    takes = inspect.signature(entry.build).parameters
+    return sum(key in takes and takes[key].default == size for key, size in found.arguments)
 
 
 def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:

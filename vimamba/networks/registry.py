@@ -52,7 +52,8 @@ def register_network(
         build: A function or class that makes the network from keyword arguments: plain values, if
             it is to be saved. It starts from published weights on request only (`pretrained`). Of
             the task "segmentation", it takes `num_classes`, `in_chans`, `pretrained`, `img_size`
-            and `aux` as `vimamba.create_segmenter` does, and gives a `vimamba.networks.Segmenter`.
+            and `aux` as `vimamba.create_segmenter` does, and gives a `vimamba.networks.Segmenter`;
+            of the task "change", all but `aux`, and it gives a `vimamba.networks.ChangeDetector`.
         task: What the network is for, as in "segmentation".
         name: The function's own name by default.
         replace: Overwrite a network of the same name. One that comes with vimamba gives way in

@@ -380,18 +380,24 @@ def spiral(height: int, width: int) -> Tensor:
     return _both_ways(torch.cat(rounds))
 
 
-@register_scan_order(name="random")
-def shuffled(*grid: int, seed: int = 0) -> Tensor:
-    """A shuffle that depends on the size and the seed only, and its reverse. K = 2.
+@register_scan_order
+def shuffle(*grid: int, seed: int = 0) -> Tensor:
+    """A shuffle that depends on the size and the seed only. K = 1.
 
-    As in RSMamba (arXiv:2403.19654), which however draws a new one in every forward pass.
+    As the third path of RSMamba (arXiv:2403.19654), whose code draws a new one in every pass.
     """
     if seed < 0:
         raise ValueError(f"seed={seed} of a scan order must be at least 0")
     # only random.random() is guaranteed to be stable across Python versions
     draw = random.Random(seed).random
     keys = [draw() for _ in range(math.prod(grid))]
-    return _both_ways(torch.tensor(keys, dtype=torch.float64, device="cpu").argsort())
+    return torch.tensor(keys, dtype=torch.float64, device="cpu").argsort()[None]
+
+
+@register_scan_order(name="random")
+def shuffled(*grid: int, seed: int = 0) -> Tensor:
+    """`shuffle` and its reverse. K = 2."""
+    return _both_ways(shuffle(*grid, seed=seed)[0])
 
 
 def _frames_steps(time: int, height: int, width: int, order: str) -> int:

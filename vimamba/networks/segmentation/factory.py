@@ -3,15 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import timm
-
 from vimamba.checkpoints import CheckpointError
-from vimamba.names import unknown_name
+from vimamba.networks.dense import create_dense, list_whole
 from vimamba.networks.loading import load_network
-from vimamba.networks.registry import create_network, list_networks
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.sizes import ImageSize
-from vimamba.timm_names import is_address, is_timm_model, read_address
 
 # the registered name of a head on a backbone
 _ON_BACKBONE = "backbone_segmenter"
@@ -46,30 +42,21 @@ def create_segmenter(
     Raises:
         ValueError: An unknown name, or an argument that does not fit the model.
     """
-    arguments: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        "pretrained": pretrained,
-        "img_size": img_size,
-        "aux": aux,
-        **model_kwargs,
-    }
-    if num_classes < 1:
-        raise ValueError(f"num_classes={num_classes} must be at least 1")
-    if model in list_segmenters():
-        if head is not None:
-            raise ValueError(f"head={head!r} does not go with model={model!r}, which has its own")
-        net = create_network(model, **arguments)
-    elif is_timm_model(model):
-        net = create_network(_ON_BACKBONE, model=model, head=head or "upernet", **arguments)
-        if is_address(model) and net.config is not None:
-            # the files may be gone when it is made again
-            name, of_files = read_address(model)
-            net.config = {**of_files, **net.config, "model": name}
-    else:
-        known = [*list_segmenters(), *timm.list_models()]
-        among = "take a timm name or one of list_segmenters()"
-        raise ValueError(unknown_name("model", model, known, among=among))
+    net = create_dense(
+        model,
+        task="segmentation",
+        on_backbone=_ON_BACKBONE,
+        parts={"head": head},
+        defaults={"head": "upernet"},
+        arguments={
+            "num_classes": num_classes,
+            "in_chans": in_chans,
+            "pretrained": pretrained,
+            "img_size": img_size,
+            "aux": aux,
+            **model_kwargs,
+        },
+    )
     if not isinstance(net, Segmenter):
         raise TypeError(f"model={model!r} makes a {type(net).__name__}, not a Segmenter")
     return net
@@ -77,7 +64,7 @@ def create_segmenter(
 
 def list_segmenters() -> list[str]:
     """Names of the whole networks that `vimamba.create_segmenter` knows besides backbones."""
-    return [name for name in list_networks("segmentation") if name != _ON_BACKBONE]
+    return list_whole("segmentation", _ON_BACKBONE)
 
 
 def load_segmenter(place: str | Path) -> Segmenter:

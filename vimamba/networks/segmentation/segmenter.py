@@ -1,43 +1,16 @@
-"""What all segmentation networks have in common.
-
-Every network pads the image with zeros, right and below, to whole cells of its coarsest map and
-crops the logits, so any height and width will do, and cells lie on pixels exactly.
-"""
-
-from typing import Any
+"""What all segmentation networks have in common."""
 
 from torch import Tensor
 
-from vimamba.layers import crop, pad_to_cells, resize
-from vimamba.networks.network import Network
+from vimamba.layers import crop
+from vimamba.networks.dense import DenseNetwork
 
 
-class Segmenter(Network):
-    """An image or a volume in, logits of its own size out.
+class Segmenter(DenseNetwork):
+    """An image or a volume in, logits of its own size out; see `DenseNetwork`."""
 
-    Args:
-        cell: Pixels per cell of the coarsest map, for each spatial dimension.
-        num_classes: Channels of the logits.
-        in_chans: Channels of the images.
-        pretrained_cfg: See `Network`.
-    """
-
-    # per side of the coarsest map; an instance norm needs more than one
-    fewest_cells = 1
     # classifiers of auxiliary outputs
     optional = ("aux_head.", "aux_classifiers.", "decoder.aux_classifiers.")
-
-    def __init__(
-        self,
-        cell: tuple[int, ...],
-        *,
-        num_classes: int,
-        in_chans: int,
-        pretrained_cfg: dict[str, Any],
-    ) -> None:
-        super().__init__(in_chans, pretrained_cfg={**pretrained_cfg, "num_classes": num_classes})
-        self.cell = cell
-        self.num_classes = num_classes
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of a padded image at any resolution, the main ones first.
@@ -57,14 +30,7 @@ class Segmenter(Network):
         return self._predict_padded(x, auxiliary=True)
 
     def _predict_padded(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        if x.ndim != len(self.cell) + 2:
-            raise ValueError(
-                f"x of {x.ndim} dimensions must have {len(self.cell) + 2}: batch, channels and "
-                f"{len(self.cell)} of space"
-            )
-        size = x.shape[2:]
-        x = pad_to_cells(x, list(self.cell), self.fewest_cells)
-        outputs = self.predict(x, auxiliary=auxiliary)
-        if outputs[0].shape[2:] != x.shape[2:]:
-            outputs[0] = resize(outputs[0], x.shape[2:])
-        return [crop(logits, size, x.shape[2:]) for logits in outputs]
+        size, x = x.shape[2:], self.pad(x)
+        padded = x.shape[2:]
+        logits, *others = self.predict(x, auxiliary=auxiliary)
+        return [self.to_pixels(logits, size, padded), *(crop(o, size, padded) for o in others)]

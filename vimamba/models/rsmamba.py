@@ -1,0 +1,299 @@
+"""RSMamba (Chen et al. 2024, arXiv:2403.19654): one mixer along three paths, for remote sensing.
+
+Every block reads the patches forwards, backwards and in a random order with one and the same Mamba
+mixer, and adds the results up with weights that their means decide. All blocks share a norm.
+
+The official code draws the random order anew in every block and pass, in evaluation, too, so its
+answers vary from call to call. Here evaluation has one order for each block, that of a seed.
+
+Official code: https://github.com/KyanChen/RSMamba (Apache-2.0)
+Sizes: N batch, H and W image, h and w grid, L patches, C channels, K paths of T steps.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, trunc_normal_
+from timm.models import checkpoint, register_model
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, register_family
+from vimamba.layers import MambaMixer, PatchEmbed, join_branches, mamba_rules
+from vimamba.layers.tracing import decide_when_run
+from vimamba.models._builder import build_model, make_cfgs
+from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches
+from vimamba.timm_layers import get_device_dtype
+
+__all__ = ["RSMamba"]
+
+
+@decide_when_run
+def complete_patches(x: Tensor, patch: int, stride: int) -> Tensor:
+    """Zeros right and below an image (N, C, H, W), so that a patch begins at every stride."""
+    height, width = x.shape[2], x.shape[3]
+    below = max((-(-height // stride) - 1) * stride + patch - height, 0)
+    right = max((-(-width // stride) - 1) * stride + patch - width, 0)
+    return F.pad(x, [0, right, 0, below])
+
+
+class CornerPatchEmbed(PatchEmbed):
+    """Overlapping patches, the last ones completed by zeros (mmcv's "corner" padding), no bias."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.proj.register_parameter("bias", None)
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Grid of an image of this size."""
+        return -(-img_size[0] // self.stride[0]), -(-img_size[1] // self.stride[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        x = complete_patches(self.checked(x), self.patch_size[0], self.stride[0])
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
+def layer_norm(dim: int, **dd: Any) -> nn.Module:
+    """The norm of patches, blocks and classifier."""
+    return nn.LayerNorm(dim, eps=1e-6, **dd)
+
+
+class MultiPathBlock(nn.Module):
+    """Residual block: what one mixer makes of the tokens along each path, weighed.
+
+    Args:
+        dim: C.
+        paths: K.
+        d_state: States per channel of the scan.
+        gated: Learn the weights from the means of the paths' results; else all weigh the same.
+        drop_path: Probability to leave the block out.
+        dd: Device and dtype of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        paths: int,
+        *,
+        d_state: int,
+        gated: bool,
+        drop_path: float,
+        dd: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.num_paths = paths
+        self.mixer = MambaMixer(dim, num_paths=1, d_state=d_state, **dd)
+        self.gate = nn.Linear(paths * dim, paths, bias=False, **dd) if gated else None
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, normed: Tensor, paths: Tensor) -> Tensor:
+        """Tokens (N, L, C), and the same normed, along paths (K, T) to (N, L, C)."""
+        images, steps = x.shape[0], paths.shape[1]
+        # each path is a batch of its own, whose table is its one path
+        tables = paths.unsqueeze(1).expand(-1, images, -1).reshape(-1, 1, steps)
+        along = self.mixer(normed.repeat(self.num_paths, 1, 1), tables)
+        along = along.unflatten(0, (self.num_paths, images))
+        if self.gate is None:
+            return x + self.drop_path(along.mean(dim=0))
+        weights = self.gate(along.mean(dim=2).transpose(0, 1).flatten(1)).softmax(dim=-1)
+        return x + self.drop_path(torch.einsum("knlc,nk->nlc", along, weights))
+
+
+class RSMamba(PlainBackbone):
+    """RSMamba backbone with a classifier.
+
+    Args:
+        img_size: Height and width that fix the position embedding.
+        patch_size, stride: Side of a patch, and pixels from one to the next.
+        in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
+        embed_dim: C.
+        depth: Blocks.
+        d_state: States per channel of the scan.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns. By default forwards, backwards
+            and a shuffle whose seed is the number of the block.
+        reshuffle: In training, shuffle the steps of the last path anew in every block and pass, by
+            torch's random numbers.
+        gated: Weigh the paths by what their results are; all the same if False.
+        dynamic_img_size: Take any image size and resample the position embedding on the way.
+        device, dtype: Of the parameters.
+    """
+
+    def __init__(
+        self,
+        *,
+        stride: int = 8,
+        embed_dim: int = 192,
+        depth: int = 24,
+        d_state: int = 16,
+        scan_order: str | Sequence[str] | None = None,
+        reshuffle: bool = True,
+        gated: bool = True,
+        **options: Any,
+    ) -> None:
+        if scan_order is None:
+            scan_order = [f"bidirectional + shuffle(seed={block})" for block in range(depth)]
+
+        def block(_number: int, rate: float, paths: int, dd: dict[str, Any]) -> nn.Module:
+            sizes = {"d_state": d_state, "gated": gated}
+            return MultiPathBlock(embed_dim, paths, drop_path=rate, dd=dd, **sizes)
+
+        parts = PlainParts(
+            depth=depth,
+            dim=embed_dim,
+            block=block,
+            scan_order=scan_order,
+            embed=partial(embed_patches, stride=stride, kind=CornerPatchEmbed),
+            norm=layer_norm,
+            fc_norm=layer_norm,
+        )
+        super().__init__(parts, **options)
+        dd: dict[str, Any] = get_device_dtype(self.patch_embed)
+        self.pre_norm = layer_norm(embed_dim, **dd)
+        self.reshuffle = reshuffle
+        self.init_weights(needs_reset=False)
+
+    def init_parameters(self) -> None:
+        """Patches by their fan-in, the step sizes' bias as that of any linear layer."""
+        super().init_parameters()
+        proj: Any = self.patch_embed.proj
+        trunc_normal_(proj.weight, std=1.0 / math.sqrt(proj.weight[0].numel()))
+        for block in self.blocks:
+            scan: Any = block.mixer.scan  # type: ignore[union-attr]
+            bound = scan.dt_rank**-0.5
+            nn.init.uniform_(scan.dt_bias, -bound, bound)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layer groups for layer-wise learning rates; the norm that all blocks share is early."""
+        groups = super().group_matcher(coarse)
+        return {**groups, "stem": groups["stem"] + r"|^pre_norm"}
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give the mixers' one path an axis of its own."""
+        return join_branches(super().from_official(state_dict))
+
+    def run_blocks(
+        self, x: Tensor, take: list[int], last: int, norm: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens behind block `last`, and the features of the taps `take`."""
+        x, paths = self.embed(x)
+        features: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if i <= last:
+                table = self.shuffle_last(paths[self.scan_orders[i]])
+                normed = self.pre_norm(x)
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint(block, x, normed, table)
+                else:
+                    x = block(x, normed, table)
+                self.tap(i, x, take, norm, features)
+        return x, features
+
+    def shuffle_last(self, paths: Tensor) -> Tensor:
+        """The paths (K, T), in training with `reshuffle` the last one's steps in a new order."""
+        if not (self.training and self.reshuffle):
+            return paths
+        order = torch.randperm(paths.shape[1], device=paths.device)
+        return torch.cat([paths[:-1], paths[-1:, order]])
+
+
+RULES = {
+    r"backbone\.pos_embed": "pos_embed",
+    r"backbone\.patch_embed\.projection\.weight": "patch_embed.proj.weight",
+    **mamba_rules(r"backbone\.layers\.(\d+)\.", r"blocks.\1.mixer.", ("",)),
+    r"backbone\.gate_layers\.(\d+)\.0\.weight": r"blocks.\1.gate.weight",
+    r"backbone\.pre_norm\.(.*)": r"pre_norm.\1",
+    r"backbone\.ln1\.(.*)": r"norm.\1",
+    r"backbone\.ln2\.(.*)": r"fc_norm.\1",
+    r"head\.fc\.(.*)": r"head.\1",
+}
+register_family(
+    "RSMamba",
+    RSMamba,
+    RULES,
+    remarks="The weights are for scenes of three data sets of remote sensing: UC Merced (21 "
+    "classes), AID (30) and NWPU-RESISC45 (45). The names of the files are not known here, so they "
+    "are fetched by hand.",
+)
+
+# means and deviations of 8-bit RGB, from the official configurations
+_STATISTICS = {
+    "ucmerced": (
+        21,
+        (123.770241, 125.41281689, 115.35737613),
+        (44.17314347, 41.63589266, 39.5737929),
+    ),
+    "aid": (
+        30,
+        (101.02608706, 103.9996994, 93.50157708),
+        (40.36728927, 37.11132278, 35.90649976),
+    ),
+    "nwpu": (
+        45,
+        (93.847266, 97.20128819, 87.66547902),
+        (37.10216765, 34.61650149, 33.70191772),
+    ),
+}
+
+
+def _row(name: str) -> dict[str, Any]:
+    """What differs between data sets; the statistics are those of pixels from 0 to 1."""
+    num_classes, mean, std = _STATISTICS[name]
+    return {
+        "num_classes": num_classes,
+        "mean": tuple(value / 255.0 for value in mean),
+        "std": tuple(value / 255.0 for value in std),
+    }
+
+
+default_cfgs = make_cfgs(
+    {
+        **{
+            f"rsmamba_{size}.{name}": {**_row(name), "custom_load": "hf"}
+            for size in ("base", "large", "huge")
+            for name in _STATISTICS
+        },
+        "test_rsmamba.untrained": {"size": 64},
+    },
+    license="apache-2.0",
+    cell=None,
+    fixed_input_size=True,
+    first_conv="patch_embed.proj",
+    classifier="head",
+    origin_url="https://huggingface.co/KyanChen/RSMamba",
+    paper_name="RSMamba: Remote Sensing Image Classification with State Space Model",
+    paper_ids="arXiv:2403.19654",
+    notes=("generation: released weights",),
+)
+
+
+@register_model
+def rsmamba_base(pretrained: bool = False, **kwargs: Any) -> RSMamba:
+    """RSMamba-B: 6.4 M parameters, 784 patches."""
+    sizes = {"embed_dim": 192}
+    return build_model(RSMamba, "rsmamba_base", pretrained, kwargs, **sizes)
+
+
+@register_model
+def rsmamba_large(pretrained: bool = False, **kwargs: Any) -> RSMamba:
+    """RSMamba-L: 16.2 M parameters, 784 patches."""
+    sizes = {"embed_dim": 256, "depth": 36}
+    return build_model(RSMamba, "rsmamba_large", pretrained, kwargs, **sizes)
+
+
+@register_model
+def rsmamba_huge(pretrained: bool = False, **kwargs: Any) -> RSMamba:
+    """RSMamba-H: 33.1 M parameters, 784 patches."""
+    sizes = {"embed_dim": 320, "depth": 48}
+    return build_model(RSMamba, "rsmamba_huge", pretrained, kwargs, **sizes)
+
+
+@register_model
+def test_rsmamba(pretrained: bool = False, **kwargs: Any) -> RSMamba:
+    """A very small RSMamba for tests; no weights."""
+    sizes = {"img_size": 64, "embed_dim": 48, "depth": 4, "d_state": 8}
+    return build_model(RSMamba, "test_rsmamba", pretrained, kwargs, **sizes)

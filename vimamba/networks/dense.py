@@ -1,0 +1,116 @@
+"""What networks that answer every pixel have in common, whatever the question and the images.
+
+Every network pads its images with zeros, right and below, to whole cells of its coarsest map and
+crops the logits, so any height and width will do, and cells lie on pixels exactly.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import timm
+from torch import Size, Tensor
+
+from vimamba.layers import crop, pad_to_cells, resize
+from vimamba.names import unknown_name
+from vimamba.networks.network import Network
+from vimamba.networks.registry import create_network, list_networks
+from vimamba.timm_names import is_address, is_timm_model, read_address
+
+
+class DenseNetwork(Network):
+    """Images or volumes in, logits of their own size out.
+
+    Args:
+        cell: Pixels per cell of the coarsest map, for each spatial dimension.
+        num_classes: Channels of the logits.
+        in_chans: Channels of the images.
+        pretrained_cfg: See `Network`.
+    """
+
+    # per side of the coarsest map; an instance norm needs more than one
+    fewest_cells = 1
+
+    def __init__(
+        self,
+        cell: tuple[int, ...],
+        *,
+        num_classes: int,
+        in_chans: int,
+        pretrained_cfg: dict[str, Any],
+    ) -> None:
+        super().__init__(in_chans, pretrained_cfg={**pretrained_cfg, "num_classes": num_classes})
+        self.cell = cell
+        self.num_classes = num_classes
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(N, C_in, *size) with zeros at the end of each axis, to whole cells.
+
+        Raises:
+            ValueError: `x` has another number of dimensions.
+        """
+        if x.ndim != len(self.cell) + 2:
+            raise ValueError(
+                f"x of {x.ndim} dimensions must have {len(self.cell) + 2}: batch, channels and "
+                f"{len(self.cell)} of space"
+            )
+        return pad_to_cells(x, list(self.cell), self.fewest_cells)
+
+    def to_pixels(self, logits: Tensor, size: Size, padded: Size) -> Tensor:
+        """Logits of a padded image, at any resolution, for every pixel of the image.
+
+        Args:
+            logits: (N, num_classes, *cells).
+            size: Of the image.
+            padded: Of the padded image.
+        """
+        if logits.shape[2:] != padded:
+            logits = resize(logits, padded)
+        return crop(logits, size, padded)
+
+
+def list_whole(task: str, on_backbone: str) -> list[str]:
+    """Names of the networks for a task but the one that puts a head on a backbone."""
+    return [name for name in list_networks(task) if name != on_backbone]
+
+
+def create_dense(
+    model: str,
+    *,
+    task: str,
+    on_backbone: str,
+    parts: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+) -> Network:
+    """Make a whole network by its name, or a head on a timm model.
+
+    Args:
+        model: A name of either kind.
+        task: What the network is for.
+        on_backbone: Registered name of the network that puts a head on a backbone.
+        parts: Arguments of that one alone; None leaves what is in `defaults`.
+        defaults: See `parts`.
+        arguments: Of all networks for the task.
+
+    Raises:
+        ValueError: An unknown name, or an argument that does not fit the model.
+    """
+    if arguments["num_classes"] < 1:
+        raise ValueError(f"num_classes={arguments['num_classes']} must be at least 1")
+    whole = list_whole(task, on_backbone)
+    given = {name: value for name, value in parts.items() if value is not None}
+    if model in whole:
+        for name, value in given.items():
+            raise ValueError(
+                f"{name}={value!r} does not go with model={model!r}, which has its own"
+            )
+        return create_network(model, **arguments)
+    if not is_timm_model(model):
+        among = f"take a timm name or one of vimamba.list_networks({task!r})"
+        raise ValueError(unknown_name("model", model, [*whole, *timm.list_models()], among=among))
+    net = create_network(on_backbone, model=model, **{**defaults, **given}, **arguments)
+    if is_address(model) and net.config is not None:
+        # the files may be gone when it is made again
+        name, of_files = read_address(model)
+        net.config = {**of_files, **net.config, "model": name}
+    return net

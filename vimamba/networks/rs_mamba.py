@@ -1,0 +1,128 @@
+"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): what its two networks have in common.
+
+A VMamba of eight paths, rows, columns, wrapped diagonals and all reversed, encodes; a U of 1x1
+convolutions decodes.
+
+Official code: https://github.com/walking-shadow/Official_Remote_Sensing_Mamba (Apache-2.0); there
+are no published weights. Sizes: N batch, C channels, H and W map.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.layers import ConvNormAct as ConvNorm
+from torch import Tensor, nn
+
+from vimamba.checkpoints import StateDict, rename_keys
+from vimamba.heads.blocks import ConvNormAct
+from vimamba.layers import GATED_SS2D, resize, split_paths, ss2d_rules
+from vimamba.models.vmamba import VMamba
+
+DEPTHS = (2, 2, 9, 2)
+DIMS = (96, 192, 384, 768)
+
+
+def make_encoder(
+    in_chans: int, depths: Sequence[int], dims: Sequence[int], **kwargs: Any
+) -> VMamba:
+    """A VMamba with a gate, many states and an MLP, whose last stage is as raw as the others."""
+    args = {**GATED_SS2D, "depths": tuple(depths), "dims": tuple(dims), **kwargs}
+    encoder = VMamba(in_chans=in_chans, num_classes=0, **args)
+    encoder.prune_intermediate_layers(len(depths), prune_norm=True)
+    return encoder
+
+
+class Decoder(nn.Module):
+    """From a pyramid to logits of every pixel, with the skips side by side.
+
+    Args:
+        channels: Of the pyramid, fine to coarse.
+        num_classes: Output channels.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        pairs = pairwise(channels)
+        self.fuse = nn.ModuleList(ConvNormAct(fine + coarse, fine, 1) for fine, coarse in pairs)
+        half = channels[0] // 2
+        self.upsample = nn.Sequential(
+            ConvNorm(channels[0], half, 3, bias=True),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+            ConvNorm(half, 8, 3, bias=True),
+            nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+        )
+        self.classifier = nn.Conv2d(8, num_classes, 7, padding=3)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """[(N, C_i, H_i, W_i), ...] to (N, num_classes, 4 H_0, 4 W_0)."""
+        *skips, x = features
+        for fuse, skip in zip(reversed(self.fuse), reversed(skips), strict=True):
+            x = fuse(torch.cat([resize(x, skip.shape[2:], mode="nearest"), skip], dim=1))
+        return self.classifier(self.upsample(x))
+
+
+def published(name: str, in_chans: int) -> dict[str, Any]:
+    """What is known about a network, as timm keeps it."""
+    return {
+        "architecture": name,
+        "input_size": (in_chans, 256, 256),
+        "license": "apache-2.0",
+        "origin_url": "https://github.com/walking-shadow/Official_Remote_Sensing_Mamba",
+        "paper_ids": "arXiv:2404.02668",
+    }
+
+
+def _numbered(ours: str) -> Any:
+    """A replacement for names with a number from 1 upwards."""
+    return lambda match: ours.format(int(match["stage"]) - 1) + match.expand(r"\g<rest>")
+
+
+def _stage_rules() -> dict[str, Any]:
+    stage = r"encoder_block(?P<stage>\d)\."
+    block = stage + r"blocks\.(?P<block>\d+)\."
+
+    def behind(new: str) -> Any:
+        return lambda m: f"encoder.stages.{int(m['stage']) - 1}.blocks.{m['block']}.{m.expand(new)}"
+
+    inner = {
+        **ss2d_rules(r"op\.", "mixer."),
+        r"norm\.(?P<leaf>.*)": r"norm1.\g<leaf>",
+        r"(?P<leaf>(?:norm2|mlp)\..*)": r"\g<leaf>",
+    }
+    downsample = {"1": "conv", "3": "norm"}
+    return {
+        **{block + theirs: behind(ours) for theirs, ours in inner.items()},
+        **{
+            rf"{stage}downsample\.{theirs}\.(?P<rest>.*)": _numbered(
+                f"encoder.stages.{{}}.downsample.{ours}."
+            )
+            for theirs, ours in downsample.items()
+        },
+    }
+
+
+RULES: dict[str, Any] = {
+    r"patch_embed\.0\.(.*)": r"encoder.stem.conv1.\1",
+    r"patch_embed\.2\.(.*)": r"encoder.stem.norm1.\1",
+    r"patch_embed\.5\.(.*)": r"encoder.stem.conv2.\1",
+    r"patch_embed\.7\.(.*)": r"encoder.stem.norm2.\1",
+    **_stage_rules(),
+    # spelled so
+    r"deocder_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("decoder.fuse.{}.conv."),
+    r"deocder_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("decoder.fuse.{}.bn."),
+    r"upsample_x4\.0\.(.*)": r"decoder.upsample.0.conv.\1",
+    r"upsample_x4\.1\.(.*)": r"decoder.upsample.0.bn.\1",
+    r"upsample_x4\.4\.(.*)": r"decoder.upsample.2.conv.\1",
+    r"upsample_x4\.5\.(.*)": r"decoder.upsample.2.bn.\1",
+}
+FUSION_RULES: dict[str, Any] = {
+    r"fuse_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("fusion.convs.{}.conv."),
+    r"fuse_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("fusion.convs.{}.bn."),
+}
+
+
+def rename(state_dict: StateDict, rules: Any) -> StateDict:
+    """Rename, and give each of the eight paths' parameters an axis or a layer of its own."""
+    return split_paths(rename_keys(state_dict, rules), 8)

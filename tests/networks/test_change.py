@@ -5,6 +5,7 @@ import torch
 
 import vimamba
 from vimamba.checkpoints import CheckpointError
+from vimamba.exporting import export_folder, export_model
 from vimamba.layers import ARRANGEMENTS
 from vimamba.networks import DamageLogits, SemanticLogits
 
@@ -121,14 +122,18 @@ def test_any_vmamba_takes_any_arrangement_and_scan_order(arrangement):
         assert not torch.allclose(logits, network(after, before))
 
 
-def test_an_exported_network_gives_the_same_numbers():
+@pytest.mark.slow
+def test_an_exported_file_takes_both_dates_in_one_tensor_of_any_size(tmp_path):
     torch.manual_seed(0)
-    network = create("mamba_bda_tiny", **SMALL).eval()
-    images = dates(29, 42, images=1)
-    exported = torch.export.export(network, images).module()
-    with torch.no_grad():
-        for ours, theirs in zip(exported(*images), network(*images), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    network = create("mamba_bda_tiny", **SMALL)
+    file, args = tmp_path / "net.pt2", {"target": "torch-export", "image_size": (3, 32, 48)}
+    assert export_model(network, file, **args).input == ("batch", 2, 3, "height", "width")
+
+
+def test_a_folder_is_written_and_compared(tmp_path):
+    network = create("test_vmamba", head="fpn")
+    report = export_folder(network, tmp_path / "net", image_size=(3, 32, 48))
+    assert report.input == ("batch", 2, 3, 32, 48)
 
 
 def test_a_saved_network_is_loaded_as_what_it_is(tmp_path):

@@ -465,13 +465,13 @@ RSM_SS: dict[str, Place] = {
     r"upsample_x4": "decoder.upsample",
 }
 RSM_CD: dict[str, Place] = {
+    **RSM_SS,
     r"patch_embed": Tap("encoder.stem", then=second_date),
     **{
         rf"encoder_block{stage + 1}": Tap(f"encoder.stages.{stage}", then=second_date)
         for stage in range(4)
     },
     r"fuse_block(\d)": lambda model, m: model.fusion.convs[int(m[1]) - 1],
-    **RSM_SS,
 }
 
 BACKBONES = [

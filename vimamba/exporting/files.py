@@ -33,7 +33,6 @@ from vimamba.networks import Network, load_network
 
 # format -> the ending of its files
 TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
-_DIMENSIONS = {0: "batch", 2: "height", 3: "width"}
 # pixels; more than two cells of the coarsest map of any of these networks
 _ROOMY = 128
 _NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` before, for the operators"
@@ -89,15 +88,17 @@ def export_model(
     height, width = sides
     notes = [] if fixed_size else _obstacles(model, target)
     any_size = not fixed_size and not notes
-    names = _DIMENSIONS if any_size else {0: "batch"}
-    example = (_roomy(height), _roomy(width)) if any_size else (height, width)
-    program = _capture(model, _blank(channels, *example), names, target)
+    example = _example(model, channels)
+    free = {len(example) + 1: "height", len(example) + 2: "width"} if any_size else {}
+    names = {0: "batch", **free}
+    roomy = (_roomy(height), _roomy(width)) if any_size else (height, width)
+    program = _capture(model, _blank(*example, *roomy), names, target)
     least = _smallest(program, names)
     if height < least.get("height", 0) or width < least.get("width", 0):
         sizes = f"{least['height']}x{least['width']}"
         notes.append(f"a file that takes any size takes none below {sizes}")
         any_size, names = False, {0: "batch"}
-        program = _capture(model, _blank(channels, height, width), names, target)
+        program = _capture(model, _blank(*example, height, width), names, target)
         least = _smallest(program, names)
     notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
     if target != "onnx":
@@ -105,11 +106,11 @@ def export_model(
     # that they are not 1 is assumed of all
     notes += [f"{name} must be at least {size}" for name, size in least.items() if size > 2]
 
-    shapes = [(1, channels, height, width), (3, channels, height, width)]
+    shapes = [(1, *example, height, width), (3, *example, height, width)]
     if any_size:
-        shapes.append((2, channels, height + 32, width + 64))
-        if hasattr(model, "cell"):  # a segmentation network, which pads to a multiple of its stride
-            shapes.append((1, channels, height + 11, width + 37))
+        shapes.append((2, *example, height + 32, width + 64))
+        if hasattr(model, "cell"):  # a network for pixels, which pads what is no whole cell
+            shapes.append((1, *example, height + 11, width + 37))
     with write_whole(path) as part:
         run = _write(program, names, part, target)
         report = Report(
@@ -160,7 +161,8 @@ def export_folder(
     """
     folder = Path(folder)
     model.eval()
-    shape = (2, *(image_size or _input_size(model)))
+    channels, *sides = image_size or _input_size(model)
+    shape = (2, *_example(model, channels), *sides)
     try:
         save_pretrained(
             model,
@@ -204,6 +206,11 @@ def _input_size(model: nn.Module) -> tuple[int, ...]:
     return getattr(model, "in_chans", channels), *sides
 
 
+def _example(model: nn.Module, channels: int) -> tuple[int, ...]:
+    """What stands before height and width in the one input: channels, behind the dates if any."""
+    return *getattr(model, "stack", ()), channels
+
+
 def _obstacles(model: nn.Module, target: str) -> list[str]:
     """Why height and width cannot be free."""
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
@@ -230,7 +237,7 @@ def _roomy(side: int) -> int:
 
 
 def _blank(*size: int) -> Tensor:
-    """Two images (2, C, H, W) to trace a model with."""
+    """Two examples, as in (2, C, H, W), to trace a model with."""
     return torch.zeros((2, *size), dtype=torch.float32, device="cpu")
 
 

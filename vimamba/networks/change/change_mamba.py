@@ -230,7 +230,9 @@ def _rules(
 
     rules: dict[str, Any] = {
         **{
-            rf"encoder\.{theirs}": _behind(lambda _: "encoder.", ours)
+            rf"encoder\.{theirs}": f"encoder.{ours}"
+            if isinstance(ours, str)
+            else _behind(lambda _: "encoder.", ours)
             for theirs, ours in VMAMBA_RULES.items()
         },
         **_block_rules(rf"{decoder}\.st_block_(?P<level>\d)(?P<arrangement>\d)\.", arranged),

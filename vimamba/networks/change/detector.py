@@ -5,6 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 from vimamba.networks.dense import DenseNetwork
 
@@ -34,6 +35,10 @@ class DamageLogits(NamedTuple):
     damage: Tensor
 
 
+for _logits in (SemanticLogits, DamageLogits):
+    # exported programs write down what they return
+    _register_namedtuple(_logits, serialized_type_name=f"vimamba.{_logits.__name__}")
+
 _NAMED: dict[str, Any] = {"semantic": SemanticLogits, "damage": DamageLogits}
 KINDS = ("binary", *_NAMED)
 
@@ -44,9 +49,11 @@ class ChangeDetector(DenseNetwork):
     Attributes:
         kind: What is asked, "binary", "semantic" or "damage". The answer is logits of change
             (N, num_classes, H, W), `SemanticLogits` or `DamageLogits`.
+        stack: How many dates stand in one tensor (N, 2, C_in, H, W), for exported files.
     """
 
     kind: ClassVar[str] = "binary"
+    stack: ClassVar[tuple[int, ...]] = (2,)
 
     def predict(self, before: Tensor, after: Tensor) -> Sequence[Tensor]:
         """All logits of padded images, at any resolution, in the order of the answer.

@@ -390,3 +390,16 @@ def test_a_classifier_of_other_classes_is_left_out_with_a_word(tmp_path, caplog)
     same = {"pretrained": True, "num_classes": 4, "pretrained_cfg_overlay": overlay}
     timm.create_model("test_vmamba", **same)
     assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize("size", [64, (64, 96)])
+def test_a_position_embedding_of_another_grid_is_a_remark(size, tmp_path):
+    """Of Mamba-Reg, whose registers stand among the patches."""
+    sizes = {"img_size": size, "num_classes": 0}
+    model = timm.create_model("mambar_small_patch16_224", device="meta", **sizes)
+    state = {key: torch.zeros(value.shape) for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "small.pth")
+    found = vimamba.identify(tmp_path / "small.pth")
+    assert (found.variant, found.others) == ("mambar_small_patch16_224", ())
+    assert dict(found.arguments) == sizes
+    assert f"images of {size} pixels" in found.notes

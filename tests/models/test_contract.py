@@ -23,6 +23,7 @@ from tests.backbones import (
     has_argument,
     is_plain,
     mixers,
+    outline,
     pyramid,
     stirred,
     takes_scan_order,
@@ -96,6 +97,43 @@ def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, t
 def test_an_unknown_scan_order_is_refused(name):
     with pytest.raises(ValueError, match="zigzagg"):
         timm.create_model(name, scan_order="zigzagg")
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("test_vmamba", "depth", "VMamba got an unexpected keyword argument 'depth'; .* depths"),
+        (
+            "test_vim",
+            "strides",
+            "VisionMamba got an unexpected .* close names are stride",
+        ),
+        # what its base class takes, but not this family
+        ("test_plainmamba", "patch_size", "PlainMamba got an unexpected .* 'patch_size'"),
+        ("test_damamba", "stage_norm", "DAMamba got an unexpected .* 'stage_norm'"),
+        ("test_mlla", "scan_order", "MLLA has no scan"),
+        ("test_vssd", "scan_order", "VSSD has no scan"),
+    ],
+)
+def test_an_unknown_argument_is_refused_by_the_models_name(name, argument, message):
+    with pytest.raises(TypeError, match=message):
+        timm.create_model(name, **{argument: 3})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_paths_are_no_order_of_a_model(name):
+    with pytest.raises(ValueError, match=r"a tensor of \(2, 36\), must be the name"):
+        timm.create_model(name, scan_order=torch.zeros(2, 36))
+
+
+@pytest.mark.parametrize("name", TEST_MODELS)
+def test_a_family_takes_what_it_declares_for_dense_prediction(name):
+    declared = type(outline(name)).dense
+    model = timm.create_model(name, device="meta", **declared)
+    if declared.get("stage_norm"):
+        norms = model.tap_norms if is_plain(name) else model.stage_norms
+        assert any(list(norm.parameters()) for norm in norms)
+    assert timm.create_model(name, features_only=True, device="meta", **declared)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (75, 101), (33, 130)], ids=str)

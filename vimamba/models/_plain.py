@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import RmsNorm, trunc_normal_
@@ -136,7 +136,8 @@ class PlainBackbone(Backbone):
 
     options = PlainOptions
     dense: ClassVar[Mapping[str, Any]] = {"dynamic_img_size": True}
-    shows_updates: Final[bool]
+    # TorchScript leaves out the branch that is not taken
+    __constants__ = ("shows_updates",)
 
     def __init__(self, parts: PlainParts, /, **given: Any) -> None:
         super().__init__()

@@ -383,20 +383,20 @@ default_cfgs = make_cfgs(
 
 @register_model
 def groupmamba_tiny(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
-    """GroupMamba-T: 23.4 M parameters; its weights are on Google Drive."""
+    """GroupMamba-T: 22.9 M parameters; its weights are on Google Drive."""
     return build_model(GroupMamba, "groupmamba_tiny", pretrained, kwargs, depths=(3, 4, 9, 3))
 
 
 @register_model
 def groupmamba_small(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
-    """GroupMamba-S: 34.8 M parameters; its weights are on Google Drive."""
+    """GroupMamba-S: 34.3 M parameters; its weights are on Google Drive."""
     sizes = {"depths": (3, 4, 16, 3), "dims": (64, 128, 348, 512), "stem_dim": 64}
     return build_model(GroupMamba, "groupmamba_small", pretrained, kwargs, **sizes)
 
 
 @register_model
 def groupmamba_base(pretrained: bool = False, **kwargs: Any) -> GroupMamba:
-    """GroupMamba-B: 57.2 M parameters; its weights are on Google Drive."""
+    """GroupMamba-B: 56.6 M parameters; its weights are on Google Drive."""
     sizes = {"depths": (3, 6, 21, 3), "dims": (96, 192, 424, 512), "stem_dim": 64}
     return build_model(GroupMamba, "groupmamba_base", pretrained, kwargs, **sizes)
 

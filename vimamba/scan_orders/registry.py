@@ -222,8 +222,8 @@ def order_of_block(scan_order: str | Sequence[str], block: int) -> str:
         return scan_order
     if isinstance(scan_order, Tensor):
         raise ValueError(
-            f"scan_order is a tensor of {tuple(scan_order.shape)}; a model takes the name of an "
-            "order or a list of names, and a mixer's call takes paths as a tensor"
+            f"scan_order, a tensor of {tuple(scan_order.shape)}, must be the name of an order or a "
+            "list of names; a mixer's call takes paths as a tensor"
         )
     is_list = isinstance(scan_order, Sequence) and len(scan_order) > 0
     if not is_list or not all(isinstance(order, str) for order in scan_order):

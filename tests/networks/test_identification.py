@@ -13,6 +13,8 @@ OFFICIAL = {
     "swin_umamba": ("swin_umamba", 14, 1),
     "swin_umamba_d": ("swin_umamba_d", 14, 1),
     "umamba_bot_2d": ("umamba_bot_2d", 14, 1),
+    "segmamba": ("segmamba", 4, 4),
+    "mambamorph_feat": ("mambamorph_feat", 0, 1),
 }
 
 
@@ -21,6 +23,19 @@ def test_official_files_are_told_with_classes_and_channels(name):
     found = find_identity({"network_weights": shapes_only(name)})
     assert (found.variant, found.num_classes, found.in_chans) == OFFICIAL[name]
     assert found.others == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("mambamorph", ["mambamorph_ori"]),
+        ("vmambamorph", []),
+        ("vmambamorph_rec", ["vmambamorph_feat"]),
+    ],
+)
+def test_registration_networks_of_one_layout_are_all_told(name, others):
+    found = find_identity(shapes_only(name))
+    assert {found.variant, *(o.variant for o in found.others)} == {name, *others}
 
 
 def test_a_file_of_ours_is_told_written_and_loaded(tmp_path, monkeypatch, capsys):

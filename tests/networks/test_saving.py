@@ -11,9 +11,10 @@ from tests.closeness import assert_same
 from tests.networks.test_registry import Sharpen
 from tests.test_hub import Hub
 from vimamba.hub import load_folder
-from vimamba.networks import Segmenter, UMamba, loading, registry
+from vimamba.networks import Registrar, Segmenter, UMamba, loading, registry
 
 VM_UNET = {"depths": (1, 1), "decoder_depths": (1, 1), "dims": (8, 16)}
+VSS = {"dims": (4, 6), "depths": (0, 1), "num_classes": 2}
 NETWORKS = {
     "vm_unet": {**VM_UNET, "num_classes": 1, "scan_order": ["columns", "cross"]},
     "swin_umamba": {"depths": (1, 1), "dims": (8, 16, 32), "num_classes": 3, "aux": True},
@@ -22,6 +23,9 @@ NETWORKS = {
     "umamba_enc_2d": {"features_per_stage": (8, 16), "img_size": 24, "num_classes": 2},
     "umamba_bot_3d": {"patch_size": (4, 16, 16), "spacing": (3, 1, 1), "num_classes": 2},
     "umamba_enc_3d": {"patch_size": (8, 8, 16), "num_classes": 2, "in_chans": 1},
+    "segmamba": {"depths": (1,), "dims": (4,), "hidden_size": 8, "num_classes": 2, "in_chans": 1},
+    **{f"vss_unet_3d_{size}": VSS for size in ("nano", "tiny", "small", "base")},
+    **{name: {"embed_dim": 6, "head_dim": 4} for name in vimamba.list_networks("registration")},
     "backbone_segmenter": {"model": "test_vmamba", "head": "fpn", "num_classes": 3, "aux": True},
 }
 
@@ -51,8 +55,15 @@ def test_a_folder_gives_the_same_network(name, tmp_path):
     one_size = net.pretrained_cfg["input_size"][1:]
     size = one_size if name.startswith("umamba_enc") else any_size
     image = torch.randn(1, net.in_chans, *size)
+    # registration takes two
+    images = [image, image.flip(2)] if isinstance(net, Registrar) else [image]
     with torch.no_grad():
-        assert_same(net(image), again(image))
+        ours, theirs = net(*images), again(*images)
+    for one, other in zip(
+        *((x,) if isinstance(x, torch.Tensor) else x for x in (ours, theirs)), strict=True
+    ):
+        if one is not None:
+            assert_same(one, other)
     # a second time makes the same files
     other = vimamba.save_pretrained(again, tmp_path / "other")
     assert read(other) == read(folder)

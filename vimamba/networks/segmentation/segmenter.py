@@ -4,9 +4,11 @@ Every network pads the image with zeros, right and below, to whole cells of its 
 crops the logits, so any height and width will do, and cells lie on pixels exactly.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from timm.models import checkpoint
+from torch import Tensor, nn
 
 from vimamba.layers import crop, pad_to_cells, resize
 from vimamba.networks.network import Network
@@ -24,6 +26,8 @@ class Segmenter(Network):
 
     # per side of the coarsest map; an instance norm needs more than one
     fewest_cells = 1
+    # for networks without a body: they hand their parts to `run`
+    checkpoints_parts: ClassVar[bool] = False
     # classifiers of auxiliary outputs
     optional = ("aux_head.", "aux_classifiers.", "decoder.aux_classifiers.")
 
@@ -38,6 +42,24 @@ class Segmenter(Network):
         super().__init__(in_chans, pretrained_cfg={**pretrained_cfg, "num_classes": num_classes})
         self.cell = cell
         self.num_classes = num_classes
+        self.grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the body, or in all parts of a network without one.
+
+        Raises:
+            ValueError: The network has neither.
+        """
+        if self.checkpoints_parts:
+            self.grad_checkpointing = enable
+        else:
+            super().set_grad_checkpointing(enable)
+
+    def run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        """What a part gives; it is computed again for the gradients if checkpointing is on."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(part, *inputs)
+        return part(*inputs)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of a padded image at any resolution, the main ones first.

@@ -20,7 +20,8 @@ NETWORKS = {
     "swin_umamba_d": {"depths": (1, 1, 1), "dims": (16, 32, 64)},
 }
 # those of volumes have tests of their own
-VOLUMES = {"umamba_bot_3d", "umamba_enc_3d"}
+VOLUMES = {"umamba_bot_3d", "umamba_enc_3d", "segmamba"}
+VOLUMES |= {f"vss_unet_3d_{size}" for size in ("nano", "tiny", "small", "base")}
 AUXILIARY = {
     "swin_umamba": [2, 4],
     "swin_umamba_d": [4, 8],

@@ -162,11 +162,11 @@ class SegMamba(Segmenter):
 
     def body_parameters(self) -> list[nn.Parameter]:
         """Parameters of the encoder."""
-        return list(self.stages.parameters())
+        return [p for part in (self.stages, self.skips) for p in part.parameters()]
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The encoder's stages for layer-wise learning rates; all else is the last one."""
-        return {"stem": r"^stages\.0\.downsample", "blocks": r"^stages\.(\d+)"}
+        return {"stem": r"^stages\.0\.downsample", "blocks": r"^(?:stages|skips)\.(\d+)"}
 
     @classmethod
     def official_rules(cls) -> Rules:

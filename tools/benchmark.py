@@ -2,6 +2,7 @@
 
 On a CPU, a plain C scan (tools/anchor) compiled on the spot with gcc: what one core can do, and the
 floor that the table divides by. On a GPU, mamba-ssm, where it is installed.
+`volumes` times networks of volumes beside MONAI's (volume_benchmark.py).
 """
 
 import ctypes
@@ -122,6 +123,10 @@ def mamba_ssm(x: Inputs, backward: bool) -> Run | None:
 
 def main() -> int:
     """Run with every candidate that this machine has."""
+    if sys.argv[1:2] == ["volumes"]:
+        import volume_benchmark
+
+        return volume_benchmark.main(sys.argv[2:])
     extras: dict[str, Extra] = {}
     floor = None
     if not torch.cuda.is_available() and shutil.which("gcc"):

@@ -86,6 +86,7 @@ def step(trainer):
     return float(trainer.train_step(batch)["loss"])
 
 
+VOLUMES = {"base": "3d_fullres"}
 # networks, with how much smaller their outputs are; the loss leaves out the last
 NETWORKS = {
     "plain": ({"network": "vm_unet", **SMALL}, [1, 2]),
@@ -93,6 +94,12 @@ NETWORKS = {
     "vim": ({"network": "test_vim", "head": "fpn"}, [1, 2]),
     "bot": ({"network": "umamba_bot_2d"}, [1, 2, 4]),
     "enc": ({"network": "umamba_enc_2d"}, [1, 2, 4]),
+    "segmamba": (
+        {"network": "segmamba", "depths": (1, 1), "dims": (4, 8), "hidden_size": 8, **VOLUMES},
+        [1, 2],
+    ),
+    # the loss would leave out all but one of its two outputs
+    "vss_unet": ({"network": "vss_unet_3d_nano", **VOLUMES}, [1, 2, 4]),
 }
 
 
@@ -111,13 +118,24 @@ def test_nnunet_builds_a_planned_network(kwargs, scales, plans_json):
     sizes = [tuple(side // scale for side in added.patch_size) for scale in scales]
     assert [tuple(y.shape[2:]) for y in outputs] == sizes
     strides = arch_of(added)["arch_kwargs"]["strides"]
-    assert np.cumprod(strides, axis=0)[:-1].tolist() == [[s, s] for s in scales]
+    assert np.cumprod(strides, axis=0)[:-1].tolist() == [
+        [scale] * len(added.patch_size) for scale in scales
+    ]
 
 
 def test_a_volume_is_segmented(plans_json):
     added = add_configuration(plans_json, network="umamba_enc_3d", base="3d_fullres")
     outputs = build(added, True)(torch.randn(1, CHANNELS, 16, 32, 16))
     assert [tuple(y.shape[2:]) for y in outputs] == [(16, 32, 16), (8, 16, 8)]
+
+
+def test_strides_follow_the_spacing(plans_json):
+    plans = json.loads(plans_json.read_text())
+    plans["configurations"]["3d_fullres"]["spacing"] = [5.0, 1.0, 1.0]
+    plans_json.write_text(json.dumps(plans))
+    added = add_configuration(plans_json, network="vss_unet_3d_tiny", base="3d_fullres")
+    outputs = build(added, True)(torch.randn(1, CHANNELS, *added.patch_size))
+    assert [tuple(y.shape[2:]) for y in outputs][:2] == [(16, 32, 16), (16, 16, 8)]
 
 
 def test_a_patch_is_rounded_up_to_whole_cells(plans_json):

@@ -21,6 +21,8 @@ OFFICIAL = {
     "mamba_bcd_base": ("mamba_bcd_base", 2, 3),
     "mamba_scd_tiny": ("mamba_scd_tiny", 7, 3),
     "mamba_bda_base": ("mamba_bda_base", 5, 3),
+    "segmamba": ("segmamba", 4, 4),
+    "mambamorph_feat": ("mambamorph_feat", 0, 1),
 }
 
 
@@ -30,6 +32,19 @@ def test_official_files_are_told_with_classes_and_channels(name):
     assert (found.variant, found.num_classes, found.in_chans) == OFFICIAL[name]
     # networks for hyperspectral cubes differ in bands and classes only
     assert len(found.others) == (3 if name.startswith("mambahsi") else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "others"),
+    [
+        ("mambamorph", ["mambamorph_ori"]),
+        ("vmambamorph", []),
+        ("vmambamorph_rec", ["vmambamorph_feat"]),
+    ],
+)
+def test_registration_networks_of_one_layout_are_all_told(name, others):
+    found = find_identity(shapes_only(name))
+    assert {found.variant, *(o.variant for o in found.others)} == {name, *others}
 
 
 def test_a_file_of_ours_is_told_written_and_loaded(tmp_path, monkeypatch, capsys):

@@ -21,7 +21,8 @@ NETWORKS = {
     "rsm_ss_tiny": {"depths": (1, 1, 1), "dims": (16, 24, 32), "d_state": 4},
 }
 # those of volumes and of hyperspectral cubes have tests of their own
-VOLUMES = {"umamba_bot_3d", "umamba_enc_3d"}
+VOLUMES = {"umamba_bot_3d", "umamba_enc_3d", "segmamba"}
+VOLUMES |= {f"vss_unet_3d_{size}" for size in ("nano", "tiny", "small", "base")}
 CUBES = {f"mambahsi_{scene}" for scene in ("pavia", "houston", "hanchuan", "honghu")}
 AUXILIARY = {
     "swin_umamba": [2, 4],

@@ -72,12 +72,15 @@ def peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> float | 
 
 def _print_peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> None:
     make_run(name, 96, 1, train)()
-    run = make_run(name, size, batch, train)
+    print(added_memory(make_run(name, size, batch, train)))
+
+
+def added_memory(run: Run) -> float:
+    """Peak MiB of a call, on the GPU or (Linux) of this process beyond what it has already."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         run()
-        print(torch.cuda.max_memory_allocated() / 2**20)
-        return
+        return torch.cuda.max_memory_allocated() / 2**20
     before = _resident()
     peak, done = [before], threading.Event()
 
@@ -90,7 +93,7 @@ def _print_peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> N
     run()
     done.set()
     watcher.join()
-    print((peak[0] - before) / 2**20)
+    return (peak[0] - before) / 2**20
 
 
 def _resident() -> int:

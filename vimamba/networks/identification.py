@@ -120,25 +120,27 @@ def _read_size(state: Mapping[str, Tensor], entry: Entry, size: str) -> int:
     Raises:
         CheckpointError: They have none of these places, or several sizes.
     """
-    places = [(key, axis) for key, axis in _places(entry, size) if key in state]
-    found = {state[key].shape[axis] for key, axis in places if axis < state[key].ndim}
+    places = [place for place in _places(entry, size) if place[0] in state]
+    found = {
+        state[key].shape[axis] // times for key, axis, times in places if axis < state[key].ndim
+    }
     if len(found) != 1:
         raise CheckpointError(f"{size} cannot be told from the weights")
     return found.pop()
 
 
 @lru_cache
-def _places(entry: Entry, size: str) -> tuple[tuple[str, int], ...]:
-    """Names and axes of the shapes that are as long as an argument says."""
+def _places(entry: Entry, size: str) -> tuple[tuple[str, int, int], ...]:
+    """Names and axes of the shapes that are as long as an argument says, or so many times that."""
     few, many = _SIZES[size]
     sizes = _sizes_of(entry)
     outlines = (_outline(entry, _usual({**sizes, size: (n, n)})) for n in (few, many))
     ours, theirs = (network.state_dict() for network in outlines)
     return tuple(
-        (key, axis)
+        (key, axis, length // few)
         for key, value in ours.items()
         for axis, length in enumerate(value.shape)
-        if (length, theirs[key].shape[axis]) == (few, many)
+        if length % few == 0 and theirs[key].shape[axis] == length // few * many
     )
 
 

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict
-from vimamba.networks import Segmenter, create_segmenter
+from vimamba.networks import Segmenter, create_segmenter, list_segmenters
 
 # what a plan writes as `network_class_name`
 CLASS_NAME = "vimamba.integrations.nnunet.PlansNetwork"
 # the networks that a plan sizes
 UMAMBA = [f"umamba_{place}_{dims}d" for place in ("bot", "enc") for dims in (2, 3)]
+# those that plan their stages for a patch and its spacing, as nnU-Net does
+PLANNED = [name for name in list_segmenters() if name.startswith("vss_unet_3d")]
 
 
 def make_network(
@@ -32,8 +34,8 @@ def make_network(
         num_classes: Channels of the logits.
         kwargs: Further arguments of `vimamba.create_segmenter`.
     """
-    # of the published U-Mamba: outputs of all stages, which are in its files even if unused
-    args = {"aux": True, **kwargs} if network in UMAMBA else kwargs
+    # outputs of all stages, which are in U-Mamba's files even if unused
+    args = {"aux": True, **kwargs} if network in (*UMAMBA, *PLANNED) else kwargs
     return create_segmenter(network, in_chans=input_channels, num_classes=num_classes, **args)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vimamba.files import write_whole
-from vimamba.integrations.nnunet.network import CLASS_NAME, UMAMBA, make_network
+from vimamba.integrations.nnunet.network import CLASS_NAME, PLANNED, UMAMBA, make_network
 from vimamba.integrations.nnunet.registration import require_nnunet
 from vimamba.networks import Segmenter, UMamba
 
@@ -53,8 +53,9 @@ def add_configuration(
 
     Args:
         plans_json: Plans that nnU-Net has made, in `nnUNet_preprocessed`.
-        network: "umamba_bot_2d", "umamba_enc_2d" or "..._3d", sized by the base; or a model that
-            `vimamba.create_segmenter` takes.
+        network: "umamba_bot_2d", "umamba_enc_2d" or "..._3d", sized by the base; "vss_unet_3d_nano"
+            or larger, whose strides follow patch and spacing; or a model that
+            `vimamba.create_segmenter` takes, "segmamba" for one.
         name: Of the configuration; base and network if None.
         base: Configuration of these plans that gives everything but the network.
         patch_size: Of the network's input, rounded up to whole cells of its coarsest map; the
@@ -160,6 +161,8 @@ def _plan_network(
         plan["patch_size"] = patch
         _make_probe(network, plan)
         return {"network_kwargs": plan, "strides": plan["strides"]}, patch
+    if network in PLANNED:
+        kwargs = {"patch_size": patch_size, "spacing": list(base["spacing"]), **kwargs}
     net = _make_probe(network, kwargs)
     if len(net.cell) != dims:
         raise ValueError(

@@ -440,17 +440,17 @@ def mambamorph_ori(*, in_chans: int = 1, **kwargs: Any) -> MambaMorph:
 
 @register_network(task="registration")
 def vmambamorph(*, in_chans: int = 1, **kwargs: Any) -> VMambaMorph:
-    """VMambaMorph on the images themselves: 8.7 M parameters, for volumes of any size."""
+    """VMambaMorph on the images themselves: 7.7 M parameters, for volumes of any size."""
     return VMambaMorph(in_chans, **kwargs)
 
 
 @register_network(task="registration")
 def vmambamorph_feat(*, in_chans: int = 1, **kwargs: Any) -> VMambaMorph:
-    """VMambaMorph on features: 9.0 M parameters, for volumes of any size."""
+    """VMambaMorph on features: 8.0 M parameters, for volumes of any size."""
     return VMambaMorph(in_chans, features=True, **kwargs)
 
 
 @register_network(task="registration")
 def vmambamorph_rec(*, in_chans: int = 1, **kwargs: Any) -> VMambaMorph:
-    """VMambaMorph on features, which registers twice: 9.0 M parameters."""
+    """VMambaMorph on features, which registers twice: 8.0 M parameters."""
     return VMambaMorph(in_chans, features=True, passes=2, **kwargs)

@@ -9,6 +9,7 @@ from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.networks.segmentation.swin_umamba import SwinUMamba, SwinUMambaD
 from vimamba.networks.segmentation.umamba import UMamba
 from vimamba.networks.segmentation.vm_unet import VMUNet
+from vimamba.networks.segmentation.vss_unet import VSSUNet3d
 
 __all__ = [
     "RSMSS",
@@ -20,6 +21,7 @@ __all__ = [
     "SwinUMambaD",
     "UMamba",
     "VMUNet",
+    "VSSUNet3d",
     "create_segmenter",
     "list_segmenters",
     "load_segmenter",

@@ -107,6 +107,7 @@ class SegMamba(Segmenter):
     """
 
     fewest_cells = 2
+    checkpoints_parts = True
 
     def __init__(
         self,
@@ -150,22 +151,22 @@ class SegMamba(Segmenter):
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of whole cells; see `Segmenter.predict`."""
-        skips = [self.skips[0](x)]
+        skips = [self.run(self.skips[0], x)]
         for stage, skip in zip(self.stages, self.skips[1:], strict=True):
-            x = stage(x)
-            skips.append(skip(stage.mlp(x)))  # type: ignore[operator]
+            x = self.run(stage, x)
+            skips.append(self.run(skip, stage.mlp(x)))  # type: ignore[operator]
         x = skips.pop()
         for up in self.ups:
-            x = up(x, skips.pop())
-        return [self.classifier(self.refine(x))]
+            x = self.run(up, x, skips.pop())
+        return [self.classifier(self.run(self.refine, x))]
 
     def body_parameters(self) -> list[nn.Parameter]:
         """Parameters of the encoder."""
-        return list(self.stages.parameters())
+        return [p for part in (self.stages, self.skips) for p in part.parameters()]
 
     def group_matcher(self, coarse: bool = False) -> Any:
         """The encoder's stages for layer-wise learning rates; all else is the last one."""
-        return {"stem": r"^stages\.0\.downsample", "blocks": r"^stages\.(\d+)"}
+        return {"stem": r"^stages\.0\.downsample", "blocks": r"^(?:stages|skips)\.(\d+)"}
 
     @classmethod
     def official_rules(cls) -> Rules:

@@ -1,6 +1,10 @@
 """What all segmentation networks have in common."""
 
-from torch import Tensor
+from typing import Any, ClassVar
+
+import torch
+from timm.models import checkpoint
+from torch import Tensor, nn
 
 from vimamba.layers import crop
 from vimamba.networks.dense import DenseNetwork
@@ -11,6 +15,29 @@ class Segmenter(DenseNetwork):
 
     # classifiers of auxiliary outputs
     optional = ("aux_head.", "aux_classifiers.", "decoder.aux_classifiers.")
+    # for networks without a body: they hand their parts to `run`
+    checkpoints_parts: ClassVar[bool] = False
+
+    def __init__(self, cell: tuple[int, ...], **kwargs: Any) -> None:
+        super().__init__(cell, **kwargs)
+        self.grad_checkpointing = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade compute for memory in the body, or in all parts of a network without one.
+
+        Raises:
+            ValueError: The network has neither.
+        """
+        if self.checkpoints_parts:
+            self.grad_checkpointing = enable
+        else:
+            super().set_grad_checkpointing(enable)
+
+    def run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
+        """What a part gives; it is computed again for the gradients if checkpointing is on."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            return checkpoint(part, *inputs)
+        return part(*inputs)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of a padded image at any resolution, the main ones first.

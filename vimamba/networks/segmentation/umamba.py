@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
         return self.act(y + self.shortcut(x))
 
 
-def _residual_blocks(
+def residual_blocks(
     dim_in: int, dim: int, depth: int, kernel_size: Size, stride: Size
 ) -> nn.Sequential:
     """Blocks of which the first brings the map to its channels and size."""
@@ -111,7 +111,7 @@ class UpStage(nn.Module):
         self.upsample = nn.Upsample(scale_factor=tuple(float(s) for s in stride))
         self.project = _CONV[len(kernel_size)](dim_in, dim, 1)
         still = [1] * len(kernel_size)
-        self.blocks = _residual_blocks((1 + skip) * dim, dim, depth, kernel_size, still)
+        self.blocks = residual_blocks((1 + skip) * dim, dim, depth, kernel_size, still)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(N, C_in, ...) and a skip (N, C, ...), larger by the stride, to the skip's shape."""
@@ -143,6 +143,7 @@ class UMamba(Segmenter):
     """
 
     fewest_cells = 2
+    checkpoints_parts = True
 
     def __init__(
         self,
@@ -192,9 +193,9 @@ class UMamba(Segmenter):
         self.patch_size: tuple[int, ...] | None = None
 
         still = [1] * len(cell)
-        self.stem = _residual_blocks(input_channels, dims[0], encoder_depths[0], kernels[0], still)
+        self.stem = residual_blocks(input_channels, dims[0], encoder_depths[0], kernels[0], still)
         self.stages = nn.ModuleList(
-            _residual_blocks(dims[max(s - 1, 0)], dims[s], encoder_depths[s], kernels[s], steps[s])
+            residual_blocks(dims[max(s - 1, 0)], dims[s], encoder_depths[s], kernels[s], steps[s])
             for s in range(n)
         )
         self.mambas = self._make_mambas(mamba, scan_order, dims, steps, patch_size)
@@ -265,14 +266,14 @@ class UMamba(Segmenter):
                 "make a network for this patch_size or img_size, or read large images in windows"
             )
             x = expect_size(x, list(self.patch_size), advice)
-        x = self.stem(x)
+        x = self.run(self.stem, x)
         skips: list[Tensor] = []
         for stage, mamba in zip(self.stages, self.mambas, strict=True):
-            x = mamba(stage(x))
+            x = self.run(mamba, self.run(stage, x))
             skips.append(x)
         levels: list[Tensor] = []
         for up, skip in zip(self.decoder, reversed(skips[:-1]), strict=True):
-            x = up(x, skip)
+            x = self.run(up, x, skip)
             levels.append(x)
         outputs = [self.classifier(x)]
         if auxiliary and len(self.aux_classifiers):

@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = conv(dim, dim, 3, padding=1, bias=False)
         self.shortcut = conv(dim_in, dim, 1, bias=False) if dim_in != dim else None
         self.norm = _NORM[dims](dim)
-        self.act = nn.LeakyReLU(0.01)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, *grid) to (N, C, *grid)."""

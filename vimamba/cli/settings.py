@@ -17,7 +17,7 @@ import pytorch_lightning.loggers
 import pytorch_lightning.profilers
 import pytorch_lightning.strategies
 
-from vimamba.data.image_data import ImageData
+from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
 from vimamba.plugins import find_loaded, is_plugin
 from vimamba.reading import read_yaml

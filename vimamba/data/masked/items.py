@@ -32,7 +32,7 @@ class MaskedImage(StoredImage, Item, Protocol):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Distance between neighbours of a case along (rows, columns) or (slices, rows, columns).
+        """Distance between neighbors of a case along (rows, columns) or (slices, rows, columns).
 
         Pixels where nothing is known, else millimetres.
         """

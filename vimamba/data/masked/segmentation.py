@@ -258,7 +258,7 @@ class SegmentationData(ImageData):
 
     @property
     def background(self) -> bool:
-        """The first class is background, which mean Dice leaves out."""
+        """The first class is background (excluded from mean Dice)."""
         return self.labels.background
 
     @property

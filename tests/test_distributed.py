@@ -20,8 +20,8 @@ from torch.nn.parallel import replicate
 from tests.backbones import TEST_MODELS, kinds_first
 from tests.distributed_worker import Job, train, write_jobs
 from vimamba.cli import main
-from vimamba.data.dataset import EpochSampler, ShardedBatches
 from vimamba.data.errors import DataError
+from vimamba.data.loading import EpochSampler, ShardedBatches
 
 ROOT = Path(__file__).parents[1]
 

@@ -22,7 +22,7 @@ from vimamba.cli.options import translate
 from vimamba.cli.recipe import build
 from vimamba.data import ImageFolder, MaskFolder
 from vimamba.data.augmentation import Augmentation
-from vimamba.data.paired_augmentation import PairedAugmentation
+from vimamba.data.masked.augmentation import MaskedAugmentation
 from vimamba.data.splits import write_split
 from vimamba.errors import UsageError
 from vimamba.tasks import Classification, MaskObjective, Objective, Optimization, Segmentation, Task
@@ -162,7 +162,7 @@ def test_every_option_of_segmentation_reaches_what_it_sets(masks, tmp_path):
     weights = {"class_weights": [1.0, 2.0], "aux_weights": [0.5], "ce": 2.0, "dice": 3.0}
     further |= values_of(MaskObjective, "model.objective", weights)
     further |= values_of(
-        PairedAugmentation, "data.augmentation", AUGMENTATION | {"scale": [0.5, 1.5]}
+        MaskedAugmentation, "data.augmentation", AUGMENTATION | {"scale": [0.5, 1.5]}
     )
     check_all(Segmentation, MaskFolder, masks, "test_vmamba", further, tmp_path)
 

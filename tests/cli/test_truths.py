@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from vimamba.data import DataError
-from vimamba.data.labels import LabelTable
+from vimamba.data.masked.labels import LabelTable
 from vimamba.tasks.segmentation.jobs import Job, find_jobs
 from vimamba.tasks.segmentation.scores import fit_truths, open_truth
 
@@ -56,8 +56,8 @@ def test_a_true_volume_must_lie_where_its_image_lies(tmp_path):
     for name in ("lost", "part"):
         with pytest.raises(DataError, match=rf"{name}.nii.gz \(6 x 6 x 4 voxels .* does not lie"):
             open_truth(job, tmp_path / f"{name}.nii.gz", align=False)
-    found = open_truth(job, tmp_path / "part.nii.gz", align=True).items
-    expected = open_truth(job, tmp_path / "a.nii.gz", align=False).items
+    found = open_truth(job, tmp_path / "part.nii.gz", align=True)
+    expected = open_truth(job, tmp_path / "a.nii.gz", align=False)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one.mask(), other.mask())
 

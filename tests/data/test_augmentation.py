@@ -4,7 +4,7 @@ import torch
 
 from vimamba.data import Augmentation, ImageFolder
 from vimamba.data.augmentation import resize_and_crop, train_transform
-from vimamba.data.dataset import EpochSampler
+from vimamba.data.loading import EpochSampler
 
 EVERYTHING = Augmentation(
     crop=0.5, hflip=0.5, vflip=0.5, rotate90=0.5, rotate=20, shift=0.1, zoom=0.1, color=0.4,

@@ -88,12 +88,12 @@ def test_what_was_found_stays_with_a_run_and_its_export(make, tmp_path):
     exported = Preprocessing.from_settings(json.loads(json.dumps(asdict(data.preprocessing))))
     path = next(tmp_path / name for name in ("images/3.tif", "1/3.tif")
                  if (tmp_path / name).exists())  # fmt: skip
-    names = [data.catalogue.splits[s].name(i) for s in data.catalogue.splits
+    names = [data.catalogue.splits[s][i].name for s in data.catalogue.splits
              for i in range(len(data.catalogue.splits[s]))]  # fmt: skip
     assert any(path.as_posix().endswith(name) for name in names)
     for split, samples in data.catalogue.splits.items():
         for index in range(len(samples)):
-            if path.as_posix().endswith(samples.name(index)):
+            if path.as_posix().endswith(samples[index].name):
                 image = data.dataset(split)[index][0]
                 np.testing.assert_allclose(exported.file(path), image, atol=1e-5)
 
@@ -113,7 +113,7 @@ def test_nodata_takes_no_part_and_becomes_0(make):
     assert seen.unknown == pytest.approx(0.5)
     assert seen.mean[0] == pytest.approx(0.5, abs=0.02)
     assert "unknown values (nodata, not finite): 50.00%; become 0" in describe_pixels(data, seen)
-    item = data.catalogue.splits["train"].item(0)
+    item = data.catalogue.splits["train"][0]
     pixels = data.preprocessing.pixels(item)
     assert (pixels[:, :12] == 0).all()
     assert pixels[:, 12:].max() == 1
@@ -135,7 +135,7 @@ def test_an_image_of_which_nothing_is_known_is_0(make):
     empty = make(lambda n: np.full((20, 24, 2), np.nan, np.float32), in_chans=2)
     image = empty.dataset("train")[0][0]
     assert image.isfinite().all()
-    assert (empty.preprocessing.pixels(empty.catalogue.splits["train"].item(0)) == 0).all()
+    assert (empty.preprocessing.pixels(empty.catalogue.splits["train"][0]) == 0).all()
 
 
 def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
@@ -147,7 +147,7 @@ def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
     assert data.settled()["intensity.ranges"] == []
     assert data.mean == [0.485, 0.456, 0.406]
     monkeypatch.undo()
-    item = data.catalogue.splits["train"].item(0)
+    item = data.catalogue.splits["train"][0]
     np.testing.assert_array_equal(data.preprocessing.pixels(item) * 255, item.image())
     assert describe_pixels(data, inspect_images(data)) == []
     # a deep image among them, or one that is predicted, is not divided by anything
@@ -165,7 +165,7 @@ def test_8_bits_with_nodata_are_still_8_bits(make):
     data = make(grey, in_chans=1, nodata="0")
     assert data.settled()["intensity.ranges"] == []
     assert data.mean[0] == pytest.approx(150 / 255, abs=0.01)
-    values = data.preprocessing.values(data.catalogue.splits["train"].item(0))
+    values = data.preprocessing.values(data.catalogue.splits["train"][0])
     assert values.dtype == np.uint8
     assert values[5:].min() >= 100
 
@@ -202,7 +202,7 @@ def test_fractions_stay_and_what_leaves_0_and_1_gets_a_range(make):
 def test_what_is_said_overrules_what_could_be_found(make, intensity, expected):
     data = make(lambda n: reflectance(n, 2), in_chans=2, intensity=Intensity(**intensity))
     assert "intensity.ranges" not in data.settled()
-    item = data.catalogue.splits["train"].item(0)
+    item = data.catalogue.splits["train"][0]
     stored = item.image().astype(float)
     bands = np.arange(2)
     wanted = expected(stored, bands).clip(0, 1)
@@ -253,7 +253,7 @@ def test_an_intensity_that_cannot_be_is_named(arguments, message):
 
 def test_ranges_are_one_for_each_channel(tmp_path):
     with pytest.raises(DataError, match=r"intensity\.ranges has 1 pairs; in_chans=3 needs as many"):
-        CSVList(str(tmp_path / "x.csv"), intensity=Intensity(ranges=[(0.0, 1.0)]))
+        CSVList(str(tmp_path / "x.csv"), in_chans=3, intensity=Intensity(ranges=[(0.0, 1.0)]))
 
 
 def test_no_copy_of_a_large_scene_is_in_float64(tmp_path):

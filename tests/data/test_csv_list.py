@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vimamba.data import CSVList, DataError
+from vimamba.data.labelled.items import labels_of
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_several_labels_make_a_multi_hot_row(make_list):
     data = CSVList(make_list([*lines, "images/a/2.png,y,val"]))
     assert data.multi_label
     assert data.class_names == ["x", "y", "z"]
-    assert data.catalogue.splits["train"].labels.tolist() == [[1, 0, 1], [0, 0, 0]]
-    assert data.catalogue.splits["val"].labels.tolist() == [[0, 1, 0]]
+    assert labels_of(data.items("train")).tolist() == [[1, 0, 1], [0, 0, 0]]
+    assert labels_of(data.items("val")).tolist() == [[0, 1, 0]]
     assert not data.catalogue.drawn
 
 
@@ -42,7 +43,7 @@ def test_groups_stay_together(make_list):
     found = {}
     for split, samples in data.catalogue.splits.items():
         for index in range(len(samples)):
-            number = int(samples.name(index).split("/")[-1].split(".")[0])
+            number = int(samples[index].name.split("/")[-1].split(".")[0])
             assert found.setdefault(number // 3, split) == split
     assert set(found.values()) == {"train", "val", "test"}
 

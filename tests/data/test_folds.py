@@ -56,7 +56,7 @@ def test_too_few_groups_are_an_error():
 
 def names(data):
     return {
-        split: {part.name(i) for i in range(len(part))}
+        split: {part[i].name for i in range(len(part))}
         for split, part in data.catalogue.splits.items()
     }
 

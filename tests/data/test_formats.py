@@ -11,8 +11,8 @@ import tifffile
 from PIL import Image
 
 from vimamba.data import DataError, formats
-from vimamba.data.pixels import image_size, read_head, read_mask, read_pixels
-from vimamba.data.samples import read_image
+from vimamba.data.masked.items import read_mask
+from vimamba.data.pixels import image_size, read_head, read_image, read_pixels
 
 RNG = np.random.default_rng(0)
 T = Image.Transpose

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vimamba.data import DataError, Intensity, Labels, MaskCSV, MaskFolder, NiftiSlices
 from vimamba.data.geometry import raster_grid
-from vimamba.data.nifti import cut_volume, open_volume
+from vimamba.data.masked.nifti import cut_volume, open_volume
 
 LPS = np.diag([-0.8, -0.8, 3.0, 1.0])
 WINDOW = Intensity(window=(-100, 200))
@@ -41,7 +41,7 @@ def make_cases(root, mask_affine, image_affine=LPS, count=4):
 
 
 def mean_inside(data):
-    inside = [i.image()[..., 0][i.mask() == 1] for i in data.catalogue.splits["train"].items]
+    inside = [i.image()[..., 0][i.mask() == 1] for i in data.catalogue.splits["train"]]
     return float(np.concatenate(inside).mean())
 
 
@@ -89,7 +89,7 @@ def test_a_mask_is_brought_onto_its_image_where_that_is_wished(tmp_path):
     data = NiftiSlices(str(root), align=True, val_fraction=0, test_fraction=0)
     data.survey  # noqa: B018
     assert mean_inside(data) == 110
-    assert sum((i.mask() == 1).sum() for i in data.catalogue.splits["train"].items) == 4 * 90
+    assert sum((i.mask() == 1).sum() for i in data.catalogue.splits["train"]) == 4 * 90
 
 
 def test_a_channel_is_brought_onto_the_first_one_linearly(tmp_path):
@@ -204,7 +204,7 @@ def test_a_geotiff_mask_that_lies_elsewhere_is_refused_or_aligned(tmp_path, as_l
         kind(str(root)).check()
     data = kind(str(root), align=True)
     data.check()
-    item = data.catalogue.splits["train"].items[0]
+    item = data.catalogue.splits["train"][0]
     np.testing.assert_array_equal(item.mask() > 0, item.image()[..., 0] > 0)
     write_geotiff(tmp_path / "masks/3.tif", np.ones((12, 12), np.uint8), epsg=4326)
     with pytest.raises(DataError, match=r"masks/3.tif \(.*EPSG:4326\) is on another map than"):

@@ -7,13 +7,13 @@ from PIL import Image
 
 from vimamba.data import DataError, EuroSAT, ImageFolder
 from vimamba.data.inspection import inspect_images
-from vimamba.data.samples import read_image
+from vimamba.data.pixels import read_image
 from vimamba.data.splits import write_split
 
 
 def names(data, split):
     samples = data.catalogue.splits[split]
-    return {samples.name(i) for i in range(len(samples))}
+    return {samples[i].name for i in range(len(samples))}
 
 
 def test_classes_are_in_natural_order(make_folder):
@@ -146,7 +146,7 @@ def test_eurosat_is_found_where_torchvision_keeps_it(make_folder, tmp_path):
         ({"in_chans": 4, "bands": [1]}, r"bands=\[1\] must name in_chans=4 bands"),
         ({"crop_pct": 1.5}, "crop_pct=1.5"),
         ({"interpolation": "cubic"}, "interpolation='cubic'"),
-        ({"mean": [0.5]}, r"mean=\[0.5\] needs 3 values"),
+        ({"in_chans": 3, "mean": [0.5]}, r"mean=\[0.5\] needs 3 values"),
         ({"batch_size": 0}, "batch_size=0"),
     ],
 )
@@ -159,8 +159,7 @@ def test_the_order_of_classes_can_be_imposed(make_folder):
     root = make_folder({"a": 6, "b": 6})
     data = ImageFolder(str(root), classes=["b", "a", "c"])
     assert data.class_names == ["b", "a", "c"]
-    samples = data.catalogue.splits["train"]
-    assert all((samples.name(i)[0] == "a") == samples.labels[i] for i in range(len(samples)))
+    assert all((item.name[0] == "a") == item.label for item in data.items("train"))
     with pytest.raises(DataError, match=r"no training image of class \['c'\]"):
         data.check()
     with pytest.raises(DataError, match=r"\['b'\] are not among the classes"):

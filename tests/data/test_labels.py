@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from vimamba.data import DataError, Labels
-from vimamba.data.labels import (
+from vimamba.data.masked.labels import (
     LabelTable,
     mask_values,
     read_as_they_are,

@@ -10,12 +10,12 @@ from vimamba.data.listing import (
     check_files,
     find_file,
     list_files,
+    list_images,
     look_alikes,
     natural_order,
     subfolders,
 )
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import list_images
 
 
 def test_the_order_of_names_is_total_and_natural():

@@ -19,7 +19,7 @@ def pair(i):
 
 
 def patients(samples):
-    return {item.group for item in samples.items}
+    return {item.group for item in samples}
 
 
 def test_patients_stay_together(make_list):

@@ -8,12 +8,12 @@ import tifffile
 import torch
 from PIL import Image
 
-from vimamba.data import ISIC, DataError, Labels, MaskFolder, PairedAugmentation
+from vimamba.data import ISIC, DataError, Labels, MaskedAugmentation, MaskFolder
 from vimamba.data.splits import write_split
 
 
 def names(data, split):
-    return {item.name for item in data.catalogue.splits[split].items}
+    return {item.name for item in data.catalogue.splits[split]}
 
 
 def test_pairs_are_found_by_name_and_divided(make_pairs, tmp_path):
@@ -25,7 +25,7 @@ def test_pairs_are_found_by_name_and_divided(make_pairs, tmp_path):
     }  # fmt: skip
     assert data.catalogue.drawn
     assert data.class_names == ["background", "class 1", "class 2"]
-    for item in data.catalogue.splits["train"].items:
+    for item in data.catalogue.splits["train"]:
         assert item.path.stem == item.mask_path.stem
     write_split(tmp_path / "split.csv", data.catalogue.splits, data.class_names)
     assert "images/3.png,masks/3.png," in (tmp_path / "split.csv").read_text()
@@ -206,7 +206,7 @@ def test_strange_values_need_names(make_pairs):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_random_streams_are_a_function_of_seed_epoch_and_image(make_pairs, workers):
     root = make_pairs(6)
-    everything = PairedAugmentation(
+    everything = MaskedAugmentation(
         crop=0.5, hflip=0.5, vflip=0.5, rotate90=0.5, rotate=20, zoom=0.1, elastic=0.5, gamma=0.5,
         noise=0.5, blur=0.5,
     )  # fmt: skip
@@ -294,10 +294,10 @@ def test_isic_as_downloaded_and_as_rearranged(make_pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bands": [1, 2]}, r"bands=\[1, 2\] must name in_chans=3 bands"),
+        ({"in_chans": 3, "bands": [1, 2]}, r"bands=\[1, 2\] must name in_chans=3 bands"),
         ({"fold": 5}, "fold=5 must lie in"),
         ({"scale_to": 100}, "scale_to=100 needs fit='window'"),
-        ({"mean": [0.5]}, r"mean=\[0.5\] needs 3 values"),
+        ({"in_chans": 3, "mean": [0.5]}, r"mean=\[0.5\] needs 3 values"),
         ({"interpolation": "cubic"}, "interpolation='cubic'"),
         ({"labels": Labels(classes=["a", "b"], values=[1])}, "labels.values has 1 entries for 2"),
         ({"labels": Labels(classes=["a", "b"], values=[0, 255])}, "overlap"),
@@ -368,4 +368,4 @@ def test_the_numbers_of_a_preset_are_kept_with_the_run(make_pairs):
     data = MaskFolder(str(make_pairs()), augmentation="medical")
     kept = data.settled()["augmentation"]
     assert (kept["hflip"], kept["vflip"], kept["rotate90"], kept["rotate"]) == (0, 0, 0, 15)
-    assert PairedAugmentation(**kept) == data.augmentation
+    assert MaskedAugmentation(**kept) == data.augmentation

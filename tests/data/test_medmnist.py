@@ -45,7 +45,7 @@ def test_the_pixels_are_those_of_the_file(make_npz):
     data = MedMNIST(path, img_size=28, in_chans=1, mean=[0.0], std=[1.0])
     expected = np.load(path)["test_images"][2] / 255
     np.testing.assert_allclose(data.dataset("test")[2][0][0].numpy(), expected, atol=1e-6)
-    assert data.catalogue.splits["test"].name(2) == "test_images[2]"
+    assert data.catalogue.splits["test"][2].name == "test_images[2]"
 
 
 def test_rows_of_zeros_and_ones_are_multi_label(make_npz):

@@ -5,8 +5,9 @@ import tifffile
 from PIL import Image
 
 from vimamba.data import DataError
-from vimamba.data.labels import grey_values
-from vimamba.data.pixels import image_size, read_mask, read_pixels, select_bands
+from vimamba.data.masked.items import read_mask
+from vimamba.data.masked.labels import grey_values
+from vimamba.data.pixels import image_size, read_pixels, select_bands
 
 RNG = np.random.default_rng(0)
 

@@ -7,7 +7,7 @@ import pytest
 from nibabel import orientations
 
 from vimamba.data import DataError, Intensity, Labels, NiftiSlices, Synapse
-from vimamba.data.nifti import cut_volume, open_volume, to_stored_axes, volume_limits
+from vimamba.data.masked.nifti import cut_volume, open_volume, to_stored_axes, volume_limits
 from vimamba.data.splits import write_split
 
 RNG = np.random.default_rng(0)
@@ -87,7 +87,7 @@ def test_values_are_windowed_and_scaled_as_the_file_says(tmp_path):
     write(tmp_path / "masks" / "a.nii", np.ones((2, 2, 2), dtype=np.uint8), spacing=(1, 1, 1))
     data = NiftiSlices(str(tmp_path), intensity=Intensity(window=(-1000, 400)), labels=Labels(
         classes=["a", "b"]), val_fraction=0, test_fraction=0)  # fmt: skip
-    item = data.catalogue.splits["train"].items[1]
+    item = data.catalogue.splits["train"][1]
     expected = ((values[:, :, 1].T + 1000) / 1400).clip(0, 1)
     np.testing.assert_allclose(data.preprocessing.pixels(item)[..., 0], expected, atol=1e-6)
 
@@ -99,7 +99,7 @@ def test_percentiles_are_those_of_the_volume(tmp_path):
         val_fraction=0, test_fraction=0,
     )  # fmt: skip
     volume = open_volume(root / "images" / "a.nii.gz").stored.astype(float)
-    item = data.catalogue.splits["train"].items[2]
+    item = data.catalogue.splits["train"][2]
     expected = (volume[:, :, 2].T - volume.min()) / (volume.max() - volume.min())
     pixels = data.preprocessing.pixels(item)
     np.testing.assert_allclose(pixels[..., 0], expected, atol=1e-6)
@@ -126,7 +126,7 @@ def test_the_layout_of_nnunet_with_two_channels(tmp_path):
         "val": 6,
         "test": 6,
     }
-    assert data.catalogue.splits["val"].items[0].name.endswith("_0000.nii.gz[0]")
+    assert data.catalogue.splits["val"][0].name.endswith("_0000.nii.gz[0]")
 
 
 def test_trouble_with_volumes_is_named(tmp_path):
@@ -172,8 +172,8 @@ def test_synapse_keeps_cases_together_and_its_test_volumes_apart(synapse):
     data.check()
     splits = data.catalogue.splits
     assert {k: len(v) for k, v in splits.items()} == {"train": 8, "val": 4, "test": 3}
-    assert len({item.case for item in splits["val"].items}) == 1
-    assert {item.case for item in splits["test"].items} == {"case0001"}
+    assert len({item.case for item in splits["val"]}) == 1
+    assert {item.case for item in splits["test"]} == {"case0001"}
     assert data.class_names[5] == "liver"
     image, mask, case, spacing = data.dataset("test")[1]
     assert image.shape == (1, 16, 16)
@@ -270,4 +270,4 @@ def test_synapse_goes_on_with_the_split_it_wrote(synapse, tmp_path):
     write_split(tmp_path / "split.csv", data.catalogue.splits, data.class_names)
     again = Synapse(str(synapse), split_csv=str(tmp_path / "split.csv"), seed=5)
     for split in ("train", "val", "test"):
-        assert again.catalogue.splits[split].items == data.catalogue.splits[split].items
+        assert again.catalogue.splits[split] == data.catalogue.splits[split]

@@ -302,11 +302,11 @@ def test_a_trainer_predicts_the_images_of_a_data_module(photos, scans, tmp_path)
     trainer = Trainer(**QUIET, default_root_dir=tmp_path)
     data = images(photos)
     probabilities = torch.cat(trainer.predict(classifier(), datamodule=data))
-    assert probabilities.shape == (len(data.samples("test")), 2)
+    assert probabilities.shape == (len(data.items("test")), 2)
     data = MaskFolder(str(scans), img_size=16, batch_size=4, workers=0)
     task = segmenter().eval()
     found = [mask for batch in trainer.predict(task, datamodule=data) for mask in batch]
-    sizes = [item.mask().shape for item in data.samples("test").items]
+    sizes = [item.mask().shape for item in data.items("test")]
     assert [mask.shape for mask in found] == sizes
     # images alone, one tensor or one by one
     image = torch.randn(2, 3, 24, 16)

@@ -187,7 +187,7 @@ def show_folds(data: Any, record: Record) -> None:
         data.take_fold(fold)
         (data.check_splits if segments else data.check)()
         parts = [data.catalogue.splits[split] for split in splits]
-        cells = [f"{len({i.case for i in p.items})}" if segments else f"{len(p)}" for p in parts]
+        cells = [f"{len({i.case for i in p})}" if segments else f"{len(p)}" for p in parts]
         rows.append([fold, *cells])
     data.take_fold(0)
     chosen = "the best on val" if record.choose == "inner" else "the last"

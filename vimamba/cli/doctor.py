@@ -161,7 +161,7 @@ def _batch(network: Network, given: Namespace) -> Tensor:
         shape = (given.batch_size, *network.image_size)
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
-    from vimamba.data.samples import list_images
+    from vimamba.data.listing import list_images
 
     if len(network.image_size) != 3:
         raise UsageError(f"--data is for networks of images; {network.name} takes volumes")

@@ -16,7 +16,7 @@ from vimamba.cli.explaining import explain, settings_errors, typed_options
 from vimamba.cli.options import find_class, last_value
 from vimamba.cli.settings import store_settings
 from vimamba.console import is_terminal, quieten
-from vimamba.data.image_data import ImageData
+from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
 from vimamba.lightning import (
     LightningArgumentParser,
@@ -78,7 +78,7 @@ class RecipeCLI(LightningCLI):
         cls, offered = find_class(task), find_class(data)
         known = inspect.signature(cls).parameters
         for name in getattr(cls, "of_the_data", Task.of_the_data):
-            if name in known and (hasattr(offered, name) or name in ImageData.__annotations__):
+            if name in known and (hasattr(offered, name) or name == "img_size"):
                 target = f"model.init_args.{name}"
                 parser.link_arguments(f"data.{name}", target, apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -94,12 +94,7 @@ class RecipeCLI(LightningCLI):
             data.img_size = size or cfg.input_size[1:]
         size = read_size(data.img_size)
         data.img_size = size if isinstance(size, int) else list(size)
-        published = model.get("pretrained") and len(cfg.mean) == data.in_chans
-        if published:  # otherwise the data tell
-            data.mean = data.mean or list(cfg.mean)
-            data.std = data.std or list(cfg.std)
-        if "crop_pct" in data:
-            data.crop_pct = data.crop_pct or (cfg.crop_pct if published else 1.0)
+        self.published = cfg if model.get("pretrained") else None
         data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)
         self.config.trainer.default_root_dir = str(self.out)
@@ -156,6 +151,9 @@ class RecipeCLI(LightningCLI):
         logger = trainer.logger
         trainer.logger = logger or False  # nothing would be Lightning's own, in scoring as well
         super().instantiate_classes()
+        data, cfg = self.datamodule, self.published
+        if cfg is not None and isinstance(data, ImageData):
+            data.take_published(cfg.mean, cfg.std, cfg.crop_pct)
         trainer.enable_progress_bar, trainer.logger = wish, logger
 
 

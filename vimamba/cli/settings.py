@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from vimamba.data.image_data import ImageData
+from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
 from vimamba.lightning import callbacks, loggers, name_in_use, profilers, strategies
 from vimamba.plugins import find_loaded, is_plugin

@@ -164,7 +164,7 @@ def check_training(cli: "RecipeCLI") -> None:
 
     trainer, data = cli.trainer, cli.datamodule
     check_monitors(cli)
-    images = len(data.samples("train")) // trainer.world_size
+    images = len(data.items("train")) // trainer.world_size
     smallest = min(data.batch_size, images)
     shared = trainer.world_size > 1 and cli.config.trainer.sync_batchnorm
     if smallest == 1 and not shared:

@@ -1,21 +1,22 @@
-"""Lightning data modules: one file per kind of data set."""
+"""Lightning data modules: one folder per kind of target, one file per kind of data set."""
 
 from vimamba.data.augmentation import Augmentation
-from vimamba.data.classification import Catalogue, ClassificationData
-from vimamba.data.csv_list import CSVList
 from vimamba.data.errors import DataError
-from vimamba.data.eurosat import EuroSAT
-from vimamba.data.image_folder import ImageFolder
-from vimamba.data.isic import ISIC
-from vimamba.data.labels import Labels
-from vimamba.data.mask_csv import MaskCSV
-from vimamba.data.mask_folder import MaskFolder
-from vimamba.data.medmnist import MedMNIST
-from vimamba.data.nifti import NiftiSlices
-from vimamba.data.paired_augmentation import PairedAugmentation
+from vimamba.data.items import Catalogue
+from vimamba.data.labelled.classification import ClassificationData
+from vimamba.data.labelled.csv_list import CSVList
+from vimamba.data.labelled.eurosat import EuroSAT
+from vimamba.data.labelled.image_folder import ImageFolder
+from vimamba.data.labelled.medmnist import MedMNIST
+from vimamba.data.masked.augmentation import MaskedAugmentation
+from vimamba.data.masked.isic import ISIC
+from vimamba.data.masked.labels import Labels
+from vimamba.data.masked.mask_csv import MaskCSV
+from vimamba.data.masked.mask_folder import MaskFolder
+from vimamba.data.masked.nifti import NiftiSlices
+from vimamba.data.masked.segmentation import SegmentationData
+from vimamba.data.masked.synapse import Synapse
 from vimamba.data.preprocessing import Intensity, Preprocessing
-from vimamba.data.segmentation import SegmentationData
-from vimamba.data.synapse import Synapse
 
 __all__ = [
     "ISIC",
@@ -30,9 +31,9 @@ __all__ = [
     "Labels",
     "MaskCSV",
     "MaskFolder",
+    "MaskedAugmentation",
     "MedMNIST",
     "NiftiSlices",
-    "PairedAugmentation",
     "Preprocessing",
     "SegmentationData",
     "Synapse",

@@ -3,15 +3,15 @@
 Sizes: N values, C channels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vimamba.data.masked import FilePair
-from vimamba.data.pixels import StoredImage, percentile_limits, read_head
+from vimamba.data.items import Item, StoredImage
+from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import EIGHT_BITS, Preprocessing, extremes, scale
 
 # mean and standard deviation of ImageNet's training images, as in torchvision and timm
@@ -22,18 +22,6 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 MOST_IMAGES, MOST_PIXELS = 200, 10_000
 # what becomes 0 and 1: robust against single hot pixels and clouds
 PERCENTILES = (0.5, 99.5)
-
-
-class Items(Protocol):
-    """Images by their place."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-        ...
-
-    def item(self, index: int) -> StoredImage:
-        """One image."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -58,32 +46,31 @@ class BandSample:
     is_measured: bool
 
 
-def sample_bands(samples: Items | None, prepare: Preprocessing) -> BandSample:
+def sample_bands(items: Sequence[Item], prepare: Preprocessing) -> BandSample:
     """Look at training images, as far as the arguments leave something open.
 
     Args:
-        samples: Training images.
+        items: Of the training.
         prepare: What the arguments say.
 
     Raises:
         DataError: An image cannot be read; the text names it.
     """
-    chosen = spread(len(samples)) if samples is not None else []
-    items = [samples.item(place) for place in chosen] if samples is not None else []
+    images = [image for place in spread(len(items)) for image in items[place].images()]
     intensity, channels = prepare.intensity, prepare.in_chans
-    plain = intensity.is_open and all(is_eight_bit(item) for item in items)
+    plain = intensity.is_open and all(map(is_eight_bit, images))
     known_mean = prepare.mean is not None and prepare.std is not None
     imagenet = (list(IMAGENET_MEAN), list(IMAGENET_STD)) if channels == 3 else None
     if intensity.zscore:
         imagenet = [0.0] * channels, [1.0] * channels
     if (
-        not items
+        not images
         or (plain and (known_mean or imagenet is not None))
         or (not intensity.is_open and (known_mean or intensity.zscore))
     ):
         mean, std = imagenet or ([0.5] * channels, [0.25] * channels)
-        return BandSample(len(items), [], [], mean, std, is_measured=False)
-    return measure(items, prepare, imagenet)
+        return BandSample(len(images), [], [], mean, std, is_measured=False)
+    return measure(images, prepare, imagenet)
 
 
 def spread(count: int) -> list[int]:
@@ -92,11 +79,10 @@ def spread(count: int) -> list[int]:
     return places.tolist()
 
 
-def is_eight_bit(item: StoredImage) -> bool:
+def is_eight_bit(image: StoredImage) -> bool:
     """Whether an image holds whole numbers from 0 to 255; of a file the head tells."""
-    if isinstance(item, FilePair):
-        return not read_head(item.path).deep
-    return item.image().dtype in EIGHT_BITS
+    head = image.head()
+    return image.image().dtype in EIGHT_BITS if head is None else not head.deep
 
 
 def measure(

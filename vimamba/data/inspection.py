@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vimamba.data.band_sample import PERCENTILES
-from vimamba.data.image_data import ImageData
-from vimamba.data.masked import FilePair
-from vimamba.data.pixels import read_head, wanted_bands
+from vimamba.data.base import ImageData
+from vimamba.data.items import Item, StoredImage
+from vimamba.data.pixels import wanted_bands
 from vimamba.data.preprocessing import EIGHT_BITS
 
 BUDGET = 20.0  # seconds
@@ -53,6 +53,14 @@ def in_turns(size: int) -> Iterator[int]:
         yield from range(start, size, 64)
 
 
+def spread_images(items: Sequence[Item], end: float) -> Iterator[StoredImage]:
+    """Images of some items, evenly spread, until a time of `time.monotonic`."""
+    for index in in_turns(len(items)):
+        if time.monotonic() > end:
+            return
+        yield from items[index].images()
+
+
 def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
     """Decode every image, or as many as the budget allows, evenly spread.
 
@@ -69,13 +77,9 @@ def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
     # of each channel: images, sums of their means and mean squares
     weight, total, squares = (np.zeros(data.in_chans) for _ in range(3))
     unknown, eight_bits, transparent, palettes, paged = 0.0, 0, 0, 0, 0
-    for number, samples in enumerate(splits, 1):
-        end = start + budget * number / len(splits)
-        for index in in_turns(len(samples)):
-            if time.monotonic() > end:
-                break
-            item = samples.item(index)
-            known = prepare.known(item)
+    for number, items in enumerate(splits, 1):
+        for image in spread_images(items, start + budget * number / len(splits)):
+            known = prepare.known(image)
             sizes.append(known.shape[:2])
             eight_bits += known.dtype in EIGHT_BITS
             pixels = known / np.float32(255) if known.dtype in EIGHT_BITS else known
@@ -87,8 +91,7 @@ def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
             squares += np.nansum(np.square(pixels), (0, 1), dtype=np.float64) / (
                 pixels[..., 0].size * parts
             )
-            if isinstance(item, FilePair):
-                head = read_head(item.path)
+            if (head := image.head()) is not None:
                 transparent += head.transparent and wanted != head.bands + 1
                 palettes += head.palette
                 paged += head.pages > 1 and wanted != head.pages
@@ -97,7 +100,7 @@ def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
     std = np.sqrt(np.maximum(squares / count - mean**2, 0))
     heights, widths = np.asarray(sizes).T
     return Inspection(
-        total=sum(len(samples) for samples in splits),
+        total=sum(len(item.images()) for items in splits for item in items),
         seen=len(sizes),
         smallest=(int(heights.min()), int(widths.min())),
         largest=(int(heights.max()), int(widths.max())),

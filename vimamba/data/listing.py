@@ -19,6 +19,11 @@ STRAY_FOLDERS = (
     "lost+found",
 )  # fmt: skip
 
+IMAGE_SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm",
+    ".pgm", ".pbm", ".pnm",
+)  # fmt: skip
+
 NaturalKey = tuple[list[tuple[int, int | str]], str, str]
 
 
@@ -128,6 +133,19 @@ def list_files(
         elif remarks is not None:
             remarks.leave_out(path.suffix.lower() or "file", path.relative_to(folder.parent))
     return sorted(found, key=lambda path: natural_order(path.relative_to(folder).as_posix()))
+
+
+def list_images(folder: Path, remarks: Remarks | None = None) -> list[Path]:
+    """Image files below a folder, at any depth, in natural order.
+
+    Args:
+        folder: Where to look; linked folders are followed.
+        remarks: Gets what is left out: hidden files, thumbnails, other kinds of files.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    return list_files(folder, IMAGE_SUFFIXES, remarks)
 
 
 def walk(folder: Path, remarks: Remarks | None = None) -> Iterator[Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.listing import composed
+from vimamba.data.listing import check_files, composed, find_file
 from vimamba.data.remarks import Remarks
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt")
@@ -137,3 +137,45 @@ def check_columns(have: list[str], wanted: Sequence[str], path: Path) -> list[st
     if twice:
         raise DataError(f"{path} has the column {twice} more than once")
     return have
+
+
+def find_listed(
+    rows: Sequence[Row], column: str, folder: Path, source: Path, what: str = "image"
+) -> list[Path]:
+    """The files that a column names.
+
+    Args:
+        rows: Lines of a list.
+        column: Column of the paths.
+        folder: Where relative paths start.
+        source: The list, to name it in errors.
+        what: What to call the files in errors.
+
+    Raises:
+        DataError: A file does not exist or is empty; the text names the line.
+    """
+    paths: list[Path] = []
+    for row in rows:
+        path = find_file(folder / row[column]) if row[column] else None
+        if path is None:
+            named = f"{what} {folder / row[column]} does not exist"
+            text = named if row[column] else f"the {what} is empty"
+            raise DataError(f"{source}, line {row.line}: {text}")
+        paths.append(path)
+    check_files(paths)
+    return paths
+
+
+def check_once(rows: Sequence[Row], paths: Sequence[Path], source: Path) -> None:
+    """Fail on a file that two lines name, however they write its path."""
+    lines: dict[Path, int] = {}
+    for row, path in zip(rows, paths, strict=True):
+        first = lines.setdefault(path.resolve(), row.line)
+        if first != row.line:
+            raise DataError(f"{source}, lines {first} and {row.line}: {path} is there twice")
+
+
+def say_alone(remarks: Remarks, count: int, total: int, column: str) -> None:
+    """Say that some of the rows name no group."""
+    if 0 < count < total:
+        remarks.say(f"{count} of {total} rows have no {column}: each of these images is alone")

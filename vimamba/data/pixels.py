@@ -1,12 +1,13 @@
-"""Reads images and masks: any format, depth and number of bands, always upright.
+"""Reads images: any format, depth and number of bands, always upright.
 
-This is the one reader of all tasks and commands. Sizes: H x W pixels, C bands.
+This is the one reader of all tasks and commands; masks are read by `masked.items`.
+
+Sizes: H x W pixels, C bands.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,34 +15,9 @@ from PIL import Image
 
 from vimamba.data.errors import DataError
 from vimamba.data.formats import Head, open_image
-from vimamba.data.labels import mask_values
 
 # BT.601, what Pillow makes grey of RGB with
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
-
-
-class StoredImage(Protocol):
-    """One image, read when asked for."""
-
-    @property
-    def name(self) -> str:
-        """What to call the image in a table or an error."""
-        ...
-
-    def image(self, wanted: int | None = None) -> NDArray:
-        """(H, W, C) uint8, uint16, or float32, with NaN where nothing is known.
-
-        Args:
-            wanted: How many bands are looked for; see `read_pixels`.
-        """
-        ...
-
-    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray] | None:
-        """Percentiles of the values of the case, for each band, (C,) each.
-
-        None where the case is this image alone.
-        """
-        ...
 
 
 @contextmanager
@@ -102,22 +78,6 @@ def read_head(path: Path) -> Head:
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width, upright, from the file's head."""
     return read_head(path).size
-
-
-def read_mask(path: Path) -> NDArray:
-    """Values of a mask file as stored: palette indices, integers, or colors.
-
-    JPEG blurs values, so its masks hold 0 and 255 only and are cut at half of the range.
-
-    Returns:
-        (H, W) integers, or (H, W, 3) uint8 if the file is in color.
-
-    Raises:
-        DataError: The file is missing or damaged, or it cannot be told what its pixels stand for;
-            the text names it.
-    """
-    with reading(path, "mask"), open_image(path) as image:
-        return mask_values(image.stored(), str(path), blurred=image.blurring)
 
 
 def select_bands(
@@ -205,3 +165,20 @@ def as_view(pixels: NDArray) -> NDArray[np.uint8]:
         least, most = np.float32(0), np.float32(65535 if shown.dtype == np.uint16 else 1)
     values = (shown.astype(np.float32) - least) / (most - least)
     return np.rint(np.nan_to_num(values).clip(0, 1) * 255).astype(np.uint8)
+
+
+def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
+    """An image file to look at; networks get theirs from `vimamba.data.preprocessing`.
+
+    Args:
+        path: The file.
+        in_chans: 1 (grey) or 3 (RGB).
+
+    Returns:
+        (H, W, in_chans); of more than 8 bits stretched to the image's own range, of many bands the
+        first three.
+
+    Raises:
+        DataError: The file is missing, damaged or no image; the text names it.
+    """
+    return select_bands(as_view(read_pixels(path)), in_chans, None, f"image {path}")

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from vimamba.data.augmentation import normalize, resize_and_crop
 from vimamba.data.errors import DataError
-from vimamba.data.masked import FilePair
-from vimamba.data.paired_augmentation import Fit
-from vimamba.data.pixels import StoredImage, percentile_limits, select_bands, wanted_bands
+from vimamba.data.items import FileImage, StoredImage
+from vimamba.data.pixels import percentile_limits, select_bands, wanted_bands
 from vimamba.data.resizing import as_fractions, check_interpolation, resize, shorter_to
 from vimamba.sizes import height_and_width, read_size
 
+# resize whole images, or keep their resolution and take windows; classification crops the middle
+Fit = Literal["squash", "window"]
 # numbers from 0 to 255; the second with gaps
 EIGHT_BITS = (np.uint8, np.float16)
 
@@ -89,13 +90,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check_interpolation(self.interpolation)
-        ranges = self.intensity.ranges
-        if ranges and len(ranges) != self.in_chans:
-            raise DataError(
-                f"intensity.ranges has {len(ranges)} pairs; in_chans={self.in_chans} needs as many"
-            )
-        if self.bands is not None and len(self.bands) != self.in_chans:
-            raise DataError(f"bands={self.bands} must name in_chans={self.in_chans} bands")
+        check_channels(self.in_chans, self.bands, self.intensity)
 
     @property
     def is_settled(self) -> bool:
@@ -118,7 +113,7 @@ class Preprocessing:
 
     def file(self, path: str | Path) -> Tensor:
         """(C, h, w): an image file as evaluation gives it to the network."""
-        return self.image(FilePair(Path(path), None, Path()))
+        return self.image(FileImage(Path(path)))
 
     def image(self, item: StoredImage) -> Tensor:
         """(C, h, w): the whole image as evaluation gives it to the network."""
@@ -220,6 +215,21 @@ class Preprocessing:
         """
         intensity = self.intensity if ranges is None else replace(self.intensity, ranges=ranges)
         return replace(self, intensity=intensity, mean=self.mean or mean, std=self.std or std)
+
+
+def check_channels(in_chans: int, bands: Sequence[int] | None, intensity: Intensity) -> None:
+    """Fail on settings of channels that are not as many as the network's.
+
+    Raises:
+        DataError: Names the setting.
+    """
+    ranges = intensity.ranges
+    if ranges and len(ranges) != in_chans:
+        raise DataError(
+            f"intensity.ranges has {len(ranges)} pairs; in_chans={in_chans} needs as many"
+        )
+    if bands is not None and len(bands) != in_chans:
+        raise DataError(f"bands={bands} must name in_chans={in_chans} bands")
 
 
 def scale(values: NDArray[np.float32], low: NDArray, high: NDArray) -> NDArray[np.float32]:

@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
+from vimamba.data.items import Item
 from vimamba.data.listing import composed
-from vimamba.data.lists import read_rows
+from vimamba.data.lists import Row, read_rows
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import Listed
 from vimamba.files import write_whole
 
 SPLITS = ("train", "val", "test")
@@ -126,23 +126,24 @@ def check_groups(division: Division, groups: Sequence[str]) -> None:
                 raise DataError(f"group {group!r} is in both {seen[group]!r} and {split!r}")
 
 
-def write_split(path: Path, splits: Mapping[str, Listed], class_names: Sequence[str]) -> None:
+def write_split(
+    path: Path, splits: Mapping[str, Sequence[Item]], class_names: Sequence[str]
+) -> None:
     """Write columns path, label, split."""
     with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["path", "label", "split"])
-        for split, samples in splits.items():
-            for index in range(len(samples)):
-                label = samples.label_text(index, class_names)
-                writer.writerow([samples.name(index), label, split])
+        for split, items in splits.items():
+            for item in items:
+                writer.writerow([item.name, item.target_text(class_names), split])
 
 
-def read_split(path: Path, samples: Listed, remarks: Remarks | None = None) -> Division:
-    """Read split.csv back and find each of its images among the samples.
+def read_split(path: Path, items: Sequence[Item], remarks: Remarks | None = None) -> Division:
+    """Read split.csv back and find each of its images among some items.
 
     Args:
         path: The file.
-        samples: All images.
+        items: All images.
         remarks: Told how many of them the file does not name.
 
     Raises:
@@ -151,7 +152,7 @@ def read_split(path: Path, samples: Listed, remarks: Remarks | None = None) -> D
     if not path.is_file():
         raise DataError(f"split_csv={str(path)!r} does not exist")
     rows = read_rows(path, ["path", "split"], remarks)
-    names = [samples.name(index) for index in range(len(samples))]
+    names = [item.name for item in items]
     # copied between systems, a name may come back with its accents written in another way
     place = {composed(name).strip(): index for index, name in enumerate(names)}
     place |= {name: index for index, name in enumerate(names)}
@@ -171,6 +172,16 @@ def read_split(path: Path, samples: Listed, remarks: Remarks | None = None) -> D
     for index, split in chosen.items():
         division.setdefault(split, []).append(index)
     return {split: np.asarray(indices, dtype=np.int64) for split, indices in division.items()}
+
+
+def given_division(rows: Sequence[Row], column: str, source: Path) -> Division:
+    """The division that a column of splits gives.
+
+    Raises:
+        DataError: A word is no split; the text names the line.
+    """
+    words = [split_word(row[column], f"{source}, line {row.line}") for row in rows]
+    return {word: np.flatnonzero(np.asarray(words) == word) for word in dict.fromkeys(words)}
 
 
 def split_word(word: str, source: object) -> str:

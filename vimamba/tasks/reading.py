@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset
 
-from vimamba.data.dataset import SizedDataset, start_worker
+from vimamba.data.loading import SizedDataset, start_worker
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import reason
 

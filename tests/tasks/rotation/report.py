@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from vimamba.console import say, show_table
-from vimamba.data.dataset import ImageDataset
+from vimamba.data.labelled.classification import ImageDataset
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
@@ -76,15 +76,15 @@ def export_hint(folder: Path) -> str:
 def predict(run: FinishedRun, given: Namespace) -> int:
     """Write the angle of each image."""
     unanswered = Unanswered()
-    samples = gather(given.inputs, unanswered)
+    items = gather(given.inputs, unanswered)
     task = run.load()
-    dataset = ImageDataset(samples, Preprocessing.from_settings(run.data), None, seed=0)
+    dataset = ImageDataset(items, Preprocessing.from_settings(run.data), None, seed=0)
     rows = []
     for batch in read_all(dataset, given.batch_size or 64, given.workers):
         for index, item in batch:
             with torch.inference_mode():
                 angle = float(task.predict_step((item[0][None],), 0)[0])
-            path = samples.paths[index]
+            path = items[index].path
             rows.append({"path": path.as_posix(), "degrees": round(angle * 180 / math.pi, 2)})
     out = given.out or run.folder / PREDICTIONS
     write_rows(out, rows)

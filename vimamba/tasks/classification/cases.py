@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from vimamba.data.dataset import start_worker
-from vimamba.data.samples import label_text
+from vimamba.data.labelled.items import label_text
+from vimamba.data.loading import start_worker
 from vimamba.files import write_rows
 
 
@@ -20,7 +20,6 @@ def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
         split: Split to answer for.
         path: CSV file to write.
     """
-    samples = data.catalogue.splits[split]
     task = task.eval()
     device = next(task.parameters()).device
     # all of them, of which a process of several would else get its share
@@ -31,8 +30,8 @@ def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
         found = torch.cat([task.predict_step((x.to(device), y), 0).cpu() for x, y in loader])
     names = data.class_names
     rows = [
-        case_row(samples.name(index), found[index], samples.labels[index], names)
-        for index in range(len(samples))
+        case_row(item.name, probability, item.label, names)
+        for item, probability in zip(data.items(split), found, strict=True)
     ]
     write_rows(path, rows)
 

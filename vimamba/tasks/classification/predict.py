@@ -24,8 +24,8 @@ from vimamba.tasks.outputs import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vimamba.data.labelled.items import LabelledFile
     from vimamba.data.preprocessing import Preprocessing
-    from vimamba.data.samples import FileSamples
     from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 48
@@ -54,18 +54,18 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
     from vimamba.tasks.pictures import draw_contact_sheet
 
     unanswered = Unanswered()
-    samples = gather(given.inputs, unanswered, besides=(out, sheet))
-    check_replaceable(out, sheet, [*given.inputs, *samples.paths])
+    items = gather(given.inputs, unanswered, besides=(out, sheet))
+    check_replaceable(out, sheet, [*given.inputs, *(item.path for item in items)])
     check_writable(out.parent)
     task = run.load()
     task.tta = given.tta
     prepare = Preprocessing.from_settings(run.data)
-    total = len(samples) + len(unanswered.reasons)
+    total = len(items) + len(unanswered.reasons)
     bar = Progress(total, "image")
     rows, images = [], []
-    answers = classify_files(task, samples, prepare, given.batch_size or 64, given.workers)
+    answers = classify_files(task, items, prepare, given.batch_size or 64, given.workers)
     for index, image, found in answers:
-        path = samples.paths[index]
+        path = items[index].path
         bar.advance()
         if isinstance(found, str):
             unanswered.add(path, found)
@@ -125,7 +125,7 @@ def is_list(path: Path) -> bool:
 
 def gather(
     inputs: list[Path], unanswered: Unanswered, *, besides: tuple[Path, ...] = ()
-) -> "FileSamples":
+) -> "list[LabelledFile]":
     """Image files named directly, in folders and in CSV lists.
 
     Args:
@@ -136,13 +136,11 @@ def gather(
     Raises:
         UsageError: A folder or all of it holds no image, or nothing named is there.
     """
-    import numpy as np
-
     from vimamba.console import say
-    from vimamba.data.listing import find_file
+    from vimamba.data.labelled.items import LabelledFile
+    from vimamba.data.listing import find_file, list_images
     from vimamba.data.lists import LIST_SUFFIXES, read_rows
     from vimamba.data.remarks import Remarks
-    from vimamba.data.samples import FileSamples, list_images
 
     ours = {os.path.abspath(path) for path in besides}
     paths: list[Path] = []
@@ -169,18 +167,17 @@ def gather(
             unanswered.add(given, no_file(given))
     if not paths:
         raise UsageError(next(iter(unanswered.reasons.values())))
-    labels = np.zeros(len(paths), dtype=np.int64)
-    return FileSamples(tuple(paths), labels, Path())
+    return [LabelledFile(path) for path in paths]
 
 
 def classify_files(
-    task: Any, samples: "FileSamples", prepare: "Preprocessing", batch_size: int, workers: int
+    task: Any, items: "list[LabelledFile]", prepare: "Preprocessing", batch_size: int, workers: int
 ) -> "Iterator[tuple[int, Tensor, Tensor | str]]":
     """Answers to files, in order.
 
     Args:
         task: A classification task.
-        samples: The files.
+        items: The files.
         prepare: From stored pixels to the network's.
         batch_size: Images at a time.
         workers: Processes that load images.
@@ -191,10 +188,10 @@ def classify_files(
     """
     import torch
 
-    from vimamba.data.dataset import ImageDataset
+    from vimamba.data.labelled.classification import ImageDataset
     from vimamba.tasks.reading import read_all
 
-    dataset = ImageDataset(samples, prepare, None, seed=0)
+    dataset = ImageDataset(items, prepare, None, seed=0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     task = task.to(device)
     for batch in read_all(dataset, batch_size, workers):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.data.masked import FilePair, MaskedImage
+from vimamba.data.items import FileImage, StoredImage
 from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.sizes import height_and_width
@@ -61,7 +61,7 @@ class OpenImage:
         DataError: It cannot be read or used; the text names it.
     """
 
-    def __init__(self, item: MaskedImage, prepare: Preprocessing) -> None:
+    def __init__(self, item: StoredImage, prepare: Preprocessing) -> None:
         self.item, self.prepare = item, prepare
         self._stored: NDArray | None = None
         self._limits: dict[tuple[float, float], tuple[NDArray, NDArray]] = {}
@@ -99,7 +99,7 @@ class OpenImage:
     def pixels(self, step: int = 1) -> NDArray[np.float32]:
         """(H, W, C) in [0, 1], of every `step`-th row and column."""
         every = slice(None, None, step)
-        return self.prepare.pixels(cast(MaskedImage, Part(self, every, every)))
+        return self.prepare.pixels(cast(StoredImage, Part(self, every, every)))
 
     @cached_property
     def network_input(self) -> Tensor | Scene:
@@ -110,7 +110,7 @@ class OpenImage:
 
     def _prepared(self, rows: slice, columns: slice) -> Tensor:
         """(C, h, w) of a part."""
-        return self.prepare.image(cast(MaskedImage, Part(self, rows, columns)))
+        return self.prepare.image(cast(StoredImage, Part(self, rows, columns)))
 
 
 class JobImages:
@@ -141,4 +141,4 @@ class JobImages:
     def open(self, place: int) -> OpenImage:
         """One image as it is stored."""
         path = self.jobs[place].paths[0]
-        return OpenImage(FilePair(path, None, path.parent), self.prepare)
+        return OpenImage(FileImage(path, path.parent), self.prepare)

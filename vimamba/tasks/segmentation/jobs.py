@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimamba.console import say
-from vimamba.data.listing import find_file, list_files
+from vimamba.data.listing import IMAGE_SUFFIXES, find_file, list_files, list_images
 from vimamba.data.lists import LIST_SUFFIXES, read_rows
-from vimamba.data.nifti import ENDINGS, stem
+from vimamba.data.masked.nifti import ENDINGS, stem
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import IMAGE_SUFFIXES, list_images
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
     Target,

@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from vimamba.data import SegmentationData
+from vimamba.data.items import take
 from vimamba.labels import IGNORE
 from vimamba.tasks.overlays import (
     DARK,
@@ -75,11 +76,11 @@ def add_legend(
 
 def pick(data: SegmentationData, split: str, count: int) -> list[int]:
     """Images of a split, those that hold something but the first class before others."""
-    samples = data.catalogue.splits[split]
-    order = np.random.default_rng(0).permutation(len(samples)).tolist()
+    items = data.items(split)
+    order = np.random.default_rng(0).permutation(len(items)).tolist()
     holding, others = [], []
     for index in order[: 8 * count]:
-        item = samples.items[index]
+        item = items[index]
         mask = data.table.indices(item.mask(), item.mask_name)
         (holding if ((mask > 0) & (mask != IGNORE)).any() else others).append(index)
         if len(holding) == count:
@@ -110,7 +111,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
     colors = class_colors(data.num_classes, data.background)
     legend = legend_entries(data.class_names, colors, data.background)
     chosen = pick(data, "train", columns)
-    items = [data.catalogue.splits["train"].items[index] for index in chosen]
+    items = take(data.items("train"), chosen)
     images = [data.preprocessing.pixels(item) for item in items]
     masks = [data.table.indices(item.mask(), item.mask_name) for item in items]
     changed = [cast(Any, data.dataset("train", augmented=True))[0, index] for index in chosen]
@@ -186,7 +187,7 @@ def draw_answers(
     spread = np.linspace(2, len(judged) - 1, max(rows - 2, 0)).round().astype(int)
     chosen = judged[:2] + [judged[i] for i in dict.fromkeys(spread.tolist()) if i < len(judged)]
     chosen = chosen[: max(len(judged), 1)]
-    items = [data.catalogue.splits[split].items[index] for _, index, _, _ in chosen]
+    items = take(data.items(split), (index for _, index, _, _ in chosen))
     images = [data.preprocessing.pixels(item) for item in items]
     view, note = view_of(data, images)
     ignored = any((truth == IGNORE).any() for *_, truth in chosen)

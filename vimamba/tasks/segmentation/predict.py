@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vimamba.console import say, show_table
-from vimamba.data.labels import LabelTable
-from vimamba.data.nifti import VolumeSlice, cut_volume, save_labels
+from vimamba.data.masked.labels import LabelTable
+from vimamba.data.masked.nifti import VolumeSlice, cut_volume, save_labels
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_whole

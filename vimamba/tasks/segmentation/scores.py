@@ -10,16 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.console import number, say
-from vimamba.data.csv_list import read_rows
-from vimamba.data.labels import LabelTable, read_as_they_are
-from vimamba.data.listing import composed
-from vimamba.data.mask_survey import join_surveys, survey_masks
-from vimamba.data.masked import FilePair, MaskedSamples
-from vimamba.data.nifti import cut_volume, volume_mask
-from vimamba.data.pixels import read_mask
+from vimamba.data.listing import composed, list_images
+from vimamba.data.lists import read_rows
+from vimamba.data.masked.items import MaskedFile, MaskedImage, read_mask
+from vimamba.data.masked.labels import LabelTable, read_as_they_are
+from vimamba.data.masked.nifti import cut_volume, volume_mask
+from vimamba.data.masked.survey import join_surveys, survey_masks
 from vimamba.data.remarks import some
-from vimamba.data.samples import list_images
-from vimamba.data.segmentation import as_samples
 from vimamba.data.splits import SPLITS
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_rows
@@ -71,7 +68,7 @@ def read_classes(job: Job, path: Path, table: LabelTable) -> list[NDArray[np.uin
     return [table.indices(values, str(path)) for values in stored]
 
 
-def open_truth(job: Job, path: Path, *, align: bool) -> MaskedSamples:
+def open_truth(job: Job, path: Path, *, align: bool) -> Sequence[MaskedImage]:
     """An image with its true mask, a volume as its axial slices.
 
     Args:
@@ -80,8 +77,8 @@ def open_truth(job: Job, path: Path, *, align: bool) -> MaskedSamples:
         align: Resample it onto the image's grid if it does not.
     """
     if job.is_volume:
-        return as_samples(cut_volume(job.paths[:1], path, "axial", path.parent, align=align))
-    return as_samples([FilePair(job.paths[0], path, path.parent, align=align)])
+        return cut_volume(job.paths[:1], path, "axial", path.parent, align=align)
+    return [MaskedFile(job.paths[0], path.parent, path, align=align)]
 
 
 def fit_truths(
@@ -101,9 +98,8 @@ def fit_truths(
     seen = []
     for job in jobs:
         try:
-            samples = open_truth(job, truths[job.name], align=align)
-            colors = None if table.colors is None else table.colors
-            seen.append(survey_masks({"truth": samples}, colors, 0))
+            items = open_truth(job, truths[job.name], align=align)
+            seen.append(survey_masks({"truth": items}, table.colors, 0))
         except VimambaError:  # it is told when the case is scored
             continue
     survey = join_surveys(seen)
@@ -145,7 +141,7 @@ def score_files(
         path = truths[job.name]
         found = read_classes(job, job.mask_file(out), table)
         try:
-            items = open_truth(job, path, align=align).items
+            items = open_truth(job, path, align=align)
             truth = [truth_table.indices(item.mask(), str(path)) for item in items]
             sizes = [(len(masks), *masks[0].shape) for masks in (found, truth)]
             if sizes[0] != sizes[1]:

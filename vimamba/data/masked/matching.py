@@ -5,11 +5,11 @@ from pathlib import Path
 
 from vimamba.data.errors import DataError
 from vimamba.data.listing import check_files, composed
-from vimamba.data.masked import FilePair
+from vimamba.data.masked.items import MaskedFile
 from vimamba.data.remarks import some
 
 
-def pair_files(
+def match_files(
     images: Sequence[Path],
     masks: Sequence[Path],
     *,
@@ -18,7 +18,7 @@ def pair_files(
     root: Path,
     mask_suffix: str = "",
     align: bool = False,
-) -> list[FilePair]:
+) -> tuple[MaskedFile, ...]:
     """Images with the masks of the same name, endings aside.
 
     Args:
@@ -28,7 +28,7 @@ def pair_files(
         mask_root: The same for masks.
         root: Names in errors and tables are given relative to it.
         mask_suffix: What a mask's name has at its end beyond the image's.
-        align: As in `FilePair`.
+        align: As in `MaskedFile`.
 
     Raises:
         DataError: A file has no partner or is empty, or two have the same name; the text names
@@ -38,9 +38,10 @@ def pair_files(
     named_masks = by_stem(masks, mask_root, mask_suffix)
     match_names(named_images, named_masks, image_root, mask_root)
     check_files([*images, *masks])
-    return [
-        FilePair(path, named_masks[stem], root, align=align) for stem, path in named_images.items()
-    ]
+    return tuple(
+        MaskedFile(path, root, named_masks[stem], align=align)
+        for stem, path in named_images.items()
+    )
 
 
 def match_names(

@@ -1,7 +1,6 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
 import dataclasses
-from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, cast
@@ -12,27 +11,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vimamba.data.dataset import stream_seed
+from vimamba.data.base import ImageData, check_positive, restore_settings
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import ImageData, check_positive, restore_settings
-from vimamba.data.labels import (
+from vimamba.data.items import Catalogue, Item
+from vimamba.data.loading import stream_seed
+from vimamba.data.masked.augmentation import (
+    PRESETS,
+    MaskedAugmentation,
+    MaskTransform,
+    Preset,
+    train_mask_transform,
+)
+from vimamba.data.masked.items import MaskedImage
+from vimamba.data.masked.labels import (
     DEFAULT_LABELS,
     Labels,
     LabelTable,
     read_as_they_are,
     settle_labels,
 )
-from vimamba.data.mask_survey import Survey, survey_masks, wrong_size
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples
-from vimamba.data.paired_augmentation import (
-    PRESETS,
-    Fit,
-    PairedAugmentation,
-    PairTransform,
-    Preset,
-    train_pair_transform,
-)
-from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
+from vimamba.data.preprocessing import Fit, Preprocessing
+from vimamba.data.resizing import check_interpolation
 from vimamba.data.splits import SPLITS, Division, check_groups
 from vimamba.sizes import ImageSize, read_size
 
@@ -44,7 +44,7 @@ class MaskedDataset(Dataset[Any]):
     """Images with masks, as the network and the scores get them.
 
     Args:
-        samples: The images.
+        items: The images with their masks.
         prepare: From stored pixels to a tensor.
         table: From stored masks to classes.
         transform: Random changes of image and mask; None for evaluation, which keeps the mask's
@@ -54,13 +54,13 @@ class MaskedDataset(Dataset[Any]):
 
     def __init__(
         self,
-        samples: MaskedSamples,
+        items: Sequence[MaskedImage],
         prepare: Preprocessing,
         table: LabelTable,
-        transform: PairTransform | None,
+        transform: MaskTransform | None,
         seed: int,
     ) -> None:
-        self.samples = samples
+        self.items = items
         self.prepare = prepare
         self.table = table
         self.transform = transform
@@ -68,12 +68,12 @@ class MaskedDataset(Dataset[Any]):
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.samples)
+        return len(self.items)
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor] | EvalItem:
         """(C, h, w) float32 and (H, W) uint8; for evaluation also the case and its spacing."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        item = self.samples.items[index]
+        item = self.items[index]
         mask = self.table.indices(item.mask(), item.mask_name)
         if self.transform is None:
             return self.prepare.image(item), torch.from_numpy(mask), item.case, item.spacing
@@ -114,7 +114,7 @@ class SegmentationData(ImageData):
         fit: Fit = "squash",
         scale_to: int | None = None,
         interpolation: str = "bilinear",
-        augmentation: PairedAugmentation | Preset = "natural",
+        augmentation: MaskedAugmentation | Preset = "natural",
         align: bool = False,
         **kwargs,  # noqa: ANN003
     ) -> None:
@@ -123,36 +123,38 @@ class SegmentationData(ImageData):
         self.labels = restore_settings(Labels, labels)
         self.img_size = read_size(256 if img_size is None else img_size)
         chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
-        self.augmentation = restore_settings(PairedAugmentation, chosen)
+        self.augmentation = restore_settings(MaskedAugmentation, chosen)
         self.align = align
         if scale_to is not None and fit == "squash":
             raise DataError(f"scale_to={scale_to} needs fit='window'")
-        self.planned = Preprocessing(
+        self.fit: Fit = fit
+        self.scale_to, self.interpolation = scale_to, interpolation
+        check_interpolation(interpolation)
+
+    # what to call what belongs together
+    group_word = "groups"
+
+    def plan(self) -> Preprocessing:
+        """Whole images squashed, or windows of them."""
+        return Preprocessing(
             img_size=self.img_size,
             in_chans=self.in_chans,
             bands=self.bands,
-            fit=fit,
-            scale_to=scale_to,
-            interpolation=interpolation,
+            fit=self.fit,
+            scale_to=self.scale_to,
+            interpolation=self.interpolation,
             intensity=self.intensity,
             mean=self.given_mean,
             std=self.given_std,
         )
 
-    # what to call what belongs together
-    group_word = "groups"
-
-    @abstractmethod
-    def read(self) -> MaskedCatalogue:
-        """Find the images and masks, without opening them."""
-
     @property
-    def in_order(self) -> dict[str, MaskedSamples]:
+    def in_order(self) -> dict[str, tuple[MaskedImage, ...]]:
         """The splits that exist, training first."""
         splits = self.catalogue.splits
         return {split: splits[split] for split in SPLITS if split in splits}
 
-    def with_val(self, splits: dict[str, MaskedSamples]) -> MaskedCatalogue:
+    def with_val(self, splits: dict[str, Any]) -> Catalogue:
         """Given splits, with a val split or a fold drawn where it is needed; see `hold_out`.
 
         Raises:
@@ -160,31 +162,25 @@ class SegmentationData(ImageData):
         """
         splits = self.pool_for_fold(splits)
         if self.split_csv is None:
-            groups = {split: self.groups_of(samples) for split, samples in splits.items()}
+            groups = {split: self.groups_of(items) for split, items in splits.items()}
             flat = [group for part in groups.values() for group in part]
             ends = np.cumsum([0, *(len(part) for part in groups.values())])
             places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
             check_groups(places, flat)
             if "val" in splits or "train" not in splits:
-                return MaskedCatalogue(splits, drawn=False)
-        return MaskedCatalogue(self.hold_out(splits), drawn=True)
+                return Catalogue(splits, drawn=False)
+        return Catalogue(self.hold_out(splits), drawn=True)
 
-    def groups_of(self, samples: MaskedSamples) -> list[str]:
-        """Group of each image: what `group_pattern` finds in its name, or what the data says."""
-        return self.named_groups(samples) or samples.groups()
-
-    def divide(
-        self, samples: Any, groups: Sequence[str] | None = None, *, val_only: bool = False
-    ) -> dict[str, Any]:
-        """Divide images that come without splits; those of one group stay together."""
-        return super().divide(samples, groups or self.groups_of(samples), val_only=val_only)
+    def groups_of(self, items: Sequence[Item]) -> list[str]:
+        """Group of each image; one that stands alone is called by its name."""
+        return super().groups_of(items) or [item.name for item in items]
 
     def draw_parts(
-        self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
+        self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
         """Draw a division by the fractions."""
         alone = groups is None or len(set(groups)) == len(groups)
-        return super().draw_parts(samples, None if alone else groups, fractions)
+        return super().draw_parts(items, None if alone else groups, fractions)
 
     @cached_property
     def survey(self) -> Survey:
@@ -221,10 +217,10 @@ class SegmentationData(ImageData):
     def tallies(self) -> dict[str, dict[str, int]]:
         """Volumes, and patients or other groups, where these are not the images themselves."""
         names, cases, groups = (
-            {split: values(samples) for split, samples in self.in_order.items()}
+            {split: values(items) for split, items in self.in_order.items()}
             for values in (
-                lambda samples: [item.name for item in samples.items],
-                lambda samples: [item.case for item in samples.items],
+                lambda items: [item.name for item in items],
+                lambda items: [item.case for item in items],
                 self.groups_of,
             )
         )
@@ -291,7 +287,7 @@ class SegmentationData(ImageData):
         """Images of a split, as the network gets them."""
         prepare, transform = self.preprocessing, None
         if augmented:
-            transform = train_pair_transform(
+            transform = train_mask_transform(
                 self.augmentation,
                 self.img_size,
                 self.in_chans,
@@ -299,7 +295,7 @@ class SegmentationData(ImageData):
                 scale_to=prepare.scale_to,
                 interpolation=prepare.interpolation,
             )
-        return MaskedDataset(self.samples(split), prepare, self.table, transform, self.seed)
+        return MaskedDataset(self.items(split), prepare, self.table, transform, self.seed)
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.
@@ -308,8 +304,3 @@ class SegmentationData(ImageData):
         """
         training = self.trainer is not None and self.trainer.state.fn == "fit"
         return self._eval_loader(split, whole=split == "test" or not training, collate=list)
-
-
-def as_samples(items: Sequence[Any]) -> MaskedSamples:
-    """A list of images as samples."""
-    return MaskedSamples(cast(Any, tuple(items)))

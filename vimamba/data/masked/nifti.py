@@ -23,14 +23,13 @@ from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
 from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
-from vimamba.data.labels import whole_numbers
+from vimamba.data.items import Catalogue, OneImage, relative_name
 from vimamba.data.listing import check_files, list_folder, stamp, subfolders
-from vimamba.data.mask_folder import MaskFolder
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples, relative_name
-from vimamba.data.pairs import by_name, match_names
+from vimamba.data.masked.labels import whole_numbers
+from vimamba.data.masked.mask_folder import MaskFolder
+from vimamba.data.masked.matching import by_name, match_names
 from vimamba.data.pixels import percentile_limits, select_bands
 from vimamba.data.remarks import Remarks, some
-from vimamba.data.segmentation import as_samples
 from vimamba.files import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
@@ -264,7 +263,7 @@ def volume_mask(path: Path, axis: Axis) -> NDArray:
 
 
 @dataclass(frozen=True)
-class VolumeSlice:
+class VolumeSlice(OneImage):
     """A slice of a volume and of its mask.
 
     Attributes:
@@ -302,6 +301,10 @@ class VolumeSlice:
     def group(self) -> str:
         """The volume."""
         return self.case
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the mask."""
+        return self.mask_name
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -450,7 +453,7 @@ class NiftiSlices(MaskFolder):
         self.axis: Axis = axis
         self.labelled_only = labelled_only
 
-    def read(self) -> MaskedCatalogue:
+    def read(self) -> Catalogue:
         """Find the volumes and cut them."""
         if not self.root.is_dir():
             raise DataError(f"root={str(self.root)!r} is not a folder")
@@ -458,24 +461,23 @@ class NiftiSlices(MaskFolder):
         if "imagesTr" not in named:
             found = super().read()
         else:
-            train = as_samples(self.pair(named["imagesTr"], self.root / "labelsTr"))
+            train = self.pair(named["imagesTr"], self.root / "labelsTr")
             tests, masks = named.get("imagesTs"), None
             if tests is not None:
                 masks = self.find_masks("test", tests, named.get("labelsTs"))
             if tests is not None and masks is not None:
-                test = as_samples(self.pair(tests, masks))
-                found = self.with_val({"train": train, "test": test})
+                found = self.with_val({"train": train, "test": self.pair(tests, masks)})
             else:
-                found = MaskedCatalogue(self.divide(train), drawn=True)
+                found = Catalogue(self.divide(train), drawn=True)
         if self.labelled_only and "train" in found.splits:
-            found.splits["train"] = labelled(found.splits["train"])
+            found.splits["train"] = tuple(s for s in found.splits["train"] if s.mask().any())
         return found
 
     def list_files(self, folder: Path, remarks: Remarks | None = None) -> list[Path]:
         """Volumes of a folder."""
         return list_volumes(folder, remarks)
 
-    def pair(self, images: Path, masks: Path) -> list[Any]:
+    def pair(self, images: Path, masks: Path) -> tuple[VolumeSlice, ...]:
         """Slices of all volumes of a folder with those of their masks."""
         if not masks.is_dir():
             raise DataError(f"there is no folder {masks}")
@@ -498,14 +500,9 @@ class NiftiSlices(MaskFolder):
         if odd:
             text = f"the qform and the sform of {len(odd)} volumes differ"
             self.remarks.say(f"{text}; the sform counts ({some(odd)})")
-        return items
+        return tuple(items)
 
     def _check_channels(self, paths: Sequence[Path]) -> None:
         """Fail unless a case has the channels that are asked for."""
         have = sum(open_volume(path).channels for path in paths)
         select_bands(np.zeros((1, 1, have)), self.in_chans, self.bands, f"volume {paths[0]}")
-
-
-def labelled(samples: MaskedSamples) -> MaskedSamples:
-    """Slices whose mask holds more than its least value."""
-    return MaskedSamples(tuple(item for item in samples.items if item.mask().any()))

@@ -5,16 +5,15 @@ Three layouts: `root/{images,masks}`, `root/{train,val,test}/{images,masks}` and
 it, a seeded division is drawn. Test images without any mask are left out: they are for prediction.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.listing import subfolders
-from vimamba.data.masked import FilePair, MaskedCatalogue, MaskedSamples
-from vimamba.data.pairs import pair_files
+from vimamba.data.items import Catalogue
+from vimamba.data.listing import list_images, subfolders
+from vimamba.data.masked.items import MaskedImage
+from vimamba.data.masked.matching import match_files
+from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import list_images
-from vimamba.data.segmentation import SegmentationData, as_samples
 from vimamba.data.splits import split_folders
 
 IMAGE_FOLDERS = ("images", "image", "imgs", "img", "images_png", "jpegimages")
@@ -49,7 +48,7 @@ class MaskFolder(SegmentationData):
         self.mask_folders = MASK_FOLDERS if masks is None else (masks.lower(),)
         self.mask_suffix = mask_suffix
 
-    def read(self) -> MaskedCatalogue:
+    def read(self) -> Catalogue:
         """Find the folders and pair their files."""
         if not self.root.is_dir():
             raise DataError(f"root={str(self.root)!r} is not a folder")
@@ -60,8 +59,7 @@ class MaskFolder(SegmentationData):
                     self.remarks.leave_out("folder", path.relative_to(self.root.parent))
             image_parts, mask_parts = splits_below(images), splits_below(masks)
             if not image_parts:
-                samples = as_samples(self.pair(images, masks))
-                return MaskedCatalogue(self.divide(samples), drawn=True)
+                return Catalogue(self.divide(self.pair(images, masks)), drawn=True)
             parts = {split: (path, mask_parts.get(split)) for split, path in image_parts.items()}
         else:
             parts = {}
@@ -75,11 +73,11 @@ class MaskFolder(SegmentationData):
                     f"root={str(self.root)!r} has neither {self._wanted()} nor folders train, "
                     "val, test"
                 )
-        splits: dict[str, MaskedSamples] = {}
+        splits: dict[str, tuple[MaskedImage, ...]] = {}
         for split, (images, masks) in parts.items():
             found = self.find_masks(split, images, masks)
             if found is not None:
-                splits[split] = as_samples(self.pair(images, found))
+                splits[split] = self.pair(images, found)
         return self.with_val(splits)
 
     def find_masks(self, split: str, images: Path, masks: Path | None) -> Path | None:
@@ -113,12 +111,12 @@ class MaskFolder(SegmentationData):
         """Images or masks of a folder."""
         return list_images(folder, remarks)
 
-    def pair(self, images: Path, masks: Path) -> Sequence[FilePair]:
+    def pair(self, images: Path, masks: Path) -> tuple[MaskedImage, ...]:
         """Images of a folder with their masks."""
         found = self.list_files(images, self.remarks)
         if not found:
             raise DataError(f"folder {images} holds no image")
-        return pair_files(
+        return match_files(
             found,
             self.list_files(masks, self.remarks),
             image_root=images,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tests.documents import read
-from vimamba.data import PairedAugmentation
-from vimamba.data.paired_augmentation import PRESETS, train_pair_transform
+from vimamba.data import MaskedAugmentation
+from vimamba.data.masked.augmentation import PRESETS, train_mask_transform
 
 STILL = {"crop": 1, "aspect": 1, "hflip": 0, "color": 0}
 CHANGES = {
@@ -31,8 +31,8 @@ def centre(values):
 @pytest.mark.parametrize("fit", ["squash", "window"])
 @pytest.mark.parametrize("name", CHANGES)
 def test_masks_stay_in_step_with_images_to_a_fraction_of_a_pixel(name, fit):
-    augmentation = PairedAugmentation(**{**STILL, **CHANGES[name]})
-    transform = train_pair_transform(augmentation, 32 if fit == "squash" else 96, 3, fit=fit)
+    augmentation = MaskedAugmentation(**{**STILL, **CHANGES[name]})
+    transform = train_mask_transform(augmentation, 32 if fit == "squash" else 96, 3, fit=fit)
     away = []
     for seed in range(60):
         image, mask = transform(*square(), seed)
@@ -52,7 +52,7 @@ def test_every_preset_works_with_any_channels(preset, channels):
     pixels = rng.random((50, 60, channels), dtype=np.float32)
     mask = rng.integers(0, 4, (50, 60), dtype=np.uint8)
     for fit in ("squash", "window"):
-        transform = train_pair_transform(PRESETS[preset], 32, channels, fit=fit)
+        transform = train_mask_transform(PRESETS[preset], 32, channels, fit=fit)
         for seed in range(12):
             image, drawn = transform(pixels.copy(), mask.copy(), seed)
             assert image.shape == (32, 32, channels)
@@ -64,8 +64,8 @@ def test_every_preset_works_with_any_channels(preset, channels):
 
 
 def test_small_images_are_padded_with_ignored_pixels():
-    augmentation = PairedAugmentation(**STILL)
-    _, mask = train_pair_transform(augmentation, 64, 3, fit="window")(*square(), 0)
+    augmentation = MaskedAugmentation(**STILL)
+    _, mask = train_mask_transform(augmentation, 64, 3, fit="window")(*square(), 0)
     assert mask.shape == (64, 64)
     assert (mask == 255).sum() == 64 * 64 - 40 * 48
 
@@ -74,8 +74,8 @@ def test_windows_are_laid_around_labelled_pixels():
     mask = np.zeros((200, 200), dtype=np.uint8)
     mask[100:104, 150:154] = 1
     image = np.zeros((200, 200, 1), dtype=np.float32)
-    augmentation = PairedAugmentation(**STILL, foreground=1.0)
-    transform = train_pair_transform(augmentation, 32, 1, fit="window")
+    augmentation = MaskedAugmentation(**STILL, foreground=1.0)
+    transform = train_mask_transform(augmentation, 32, 1, fit="window")
     assert all((transform(image, mask, seed)[1] == 1).any() for seed in range(10))
 
 
@@ -94,7 +94,7 @@ def test_the_table_of_the_presets_has_the_numbers_of_the_code():
 
     expected = [
         [f"`{field.name}`", *(written(getattr(PRESETS[name], field.name)) for name in names)]
-        for field in dataclasses.fields(PairedAugmentation)
+        for field in dataclasses.fields(MaskedAugmentation)
     ]
     assert table[1:] == expected
 
@@ -104,7 +104,7 @@ def test_the_preset_for_scans_leaves_left_left_and_up_up(fit):
     mask = np.zeros((64, 64), np.uint8)
     mask[:26, :26], mask[:26, 38:], mask[38:, :26] = 1, 2, 3
     image = np.repeat(mask[..., None] / np.float32(3), 1, axis=2)
-    change = train_pair_transform(PRESETS["medical"], 64, 1, fit=fit)
+    change = train_mask_transform(PRESETS["medical"], 64, 1, fit=fit)
 
     def middle(found, value):
         return np.argwhere(found == value).mean(0) if (found == value).sum() > 20 else None

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vimamba.data.errors import DataError
-from vimamba.data.labels import LabelTable, color_codes, grey_values
-from vimamba.data.masked import MaskedImage, MaskedSamples
+from vimamba.data.masked.items import MaskedImage
+from vimamba.data.masked.labels import LabelTable, color_codes, grey_values
 
 MOST_NAMED = 5
 
@@ -68,7 +68,7 @@ class Survey:
 
 
 def survey_masks(
-    splits: Mapping[str, MaskedSamples], colors: list[list[int]] | None, workers: int
+    splits: Mapping[str, Sequence[MaskedImage]], colors: list[list[int]] | None, workers: int
 ) -> Survey:
     """Read every mask and the head of every image.
 
@@ -87,10 +87,10 @@ def survey_masks(
     kinds: dict[frozenset[int], str] = {}
     sizes: list[tuple[int, int]] = []
     troubles: list[str] = []
-    for split, samples in splits.items():
+    for split, items in splits.items():
         total, count = pixels.setdefault(split, {}), images.setdefault(split, {})
-        looked = in_threads(lambda item: look(item, codes), samples.items, workers)
-        for item, seen in zip(samples.items, looked, strict=True):
+        looked = in_threads(lambda item: look(item, codes), items, workers)
+        for item, seen in zip(items, looked, strict=True):
             if seen.trouble:
                 troubles.append(seen.trouble)
                 continue

@@ -3,9 +3,9 @@
 Helber et al. 2019, arXiv:1709.00029. There is no official split; a stratified one is drawn.
 """
 
-from vimamba.data.classification import Catalogue
 from vimamba.data.errors import DataError
-from vimamba.data.image_folder import ImageFolder
+from vimamba.data.items import Catalogue
+from vimamba.data.labelled.image_folder import ImageFolder
 
 
 class EuroSAT(ImageFolder):

@@ -7,13 +7,13 @@ Test images without a mask are left out: they are for prediction.
 
 from pathlib import Path
 
-from vimamba.data.csv_list import check_once, find_listed, given_division, say_alone
 from vimamba.data.errors import DataError
+from vimamba.data.items import Catalogue, take
 from vimamba.data.listing import composed
-from vimamba.data.lists import Row, read_rows
-from vimamba.data.masked import FilePair, MaskedCatalogue
-from vimamba.data.segmentation import SegmentationData, as_samples
-from vimamba.data.splits import split_word
+from vimamba.data.lists import Row, check_once, find_listed, read_rows, say_alone
+from vimamba.data.masked.items import MaskedFile
+from vimamba.data.masked.segmentation import SegmentationData
+from vimamba.data.splits import given_division, split_word
 
 
 class MaskCSV(SegmentationData):
@@ -47,7 +47,7 @@ class MaskCSV(SegmentationData):
         self.image_column, self.mask_column = image_column, mask_column
         self.split_column, self.patient_column = split_column, patient_column
 
-    def read(self) -> MaskedCatalogue:
+    def read(self) -> Catalogue:
         """Read the list; the files must exist."""
         rows = self._with_masks(
             read_rows(self.root, [self.image_column, self.mask_column], self.remarks)
@@ -55,23 +55,22 @@ class MaskCSV(SegmentationData):
         images = find_listed(rows, self.image_column, self.image_root, self.root)
         masks = find_listed(rows, self.mask_column, self.image_root, self.root, "mask")
         check_once(rows, images, self.root)
-        items = [
-            FilePair(
+        items = tuple(
+            MaskedFile(
                 image,
-                mask,
                 self.image_root,
+                mask,
                 composed(row.get(self.patient_column, "")),
                 align=self.align,
             )
             for row, image, mask in zip(rows, images, masks, strict=True)
-        ]
+        )
         alone = [row for row in rows if not row.get(self.patient_column)]
         say_alone(self.remarks, len(alone), len(rows), self.patient_column)
-        samples = as_samples(items)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
-            return MaskedCatalogue(self.divide(samples), drawn=True)
+            return Catalogue(self.divide(items), drawn=True)
         given = given_division(rows, self.split_column, self.root)
-        return self.with_val({split: samples.take(at) for split, at in given.items()})
+        return self.with_val({split: take(items, at) for split, at in given.items()})
 
     def _with_masks(self, rows: list[Row]) -> list[Row]:
         """The rows that can be used: those that name a mask; only test images may have none."""

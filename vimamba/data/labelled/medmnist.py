@@ -1,7 +1,8 @@
 """MedMNIST's .npz files, read as they are: bloodmnist.npz, chestmnist_224.npz and the like.
 
 Yang et al. 2023, doi:10.1038/s41597-022-01721-8. A file holds `{train,val,test}_images`, (N, S, S)
-or (N, S, S, 3) uint8, and `{train,val,test}_labels`, (N, 1) indices or (N, C) zeros and ones.
+or (N, S, S, 3) uint8, and `{train,val,test}_labels`, (N, 1) indices or (N, C) zeros and ones. Files
+of the same form with other types of numbers and other numbers of bands are read as well.
 """
 
 import zipfile
@@ -9,9 +10,10 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
-from vimamba.data.samples import ArraySamples, Samples
+from vimamba.data.items import Catalogue
+from vimamba.data.labelled.classification import ClassificationData
+from vimamba.data.labelled.items import LabelledArray
 from vimamba.data.splits import SPLITS
 
 
@@ -44,32 +46,29 @@ class MedMNIST(ClassificationData):
         multi_label = train.ndim == 2 and train.shape[1] > 1
         count = train.shape[1] if multi_label else int(train.max()) + 1
         names = self.classes or [str(index) for index in range(count)]
-        splits: dict[str, Samples] = {}
+        splits: dict[str, tuple[LabelledArray, ...]] = {}
         for split in SPLITS:
             images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
             self._check(split, images, labels, len(names), multi_label)
-            labels = (
-                labels.astype(np.float32) if multi_label else labels.reshape(-1).astype(np.int64)
-            )
-            numbers = range(len(images))
-            splits[split] = ArraySamples(
-                images, labels, tuple(f"{split}_images[{number}]" for number in numbers)
+            labels = labels.astype(np.float32) if multi_label else labels.reshape(-1).tolist()
+            splits[split] = tuple(
+                LabelledArray(pixels, f"{split}_images[{number}]", label)
+                for number, (pixels, label) in enumerate(zip(images, labels, strict=True))
             )
         if self.draws_fold:
             splits = self.hold_out(self.pool_for_fold(splits))
-        return Catalogue(tuple(names), multi_label, splits, self.draws_fold)
+        return Catalogue(splits, self.draws_fold, tuple(names))
 
     def _check(
         self, split: str, images: NDArray, labels: NDArray, classes: int, multi_label: bool
     ) -> None:
-        """Fail on arrays that are not 2-D uint8 images with labels in range."""
+        """Fail on arrays that are not 2-D images with labels in range."""
         where = f"{self.root}, {split}"
-        if images.dtype != np.uint8 or not (
-            images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)
-        ):
+        is_volume = images.ndim == 4 and len(set(images.shape[1:])) == 1
+        if images.dtype.kind not in "iuf" or images.ndim not in (3, 4) or is_volume:
             raise DataError(
                 f"{where}: images of shape {images.shape} and type {images.dtype} are not 2-D; "
-                "expected (N, S, S) or (N, S, S, 3) uint8"
+                "expected numbers, (N, S, S) or (N, S, S, bands)"
             )
         if len(images) != len(labels):
             raise DataError(f"{where}: {len(images)} images but {len(labels)} labels")

@@ -3,7 +3,8 @@
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from functools import cached_property, reduce
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -13,10 +14,16 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from vimamba.data.band_sample import BandSample, sample_bands
-from vimamba.data.dataset import EpochSampler, ShardedBatches, SizedDataset, start_worker
 from vimamba.data.errors import DataError
 from vimamba.data.folds import check_fold, find_groups, split_fold
-from vimamba.data.preprocessing import DEFAULT_INTENSITY, Intensity, Preprocessing
+from vimamba.data.items import Catalogue, Item, take
+from vimamba.data.loading import EpochSampler, ShardedBatches, SizedDataset, start_worker
+from vimamba.data.preprocessing import (
+    DEFAULT_INTENSITY,
+    Intensity,
+    Preprocessing,
+    check_channels,
+)
 from vimamba.data.remarks import Remarks
 from vimamba.data.splits import (
     SPLITS,
@@ -29,14 +36,18 @@ from vimamba.data.splits import (
 from vimamba.lightning import LightningDataModule
 
 Settings = TypeVar("Settings")
+T = TypeVar("T", bound=Item)
 
 
 class ImageData(LightningDataModule):
-    r"""Base of all data sets; a kind of data has to `read` and make a `dataset` of a split.
+    r"""Base of all data sets: a kind of data `plan`s its preprocessing and makes a `dataset`.
+
+    A data set then only has to `read`: to find its items, whatever they are stored in.
 
     Args:
         root: Folder or file that holds the data.
-        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands.
+        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands. By default as
+            many as `bands` names, or else as the first image has; grey is repeated to 3.
         bands: Places of the channels in files of many bands, from 0.
         intensity: How stored values become numbers in [0, 1].
         mean: Per-channel mean in [0, 1]. By default ImageNet's for three channels of 8 bits; else
@@ -59,16 +70,13 @@ class ImageData(LightningDataModule):
         seed: Start of all random streams.
     """
 
-    in_chans: int
     img_size: int | tuple[int, ...]
-    # what the arguments say of the way from pixels to the network's input
-    planned: Preprocessing
 
     def __init__(
         self,
         root: str,
         *,
-        in_chans: int = 3,
+        in_chans: int | None = None,
         bands: list[int] | None = None,
         intensity: Intensity = DEFAULT_INTENSITY,
         mean: list[float] | None = None,
@@ -87,7 +95,7 @@ class ImageData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = Path(root)
-        self.in_chans = in_chans
+        self.given_chans = in_chans
         self.bands = bands
         self.intensity = restore_settings(Intensity, intensity)
         self.given_mean, self.given_std = mean, std
@@ -102,15 +110,12 @@ class ImageData(LightningDataModule):
         self.first_epoch = 0
         self.whole: str | None = None
         self.remarks = Remarks()
-        # group of each image by its name, where the data says more than the name does
-        self.grouping: dict[str, str] = {}
         check_positive(batch_size=batch_size, limit=limit, in_chans=in_chans)
         if workers < 0:
             raise DataError(f"workers={workers} must be at least 0")
         check_fold(fold, folds)
-        for name, value in (("mean", mean), ("std", std)):
-            if value is not None and len(value) != in_chans:
-                raise DataError(f"{name}={value} needs {in_chans} values")
+        if in_chans is not None:
+            self._check_given(in_chans)
         # as plain values, so that a checkpoint holds them and loads without running its code
         self.save_hyperparameters(logger=False)
         for name, value in self.hparams.items():
@@ -118,17 +123,21 @@ class ImageData(LightningDataModule):
                 self.hparams[name] = dataclasses.asdict(value)
 
     @abstractmethod
-    def read(self) -> Any:
-        """Find the images, without opening them: a catalogue with `splits` and `drawn`."""
+    def read(self) -> Catalogue:
+        """Find the items, without opening them."""
+
+    @abstractmethod
+    def plan(self) -> Preprocessing:
+        """What the arguments say of the way from pixels to the network's input."""
 
     @abstractmethod
     def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
         """Images of a split, as the network gets them."""
 
     @property
-    @abstractmethod
     def class_names(self) -> list[str]:
-        """Names in the order of the labels."""
+        """Names in the order of the labels; none where there are no classes."""
+        return list(self.catalogue.class_names)
 
     @property
     def num_classes(self) -> int:
@@ -137,10 +146,62 @@ class ImageData(LightningDataModule):
 
     def settled(self) -> dict[str, Any]:
         """Settings inferred from the data, by dotted names, saved with the run."""
-        found: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        found: dict[str, Any] = {"in_chans": self.in_chans, "mean": self.mean, "std": self.std}
         if self.intensity.is_open:
             found["intensity.ranges"] = [list(ends) for ends in self.band_sample.ranges or ()]
         return found
+
+    @cached_property
+    def in_chans(self) -> int:
+        """Channels of the network's input.
+
+        Raises:
+            DataError: An image has to tell and cannot be read; the text names it.
+        """
+        if self.given_chans is not None:
+            return self.given_chans
+        if self.bands is not None:
+            return len(self.bands)
+        items = self.sampled_items()
+        if not items:
+            return 3
+        first = items[0].images()[0]
+        head = first.head()
+        have = first.image().shape[-1] if head is None else head.bands
+        return 3 if have == 1 else have
+
+    def sampled_items(self) -> Sequence[Item]:
+        """Those that tell what the arguments leave open: of the training, if there is one."""
+        splits = self.catalogue.splits
+        return next((splits[split] for split in SPLITS if split in splits), ())
+
+    @cached_property
+    def planned(self) -> Preprocessing:
+        """See `plan`."""
+        self._check_given(self.in_chans)
+        return self.plan()
+
+    def _check_given(self, in_chans: int) -> None:
+        """Fail on settings of channels that are not as many."""
+        check_channels(in_chans, self.bands, self.intensity)
+        for name, value in (("mean", self.given_mean), ("std", self.given_std)):
+            if value is not None and len(value) != in_chans:
+                raise DataError(f"{name}={value} needs {in_chans} values")
+
+    def take_published(self, mean: Sequence[float], std: Sequence[float], crop_pct: float) -> None:
+        """Normalise as published weights expect it, where the data has the channels they had.
+
+        Args:
+            mean: Per channel; a `mean` given to the data set goes before.
+            std: Per channel; likewise.
+            crop_pct: Part of an image that evaluation keeps, where the data set takes one.
+        """
+        if len(mean) != self.in_chans:
+            return
+        self.given_mean, self.given_std = self.given_mean or list(mean), self.given_std or list(std)
+        self.hparams.update(mean=self.given_mean, std=self.given_std)
+        for name in ("planned", "preprocessing"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def band_sample(self) -> BandSample:
@@ -149,9 +210,7 @@ class ImageData(LightningDataModule):
         Raises:
             DataError: An image cannot be read; the text names it.
         """
-        splits = self.catalogue.splits
-        samples = next((splits[split] for split in SPLITS if split in splits), None)
-        return sample_bands(samples, self.planned)
+        return sample_bands(self.sampled_items(), self.planned)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -174,13 +233,13 @@ class ImageData(LightningDataModule):
         return list(self.preprocessing.std or ())
 
     @cached_property
-    def catalogue(self) -> Any:
+    def catalogue(self) -> Catalogue:
         """The data set, read once and cut down to `limit`."""
         self.remarks = Remarks()
         found = self.read()
-        splits = {name: samples for name, samples in found.splits.items() if len(samples)}
+        splits = {name: items for name, items in found.splits.items() if items}
         if self.limit is not None:
-            splits = {name: self._cut(samples, self.limit) for name, samples in splits.items()}
+            splits = {name: self._cut(items, self.limit) for name, items in splits.items()}
         return dataclasses.replace(found, splits=splits)
 
     def prepare_data(self) -> None:
@@ -194,21 +253,18 @@ class ImageData(LightningDataModule):
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """How many of what there are in each split besides images: groups, volumes, patients."""
-        if not self.grouping:
+        groups = {split: self.groups_of(items) for split, items in self.catalogue.splits.items()}
+        if all(found is None for found in groups.values()):
             return {}
-        groups = {
-            split: len({self.grouping[samples.name(i)] for i in range(len(samples))})
-            for split, samples in self.catalogue.splits.items()
-        }
-        return {"groups": groups}
+        return {"groups": {split: len(set(found or ())) for split, found in groups.items()}}
 
-    def _cut(self, samples: Any, limit: int) -> Any:
+    def _cut(self, items: Sequence[Item], limit: int) -> tuple[Item, ...]:
         """A seeded choice of at most `limit` images."""
-        order = np.random.default_rng(self.seed).permutation(len(samples))
-        return samples.take(np.sort(order[:limit]))
+        order = np.random.default_rng(self.seed).permutation(len(items))
+        return take(items, np.sort(order[:limit]))
 
-    def samples(self, split: str) -> Any:
-        """Images of a split that must exist."""
+    def items(self, split: str) -> tuple[Any, ...]:
+        """Items of a split that must exist."""
         if split not in self.catalogue.splits:
             have = sorted(self.catalogue.splits)
             raise DataError(f"root={str(self.root)!r} has no {split} split, only {have}")
@@ -239,86 +295,89 @@ class ImageData(LightningDataModule):
 
     def divide(
         self,
-        samples: Any,
-        groups: Sequence[str] | None = None,
+        items: tuple[T, ...],
         *,
         val_only: bool = False,
-    ) -> dict[str, Any]:
-        """Divide images that come without splits.
+    ) -> dict[str, tuple[T, ...]]:
+        """Divide images that come without splits; those of one group stay together.
 
         Args:
-            samples: All images.
-            groups: Images of one group stay together.
+            items: All images.
             val_only: A test split exists already.
         """
         if self.whole:
-            return {} if val_only else {self.whole: samples}
-        groups = self.named_groups(samples) or groups
+            return {} if val_only else {self.whole: items}
+        groups = self.groups_of(items)
         if self.split_csv:
-            division: Division = read_split(self.split_csv, samples, self.remarks)
+            division: Division = read_split(self.split_csv, items, self.remarks)
             if groups is not None:
                 check_groups(division, groups)
         else:
             fractions = {"val": self.fractions["val"]} if val_only else self.fractions
-            division = self.draw(samples, groups, fractions)
-        return {name: samples.take(indices) for name, indices in division.items()}
+            division = self.draw(items, groups, fractions)
+        return {name: take(items, indices) for name, indices in division.items()}
 
     def draw(
-        self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
+        self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
         """Draw a fold, or a division by the fractions, from the seed."""
         if self.fold is None:
-            return self.draw_parts(samples, groups, fractions)
-        apart = split_fold(self.strata(samples), groups, self.fold, self.folds, self.seed)
+            return self.draw_parts(items, groups, fractions)
+        apart = split_fold(self.strata(items), groups, self.fold, self.folds, self.seed)
         if self.fold_as == "val":
             return apart
         rest = apart["train"]
         inner = self.draw_parts(
-            samples.take(rest),
+            take(items, rest),
             None if groups is None else [groups[int(i)] for i in rest],
             {"val": self.fractions["val"]},
         )
         return {**{split: rest[at] for split, at in inner.items()}, "test": apart["val"]}
 
     def draw_parts(
-        self, samples: Any, groups: Sequence[str] | None, fractions: dict[str, float]
+        self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
         """Draw a division by the fractions."""
-        labels = self.strata(samples)
+        labels = self.strata(items)
         if groups is None:
             return split_stratified(labels, fractions, self.seed)
         return split_by_group(labels, groups, fractions, self.seed)
 
-    def named_groups(self, samples: Any) -> list[str] | None:
-        """Group of each image as `group_pattern` finds it in its name; None without a pattern."""
-        if self.group_pattern is None:
+    def groups_of(self, items: Sequence[Item]) -> list[str] | None:
+        """Group of each image: what `group_pattern` finds in its name, or what the data says.
+
+        None where each image stands alone.
+        """
+        if self.group_pattern is not None:
+            return find_groups(self.group_pattern, (item.name for item in items))
+        if not any(item.group for item in items):
             return None
-        return find_groups(self.group_pattern, map(samples.name, range(len(samples))))
+        return [item.group or item.name for item in items]
 
     @property
     def draws_fold(self) -> bool:
         """Of a data set that is given in splits, a fold is drawn."""
         return self.fold is not None and self.whole is None
 
-    def pool_for_fold(self, splits: dict[str, Any]) -> dict[str, Any]:
+    def pool_for_fold(self, splits: dict[str, tuple[T, ...]]) -> dict[str, tuple[T, ...]]:
         """Add the images given as val to those for training where a fold is drawn from both."""
         if not (self.draws_fold and {"train", "val"} <= splits.keys()):
             return splits
-        rest = {split: samples for split, samples in splits.items() if split != "val"}
-        return {**rest, "train": splits["train"].join(splits["val"])}
+        rest = {split: items for split, items in splits.items() if split != "val"}
+        return {**rest, "train": splits["train"] + splits["val"]}
 
-    def hold_out(self, splits: dict[str, Any]) -> dict[str, Any]:
+    def hold_out(self, splits: dict[str, tuple[T, ...]]) -> dict[str, tuple[T, ...]]:
         """Draw a val split or a fold from the training images; a given test split stays.
 
         With `split_csv` all images are divided anew.
         """
         if self.split_csv is not None:
-            return self.divide(reduce(lambda some, more: some.join(more), splits.values()))
+            return self.divide(tuple(chain.from_iterable(splits.values())))
         return {**splits, **self.divide(splits["train"], val_only=True)}
 
-    def strata(self, samples: Any) -> NDArray:
+    def strata(self, items: Sequence[Any]) -> NDArray:
         """Labels whose proportions every split keeps; one for all images unless overridden."""
-        return np.zeros(len(samples), dtype=np.int64)
+        return np.zeros(len(items), dtype=np.int64)
 
     @property
     def shard(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ The val split is drawn from the training cases, so that the test volumes stay un
 """
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.labels import Labels, whole_numbers
+from vimamba.data.items import Catalogue, OneImage
 from vimamba.data.listing import natural_order
 from vimamba.data.lists import read_lines
-from vimamba.data.masked import MaskedCatalogue, MaskedSamples
-from vimamba.data.segmentation import SegmentationData, as_samples
+from vimamba.data.masked.labels import Labels, whole_numbers
+from vimamba.data.masked.segmentation import SegmentationData
 
 ORGANS = Labels(
     classes=[
@@ -62,7 +63,7 @@ def read_volume(path: Path) -> dict[str, NDArray]:
 
 
 @dataclass(frozen=True)
-class ArraySlice:
+class ArraySlice(OneImage):
     """A slice in a file of arrays.
 
     Attributes:
@@ -109,8 +110,9 @@ class ArraySlice:
         height, width = self._array("image").shape
         return height, width
 
-    def limits(self, percentiles: tuple[float, float]) -> None:
-        """The slice stands for itself: its values are scaled already."""
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the mask."""
+        return self.mask_name
 
 
 class Synapse(SegmentationData):
@@ -133,22 +135,22 @@ class Synapse(SegmentationData):
     ) -> None:
         super().__init__(root, labels=labels, in_chans=in_chans, **kwargs)
 
-    def read(self) -> MaskedCatalogue:
+    def read(self) -> Catalogue:
         """Find the slices and volumes."""
-        splits: dict[str, MaskedSamples] = {}
+        splits: dict[str, tuple[ArraySlice, ...]] = {}
         slices = self._training_slices()
         if slices:
-            splits["train"] = as_samples(slices)
+            splits["train"] = slices
         volumes = sorted(
             (self.root / "test_vol_h5").glob("[!.]*.h5"), key=lambda path: natural_order(path.name)
         )
         if volumes:
-            splits["test"] = as_samples([item for path in volumes for item in volume_slices(path)])
+            splits["test"] = tuple(s for path in volumes for s in volume_slices(path))
         if not splits:
             raise DataError(f"root={str(self.root)!r} has neither train_npz nor test_vol_h5")
         return self.with_val(splits)
 
-    def _training_slices(self) -> list[ArraySlice]:
+    def _training_slices(self) -> tuple[ArraySlice, ...]:
         folder, listed = (
             self.root / "train_npz",
             self.root / "lists" / "lists_Synapse" / "train.txt",
@@ -157,7 +159,7 @@ class Synapse(SegmentationData):
             paths = [folder / f"{name}.npz" for name in read_lines(listed)]
         else:
             paths = sorted(folder.glob("[!.]*.npz"), key=lambda path: natural_order(path.name))
-        return [ArraySlice(path, None, path.stem.split("_slice")[0]) for path in paths]
+        return tuple(ArraySlice(path, None, path.stem.split("_slice")[0]) for path in paths)
 
 
 def volume_slices(path: Path) -> list[ArraySlice]:

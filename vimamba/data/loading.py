@@ -1,6 +1,6 @@
-"""A torch Dataset whose random streams are a function of (seed, epoch, image) and nothing else.
+"""Samplers and seeds: random streams are functions of (seed, epoch, image) and nothing else.
 
-The sampler hands out (epoch, index) pairs and the dataset derives the augmentation's seed from
+The sampler hands out (epoch, index) pairs and each dataset derives the augmentation's seed from
 them. Worker processes, their number and interruptions therefore change nothing.
 """
 
@@ -10,13 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Sampler
 
-from vimamba.data.augmentation import Transform
 from vimamba.data.errors import DataError
-from vimamba.data.preprocessing import Preprocessing
-from vimamba.data.samples import Samples
 
 
 def stream_seed(*key: int) -> int:
@@ -34,39 +30,6 @@ class SizedDataset(Protocol):
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
         """One image with what belongs to it."""
         ...
-
-
-class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels, as the network and the scores get them.
-
-    Args:
-        samples: The images and labels.
-        prepare: From stored pixels to a tensor.
-        transform: Random changes, with a seed to a tensor; None for evaluation.
-        seed: Start of all random streams.
-    """
-
-    def __init__(
-        self, samples: Samples, prepare: Preprocessing, transform: Transform | None, seed: int
-    ) -> None:
-        self.samples = samples
-        self.prepare = prepare
-        self.transform = transform
-        self.seed = seed
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.samples)
-
-    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(C, size, size) float32 and a label, for an index or an (epoch, index) pair."""
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        item = self.samples.item(index)
-        label = torch.as_tensor(self.samples.labels[index], dtype=None, device="cpu")
-        if self.transform is None:
-            return self.prepare.image(item), label
-        seed = stream_seed(self.seed, epoch, index)
-        return self.transform(self.prepare.values(item), seed), label
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

@@ -1,41 +1,65 @@
 """What every classification data set has in common: splits, transforms, loaders, checks."""
 
-from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from vimamba.data.augmentation import (
     DEFAULT_AUGMENTATION,
     Augmentation,
+    Transform,
     train_transform,
 )
-from vimamba.data.dataset import ImageDataset
+from vimamba.data.base import ImageData, restore_settings
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import ImageData, restore_settings
+from vimamba.data.labelled.items import LabelledImage, labels_of
 from vimamba.data.listing import composed, look_alikes
+from vimamba.data.loading import stream_seed
 from vimamba.data.preprocessing import Preprocessing
-from vimamba.data.samples import Samples
+from vimamba.data.resizing import check_interpolation
 from vimamba.sizes import ImageSize, read_size
 
 
-@dataclass(frozen=True)
-class Catalogue:
-    """What a data set holds.
+class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Images and labels, as the network and the scores get them.
 
-    Attributes:
-        class_names: In the order of the labels.
-        multi_label: An image can have any number of classes.
-        splits: Images of "train", "val" and "test", as far as they exist.
-        drawn: The split was generated here, not shipped with the data set.
+    Args:
+        items: The images and their labels.
+        prepare: From stored pixels to a tensor.
+        transform: Random changes, with a seed to a tensor; None for evaluation.
+        seed: Start of all random streams.
     """
 
-    class_names: tuple[str, ...]
-    multi_label: bool
-    splits: dict[str, Samples]
-    drawn: bool
+    def __init__(
+        self,
+        items: Sequence[LabelledImage],
+        prepare: Preprocessing,
+        transform: Transform | None,
+        seed: int,
+    ) -> None:
+        self.items = items
+        self.prepare = prepare
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.items)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """(C, height, width) float32 and a label, for an index or an (epoch, index) pair."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        item = self.items[index]
+        label = torch.as_tensor(item.label, dtype=None, device="cpu")
+        if self.transform is None:
+            return self.prepare.image(item), label
+        seed = stream_seed(self.seed, epoch, index)
+        return self.transform(self.prepare.values(item), seed), label
 
 
 class ClassificationData(ImageData):
@@ -69,41 +93,42 @@ class ClassificationData(ImageData):
         self.classes = None if classes is None else [composed(name) for name in classes]
         self.img_size = read_size(224 if img_size is None else img_size)
         self.interpolation = interpolation
-        self.crop_pct = crop_pct or 1.0
+        self.given_crop, self.crop_pct = crop_pct, crop_pct or 1.0
         self.augmentation = restore_settings(Augmentation, augmentation)
         if not 0 < self.crop_pct <= 1:
             raise DataError(f"crop_pct={crop_pct} must lie in (0, 1]")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             raise DataError(f"classes={self.classes} names one class twice")
-        self.planned = Preprocessing(
+        check_interpolation(interpolation)
+
+    def plan(self) -> Preprocessing:
+        """The middle of an image resized to cover the network's input."""
+        return Preprocessing(
             img_size=self.img_size,
             in_chans=self.in_chans,
             bands=self.bands,
             fit="crop",
             scale_to=None,
-            interpolation=interpolation,
+            interpolation=self.interpolation,
             intensity=self.intensity,
             mean=self.given_mean,
             std=self.given_std,
             crop_pct=self.crop_pct,
         )
 
-    @abstractmethod
-    def read(self) -> Catalogue:
-        """Find the images and labels, without opening the images."""
+    def take_published(self, mean: Sequence[float], std: Sequence[float], crop_pct: float) -> None:
+        """Prepare images as published weights expect it; see `ImageData.take_published`."""
+        if self.given_crop is None and len(mean) == self.in_chans:
+            self.crop_pct = crop_pct
+        super().take_published(mean, std, crop_pct)
 
-    def strata(self, samples: Samples) -> NDArray:
+    def strata(self, items: Sequence[LabelledImage]) -> NDArray:
         """The labels, in whose proportions images are divided."""
-        return samples.labels
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names in the order of the labels."""
-        return list(self.catalogue.class_names)
+        return labels_of(items)
 
     def settled(self) -> dict[str, Any]:
         """The classes in their order too, so that later commands keep it whatever they find."""
-        return {**super().settled(), "classes": self.class_names}
+        return {**super().settled(), "crop_pct": self.crop_pct, "classes": self.class_names}
 
     def notes(self) -> list[str]:
         """What is odd about the data; names of classes that are easily taken for one another."""
@@ -116,7 +141,8 @@ class ClassificationData(ImageData):
     @property
     def multi_label(self) -> bool:
         """An image can have any number of classes."""
-        return self.catalogue.multi_label
+        first = next((items[0] for items in self.catalogue.splits.values()), None)
+        return first is not None and np.ndim(first.label) > 0
 
     @property
     def class_counts(self) -> list[int]:
@@ -125,12 +151,13 @@ class ClassificationData(ImageData):
 
     def count(self, split: str) -> NDArray[np.int64]:
         """Images of each class in a split, (num_classes,)."""
-        samples = self.catalogue.splits.get(split)
-        if samples is None:
+        items = self.catalogue.splits.get(split)
+        if items is None:
             return np.zeros(self.num_classes, dtype=np.int64)
+        labels = labels_of(items)
         if self.multi_label:
-            return samples.labels.sum(0).astype(np.int64)
-        return np.bincount(samples.labels, minlength=self.num_classes)
+            return labels.sum(0).astype(np.int64)
+        return np.bincount(labels, minlength=self.num_classes)
 
     def check(self) -> None:
         """Fail, before any training, on splits or classes that are empty.
@@ -156,4 +183,4 @@ class ClassificationData(ImageData):
                 self.interpolation,
                 in_chans=self.in_chans,
             )
-        return ImageDataset(self.samples(split), prepare, transform, self.seed)
+        return ImageDataset(self.items(split), prepare, transform, self.seed)

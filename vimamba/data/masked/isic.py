@@ -9,12 +9,11 @@ names.
 from pathlib import Path
 
 from vimamba.data.errors import DataError
-from vimamba.data.listing import subfolders
-from vimamba.data.mask_folder import MaskFolder
-from vimamba.data.masked import FilePair, MaskedCatalogue
-from vimamba.data.pairs import pair_files
-from vimamba.data.samples import list_images
-from vimamba.data.segmentation import as_samples
+from vimamba.data.items import Catalogue
+from vimamba.data.listing import list_images, subfolders
+from vimamba.data.masked.items import MaskedFile
+from vimamba.data.masked.mask_folder import MaskFolder
+from vimamba.data.masked.matching import match_files
 
 SUFFIX = "_segmentation"
 SPLIT_OF_PART = {"training": "train", "validation": "val", "test": "test"}
@@ -31,7 +30,7 @@ class ISIC(MaskFolder):
     def __init__(self, root: str, **kwargs) -> None:  # noqa: ANN003
         super().__init__(root, **kwargs)
 
-    def read(self) -> MaskedCatalogue:
+    def read(self) -> Catalogue:
         """Find the archives' folders, or those of the splits."""
         if not self.root.is_dir():
             raise DataError(f"root={str(self.root)!r} is not a folder")
@@ -45,18 +44,18 @@ class ISIC(MaskFolder):
             images = [p for p in folders if p not in truths and split_of(p) == split]
             if len(images) != 1:
                 raise DataError(f"{self.root} has {len(images)} folders of images for {truth.name}")
-            splits[split] = as_samples(self.pair(images[0], truth))
+            splits[split] = self.pair(images[0], truth)
         if "test" not in splits:
             for path in folders:
                 if path not in truths and split_of(path) == "test":
                     self.find_masks("test", path, None)
         return self.with_val(splits)
 
-    def pair(self, images: Path, masks: Path) -> list[FilePair]:
+    def pair(self, images: Path, masks: Path) -> tuple[MaskedFile, ...]:
         """Images with their masks; the superpixels that some archives hold are left out."""
         mask_files = list_images(masks, self.remarks)
         named = all(path.stem.endswith(SUFFIX) for path in mask_files)
-        return pair_files(
+        return match_files(
             [p for p in list_images(images, self.remarks) if not p.stem.endswith("_superpixels")],
             mask_files,
             image_root=images,

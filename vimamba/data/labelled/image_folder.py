@@ -7,13 +7,12 @@ train has no val beside it, a stratified seeded division is drawn.
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from vimamba.data.classification import Catalogue, ClassificationData
 from vimamba.data.errors import DataError
-from vimamba.data.listing import check_distinct, check_files, composed, subfolders
+from vimamba.data.items import Catalogue
+from vimamba.data.labelled.classification import ClassificationData
+from vimamba.data.labelled.items import LabelledFile
+from vimamba.data.listing import check_distinct, check_files, composed, list_images, subfolders
 from vimamba.data.remarks import Remarks
-from vimamba.data.samples import FileSamples, Samples, list_images
 from vimamba.data.splits import SPLITS, split_folders
 
 
@@ -32,7 +31,7 @@ def read_classes(
     remarks: Remarks | None = None,
     *,
     complete: bool = False,
-) -> FileSamples:
+) -> tuple[LabelledFile, ...]:
     """Read `folder/<class>/**/image`.
 
     Args:
@@ -46,18 +45,16 @@ def read_classes(
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise DataError(f"{folder}: {unknown} are not among the classes {list(classes)}")
-    paths: list[Path] = []
-    labels: list[int] = []
+    items: list[LabelledFile] = []
     for label, name in enumerate(classes):
         images = list_images(found[name], remarks) if name in found else []
         if complete and not images:
             raise DataError(f"class folder {folder / name} holds no image")
-        paths += images
-        labels += [label] * len(images)
-    if not paths:
+        items += [LabelledFile(path, root, label) for path in images]
+    if not items:
         raise DataError(f"root={str(root)!r}: {folder} holds no image")
-    check_files(paths)
-    return FileSamples(tuple(paths), np.asarray(labels, dtype=np.int64), root)
+    check_files(item.path for item in items)
+    return tuple(items)
 
 
 class ImageFolder(ClassificationData):
@@ -86,8 +83,8 @@ class ImageFolder(ClassificationData):
         # a class can be called test, so without train all folders must be splits
         if "train" not in given and len(given) < len(folders):
             names = self.classes or list(class_folders(root))
-            samples = read_classes(root, names, root, self.remarks, complete=self.classes is None)
-            return Catalogue(tuple(names), False, self.divide(samples), True)
+            items = read_classes(root, names, root, self.remarks, complete=self.classes is None)
+            return Catalogue(self.divide(items), True, tuple(names))
         for path in subfolders(root, self.remarks):
             if path not in given.values():
                 self.remarks.leave_out("folder", path.relative_to(root.parent))
@@ -103,6 +100,6 @@ class ImageFolder(ClassificationData):
             )
             for split in ordered
         }
-        splits: dict[str, Samples] = self.pool_for_fold(parts)
+        splits = self.pool_for_fold(parts)
         drawn = self.split_csv is not None or ("train" in splits and "val" not in splits)
-        return Catalogue(tuple(names), False, self.hold_out(splits) if drawn else splits, drawn)
+        return Catalogue(self.hold_out(splits) if drawn else splits, drawn, tuple(names))

@@ -20,17 +20,17 @@ from vimamba.data.augmentation import (
     placement,
     turning_first,
 )
+from vimamba.data.preprocessing import Fit
 from vimamba.data.resizing import as_fractions, resize, resize_mask, shorter_to
 from vimamba.labels import IGNORE
 from vimamba.sizes import ImageSize, height_and_width
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
-PairTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
-Fit = Literal["squash", "window"]
+MaskTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
 
 
 @dataclass(frozen=True)
-class PairedAugmentation(Augmentation):
+class MaskedAugmentation(Augmentation):
     """Random changes to a training image and its mask; those of `Augmentation` and more.
 
     Attributes:
@@ -50,25 +50,25 @@ class PairedAugmentation(Augmentation):
 
 
 Preset = Literal["natural", "medical", "microscopy", "aerial", "none"]
-PRESETS: dict[str, PairedAugmentation] = {
+PRESETS: dict[str, MaskedAugmentation] = {
     # photographs: resize by 0.5 to 2, mirror and change colors, as for ADE20K in mmsegmentation
-    "natural": PairedAugmentation(scale=(0.5, 2.0)),
+    "natural": MaskedAugmentation(scale=(0.5, 2.0)),
     # scans of the body: left and right are told apart, so nothing is mirrored or turned round, only
     # tilted; amounts as in nnU-Net, weaker
-    "medical": PairedAugmentation(
+    "medical": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0, rotate=15, zoom=0.1, color=0.2, blur=0.1,
         noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
     # tissue and cells on a slide have no upright; otherwise as above
-    "microscopy": PairedAugmentation(
+    "microscopy": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0.5, vflip=0.5, rotate90=0.5, rotate=15,
         zoom=0.1, color=0.2, blur=0.1, noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
     # seen from above every orientation is as good as another, and the scale is nearly fixed
-    "aerial": PairedAugmentation(
+    "aerial": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.75, 1.33), hflip=0.5, vflip=0.5, rotate90=1.0, color=0.2
     ),
-    "none": PairedAugmentation(crop=1, aspect=1, hflip=0, color=0),
+    "none": MaskedAugmentation(crop=1, aspect=1, hflip=0, color=0),
 }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ class RandomScale:
         return resized, None if mask is None else resize_mask(mask, (height, width))
 
 
-class SeededPairTransform:
+class SeededMaskTransform:
     """A random cut or scale, and an albumentations pipeline, for an image with its mask.
 
     Args:
@@ -120,15 +120,15 @@ class SeededPairTransform:
         return pixels.reshape(*pixels.shape[:2], -1), done["mask"]
 
 
-def train_pair_transform(
-    augmentation: PairedAugmentation,
+def train_mask_transform(
+    augmentation: MaskedAugmentation,
     size: ImageSize,
     in_chans: int,
     *,
     fit: Fit,
     scale_to: int | None = None,
     interpolation: str = "bilinear",
-) -> PairTransform:
+) -> MaskTransform:
     """Random pipeline for training.
 
     Args:
@@ -159,4 +159,4 @@ def train_pair_transform(
     if a.gamma:
         steps.append(A.RandomGamma((70, 150), p=a.gamma))
     cut = turning_first(cut, augmentation, sides)
-    return SeededPairTransform(cut, [*steps, *appearance(augmentation, in_chans)])
+    return SeededMaskTransform(cut, [*steps, *appearance(augmentation, in_chans)])

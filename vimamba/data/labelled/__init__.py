@@ -1,0 +1,1 @@
+"""Images with a class, or with any number of them."""

@@ -81,6 +81,7 @@ HEAVY = [
     "monai",
     "torchao",
     "nnunetv2",
+    "rasterio",
 ]
 
 

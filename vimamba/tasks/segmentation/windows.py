@@ -63,11 +63,13 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
     return [min(start, last) for start in range(0, last + step, step)]
 
 
-def gaussian_weights(side: int) -> Tensor:
-    """Weights of a window's pixels, (side, side) float32, greatest in its middle."""
-    x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
-    line = torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2))
-    return (line[:, None] * line[None]).clamp(min=LEAST)
+def gaussian_weights(window: tuple[int, int]) -> Tensor:
+    """Weights of the pixels of a window of this height and width, greatest in its middle."""
+    lines = []
+    for side in window:
+        x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
+        lines.append(torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2)))
+    return (lines[0][:, None] * lines[1][None]).clamp(min=LEAST)
 
 
 def slide(
@@ -98,7 +100,7 @@ def slide(
     tall, wide = max(height, side), max(width, side)
     top, left = (tall - height) // 2, (wide - width) // 2
     padding = (left, wide - width - left, top, tall - height - top)
-    weights = gaussian_weights(side).to(device)
+    weights = gaussian_weights((side, side)).to(device)
     places = [
         (row, column)
         for row in place_windows(height, side, overlap)

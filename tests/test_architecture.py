@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
-BASE = {"vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.names", "vimamba.reading"}
+BASE = {
+    f"vimamba.{name}"
+    for name in ("console", "errors", "files", "labels", "names", "reading", "sizes")
+}
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba_kernels": set(),
@@ -20,7 +23,9 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.errors": set(),
     "vimamba.files": set(),
     "vimamba.names": set(),
+    "vimamba.labels": set(),
     "vimamba.reading": set(),
+    "vimamba.sizes": set(),
     "vimamba.scan_orders": {"vimamba_kernels"},
     "vimamba.checkpoints": set(),
     "vimamba.data": set(),

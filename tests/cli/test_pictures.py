@@ -3,8 +3,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vimamba.data.labels import IGNORE
 from vimamba.data.preprocessing import Intensity
+from vimamba.labels import IGNORE
 from vimamba.tasks.overlays import (
     OPACITY,
     View,

@@ -6,9 +6,10 @@ from rasterio.warp import Resampling, reproject
 
 from tests.rasters import METERS, write_raster
 from vimamba.data.errors import DataError
-from vimamba.data.labels import IGNORE, LabelTable
+from vimamba.data.labels import LabelTable
 from vimamba.data.pixels import read_pixels
 from vimamba.data.rasters import Raster, Strips
+from vimamba.labels import IGNORE
 
 RNG = np.random.default_rng(0)
 TILED = {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"}

@@ -7,7 +7,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from vimamba.data import MaskFolder, Preprocessing
-from vimamba.data.augmentation import eval_transform, resize_and_crop
+from vimamba.data.augmentation import normalize, resize_and_crop
 from vimamba.data.resizing import INTERPOLATIONS, resize, resize_mask
 from vimamba.tasks.segmentation.task import resize as resize_answers
 
@@ -27,12 +27,16 @@ def photograph(height, width, channels=3):
 # a level of 255 is the most that the mean may be off
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "box", "nearest"])
 @pytest.mark.parametrize("shape", [(480, 640), (333, 217), (50, 71), (64, 64), (20, 300)])
-@pytest.mark.parametrize(("size", "crop_pct"), [(224, 0.875), (64, 1.0), (71, 0.9), (33, 0.95)])
+@pytest.mark.parametrize(
+    ("size", "crop_pct"),
+    [(224, 0.875), (64, 1.0), (71, 0.9), (33, 0.95), ((96, 160), 0.9), ((71, 33), 1.0)],
+)
 def test_evaluation_is_timms_transform(interpolation, shape, size, crop_pct):
     pixels = photograph(*shape)
     options = {"interpolation": interpolation, "crop_pct": crop_pct}
-    expected = create_transform((3, size, size), **PLAIN, **options)(Image.fromarray(pixels))
-    found = eval_transform(size, *PLAIN.values(), **options)(pixels, 0)
+    sides = (size, size) if isinstance(size, int) else size
+    expected = create_transform((3, *sides), **PLAIN, **options)(Image.fromarray(pixels))
+    found = normalize(resize_and_crop(pixels, size, crop_pct, interpolation), *PLAIN.values())
     assert found.shape == expected.shape
     assert (found - expected).abs().mean() < 0.05 / 255
     assert (found - expected).abs().max() < 2.5 / 255

@@ -3,10 +3,8 @@ import torch
 import torch.nn.functional as F
 from monai.losses import DiceCELoss, FocalLoss
 
-from vimamba.data import labels
 from vimamba.tasks import MaskObjective, TaskError
-from vimamba.tasks.segmentation import loss as mask_loss
-from vimamba.tasks.segmentation.loss import MaskLoss, shrink
+from vimamba.tasks.segmentation.loss import MaskLoss, lovasz_loss, shrink
 
 NONE = {"ce": 0.0, "dice": 0.0}
 LOSSES = [
@@ -28,10 +26,6 @@ def problem(classes, seed=0):
 
 def single(objective, logits, target, classes):
     return MaskLoss(objective, classes)([logits], target)
-
-
-def test_data_and_tasks_ignore_the_same_value():
-    assert labels.IGNORE == mask_loss.IGNORE
 
 
 def test_dice_and_cross_entropy_are_monais():
@@ -61,9 +55,9 @@ def test_the_lovasz_loss_of_hard_answers_is_one_minus_the_iou():
     answer = torch.tensor([[[0, 0, 0, 1, 0, 0, 1, 1]]])
     probability = F.one_hot(answer, 3).movedim(-1, 1).float()
     valid = torch.ones_like(target, dtype=torch.bool)
-    found = mask_loss.lovasz_loss(probability, target, valid)
+    found = lovasz_loss(probability, target, valid)
     assert found.item() == pytest.approx(1 - (2 / 5 + 3 / 6) / 2)
-    binary = mask_loss.lovasz_loss(probability[:, 1:2], target, valid)
+    binary = lovasz_loss(probability[:, 1:2], target, valid)
     assert binary.item() == pytest.approx(1 - 2 / 5)
 
 

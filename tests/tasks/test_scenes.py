@@ -54,7 +54,7 @@ def blended(scene, net, overlap=0.5):
 
     options = {"overlap": overlap, "batch_size": 4, "device": torch.device("cpu")}
     with torch.inference_mode():
-        logits = slide(Whole((height, width), cut), net, SIDE, **options)
+        logits = slide(Whole((height, width), cut), net, (SIDE, SIDE), **options)
     return logits.softmax(1)[0]
 
 

@@ -6,20 +6,21 @@ from vimamba.tasks.segmentation.windows import Scene, slide
 
 @pytest.mark.parametrize("size", [(40, 33), (10, 50), (9, 7), (16, 17)])
 @pytest.mark.parametrize("overlap", [0, 0.5, 0.9])
-def test_windows_give_what_monai_gives(size, overlap):
+@pytest.mark.parametrize("window", [(16, 16), (12, 20)])
+def test_windows_give_what_monai_gives(size, overlap, window):
     inferers = pytest.importorskip("monai.inferers.inferer")
     net = torch.nn.Conv2d(3, 2, 5, padding=2)
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
-    inferer = inferers.SlidingWindowInferer(16, 4, overlap, mode="gaussian")
+    inferer = inferers.SlidingWindowInferer(window, 4, overlap, mode="gaussian")
     device = torch.device("cpu")
     told = []
     with torch.no_grad():
         found = slide(
-            Scene.of(image), net, 16, overlap=overlap, batch_size=3, device=device,
+            Scene.of(image), net, window, overlap=overlap, batch_size=3, device=device,
             advance=lambda *counts: told.append(counts),
         )  # fmt: skip
         flipped = Scene.of(image).flip((2, 3))
-        mirrored = slide(flipped, net, 16, overlap=overlap, batch_size=4, device=device)
+        mirrored = slide(flipped, net, window, overlap=overlap, batch_size=4, device=device)
         # sums of up to a hundred windows in another order
         torch.testing.assert_close(found, inferer(image, net), rtol=1e-4, atol=1e-5)
         expected = inferer(image.flip(2, 3), net)
@@ -40,6 +41,6 @@ def test_only_the_windows_of_one_batch_exist_at_a_time():
 
     scene = Scene((64, 64), cut)
     with torch.no_grad():
-        slide(scene, net, 8, overlap=0, batch_size=4, device=torch.device("cpu"))
+        slide(scene, net, (8, 8), overlap=0, batch_size=4, device=torch.device("cpu"))
     assert len(cuts) == 64
     assert alive == [4] * 16

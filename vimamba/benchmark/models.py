@@ -16,6 +16,7 @@ from torch import nn
 
 import vimamba  # noqa: F401  registers the models
 from vimamba.benchmark.timing import Result, Run, take_turns
+from vimamba.sizes import ImageSize, by_sides, height_and_width, read_size
 
 MODELS = (
     "vmamba_tiny_s1l8",
@@ -27,20 +28,21 @@ MODELS = (
 )
 
 
-def make_model(name: str, size: int) -> nn.Module:
+def make_model(name: str, size: ImageSize) -> nn.Module:
     """A model for images of one size, on the GPU if there is one."""
     cfg: Any = timm.get_pretrained_cfg(name, allow_unregistered=True)
     sized = cfg is not None and cfg.fixed_input_size
-    extra: dict[str, Any] = {"img_size": size} if sized else {}
+    extra: dict[str, Any] = {"img_size": read_size(size)} if sized else {}
     model = timm.create_model(name, **extra)
     return model.cuda() if torch.cuda.is_available() else model
 
 
-def make_run(name: str, size: int, batch: int, train: bool) -> Run:
+def make_run(name: str, size: ImageSize, batch: int, train: bool) -> Run:
     """A step of inference, or of training without the optimizer."""
     model = make_model(name, size).train(train)
     weight = next(model.parameters())
-    image = torch.randn(batch, 3, size, size, dtype=weight.dtype, device=weight.device)
+    sides = height_and_width(size)
+    image = torch.randn(batch, 3, *sides, dtype=weight.dtype, device=weight.device)
     precision = torch.autocast("cuda", torch.bfloat16, enabled=image.is_cuda)
 
     def run() -> object:
@@ -54,7 +56,7 @@ def make_run(name: str, size: int, batch: int, train: bool) -> Run:
     return run
 
 
-def peak_memory(name: str, size: int, batch: int, train: bool) -> float | None:
+def peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> float | None:
     """Peak MiB that a step adds to a process of its own; None where it cannot be told.
 
     The process has made a step with a small image before, so code that is loaded once, such as
@@ -68,7 +70,7 @@ def peak_memory(name: str, size: int, batch: int, train: bool) -> float | None:
     return float(done.stdout.strip().splitlines()[-1])
 
 
-def _print_peak_memory(name: str, size: int, batch: int, train: bool) -> None:
+def _print_peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> None:
     make_run(name, 96, 1, train)()
     run = make_run(name, size, batch, train)
     if torch.cuda.is_available():
@@ -98,20 +100,20 @@ def _resident() -> int:
 
 
 def benchmark_models(
-    names: Sequence[str], sizes: Sequence[int], *, batch: int, train: bool, seconds: float
+    names: Sequence[str], sizes: Sequence[ImageSize], *, batch: int, train: bool, seconds: float
 ) -> Iterator[list[Result]]:
     """Time the models at every size, yielding a size's results as soon as they are there.
 
     Args:
         names: timm names; ratios refer to the first.
-        sizes: Sides of the square images, pixels.
+        sizes: Of the images, pixels.
         batch: Images per step.
         train: Forward and backward instead of forward.
         seconds: About how long per size.
     """
     for size in sizes:
         runs = {name: make_run(name, size, batch, train) for name in names}
-        case = f"{size} px, batch {batch}, {'training' if train else 'inference'}"
+        case = f"{by_sides(size)} px, batch {batch}, {'training' if train else 'inference'}"
         results = take_turns(case, runs, seconds=seconds, least=3)
         del runs
         yield [replace(r, memory=peak_memory(r.candidate, size, batch, train)) for r in results]

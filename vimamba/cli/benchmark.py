@@ -9,6 +9,7 @@ from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import check_writable
+from vimamba.sizes import read_size
 
 if TYPE_CHECKING:
     from vimamba.benchmark.ops import Extra
@@ -33,7 +34,7 @@ def parse(args: list[str]) -> Namespace:
     parser = make_parser("benchmark", HELP)
     parser.add_argument("what", choices=("ops", "models"))
     parser.add_argument("names", nargs="*", help="models: timm names, compared with the first")
-    parser.add_argument("--sizes", type=int, nargs="+", help="models: pixels; 224 by default")
+    parser.add_argument("--sizes", nargs="+", help="models: 224 (default), 96x160 ..., pixels")
     parser.add_argument("--batch-size", type=int, help="models: images per step; 1 by default")
     both = "forward and backward"
     parser.add_argument("--train", action="store_true", default=None, help=f"models: {both}")
@@ -47,7 +48,9 @@ def parse(args: list[str]) -> Namespace:
     if given.what == "ops" and given.names:
         raise UsageError(f"{given.names[0]}: names are for models; --cases chooses among the ops")
     settle_options(given, given.what, OPTIONS)
-    check_at_least(given, sizes=1, batch_size=1, threads=1)
+    check_at_least(given, batch_size=1, threads=1)
+    if given.sizes:
+        given.sizes = [read_size(size, name="--sizes") for size in given.sizes]
     if not 0 < given.seconds < float("inf"):
         raise UsageError(f"--seconds {given.seconds} must be a positive number")
     for path in filter(None, (given.csv, given.png)):

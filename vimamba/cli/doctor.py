@@ -185,7 +185,7 @@ def _preprocessing(network: Network) -> "Preprocessing":
         for name in ("mean", "std"):  # of published weights, for other channels than theirs
             values = settings[name]
             settings[name] = values if len(values) == channels else [mean(values)] * channels
-    prepare = Preprocessing.from_settings({**settings, "img_size": max(height, width)})
+    prepare = Preprocessing.from_settings({**settings, "img_size": (height, width)})
     # one batch holds one size: no image is left as large as it is
     return replace(prepare, fit="crop", scale_to=None) if prepare.fit == "window" else prepare
 

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from vimamba.cli.inquiries import check_at_least
 from vimamba.errors import UsageError
+from vimamba.sizes import ImageSize, height_and_width, read_size, sides_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--pretrained", action="store_true", help="a model's published weights")
     parser.add_argument("--checkpoint", type=Path, help="a file with a model's weights")
     parser.add_argument("--ckpt", help="of a run: best (default), last or a file")
-    parser.add_argument("--img-size", type=int, help="side of the input, pixels")
+    parser.add_argument("--img-size", help="of the input, pixels: a side, or 96x160")
     note = "of a model's constructor, as in num_classes=10 dynamic_img_size=true"
     parser.add_argument("--model-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help=note)
 
@@ -53,24 +53,24 @@ def open_network(given: Namespace) -> Network:
     Raises:
         UsageError: There is none, or an argument does not fit it.
     """
-    check_at_least(given, img_size=1)
+    size = None if given.img_size is None else read_size(given.img_size, None, name="--img-size")
     run = Path(given.model.removeprefix("local-dir:"))
     is_run = (run / "config.yaml").is_file()
     what = "run" if is_run else "folder" if run.is_dir() else "model"
     if what != "run" and given.ckpt is not None:
         raise UsageError(f"--ckpt is for a run; {given.model} is a {what}")
     if what == "model":
-        return _of_model(given)
+        return _of_model(given, size)
     for option in ("pretrained", "checkpoint", "model_kwargs"):
         if getattr(given, option):
             name = option.replace("_", "-")
             raise UsageError(f"--{name} is for a model; {run} is a {what} with its own weights")
     if is_run:
-        return _of_run(run, given.ckpt or "best", given.img_size)
-    return _of_folder(run, given.img_size)
+        return _of_run(run, given.ckpt or "best", size)
+    return _of_folder(run, size)
 
 
-def _of_model(given: Namespace) -> Network:
+def _of_model(given: Namespace, size: ImageSize | None) -> Network:
     import timm
 
     import vimamba  # noqa: F401  registers the models
@@ -86,23 +86,23 @@ def _of_model(given: Namespace) -> Network:
             raise UsageError(f"--checkpoint {given.checkpoint} is not a file")
         kwargs["pretrained_cfg_overlay"] = {"file": str(given.checkpoint)}
     try:
-        if given.img_size is not None and _is_fixed(name, kwargs):
-            kwargs.setdefault("img_size", given.img_size)
+        if size is not None and _is_fixed(name, kwargs):
+            kwargs.setdefault("img_size", size)
         # an address is that of weights
         pretrained = given.pretrained or given.checkpoint is not None or ":" in name
         net = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise UsageError(f"{name}: {error}") from error
-    return _of_timm(net, name, given.img_size)
+    return _of_timm(net, name, size)
 
 
-def _of_timm(net: nn.Module, name: str, img_size: int | None) -> Network:
+def _of_timm(net: nn.Module, name: str, img_size: ImageSize | None) -> Network:
     cfg: Any = net.pretrained_cfg
     height, width = cfg["input_size"][1:]
     embed = getattr(net, "patch_embed", None)
     height, width = getattr(embed, "img_size", None) or (height, width)
     if img_size is not None:
-        height = width = img_size
+        height, width = height_and_width(img_size)
     channels: Any = getattr(net, "in_chans", cfg["input_size"][0])
     labels = cfg.get("label_names")
     return Network(
@@ -114,7 +114,7 @@ def _of_timm(net: nn.Module, name: str, img_size: int | None) -> Network:
     )
 
 
-def _of_folder(folder: Path, img_size: int | None) -> Network:
+def _of_folder(folder: Path, img_size: ImageSize | None) -> Network:
     """What `save_pretrained`, `vimamba export --to safetensors` or a run's export wrote."""
     from vimamba.checkpoints import CheckpointError
     from vimamba.hub import load_folder
@@ -134,12 +134,12 @@ def _of_folder(folder: Path, img_size: int | None) -> Network:
     if preprocessing is not None and not isinstance(preprocessing, dict):
         raise CheckpointError(f"{folder / 'config.json'}: preprocessing must hold names and values")
     sides = net.pretrained_cfg["input_size"][1:]
-    side = img_size or net.config.get("img_size")
+    size = img_size or net.config.get("img_size")
     names, values = config.get("label_names"), config.get("label_values")
     return Network(
         net,
         str(net.config.get("model", net.config["name"])),
-        (net.in_chans, *([side] * len(sides) if side else sides)),
+        (net.in_chans, *(sides_of(size, len(sides)) if size else sides)),
         _data_config(preprocessing or net.pretrained_cfg),
         list(names) if isinstance(names, list) else None,
         list(values) if isinstance(values, list) else None,
@@ -156,7 +156,7 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
     return bool(cfg["fixed_input_size"])
 
 
-def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
+def _of_run(run: Path, wish: str, img_size: ImageSize | None) -> Network:
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
     from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
@@ -165,12 +165,12 @@ def _of_run(run: Path, wish: str, img_size: int | None) -> Network:
     quieten()
     task = load_task(run, find_checkpoint(run, wish))
     hparams, data = task.hparams, read_config(run)["data"]["init_args"]
-    side = img_size or hparams["img_size"] or data["img_size"]
+    sides = height_and_width(img_size or hparams["img_size"] or data["img_size"])
     classifies = isinstance(task, Classification)
     return Network(
         task.scored_net.eval(),
         hparams["model"],
-        (hparams["in_chans"], side, side),
+        (hparams["in_chans"], *sides),
         _data_config({"crop_mode": "center", **data} if classifies else data),
         list(task.class_names) if hasattr(task, "class_names") else None,
         getattr(task, "label_values", None),

@@ -25,7 +25,8 @@ vimamba fit: train a classifier or a segmentation network
                         or a network: vm_unet, swin_umamba, umamba_enc_2d ...
   --pretrained          start from the published weights
   --epochs N            30 by default; --trainer.max_steps N instead ends after N steps
-  --lr X --batch-size N --img-size N --seed N --workers N
+  --img-size N|HxW      side of the images for the network, or height and width: 224, 96x160
+  --lr X --batch-size N --seed N --workers N
   --precision P         32-true, bf16-mixed, 16-mixed; 64-true, bf16-true, 16-true
   --out RUN             folder to write; runs/<time>_<model> by default
   --resume auto|RUN     continue RUN/checkpoints/last.ckpt; auto: that of --out, if there is one.

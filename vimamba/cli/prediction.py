@@ -70,7 +70,7 @@ def predict(args: list[str]) -> int:
     scenes = parser.add_argument_group("GeoTIFF scenes")
     add_scene_options(scenes)
     given = parser.parse_args(args)
-    check_at_least(given, topk=1, batch_size=1, workers=0, window_size=1)
+    check_at_least(given, topk=1, batch_size=1, workers=0)
 
     from vimamba.cli.folds import finished_run, voting_runs
     from vimamba.cli.runs import read_config
@@ -96,7 +96,7 @@ def add_scene_options(group: Any) -> None:
     group.add_argument("--probabilities", action="store_true", default=None, help=bands)
     polygons = "write polygons with areas in square meters, too"
     group.add_argument("--polygons", choices=("geojson", "gpkg"), help=polygons)
-    window = "side of a window in pixels of the scene; as in the training by default"
-    group.add_argument("--window-size", type=int, help=window)
+    window = "side, or HEIGHTxWIDTH, of windows in pixels of the scene; those of the training"
+    group.add_argument("--window-size", help=window)
     memory = "GB that scores and strips of a scene may take besides the network; 0.5 by default"
     group.add_argument("--memory", type=float, help=memory)

@@ -19,6 +19,7 @@ from vimamba.cli.options import find_class, last_value
 from vimamba.console import is_terminal, quieten
 from vimamba.data.image_data import ImageData
 from vimamba.errors import UsageError
+from vimamba.sizes import read_size
 from vimamba.tasks import Classification, Task
 from vimamba.tasks.registry import class_path
 
@@ -84,7 +85,9 @@ class RecipeCLI(LightningCLI):
         cfg = task.find_cfg(model.model, model.get("model_kwargs"))
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
-            data.img_size = size or cfg.input_size[-1]
+            data.img_size = size or cfg.input_size[1:]
+        size = read_size(data.img_size)
+        data.img_size = size if isinstance(size, int) else list(size)
         published = model.get("pretrained") and len(cfg.mean) == data.in_chans
         if published:  # otherwise the data tell
             data.mean = data.mean or list(cfg.mean)

@@ -15,12 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.data.resizing import crop_center, random_box, resize, resize_mask, shorter_to
+from vimamba.data.resizing import Size, cover, crop_center, random_box, resize, resize_mask
+from vimamba.sizes import ImageSize, height_and_width
 
 # what OpenCV turns and bends images with; bilinear for names it has no like of
 CV_INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 
 Transform = Callable[[NDArray, int], Tensor]
+Cut = Callable[[NDArray, NDArray | None, np.random.Generator], tuple[NDArray, NDArray | None]]
 
 
 @dataclass(frozen=True)
@@ -95,13 +97,13 @@ class RandomCut:
     """Cuts a random part out of an image and its mask and brings it to the network's size.
 
     Attributes:
-        size: Side of the square output, pixels.
+        size: Height and width of the output, pixels.
         crop: As in `Augmentation`.
         aspect: As in `Augmentation`.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
 
-    size: int
+    size: Size
     crop: float
     aspect: float
     interpolation: str
@@ -109,13 +111,43 @@ class RandomCut:
     def __call__(
         self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
     ) -> tuple[NDArray, NDArray | None]:
-        """(H, W, C) and (H, W) to squares, cut in the same way."""
+        """(H, W, C) and (H, W) to `size`, cut in the same way."""
         box = (slice(None), slice(None))
         if self.crop < 1 or self.aspect > 1:
-            box = random_box(image.shape, self.crop, self.aspect, rng)
-        square = (self.size, self.size)
-        cut = None if mask is None else resize_mask(mask[box], square)
-        return resize(image[box], square, self.interpolation), cut
+            height, width = self.size
+            box = random_box(image.shape, self.crop, self.aspect, rng, ratio=width / height)
+        cut = None if mask is None else resize_mask(mask[box], self.size)
+        return resize(image[box], self.size, self.interpolation), cut
+
+
+@dataclass(frozen=True)
+class QuarterTurn:
+    """Turns an image and its mask by a random number of quarter turns before they are cut.
+
+    What is cut to two different sides cannot be turned after it.
+
+    Attributes:
+        probability: Of turning at all.
+        cut: What follows.
+    """
+
+    probability: float
+    cut: Cut
+
+    def __call__(
+        self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
+    ) -> tuple[NDArray, NDArray | None]:
+        """(H, W, C) and (H, W), turned in the same way and cut."""
+        turns = int(rng.integers(4)) if rng.random() < self.probability else 0
+        turned = None if mask is None else np.ascontiguousarray(np.rot90(mask, turns))
+        return self.cut(np.ascontiguousarray(np.rot90(image, turns)), turned, rng)
+
+
+def turning_first(cut: Cut, augmentation: Augmentation, size: Size) -> Cut:
+    """A cut to `size`, after quarter turns where these have to come first."""
+    if size[0] == size[1] or not augmentation.rotate90:
+        return cut
+    return QuarterTurn(augmentation.rotate90, cut)
 
 
 class TrainTransform:
@@ -130,7 +162,7 @@ class TrainTransform:
 
     def __init__(
         self,
-        cut: RandomCut,
+        cut: Cut,
         steps: Sequence[Any],
         mean: Sequence[float] | None,
         std: Sequence[float] | None,
@@ -140,7 +172,7 @@ class TrainTransform:
         self.mean, self.std = mean, std
 
     def __call__(self, image: NDArray, seed: int) -> Tensor:
-        """(H, W, C) uint8, or float32 in [0, 1], to (C, size, size) float32."""
+        """(H, W, C) uint8, or float32 in [0, 1], to (C, height, width) float32."""
         pixels, _ = self.cut(image, None, np.random.default_rng(seed))
         self.pipeline.set_random_seed(seed)
         pixels = self.pipeline(image=np.ascontiguousarray(pixels))["image"]
@@ -149,7 +181,7 @@ class TrainTransform:
 
 def train_transform(
     augmentation: Augmentation,
-    size: int,
+    size: ImageSize,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     interpolation: str = "bicubic",
@@ -160,31 +192,33 @@ def train_transform(
 
     Args:
         augmentation: What to change and how much.
-        size: Side of the square output, pixels.
+        size: Side of the output, or height and width, pixels.
         mean: Per-channel mean, in [0, 1]; None for each image's own.
         std: Per-channel standard deviation, in [0, 1]; None for each image's own.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
         in_chans: Channels, where `mean` does not tell.
     """
-    a = augmentation
+    a, sides = augmentation, height_and_width(size)
     channels = in_chans or len(mean or ())
-    steps = [*placement(a, interpolation), *appearance(a, channels)]
-    return TrainTransform(RandomCut(size, a.crop, a.aspect, interpolation), steps, mean, std)
+    steps = [*placement(a, interpolation, sides), *appearance(a, channels)]
+    cut = turning_first(RandomCut(sides, a.crop, a.aspect, interpolation), a, sides)
+    return TrainTransform(cut, steps, mean, std)
 
 
-def placement(augmentation: Augmentation, interpolation: str) -> list[Any]:
+def placement(augmentation: Augmentation, interpolation: str, size: Size) -> list[Any]:
     """Mirroring, turning and shifting.
 
     Args:
         augmentation: What to change and how much.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
+        size: Height and width of the images; see `turning_first`.
     """
     A, a, steps = import_albumentations(), augmentation, []
     if a.hflip:
         steps.append(A.HorizontalFlip(p=a.hflip))
     if a.vflip:
         steps.append(A.VerticalFlip(p=a.vflip))
-    if a.rotate90:
+    if a.rotate90 and size[0] == size[1]:
         steps.append(A.RandomRotate90(p=a.rotate90))
     if a.rotate or a.shift or a.zoom:
         steps.append(
@@ -222,51 +256,17 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
     return steps
 
 
-def resize_and_crop(pixels: NDArray, size: int, crop_pct: float, interpolation: str) -> NDArray:
-    """Resize the shorter side to size / crop_pct and cut the centre, to the pixel as timm does.
+def resize_and_crop(
+    pixels: NDArray, size: ImageSize, crop_pct: float, interpolation: str
+) -> NDArray:
+    """Resize to cover size / crop_pct and cut the centre, to the pixel as timm does.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].
-        size: Side of the square output, pixels.
-        crop_pct: Part of the resized shorter side that is kept, in (0, 1].
+        size: Side of the output, or height and width, pixels.
+        crop_pct: Part of the resized image's shorter side that is kept, in (0, 1].
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
     """
-    side = math.floor(size / crop_pct)
-    resized = resize(pixels, shorter_to(side, pixels.shape), interpolation)
-    return crop_center(resized, size)
-
-
-@dataclass(frozen=True)
-class EvalTransform:
-    """What evaluation makes of an image; see `eval_transform`."""
-
-    size: int
-    mean: Sequence[float] | None
-    std: Sequence[float] | None
-    interpolation: str
-    crop_pct: float
-
-    def __call__(self, image: NDArray, seed: int = 0) -> Tensor:
-        """(H, W, C) uint8, or float32 in [0, 1], to (C, size, size) float32."""
-        pixels = resize_and_crop(image, self.size, self.crop_pct, self.interpolation)
-        return normalize(pixels, self.mean, self.std)
-
-
-def eval_transform(
-    size: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    *,
-    interpolation: str = "bicubic",
-    crop_pct: float = 1.0,
-) -> Transform:
-    """Fixed pipeline for evaluation, as `timm.data.create_transform` makes it.
-
-    Args:
-        size: Side of the square output, pixels.
-        mean: Per-channel mean, in [0, 1]; None for each image's own.
-        std: Per-channel standard deviation, in [0, 1]; None for each image's own.
-        interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
-        crop_pct: Part of the resized shorter side that is kept, in (0, 1].
-    """
-    return EvalTransform(size, mean, std, interpolation, crop_pct)
+    height, width = height_and_width(size)
+    whole = math.floor(height / crop_pct), math.floor(width / crop_pct)
+    return crop_center(resize(pixels, cover(whole, pixels.shape), interpolation), (height, width))

@@ -14,10 +14,11 @@ from vimamba.data.augmentation import (
 )
 from vimamba.data.dataset import ImageDataset
 from vimamba.data.errors import DataError
-from vimamba.data.image_data import ImageData, check_positive, restore_settings
+from vimamba.data.image_data import ImageData, restore_settings
 from vimamba.data.listing import composed, look_alikes
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.samples import Samples
+from vimamba.sizes import ImageSize, read_size
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class ClassificationData(ImageData):
         root: Folder or file that holds the data.
         classes: Class names in the order wanted; others are errors. What is found by default, in
             natural order.
-        img_size: Side of the square images the network gets, pixels; 224 if nothing else says so.
+        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
+            pixels; 224 if nothing else says so.
         interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
             antialiasing filter where images shrink, as in timm.
         crop_pct: Part of the resized shorter side that evaluation keeps.
@@ -57,7 +59,7 @@ class ClassificationData(ImageData):
         root: str,
         *,
         classes: list[str] | None = None,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         interpolation: str = "bicubic",
         crop_pct: float | None = None,
         augmentation: Augmentation = DEFAULT_AUGMENTATION,
@@ -65,11 +67,10 @@ class ClassificationData(ImageData):
     ) -> None:
         super().__init__(root, **kwargs)
         self.classes = None if classes is None else [composed(name) for name in classes]
-        self.img_size = img_size or 224
+        self.img_size = read_size(224 if img_size is None else img_size)
         self.interpolation = interpolation
         self.crop_pct = crop_pct or 1.0
         self.augmentation = restore_settings(Augmentation, augmentation)
-        check_positive(img_size=img_size)
         if not 0 < self.crop_pct <= 1:
             raise DataError(f"crop_pct={crop_pct} must lie in (0, 1]")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):

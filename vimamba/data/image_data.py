@@ -60,7 +60,7 @@ class ImageData(LightningDataModule):
     """
 
     in_chans: int
-    img_size: int
+    img_size: int | tuple[int, ...]
     # what the arguments say of the way from pixels to the network's input
     planned: Preprocessing
 

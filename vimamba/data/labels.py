@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
+from vimamba.labels import IGNORE
 
-# pixels of this class count neither in a loss nor in a score
-IGNORE = 255
 # a mask written as PNG holds 16 bits
 HIGHEST = 65535
 # of masks and of values in a message

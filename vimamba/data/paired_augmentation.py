@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from vimamba.data.augmentation import (
     Augmentation,
+    Cut,
     RandomCut,
     appearance,
     import_albumentations,
     placement,
+    turning_first,
 )
-from vimamba.data.labels import IGNORE
 from vimamba.data.resizing import as_fractions, resize, resize_mask, shorter_to
+from vimamba.labels import IGNORE
+from vimamba.sizes import ImageSize, height_and_width
 
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
 PairTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
@@ -104,7 +107,7 @@ class SeededPairTransform:
         steps: albumentations transforms.
     """
 
-    def __init__(self, cut: RandomCut | RandomScale, steps: list[Any]) -> None:
+    def __init__(self, cut: Cut, steps: list[Any]) -> None:
         self.cut = cut
         self.pipeline = import_albumentations().Compose(steps)
 
@@ -119,7 +122,7 @@ class SeededPairTransform:
 
 def train_pair_transform(
     augmentation: PairedAugmentation,
-    size: int,
+    size: ImageSize,
     in_chans: int,
     *,
     fit: Fit,
@@ -130,28 +133,30 @@ def train_pair_transform(
 
     Args:
         augmentation: What to change and how much.
-        size: Side of the square output, pixels.
+        size: Side of the output, or height and width, pixels.
         in_chans: Channels of the images.
         fit: Resize whole images ("squash") or cut windows out of them ("window").
         scale_to: Resize the shorter side to this before a window is cut out.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
     A, a = import_albumentations(), augmentation
+    sides = height_and_width(size)
     steps: list[Any] = []
-    cut: RandomCut | RandomScale
+    cut: Cut
     if fit == "squash":
-        cut = RandomCut(size, a.crop, a.aspect, interpolation)
+        cut = RandomCut(sides, a.crop, a.aspect, interpolation)
     else:
         cut = RandomScale(scale_to, a.scale, interpolation)
-        steps.append(A.PadIfNeeded(size, size, fill_mask=IGNORE))
-        around = A.CropNonEmptyMaskIfExists(size, size, ignore_values=[IGNORE], p=a.foreground)
-        anywhere = A.RandomCrop(size, size, p=1 - a.foreground)
+        steps.append(A.PadIfNeeded(*sides, fill_mask=IGNORE))
+        around = A.CropNonEmptyMaskIfExists(*sides, ignore_values=[IGNORE], p=a.foreground)
+        anywhere = A.RandomCrop(*sides, p=1 - a.foreground)
         steps.append(A.OneOf([around, anywhere], p=1.0) if a.foreground else anywhere)
-    steps += placement(augmentation, interpolation)
+    steps += placement(augmentation, interpolation, sides)
     if a.elastic:
-        # waves of a few pixels about as long as a tenth of the side
-        alpha, sigma = size * 1.5, size * 0.08
+        # waves of a few pixels about as long as a tenth of the shorter side
+        alpha, sigma = min(sides) * 1.5, min(sides) * 0.08
         steps.append(A.ElasticTransform(alpha, sigma, border_mode=2, p=a.elastic))
     if a.gamma:
         steps.append(A.RandomGamma((70, 150), p=a.gamma))
+    cut = turning_first(cut, augmentation, sides)
     return SeededPairTransform(cut, [*steps, *appearance(augmentation, in_chans)])

@@ -18,6 +18,7 @@ from vimamba.data.masked import FilePair
 from vimamba.data.paired_augmentation import Fit
 from vimamba.data.pixels import StoredImage, percentile_limits, select_bands, wanted_bands
 from vimamba.data.resizing import as_fractions, check_interpolation, resize, shorter_to
+from vimamba.sizes import height_and_width, read_size
 
 # numbers from 0 to 255; the second with gaps
 EIGHT_BITS = (np.uint8, np.float16)
@@ -75,7 +76,7 @@ class Preprocessing:
     `mean` and `std` may be missing only while they are being found.
     """
 
-    img_size: int
+    img_size: int | tuple[int, ...]
     in_chans: int
     bands: Sequence[int] | None
     fit: Fit | Literal["crop"]
@@ -110,6 +111,7 @@ class Preprocessing:
         """
         names = cls.__dataclass_fields__.keys() - {"intensity", "fit", "crop_pct"}
         fields: dict[str, Any] = {name: settings.get(name) for name in names}
+        fields["img_size"] = read_size(settings["img_size"])
         fields["fit"] = settings.get("fit") or "crop"
         fields["crop_pct"] = settings.get("crop_pct") or 1.0
         return cls(**fields, intensity=Intensity(**(settings.get("intensity") or {})))
@@ -201,7 +203,7 @@ class Preprocessing:
         if self.fit == "crop":
             return resize_and_crop(pixels, self.img_size, self.crop_pct, self.interpolation)
         if self.fit == "squash":
-            return resize(pixels, (self.img_size, self.img_size), self.interpolation)
+            return resize(pixels, height_and_width(self.img_size), self.interpolation)
         if self.scale_to is not None:
             return resize(pixels, shorter_to(self.scale_to, pixels.shape), self.interpolation)
         return pixels

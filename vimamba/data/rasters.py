@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from vimamba.data.errors import DataError
 from vimamba.data.formats import as_numbers, as_type
-from vimamba.data.labels import IGNORE, LabelTable, mask_values
+from vimamba.data.labels import LabelTable, mask_values
+from vimamba.labels import IGNORE
 
 # GDAL's own cache: every block is decoded once and then kept here, in strips
 CACHE_BYTES = 64 << 20

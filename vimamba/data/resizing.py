@@ -89,22 +89,37 @@ def shorter_to(side: int, shape: Sequence[int]) -> Size:
     return int(side * height / width), side
 
 
-def crop_center(pixels: NDArray, size: int) -> NDArray:
-    """The square in the middle of (H, W, ...), at torchvision's offsets."""
-    top, left = (round((side - size) / 2) for side in pixels.shape[:2])
-    return pixels[top : top + size, left : left + size]
+def cover(size: Size, shape: Sequence[int]) -> Size:
+    """Size at which an image just covers another size, rounded as timm's transforms do."""
+    if size[0] == size[1]:
+        return shorter_to(size[0], shape)
+    ratio = min(length / side for length, side in zip(shape, size, strict=False))
+    height, width = (round(length / ratio) for length in shape[:2])
+    return height, width
+
+
+def crop_center(pixels: NDArray, size: Size) -> NDArray:
+    """The middle of (H, W, ...), at torchvision's offsets."""
+    top, left = (round((a - b) / 2) for a, b in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
 
 
 def random_box(
-    shape: Sequence[int], least: float, stretch: float, rng: np.random.Generator
+    shape: Sequence[int],
+    least: float,
+    stretch: float,
+    rng: np.random.Generator,
+    *,
+    ratio: float = 1.0,
 ) -> tuple[slice, slice]:
     """A random part of an image, as in torchvision's RandomResizedCrop.
 
     Args:
         shape: Height and width.
         least: Smallest part of the area, in (0, 1].
-        stretch: Largest ratio of the sides, at least 1.
+        stretch: Largest change of `ratio`, as a factor of at least 1.
         rng: Source of chance.
+        ratio: Width over height.
 
     Returns:
         Rows and columns.
@@ -112,13 +127,14 @@ def random_box(
     height, width = shape[:2]
     for _ in range(10):
         area = height * width * rng.uniform(least, 1)
-        ratio = np.exp(rng.uniform(-np.log(stretch), np.log(stretch)))
-        w, h = round(np.sqrt(area * ratio)), round(np.sqrt(area / ratio))
+        drawn = ratio * np.exp(rng.uniform(-np.log(stretch), np.log(stretch)))
+        w, h = round(np.sqrt(area * drawn)), round(np.sqrt(area / drawn))
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             return slice(top, top + h), slice(left, left + w)
     # nothing fits into what is this narrow: the largest part of an allowed shape in the middle
-    w, h = min(width, round(height * stretch)), min(height, round(width * stretch))
+    w = min(width, round(height * stretch * ratio))
+    h = min(height, round(width * stretch / ratio))
     top, left = (height - h) // 2, (width - w) // 2
     return slice(top, top + h), slice(left, left + w)
 

@@ -34,6 +34,7 @@ from vimamba.data.paired_augmentation import (
 )
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.splits import SPLITS, Division, check_groups
+from vimamba.sizes import ImageSize, read_size
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -89,8 +90,9 @@ class SegmentationData(ImageData):
     Args:
         root: Folder or file that holds the data.
         labels: What the values in the masks mean.
-        img_size: Side of the square the network gets, pixels; 256 if nothing else says so.
-        fit: "squash" resizes whole images to that square, "window" cuts windows out of them in
+        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
+            pixels; 256 if nothing else says so.
+        fit: "squash" resizes whole images to that size, "window" cuts windows out of them in
             training and slides a window over them in evaluation.
         scale_to: With "window", resize the shorter side of every image to this first.
         interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
@@ -108,7 +110,7 @@ class SegmentationData(ImageData):
         root: str,
         *,
         labels: Labels = DEFAULT_LABELS,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         fit: Fit = "squash",
         scale_to: int | None = None,
         interpolation: str = "bilinear",
@@ -117,9 +119,9 @@ class SegmentationData(ImageData):
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
-        check_positive(img_size=img_size, scale_to=scale_to)
+        check_positive(scale_to=scale_to)
         self.labels = restore_settings(Labels, labels)
-        self.img_size = img_size or 256
+        self.img_size = read_size(256 if img_size is None else img_size)
         chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
         self.augmentation = restore_settings(PairedAugmentation, chosen)
         self.align = align

@@ -8,6 +8,7 @@ import timm
 from torch import Tensor, nn
 
 from vimamba.layers import SimplePyramid
+from vimamba.sizes import ImageSize, read_size, sides_of
 
 # what a constructor has to offer for dense prediction: a norm on every stage, images of any size
 _DENSE = {"stage_norm": True, "dynamic_img_size": True}
@@ -24,7 +25,8 @@ class FeaturePyramid(nn.Module):
         finest_stride: Leave finer levels out.
         pretrained: Load published weights.
         in_chans: Channels of the images; pretrained filters are adapted.
-        img_size: Side of the images, pixels; for backbones whose weights depend on it.
+        img_size: Side of the images, or height and width, pixels; for backbones whose weights
+            depend on it.
         **kwargs: To the backbone.
 
     Attributes:
@@ -39,7 +41,7 @@ class FeaturePyramid(nn.Module):
         finest_stride: int = 4,
         pretrained: bool = False,
         in_chans: int = 3,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__()
@@ -66,7 +68,8 @@ class FeaturePyramid(nn.Module):
             kwargs.setdefault("out_indices", list(last.values()))
         if img_size is not None and "img_size" in takes:
             coarsest = 2 * max(strides) if len(set(strides)) == 1 else max(strides)
-            kwargs.setdefault("img_size", math.ceil(img_size / coarsest) * coarsest)
+            whole = [math.ceil(side / coarsest) * coarsest for side in sides_of(img_size)]
+            kwargs.setdefault("img_size", read_size(whole))
         self.body = timm.create_model(
             backbone,
             pretrained=pretrained,

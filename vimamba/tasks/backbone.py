@@ -69,7 +69,7 @@ def build_backbone(
     model: str,
     *,
     pretrained: bool,
-    img_size: int | None,
+    img_size: int | tuple[int, ...] | None,
     model_kwargs: Mapping[str, Any] | None,
     **kwargs: Any,
 ) -> nn.Module:
@@ -78,7 +78,7 @@ def build_backbone(
     Args:
         model: Registered timm name, or an address.
         pretrained: Load the published weights.
-        img_size: Side of the images to come, pixels.
+        img_size: Side of the images to come, or height and width, pixels.
         model_kwargs: Further arguments of the model's constructor.
         **kwargs: `num_classes`, `in_chans` and the like; None is left out.
 

@@ -16,8 +16,8 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from vimamba.data.labels import IGNORE
 from vimamba.data.preprocessing import Intensity, Preprocessing
+from vimamba.labels import IGNORE
 
 Color = tuple[int, int, int]
 # Okabe and Ito's colors, told apart by color-blind readers too

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from vimamba.errors import UsageError
+from vimamba.sizes import height_and_width
 from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.finite import LOWEST_SCALE, WAY_OUT, are_finite, find_broken, find_layer
@@ -498,8 +499,8 @@ class Task(LightningModule):
             TaskError: A norm over the batch is left with a single value.
         """
         hparams, net = cast(Any, self.hparams), self.net
-        side = hparams["img_size"] or 224
-        image = torch.zeros((size, hparams["in_chans"], side, side), dtype=None, device="cpu")
+        sides = height_and_width(hparams["img_size"] or 224)
+        image = torch.zeros((size, hparams["in_chans"], *sides), dtype=None, device="cpu")
         try:
             self.net = deepcopy(net).train()
             with torch.no_grad():

@@ -10,6 +10,7 @@ from vimamba.names import unknown_name
 from vimamba.networks.loading import load_network
 from vimamba.networks.registry import create_network, list_networks
 from vimamba.networks.segmentation.segmenter import Segmenter
+from vimamba.sizes import ImageSize
 from vimamba.timm_names import is_address, is_timm_model, read_address
 
 # the registered name of a head on a backbone
@@ -23,7 +24,7 @@ def create_segmenter(
     num_classes: int,
     in_chans: int = 3,
     pretrained: bool = False,
-    img_size: int | None = None,
+    img_size: ImageSize | None = None,
     aux: bool = False,
     **model_kwargs: Any,
 ) -> Segmenter:
@@ -36,7 +37,8 @@ def create_segmenter(
         in_chans: Channels of the images; pretrained filters are adapted to them.
         pretrained: Start from published weights: the backbone's, or those that the network's
             authors started from.
-        img_size: Side of the images, pixels; for networks whose weights depend on it.
+        img_size: Side of the images, or their sides, pixels; for networks whose weights depend on
+            it.
         aux: Auxiliary outputs for the loss, from `forward_all`: an FCN head on a backbone, deep
             supervision in the networks that have it.
         **model_kwargs: To the backbone or the network.

@@ -8,6 +8,7 @@ from vimamba.heads import FCNHead, find_head
 from vimamba.networks.feature_pyramid import FeaturePyramid
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
+from vimamba.sizes import ImageSize
 
 
 @register_network(task="segmentation", name="backbone_segmenter")
@@ -31,7 +32,7 @@ class BackboneSegmenter(Segmenter):
         num_classes: int,
         in_chans: int = 3,
         pretrained: bool = False,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         aux: bool = False,
         **kwargs: Any,
     ) -> None:

@@ -26,6 +26,7 @@ from vimamba.networks.segmentation.vss_encoder import (
     load_vmamba,
     make_encoder,
 )
+from vimamba.sizes import ImageSize
 
 _CFG: dict[str, Any] = {
     "license": "apache-2.0",
@@ -255,12 +256,16 @@ _OFFICIAL_KEYS_D: Rules = {
 
 
 @register_network(task="segmentation")
-def swin_umamba(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> SwinUMamba:
+def swin_umamba(
+    *, aux: bool = False, img_size: ImageSize | None = None, **kwargs: Any
+) -> SwinUMamba:
     """Swin-UMamba as published: 59.9 M parameters, for images of any size."""
     return SwinUMamba(deep_supervision=aux, **kwargs)
 
 
 @register_network(task="segmentation")
-def swin_umamba_d(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> SwinUMambaD:
+def swin_umamba_d(
+    *, aux: bool = False, img_size: ImageSize | None = None, **kwargs: Any
+) -> SwinUMambaD:
     """Swin-UMamba-D as published: 27.5 M parameters, for images of any size."""
     return SwinUMambaD(deep_supervision=aux, **kwargs)

@@ -22,6 +22,7 @@ from vimamba.layers.tracing import expect_size
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.scan_orders import num_paths, order_of_block
+from vimamba.sizes import ImageSize, sides_of
 
 Size = Sequence[int]
 
@@ -381,7 +382,7 @@ def _make(
     num_classes: int,
     in_chans: int = 3,
     pretrained: bool = False,
-    img_size: int | None = None,
+    img_size: ImageSize | None = None,
     aux: bool = False,
     patch_size: Size | None = None,
     spacing: Sequence[float] | None = None,
@@ -389,13 +390,13 @@ def _make(
 ) -> UMamba:
     """A U-Mamba whose stages are those of `kwargs`, or else planned for the patch.
 
-    The patch, `img_size` along each axis if `patch_size` is None, is rounded up to whole cells of
+    The patch, the sides of `img_size` if `patch_size` is None, is rounded up to whole cells of
     the coarsest map. `kwargs` are further arguments of `UMamba`.
     """
     name = f"umamba_{mamba}_{dims}d"
     if pretrained:
         raise ValueError(f"pretrained=True: there are no published weights of {name}")
-    patch = patch_size or ([img_size] * dims if img_size else _PATCH[dims])
+    patch = patch_size or (sides_of(img_size, dims) if img_size else _PATCH[dims])
     if not isinstance(patch, Sequence) or len(patch) != dims:
         raise ValueError(f"patch_size={patch} of {name} must be {dims} sides")
     given = [key for key in _STAGES if key in kwargs]

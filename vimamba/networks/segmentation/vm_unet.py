@@ -31,6 +31,7 @@ from vimamba.networks.segmentation.vss_encoder import (
     make_encoder,
 )
 from vimamba.scan_orders import order_of_block
+from vimamba.sizes import ImageSize
 
 _OFFICIAL_KEYS: Rules = {
     **encoder_rules(r"vmunet\.", r"layers\.(\d+)\.downsample"),
@@ -168,7 +169,7 @@ class VMUNet(Segmenter):
 
 
 @register_network(task="segmentation")
-def vm_unet(*, aux: bool = False, img_size: int | None = None, **kwargs: Any) -> VMUNet:
+def vm_unet(*, aux: bool = False, img_size: ImageSize | None = None, **kwargs: Any) -> VMUNet:
     """VM-UNet of the published configurations: 27.4 M parameters, for images of any size."""
     if aux:
         raise ValueError("aux=True: vm_unet has no auxiliary outputs")

@@ -10,6 +10,7 @@ from vimamba.data import ClassificationData
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.data.splits import SPLITS
 from vimamba.hub import save_pretrained
+from vimamba.sizes import height_and_width
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -98,7 +99,7 @@ def export(task: Any, data: Any, folder: Path) -> None:
         label_names=data.class_names,
         license=None if task.hparams["pretrained"] else "unknown",
         data_config={
-            "input_size": (len(data.mean), data.img_size, data.img_size),
+            "input_size": (len(data.mean), *height_and_width(data.img_size)),
             "mean": tuple(data.mean),
             "std": tuple(data.std),
             "interpolation": "box" if area else data.interpolation,  # timm's name

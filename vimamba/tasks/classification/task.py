@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.sizes import ImageSize, read_size
 from vimamba.tasks.backbone import build_backbone, self_contained
 from vimamba.tasks.classification.metrics import classification_metrics, compute_report
 from vimamba.tasks.errors import TaskError
@@ -54,7 +55,8 @@ class Classification(Task):
         class_names: In the order of the labels; numbers by default.
         class_counts: Training images of each class, needed for class_weights="balanced".
         multi_label: Any number of classes per image, trained with binary cross-entropy.
-        img_size: Side of the images, pixels; handed to models with a fixed grid.
+        img_size: Side of the images, or height and width, pixels; handed to models with a fixed
+            grid.
         optim: Optimizer and schedule.
         objective: Loss and mixing.
         grad_checkpointing: Spend time to save memory.
@@ -78,7 +80,7 @@ class Classification(Task):
         class_names: list[str] | None = None,
         class_counts: list[int] | None = None,
         multi_label: bool = False,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         optim: Optimization = DEFAULT_OPTIMIZATION,
         objective: Objective = DEFAULT_OBJECTIVE,
         grad_checkpointing: bool = False,
@@ -88,7 +90,9 @@ class Classification(Task):
         super().__init__()
         if num_classes < 2 and not multi_label:
             raise TaskError(f"there is one class only, {class_names}; at least two are needed")
+        img_size = None if img_size is None else read_size(img_size)
         self.save_hyperparameters()
+        self.hparams["img_size"] = img_size
         self.objective = Objective(**objective) if isinstance(objective, dict) else objective
         check_objective(self.objective)
         self.hparams["objective"] = asdict(self.objective)

@@ -43,7 +43,7 @@ class Scene:
         prepare: From stored values to the network's. What it takes from an image as a whole
             (percentiles, z-scores) comes from a sample of the scene.
         window: Height and width of a window in the scene's pixels.
-        side: Pixels of the square that the network gets; None gives it the window as it is.
+        size: Height and width that the network gets; None gives it the window as it is.
 
     Attributes:
         limits: What becomes 0 and 1 where `prepare` asks for percentiles, (C,) each.
@@ -54,9 +54,9 @@ class Scene:
         raster: Raster,
         prepare: Preprocessing,
         window: tuple[int, int],
-        side: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> None:
-        self.raster, self.window, self.side = raster, window, side
+        self.raster, self.window, self.size = raster, window, size
         # `raster` gives these bands only
         self.prepare = replace(prepare, bands=None)
         self._centred = prepare.intensity.zscore
@@ -82,24 +82,23 @@ class Scene:
         return cast(StoredImage, _Window(values, self))
 
     def tensor(self, values: NDArray) -> Tensor:
-        """A window's values to the network's input, (C, *) of the window or the square.
+        """A window's values to the network's input, (C, *) of the window or of `size`.
 
         Args:
             values: (h, w, C) as `Raster.read` gives them. Fewer pixels than a window has lie in its
                 middle, as in `vimamba.tasks.segmentation.windows.slide`.
         """
-        if self.side is not None:
+        if self.size is not None:
             values = pad_unknown(values, self.window)
         pixels = self.prepare.values(self._image(values))
-        if self.side is not None:
-            size = (self.side, self.side)
-            pixels = resize(pixels, size, self.prepare.interpolation)
+        if self.size is not None:
+            pixels = resize(pixels, self.size, self.prepare.interpolation)
         found = self.prepare.tensor(pixels)
-        if self._centred and self.side is None:  # 0 is the mean, which training fills gaps with
+        if self._centred and self.size is None:  # 0 is the mean, which training fills gaps with
             gaps = np.isnan(self.prepare.known(self._image(values)))
             found[torch.from_numpy(gaps).permute(2, 0, 1)] = 0
         return (
-            found if self.side is not None else F.pad(found, padding(found.shape[1:], self.window))
+            found if self.size is not None else F.pad(found, padding(found.shape[1:], self.window))
         )
 
     def picture(self, values: NDArray) -> NDArray[np.float16]:

@@ -1,5 +1,6 @@
 """Images on their way into a segmentation network, large ones window by window."""
 
+import math
 from functools import cached_property
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from vimamba.data.masked import FilePair, MaskedImage
 from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
+from vimamba.sizes import height_and_width
 from vimamba.tasks.segmentation.jobs import Job
 from vimamba.tasks.segmentation.windows import Scene
 
@@ -86,7 +88,7 @@ class OpenImage:
         prepare, (height, width) = self.prepare, self.size
         local = prepare.fit == "window" and prepare.scale_to is None
         local &= not prepare.intensity.zscore
-        return local and height * width > LARGE * prepare.img_size**2
+        return local and height * width > LARGE * math.prod(height_and_width(prepare.img_size))
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
         """Percentiles of the values of each channel, computed once."""

@@ -11,10 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vimamba.labels import IGNORE
 from vimamba.tasks.errors import TaskError
-
-# pixels of this class count neither in a loss nor in a score
-IGNORE = 255
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vimamba.labels import IGNORE
 from vimamba.tasks.classification.metrics import float_or_none, mean_of_known
-from vimamba.tasks.segmentation.loss import IGNORE
 
 CASE_SCORES = ("dice", "hd95", "surface_dice")
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from vimamba.data import SegmentationData
-from vimamba.data.labels import IGNORE
+from vimamba.labels import IGNORE
 from vimamba.tasks.overlays import (
     DARK,
     IGNORED,

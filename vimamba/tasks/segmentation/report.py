@@ -10,6 +10,7 @@ from vimamba.data import SegmentationData
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
+from vimamba.sizes import height_and_width
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -69,7 +70,8 @@ def show_data(data: SegmentationData) -> None:
     size = f"{low_h}x{low_w}"
     size = size if seen.smallest == seen.largest else f"{size} to {high_h}x{high_w}"
     fit = "squashed to" if data.preprocessing.fit == "squash" else "cut into windows of"
-    say(f"image size {size}, {fit} {data.img_size}x{data.img_size}")
+    height, width = height_and_width(data.img_size)
+    say(f"image size {size}, {fit} {height}x{width}")
     for note in data.notes():
         say(note)
     # the masks and the heads of all images have been read: a short look at the values is enough

@@ -1,5 +1,6 @@
 """`vimamba predict` on GeoTIFF scenes: maps that lie where the scenes lie."""
 
+import math
 import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vimamba.console import number, say, show_table
-from vimamba.data.labels import IGNORE, LabelTable, read_as_they_are
+from vimamba.data.labels import LabelTable, read_as_they_are
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_rows
+from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.progress import Progress
+from vimamba.sizes import by_sides, height_and_width, read_size
 from vimamba.tasks.outputs import Unanswered, reason, shown
 from vimamba.tasks.overlays import class_colors
 from vimamba.tasks.scenes import Legend, Scene, predict_raster
@@ -72,32 +75,34 @@ def scene_legend(table: LabelTable, colors: Sequence[Any]) -> Legend:
 
 
 def find_window(
-    prepare: Preprocessing, size: tuple[int, int], asked: int | None
-) -> tuple[tuple[int, int], int | None]:
+    prepare: Preprocessing, size: tuple[int, int], asked: str | None
+) -> tuple[tuple[int, int], tuple[int, int] | None]:
     """Windows of a scene in its own pixels, and what they are resized to for the network.
 
     Args:
         prepare: How the training images were prepared.
         size: Height and width of the scene.
-        asked: Side of a window in the scene's pixels, if that was given.
+        asked: Side, or height and width, of a window in the scene's pixels, if that was given.
 
     Raises:
         UsageError: The network was trained on whole images, and the scene is larger than any.
     """
-    side = prepare.img_size
+    sides = height_and_width(prepare.img_size)
     as_it_is = prepare.fit == "window" and prepare.scale_to is None
     if asked is not None:
-        return (asked, asked), None if as_it_is else side
+        window = height_and_width(read_size(asked, name="--window-size"))
+        return window, None if as_it_is else sides
     if as_it_is:
-        return (side, side), None
+        return sides, None
     if prepare.scale_to is not None:
-        window = max(1, round(side * min(size) / prepare.scale_to))
-        return (window, window), side
-    if size[0] * size[1] <= LARGE * side**2:
-        return size, side
+        factor = min(size) / prepare.scale_to
+        height, width = (max(1, round(side * factor)) for side in sides)
+        return (height, width), sides
+    if math.prod(size) <= LARGE * math.prod(sides):
+        return size, sides
     raise UsageError(
-        f"it has {size[0]} x {size[1]} pixels, and the run squashes whole images to {side} x "
-        f"{side}; say how many pixels of the scene such an image has along its sides: "
+        f"it has {size[0]} x {size[1]} pixels, and the run squashes whole images to "
+        f"{by_sides(sides)}; say how many pixels of the scene such an image has along its sides: "
         "--window-size, or train with --data.fit window"
     )
 
@@ -137,9 +142,9 @@ class Mapper:
         """
         prepare, task = self.prepare, self.task
         with Raster(job.paths[0], bands=prepare.bands, wanted=prepare.in_chans) as raster:
-            window, side = find_window(prepare, raster.size, self.given.window_size)
+            window, size = find_window(prepare, raster.size, self.given.window_size)
             report = predict_raster(
-                [Scene(raster, prepare, window, side)],
+                [Scene(raster, prepare, window, size)],
                 lambda windows: at_size(task.joint_logits(windows), window),
                 {job.mask_file(self.out): self.legend},
                 num_scores=1 if task.binary else len(task.class_names),

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
+from vimamba.sizes import ImageSize, height_and_width, read_size
 from vimamba.tasks.backbone import is_timm_model, self_contained
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
-from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, IGNORE, MaskLoss, MaskObjective
+from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
 from vimamba.tasks.segmentation.windows import Scene, slide
 from vimamba.tasks.task import FLIPS, Task, balanced_weights
@@ -50,7 +52,7 @@ class Segmentation(Task):
         class_names: In the order of the classes; numbers by default.
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
         background: The first class is no class of interest.
-        img_size: Side of the square the network gets, pixels.
+        img_size: Side of the images the network gets, or height and width, pixels.
         optim: Optimizer and schedule.
         objective: The losses.
         score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
@@ -80,7 +82,7 @@ class Segmentation(Task):
         class_names: list[str] | None = None,
         label_values: list[int] | None = None,
         background: bool = True,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         optim: Optimization = DEFAULT_OPTIMIZATION,
         objective: MaskObjective = DEFAULT_MASK_OBJECTIVE,
         score: Literal["dice", "miou"] = "dice",
@@ -96,7 +98,9 @@ class Segmentation(Task):
             raise TaskError(f"there is one class only, {class_names}; at least two are needed")
         if not 0 <= overlap < 1:
             raise TaskError(f"overlap={overlap} must lie in [0, 1)")
+        img_size = None if img_size is None else read_size(img_size)
         self.save_hyperparameters()
+        self.hparams["img_size"] = img_size
         self.objective = MaskObjective(**objective) if isinstance(objective, dict) else objective
         self.hparams["objective"] = asdict(self.objective)
         name, arguments = self_contained(model, model_kwargs)
@@ -104,7 +108,7 @@ class Segmentation(Task):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.label_values = label_values or list(range(num_classes))
         self.background = background
-        self.img_size = img_size or 256
+        self.sides = height_and_width(img_size or 256)
         self.score = score
         self.case_scores = case_scores
         self.tolerance = tolerance
@@ -209,15 +213,14 @@ class Segmentation(Task):
         Raises:
             NotFiniteError: A logit is not finite.
         """
-        side = self.img_size
         if isinstance(image, Tensor):
-            if image.shape[2:] == (side, side):
+            if image.shape[2:] == self.sides:
                 return self.finite_logits(image)
             image = Scene.of(image)
         return slide(
             image,
             self.finite_logits,
-            side,
+            self.sides,
             overlap=self.overlap,
             batch_size=self.window_batch,
             device=self.device,

@@ -6,7 +6,7 @@ are cut when their turn comes, so that a large image never has to be prepared as
 Sizes: N images, C channels, K outputs, H x W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,10 +63,10 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
     return [min(start, last) for start in range(0, last + step, step)]
 
 
-def gaussian_weights(window: tuple[int, int]) -> Tensor:
-    """Weights of the pixels of a window of this height and width, greatest in its middle."""
+def gaussian_weights(size: Sequence[int]) -> Tensor:
+    """Weights of a window's pixels, (height, width) float32, greatest in its middle."""
     lines = []
-    for side in window:
+    for side in size:
         x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
         lines.append(torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2)))
     return (lines[0][:, None] * lines[1][None]).clamp(min=LEAST)
@@ -75,19 +75,19 @@ def gaussian_weights(window: tuple[int, int]) -> Tensor:
 def slide(
     scene: Scene,
     net: Callable[[Tensor], Tensor],
-    side: int,
+    size: tuple[int, int],
     *,
     overlap: float,
     batch_size: int,
     device: torch.device,
     advance: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Outputs of whole images from a network that takes squares.
+    """Outputs of whole images from a network that takes images of one size.
 
     Args:
         scene: The images; smaller ones are padded with zeros all round.
-        net: (n, C, side, side) to (n, K, side, side).
-        side: Pixels of a window.
+        net: (n, C, h, w) to (n, K, h, w).
+        size: Height and width of a window, pixels.
         overlap: Part that neighbouring windows share, in [0, 1).
         batch_size: Windows at a time, at least.
         device: Of the network.
@@ -96,15 +96,15 @@ def slide(
     Returns:
         (N, K, H, W) float32.
     """
-    height, width = scene.size
-    tall, wide = max(height, side), max(width, side)
+    (height, width), (h, w) = scene.size, size
+    tall, wide = max(height, h), max(width, w)
     top, left = (tall - height) // 2, (wide - width) // 2
     padding = (left, wide - width - left, top, tall - height - top)
-    weights = gaussian_weights((side, side)).to(device)
+    weights = gaussian_weights(size).to(device)
     places = [
         (row, column)
-        for row in place_windows(height, side, overlap)
-        for column in place_windows(width, side, overlap)
+        for row in place_windows(height, h, overlap)
+        for column in place_windows(width, w, overlap)
     ]
     total = torch.zeros((tall, wide), dtype=torch.float32, device=device)
     blended, done = None, 0
@@ -113,10 +113,10 @@ def slide(
         group: list[tuple[slice, slice]] = []
         for row, column in places[done:]:
             part = scene.cut(
-                slice(row, min(row + side, height)), slice(column, min(column + side, width))
+                slice(row, min(row + h, height)), slice(column, min(column + w, width))
             )
             cuts.append(F.pad(part.to(device), padding))
-            group.append((slice(row, row + side), slice(column, column + side)))
+            group.append((slice(row, row + h), slice(column, column + w)))
             if sum(map(len, cuts)) >= batch_size:
                 break
         outputs = net(torch.cat(cuts)).float() * weights

@@ -1,4 +1,4 @@
-"""Peak memory of mapping scenes of several heights: python tools/scene_memory.py --folder /tmp/scenes.
+"""Peak memory of mapping scenes of several heights: python tools/scene_memory.py --folder FOLDER.
 
 A scene of 20,000 columns and four bands of 16 bits is generated for each height (tiles of 512
 pixels, deflate, a part of it nodata) and mapped by a network of three convolutions in a process of

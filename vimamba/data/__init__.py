@@ -14,6 +14,7 @@ from vimamba.data.medmnist import MedMNIST
 from vimamba.data.nifti import NiftiSlices
 from vimamba.data.paired_augmentation import PairedAugmentation
 from vimamba.data.preprocessing import Intensity, Preprocessing
+from vimamba.data.scene_folder import SceneFolder
 from vimamba.data.segmentation import SegmentationData
 from vimamba.data.synapse import Synapse
 
@@ -34,6 +35,7 @@ __all__ = [
     "NiftiSlices",
     "PairedAugmentation",
     "Preprocessing",
+    "SceneFolder",
     "SegmentationData",
     "Synapse",
 ]

@@ -14,6 +14,7 @@ from vimamba.data.masked.labels import Labels
 from vimamba.data.masked.mask_csv import MaskCSV
 from vimamba.data.masked.mask_folder import MaskFolder
 from vimamba.data.masked.nifti import NiftiSlices
+from vimamba.data.masked.scene_folder import SceneFolder
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
 from vimamba.data.preprocessing import Intensity, Preprocessing
@@ -35,6 +36,7 @@ __all__ = [
     "MedMNIST",
     "NiftiSlices",
     "Preprocessing",
+    "SceneFolder",
     "SegmentationData",
     "Synapse",
 ]

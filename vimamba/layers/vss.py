@@ -116,8 +116,8 @@ class VSSBlock(nn.Module):
         x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x))))
         if self.has_mlp:
             if not torch.jit.is_scripting():
-                layers = [self.norm2, self.mlp, self.ls2, self.drop_path]
-                if size := slab_size(x, layers):
+                size = slab_size(x, [self.norm2, self.mlp, self.ls2, self.drop_path])
+                if size > 0:
                     return by_slabs(self._add_mlp, x, size)
             x = self._add_mlp(x)
         return x

@@ -1,7 +1,7 @@
 """Checks that the operators share; every message names the argument and what would do."""
 
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch._subclasses import FakeTensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int32, torch.int64)
 
 
 class _Finding(NamedTuple):
@@ -54,22 +55,32 @@ def check_types(
         ValueError: An argument is on another device.
     """
     first, lead = next(iter(activations.items()))
-    for name, t in {**activations, **parameters, "paths": paths}.items():
-        if t is None and (name == "paths" or name in optional):
-            continue
-        if not isinstance(t, Tensor):
-            raise TypeError(f"{name} is {type(t).__name__}; expected a tensor")
-        assert isinstance(lead, Tensor)
-        if name == "paths" and t.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"paths is {t.dtype}; expected torch.int32 or torch.int64")
-        if name in parameters and not t.is_floating_point():
+    if not isinstance(lead, Tensor):
+        raise TypeError(f"{first} is {type(lead).__name__}; expected a tensor")
+    dtype, device = lead.dtype, lead.device
+    if dtype not in _DTYPES:
+        raise TypeError(f"{first} is {dtype}; expected one of {_DTYPES}")
+    for name, t in activations.items():
+        if _is_tensor(t, name, device, first, optional) and t.dtype != dtype:
+            raise TypeError(f"{name} is {t.dtype}; expected {dtype}, as {first} is")
+    for name, t in parameters.items():
+        if _is_tensor(t, name, device, first, optional) and not t.is_floating_point():
             raise TypeError(f"{name} is {t.dtype}; expected a floating dtype")
-        if name == first and t.dtype not in _DTYPES:
-            raise TypeError(f"{name} is {t.dtype}; expected one of {_DTYPES}")
-        if name in activations and t.dtype != lead.dtype:
-            raise TypeError(f"{name} is {t.dtype}; expected {lead.dtype}, as {first} is")
-        if t.device != lead.device:
-            raise ValueError(f"{name} is on {t.device}; expected {lead.device}, as {first} is")
+    if _is_tensor(paths, "paths", device, first, ("paths",)) and paths.dtype not in _INTEGERS:
+        raise TypeError(f"paths is {paths.dtype}; expected torch.int32 or torch.int64")
+
+
+def _is_tensor(
+    t: object, name: str, device: torch.device, first: str, optional: Collection[str]
+) -> TypeGuard[Tensor]:
+    """Whether there is an argument, which is a tensor on the right device then."""
+    if t is None and name in optional:
+        return False
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} is {type(t).__name__}; expected a tensor")
+    if t.device != device:
+        raise ValueError(f"{name} is on {t.device}; expected {device}, as {first} is")
+    return True
 
 
 def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, ...]) -> None:
@@ -78,7 +89,7 @@ def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, 
     Raises:
         ValueError: It has another shape.
     """
-    if t is not None and tuple(t.shape) not in shapes:
+    if t is not None and t.shape not in shapes:
         sizes = " or ".join(map(str, shapes))
         raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {symbols} = {sizes}")
 

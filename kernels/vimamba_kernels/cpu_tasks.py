@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -26,8 +26,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from vimamba_kernels.arguments import check_path_bounds, copy_values, is_unchanged
 
-# arguments of a kernel, as its ARGUMENTS has them: a tensor for an array
-Arguments = Tensor | int | bool | tuple["Arguments", ...]
 # address of a compiled kernel, which takes the address of a frame
 Kernel = Callable[[int], None]
 
@@ -53,20 +51,23 @@ def flat(t: Tensor | None) -> Tensor:
     return t if t.is_contiguous() else t.contiguous()
 
 
-def flat_rows(t: Tensor) -> tuple[Tensor, int]:
-    """A tensor (B, L, D) in float32 and the distance of its rows, which may be above D.
+def flat_rows(t: Tensor) -> Tensor:
+    """A tensor in float32 whose last dimension lies in a row; the others may lie anyhow.
 
-    Half of a projection's output is taken as it is.
+    A part of a projection's output is taken as it is.
     """
-    batch, row, channel = t.stride()
-    if t.dtype == torch.float32 and channel == 1 and batch == t.shape[1] * row:
-        return t, row
-    return flat(t), t.shape[2]
+    if t.dtype != torch.float32:
+        t = t.to(torch.float32)
+    return t if t.shape[-1] == 1 or t.stride(-1) == 1 else t.contiguous()
 
 
 def floats(*shape: int) -> Tensor:
     """Uninitialized memory as the kernels take it, whatever torch's default dtype and device."""
-    return torch.empty(shape, dtype=torch.float32, device="cpu")
+    return torch.empty(shape, dtype=torch.float32, device=_CPU)
+
+
+# a string would be read anew each time
+_CPU = torch.device("cpu")
 
 
 class Table(NamedTuple):
@@ -105,46 +106,48 @@ def flat_paths(paths: Tensor | None, length: int) -> Table:
 _tables = WeakIdKeyDictionary()
 
 
-def scratch(team: int, *sizes: int) -> tuple[Tensor, ...]:
-    """Uninitialized memory of each size for each thread."""
-    return tuple(floats(team * size) for size in sizes)
-
-
-def run(kernel: Kernel, arguments: Arguments, tasks: int, team: int) -> None:
+def run(
+    kernel: Kernel,
+    tensors: Sequence[Tensor | None],
+    rows: Sequence[int],
+    numbers: Iterable[int],
+    tasks: int,
+    team: int,
+) -> None:
     """Let a team of threads share the tasks of a kernel.
 
     Args:
         kernel: From `compile_kernel`.
-        arguments: What the kernel's frame holds besides its head; memory is not copied.
+        tensors: The first of the arguments in its frame, None for an empty array; memory is not
+            copied.
+        rows: The next: floats that each thread has in every array of scratch memory.
+        numbers: The last ones.
         tasks: How many there are.
         team: Number of threads, at most one for each task.
     """
     if not tasks:
         return
-    words = array("Q", (0, team, tasks, *_words(arguments)))
-    frame, _ = words.buffer_info()
+    words = [0, team, tasks]
+    for t in tensors:
+        words += (0, 0) if t is None else (t.data_ptr(), t.numel())
+    scratch = floats(team * sum(rows))
+    address = scratch.data_ptr()
+    for row in rows:
+        size = team * row
+        words += address, size
+        address += 4 * size
+    frame = array("Q", (*words, *numbers))
+    place, _ = frame.buffer_info()
     if team == 1:
-        kernel(frame)
+        kernel(place)
     elif not _forked and (parallel := _find_openmp()) is not None:
-        parallel(kernel, frame, team, 0)
+        parallel(kernel, place, team, 0)
     else:
         pool = _workers(team - 1)
-        others = [pool.submit(kernel, frame) for _ in range(team - 1)]
-        kernel(frame)
+        others = [pool.submit(kernel, place) for _ in range(team - 1)]
+        kernel(place)
         for other in others:
             other.result()
-
-
-def _words(arguments: Arguments) -> Iterator[int]:
-    """The arguments as a frame holds them."""
-    if isinstance(arguments, tuple):
-        for argument in arguments:
-            yield from _words(argument)
-    elif isinstance(arguments, Tensor):
-        yield arguments.data_ptr()
-        yield arguments.numel()
-    else:
-        yield int(arguments)
 
 
 _forked = False

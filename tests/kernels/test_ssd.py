@@ -36,8 +36,6 @@ both_dtypes = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
 def assert_matches_the_definition(problem, backend, tolerance, merge=True):
-    if backend == "cpu":
-        problem = problem | STATELESS
     results = with_gradients(lambda p: ssd(**p, merge=merge, backend=backend), problem)
     assert_close(results, with_gradients(lambda p: scan_by_hand(p, merge), problem), tolerance)
 
@@ -132,9 +130,13 @@ def test_two_tokens_are_worked_out_by_hand():
     assert state.item() == pytest.approx(h1)
 
 
-@pytest.mark.parametrize("backend", ["reference", "chunked"])
-def test_a_sequence_in_two_pieces_gives_the_same(backend):
-    problem = make_problem(length=150, k=1) | {"paths": None}
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("reference", torch.float64), ("chunked", torch.float64), ("cpu", torch.float32)],
+    ids=str,
+)
+def test_a_sequence_in_two_pieces_gives_the_same(backend, dtype):
+    problem = make_problem(length=150, k=1, dtype=dtype) | {"paths": None}
 
     def piece(start, end, state):
         cut = {n: problem[n][:, start:end] for n in ("x", "z")}
@@ -183,7 +185,6 @@ def test_large_steps_before_small_ones_cost_no_accuracy():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 4e-3), (torch.float16, 5e-4)])
 def test_half_precision_rounds_only_inputs_and_outputs(backend, dtype, tolerance):
     problem = make_problem(length=70, dtype=dtype)
-    problem = problem | STATELESS if backend == "cpu" else problem
     results = with_gradients(lambda p: ssd(**p, backend=backend), problem)
     references = with_gradients(scan_by_hand, problem)
     assert results[0].dtype == dtype
@@ -226,7 +227,11 @@ def test_a_token_that_no_path_visits_gets_zero_and_its_nan_goes_nowhere(backend)
         ({"paths": torch.tensor([[0, 99], [0, 1]])}, ValueError, r"expected \[-1, 13\)"),
         ({"paths": torch.tensor([[0, 1], [1, 1]])}, ValueError, r"paths\[1\] visits token 1 again"),
         ({"backend": "fast"}, ValueError, "backend='fast' is unknown; choose from"),
-        ({"backend": "cpu"}, ValueError, "it knows neither initial_state .* 'chunked' or"),
+        (
+            {"backend": "cpu", "dt_limit": (0.1, 0.5)},
+            ValueError,
+            "it knows no dt_limit; use 'chunked' or",
+        ),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else None,
 )
@@ -239,7 +244,7 @@ def test_the_backend_is_chosen_by_argument_environment_and_input(monkeypatch):
     x = torch.ones(1, 2, 3, 4)
     monkeypatch.delenv("VIMAMBA_BACKEND", raising=False)
     assert op.choose_backend("auto", x) == "cpu"
-    assert op.choose_backend("auto", x, stateless=False) == "chunked"
+    assert op.choose_backend("auto", x, limited=True) == "chunked"
     assert op.choose_backend("auto", x.double()) == "chunked"
     assert op.choose_backend("auto", x.to("meta")) == "chunked"
     monkeypatch.setenv("VIMAMBA_BACKEND", "reference")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 import vimamba_kernels  # noqa: F401  registers torch.ops.vimamba.selective_scan
+from vimamba.layers.hooks import is_hooked
 
 
 class StepProjection(nn.ModuleList):
@@ -36,10 +37,6 @@ class StepProjection(nn.ModuleList):
         return torch.stack(deltas, dim=1), None
 
 
-# what a module calls besides its own `forward`
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 def _is_only_a_weight(layer: nn.Module) -> bool:
     """Whether `layer` is a plain matrix product (no bias, hooks or adapters)."""
     weight = layer._parameters.get("weight")
@@ -50,9 +47,7 @@ def _is_only_a_weight(layer: nn.Module) -> bool:
         and weight is not None
         and weight.is_floating_point()
         and layer._parameters.get("bias") is None
-        and "forward" not in vars(layer)
-        and not any(getattr(layer, hooks) for hooks in _HOOKS)
-        and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
+        and not is_hooked(layer)
     )
 
 

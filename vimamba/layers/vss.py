@@ -11,6 +11,7 @@ from timm.layers import DropPath, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from vimamba.layers.slabs import by_slabs, slab_size
 from vimamba.layers.ss2d import ScanMixer
 from vimamba.timm_layers import LayerScale, Mlp
 
@@ -115,8 +116,15 @@ class VSSBlock(nn.Module):
         """(N, ..., C) to the same shape."""
         x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x))))
         if self.has_mlp:
-            x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+            if not torch.jit.is_scripting():
+                size = slab_size(x, [self.norm2, self.mlp, self.ls2, self.drop_path])
+                if size > 0:
+                    return by_slabs(self._add_mlp, x, size)
+            x = self._add_mlp(x)
         return x
+
+    def _add_mlp(self, x: Tensor) -> Tensor:
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 class Stage(nn.Module):

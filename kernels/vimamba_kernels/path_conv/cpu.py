@@ -14,7 +14,6 @@ from torch import Tensor
 
 from vimamba_kernels.cpu_tasks import (
     ROW,
-    Arguments,
     Kernel,
     block_width,
     compile_kernel,
@@ -23,7 +22,6 @@ from vimamba_kernels.cpu_tasks import (
     flat_rows,
     floats,
     run,
-    scratch,
 )
 
 
@@ -39,10 +37,11 @@ def forward(
     shape = (x.shape[0], weight.shape[0], *x.shape[1:])
     y = floats(*shape) if conv.visits_all else floats(*shape).zero_()
     tasks = conv.tasks * weight.shape[0]
+    tensors = (*conv.inputs, conv.paths, y)
+    rows = (2 * ROW, conv.taps * ROW, conv.taps * ROW)
+    numbers = (*conv.numbers, activation == "silu")
     team = min(torch.get_num_threads(), tasks)
-    buffers = scratch(team, 2 * ROW, conv.taps * ROW, conv.taps * ROW)
-    arguments = conv.arguments(conv.inputs, (flat(y),), buffers, activation == "silu")
-    run(_kernel("conv_forward"), arguments, tasks, team)
+    run(_kernel("conv_forward"), tensors, rows, numbers, tasks, team)
     return y.to(x.dtype)
 
 
@@ -64,12 +63,11 @@ def backward(
     k, _, taps = weight.shape
     dx = floats(*x.shape)
     dweight, dbias = floats(batch, k, conv.taps, channels), floats(batch, k, channels)
+    tensors = (*conv.inputs, flat(grad), conv.paths, dx, dweight, dbias)
+    rows = (4 * ROW, 2 * conv.taps * ROW, conv.taps * ROW, conv.taps * ROW)
+    numbers = (*conv.numbers, activation == "silu")
     team = min(torch.get_num_threads(), conv.tasks)
-    buffers = scratch(team, 4 * ROW, 2 * conv.taps * ROW, conv.taps * ROW, conv.taps * ROW)
-    gradients = (flat(dx), flat(dweight), flat(dbias))
-    inputs = (*conv.inputs, flat(grad))
-    arguments = conv.arguments(inputs, gradients, buffers, activation == "silu")
-    run(_kernel("conv_backward"), arguments, conv.tasks, team)
+    run(_kernel("conv_backward"), tensors, rows, numbers, conv.tasks, team)
     return dx, dweight.sum(0)[:, :taps].flip(1).transpose(1, 2), dbias.sum(0)
 
 
@@ -78,19 +76,12 @@ class _Conv(NamedTuple):
 
     inputs: tuple[Tensor, ...]
     paths: Tensor
-    sizes: tuple[int, ...]
-    # of paths: batch, path
-    strides: tuple[int, int]
+    # sizes, and the strides of x and paths
+    numbers: tuple[int, ...]
     # W rounded up to a power of two, at least four
     taps: int
     tasks: int
     visits_all: bool
-
-    def arguments(
-        self, inputs: Arguments, outputs: Arguments, scratch: Arguments, silu: bool
-    ) -> Arguments:
-        """A kernel's arguments in their order."""
-        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, silu
 
 
 def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None) -> _Conv:
@@ -101,13 +92,12 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     padded = max(4, 1 << (taps - 1).bit_length())
     bias = floats(k, channels).zero_() if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
-    rows, row = flat_rows(x)
-    sizes = (batch, k, length, steps, channels, 1, padded, width, row, taps)
+    x = flat_rows(x)
+    sizes = (batch, k, length, steps, channels, 1, padded, width, taps)
     return _Conv(
-        inputs=(rows, flat(weight), flat(bias)),
+        inputs=(x, flat(weight), flat(bias)),
         paths=table.steps,
-        sizes=sizes,
-        strides=table.strides,
+        numbers=(*sizes, *x.stride()[:2], *table.strides),
         taps=padded,
         tasks=batch * -(-channels // width),
         visits_all=table.complete,

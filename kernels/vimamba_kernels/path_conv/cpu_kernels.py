@@ -11,8 +11,8 @@ Arguments in the frame:
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
     scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
              ring of gradients
-    sizes    B, K, L, T, D, 1, W, channels of a task, distance of x's rows, taps
-    strides  of paths: batch, path
+    sizes    B, K, L, T, D, 1, W, channels of a task, taps
+    strides  of x: batch, token; of paths: batch, path
     enabled  whether SiLU follows
 """
 
@@ -53,8 +53,8 @@ def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
             int32[::1],
             types.UniTuple(floats, outputs),
             types.UniTuple(floats, buffers),
-            types.UniTuple(uint64, 10),
-            types.UniTuple(uint64, 2),
+            types.UniTuple(uint64, 9),
+            types.UniTuple(uint64, 4),
             boolean,
         )
     )
@@ -120,14 +120,15 @@ def conv_forward(frame: Any) -> None:
     x, weight, bias = inputs
     (y,) = outputs
     rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
-    _, K, L, T, channels, _, taps, _, x_row, given = sizes
+    _, K, L, T, channels, _, taps, _, given = sizes
+    x_batch, x_row, paths_batch, paths_path = strides
     wrap = taps - ONE
     for task in range(first, last):
         # threads that write to the same rows hinder each other, hence one path a task
         bk, _, _, start, w = place(task, sizes)
         b, k = bk // K, bk % K
-        path = b * strides[0] + k * strides[1]
-        x0 = b * L * x_row + start
+        path = b * paths_batch + k * paths_path
+        x0 = b * x_batch + start
         copy(bias, k * channels + start, rows, BIAS, w)
         load_taps(weight, (k * channels + start) * given, given, weights, ROW, taps, w)
         clear(ring, ZERO, taps, ROW, w)
@@ -156,16 +157,17 @@ def conv_backward(frame: Any) -> None:
     dx, dweight, dbias = outputs
     rows, weights = own(scratch[0], member), own(scratch[1], member)
     ring, slopes = own(scratch[2], member), own(scratch[3], member)
-    _, K, L, T, channels, _, taps, _, x_row, given = sizes
+    _, K, L, T, channels, _, taps, _, given = sizes
+    x_batch, x_row, paths_batch, paths_path = strides
     wrap = taps - ONE
     # a tap's weights and their gradient are neighbors
     PAIR = TWO * ROW
     for task in range(first, last):
         b, _, _, start, w = place(task, sizes)
-        x0, dx0 = b * L * x_row + start, b * L * channels + start
+        x0, dx0 = b * x_batch + start, b * L * channels + start
         clear(dx, dx0, L, channels, w)
         for k in range(K):
-            path = b * strides[0] + k * strides[1]
+            path = b * paths_batch + k * paths_path
             copy(bias, k * channels + start, rows, BIAS, w)
             clear(rows, DBIAS, ONE, ROW, w)
             load_taps(weight, (k * channels + start) * given, given, weights, PAIR, taps, w)

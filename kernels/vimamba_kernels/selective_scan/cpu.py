@@ -10,12 +10,10 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.cpu_tasks import (
     ROW,
-    Arguments,
     Kernel,
     block_width,
     compile_kernel,
@@ -24,7 +22,6 @@ from vimamba_kernels.cpu_tasks import (
     flat_rows,
     floats,
     run,
-    scratch,
 )
 
 # steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
@@ -69,13 +66,15 @@ def forward(
     y = floats(*((batch, length, channels) if merge else (batch, k, length, channels)))
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = floats(*shape)
-    team = min(threads, scan.tasks)
-    buffers = scratch(team, scan.rows, 2 * scan.padded_states * ROW, scan.rank * ROW)
-    gate, row = (floats(0), 0) if z is None else flat_rows(z)
-    scan = scan._replace(sizes=(*scan.sizes, row))
-    inputs, outputs = (*scan.inputs, gate, _or_none(first)), (flat(y), flat(states), _or_none(last))
-    arguments = scan.arguments(inputs, outputs, buffers, delta_softplus)
-    run(_kernel("forward", A.shape[2]), arguments, scan.tasks, team)
+    of_z = (0, 0)
+    if z is not None:
+        z = flat_rows(z)
+        of_z = z.stride()[:2]
+    tensors = (*scan.inputs, z, first, scan.paths, y, states, last)
+    rows = (scan.rows, 2 * scan.padded_states * ROW, scan.weights)
+    numbers = scan.numbers(of_z, delta_softplus)
+    kernel = _kernel("forward", A.shape[2])
+    run(kernel, tensors, rows, numbers, scan.tasks, min(threads, scan.tasks))
     return y, states
 
 
@@ -121,12 +120,13 @@ def backward(
     dD, dbias = floats(batch, k, channels), floats(batch, k, channels)
     steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
     team = min(torch.get_num_threads(), scan.tasks)
-    own = (scan.rows, 3 * padded * ROW, scan.rank * ROW, steps * ROW, past * ROW)
-    buffers = scratch(team, *own)
-    inputs = (*scan.inputs, flat(states), flat(grad), _or_none(grad_last))
-    gradients = (*map(flat, (du, ddelta, dA, dB, dC, dD, dbias)), _or_none(grad_first))
-    arguments = scan.arguments(inputs, gradients, (*buffers, buffers[-1]), delta_softplus)
-    run(_kernel("backward", n), arguments, scan.tasks, team)
+    inputs = (*scan.inputs, states, flat(grad), grad_last)
+    gradients = (du, ddelta, dA, dB, dC, dD, dbias, grad_first)
+    twice = floats(team * past * ROW)
+    tensors = (*inputs, scan.paths, *gradients, twice, twice)
+    rows = (scan.rows, 3 * padded * ROW, scan.weights, steps * ROW)
+    numbers = scan.numbers((0, 0), delta_softplus)
+    run(_kernel("backward", n), tensors, rows, numbers, scan.tasks, team)
     return (
         du,
         ddelta,
@@ -138,35 +138,31 @@ def backward(
     )
 
 
-def _or_none(state: Tensor | None) -> Tensor:
-    """A state as the kernels take it: nothing for none."""
-    return floats(0) if state is None else flat(state)
-
-
 class _Scan(NamedTuple):
     """What the kernels of both directions take, and how the work is cut."""
 
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Tensor | None, ...]
     paths: Tensor
     sizes: tuple[int, ...]
-    strides: tuple[int, ...]
+    # of u, delta, B and C
+    read_strides: tuple[int, ...]
+    # of y and paths
+    write_strides: tuple[int, ...]
     steps: int
     visits_all: bool
     padded_states: int
-    # of the projection, rounded up; 0 without one
-    rank: int
+    # floats of a projection's weights and of a token's factors
+    weights: int
     # floats in the rows of a step
     rows: int
     # blocks of channels in a group, and tasks in all
     blocks: int
     tasks: int
 
-    def arguments(
-        self, inputs: Arguments, outputs: Arguments, scratch: Arguments, softplus: bool
-    ) -> Arguments:
-        """A kernel's arguments in their order."""
-        flags = (softplus, self.visits_all)
-        return inputs, self.paths, outputs, scratch, self.sizes, self.strides, flags
+    def numbers(self, of_z: tuple[int, ...], softplus: bool) -> tuple[int, ...]:
+        """What stands behind the arrays in a kernel's frame."""
+        strides = (*self.read_strides, *of_z, *self.write_strides)
+        return (*self.sizes, *strides, softplus, self.visits_all)
 
 
 def _prepare(
@@ -184,33 +180,36 @@ def _prepare(
 ) -> _Scan:
     batch, k, length, rank = delta.shape
     _, channels, n = A.shape
-    groups = B.shape[2] if B.dim() == 5 else 1
+    grouped = B.dim() == 5
+    groups = B.shape[2] if grouped else 1
     table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[-1]
     zeros = floats(k, channels).zero_() if D is None or delta_bias is None else None
-    weights = floats(0)
     if delta_weight is None:
         rank = 0
     else:
-        weights, missing = delta_weight.detach(), -rank % 8
-        if missing:
-            delta, weights = (F.pad(t.detach(), (0, missing)) for t in (delta, weights))
-        rank += missing
-    inputs = (u, delta, A, B, C, D, delta_bias, weights)
+        delta_weight = flat(delta_weight)
+    D = zeros if D is None else flat(D)
+    bias = zeros if delta_bias is None else flat(delta_bias)
+    delta, B, C = flat_rows(delta), flat_rows(B), flat_rows(C)
+    of_delta, of_B, of_C = delta.stride()[:3], B.stride()[:-1], C.stride()[:-1]
+    if not grouped:
+        of_B, of_C = (*of_B[:2], 0, of_B[2]), (*of_C[:2], 0, of_C[2])
     width = block_width(channels // groups, batch * groups, threads)
     blocks = -(-(channels // groups) // width)
     shared, separate = (length * channels, 0), (k * length * channels, length * channels)
-    strides = (separate if u.dim() == 4 else shared) + (shared if merge else separate)
     padded = -(-n // 4) * 4
     return _Scan(
-        inputs=tuple(flat(zeros if t is None else t) for t in inputs),
+        inputs=(flat(u), delta, flat(A), B, C, D, bias, delta_weight),
         paths=table.steps,
         sizes=(batch, k, length, steps, channels, groups, n, width, CHUNK, rank),
-        strides=(*strides, *table.strides),
+        read_strides=((separate if u.dim() == 4 else shared) + of_delta + of_B + of_C),
+        write_strides=(shared if merge else separate) + table.strides,
         steps=steps,
         visits_all=table.complete,
         padded_states=padded,
-        rank=rank,
+        # rows are padded to a multiple of eight
+        weights=(rank + 7) // 8 * 8 * (ROW + 1),
         rows=8 * ROW + 4 * padded,
         blocks=blocks,
         tasks=batch * groups * blocks,

@@ -6,10 +6,9 @@ walk back through it. Tasks, arguments and the two cases are those of cpu_forwar
     inputs     followed by the saved states and the gradients of y and of the last state
     gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block;
                the first state (empty: not wanted)
-    scratch    rows of the task; tiles of the states; rows of weights; rows of a chunk's steps;
-               states of a chunk's steps, twice: that the states before and after a step are apart
-               in memory is then checked once a loop at run time, where it would keep the loop from
-               being vectorised
+    scratch    before the others states of a chunk's steps, twice: that the states before and after
+               a step are apart in memory is then checked once a loop at run time, where it would
+               keep the loop from being vectorised; behind them rows of a chunk's steps
 """
 
 from typing import Any
@@ -43,7 +42,7 @@ from vimamba_kernels.cpu_math import (
     softplus,
     use_wide_vectors,
 )
-from vimamba_kernels.selective_scan.cpu_forward import FLOATS
+from vimamba_kernels.selective_scan.cpu_forward import FLOATS, STRIDES, places
 from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, load_weights
 
 ARGUMENTS = types.Tuple(
@@ -53,7 +52,7 @@ ARGUMENTS = types.Tuple(
         types.UniTuple(FLOATS, 8),
         types.UniTuple(FLOATS, 6),
         types.UniTuple(uint64, 10),
-        types.UniTuple(uint64, 6),
+        STRIDES,
         types.UniTuple(boolean, 2),
     )
 )
@@ -90,7 +89,7 @@ def _clear_gradients(
     """Zero what paths add to, and what one may leave untouched because it skips the token."""
     L, channels, N = sizes[2], sizes[4], sizes[6]
     uk, dk, part = at
-    if k == ZERO or strides[1] > ZERO:
+    if k == ZERO or strides[0][1] > ZERO:
         clear(gradients[0], uk, L, channels, w)
     if not visits_all:
         clear(gradients[1], dk, L, channels, w)
@@ -104,6 +103,7 @@ def _recompute_fours(
     paths: Any,
     scratch: Any,
     sizes: Any,
+    strides: Any,
     at: Any,
     path: Any,
     count: Any,
@@ -114,7 +114,8 @@ def _recompute_fours(
     use_wide_vectors()
     u, delta, B = inputs[0], inputs[1], inputs[3]
     channels, N, rank = sizes[4], sizes[6], sizes[9]
-    uk, row, start, bk, _ = at
+    (uk, dk, Bk, _, _), start = at
+    delta_row, B_row = strides[1][2], strides[2][3]
     N4 = (N + THREE) // FOUR * FOUR
     S, Q, W, X, H, P = scratch
     for i in range(count):
@@ -122,17 +123,17 @@ def _recompute_fours(
         token = U(index)
         later = ahead(paths, path + i)
         fetch(u, uk + later * channels, w)
-        fetch_steps(delta, row + later, channels, start, rank, w)
+        fetch_steps(delta, dk + later * delta_row, start, rank, w)
         x = i * THREE * ROW
         if index >= 0:
             u0 = uk + token * channels
-            load_steps(delta, row + token, channels, start, rank, W, S, BIAS, GDT, w)
+            load_steps(delta, dk + token * delta_row, start, rank, W, S, BIAS, GDT, w)
             for d in range(w):
                 v = S[GDT + d]
                 X[x + d] = u[u0 + d]
                 X[x + ROW + d] = softplus(v, enabled)
                 X[x + TWO * ROW + d] = sigmoid(v, enabled)
-            copy(B, bk + token * N, S, BC, N)
+            copy(B, Bk + token * B_row, S, BC, N)
         else:
             for d in range(w):
                 X[x + d] = F(0.0)
@@ -168,6 +169,7 @@ def _walk_back_fours(
     gradients: Any,
     scratch: Any,
     sizes: Any,
+    strides: Any,
     at: Any,
     path: Any,
     count: Any,
@@ -177,7 +179,8 @@ def _walk_back_fours(
     use_wide_vectors()
     B, C, dy = inputs[3], inputs[4], inputs[9]
     channels, N = sizes[4], sizes[6]
-    uk, dk, bk, yk, part = at
+    (uk, _, Bk, Ck, yk), dk, part = at
+    B_row, C_row = strides[2][3], strides[3][3]
     N4 = (N + THREE) // FOUR * FOUR
     SUMS = BC + TWO * N4
     S, Q, _, X, H, P = scratch
@@ -192,8 +195,8 @@ def _walk_back_fours(
         x = i * THREE * ROW
         if index >= 0:
             copy(dy, yk + token * channels, S, DY, w)
-            copy(B, bk + token * N, S, BC, N)
-            copy(C, bk + token * N, S, BC + N4, N)
+            copy(B, Bk + token * B_row, S, BC, N)
+            copy(C, Ck + token * C_row, S, BC + N4, N)
         else:
             clear(S, DY, ONE, ZERO, w)
             clear(S, BC, ONE, ZERO, TWO * N4)
@@ -259,14 +262,14 @@ def backward_fours(frame: Any) -> None:
     member, first, last = share(frame)
     inputs, paths, gradients, rows, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
-    S, Q, W = own(rows[0], member), own(rows[1], member), own(rows[2], member)
-    X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
+    H, P, S = own(rows[0], member), own(rows[1], member), own(rows[2], member)
+    Q, W, X = own(rows[3], member), own(rows[4], member), own(rows[5], member)
     scratch = S, Q, W, X, H, P
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias, dfirst = gradients[2], gradients[5], gradients[6], gradients[7]
     dlast = inputs[10]
     batch, K, L, T, channels, groups, N, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
+    of_paths = strides[6]
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # Q: A, the gradient of h and that of A for each state; H: h and the decay for each state
@@ -275,12 +278,10 @@ def backward_fours(frame: Any) -> None:
         clear(S, BC, ONE, ZERO, TWO * N4)
         for k in range(K):
             bk = (b * K + k) * channels + start
-            uk = b * u_batch + k * u_path + start
-            yk = b * y_batch + k * y_path + start
+            read_at = places(strides, b, k, group, start)
             dk = (b * K + k) * L * channels + start
-            group_row = ((b * K + k) * groups + group) * L * N
-            part = block * batch * K * groups * L * N + group_row
-            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w, visits_all)
+            part = (((block * batch + b) * K + k) * groups + group) * L * N
+            _clear_gradients(gradients, sizes, strides, (read_at[0], dk, part), k, w, visits_all)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
             load_weights(weights, k, channels, start, rank, W, w)
@@ -296,14 +297,18 @@ def backward_fours(frame: Any) -> None:
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = b * paths_batch + k * paths_path + c * chunk
+                path = b * of_paths[0] + k * of_paths[1] + c * chunk
                 for n in range(N):
                     at = (((b * K + k) * chunks + c) * N + n) * channels + start
                     copy(states, at, H, TWO * n * ROW, w)
-                read_at = (uk, (b * K + k) * L, start, group_row, yk)
-                _recompute_fours(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)
-                write_at = (uk, dk, group_row, yk, part)
-                _walk_back_fours(inputs, paths, gradients, scratch, sizes, write_at, path, count, w)
+                _recompute_fours(
+                    *(inputs, paths, scratch, sizes, strides, (read_at, start)),
+                    *(path, count, w, enabled),
+                )
+                _walk_back_fours(
+                    *(inputs, paths, gradients, scratch, sizes, strides, (read_at, dk, part)),
+                    *(path, count, w),
+                )
             copy(S, DD, dD, bk, w)
             copy(S, DBIAS, dbias, bk, w)
             for n in range(N):
@@ -319,6 +324,7 @@ def _recompute_one(
     paths: Any,
     scratch: Any,
     sizes: Any,
+    strides: Any,
     at: Any,
     path: Any,
     count: Any,
@@ -329,21 +335,22 @@ def _recompute_one(
     use_wide_vectors()
     u, delta, B, dy = inputs[0], inputs[1], inputs[3], inputs[9]
     channels, rank = sizes[4], sizes[9]
-    uk, row, start, bk, yk = at
+    (uk, dk, Bk, _, yk), start = at
+    delta_row, B_row = strides[1][2], strides[2][3]
     S, W, X = scratch[0], scratch[2], scratch[3]
     for i in range(count):
         index = paths[path + i]
         later = ahead(paths, path + i)
         fetch(u, uk + later * channels, w)
-        fetch_steps(delta, row + later, channels, start, rank, w)
+        fetch_steps(delta, dk + later * delta_row, start, rank, w)
         fetch(dy, yk + later * channels, w)
         x = i * SLOT
         if index >= 0:
             token = U(index)
             u0 = uk + token * channels
             y0 = yk + token * channels
-            b0 = B[bk + token]
-            load_steps(delta, row + token, channels, start, rank, W, S, BIAS, STEP, w)
+            b0 = B[Bk + token * B_row]
+            load_steps(delta, dk + token * delta_row, start, rank, W, S, BIAS, STEP, w)
             for d in range(w):
                 v = S[STEP + d]
                 s = softplus(v, enabled)
@@ -396,6 +403,7 @@ def _walk_back_one(
     gradients: Any,
     scratch: Any,
     sizes: Any,
+    strides: Any,
     at: Any,
     path: Any,
     count: Any,
@@ -406,7 +414,8 @@ def _walk_back_one(
     B, C = inputs[3], inputs[4]
     du, ddelta, dB, dC = gradients[0], gradients[1], gradients[3], gradients[4]
     channels = sizes[4]
-    uk, dk, bk, _, part = at
+    (uk, _, Bk, Ck, _), dk, part = at
+    B_row, C_row = strides[2][3], strides[3][3]
     S, X = scratch[0], scratch[3]
     for back in range(count):
         i = count - ONE - back
@@ -419,7 +428,7 @@ def _walk_back_one(
             token = U(index)
             u0 = uk + token * channels
             d0 = dk + token * channels
-            b0, c0 = B[bk + token], C[bk + token]
+            b0, c0 = B[Bk + token * B_row], C[Ck + token * C_row]
             dB0, dC0 = _step_back_one(S, X, x, du, u0, ddelta, d0, b0, c0, w)
             dB[part + token] = dB0
             dC[part + token] = dC0
@@ -438,25 +447,23 @@ def backward_one(frame: Any) -> None:
     member, first, last = share(frame)
     inputs, paths, gradients, rows, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
-    S, Q, W = own(rows[0], member), own(rows[1], member), own(rows[2], member)
-    X, H, P = own(rows[3], member), own(rows[4], member), own(rows[5], member)
+    H, P, S = own(rows[0], member), own(rows[1], member), own(rows[2], member)
+    Q, W, X = own(rows[3], member), own(rows[4], member), own(rows[5], member)
     scratch = S, Q, W, X, H, P
     A, D, bias, weights, states = inputs[2], inputs[5], inputs[6], inputs[7], inputs[8]
     dA, dD, dbias, dfirst = gradients[2], gradients[5], gradients[6], gradients[7]
     dlast = inputs[10]
     batch, K, L, T, channels, groups, _, _, chunk, rank = sizes
-    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
+    of_paths = strides[6]
     chunks = (T + chunk - ONE) // chunk
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
         for k in range(K):
             bk = (b * K + k) * channels + start
-            uk = b * u_batch + k * u_path + start
-            yk = b * y_batch + k * y_path + start
+            read_at = places(strides, b, k, group, start)
             dk = (b * K + k) * L * channels + start
-            group_row = ((b * K + k) * groups + group) * L
-            part = block * batch * K * groups * L + group_row
-            _clear_gradients(gradients, sizes, strides, (uk, dk, part), k, w, visits_all)
+            part = (((block * batch + b) * K + k) * groups + group) * L
+            _clear_gradients(gradients, sizes, strides, (read_at[0], dk, part), k, w, visits_all)
             copy(bias, k * channels + start, S, BIAS, w)
             copy(D, k * channels + start, S, SKIP, w)
             load_weights(weights, k, channels, start, rank, W, w)
@@ -469,12 +476,16 @@ def backward_one(frame: Any) -> None:
             for reverse in range(chunks):
                 c = chunks - ONE - reverse
                 count = min(chunk, T - c * chunk)
-                path = b * paths_batch + k * paths_path + c * chunk
+                path = b * of_paths[0] + k * of_paths[1] + c * chunk
                 copy(states, ((b * K + k) * chunks + c) * channels + start, X, ZERO, w)
-                read_at = (uk, (b * K + k) * L, start, group_row, yk)
-                _recompute_one(inputs, paths, scratch, sizes, read_at, path, count, w, enabled)
-                write_at = (uk, dk, group_row, yk, part)
-                _walk_back_one(inputs, paths, gradients, scratch, sizes, write_at, path, count, w)
+                _recompute_one(
+                    *(inputs, paths, scratch, sizes, strides, (read_at, start)),
+                    *(path, count, w, enabled),
+                )
+                _walk_back_one(
+                    *(inputs, paths, gradients, scratch, sizes, strides, (read_at, dk, part)),
+                    *(path, count, w),
+                )
             copy(S, DA, dA, bk, w)
             if dfirst.size > 0:
                 copy(S, G, dfirst, bk, w)

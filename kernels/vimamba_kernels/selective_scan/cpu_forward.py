@@ -8,13 +8,13 @@ over the paths needs no K-fold output and does not depend on threads. Arguments 
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
              the factors in delta are projected; z and the first state (B, K, N, D), or
-             nothing; flat float32
+             nothing; float32, flat unless they have strides
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y; states at every chunk's begin and after the last step (empty: not wanted)
     scratch  for each thread rows of a step; tiles of the states; rows of weights
-    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is
-             given); distance of z's rows
-    strides  of u: batch, path; of y: batch, path; of paths: batch, path
+    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is given)
+    strides  of delta: batch, path, token; of B and C: batch, path, group, token; of z: batch,
+             token; of u, y and paths: batch, path
     flags    whether delta passes through softplus, and every path visits every token
 """
 
@@ -50,14 +50,16 @@ from vimamba_kernels.cpu_math import (
 from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, load_weights
 
 FLOATS = float32[::1]
+# those of u, delta, B, C, z, y, paths
+STRIDES = types.Tuple(tuple(types.UniTuple(uint64, n) for n in (2, 3, 4, 4, 2, 2, 2)))
 ARGUMENTS = types.Tuple(
     (
         types.UniTuple(FLOATS, 10),
         int32[::1],
         types.UniTuple(FLOATS, 3),
         types.UniTuple(FLOATS, 3),
-        types.UniTuple(uint64, 11),
-        types.UniTuple(uint64, 6),
+        types.UniTuple(uint64, 10),
+        STRIDES,
         types.UniTuple(boolean, 2),
     )
 )
@@ -73,6 +75,19 @@ def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: A
             y[y0 + row * y_row + d] *= v * sigmoid(v, True)
 
 
+@helper
+def places(strides: Any, b: Any, k: Any, group: Any, start: Any) -> Any:
+    """Where a task's path begins in u, delta, B, C and y."""
+    of_u, of_delta, of_B, of_C, _, of_y, _ = strides
+    return (
+        b * of_u[0] + k * of_u[1] + start,
+        b * of_delta[0] + k * of_delta[1],
+        b * of_B[0] + k * of_B[1] + group * of_B[2],
+        b * of_C[0] + k * of_C[1] + group * of_C[2],
+        b * of_y[0] + k * of_y[1] + start,
+    )
+
+
 @kernel
 def forward_fours(frame: Any) -> None:
     """Any number of states, padded to a multiple of four."""
@@ -82,8 +97,8 @@ def forward_fours(frame: Any) -> None:
     enabled, visits_all = flags
     u, delta, A, B, C, D, bias, weights, z, initial = inputs
     y, states, final = outputs
-    _, K, L, T, channels, groups, N, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
+    _, K, L, T, channels, _, N, _, chunk, rank = sizes
+    _, of_delta, of_B, of_C, of_z, of_y, of_paths = strides
     N4 = (N + THREE) // FOUR * FOUR
     chunks = (T + chunk - ONE) // chunk
     # S: rows of the step, then its B and C; Q: h and A of each state
@@ -93,10 +108,9 @@ def forward_fours(frame: Any) -> None:
         b, group, _, start, w = place(task, sizes)
         for k in range(K):
             bk = b * K + k
-            uk = b * u_batch + k * u_path + start
-            yk = b * y_batch + k * y_path + start
-            path = b * paths_batch + k * paths_path
-            first_visit = k == ZERO or y_path > ZERO
+            uk, dk, Bk, Ck, yk = places(strides, b, k, group, start)
+            path = b * of_paths[0] + k * of_paths[1]
+            first_visit = k == ZERO or of_y[1] > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
             keep = not (first_visit and visits_all)
@@ -119,20 +133,18 @@ def forward_fours(frame: Any) -> None:
                 token = U(index)
                 later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
-                fetch_steps(delta, bk * L + later, channels, start, rank, w)
+                fetch_steps(delta, dk + later * of_delta[2], start, rank, w)
                 fetch(y, yk + later * channels, w)
                 if index >= 0:
                     u0 = uk + token * channels
-                    row = bk * L + token
-                    load_steps(delta, row, channels, start, rank, W, S, BIAS, DT, w)
+                    load_steps(delta, dk + token * of_delta[2], start, rank, W, S, BIAS, DT, w)
                     for d in range(w):
                         s = softplus(S[DT + d], enabled)
                         S[DT + d] = s
                         S[WRITE + d] = s * u[u0 + d]
                         S[ACC + d] = S[SKIP + d] * u[u0 + d]
-                    at = ((bk * groups + group) * L + token) * N
-                    copy(B, at, S, BC, N)
-                    copy(C, at, S, BC + N4, N)
+                    copy(B, Bk + token * of_B[3], S, BC, N)
+                    copy(C, Ck + token * of_C[3], S, BC + N4, N)
                 else:
                     for d in range(w):
                         S[DT + d] = softplus(S[BIAS + d], enabled)
@@ -163,8 +175,8 @@ def forward_fours(frame: Any) -> None:
             if final.size > 0:
                 for n in range(N):
                     copy(Q, TWO * n * ROW, final, (bk * N + n) * channels + start, w)
-            if z.size > 0 and (k == K - ONE or y_path > ZERO):
-                _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)
+            if z.size > 0 and (k == K - ONE or of_y[1] > ZERO):
+                _gate(y, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)
 
 
 @kernel
@@ -176,8 +188,8 @@ def forward_one(frame: Any) -> None:
     enabled, visits_all = flags
     u, delta, A, B, C, D, bias, weights, z, initial = inputs
     y, states, final = outputs
-    _, K, L, T, channels, groups, _, _, chunk, rank, z_row = sizes
-    u_batch, u_path, y_batch, y_path, paths_batch, paths_path = strides
+    _, K, L, T, channels, _, _, _, chunk, rank = sizes
+    _, of_delta, of_B, of_C, of_z, of_y, of_paths = strides
     chunks = (T + chunk - ONE) // chunk
     S, W = own(scratch[0], member), own(scratch[2], member)
     H, DECAY, BIAS, SKIP, DT = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW
@@ -185,10 +197,9 @@ def forward_one(frame: Any) -> None:
         b, group, _, start, w = place(task, sizes)
         for k in range(K):
             bk = b * K + k
-            uk = b * u_batch + k * u_path + start
-            yk = b * y_batch + k * y_path + start
-            path = b * paths_batch + k * paths_path
-            first_visit = k == ZERO or y_path > ZERO
+            uk, dk, Bk, Ck, yk = places(strides, b, k, group, start)
+            path = b * of_paths[0] + k * of_paths[1]
+            first_visit = k == ZERO or of_y[1] > ZERO
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
             keep = not (first_visit and visits_all)
@@ -206,16 +217,14 @@ def forward_one(frame: Any) -> None:
                 index = paths[path + t]
                 later = ahead(paths, path + t)
                 fetch(u, uk + later * channels, w)
-                fetch_steps(delta, bk * L + later, channels, start, rank, w)
+                fetch_steps(delta, dk + later * of_delta[2], start, rank, w)
                 fetch(y, yk + later * channels, w)
                 if index >= 0:
                     token = U(index)
                     u0 = uk + token * channels
                     y0 = yk + token * channels
-                    at = (bk * groups + group) * L + token
-                    b0, c0 = B[at], C[at]
-                    row = bk * L + token
-                    load_steps(delta, row, channels, start, rank, W, S, BIAS, DT, w)
+                    b0, c0 = B[Bk + token * of_B[3]], C[Ck + token * of_C[3]]
+                    load_steps(delta, dk + token * of_delta[2], start, rank, W, S, BIAS, DT, w)
                     for d in range(w):
                         s = softplus(S[DT + d], enabled)
                         v = u[u0 + d]
@@ -228,5 +237,5 @@ def forward_one(frame: Any) -> None:
                         S[H + d] *= exp2(softplus(S[BIAS + d], enabled) * S[DECAY + d])
             if final.size > 0:
                 copy(S, H, final, bk * channels + start, w)
-            if z.size > 0 and (k == K - ONE or y_path > ZERO):
-                _gate(y, yk, channels, z, b * L * z_row + start, z_row, L, w)
+            if z.size > 0 and (k == K - ONE or of_y[1] > ZERO):
+                _gate(y, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)

@@ -1,7 +1,7 @@
 """How the scan's numba kernels get the step sizes of a token: given, or projected from factors.
 
 A projection multiplies the token's `rank` factors by the path's weights, which stand in rows of
-scratch memory. The rank is a multiple of eight, or zero where the sizes are given.
+scratch memory, padded to a multiple of eight. The rank is zero where the sizes are given.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ from vimamba_kernels.cpu_math import (
     TWO,
     ZERO,
     U,
+    clear,
     copy,
     fetch,
     helper,
@@ -25,43 +26,45 @@ FIVE, SIX, SEVEN, EIGHT = U(5), U(6), U(7), U(8)
 
 
 @helper
+def padded(rank: Any) -> Any:
+    """The rows that a projection's weights take."""
+    return (rank + SEVEN) // EIGHT * EIGHT
+
+
+@helper
 def load_weights(
     weights: Any, k: Any, channels: Any, start: Any, rank: Any, W: Any, w: Any
 ) -> None:
-    """Put a path's weights for the channels from `start` into rows of `W`."""
+    """Put a path's weights for the channels from `start` into rows of `W`, and zeros behind them.
+
+    Behind the rows there is room for a token's factors, which are padded as well.
+    """
+    rows = padded(rank)
+    clear(W, rank * ROW, rows - rank, ROW, w)
+    clear(W, rows * ROW, ONE, ROW, rows)
     for d in range(w):
         for r in range(rank):
             W[r * ROW + d] = weights[(k * channels + start + d) * rank + r]
 
 
 @helper
-def fetch_steps(delta: Any, row: Any, channels: Any, start: Any, rank: Any, w: Any) -> None:
+def fetch_steps(delta: Any, at: Any, start: Any, rank: Any, w: Any) -> None:
     """Ask for what `load_steps` will read."""
     if rank == ZERO:
-        fetch(delta, row * channels + start, w)
+        fetch(delta, at + start, w)
     else:
-        fetch(delta, row * rank, rank)
+        fetch(delta, at, rank)
 
 
 @inlined
 def load_steps(
-    delta: Any,
-    row: Any,
-    channels: Any,
-    start: Any,
-    rank: Any,
-    W: Any,
-    S: Any,
-    bias: Any,
-    to: Any,
-    w: Any,
+    delta: Any, at: Any, start: Any, rank: Any, W: Any, S: Any, bias: Any, to: Any, w: Any
 ) -> None:
     """Put the sizes of a token, before the softplus and with the bias, into the row `to` of S.
 
     Args:
         delta: Sizes by channel, or factors.
-        row: The token's place in delta, counted in rows.
-        channels: In a row of sizes.
+        at: Where the token's row begins in delta.
         start: First channel.
         rank: Factors in a row, or zero.
         W: Weights, from `load_weights`.
@@ -72,16 +75,18 @@ def load_steps(
     """
     use_wide_vectors()
     if rank == ZERO:
-        at = row * channels + start
         for d in range(w):
-            S[to + d] = delta[at + d] + S[bias + d]
+            S[to + d] = delta[at + start + d] + S[bias + d]
     else:
+        rows = padded(rank)
+        factors = rows * ROW
+        copy(delta, at, W, factors, rank)
         copy(S, bias, S, to, w)
-        for r in range(ZERO, rank, EIGHT):
-            at = row * rank + r
-            f0, f1, f2, f3 = delta[at], delta[at + ONE], delta[at + TWO], delta[at + THREE]
-            at += FOUR
-            f4, f5, f6, f7 = delta[at], delta[at + ONE], delta[at + TWO], delta[at + THREE]
+        for r in range(ZERO, rows, EIGHT):
+            f = factors + r
+            f0, f1, f2, f3 = W[f], W[f + ONE], W[f + TWO], W[f + THREE]
+            f += FOUR
+            f4, f5, f6, f7 = W[f], W[f + ONE], W[f + TWO], W[f + THREE]
             q = r * ROW
             for d in range(w):
                 v = f0 * W[q + d] + f1 * W[q + ROW + d]

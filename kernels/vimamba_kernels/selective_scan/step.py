@@ -18,7 +18,6 @@ from vimamba_kernels.cpu_tasks import (
     flat,
     floats,
     run,
-    scratch,
 )
 from vimamba_kernels.paths import compute_dtype
 from vimamba_kernels.registration import must_be_composed
@@ -148,16 +147,15 @@ def _step(
     new = floats(*state.shape)
     zeros = floats(k, channels).zero_() if D is None or delta_bias is None else None
     tensors = (state, u, delta, A, B, C, *(zeros if t is None else t for t in (D, delta_bias)))
-    inputs = (*map(flat, tensors), floats(0) if z is None else flat(z))
+    inputs = (*map(flat, tensors), None if z is None else flat(z))
     threads = torch.get_num_threads()
     width = block_width(channels // groups, batch * groups, threads)
     tasks = batch * groups * -(-(channels // groups) // width)
-    team = min(threads, tasks)
     shared, separate = (channels, 0), (k * channels, channels)
     strides = (separate if u.dim() == 4 else shared) + (shared if merge else separate)
     sizes = (batch, k, 1, 1, channels, groups, n, width)
-    arguments = (inputs, (y, new), scratch(team, 3 * ROW), sizes, strides, delta_softplus)
-    run(_kernel(), arguments, tasks, team)
+    numbers = (*sizes, *strides, delta_softplus)
+    run(_kernel(), (*inputs, y, new), (3 * ROW,), numbers, tasks, min(threads, tasks))
     return y.to(u.dtype), new
 
 

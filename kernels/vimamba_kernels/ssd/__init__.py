@@ -63,7 +63,7 @@ def ssd(
         merge: Whether to return the sum over the paths.
         return_state: Whether to return the state after the last step, too.
         backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "cpu" (compiled
-            by numba; without states and limits), "chunked" or "reference" (PyTorch); "auto" takes
+            by numba; without limits), "chunked" or "reference" (PyTorch); "auto" takes
             the environment variable VIMAMBA_BACKEND or else the fastest one that can run.
 
     Returns:

@@ -7,6 +7,8 @@ of the time of matrix products in PyTorch, although it takes an exponential per 
 import torch
 from torch import Tensor
 
+from vimamba_kernels.registration import nothing
+
 
 def ssd_cpu(
     x: Tensor,
@@ -18,10 +20,12 @@ def ssd_cpu(
     z: Tensor | None,
     dt_bias: Tensor | None,
     dt_softplus: bool,
+    initial_state: Tensor | None,
     paths: Tensor | None,
     merge: bool,
-) -> Tensor:
-    """The output without states; arguments as the op's."""
+    return_state: bool,
+) -> tuple[Tensor, Tensor]:
+    """The output, and the state after the last step or nothing; arguments as the op's."""
     heads, width = x.shape[-2:]
     states = B.shape[-1]
 
@@ -30,7 +34,7 @@ def ssd_cpu(
 
     if D is not None:
         D = per_channel(D) if D.dim() == 2 else D.flatten(1)
-    y = torch.ops.vimamba.selective_scan(
+    arguments = (
         x.flatten(-2),
         per_channel(dt),
         per_channel(A).unsqueeze(-1).expand(-1, -1, states),
@@ -45,4 +49,10 @@ def ssd_cpu(
         merge,
         "cpu",
     )
-    return y.unflatten(-1, (heads, width))
+    if initial_state is None and not return_state:
+        y = torch.ops.vimamba.selective_scan(*arguments)
+        return y.unflatten(-1, (heads, width)), nothing(y, torch.float32)
+    first = None if initial_state is None else initial_state.flatten(2, 3)
+    y, last = torch.ops.vimamba.selective_scan_with_state(*arguments, first)
+    last = last.unflatten(2, (heads, width)) if return_state else nothing(last)
+    return y.unflatten(-1, (heads, width)), last

@@ -36,26 +36,26 @@ from vimamba_kernels.ssd.reference import ssd_reference
 BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 
-def choose_backend(backend: str, x: Tensor, *, stateless: bool = True, states: int = 1) -> str:
+def choose_backend(backend: str, x: Tensor, *, limited: bool = False, states: int = 1) -> str:
     """The name of the backend that `backend`, the environment and `x` ask for; see `choose`.
 
     Args:
         backend: A name of `BACKENDS` or "auto".
         x: The scan's input; its device and dtype count.
-        stateless: Whether neither states nor step limits are asked for.
+        limited: Whether step sizes have limits.
         states: N.
     """
-    return choose(backend, BACKENDS, lambda name: _obstacle(name, x, stateless, states))
+    return choose(backend, BACKENDS, lambda name: _obstacle(name, x, limited, states))
 
 
-def _obstacle(backend: str, x: Tensor, stateless: bool, states: int) -> str | None:
+def _obstacle(backend: str, x: Tensor, limited: bool, states: int) -> str | None:
     """Why a backend cannot run, or None."""
     if backend == "triton":
         return triton_obstacle("x", x) or fused.obstacle(x.dtype, states)
     if backend != "cpu":
         return None
-    if not stateless:
-        return "it knows neither initial_state nor return_state nor dt_limit"
+    if limited:
+        return "it knows no dt_limit"
     return cpu_obstacle("x", x)
 
 
@@ -89,8 +89,7 @@ def _ssd(
 ) -> tuple[Tensor, Tensor]:
     """The output, and the state after the last step, empty unless `return_state`."""
     check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
-    stateless = initial_state is None and dt_limit is None and not return_state
-    name = choose_backend(backend, x, stateless=stateless, states=B.shape[-1])
+    name = choose_backend(backend, x, limited=dt_limit is not None, states=B.shape[-1])
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     if name in ("triton", "cpu") and must_be_composed(tensors):
         name = "chunked"
@@ -99,8 +98,8 @@ def _ssd(
             *tensors, dt_softplus, dt_limit, paths, merge, return_state
         )
     if name == "cpu":
-        y = ssd_cpu(x, dt, A, B, C, D, z, dt_bias, dt_softplus, paths, merge)
-        return y, nothing(y, torch.float32)
+        options = (dt_bias, dt_softplus, initial_state, paths, merge, return_state)
+        return ssd_cpu(x, dt, A, B, C, D, z, *options)
     scan = ssd_reference if name == "reference" else ssd_chunked
     options = (dt_bias, dt_softplus, dt_limit, initial_state, paths, merge)
     y, state = scan(x, dt, A, B, C, D, z, *options)

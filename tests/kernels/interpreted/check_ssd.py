@@ -227,7 +227,7 @@ def test_opcheck_passes(utils):
 def test_more_states_than_fit_are_left_to_another_backend():
     x = torch.zeros(1)
     assert op.choose_backend("auto", x, states=64) == "triton"
-    assert op.choose_backend("auto", x, states=65, stateless=False) == "chunked"
+    assert op.choose_backend("auto", x, states=65, limited=True) == "chunked"
     assert op.choose_backend("auto", x.bfloat16(), states=128) == "triton"
     with pytest.raises(ValueError, match=r"B has 65 states; for torch.float32 it takes at most 64"):
         op.choose_backend("triton", x, states=65)

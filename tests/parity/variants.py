@@ -295,7 +295,24 @@ DAMAMBA: dict[str, Any] = {
 }
 DAMAMBA_TEST = {"dims": (32, 48, 64, 80), "head_dim": 16, "layer_scales": (0.0, 0.0, 1e-6, 1e-6)}
 
+A2MAMBA: dict[str, Place] = {
+    "ssm": "stages.0.blocks.0.mixer.average",
+    "mixer": "stages.1.blocks.0.mixer",
+}
+A2MAMBA_TEST = {"dims": (16, 32, 48, 64), "img_size": (96, 128), "num_classes": 10}
+
 BACKBONES = [
+    Variant("a2mamba_test", "test_a2mamba", A2MAMBA_TEST, A2MAMBA),
+    *(
+        Variant(name, name, modules=A2MAMBA)
+        for name in (
+            "a2mamba_nano",
+            "a2mamba_tiny",
+            "a2mamba_small",
+            "a2mamba_base",
+            "a2mamba_large",
+        )
+    ),
     Variant("damamba_test", "test_damamba", {**DAMAMBA_TEST, "num_classes": 10}, **DAMAMBA),
     Variant("damamba_tiny", "damamba_tiny", **DAMAMBA),
     Variant("damamba_small", "damamba_small", **DAMAMBA),

@@ -7,6 +7,7 @@ backbone with a class token or registers gives it.
 
 from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
+from vimamba.layers.conv_pyramid import ConvDownsample, ConvMlp, ConvStem, init_convs_
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
     MambaMixer,
@@ -24,6 +25,7 @@ from vimamba.layers.mlla import (
     mean_attention,
     positioned_rules,
 )
+from vimamba.layers.projected_head import ProjectedHead
 from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.simple_pyramid import SimplePyramid
@@ -42,6 +44,7 @@ from vimamba.layers.tokens import (
 )
 from vimamba.layers.vss import (
     GATED_SS2D,
+    NormedStage,
     PatchExpand,
     PatchMerging,
     PatchStem,
@@ -56,14 +59,19 @@ __all__ = [
     "SSD2D",
     "BottleneckDownsample",
     "ChannelGate",
+    "ConvDownsample",
+    "ConvMlp",
+    "ConvStem",
     "DepthwiseConv",
     "GridEmbed",
     "MambaMixer",
+    "NormedStage",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
     "PatchStem",
     "PositionedBlock",
+    "ProjectedHead",
     "ResidualStem",
     "RotaryEmbed",
     "ScanMixer",
@@ -76,6 +84,7 @@ __all__ = [
     "channel_gate_rules",
     "crop",
     "drop_path_rates",
+    "init_convs_",
     "init_patches_",
     "init_step_bias_",
     "init_vim_blocks_",

@@ -138,6 +138,18 @@ class Stage(nn.Module):
         return self.blocks(x)
 
 
+class NormedStage(Stage):
+    """A stage whose output is normed, for the next one, too."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module) -> None:
+        super().__init__(downsample, blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Stage`, in the layout of channels that its parts take."""
+        return self.norm(self.mix(self.downsample(x)))
+
+
 def init_vss_(module: nn.Module) -> None:
     """Start linear layers and scans inside a module as VMamba's code does."""
     for layer in module.modules():

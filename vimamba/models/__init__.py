@@ -1,5 +1,6 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models.a2mamba import A2Mamba
 from vimamba.models.adventurer import Adventurer
 from vimamba.models.arm import ARM
 from vimamba.models.damamba import DAMamba
@@ -27,6 +28,7 @@ __all__ = [
     "ARM",
     "MLLA",
     "VSSD",
+    "A2Mamba",
     "Adventurer",
     "DAMamba",
     "EfficientVMamba",

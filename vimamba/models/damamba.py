@@ -10,40 +10,33 @@ Sizes: N batch, H and W image or map, C channels, G groups of channels.
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, LayerNorm2d, LayerScale2d, trunc_normal_
+from timm.layers import DropPath, LayerNorm2d, LayerScale2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SelectiveScan, Stage, drop_path_rates, split_paths, ss2d_rules
+from vimamba.layers import (
+    ConvDownsample,
+    ConvMlp,
+    ConvStem,
+    NormedStage,
+    SelectiveScan,
+    drop_path_rates,
+    init_convs_,
+    split_paths,
+    ss2d_rules,
+)
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone
 from vimamba.scan_orders import num_paths, order_of_block
 
 __all__ = ["DAMamba"]
-
-
-class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions, each with a norm: a quarter of the image's side."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        layers: list[nn.Module] = []
-        for dim_in, dim_out, stride in (
-            (in_chans, dim // 2, 2),
-            (dim // 2, dim // 2, 1),
-            (dim // 2, dim, 2),
-            (dim, dim, 1),
-        ):
-            conv = nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, **dd)
-            layers += [conv, nn.BatchNorm2d(dim_out, **dd), nn.GELU()]
-        super().__init__(*layers[:-1])
 
 
 class Resample(nn.Module):
@@ -125,22 +118,6 @@ class DynamicScan(nn.Module):
         self.scan.reset_parameters()
 
 
-class ConvMlp(nn.Module):
-    """An MLP with a depthwise convolution that is added to what it reads."""
-
-    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden, 1, **dd)
-        self.act = nn.GELU()
-        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
-        self.fc2 = nn.Conv2d(hidden, dim, 1, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        x = self.act(self.fc1(x))
-        return self.fc2(x + self.conv(x))
-
-
 class DynamicBlock(nn.Module):
     """A depthwise convolution, a mixer and an MLP, each added to what it reads."""
 
@@ -169,18 +146,6 @@ class DynamicBlock(nn.Module):
         x = x + self.position(x)
         x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-
-
-class NormedStage(Stage):
-    """A stage whose output is normed, for the next one, too."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module) -> None:
-        super().__init__(downsample, blocks)
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        return self.norm(self.mix(self.downsample(x)))
 
 
 class DAMamba(StagedBackbone):
@@ -226,12 +191,7 @@ class DAMamba(StagedBackbone):
                 sizes = {"mlp_ratio": mlp_ratios[i], "layer_scale": layer_scales[i]}
                 blocks.append(DynamicBlock(dim, mixer, drop_path=rate, **sizes, **dd))
                 number += 1
-            downsample: nn.Module = nn.Identity()
-            if i:
-                conv = nn.Conv2d(dims[i - 1], dim, 3, stride=2, padding=1, **dd)
-                downsample = nn.Sequential(
-                    OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)),
-                )
+            downsample = ConvDownsample(dims[i - 1], dim, **dd) if i else nn.Identity()
             stages.append(NormedStage(downsample, blocks, LayerNorm2d(dim, **dd)))
         super().__init__(
             ConvStem(in_chans, dims[0], **dd),
@@ -249,11 +209,7 @@ class DAMamba(StagedBackbone):
 
     def init_parameters(self) -> None:
         """Convolutions and linear layers alike, those of the offsets, too; the scans as Mamba's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convs_(self)
         for module in self.modules():
             if isinstance(module, DynamicScan):
                 module.reset_parameters()

@@ -20,12 +20,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import ConvNormAct, DropPath, LayerScale2d, trunc_normal_
+from timm.layers import ConvNormAct, DropPath, LayerScale2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SelectiveScan, Stage, drop_path_rates, split_paths, ss2d_rules
+from vimamba.layers import (
+    SelectiveScan,
+    Stage,
+    drop_path_rates,
+    init_convs_,
+    split_paths,
+    ss2d_rules,
+)
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone
@@ -236,11 +243,7 @@ class TinyViM(StagedBackbone):
 
     def init_parameters(self) -> None:
         """Convolutions and linear layers alike, the scans as Mamba's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_convs_(self)
         for module in self.modules():
             if isinstance(module, LaplaceMixer):
                 module.reset_parameters()

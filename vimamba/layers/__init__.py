@@ -45,6 +45,8 @@ from vimamba.layers.tokens import (
 from vimamba.layers.vss import (
     GATED_SS2D,
     NormedStage,
+    OverlapDownsample,
+    OverlapStem,
     PatchExpand,
     PatchMerging,
     PatchStem,
@@ -66,6 +68,8 @@ __all__ = [
     "GridEmbed",
     "MambaMixer",
     "NormedStage",
+    "OverlapDownsample",
+    "OverlapStem",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",

@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     DepthwiseConv,
+    OverlapDownsample,
+    OverlapStem,
     PatchMerging,
     PatchStem,
     SelectiveScan,
@@ -32,7 +34,7 @@ from vimamba.layers import (
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
-from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
+from vimamba.models.vmamba import next_stage
 from vimamba.scan_orders import num_paths
 
 __all__ = ["MSVMamba"]
@@ -261,10 +263,10 @@ class MSVMamba(StagedBackbone):
             mlp = ConvMlp(dim, int(mlp_ratio * dim), **dd)
             return MultiscaleBlock(dim, mixer, mlp, drop_path=rate, post_norm=version == 3, **dd)
 
-        downsample = partial(ConvDownsample if version == 3 else PatchMerging, **dd)
+        downsample = partial(OverlapDownsample if version == 3 else PatchMerging, **dd)
         rates = drop_path_rates(drop_path_rate, depths)
         super().__init__(
-            (ConvStem if version == 3 else PatchStem)(in_chans, dims[0], **dd),
+            (OverlapStem if version == 3 else PatchStem)(in_chans, dims[0], **dd),
             make_stages(
                 depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
             ),

@@ -14,13 +14,15 @@ from functools import partial
 from typing import Any
 
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     GATED_SS2D,
     SS2D,
     SSD2D,
+    OverlapDownsample,
+    OverlapStem,
     PatchMerging,
     PatchStem,
     VSSBlock,
@@ -32,37 +34,6 @@ from vimamba.models._builder import build_model
 from vimamba.models._staged import StagedBackbone, make_stages
 
 __all__ = ["VMamba"]
-
-
-class ConvStem(nn.Module):
-    """Two strided 3x3 convolutions, each with a norm: a quarter of the image's side."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.patch_size = 1
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
-        self.norm1 = nn.LayerNorm(dim // 2, **dd)
-        self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
-        self.norm2 = nn.LayerNorm(dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
-        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
-        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-
-class ConvDownsample(nn.Module):
-    """Strided 3x3 convolution, then norm."""
-
-    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, **dd)
-        self.norm = nn.LayerNorm(dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C)."""
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
 _MIXERS = {"ss2d": SS2D, "ssd2d": SSD2D}
@@ -122,10 +93,10 @@ class VMamba(StagedBackbone):
             made = _MIXERS[mixer](dim, scan_order=order, **scan, **dd)
             return VSSBlock(dim, made, mlp_ratio=mlp_ratio, drop_path=rate, **dd)
 
-        downsample = partial(ConvDownsample if overlapping else PatchMerging, **dd)
+        downsample = partial(OverlapDownsample if overlapping else PatchMerging, **dd)
         rates = drop_path_rates(drop_path_rate, depths)
         super().__init__(
-            (ConvStem if overlapping else PatchStem)(in_chans, dims[0], **dd),
+            (OverlapStem if overlapping else PatchStem)(in_chans, dims[0], **dd),
             make_stages(
                 depths, dims, scan_order, rates, make_block=make_block, make_downsample=downsample
             ),

@@ -63,7 +63,7 @@ class ProjectedHead(ClassifierHead):
         pool_type = self.global_pool.pool_type if pool_type is None else pool_type
         in_features = in_features or self.in_features
         if not pool_type:
-            self.project = nn.Identity()
+            self.project = nn.Identity().train(self.training)
         elif not self.projects:
             self.project = self._new_projection(in_features, dd)
         self.projects = bool(pool_type)

@@ -87,19 +87,18 @@ def match_efficientvim(checkpoint: Mapping[str, Any]) -> list[Identity]:
     stem, head = (state.get(f"{name}.weight") for name in ("patch_embed.conv.0.conv", "heads.0"))
     if "weights" not in state or stem is None or stem.ndim != 4 or head is None:
         return []
-    sizes = {"in_chans": stem.shape[1], "num_classes": head.shape[0]}
+    sizes: dict[str, Any] = {"in_chans": stem.shape[1], "num_classes": head.shape[0]}
     for name in timm.list_models(module="efficientvim"):
         if _fit(state, timm.create_model(name, device="meta", **sizes)) is not None:
-            return [
-                EfficientViMIdentity(
-                    variant=name,
-                    family=_FAMILY.name,
-                    notes="timm's own model",
-                    accuracy=_FAMILY.describe_accuracy(name),
-                    license="mit",
-                    **sizes,
-                )
-            ]
+            found: Identity = EfficientViMIdentity(
+                variant=name,
+                family=_FAMILY.name,
+                notes="timm's own model",
+                accuracy=_FAMILY.describe_accuracy(name),
+                license="mit",
+                **sizes,
+            )
+            return [found]
     return []
 
 

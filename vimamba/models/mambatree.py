@@ -69,10 +69,8 @@ class TreeMixer(nn.Module):
         u = x.flatten(1, 2)
         dt, B, C = self.x_proj(u).split([self.dt_rank, 1, 1], dim=-1)
         # a product of many decays close to one is far off in half precision
-        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dt = self.scan.dt_proj[0](dt).to(dtype)
-        step = F.softplus(dt + self.scan.dt_bias.to(dtype))
-        decay = torch.exp(-step * self.scan.A_log.squeeze(-1).to(dtype).exp())
+        step = F.softplus(widened(self.scan.dt_proj[0](dt)) + self.scan.dt_bias)
+        decay = torch.exp(-step * self.scan.A_log.squeeze(-1).exp())
         states = filter_tree(step * B * u, decay, parents).type_as(x)
         y = self.state_norm(states) * C + self.scan.D * u
         y = self.out_norm(y).view_as(x)
@@ -84,12 +82,19 @@ class TreeMixer(nn.Module):
         self.scan.reset_parameters()
 
 
+# a symbolic trace keeps the call: it has no dtypes
+@torch.fx.wrap
+def widened(x: Tensor) -> Tensor:
+    """The tensor in float32 at least."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def similarity_tree(x: Tensor) -> Tensor:
     """Parents (N, L) of the cells of a map (N, H, W, D) in the tree of its most similar ones."""
-    x = x if x.dtype == torch.float64 else x.float()
-    down = F.cosine_similarity(x[:, 1:], x[:, :-1], dim=-1, eps=1e-8)
-    right = F.cosine_similarity(x[:, :, 1:], x[:, :, :-1], dim=-1, eps=1e-8)
-    return torch.ops.vimamba.grid_tree(torch.exp(-down), torch.exp(-right))
+    x = widened(x)
+    down = torch.exp(-F.cosine_similarity(x, x.roll(-1, 1), dim=-1, eps=1e-8))
+    right = torch.exp(-F.cosine_similarity(x, x.roll(-1, 2), dim=-1, eps=1e-8))
+    return torch.ops.vimamba.grid_tree(down[:, :-1], right[:, :, :-1])
 
 
 def filter_tree(x: Tensor, decay: Tensor, parents: Tensor) -> Tensor:

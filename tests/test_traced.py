@@ -39,6 +39,8 @@ MODELS = {
     "msvmamba": ("test_msvmamba", {}),
     "msvmambav3": ("test_msvmambav3", {}),
     "damamba": ("test_damamba", {}),
+    "a2mamba": ("test_a2mamba", {}),
+    "mambatree": ("test_mambatree", {}),
     "tinyvim": ("test_tinyvim", {}),
     "vim": ("test_vim", {"dynamic_img_size": True}),
     "vim_avg": (

@@ -138,8 +138,7 @@ def check_paths(paths: Tensor, length: int) -> None:
     """
     if torch.compiler.is_compiling() or paths.is_meta or isinstance(paths, FakeTensor):
         return
-    while is_functorch_wrapped_tensor(paths):
-        paths = _unwrapped(paths)
+    paths = unwrapped(paths)
     state = path_state(paths, length)
     found = _good_paths.get(paths)
     if found is not None and found.state == state and is_unchanged(paths, found.values):
@@ -154,10 +153,12 @@ def check_paths(paths: Tensor, length: int) -> None:
     _good_paths[paths] = _Finding(state, copy_values(paths), complete)
 
 
-def _unwrapped(t: Tensor) -> Tensor:
-    """What a transform of torch.func has wrapped; samples that it maps over come first."""
-    inner = get_unwrapped(t)
-    return inner.movedim(maybe_get_bdim(t), 0) if is_batchedtensor(t) else inner
+def unwrapped(t: Tensor) -> Tensor:
+    """What transforms of torch.func have wrapped; samples that they map over come first."""
+    while is_functorch_wrapped_tensor(t):
+        inner = get_unwrapped(t)
+        t = inner.movedim(maybe_get_bdim(t), 0) if is_batchedtensor(t) else inner
+    return t
 
 
 def remember_paths(

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from vimamba_kernels.mamba3 import op as _mamba3_op  # noqa: F401  registers the operators
 from vimamba_kernels.selective_scan import op as _op  # noqa: F401  likewise
 from vimamba_kernels.ssd import op as _ssd_op  # noqa: F401  likewise
+from vimamba_kernels.tree_scan import op as _tree_op  # noqa: F401  likewise
 
 FLOPS_PER_STATE = 9
 
@@ -71,6 +72,12 @@ def _mamba3_forward_flops(*shapes: Any, **_: Any) -> int:
 @register_flop_formula(torch.ops.vimamba.mamba3_backward)
 def _mamba3_backward_flops(grad: Any, grad_state: Any, *shapes: Any, **_: Any) -> int:
     return 2 * _ssd_flops(shapes[0], shapes[1], shapes[3])
+
+
+@register_flop_formula(torch.ops.vimamba.tree_sum_forward)
+def _tree_sum_flops(x_shape: Sequence[int], *_: Any, **__: Any) -> int:
+    """A multiplication and an addition for each token and channel."""
+    return 2 * math.prod(x_shape)
 
 
 def fvcore_handles() -> dict[str, Callable[[list[Any], list[Any]], int]]:

@@ -473,8 +473,36 @@ RSM_CD: dict[str, Place] = {
     },
     r"fuse_block(\d)": lambda model, m: model.fusion.convs[int(m[1]) - 1],
 }
+A2MAMBA: dict[str, Place] = {
+    "ssm": "stages.0.blocks.0.mixer.average",
+    "mixer": "stages.1.blocks.0.mixer",
+}
+A2MAMBA_TEST = {"dims": (16, 32, 48, 64), "img_size": (96, 128), "num_classes": 10}
+
+MAMBATREE: dict[str, Place] = {
+    "ssm": "stages.0.blocks.0.mixer.out_norm",
+    "hnorm_in": Tap("stages.0.blocks.0.mixer.state_norm", entering=True),
+    "mixer": "stages.1.blocks.0.mixer",
+}
+MAMBATREE_TEST = {"dims": (16, 32, 64, 128), "num_classes": 10}
 
 BACKBONES = [
+    Variant("mambatree_test", "test_mambatree", MAMBATREE_TEST, MAMBATREE),
+    *(
+        Variant(f"mambatree_{size}", f"mambatree_{size}", modules=MAMBATREE)
+        for size in ("tiny", "small", "base")
+    ),
+    Variant("a2mamba_test", "test_a2mamba", A2MAMBA_TEST, A2MAMBA),
+    *(
+        Variant(name, name, modules=A2MAMBA)
+        for name in (
+            "a2mamba_nano",
+            "a2mamba_tiny",
+            "a2mamba_small",
+            "a2mamba_base",
+            "a2mamba_large",
+        )
+    ),
     Variant("damamba_test", "test_damamba", {**DAMAMBA_TEST, "num_classes": 10}, **DAMAMBA),
     Variant("damamba_tiny", "damamba_tiny", **DAMAMBA),
     Variant("damamba_small", "damamba_small", **DAMAMBA),

@@ -9,6 +9,7 @@ from vimamba.layers.cells import crop, pad_to_cells
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.conv_mlp import ConvMlp
 from vimamba.layers.conv_norm import ConvNorm
+from vimamba.layers.conv_pyramid import ConvDownsample, ConvStem, MapMlp
 from vimamba.layers.dates import ARRANGEMENTS, check_arrangement, join_dates, part_dates
 from vimamba.layers.drop_path import drop_path_rates
 from vimamba.layers.mamba import (
@@ -28,6 +29,7 @@ from vimamba.layers.mlla import (
     positioned_rules,
 )
 from vimamba.layers.necked_head import NeckedHead
+from vimamba.layers.projected_head import ProjectedHead
 from vimamba.layers.projected_scan import MapScan, ProjectedScan, init_map_scans_
 from vimamba.layers.resize import resize
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
@@ -47,6 +49,9 @@ from vimamba.layers.tokens import (
 )
 from vimamba.layers.vss import (
     GATED_SS2D,
+    NormedStage,
+    OverlapDownsample,
+    OverlapStem,
     PatchExpand,
     PatchMerging,
     PatchStem,
@@ -62,18 +67,25 @@ __all__ = [
     "SSD2D",
     "BottleneckDownsample",
     "ChannelGate",
+    "ConvDownsample",
     "ConvMlp",
     "ConvNorm",
+    "ConvStem",
     "DepthwiseConv",
     "GridEmbed",
     "MambaMixer",
+    "MapMlp",
     "MapScan",
     "NeckedHead",
+    "NormedStage",
+    "OverlapDownsample",
+    "OverlapStem",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
     "PatchStem",
     "PositionedBlock",
+    "ProjectedHead",
     "ProjectedScan",
     "ResidualStem",
     "RotaryEmbed",

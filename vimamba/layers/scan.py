@@ -126,6 +126,22 @@ class SelectiveScan(nn.Module):
         dt, B, C = projected.transpose(1, 2).split(sizes, dim=-1)
         return self(u, dt, B, C, paths, None, merge)
 
+    def states(self, u: Tensor, projected: Tensor, paths: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What is kept of the tokens, of scans with one state a channel, before it is read.
+
+        Args:
+            u: As in `mix`.
+            projected: As in `mix`.
+            paths: As in `mix`.
+
+        Returns:
+            The states (N, K, L, D), and what they are to be multiplied by, (N, K, L, 1).
+        """
+        projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2))
+        dt, B, C = projected.transpose(1, 2).split([self.dt_rank, 1, 1], dim=-1)
+        # read by ones, and without the skip, the result of a scan is its state
+        return self(u, dt, B, torch.ones_like(B), paths, None, False, False), C
+
 
 class StateSpaceDuality(nn.Module):
     """K scans with one decay for every head of channels: step biases, decays, skips, the operator.

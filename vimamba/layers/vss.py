@@ -37,6 +37,39 @@ class PatchStem(nn.Module):
         return self.norm1(self.conv1(x).permute(0, 2, 3, 1))
 
 
+class OverlapStem(nn.Module):
+    """Two strided 3x3 convolutions, each with a norm: a quarter of the image's side."""
+
+    def __init__(self, in_chans: int, dim: int, *, eps: float = 1e-5, **dd: Any) -> None:
+        super().__init__()
+        self.patch_size = 1
+        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
+        self.norm1 = nn.LayerNorm(dim // 2, eps=eps, **dd)
+        self.act = nn.GELU()
+        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
+        self.norm2 = nn.LayerNorm(dim, eps=eps, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
+        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
+        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
+class OverlapDownsample(nn.Module):
+    """Strided 3x3 convolution, then norm."""
+
+    def __init__(
+        self, dim_in: int, dim: int, *, bias: bool = True, eps: float = 1e-5, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, bias=bias, **dd)
+        self.norm = nn.LayerNorm(dim, eps=eps, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C)."""
+        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
+
+
 class PatchMerging(nn.Module):
     """Concatenate 2x2 neighbors, norm, project (Swin, arXiv:2103.14030).
 
@@ -88,6 +121,7 @@ class VSSBlock(nn.Module):
         mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
         drop_path: Probability to leave out what mixer and MLP add.
         layer_scale: Start of learned factors of what they add; 0 for no factors.
+        eps: Of the norms.
         device, dtype: Of the parameters.
     """
 
@@ -99,15 +133,16 @@ class VSSBlock(nn.Module):
         mlp_ratio: float,
         drop_path: float,
         layer_scale: float = 0.0,
+        eps: float = 1e-5,
         **dd: Any,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, **dd)
+        self.norm1 = nn.LayerNorm(dim, eps=eps, **dd)
         self.mixer = mixer
         self.ls1 = LayerScale(dim, layer_scale, **dd) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
         self.has_mlp = mlp_ratio > 0
-        self.norm2 = nn.LayerNorm(dim, **dd) if self.has_mlp else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim, eps=eps, **dd) if self.has_mlp else nn.Identity()
         self.mlp = Mlp(dim, int(dim * mlp_ratio), **dd) if self.has_mlp else nn.Identity()
         scaled = self.has_mlp and layer_scale
         self.ls2 = LayerScale(dim, layer_scale, **dd) if scaled else nn.Identity()
@@ -145,6 +180,18 @@ class Stage(nn.Module):
         if self.grad_checkpointing and not torch.jit.is_scripting():
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
+
+
+class NormedStage(Stage):
+    """A stage whose output is normed, for the next one, too."""
+
+    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module) -> None:
+        super().__init__(downsample, blocks)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Stage`, in the layout of channels that its parts take."""
+        return self.norm(self.mix(self.downsample(x)))
 
 
 def init_vss_(module: nn.Module) -> None:

@@ -1,5 +1,7 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
+from vimamba.models import efficientvim as _efficientvim  # noqa: F401  tells its files
+from vimamba.models.a2mamba import A2Mamba
 from vimamba.models.adventurer import Adventurer
 from vimamba.models.arm import ARM
 from vimamba.models.damamba import DAMamba
@@ -9,6 +11,7 @@ from vimamba.models.localvim import LocalVim
 from vimamba.models.localvmamba import LocalVMamba
 from vimamba.models.mamband import MambaND
 from vimamba.models.mambar import MambaReg
+from vimamba.models.mambatree import MambaTree
 from vimamba.models.mambavision import MambaVision
 from vimamba.models.medmamba import MedMamba
 from vimamba.models.mlla import MLLA
@@ -28,6 +31,7 @@ __all__ = [
     "ARM",
     "MLLA",
     "VSSD",
+    "A2Mamba",
     "Adventurer",
     "DAMamba",
     "EfficientVMamba",
@@ -37,6 +41,7 @@ __all__ = [
     "MSVMamba",
     "MambaND",
     "MambaReg",
+    "MambaTree",
     "MambaVision",
     "MedMamba",
     "MobileMamba",

@@ -5,7 +5,6 @@ Sizes: N batch, H and W image, h and w map, C channels of a stage.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict
 from vimamba.layers import (
     BottleneckDownsample,
-    NeckedHead,
     PositionedBlock,
     ResidualStem,
     Stage,
@@ -57,7 +55,8 @@ class StagedParts:
         scan_order: Of all blocks that scan, or a list that they take by turns.
         norm: Of the last stage, before the classifier.
         dense_norm: Of every stage's features in a dense backbone.
-        neck: Of the pooled features, before the classifier.
+        head: From (channels of the last stage, classes, pooling, drop rate) and the layout of the
+            map to the classifier.
         stride: Of the first stage, image pixels per cell.
         output_fmt: Layout of the maps inside, "NHWC" or "NCHW".
     """
@@ -71,7 +70,7 @@ class StagedParts:
     scan_order: str | Sequence[str] = ""
     norm: Callable[..., nn.Module] = nn.LayerNorm
     dense_norm: Callable[..., nn.Module] = nn.LayerNorm
-    neck: Callable[..., nn.Module] | None = None
+    head: Callable[..., Any] = ClassifierHead
     stride: int = 4
     output_fmt: str = "NHWC"
 
@@ -142,7 +141,7 @@ class StagedBackbone(Backbone):
         self.has_stage_norms = options.stage_norm
         self.in_chans = options.in_chans
         self.num_classes = 0 if options.stage_norm else options.num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
+        self.num_features = dims[-1]
         self.output_fmt = parts.output_fmt
         self.is_nchw = parts.output_fmt == "NCHW"
         self.stem = parts.stem(options.in_chans, dims[0], **dd)
@@ -157,9 +156,9 @@ class StagedBackbone(Backbone):
             dense_norm, norm = parts.dense_norm, nn.Identity
         self.stage_norms = nn.ModuleList(dense_norm(dim, **dd) for dim in dims)
         self.norm = norm(dims[-1], **dd)
-        make_head = partial(NeckedHead, neck=parts.neck) if parts.neck else ClassifierHead
         sizes = dims[-1], self.num_classes, options.global_pool, options.drop_rate
-        self.head = make_head(*sizes, input_fmt=parts.output_fmt, **dd)
+        self.head = parts.head(*sizes, input_fmt=parts.output_fmt, **dd)
+        self.head_hidden_size = self.head.num_features
 
     @classmethod
     def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:

@@ -10,7 +10,6 @@ Sizes: N batch, H and W image or map, C channels, G groups of channels.
 
 import math
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -21,35 +20,22 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import MapScan, Stage, init_map_scans_, split_paths, ss2d_rules
+from vimamba.layers import (
+    ConvDownsample,
+    ConvStem,
+    MapMlp,
+    MapScan,
+    NormedStage,
+    init_map_scans_,
+    split_paths,
+    ss2d_rules,
+)
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.timm_layers import LayerScale2d
 
 __all__ = ["DAMamba"]
-
-
-class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions, each with a norm: a quarter of the image's side."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        layers: list[nn.Module] = []
-        for dim_in, dim_out, stride in (
-            (in_chans, dim // 2, 2),
-            (dim // 2, dim // 2, 1),
-            (dim // 2, dim, 2),
-            (dim, dim, 1),
-        ):
-            conv = nn.Conv2d(dim_in, dim_out, 3, stride=stride, padding=1, **dd)
-            layers += [conv, nn.BatchNorm2d(dim_out, **dd), nn.GELU()]
-        super().__init__(*layers[:-1])
-
-
-def make_downsample(dim_in: int, dim: int, **dd: Any) -> nn.Module:
-    """A strided 3x3 convolution and a norm."""
-    conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, **dd)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(dim, **dd)))
 
 
 class Resample(nn.Module):
@@ -114,22 +100,6 @@ class DynamicScan(MapScan):
         return self.out_proj(self.mix(fetched))
 
 
-class ConvMlp(nn.Module):
-    """An MLP with a depthwise convolution that is added to what it reads."""
-
-    def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
-        super().__init__()
-        self.fc1 = nn.Conv2d(dim, hidden, 1, **dd)
-        self.act = nn.GELU()
-        self.conv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, **dd)
-        self.fc2 = nn.Conv2d(hidden, dim, 1, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        x = self.act(self.fc1(x))
-        return self.fc2(x + self.conv(x))
-
-
 class DynamicBlock(nn.Module):
     """A depthwise convolution, a mixer and an MLP, each added to what it reads."""
 
@@ -149,7 +119,7 @@ class DynamicBlock(nn.Module):
         self.mixer = mixer
         self.ls1 = LayerScale2d(dim, layer_scale, **dd) if layer_scale else nn.Identity()
         self.norm2 = nn.BatchNorm2d(dim, **dd)
-        self.mlp = ConvMlp(dim, int(dim * mlp_ratio), **dd)
+        self.mlp = MapMlp(dim, int(dim * mlp_ratio), **dd)
         self.ls2 = LayerScale2d(dim, layer_scale, **dd) if layer_scale else nn.Identity()
         self.drop_path = DropPath(drop_path)
 
@@ -158,18 +128,6 @@ class DynamicBlock(nn.Module):
         x = x + self.position(x)
         x = x + self.drop_path(self.ls1(self.mixer(self.norm1(x))))
         return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
-
-
-class NormedStage(Stage):
-    """A stage whose output is normed, for the next one, too."""
-
-    def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module) -> None:
-        super().__init__(downsample, blocks)
-        self.norm = norm
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        return self.norm(self.mix(self.downsample(x)))
 
 
 class DAMamba(StagedBackbone):
@@ -218,7 +176,7 @@ class DAMamba(StagedBackbone):
             dims=dims,
             stem=ConvStem,
             block=block,
-            downsample=make_downsample,
+            downsample=ConvDownsample,
             stage=stage,
             scan_order=scan_order,
             norm=nn.Identity,

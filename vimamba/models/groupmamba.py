@@ -22,7 +22,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, average_classifiers, register_family
-from vimamba.layers import ConvMlp, SelectiveScan, init_vss_, join_branches
+from vimamba.layers import ConvMlp, NeckedHead, SelectiveScan, init_vss_, join_branches
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
@@ -266,6 +266,7 @@ class GroupMamba(StagedBackbone):
             return GroupBlock(dim, scan_order=next(orders), mlp_ratio=ratio, drop_path=rate, **dd)
 
         last = order_of_block(scan_order, sum(depths))
+        neck = partial(make_neck, scan_order=last, mlp_ratio=mlp_ratios[-1])
         parts = StagedParts(
             depths=depths,
             dims=dims,
@@ -274,7 +275,7 @@ class GroupMamba(StagedBackbone):
             downsample=Downsample,
             scan_order=scan_order,
             norm=nn.Identity,
-            neck=partial(make_neck, scan_order=last, mlp_ratio=mlp_ratios[-1]),
+            head=partial(NeckedHead, neck=neck),
         )
         super().__init__(parts, **options)
         self.init_weights(needs_reset=False)

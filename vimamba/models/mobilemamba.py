@@ -11,6 +11,7 @@ Sizes: N batch, H and W image or map, C channels.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -20,7 +21,7 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SS2D, ConvNorm, split_paths, ss2d_rules
+from vimamba.layers import SS2D, ConvNorm, NeckedHead, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
@@ -260,7 +261,7 @@ class MobileMamba(StagedBackbone):
             downsample=Downsample,
             scan_order=scan_order,
             norm=nn.Identity,
-            neck=nn.BatchNorm1d,
+            head=partial(NeckedHead, neck=nn.BatchNorm1d),
             stride=16,
             output_fmt="NCHW",
         )

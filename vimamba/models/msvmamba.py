@@ -23,6 +23,8 @@ from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     ConvMlp,
     DepthwiseConv,
+    OverlapDownsample,
+    OverlapStem,
     PatchMerging,
     PatchStem,
     ProjectedScan,
@@ -31,7 +33,7 @@ from vimamba.layers import (
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
-from vimamba.models.vmamba import ConvDownsample, ConvStem, next_stage
+from vimamba.models.vmamba import next_stage
 from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import Mlp
 
@@ -218,9 +220,9 @@ class MSVMamba(StagedBackbone):
         parts = StagedParts(
             depths=depths,
             dims=dims,
-            stem=ConvStem if version == 3 else PatchStem,
+            stem=OverlapStem if version == 3 else PatchStem,
             block=block,
-            downsample=ConvDownsample if version == 3 else PatchMerging,
+            downsample=OverlapDownsample if version == 3 else PatchMerging,
             scan_order=scan_order,
         )
         super().__init__(parts, **options)

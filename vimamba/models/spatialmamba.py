@@ -96,10 +96,7 @@ class FusedScan(ScanMixer):
     def mix_map(self, x: Tensor, paths: Tensor) -> Tensor:
         """Tokens (N, H, W, D) along paths (K, T) or (N, K, T): (N, H, W, D)."""
         u = x.flatten(1, 2)
-        projected = self.x_proj(u).unflatten(-1, (self.num_paths, self.dt_rank + 2))
-        dt, B, C = projected.transpose(1, 2).split([self.dt_rank, 1, 1], dim=-1)
-        # read by ones, and without the skip, the result of a scan is its state
-        states = self.scan(u, dt, B, torch.ones_like(B), paths, merge=False, skip=False)
+        states, C = self.scan.states(u, self.x_proj(u), paths)
         maps = states.flatten(0, 1).transpose(1, 2).unflatten(-1, x.shape[1:3])
         fused = self.fusion(maps).flatten(2).transpose(1, 2).unflatten(0, (-1, self.num_paths))
         y = (fused * C).sum(1) + self.scan.D.sum(0) * u

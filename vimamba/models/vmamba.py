@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from timm.models import register_model
-from torch import Tensor, nn
+from torch import nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
     GATED_SS2D,
     SS2D,
     SSD2D,
+    OverlapDownsample,
+    OverlapStem,
     PatchMerging,
     PatchStem,
     VSSBlock,
@@ -30,38 +32,6 @@ from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 
 __all__ = ["VMamba"]
-
-
-class ConvStem(nn.Module):
-    """Two strided 3x3 convolutions, each with a norm: a quarter of the image's side."""
-
-    def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.patch_size = 1
-        self.conv1 = nn.Conv2d(in_chans, dim // 2, 3, stride=2, padding=1, **dd)
-        self.norm1 = nn.LayerNorm(dim // 2, **dd)
-        self.act = nn.GELU()
-        self.conv2 = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1, **dd)
-        self.norm2 = nn.LayerNorm(dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, H / 4, W / 4, C)."""
-        x = self.act(self.norm1(self.conv1(x).permute(0, 2, 3, 1)))
-        return self.norm2(self.conv2(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
-
-class ConvDownsample(nn.Module):
-    """Strided 3x3 convolution, then norm."""
-
-    def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(dim_in, dim, 3, stride=2, padding=1, **dd)
-        self.norm = nn.LayerNorm(dim, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, H, W, C_in) to (N, ceil(H / 2), ceil(W / 2), C)."""
-        return self.norm(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-
 
 _MIXERS = {"ss2d": SS2D, "ssd2d": SSD2D}
 FIRST_GENERATION: dict[str, Any] = {**GATED_SS2D, "mlp_ratio": 0.0, "overlapping": False}
@@ -117,9 +87,9 @@ class VMamba(StagedBackbone):
         parts = StagedParts(
             depths=depths,
             dims=dims,
-            stem=ConvStem if overlapping else PatchStem,
+            stem=OverlapStem if overlapping else PatchStem,
             block=block,
-            downsample=ConvDownsample if overlapping else PatchMerging,
+            downsample=OverlapDownsample if overlapping else PatchMerging,
             scan_order=scan_order,
         )
         super().__init__(parts, **options)

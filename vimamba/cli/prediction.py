@@ -24,6 +24,14 @@ each mask is of. Masks that are there already are not made again, so after Ctrl-
 same command goes on. Images are called by their path below the folder that was named, or by the
 path in the list, without drive, root, . and .. in it: nothing is written outside --out.
 
+A registration run takes two files, the moving and the fixed one, or CSV lists with the columns
+moving and fixed (and moving_labels, fixed_labels):
+
+  vimamba predict runs/brains moving.nii.gz fixed.nii.gz --out registered
+
+It writes the warped volume, the displacement field in millimeters as ITK and ANTs read it, a
+checkerboard of each pair, warped labels, and pairs.csv with scores.
+
 Of a cross-validation, all folds answer together: the mean of their probabilities decides.
 
 Only files that `vimamba predict` wrote are ever overwritten. An image that cannot be read, or for

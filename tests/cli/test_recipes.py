@@ -47,11 +47,15 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     content = print_config(path, capsys, tmp_path, monkeypatch)
     model, data = (find(content[part]["class_path"]) for part in ("model", "data"))
     source = data(**arguments(data, content["data"]["init_args"]))
-    given = {**content["model"]["init_args"], "pretrained": False, "num_classes": 3}
+    given = {**content["model"]["init_args"], "pretrained": False, "in_chans": source.in_chans}
     known = inspect.signature(model).parameters
-    if "class_counts" in known:
-        given["class_counts"] = [3, 2, 1]
-    given |= {"img_size": content["data"]["init_args"]["img_size"], "in_chans": source.in_chans}
+    of_the_data = {
+        "num_classes": 3,
+        "class_counts": [3, 2, 1],
+        "img_size": content["data"]["init_args"].get("img_size"),
+        "class_names": ["a", "b", "c"],
+    }
+    given |= {name: value for name, value in of_the_data.items() if name in known}
     given["optim"]["ema"] = None  # timm cannot average weights without memory
     with torch.device("meta"):  # no time is spent on weights
         task = model(**arguments(model, given))

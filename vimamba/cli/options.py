@@ -13,6 +13,7 @@ vimamba fit: train a classifier or a segmentation network
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
   vimamba fit --task segmentation --data FOLDER --model vm_unet
+  vimamba fit --task registration --data FOLDER --model mambamorph
   vimamba fit -c configs/classification/digits_vim.yaml --lr 2e-3 --out runs/digits
   vimamba fit --resume runs/digits                    go on after Ctrl-C, bit for bit
   vimamba cross-validate ...                          the same for every fold of the data
@@ -21,7 +22,8 @@ vimamba fit: train a classifier or a segmentation network
   --task NAME           {tasks}; a recipe says it itself
   --data PATH           a folder of class folders, a CSV list or a MedMNIST .npz file;
                         for segmentation folders images and masks, a CSV list, or a folder of
-                        NIfTI volumes, ISIC or Synapse
+                        NIfTI volumes, ISIC or Synapse;
+                        for registration a folder of cases or a CSV list of pairs
   --model NAME          timm model name (vimamba list-models); for segmentation a backbone,
                         or a network: vm_unet, swin_umamba, umamba_enc_2d ...
   --pretrained          start from the published weights
@@ -44,7 +46,7 @@ Callbacks and loggers of Lightning, such as --trainer.callbacks+=EarlyStopping
 --trainer.callbacks.monitor=val/loss or --trainer.logger=WandbLogger, can wait for these metrics:
 train/loss, val/loss; of classifiers val/accuracy, val/balanced_accuracy, val/macro_f1, val/auroc,
 val/ece, with more than five classes val/top5, with several labels val/exact_match; of
-segmentation val/dice, val/miou, val/accuracy.
+segmentation val/dice, val/miou, val/accuracy; of registration val/dice, val/ncc, val/folded.
 """
 
 ALIASES = {

@@ -30,6 +30,14 @@ A GeoTIFF that says where it lies, of any size, becomes a GeoTIFF map on the sam
 written by windows (pip install "vimamba[geo]"). Interrupted, the same command goes on within the
 scene. Several scenes are shared out over the processes of `torchrun --no-python vimamba predict`.
 
+A registration run takes two files, the moving and the fixed one, or CSV lists with the columns
+moving and fixed (and moving_labels, fixed_labels):
+
+  vimamba predict runs/brains moving.nii.gz fixed.nii.gz --out registered
+
+It writes the warped volume, the displacement field in millimeters as ITK and ANTs read it, a
+checkerboard of each pair, warped labels, and pairs.csv with scores.
+
 Of a cross-validation, all folds answer together: the mean of their probabilities decides.
 
 Only files that `vimamba predict` wrote are ever overwritten. An image that cannot be read, or for

@@ -30,8 +30,6 @@ SECTIONS = ("seed_everything", "trainer", "model", "data")
 _BUILDERS = {"class_path", "init_args", "dict_kwargs", "__path__", "__default_config__"}
 # files that timm's builders read, whatever weights a run has
 _FILES = {"checkpoint_path"}
-# what a run's data set must have settled for its images to be prepared
-_SETTLED = ("img_size", "in_chans", "mean", "std")
 
 _LOG = {"name", "version", "prefix", "save_dir"}
 # parts of Lightning that a run folder may name for --resume, with those of their arguments that
@@ -127,7 +125,8 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: trainer must hold names and values")
     trainer = {k: v for k, v in trainer.items() if k != "default_root_dir"}
     settings["trainer"] = name_in_use(trainer)
-    for name in _SETTLED:
+    data = find_loaded(settings["data"]["class_path"], ImageData)
+    for name in data.settles if data else ():
         if settings["data"]["init_args"].get(name) is None:
             raise UsageError(f"{path}: data.init_args.{name} is missing")
     return settings

@@ -17,12 +17,16 @@ from vimamba.data.masked.nifti import NiftiSlices
 from vimamba.data.masked.scene_folder import SceneFolder
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
+from vimamba.data.paired.case_folder import CaseFolder
+from vimamba.data.paired.pair_csv import PairCSV
+from vimamba.data.paired.registration import RegistrationData
 from vimamba.data.preprocessing import Intensity, Preprocessing
 
 __all__ = [
     "ISIC",
     "Augmentation",
     "CSVList",
+    "CaseFolder",
     "Catalogue",
     "ClassificationData",
     "DataError",
@@ -35,7 +39,9 @@ __all__ = [
     "MaskedAugmentation",
     "MedMNIST",
     "NiftiSlices",
+    "PairCSV",
     "Preprocessing",
+    "RegistrationData",
     "SceneFolder",
     "SegmentationData",
     "Synapse",

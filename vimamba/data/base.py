@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -71,6 +71,8 @@ class ImageData(LightningDataModule):
     """
 
     img_size: int | tuple[int, ...]
+    # arguments that a run keeps as the data has them, and that later commands need
+    settles: ClassVar[tuple[str, ...]] = ("img_size", "in_chans", "mean", "std")
 
     def __init__(
         self,
@@ -374,6 +376,26 @@ class ImageData(LightningDataModule):
         if self.split_csv is not None:
             return self.divide(tuple(chain.from_iterable(splits.values())))
         return {**splits, **self.divide(splits["train"], val_only=True)}
+
+    def with_val(self, splits: dict[str, tuple[T, ...]]) -> Catalogue:
+        """Given splits, with a val split or a fold drawn where it is needed; see `hold_out`.
+
+        Raises:
+            DataError: Images that belong together are in two of the given splits.
+        """
+        splits = self.pool_for_fold(splits)
+        if self.split_csv is None:
+            groups = {
+                split: self.groups_of(items) or [item.name for item in items]
+                for split, items in splits.items()
+            }
+            flat = [group for part in groups.values() for group in part]
+            ends = np.cumsum([0, *(len(part) for part in groups.values())])
+            places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
+            check_groups(places, flat)
+            if "val" in splits or "train" not in splits:
+                return Catalogue(splits, drawn=False)
+        return Catalogue(self.hold_out(splits), drawn=True)
 
     def strata(self, items: Sequence[Any]) -> NDArray:
         """Labels whose proportions every split keeps; one for all images unless overridden."""

@@ -3,16 +3,19 @@
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.optim import Optimization
+from vimamba.tasks.registration import ImageRegistration, RegistrationObjective
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
 
 __all__ = [
     "Classification",
+    "ImageRegistration",
     "MaskObjective",
     "NotFiniteError",
     "Objective",
     "Optimization",
+    "RegistrationObjective",
     "Segmentation",
     "Task",
     "TaskError",

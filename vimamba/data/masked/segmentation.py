@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vimamba.data.base import ImageData, check_positive, restore_settings
 from vimamba.data.errors import DataError
-from vimamba.data.items import Catalogue, Item
+from vimamba.data.items import Item
 from vimamba.data.loading import stream_seed
 from vimamba.data.masked.augmentation import (
     PRESETS,
@@ -33,7 +33,7 @@ from vimamba.data.masked.labels import (
 from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
 from vimamba.data.preprocessing import Fit, Preprocessing
 from vimamba.data.resizing import check_interpolation
-from vimamba.data.splits import SPLITS, Division, check_groups
+from vimamba.data.splits import SPLITS, Division
 from vimamba.labels import IGNORE
 from vimamba.sizes import ImageSize, read_size
 
@@ -158,23 +158,6 @@ class SegmentationData(ImageData):
         """The splits that exist, training first."""
         splits = self.catalogue.splits
         return {split: splits[split] for split in SPLITS if split in splits}
-
-    def with_val(self, splits: dict[str, Any]) -> Catalogue:
-        """Given splits, with a val split or a fold drawn where it is needed; see `hold_out`.
-
-        Raises:
-            DataError: Images that belong together are in two of the given splits.
-        """
-        splits = self.pool_for_fold(splits)
-        if self.split_csv is None:
-            groups = {split: self.groups_of(items) for split, items in splits.items()}
-            flat = [group for part in groups.values() for group in part]
-            ends = np.cumsum([0, *(len(part) for part in groups.values())])
-            places = {split: np.arange(*ends[i : i + 2]) for i, split in enumerate(groups)}
-            check_groups(places, flat)
-            if "val" in splits or "train" not in splits:
-                return Catalogue(splits, drawn=False)
-        return Catalogue(self.hold_out(splits), drawn=True)
 
     def groups_of(self, items: Sequence[Item]) -> list[str]:
         """Group of each image; one that stands alone is called by its name."""

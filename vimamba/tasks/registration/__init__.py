@@ -1,1 +1,6 @@
-"""Deformable registration of images and volumes: what it minimizes and how it is scored."""
+"""Deformable registration of images and volumes: training, scores, fields for other tools."""
+
+from vimamba.tasks.registration.objective import RegistrationObjective
+from vimamba.tasks.registration.task import ImageRegistration
+
+__all__ = ["ImageRegistration", "RegistrationObjective"]

@@ -5,7 +5,6 @@ Computed by MONAI where it has the loss.
 Sizes: N pairs, C channels, K classes, n axes, *grid the axes of an image.
 """
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,30 +16,7 @@ from torch import Tensor
 
 from vimamba.networks.registration import Registration, warp
 from vimamba.tasks.errors import TaskError
-
-
-@dataclass(frozen=True)
-class RegistrationObjective:
-    """What is minimized; a weight of 0 leaves a loss out.
-
-    Attributes:
-        ncc: Weight of the local normalized cross-correlation of the images.
-        mse: Weight of the mean squared difference of the images.
-        dice: Weight of the soft Dice loss of warped labels; needs labels of both images.
-        gradient: Weight of the velocity's squared gradient.
-        bending: Weight of the displacement's bending energy.
-        contrastive: Weight of the contrastive loss of the features; needs labels of both images
-            and a network that has features.
-        ncc_window: Cells along each side of the window of `ncc`, odd.
-    """
-
-    ncc: float = 1.0
-    mse: float = 0.0
-    dice: float = 0.0
-    gradient: float = 1.0
-    bending: float = 0.0
-    contrastive: float = 0.0
-    ncc_window: int = 9
+from vimamba.tasks.registration.objective import RegistrationObjective
 
 
 def registration_loss(

@@ -1,0 +1,1 @@
+"""Pairs of images or volumes, one of which is to be laid onto the other."""

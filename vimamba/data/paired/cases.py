@@ -1,0 +1,198 @@
+"""Volumes and images as registration reads them: values, labels, and where they lie.
+
+Volumes come with the axes (left, posterior, superior) whatever the order in their file, images with
+(row, column).
+
+Sizes: C channels, *grid the two or three axes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vimamba.data.errors import DataError
+from vimamba.data.geometry import Grid, check_grids
+from vimamba.data.items import FileImage, StoredImage, relative_name
+from vimamba.data.masked.items import read_mask
+from vimamba.data.masked.labels import grey_values, whole_numbers
+from vimamba.data.masked.nifti import ENDINGS, Volume, align_volume, cut_volume, open_volume
+from vimamba.data.pixels import image_size, percentile_limits, read_pixels
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is a NIfTI volume, by its ending."""
+    return path.name.lower().endswith(ENDINGS)
+
+
+def grid_of(path: Path) -> Grid:
+    """Where the cells of a file lie: of an image, in pixels from its first one.
+
+    Raises:
+        DataError: It cannot be read; the text names it.
+    """
+    if is_volume(path):
+        return open_volume(path).grid
+    height, width = image_size(path)
+    return Grid((height, width), np.eye(3), "", f"{height} x {width} pixels")
+
+
+def check_places(first: Path, other: Path, *, align: bool) -> None:
+    """Fail unless two files have one grid, or the second can be brought onto the first's.
+
+    Raises:
+        DataError: The text names both.
+    """
+    here, there = grid_of(first), grid_of(other)
+    if is_volume(first) != is_volume(other):
+        raise DataError(f"{first} and {other}: one is a volume and one an image")
+    if is_volume(first):
+        check_grids(here, there, first, other, align=align)
+    elif here.shape != there.shape:
+        raise DataError(f"{other} ({there.text}) is not of the size of {first} ({here.text})")
+
+
+def _open(path: Path, onto: Path | None, *, nearest: bool) -> Volume:
+    return open_volume(path) if onto is None else align_volume(path, onto, nearest=nearest)
+
+
+def _scaled(volume: Volume) -> NDArray:
+    if volume.slope == 1 and volume.intercept == 0:
+        return np.asarray(volume.stored)
+    return np.asarray(volume.stored) * np.float32(volume.slope) + np.float32(volume.intercept)
+
+
+def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
+    """Values as stored, (C, *grid).
+
+    Args:
+        path: The file.
+        onto: A volume at whose cells they are wanted.
+
+    Raises:
+        DataError: It cannot be read, or holds values that are not finite; the text names it.
+    """
+    if is_volume(path):
+        values = _scaled(_open(path, onto, nearest=False))
+        values = values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)
+    else:
+        values = np.moveaxis(read_pixels(path), -1, 0)
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    bad = values.size - int(np.isfinite(values).sum())
+    if bad:
+        raise DataError(
+            f"{path} holds {bad} values that are not finite; give each a value, such as that of "
+            "the background"
+        )
+    return values
+
+
+def read_labels(path: Path, onto: Path | None = None) -> NDArray[np.int64]:
+    """Labels as stored, (*grid).
+
+    Args:
+        path: The file.
+        onto: A volume at whose cells they are wanted.
+
+    Raises:
+        DataError: It cannot be read, or holds fractions or colors; the text names it.
+    """
+    if not is_volume(path):
+        return grey_values(read_mask(path), str(path)).astype(np.int64)
+    volume = _open(path, onto, nearest=True)
+    if volume.channels > 1:
+        raise DataError(f"labels {path} have the shape {volume.stored.shape}, expected 3 axes")
+    return whole_numbers(_scaled(volume), str(path)).astype(np.int64)
+
+
+def limits_of(
+    values: NDArray, percentiles: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The values of (C, *grid) that become 0 and 1, (C, 1, ...) each."""
+    low, high = percentiles
+    if (low, high) == (0, 100):
+        axes = tuple(range(1, values.ndim))
+        return values.min(axes, keepdims=True), values.max(axes, keepdims=True)
+    ends = percentile_limits(np.moveaxis(values, 0, -1), (low, high))
+    shape = (-1, *[1] * (values.ndim - 1))
+    first, last = (np.asarray(end, dtype=np.float32).reshape(shape) for end in ends)
+    return first, last
+
+
+def to_unit(values: NDArray, percentiles: Sequence[float]) -> NDArray[np.float32]:
+    """(C, *grid) in [0, 1]: each channel of each volume by itself, a constant one 0."""
+    low, high = limits_of(values, percentiles)
+    span = np.where(high > low, high - low, np.float32(1))
+    return ((values - low) / span).clip(0, 1).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A volume or an image, and its labels.
+
+    Attributes:
+        path: The file.
+        root: Its name is given relative to it.
+        label_path: The file of its labels, if there are any.
+        group: As in `Item`.
+    """
+
+    path: Path
+    root: Path = Path()
+    label_path: Path | None = None
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """Path relative to the root."""
+        return relative_name(self.path, self.root)
+
+    @property
+    def grid(self) -> Grid:
+        """Where its cells lie."""
+        return grid_of(self.path)
+
+    def images(self) -> Sequence[StoredImage]:
+        """The image, or the slices of the volume."""
+        if is_volume(self.path):
+            return cut_volume([self.path], None, "axial", self.root)
+        return (FileImage(self.path, self.root),)
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the labels."""
+        return "" if self.label_path is None else relative_name(self.label_path, self.root)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A case to be laid onto another one.
+
+    Attributes:
+        moving: What is warped.
+        fixed: What stays.
+        group: As in `Item`.
+    """
+
+    moving: Case
+    fixed: Case
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """Both names."""
+        return f"{self.moving.name} -> {self.fixed.name}"
+
+    @property
+    def cases(self) -> tuple[Case, Case]:
+        """The moving and the fixed one."""
+        return self.moving, self.fixed
+
+    def images(self) -> Sequence[StoredImage]:
+        """Those of both."""
+        return (*self.moving.images(), *self.fixed.images())
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the fixed one's labels."""
+        return self.fixed.target_text(class_names)

@@ -1,0 +1,407 @@
+"""What data sets of pairs have in common: which pairs there are, checks, and the way to tensors.
+
+Sizes: C channels, n axes (2 or 3), *grid the axes of an image.
+"""
+
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from vimamba.data.base import ImageData, check_positive
+from vimamba.data.errors import DataError
+from vimamba.data.loading import stream_seed
+from vimamba.data.paired.cases import (
+    Case,
+    Pair,
+    check_places,
+    is_volume,
+    read_labels,
+    read_values,
+    to_unit,
+)
+from vimamba.data.preprocessing import Preprocessing
+
+# values of labels that are named in an error
+MOST_NAMED = 8
+
+
+class PairTensors(NamedTuple):
+    """A pair as the network and the scores get it.
+
+    Attributes:
+        images: (2, C, *grid) float32 in [0, 1], the moving image and the fixed one.
+        labels: (2, *grid) int64, 0 for what is no class, i + 1 for the i-th; (2, 0) without labels.
+        spacing: (n,) float32, distance between neighbors of the fixed one in millimeters or pixels.
+        name: Of the pair.
+    """
+
+    images: Tensor
+    labels: Tensor
+    spacing: Tensor
+    name: str
+
+
+class Pairs(Protocol):
+    """Pairs by their place, in an epoch."""
+
+    def __len__(self) -> int:
+        """Number of pairs of an epoch."""
+        ...
+
+    def pair(self, epoch: int, index: int) -> Pair:
+        """One of them."""
+        ...
+
+
+@dataclass(frozen=True)
+class ListedPairs:
+    """The same pairs in every epoch."""
+
+    pairs: Sequence[Pair]
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def pair(self, epoch: int, index: int) -> Pair:
+        """One of them."""
+        return self.pairs[index]
+
+
+@dataclass(frozen=True)
+class DrawnPairs:
+    """In every epoch each case moves once, onto another one that is drawn for it.
+
+    Attributes:
+        cases: Two or more.
+        seed: With epoch and index, it decides what is drawn.
+    """
+
+    cases: Sequence[Case]
+    seed: int
+
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.cases)
+
+    def pair(self, epoch: int, index: int) -> Pair:
+        """The pair whose moving case is at this place."""
+        step = np.random.default_rng(stream_seed(self.seed, epoch, index))
+        other = (index + int(step.integers(1, len(self.cases)))) % len(self.cases)
+        return Pair(self.cases[index], self.cases[other])
+
+
+class PairDataset(Dataset[PairTensors]):
+    """Pairs as tensors.
+
+    Args:
+        pairs: Which there are.
+        percentiles: Of a volume, that become 0 and 1.
+        label_values: Of the classes; None leaves labels out.
+        in_chans: Channels of either image.
+        align: Bring volumes that lie elsewhere onto the fixed one's cells.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        *,
+        percentiles: Sequence[float],
+        label_values: Sequence[int] | None,
+        in_chans: int,
+        align: bool,
+    ) -> None:
+        self.pairs = pairs
+        self.percentiles = percentiles
+        self.label_values = label_values
+        self.in_chans = in_chans
+        self.align = align
+
+    def __len__(self) -> int:
+        """Number of pairs of an epoch."""
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> PairTensors:
+        """One pair; of epoch 0 without one."""
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        return self.tensors(self.pairs.pair(epoch, index))
+
+    def tensors(self, pair: Pair) -> PairTensors:
+        """A pair as tensors.
+
+        Raises:
+            DataError: A file cannot be read, or does not fit; the text names it.
+        """
+        for case in pair.cases:
+            check_places(pair.fixed.path, case.path, align=self.align)
+        onto = pair.fixed.path if is_volume(pair.fixed.path) else None
+        images = np.stack([self._image(case, onto) for case in pair.cases])
+        if self.label_values is None:
+            labels = np.zeros((2, 0), dtype=np.int64)
+        else:
+            labels = np.stack([self._labels(case, onto) for case in pair.cases])
+        spacing = torch.tensor(pair.fixed.grid.spacing, dtype=torch.float32, device="cpu")
+        return PairTensors(torch.from_numpy(images), torch.from_numpy(labels), spacing, pair.name)
+
+    def _image(self, case: Case, onto: Path | None) -> NDArray[np.float32]:
+        values = read_values(case.path, onto)
+        if len(values) != self.in_chans:
+            raise DataError(
+                f"{case.path} has {len(values)} channels, expected in_chans={self.in_chans}"
+            )
+        return to_unit(values, self.percentiles)
+
+    def _labels(self, case: Case, onto: Path | None) -> NDArray[np.int64]:
+        assert case.label_path is not None
+        check_places(case.path, case.label_path, align=self.align)
+        return class_indices(read_labels(case.label_path, onto), self.label_values or ())
+
+
+def class_indices(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[np.int64]:
+    """Number of the value that stands in each cell, from 1; 0 for any other."""
+    found = np.zeros_like(stored)
+    for index, value in enumerate(values, start=1):
+        found[stored == value] = index
+    return found
+
+
+class RegistrationData(ImageData):
+    r"""Base of data sets of pairs; each says which pairs there are.
+
+    Both images of a pair have one grid, and intensities become 0 to 1 in each volume by itself. A
+    network that is trained on the labels of all cases gets them for its loss and its scores.
+
+    Args:
+        root: Folder or file that holds the data.
+        in_chans: Channels of either image; those of the first by default.
+        percentiles: Of a volume's values, that become 0 and 1; what lies beyond is cut off.
+        label_values: Values of labels that count; all but 0 that are found by default.
+        class_names: Their names; the values by default.
+        align: Resample volumes that lie elsewhere onto the fixed one's cells.
+        scored_pairs: At most this many pairs of a split are scored, the same at every time.
+        batch_size: Pairs per step, of each process if there are several.
+        workers: Processes that load images; 0 loads in the main process.
+        val_fraction: Part of the training cases to hold out where there is no val split.
+        test_fraction: Part to hold out for a test where nothing is split yet.
+        split_csv: Take the division from this file (as a run writes it) instead of drawing one.
+        limit: Use at most this many cases of each split.
+        group_pattern: Regular expression for the part of a name that says which cases belong
+            together, such as "(patient\d+)"; they are then never in two splits.
+        fold: Which of `folds` equal parts is held out, from 0.
+        folds: Number of parts.
+        fold_as: The split that the part is.
+        seed: Start of all random streams.
+    """
+
+    # what a run keeps of the data: pairs are not normalized by a mean
+    settles = ("in_chans",)
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        in_chans: int | None = None,
+        percentiles: tuple[float, float] = (0.0, 100.0),
+        label_values: list[int] | None = None,
+        class_names: list[str] | None = None,
+        align: bool = False,
+        scored_pairs: int = 50,
+        batch_size: int = 1,
+        workers: int = 2,
+        val_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        split_csv: str | None = None,
+        limit: int | None = None,
+        group_pattern: str | None = None,
+        fold: int | None = None,
+        folds: int = 5,
+        fold_as: Literal["val", "test"] = "val",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            root,
+            in_chans=in_chans,
+            batch_size=batch_size,
+            workers=workers,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_csv=split_csv,
+            limit=limit,
+            group_pattern=group_pattern,
+            fold=fold,
+            folds=folds,
+            fold_as=fold_as,
+            seed=seed,
+        )
+        check_positive(scored_pairs=scored_pairs)
+        if not 0 <= percentiles[0] < percentiles[1] <= 100:
+            raise DataError(f"percentiles={tuple(percentiles)} must rise within 0 to 100")
+        if label_values is not None and len(set(label_values)) != len(label_values):
+            raise DataError(f"label_values={label_values} names a value twice")
+        self.percentiles = tuple(percentiles)
+        self.given_values, self.given_names = label_values, class_names
+        self.align = align
+        self.scored_pairs = scored_pairs
+
+    @abstractmethod
+    def training_pairs(self) -> Pairs:
+        """Those of the train split, in an epoch."""
+
+    @abstractmethod
+    def pairs_to_score(self, split: str) -> Sequence[Pair]:
+        """All of a split, or a choice that is the same at every time."""
+
+    def plan(self) -> Preprocessing:
+        """Pairs have none.
+
+        Raises:
+            DataError: Always: each volume is scaled by itself.
+        """
+        raise DataError("pairs of images are scaled one by one; see data.percentiles")
+
+    def cases(self, split: str) -> list[Case]:
+        """Every case of a split once, in order."""
+        found: dict[Path, Case] = {}
+        for pair in self.all_pairs(split):
+            for case in pair.cases:
+                found.setdefault(case.path.resolve(), case)
+        return list(found.values())
+
+    @abstractmethod
+    def all_pairs(self, split: str) -> Sequence[Pair]:
+        """Pairs in which every case of a split, and what it is laid onto, occurs."""
+
+    @cached_property
+    def every_case(self) -> list[Case]:
+        """Cases of all splits.
+
+        Raises:
+            DataError: There is none.
+        """
+        found = {
+            case.path.resolve(): case
+            for split in self.catalogue.splits
+            for case in self.cases(split)
+        }
+        if not found:
+            raise DataError(f"root={str(self.root)!r} holds no two images to lay onto one another")
+        return list(found.values())
+
+    @cached_property
+    def in_chans(self) -> int:
+        """Channels of either image."""
+        return self.given_chans or len(read_values(self.every_case[0].path))
+
+    @cached_property
+    def dims(self) -> int:
+        """Axes: 2 of images, 3 of volumes."""
+        return len(self.every_case[0].grid.shape)
+
+    @cached_property
+    def label_voxels(self) -> dict[int, int]:
+        """Cells with each value in the labels of all cases; empty where there are no labels.
+
+        Raises:
+            DataError: Some cases have labels and some have none, or labels cannot be read.
+        """
+        without = [case for case in self.every_case if case.label_path is None]
+        if len(without) == len(self.every_case):
+            return {}
+        if without:
+            raise DataError(f"{len(without)} cases have no labels, such as {without[0].path}")
+        found: Counter[int] = Counter()
+        for case in self.every_case:
+            assert case.label_path is not None
+            values, counts = np.unique(read_labels(case.label_path), return_counts=True)
+            if not set(values.tolist()) - {0}:
+                raise DataError(f"labels {case.label_path} hold nothing but 0")
+            found.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def label_values(self) -> list[int]:
+        """Values of the classes in the labels; none where there are no labels."""
+        if self.given_values is not None:
+            return self.given_values
+        return [value for value in self.label_voxels if value != 0]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of `label_values`."""
+        names = self.given_names or [str(value) for value in self.label_values]
+        if len(names) != len(self.label_values):
+            raise DataError(f"class_names={names} must be as many as {self.label_values}")
+        return names
+
+    def settled(self) -> dict[str, Any]:
+        """Settings inferred from the data, by dotted names, saved with the run."""
+        return {
+            "in_chans": self.in_chans,
+            "label_values": self.label_values,
+            "class_names": self.class_names,
+        }
+
+    def check(self) -> None:
+        """Fail, before any training, on cases that cannot be read or do not fit together.
+
+        Raises:
+            DataError: The text says what is wrong and where.
+        """
+        self.check_splits()
+        for split in self.catalogue.splits:
+            if not self.pairs_to_score(split):
+                raise DataError(
+                    f"root={str(self.root)!r}: the {split} split has "
+                    f"{len(self.catalogue.splits[split])} of the cases, which makes no pair; add "
+                    "cases, name an atlas, or hold out none: test_fraction 0"
+                )
+        missing = [v for v in self.label_values if v not in self.label_voxels]
+        if missing and (self.limit is None or not self.label_voxels):
+            raise DataError(f"label_values={missing[:MOST_NAMED]} are in no labels of {self.root}")
+        reader = self.reader(ListedPairs(()))
+        for split in self.catalogue.splits:
+            shapes: dict[tuple[int, ...], str] = {}
+            for pair in self.all_pairs(split):
+                found = reader.tensors(pair)
+                shape = tuple(found.images.shape[2:])
+                if len(shape) != self.dims or min(shape) < 2:
+                    raise DataError(
+                        f"{pair.fixed.path} has the shape {shape}; expected {self.dims} axes of 2 "
+                        "or more, as of the first case"
+                    )
+                shapes[shape] = str(pair.fixed.path)
+            if len(shapes) > 1 and self.batch_size > 1:
+                raise DataError(
+                    f"{' and '.join(list(shapes.values())[:2])} differ in size, so that they are "
+                    f"not one batch: batch_size={self.batch_size} must be 1"
+                )
+
+    def reader(self, pairs: Pairs) -> PairDataset:
+        """Some pairs as tensors."""
+        return PairDataset(
+            pairs,
+            percentiles=self.percentiles,
+            label_values=self.label_values or None,
+            in_chans=self.in_chans,
+            align=self.align,
+        )
+
+    def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
+        """Pairs of a split: those of training if `augmented`, else those that are scored."""
+        if augmented:
+            return self.reader(self.training_pairs())
+        return self.reader(ListedPairs(self.pairs_to_score(split)))
+
+    def eval_dataloader(self, split: str) -> DataLoader[Any]:
+        """Pairs to score in order; each of several processes scores all of them."""
+        return self._eval_loader(split, whole=True)

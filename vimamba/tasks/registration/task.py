@@ -1,0 +1,244 @@
+"""Deformable registration of volumes and images with any registration network."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+import torch.nn.functional as F
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.names import unknown_name
+from vimamba.networks import Registrar, Registration, create_network, list_networks
+from vimamba.tasks.errors import NotFiniteError, TaskError
+from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
+from vimamba.tasks.registration.objective import (
+    DEFAULT_REGISTRATION_OBJECTIVE,
+    RegistrationObjective,
+)
+from vimamba.tasks.registry import register_task
+from vimamba.tasks.task import Task
+
+Batch = tuple[Tensor, Tensor, Tensor, Sequence[str]]
+
+
+@register_task("registration")
+class ImageRegistration(Task):
+    """Trains and scores a network that lays a moving image onto a fixed one.
+
+    Args:
+        model: A network of `vimamba.list_networks("registration")`.
+        model_kwargs: Further arguments of the network, such as {embed_dim: 24}.
+        pretrained: There are no published weights; must be False.
+        in_chans: Channels of either image.
+        dims: Axes of an image, 2 or 3; the data module knows.
+        class_names: Names of the labels that count; the data module knows. Without any there are
+            no scores of overlap.
+        label_values: Their values, likewise.
+        optim: Optimizer and schedule.
+        objective: The losses.
+        distances: Outside of training, score the distances of surfaces, too.
+        grad_checkpointing: Spend time to save memory.
+        compile: Compile the network.
+        seed: Start of all random streams.
+    """
+
+    tools = "vimamba.tasks.registration.report"
+    headline_scores: ClassVar = {"dice": "Dice", "ncc": "NCC", "folded": "folded"}
+    lower_is_better = ("loss", "folded")
+    of_the_data = ("in_chans", "dims", "class_names", "label_values")
+
+    def __init__(
+        self,
+        model: str = "mambamorph",
+        *,
+        model_kwargs: dict[str, Any] | None = None,
+        pretrained: bool = False,
+        in_chans: int = 1,
+        dims: int = 3,
+        class_names: list[str] | None = None,
+        label_values: list[int] | None = None,
+        optim: Optimization = DEFAULT_OPTIMIZATION,
+        objective: RegistrationObjective = DEFAULT_REGISTRATION_OBJECTIVE,
+        distances: bool = True,
+        grad_checkpointing: bool = False,
+        compile: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if pretrained:
+            raise TaskError(f"pretrained={pretrained}: no weights are published for registration")
+        self.save_hyperparameters()
+        self.objective = (
+            RegistrationObjective(**objective) if isinstance(objective, dict) else objective
+        )
+        self.hparams["objective"] = asdict(self.objective)
+        self.class_names = class_names or []
+        self.distances = distances
+        if not self.class_names and (self.objective.dice or self.objective.contrastive):
+            raise TaskError(
+                "objective.dice and objective.contrastive compare labels, and the data has none; "
+                "set them to 0"
+            )
+        net = build_registrar(model, in_chans=in_chans, dims=dims, model_kwargs=model_kwargs)
+        self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
+        self.rows: list[dict[str, Any]] = []
+
+    @classmethod
+    def find_data(cls, path: Path) -> str:
+        """A list of pairs, or a folder of cases."""
+        name = "PairCSV" if path.suffix.lower() in LIST_SUFFIXES else "CaseFolder"
+        return f"vimamba.data.{name}"
+
+    @classmethod
+    def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
+        """Nothing is published, and any size will do."""
+        return PretrainedCfg()
+
+    def logged_scores(self) -> list[str]:
+        """Of every validation."""
+        overlap = ["dice", "dice_before"] if self.class_names else []
+        return ["loss", *overlap, "ncc", "ncc_before", "folded"]
+
+    @property
+    def monitor(self) -> str:
+        """Overlap of labels, or likeness where there are none."""
+        return "val/dice" if self.class_names else "val/ncc"
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Those of the network's body, if it has one."""
+        return cast(Any, self.net).body_parameters()
+
+    def forward(self, images: Tensor) -> Registration:  # type: ignore[override]
+        """Pairs (N, 2, C, *grid), moving and fixed, registered by the scored network."""
+        return self.scored_net(images[:, 0], images[:, 1])
+
+    def forward_training(self, image: Tensor) -> Registration:
+        """Pairs (N, 2, C, *grid), registered by the network that is trained."""
+        return self.net(image[:, 0], image[:, 1])
+
+    def check_batch(self, size: int) -> None:
+        """Fail if the network cannot be trained with so few pairs in a batch."""
+        sides = [2 * cells for cells in cast(Any, self.net).cell]
+        shape = (size, 2, cast(Any, self.hparams)["in_chans"], *sides)
+        state = {name: value.clone() for name, value in self.net.state_dict().items()}
+        with torch.no_grad():
+            self.run_training(torch.zeros(shape, dtype=None, device=self.device))
+        self.net.load_state_dict(state)  # without what a norm saw
+
+    def one_hot(self, labels: Tensor) -> Tensor | None:
+        """Labels (N, *grid) to maps (N, K, *grid) of those that count; None if there are none."""
+        if not self.class_names:
+            return None
+        maps = F.one_hot(labels.long(), len(self.class_names) + 1).movedim(-1, 1)
+        return maps[:, 1:].to(torch.get_default_dtype())
+
+    def losses(self, found: Registration, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """What is minimized, by name; see `registration_loss`.
+
+        Args:
+            found: What the network made of the pairs.
+            images: (N, 2, C, *grid).
+            labels: (N, 2, *grid), or (N, 2, 0) without labels.
+        """
+        from vimamba.tasks.registration.loss import registration_loss
+
+        maps = [self.one_hot(side) for side in labels.unbind(1)]
+        both = None if maps[0] is None or maps[1] is None else (maps[0], maps[1])
+        with torch.autocast(images.device.type, enabled=False):
+            # sums over windows and differences of neighbors have no digits in half precision
+            kept = {k: in_full(x) for k, x in found._asdict().items() if x is not None}
+            exact = Registration(**kept)
+            return registration_loss(exact, in_full(images[:, 1]), self.objective, both)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of some pairs."""
+        images, labels = batch[:2]
+        found = self.run_training(images)
+        loss = torch.stack(list(self.losses(found, images, labels).values())).sum()
+        self.log_training(loss, len(images))
+        return loss
+
+    def register(self, images: Tensor) -> Registration:
+        """Pairs (N, 2, C, *grid), registered by the scored network.
+
+        Raises:
+            NotFiniteError: A displacement is not finite.
+            TaskError: Mirrored views are asked for, which registration does not have.
+        """
+        if self.tta != "none":
+            raise TaskError(f"--tta {self.tta} is for classification and segmentation runs")
+        found = self(images)
+        bad = int((~found.flow.isfinite()).flatten(1).any(1).sum())
+        if bad:
+            raise NotFiniteError(
+                f"the network's output is not finite for {bad} of {len(images)} pairs: its weights "
+                "are damaged, or its numbers are too large for the precision"
+            )
+        return found
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Displacements of pairs (N, 2, C, *grid), or of a batch that begins with them.
+
+        Returns:
+            (N, n, *grid), cells along each axis; see `Registration`.
+        """
+        return self.register(batch if isinstance(batch, Tensor) else batch[0]).flow
+
+    def score_batch(self, batch: Batch, stage: str) -> None:
+        """Score each pair."""
+        from vimamba.tasks.registration.scores import score_pair
+
+        images, labels, spacing, names = batch
+        found = self.register(images)
+        losses = self.losses(found, images, labels)
+        self.log_scoring(stage, torch.stack(list(losses.values())).sum(), len(images))
+        distances = self.distances and (stage == "test" or self.trainer.state.fn == "validate")
+        for place, name in enumerate(names):
+            row = score_pair(
+                in_full(images[place]),
+                in_full(found.flow[place]),
+                labels[place] if self.class_names else None,
+                self.class_names,
+                spacing=spacing[place].tolist() if distances else None,
+                window=self.objective.ncc_window,
+            )
+            self.rows.append({"pair": name, **row})
+
+    def compute_scores(self, stage: str) -> dict[str, Any]:
+        """Means over the pairs, those of each class, and a row for each pair."""
+        from vimamba.tasks.registration.scores import summarize
+
+        rows, self.rows = self.rows, []
+        return summarize(rows, self.class_names)
+
+
+def in_full(x: Tensor) -> Tensor:
+    """In float32, unless it has more digits."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def build_registrar(
+    model: str, *, in_chans: int, dims: int, model_kwargs: dict[str, Any] | None
+) -> Registrar:
+    """A registration network by its name, for images of so many axes.
+
+    Raises:
+        TaskError: There is none of this name, or an argument does not fit.
+    """
+    names = list_networks("registration")
+    if model not in names:
+        raise TaskError(unknown_name("model", model, names))
+    arguments = dict(model_kwargs or {})
+    if dims != 3:  # a network of somebody's own may know no other number
+        arguments.setdefault("dims", dims)
+    try:
+        net = create_network(model, in_chans=in_chans, **arguments)
+    except (TypeError, ValueError) as error:
+        raise TaskError(f"model={model!r} with model_kwargs={arguments}: {error}") from None
+    if not isinstance(net, Registrar) or len(net.cell) != dims:
+        raise TaskError(f"model={model!r} does not register images of {dims} axes")
+    return net

@@ -3,11 +3,11 @@
 import pytest
 import timm
 import torch
-from timm.layers import Attention
 from torch import nn
 
 from vimamba.layers import Stage
 from vimamba.models.mambavision import WindowScan, WindowStage
+from vimamba.timm_layers import Attention
 
 
 @pytest.mark.parametrize(("depth", "scans"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])

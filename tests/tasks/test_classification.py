@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 import vimamba
 from tests.closeness import assert_same
+from vimamba.lightning import Trainer
 from vimamba.tasks import Classification, Objective, Optimization, TaskError
 from vimamba.tasks.classification.task import loss_weights
 

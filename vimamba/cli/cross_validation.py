@@ -21,6 +21,7 @@ from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
+from vimamba.tasks.tools import tools_of
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -145,8 +146,8 @@ def prepare(wish: Record, options: list[str], out: Path) -> str:
     typed += ["--data.fold_as=test"]
     typed += ["--data.val_fraction=0"] if wish.choose == "last" else []
     cli = build(typed, out)
-    if getattr(cli.model, "case_scores", True) is False:
-        raise UsageError("--model.case_scores must be true: the cases are what is reported")
+    tools_of(type(cli.model))
+    cli.model.check_folds()
     show_folds(cli.datamodule, wish)
     for name, value in cli.datamodule.settled().items():
         cli.config.data.init_args[name] = value
@@ -179,20 +180,15 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
 
 def show_folds(data: Any, record: Record) -> None:
     """Fail on a fold that cannot be trained or scored; print what each of them holds."""
-    from vimamba.data import SegmentationData
-
-    rows, segments = [], isinstance(data, SegmentationData)
+    rows = []
     splits = ("train", "val", "test") if record.choose == "inner" else ("train", "test")
     for fold in range(record.folds):
         data.take_fold(fold)
-        (data.check_splits if segments else data.check)()
-        parts = [data.catalogue.splits[split] for split in splits]
-        cells = [f"{len({i.case for i in p})}" if segments else f"{len(p)}" for p in parts]
-        rows.append([fold, *cells])
+        data.check_division()
+        rows.append([fold, *(str(data.count_units(split)) for split in splits)])
     data.take_fold(0)
     chosen = "the best on val" if record.choose == "inner" else "the last"
-    what = "cases" if segments else "images"
-    show_table(f"{data.root}: {what} of each fold; the epoch that counts is {chosen}",
+    show_table(f"{data.root}: {data.unit} of each fold; the epoch that counts is {chosen}",
                ["fold", *(s if s != "test" else "held out" for s in splits)], rows)  # fmt: skip
 
 

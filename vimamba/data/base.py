@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -70,6 +70,8 @@ class ImageData(LightningDataModule):
         seed: Start of all random streams.
     """
 
+    # what the splits of a fold are counted in
+    unit: ClassVar[str] = "images"
     img_size: int | tuple[int, ...]
 
     def __init__(
@@ -282,6 +284,18 @@ class ImageData(LightningDataModule):
         for split in wanted:
             if split not in self.catalogue.splits:
                 raise DataError(f"root={str(self.root)!r}: there is no image in the {split} split")
+
+    def check_division(self) -> None:
+        """Fail on a fold that cannot be trained or scored, without reading all its images.
+
+        Raises:
+            DataError: The text says what is missing and where.
+        """
+        self.check_splits()
+
+    def count_units(self, split: str) -> int:
+        """How many of its `unit` a split has."""
+        return len(self.items(split))
 
     def take_whole(self, split: str) -> None:
         """Where a division would be drawn, take all images as one split: to score other data."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.errors import UsageError
 from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
@@ -206,6 +207,11 @@ class Segmentation(Task):
         loss = self.loss(self.run_training(image), mask)
         self.log_training(loss, len(image))
         return loss
+
+    def check_folds(self) -> None:
+        """Fail if cases are not scored one by one."""
+        if not self.case_scores:
+            raise UsageError("--model.case_scores must be true: the cases are what is reported")
 
     def windowed(self, image: Tensor | Scene) -> Tensor:
         """(N, C, h, w) to logits of that size, in windows unless it is the network's own size.

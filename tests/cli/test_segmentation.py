@@ -294,7 +294,7 @@ def test_true_masks_are_found_by_the_names_of_nnunet(tmp_path):
         (["fit", "--task", "painting"], "--task painting: expected one of classification, segment"),
         (["fit", "--task", "segmentation", "--data", "nowhere"], "nowhere' is not a folder"),
         (["fit", "--task", "segmentation"], "--data PATH is required"),
-        (["fit", "-c", "{recipe}", "--model", "vm_une"], "error: model='vm_une' is unknown; close names"),
+        (["fit", "-c", "{recipe}", "--model", "vm_une"], "error: model='vm_une' is unknown; close"),
         (["fit", "-c", "{recipe}", "--model", "mambamorph"], "is a network for registration, not"),
         (["fit", "-c", "{recipe}", "--model.optim.lrr", "1"], "--model.optim.lrr is unknown"),
         (["fit", "-c", "{recipe}", "--data", "{broken}"], "images/1.png has 24x30 pixels, its"),

@@ -18,7 +18,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
   vimamba validate | test RUN                                score a run's best checkpoint
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
-  vimamba list-models [PATTERN]                              models with sizes, accuracy, licence
+  vimamba list-models [PATTERN]                              models with sizes, accuracy, license
   vimamba identify FILE                                      say what a checkpoint file is
   vimamba convert FILE --out model.safetensors               an official file as timm's
   vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order

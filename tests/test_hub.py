@@ -13,7 +13,7 @@ from tests.backbones import TEST_MODELS, kinds_first
 from tests.closeness import assert_same
 from vimamba.errors import WriteError
 
-# timm gives a model made without weights no licence: what a download would have left behind
+# timm gives a model made without weights no license: what a download would have left behind
 PUBLISHED = {"license": "mit", "origin_url": "https://example.org", "notes": ("top-1: 82.6",)}
 
 
@@ -67,13 +67,13 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("published", "wish", "license", "line"),
     [
-        ({}, None, "unknown", "Licence of the weights: unknown\n"),
-        ({}, "cc-by-4.0", "cc-by-4.0", "Licence of the weights: cc-by-4.0\n"),
+        ({}, None, "unknown", "License of the weights: unknown\n"),
+        ({}, "cc-by-4.0", "cc-by-4.0", "License of the weights: cc-by-4.0\n"),
         (PUBLISHED, None, "mit", "weights: mit (published at https://example.org)\n"),
-        (PUBLISHED, "unknown", "unknown", "Licence of the weights: unknown\n"),
+        (PUBLISHED, "unknown", "unknown", "License of the weights: unknown\n"),
     ],
 )
-def test_the_card_states_the_weights_licence(published, wish, license, line, tmp_path):
+def test_the_card_states_the_weights_license(published, wish, license, line, tmp_path):
     model = timm.create_model("test_vmamba", pretrained_cfg_overlay=published)
     folder = vimamba.save_pretrained(model, tmp_path / "net", license=wish)
     card = (folder / "README.md").read_text()

@@ -59,7 +59,7 @@ def rows(capsys, *args):
     return json.loads(capsys.readouterr().out)
 
 
-def test_models_are_picked_by_family_size_licence_and_weights(capsys):
+def test_models_are_picked_by_family_size_license_and_weights(capsys):
     found = rows(capsys, "--family", "vmamba", "--max-params", "31", "--license", "MIT")
     assert {row["name"] for row in found} == {
         "vmamba_tiny_s1l8", "vmamba_tiny_s2l5", "vmamba_tiny_v0",

@@ -75,18 +75,18 @@ def models_text() -> str:
 def summary_text() -> str:
     """One row for every family."""
     lines = [
-        "| family | models | parameters (M) | best top-1 (%) | weights' licence |",
+        "| family | models | parameters (M) | best top-1 (%) | weights' license |",
         "|---|---:|---:|---:|---|",
     ]
     for family in families():
         rows = [describe_model(name) for name in family.list_models()]
         sizes = [row.params / 1e6 for row in rows if row.params]
         best = max(family.top1.values(), default=None)
-        licences = sorted({row.license for row in rows if row.license}) or ["none published"]
+        licenses = sorted({row.license for row in rows if row.license}) or ["none published"]
         smallest, largest = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
         span = smallest if smallest == largest else f"{smallest} to {largest}"
         link = f"[{family.name}](docs/models.md#{_anchor(family)})"
-        cells = [link, str(len(rows)), span, number(best, 1), ", ".join(licences)]
+        cells = [link, str(len(rows)), span, number(best, 1), ", ".join(licenses)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -108,7 +108,7 @@ def _section(family: Family) -> str:
         f"- Scan order: {_scan_order(family)}",
         *([f"- {family.remarks}"] if family.remarks else []),
         "",
-        "| model | parameters (M) | GFLOPs | input | top-1 (%) | weights' licence |",
+        "| model | parameters (M) | GFLOPs | input | top-1 (%) | weights' license |",
         "|---|---:|---:|---|---:|---|",
         *(_row(family, describe_model(name)) for name in names),
     ]
@@ -138,12 +138,12 @@ def _row(family: Family, row: Row) -> str:
         number(row.gflops, 1),
         "x".join(map(str, row.input_size)),
         ", ".join(accuracies) or "-",
-        _licence(row),
+        _license(row),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _licence(row: Row) -> str:
+def _license(row: Row) -> str:
     if row.pretrained:
         return row.license or "unknown"
     return f"{row.license} (load a file)" if row.license else "none published"

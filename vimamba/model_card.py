@@ -24,7 +24,7 @@ import vimamba  # makes {architecture} known
 model = timm.create_model("{address}", pretrained=True)
 ```
 {input}
-Licence of the weights: {license}
+License of the weights: {license}
 """
 
 _NETWORK_CARD = """\
@@ -42,7 +42,7 @@ import vimamba
 network = vimamba.load_network("{address}")
 ```
 {input}
-Licence of the weights: {license}
+License of the weights: {license}
 """
 
 # by the Hub's names

@@ -123,7 +123,7 @@ def test_the_folder_says_what_its_users_have_to_know(tmp_path):
     assert isinstance(scope["network"], Segmenter)
 
 
-def test_weights_of_nobody_have_no_licence_and_those_of_others_theirs(tmp_path):
+def test_weights_of_nobody_have_no_license_and_those_of_others_theirs(tmp_path):
     net = vimamba.create_network("vm_unet", **VM_UNET, num_classes=2)
     assert read(vimamba.save_pretrained(net, tmp_path / "net"))["license"] == "unknown"
     weights = {"file": str(tmp_path / "w.pth"), "license": "cc-by-4.0"}

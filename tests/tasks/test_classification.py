@@ -59,7 +59,7 @@ def test_training_gives_finite_scores(kwargs, tmp_path):
     assert {"val/macro_f1", "val/auroc", "val/ece"} <= set(scores)
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path):
+def test_one_batch_is_learned_by_heart(tmp_path):
     task = small(objective=Objective(label_smoothing=0), optim=Optimization(lr=1e-2))
     trainer = fit(task, tmp_path, max_epochs=25)
     assert trainer.callback_metrics["val/accuracy"] == 1

@@ -104,7 +104,7 @@ def identify(args: list[str]) -> int:
         ["channels of the images", found.in_chans],
         ["classes", found.num_classes or "none: a backbone"],
         ["accuracy", found.accuracy],
-        ["licence", found.license],
+        ["license", found.license],
         ["notes", found.notes or "-"],
         ["load it with", found.line(given.file)],
     ]

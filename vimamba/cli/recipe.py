@@ -140,7 +140,7 @@ class RecipeCLI(LightningCLI):
         endless = trainer.max_epochs == trainer.max_steps == -1
         if endless and optim is not None and optim.schedule != "constant":
             raise UsageError(
-                "--epochs -1 needs an end towards which the learning rate falls: "
+                "--epochs -1 needs an end toward which the learning rate falls: "
                 "--trainer.max_steps N, or --model.optim.schedule constant"
             )
 

@@ -46,8 +46,8 @@ class ImageData(LightningDataModule):
 
     Args:
         root: Folder or file that holds the data.
-        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands. By default as
-            many as `bands` names, or else as the first image has; grey is repeated to 3.
+        in_chans: Channels: 3 for RGB, 1 for gray, or as many as the files have bands. By default as
+            many as `bands` names, or else as the first image has; gray is repeated to 3.
         bands: Places of the channels in files of many bands, from 0.
         intensity: How stored values become numbers in [0, 1].
         mean: Per-channel mean in [0, 1]. By default ImageNet's for three channels of 8 bits; else
@@ -191,7 +191,7 @@ class ImageData(LightningDataModule):
                 raise DataError(f"{name}={value} needs {in_chans} values")
 
     def take_published(self, mean: Sequence[float], std: Sequence[float], crop_pct: float) -> None:
-        """Normalise as published weights expect it, where the data has the channels they had.
+        """Normalize as published weights expect it, where the data has the channels they had.
 
         Args:
             mean: Per channel; a `mean` given to the data set goes before.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import CheckpointError, StateDict, check_finite
 from vimamba.models._backbone import Backbone
 
-NO_LICENCE = "the official repository has no licence file"
+NO_LICENSE = "the official repository has no license file"
 
 ModelT = TypeVar("ModelT", bound=Backbone)
 
@@ -129,7 +129,7 @@ def make_cfgs(
         hub: Repository of the files on the Hub; a row may have one of its own.
         folder: Or address of the folder that they are in.
         cell: Pixels to a cell of the last map; None of models of tokens.
-        notes: What `identify` says of all, besides accuracy and licence.
+        notes: What `identify` says of all, besides accuracy and license.
         **shared: Further fields of all configs.
     """
 

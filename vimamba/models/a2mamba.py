@@ -8,7 +8,7 @@ of a row of queries with the rows of their neighbors.
 The official code needs maps of at least the windows' sides, images of 224 pixels; here cells of a
 smaller map have fewer neighbors.
 
-Official code: https://github.com/LMMMEng/A2Mamba (no licence)
+Official code: https://github.com/LMMMEng/A2Mamba (no license)
 Sizes: N batch, H and W image or map, C channels.
 """
 
@@ -33,7 +33,7 @@ from vimamba.layers import (
     to_pair,
 )
 from vimamba.layers.attentive import AttentiveMixer, GlobalAverage, StateAverage, resample_biases
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 
 __all__ = ["A2Mamba"]
@@ -272,7 +272,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/LMMMEng/A2Mamba",
     paper_name="A2Mamba: Attention-augmented State Space Models for Visual Recognition",
     paper_ids="arXiv:2507.16624",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

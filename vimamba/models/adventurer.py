@@ -24,7 +24,7 @@ from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import StateSpaceDuality, init_patches_
 from vimamba.layers.ssm import init_step_bias_
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.timm_layers import SwiGLU
 
@@ -254,7 +254,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/wangf3014/Adventurer",
     paper_name="Adventurer: Optimizing Vision Mamba Architecture Designs for Efficiency",
     paper_ids="arXiv:2410.07599",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

@@ -25,7 +25,7 @@ from vimamba.layers import (
     join_branches,
     mamba_rules,
 )
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.timm_layers import SwiGLU
 
@@ -158,7 +158,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/OliverRensu/ARM",
     paper_name="Autoregressive Pretraining with Mamba in Vision",
     paper_ids="arXiv:2406.07537",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

@@ -239,7 +239,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/ltzovo/DAMamba",
     paper_name="DAMamba: Vision State Space Model with Dynamic Adaptive Scan",
     paper_ids="arXiv:2502.12627",
-    notes=("the licence is that of the README; the file that it names is missing",),
+    notes=("the license is that of the README; the file that it names is missing",),
 )
 _SCALED = (0.0, 0.0, 1e-6, 1e-6)
 

@@ -188,7 +188,7 @@ default_cfgs = make_cfgs(
     paper_ids="arXiv:2403.09977",
     notes=(
         "the README states Apache-2.0 for the project and nothing of the weights; there is no "
-        "licence file",
+        "license file",
     ),
 )
 

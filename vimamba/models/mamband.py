@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import MambaMixer, PatchMerging, join_branches, mamba_rules
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.timm_layers import get_device_dtype
 
@@ -194,7 +194,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/jacklishufan/Mamba-ND",
     paper_name="Mamba-ND: Selective State Space Modeling for Multi-Dimensional Data",
     paper_ids="arXiv:2402.05892",
-    notes=("model of images", NO_LICENCE),
+    notes=("model of images", NO_LICENSE),
 )
 
 

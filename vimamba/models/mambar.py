@@ -25,7 +25,7 @@ from vimamba.layers import (
     pick_tokens,
     split_tokens,
 )
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.models.vim import VIM_RULES
 from vimamba.timm_layers import get_device_dtype
@@ -195,7 +195,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/wangf3014/Mamba-Reg",
     paper_name="Mamba-R: Vision Mamba ALSO Needs Registers",
     paper_ids="arXiv:2405.14858",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

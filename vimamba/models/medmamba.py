@@ -24,7 +24,7 @@ from vimamba.layers import (
     split_paths,
     ss2d_rules,
 )
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import next_stage
 
@@ -131,7 +131,7 @@ register_family(
     MedMamba,
     RULES,
     remarks="There is no classifier of ImageNet but a file for each of several medical data sets, "
-    "on Baidu only. The repository has no licence file. With 6 classes, as in the original script, "
+    "on Baidu only. The repository has no license file. With 6 classes, as in the original script, "
     "the models have 14.5, 18.6 and 39.9 M parameters.",
 )
 
@@ -154,7 +154,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/YubiaoYue/MedMamba",
     paper_name="MedMamba: Vision Mamba for Medical Image Classification",
     paper_ids="arXiv:2403.03849",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

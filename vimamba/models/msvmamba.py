@@ -31,7 +31,7 @@ from vimamba.layers import (
     ss2d_rules,
 )
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.models.vmamba import next_stage
 from vimamba.scan_orders import num_paths
@@ -320,7 +320,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/YuHengsss/MSVMamba",
     paper_name="Multi-Scale VMamba: Hierarchy in Hierarchy Visual State Space Model",
     paper_ids="arXiv:2405.14174",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 _V3: dict[str, Any] = {"version": 3, "expand": 1.0, "mlp_ratio": 4.0, "gated": False}
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict, average_classifiers, register_family
 from vimamba.layers import ConvNorm, MapScan, init_map_scans_, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
 from vimamba.timm_layers import ConvNormAct, LayerScale2d
 
@@ -276,7 +276,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/xwmaxwma/TinyViM",
     paper_name="TinyViM: Frequency Decoupling for Tiny Hybrid Vision Mamba",
     paper_ids="arXiv:2411.17473",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import GridEmbed, VimBlock, init_vim_blocks_, join_branches, to_pair
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts
 from vimamba.models.vim import VIM_RULES
 
@@ -176,7 +176,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/yws-wxs/Vim-F",
     paper_name="Vim-F: Visual State Space Model Benefiting from Learning in the Frequency Domain",
     paper_ids="arXiv:2405.18679",
-    notes=("second release (v2)", NO_LICENCE),
+    notes=("second release (v2)", NO_LICENSE),
 )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import register_family
 from vimamba.layers import init_step_bias_, mean_attention, positioned_rules
-from vimamba.models._builder import NO_LICENCE, build_model, make_cfgs
+from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, positioned_parts
 from vimamba.timm_layers import Attention
 
@@ -166,7 +166,7 @@ default_cfgs = make_cfgs(
     origin_url="https://github.com/YuHengsss/VSSD",
     paper_name="VSSD: Vision Mamba with Non-Causal State Space Duality",
     paper_ids="arXiv:2407.18559",
-    notes=(NO_LICENCE,),
+    notes=(NO_LICENSE,),
 )
 
 

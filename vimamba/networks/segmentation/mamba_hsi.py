@@ -3,7 +3,7 @@
 A block scans over all pixels of the cube and, in every pixel, over groups of channels; it weighs
 and adds both. The cube is read whole: windows would cut the long sequence that the method lives by.
 
-Official code: https://github.com/li-yapeng/MambaHSI (no licence, no weights). It scans over the
+Official code: https://github.com/li-yapeng/MambaHSI (no license, no weights). It scans over the
 pixels of a whole batch as one sequence, so that what an image is answered depends on those beside
 it; here every image has a sequence of its own, unless `joint_sequence` asks for theirs.
 
@@ -56,7 +56,7 @@ class SpatialBranch(nn.Module):
 
 
 class SpectralBranch(nn.Module):
-    """Mix G groups of neighbouring channels in every pixel.
+    """Mix G groups of neighboring channels in every pixel.
 
     Args:
         dim: C; the last group is completed by zeros.

@@ -21,7 +21,7 @@ from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised.
+    """What is minimized.
 
     Attributes:
         label_smoothing: Part of the target spread over all classes.

@@ -1,4 +1,4 @@
-"""What segmentation minimises: a weighted sum of losses on the main and the further outputs.
+"""What segmentation minimizes: a weighted sum of losses on the main and the further outputs.
 
 Sizes: N images, C classes (1 for a binary mask, which gets a sigmoid), H x W pixels.
 """
@@ -17,7 +17,7 @@ from vimamba.tasks.errors import TaskError
 
 @dataclass(frozen=True)
 class MaskObjective:
-    """What is minimised; a weight of 0 leaves a loss out.
+    """What is minimized; a weight of 0 leaves a loss out.
 
     Attributes:
         ce: Weight of the cross-entropy, binary where there are two classes.

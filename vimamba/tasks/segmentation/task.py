@@ -59,7 +59,7 @@ class Segmentation(Task):
         score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
         case_scores: Outside of training, score each image or volume by itself, with distances of
             surfaces.
-        tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
+        tolerance: Distance up to which a surface counts as found, in millimeters or pixels.
         overlap: Part that neighboring windows share, in [0, 1).
         grad_checkpointing: Spend time to save memory.
         compile: Compile the network.

@@ -72,11 +72,11 @@ def replace_forward(projection):
     layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight)
 
 
-def parametrize(projection):
+def reparametrize(projection):
     parametrize.register_parametrization(projection[1], "weight", Twice())
 
 
-@pytest.mark.parametrize("change", [wrap, hook, hook_before, replace_forward, parametrize])
+@pytest.mark.parametrize("change", [wrap, hook, hook_before, replace_forward, reparametrize])
 def test_a_layer_that_is_more_than_its_weight_is_called(change):
     projection, dt = make(), torch.randn(2, 2, 7, RANK)
     expected = steps(projection, dt)

@@ -170,9 +170,9 @@ def test_weights_of_the_loss():
     balanced = loss_weights("balanced", [6, 3, 1], 3, False)
     assert balanced.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
     assert loss_weights("balanced", [6, 3, 1], 3, True).tolist() == [1, 2, 6]
-    for wish, message in (("even", "class_weights='even'"), ([1.0], "1 values for 3 classes")):
+    for requested, message in (("even", "class_weights='even'"), ([1.0], "1 values for 3 classes")):
         with pytest.raises(TaskError, match=message):
-            loss_weights(wish, [1, 1, 1], 3, False)
+            loss_weights(requested, [1, 1, 1], 3, False)
 
 
 def test_mixed_targets_are_smoothed_once():

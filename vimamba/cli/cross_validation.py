@@ -57,16 +57,16 @@ def cross_validate(args: list[str]) -> int:
     if "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1":
         raise UsageError("start cross-validate in one process; --trainer.devices starts the others")
     out: Path = given.out
-    wish = Record(given.folds or 5, given.choose or "inner")
+    requested = Record(given.folds or 5, given.choose or "inner")
     if given.resume:
         before = read_record(out)
         if before is None:
             raise UsageError(f"--resume {out}: there is no cross-validation")
-        wish = Record(before.folds, before.choose)
+        requested = Record(before.folds, before.choose)
         rest = ["--config", str(out / RECIPE)]
-    config = prepare(wish, rest, out)
+    config = prepare(requested, rest, out)
     with lock_folder(out):
-        record = adopt(wish, config, out)
+        record = adopt(requested, config, out)
         for fold in range(record.folds):
             if fold in record.finished and fold_folder(out, fold).is_dir():
                 continue
@@ -125,11 +125,11 @@ def parse(args: list[str]) -> tuple[Namespace, list[str]]:
     return given, rest
 
 
-def prepare(wish: Record, options: list[str], out: Path) -> str:
+def prepare(requested: Record, options: list[str], out: Path) -> str:
     """Check data and settings before anything is trained or written.
 
     Args:
-        wish: What is asked for.
+        requested: What is asked for.
         options: Those of `vimamba fit`, short or typed.
         out: The folder to write.
 
@@ -142,23 +142,23 @@ def prepare(wish: Record, options: list[str], out: Path) -> str:
     """
     from vimamba.cli.recipe import build
 
-    typed = [*translate(options), "--data.fold=0", f"--data.folds={wish.folds}"]
+    typed = [*translate(options), "--data.fold=0", f"--data.folds={requested.folds}"]
     typed += ["--data.fold_as=test"]
-    typed += ["--data.val_fraction=0"] if wish.choose == "last" else []
+    typed += ["--data.val_fraction=0"] if requested.choose == "last" else []
     cli = build(typed, out)
     tools_of(type(cli.model))
     cli.model.check_folds()
-    show_folds(cli.datamodule, wish)
+    show_folds(cli.datamodule, requested)
     for name, value in cli.datamodule.settled().items():
         cli.config.data.init_args[name] = value
     return cli.parser.dump(cli.config)
 
 
-def adopt(wish: Record, config: str, out: Path) -> Record:
+def adopt(requested: Record, config: str, out: Path) -> Record:
     """What to go on with in a folder that is ours alone: what it holds, or a new beginning.
 
     Args:
-        wish: What is asked for.
+        requested: What is asked for.
         config: The recipe of every fold.
         out: The folder.
 
@@ -170,12 +170,12 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
         raise UsageError(f"--out {out} holds files but no cross-validation; name another folder")
     if before is not None and path.is_file():
         kept = read_yaml(path, UsageError)
-        refuse_others(wish, before, yaml.safe_load(config), kept, out)
+        refuse_others(requested, before, yaml.safe_load(config), kept, out)
         return before
-    wish.write(out)
+    requested.write(out)
     with write_whole(path) as part:
         part.write_text(config, encoding="utf-8")
-    return wish
+    return requested
 
 
 def show_folds(data: Any, record: Record) -> None:
@@ -193,11 +193,11 @@ def show_folds(data: Any, record: Record) -> None:
 
 
 def refuse_others(
-    wish: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
+    requested: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
 ) -> None:
     """Fail if a folder was begun with other options."""
     for name in ("folds", "choose"):
-        now, then = getattr(wish, name), getattr(before, name)
+        now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
     from vimamba.cli.explaining import TYPED_TO_SHORT

@@ -67,14 +67,16 @@ class MaskLoss(nn.Module):
             raise TaskError(
                 f"objective: ce, dice, focal, lovasz are {parts}; one must be above 0, none below"
             )
-        wish = objective.class_weights
-        if isinstance(wish, str) and wish != "balanced":
-            raise TaskError(f"class_weights={wish!r} must be 'balanced' or a list of numbers")
+        requested = objective.class_weights
+        if isinstance(requested, str) and requested != "balanced":
+            raise TaskError(f"class_weights={requested!r} must be 'balanced' or a list of numbers")
         weights = torch.ones(num_classes, dtype=torch.float32, device=None)
-        if isinstance(wish, list):
-            if len(wish) != num_classes:
-                raise TaskError(f"class_weights has {len(wish)} values for {num_classes} classes")
-            weights = torch.tensor(wish, dtype=torch.float32, device=None)
+        if isinstance(requested, list):
+            if len(requested) != num_classes:
+                raise TaskError(
+                    f"class_weights has {len(requested)} values for {num_classes} classes"
+                )
+            weights = torch.tensor(requested, dtype=torch.float32, device=None)
         # part of the checkpoint, because balanced weights come from the training data
         self.register_buffer("class_weight", weights)
         self.dice = make_dice(objective, binary=self.binary) if objective.dice else None

@@ -183,8 +183,8 @@ class Segmentation(Task):
         Raises:
             TaskError: Balanced weights are asked for, and nothing knows the training data.
         """
-        wish = self.objective.class_weights
-        if wish == "balanced":
+        requested = self.objective.class_weights
+        if requested == "balanced":
             counts = getattr(cast(Any, self.trainer).datamodule, "class_counts", None)
             if counts is None:
                 raise TaskError(
@@ -193,8 +193,8 @@ class Segmentation(Task):
                 )
             weights = balanced_weights(counts)
         else:
-            wish = [1.0] * len(self.class_names) if wish is None else wish
-            weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
+            requested = [1.0] * len(self.class_names) if requested is None else requested
+            weights = torch.tensor(requested, dtype=torch.float32, device="cpu")
         cast(Tensor, self.loss.class_weight).copy_(weights)
 
     def forward_training(self, image: Tensor) -> list[Tensor]:

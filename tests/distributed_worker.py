@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 
 from vimamba.data import ImageFolder
+from vimamba.lightning import Callback, Trainer, strategies
 from vimamba.tasks import Classification, Optimization
 
 GLOBAL_BATCH = 8
@@ -78,8 +77,8 @@ def strategy_options(name: str) -> dict[str, Any]:
     if name == "single":
         return {"devices": 1}
     if name == "ddp":
-        return {"devices": PROCESSES, "strategy": DDPStrategy()}
-    strategy = ModelParallelStrategy(
+        return {"devices": PROCESSES, "strategy": strategies.DDPStrategy()}
+    strategy = strategies.ModelParallelStrategy(
         data_parallel_size=PROCESSES,
         tensor_parallel_size=1,
         save_distributed_checkpoint=name == "fsdp2",

@@ -3,7 +3,7 @@
 import json
 
 DATASET = {
-    "channel_names": {"0": "grey", "1": "edges"},
+    "channel_names": {"0": "gray", "1": "edges"},
     "labels": {"background": 0, "organ": 1, "lesion": 2},
     "numTraining": 4,
     "file_ending": ".png",

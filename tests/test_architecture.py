@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from vimamba import timm_layers
+
 ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_command", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
 BASE = {
     *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.labels", "vimamba.lightning"),
     *("vimamba.names", "vimamba.reading", "vimamba.sizes", "vimamba.timm_layers"),
+}
+# what is imported from one module of ours, and from where elsewhere it must not be: Lightning comes
+# as two packages, and some layers differ between versions of timm
+ONE_PLACE = {
+    **dict.fromkeys(("lightning", "pytorch_lightning"), "vimamba.lightning"),
+    **dict.fromkeys(timm_layers.__all__, "vimamba.timm_layers"),
 }
 # part -> the parts it may import besides; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
@@ -93,8 +101,8 @@ HEAVY = [
 ]
 
 
-def list_sources() -> list[Path]:
-    folders = ("vimamba", "kernels", "tools")
+def list_sources(*folders: str) -> list[Path]:
+    folders = folders or ("vimamba", "kernels", "tools")
     return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -148,12 +156,51 @@ def find_violations(source: str, module: str, *, is_package: bool = False) -> li
     return violations
 
 
+def find_detours(source: str, module: str, *, is_package: bool = False) -> list[str]:
+    """Imports that go around the one place that a thing is imported from."""
+    found = []
+    for name in list_imports(source, module, is_package=is_package):
+        top, last = name.split(".")[0], name.rpartition(".")[2]
+        place = ONE_PLACE.get(last if top == "timm" else top)
+        if place not in (None, module):
+            found.append(f"{module} must import {last} from {place}, not {name}")
+    return found
+
+
 def test_imports_respect_the_layers():
     violations = []
     for path in list_sources():
         package = path.name == "__init__.py"
         violations += find_violations(path.read_text(), name_module(path), is_package=package)
     assert violations == []
+
+
+def test_lightning_and_changing_layers_of_timm_have_one_place():
+    detours = []
+    for path in list_sources("vimamba", "kernels", "tools", "tests"):
+        # the test of the place itself
+        if path != ROOT / "tests" / "test_lightning.py":
+            package = path.name == "__init__.py"
+            detours += find_detours(path.read_text(), name_module(path), is_package=package)
+    assert detours == []
+
+
+@pytest.mark.parametrize(
+    ("source", "fine"),
+    [
+        ("from timm.layers import ConvNormAct as ConvNorm", False),
+        ("from timm.layers.mlp import DropPath, Mlp", False),
+        ("from timm.models._input import update_model_input_size", False),
+        ("import lightning.pytorch as pl", False),
+        ("def f():\n    from pytorch_lightning.callbacks import Timer", False),
+        ("from timm.layers import DropPath", True),
+        ("from vimamba.timm_layers import ConvNormAct, Mlp", True),
+        ("from vimamba.lightning import Trainer", True),
+        ("from torchvision.ops import SqueezeExcite", True),
+    ],
+)
+def test_the_rule_of_one_place_tells_detours(source, fine):
+    assert (find_detours(source, "vimamba.models.vim") == []) is fine
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.backbones import TEST_MODELS, kinds_first
+from vimamba.lightning import Trainer
 from vimamba.tasks import Classification, Objective, Optimization
 
 QUIET = {

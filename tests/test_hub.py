@@ -65,7 +65,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("published", "wish", "license", "line"),
+    ("published", "requested", "license", "line"),
     [
         ({}, None, "unknown", "License of the weights: unknown\n"),
         ({}, "cc-by-4.0", "cc-by-4.0", "License of the weights: cc-by-4.0\n"),
@@ -73,9 +73,9 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path, monkeypatch):
         (PUBLISHED, "unknown", "unknown", "License of the weights: unknown\n"),
     ],
 )
-def test_the_card_states_the_weights_license(published, wish, license, line, tmp_path):
+def test_the_card_states_the_weights_license(published, requested, license, line, tmp_path):
     model = timm.create_model("test_vmamba", pretrained_cfg_overlay=published)
-    folder = vimamba.save_pretrained(model, tmp_path / "net", license=wish)
+    folder = vimamba.save_pretrained(model, tmp_path / "net", license=requested)
     card = (folder / "README.md").read_text()
     assert f"\nlicense: {license}\n" in card
     assert line in card

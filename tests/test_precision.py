@@ -4,12 +4,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
 from tests.backbones import KINDS, TEST_MODELS, kinds_first
 from tests.networks.test_segmenter import NETWORKS
 from vimamba.layers import GATED_SS2D
+from vimamba.lightning import Trainer
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective

@@ -11,7 +11,7 @@ PROBE = """\
 import sys
 import timm
 print(sys.argv, __name__, sys.path[0], timm.is_model("test_vim"))
-import neighbour
+import neighbor
 sys.exit(3)
 """
 
@@ -78,7 +78,7 @@ def start(*args, cwd):
 def test_a_script_runs_as_python_would_run_it_with_the_models_known(tmp_path):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "probe.py").write_text(PROBE)
-    (tmp_path / "scripts" / "neighbour.py").touch()
+    (tmp_path / "scripts" / "neighbor.py").touch()
     done = start("scripts/probe.py", "--model", "x", cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     folder = tmp_path / "scripts"

@@ -26,6 +26,7 @@ from vimamba.checkpoints import CheckpointError, read_checkpoint
 from vimamba.cli import main
 from vimamba.cli.settings import PARTS
 from vimamba.hub import load_folder
+from vimamba.lightning import PACKAGE
 
 TINY = ["--model.model_kwargs", "{patch_size: 8, depth: 1, embed_dim: 16, num_heads: 2}"]
 
@@ -147,7 +148,7 @@ def list_types(hint):
 )
 def test_what_a_run_may_give_to_parts_of_lightning_is_no_object(section, name):
     plugins = {"logger": "loggers", "strategy": "strategies", "profiler": "profilers"}
-    module = importlib.import_module(f"pytorch_lightning.{plugins.get(section, section)}")
+    module = importlib.import_module(f"{PACKAGE}.{plugins.get(section, section)}")
     hints = get_type_hints(getattr(module, name).__init__, localns={"Run": Any, "RunDisabled": Any})
     for argument in PARTS[section][name]:
         plain = {str, int, float, bool, dict, Any, type(None), Path, timedelta}

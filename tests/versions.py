@@ -1,4 +1,4 @@
-"""Versions of other packages that numbers and behaviours in the tests were found with.
+"""Versions of other packages that numbers and behaviors in the tests were found with.
 
 `make test` takes what PyPI offers that day. Where a test says what another package does with the
 library rather than what the library does, a package newer or older than those it was written with

@@ -224,13 +224,13 @@ def record(
 Kinds = tuple[tuple[str, str | tuple[Any]], ...]
 
 
-def specialise(launch: Launch) -> Kinds:
-    """The parameters of a call as Triton specialises it."""
+def specialize(launch: Launch) -> Kinds:
+    """The parameters of a call as Triton specializes it."""
     return kinds(fused.kernel(launch.kernel), launch.arguments)
 
 
 def kinds(function: Any, arguments: dict[str, Any]) -> Kinds:
-    """The parameters of a kernel as Triton specialises a call with these arguments."""
+    """The parameters of a kernel as Triton specializes a call with these arguments."""
     return tuple((p.name, _kind(p, arguments[p.name])) for p in function.params)
 
 
@@ -267,7 +267,7 @@ def source_of(function: Any, kinds: Kinds) -> ASTSource:
 
 @functools.cache
 def compile_launch(kernel: str, parameters: Kinds, target: str) -> Compiled:
-    """Compile a kernel for a name in `TARGETS`, with parameters as `specialise` gives them."""
+    """Compile a kernel for a name in `TARGETS`, with parameters as `specialize` gives them."""
     source = source_of(fused.kernel(kernel), parameters)
     options = {"num_warps": 1, "num_stages": 1}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
@@ -488,7 +488,7 @@ def report(name: str, case: Case, target: str) -> None:
     for title, launches in zip(("forward", "backward"), record(case), strict=True):
         total = 0.0
         for launch in launches:
-            compiled = compile_launch(launch.kernel, specialise(launch), target)
+            compiled = compile_launch(launch.kernel, specialize(launch), target)
             line = f"  {launch.kernel:14} {launch.programs:7} programs {compiled.registers:4} regs"
             line += f" {compiled.spilled:3} spilled"
             if compiled.loops and "UNROLL" in launch.arguments:

@@ -172,8 +172,8 @@ VARIANTS = {
 }
 
 
-def specialise(launch: Launch) -> machine.Kinds:
-    """The parameters of a call as Triton specialises it."""
+def specialize(launch: Launch) -> machine.Kinds:
+    """The parameters of a call as Triton specializes it."""
     return machine.kinds(gpu_tasks.kernel(launch.kernel), launch.arguments)
 
 
@@ -181,7 +181,7 @@ def specialise(launch: Launch) -> machine.Kinds:
 def compile_launch(
     kernel: str, warps: int, parameters: machine.Kinds, target: str
 ) -> machine.Compiled:
-    """Compile a kernel for a target's name, with parameters as `specialise` gives them."""
+    """Compile a kernel for a target's name, with parameters as `specialize` gives them."""
     backend = machine.TARGETS[target].backend
     if backend == "hip":
         # as the launcher asks for on AMD's GPUs
@@ -234,7 +234,7 @@ def report(name: str, case: Case, target: str) -> None:
     for title, launches, floor in zip(("forward", "backward"), case.passes(), floors, strict=True):
         totals = [0.0, 0.0]
         for launch in launches:
-            compiled = compile_launch(launch.kernel, launch.warps, specialise(launch), target)
+            compiled = compile_launch(launch.kernel, launch.warps, specialize(launch), target)
             line = f"  {launch.name:14} {launch.programs:7} programs {compiled.registers:4} regs"
             line += f" {compiled.spilled:3} spilled {compiled.shared:6} shared"
             if target.startswith("sm"):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 IMAGES = Path("demo/digits")
 RUN = Path("demo/run")
 SIDE = 32  # pixels, of the enlarged scans
-LIGHTEST = 16  # grey levels of the scans
+LIGHTEST = 16  # gray levels of the scans
 
 
 def write_digits(folder: Path) -> int:

@@ -30,9 +30,9 @@ SIDE = 128  # pixels
 TISSUE, NUCLEUS, DEBRIS = (0.87, 0.70, 0.83), (0.48, 0.36, 0.66), (0.66, 0.30, 0.45)
 
 
-def blob(rng: np.random.Generator, centre: NDArray, radius: float) -> NDArray[np.bool_]:
+def blob(rng: np.random.Generator, center: NDArray, radius: float) -> NDArray[np.bool_]:
     """A rough ellipse, (SIDE, SIDE)."""
-    y, x = np.mgrid[:SIDE, :SIDE] - centre[:, None, None]
+    y, x = np.mgrid[:SIDE, :SIDE] - center[:, None, None]
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 1.6)
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
     angle = np.arctan2(v, u)
@@ -54,13 +54,13 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         shape = blob(rng, rng.uniform(0, SIDE, 2), rng.uniform(4, 11))
         strength = gaussian_filter(shape.astype(float), 1.5)[..., None] * rng.uniform(0.6, 1.0)
         image += strength * (np.asarray(DEBRIS) + stain - image)
-    centre = rng.uniform(10, SIDE - 10, 2)
+    center = rng.uniform(10, SIDE - 10, 2)
     for number in range(rng.integers(9, 18)):
         # every other nucleus lies beside the one before, so that they touch
         step = rng.normal(0, 1, 2)
-        beside = centre + step / np.linalg.norm(step) * rng.uniform(11, 15)
-        centre = beside if number % 2 else rng.uniform(6, SIDE - 6, 2)
-        shape = blob(rng, centre, rng.uniform(6, 9.5))
+        beside = center + step / np.linalg.norm(step) * rng.uniform(11, 15)
+        center = beside if number % 2 else rng.uniform(6, SIDE - 6, 2)
+        shape = blob(rng, center, rng.uniform(6, 9.5))
         chromatin = gaussian_filter(rng.normal(0, 1, (SIDE, SIDE)), 1.2)[..., None]
         weight = gaussian_filter(shape.astype(float), 0.8)[..., None] * rng.uniform(0.45, 1.0)
         image += weight * (np.asarray(NUCLEUS) + stain + 0.25 * chromatin - image)
@@ -90,15 +90,15 @@ def write_images(folder: Path) -> None:
                 seed += 1
 
 
-def otsu(grey: NDArray) -> float:
+def otsu(gray: NDArray) -> float:
     """The threshold that separates the values into the two most compact halves (Otsu 1979)."""
-    counts, edges = np.histogram(grey, 256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below, sums = counts.cumsum(), (counts * centres).cumsum()
+    counts, edges = np.histogram(gray, 256)
+    centers = (edges[:-1] + edges[1:]) / 2
+    below, sums = counts.cumsum(), (counts * centers).cumsum()
     above = below[-1] - below
     with np.errstate(invalid="ignore", divide="ignore"):
         gap = sums / below - (sums[-1] - sums) / above
-    return float(centres[np.nanargmax(below * above * gap**2)])
+    return float(centers[np.nanargmax(below * above * gap**2)])
 
 
 def threshold(image: NDArray[np.uint8]) -> NDArray[np.bool_]:

@@ -34,8 +34,10 @@ if TYPE_CHECKING or PACKAGE == "pytorch_lightning":
         Trainer,
         callbacks,
         loggers,
+        plugins,
         profilers,
         strategies,
+        tuner,
     )
     from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
     from pytorch_lightning.plugins import TorchCheckpointIO
@@ -49,8 +51,10 @@ else:
         Trainer,
         callbacks,
         loggers,
+        plugins,
         profilers,
         strategies,
+        tuner,
     )
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
     from lightning.pytorch.plugins import TorchCheckpointIO
@@ -72,8 +76,10 @@ __all__ = [
     "callbacks",
     "loggers",
     "name_in_use",
+    "plugins",
     "profilers",
     "strategies",
+    "tuner",
 ]
 
 _CLASS = re.compile(r"(?:lightning\.pytorch|pytorch_lightning)((?:\.\w+)+)")

@@ -35,7 +35,7 @@ LN2 = F(0.6931471805599453)
 # adding and subtracting 1.5 * 2**23 rounds to an integer, whose bits end the sum's mantissa
 ROUND = F(12582912.0)
 LOWEST, HIGHEST = F(-126.0), F(127.0)
-# Python's error model would test every division; `reassoc` lets sums over channels be vectorised
+# Python's error model would test every division; `reassoc` lets sums over channels be vectorized
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",

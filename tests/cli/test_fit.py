@@ -148,7 +148,7 @@ def test_multi_label_lists_go_all_the_way(folder, tmp_path):
     )
 
 
-def test_medmnist_files_are_recognised(tmp_path):
+def test_medmnist_files_are_recognized(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 24), ("val", 8), ("test", 8)):

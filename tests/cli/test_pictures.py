@@ -50,7 +50,7 @@ def test_a_class_has_the_hue_of_the_legend_over_anything(below):
     colors = class_colors(2, background=True)
     drawn = overlay(image, mask, colors, background=True)
     inside, color = drawn[20, 20].astype(float), np.asarray(colors[1], dtype=float)
-    # grey added to the color: differences between red, green and blue are the color's
+    # gray added to the color: differences between red, green and blue are the color's
     np.testing.assert_allclose(np.diff(inside), OPACITY * np.diff(color), atol=1.5)
     assert tuple(drawn[20, 10]) == colors[1]
     assert tuple(drawn[20, 9]) == (0, 0, 0)

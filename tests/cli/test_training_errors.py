@@ -1,6 +1,7 @@
 """What ends a training, or keeps one from beginning, is one line and leaves what was good."""
 
 import errno
+import importlib
 import json
 import re
 import threading
@@ -10,6 +11,7 @@ import torch
 
 from vimamba.cli import main
 from vimamba.files import lock_folder
+from vimamba.lightning import PACKAGE
 from vimamba.tasks import Classification
 
 
@@ -77,8 +79,6 @@ def test_a_setting_that_cannot_be_is_named_in_one_line(options, message, recipe,
 
 
 def test_a_logger_whose_package_is_missing_names_the_package(recipe, fails, tmp_path, monkeypatch):
-    import pytorch_lightning.loggers.wandb as wandb
-
     class Missing:
         def __bool__(self):
             return False
@@ -86,6 +86,7 @@ def test_a_logger_whose_package_is_missing_names_the_package(recipe, fails, tmp_
         def __str__(self):
             return "Requirement 'wandb' not met."
 
+    wandb = importlib.import_module(f"{PACKAGE}.loggers.wandb")
     monkeypatch.setattr(wandb, "_WANDB_AVAILABLE", Missing())
     line = fails("fit", "-c", recipe, "--out", tmp_path / "r", "--trainer.logger=WandbLogger")
     assert line == "--trainer.logger WandbLogger: Requirement 'wandb' not met."

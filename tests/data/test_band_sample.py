@@ -157,12 +157,12 @@ def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
 
 
 def test_8_bits_with_nodata_are_still_8_bits(make):
-    def grey(number):
+    def gray(number):
         pixels = RNG.integers(100, 200, (20, 24, 1), dtype=np.uint8)
         pixels[:5] = 0
         return pixels
 
-    data = make(grey, in_chans=1, nodata="0")
+    data = make(gray, in_chans=1, nodata="0")
     assert data.settled()["intensity.ranges"] == []
     assert data.mean[0] == pytest.approx(150 / 255, abs=0.01)
     values = data.preprocessing.values(data.catalogue.splits["train"][0])

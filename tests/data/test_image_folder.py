@@ -117,10 +117,10 @@ def test_inspection_reports_sizes_and_channel_statistics(tmp_path):
 
 def test_grey_and_16_bit_images_become_what_is_asked_for(tmp_path):
     Image.fromarray(np.full((4, 5), 0x80FF, dtype=np.uint16)).save(tmp_path / "deep.png")
-    Image.fromarray(np.full((4, 5), 7, dtype=np.uint8)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((4, 5), 7, dtype=np.uint8)).save(tmp_path / "gray.png")
     assert read_image(tmp_path / "deep.png", 1).shape == (4, 5, 1)
     assert (read_image(tmp_path / "deep.png", 3) == 0x80).all()
-    assert (read_image(tmp_path / "grey.png", 3) == 7).all()
+    assert (read_image(tmp_path / "gray.png", 3) == 7).all()
 
 
 def test_an_image_is_turned_as_its_exif_tag_asks(tmp_path):
@@ -178,8 +178,8 @@ def test_what_lies_beside_the_classes_is_said(make_folder, tmp_path):
     ]
     make_folder({"a": 2, "b": 2}, tmp_path / "s" / "train")
     make_folder({"a": 2, "b": 2}, tmp_path / "s" / "val")
-    make_folder({"c": 2}, tmp_path / "s" / "unlabelled")
-    assert ImageFolder(str(tmp_path / "s")).notes() == ["left out: 1 folder (s/unlabelled)"]
+    make_folder({"c": 2}, tmp_path / "s" / "unlabeled")
+    assert ImageFolder(str(tmp_path / "s")).notes() == ["left out: 1 folder (s/unlabeled)"]
     make_folder({"a": 2, "b": 2}, tmp_path / "s" / "valid")
     with pytest.raises(DataError, match="are both the val split"):
         ImageFolder(str(tmp_path / "s")).prepare_data()

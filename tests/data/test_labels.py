@@ -84,12 +84,12 @@ def test_a_jpeg_holds_black_and_white_or_is_refused():
 
 
 def test_transparency_and_shapes_that_are_no_mask_are_refused():
-    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
-    full = np.full_like(grey, 255)
-    np.testing.assert_array_equal(mask_values(np.stack([grey, full], 2), "m"), grey)
-    assert mask_values(np.stack([grey, grey, grey, full], 2), "m").shape == (2, 3, 3)
+    gray = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    full = np.full_like(gray, 255)
+    np.testing.assert_array_equal(mask_values(np.stack([gray, full], 2), "m"), gray)
+    assert mask_values(np.stack([gray, gray, gray, full], 2), "m").shape == (2, 3, 3)
     with pytest.raises(DataError, match=r"transparent in parts \(opacity 0, 1, 2, 3, 4, 5\)"):
-        mask_values(np.stack([full, full, full, grey], 2), "m")
+        mask_values(np.stack([full, full, full, gray], 2), "m")
     with pytest.raises(DataError, match=r"shape \(2, 3, 7\); expected one value per pixel"):
         mask_values(np.zeros((2, 3, 7)), "m")
 

@@ -24,7 +24,7 @@ def square():
     return mask.astype(np.float32)[..., None].repeat(3, 2), mask
 
 
-def centre(values):
+def center(values):
     return (np.indices(values.shape) * values).sum((1, 2)) / values.sum()
 
 
@@ -39,7 +39,7 @@ def test_masks_stay_in_step_with_images_to_a_fraction_of_a_pixel(name, fit):
         drawn = (mask == 1).astype(float)
         edges = [drawn[0], drawn[-1], drawn[:, 0], drawn[:, -1]]
         if drawn.sum() > 20 and not np.concatenate(edges).any():
-            away.append(centre(image[..., 0].astype(float)) - centre(drawn))
+            away.append(center(image[..., 0].astype(float)) - center(drawn))
     assert len(away) > 10
     # single masks round to whole pixels; on average nothing may be left
     assert np.abs(np.mean(away, 0)).max() < 0.1
@@ -70,7 +70,7 @@ def test_small_images_are_padded_with_ignored_pixels():
     assert (mask == 255).sum() == 64 * 64 - 40 * 48
 
 
-def test_windows_are_laid_around_labelled_pixels():
+def test_windows_are_laid_around_labeled_pixels():
     mask = np.zeros((200, 200), dtype=np.uint8)
     mask[100:104, 150:154] = 1
     image = np.zeros((200, 200, 1), dtype=np.float32)

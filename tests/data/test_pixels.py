@@ -6,7 +6,7 @@ from PIL import Image
 
 from vimamba.data import DataError
 from vimamba.data.masked.items import read_mask
-from vimamba.data.masked.labels import grey_values
+from vimamba.data.masked.labels import gray_values
 from vimamba.data.pixels import image_size, read_pixels, select_bands
 
 RNG = np.random.default_rng(0)
@@ -47,13 +47,13 @@ def test_masks_keep_their_values(tmp_path):
     palette = Image.fromarray(values)
     palette.putpalette([255 - i // 3 for i in range(768)])
     palette.save(tmp_path / "palette.png")
-    Image.fromarray(values).save(tmp_path / "grey.png")
+    Image.fromarray(values).save(tmp_path / "gray.png")
     Image.fromarray(np.repeat(values[..., None], 3, 2)).save(tmp_path / "rgb.png")
     Image.fromarray(values.astype(np.uint16) * 300).save(tmp_path / "deep.png")
     tifffile.imwrite(tmp_path / "tiff.tif", values.astype(np.int32))
     tifffile.imwrite(tmp_path / "float.tif", values.astype(np.float32))
-    for name in ("palette.png", "grey.png", "rgb.png", "tiff.tif", "float.tif"):
-        np.testing.assert_array_equal(grey_values(read_mask(tmp_path / name), name), values)
+    for name in ("palette.png", "gray.png", "rgb.png", "tiff.tif", "float.tif"):
+        np.testing.assert_array_equal(gray_values(read_mask(tmp_path / name), name), values)
     np.testing.assert_array_equal(read_mask(tmp_path / "deep.png"), values.astype(int) * 300)
     Image.fromarray(values > 4).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(read_mask(tmp_path / "bits.png"), values > 4)
@@ -92,8 +92,8 @@ def test_fractions_are_no_classes(tmp_path):
 def test_bands_are_chosen_repeated_or_averaged():
     pixels = RNG.random((2, 2, 4)).astype(np.float32)
     np.testing.assert_array_equal(select_bands(pixels, 2, [3, 0], "x"), pixels[:, :, [3, 0]])
-    grey = pixels[:, :, :1]
-    np.testing.assert_array_equal(select_bands(grey, 3, None, "x"), np.repeat(grey, 3, 2))
+    gray = pixels[:, :, :1]
+    np.testing.assert_array_equal(select_bands(gray, 3, None, "x"), np.repeat(gray, 3, 2))
     rgb = np.full((1, 1, 3), [1.0, 0, 0], dtype=np.float32)
     assert select_bands(rgb, 1, None, "x")[0, 0, 0] == pytest.approx(0.299)
     with pytest.raises(DataError, match="x has 4 bands, in_chans=3"):

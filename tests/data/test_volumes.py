@@ -117,7 +117,7 @@ def test_the_layout_of_nnunet_with_two_channels(tmp_path):
             path.rename(path.with_name(f"{name}_0000.nii.gz"))
             write(path.with_name(f"{name}_0001.nii.gz"), np.ones((8, 10, 6), np.float32), "RAS")
     data = NiftiSlices(str(tmp_path), in_chans=2, val_fraction=0.34, intensity=Intensity(
-        window=(0, 1)), img_size=8, labelled_only=True)  # fmt: skip
+        window=(0, 1)), img_size=8, labeled_only=True)  # fmt: skip
     data.check()
     image = data.dataset("test")[0][0]
     assert image.shape == (2, 8, 8)

@@ -359,7 +359,7 @@ def test_the_folder_for_later_versions_holds_one_module_with_the_trainers(monkey
 def test_the_class_of_the_plans_is_found_by_its_name(plans_json):
     added = add_configuration(plans_json, network="vm_unet", **SMALL)
     assert pydoc.locate(arch_of(added)["network_class_name"]) is PlansNetwork
-    # nnU-Net would initialise it anew with this
+    # nnU-Net would initialize it anew with this
     assert not hasattr(PlansNetwork, "initialize")
     assert issubclass(PlansNetwork, nn.Module)
 

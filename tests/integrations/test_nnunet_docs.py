@@ -37,7 +37,7 @@ def start_folder(tmp_path):
         if name in train:
             Image.fromarray(label).save(data / "labelsTr" / f"{name}.png")
     description = {
-        "channel_names": {"0": "grey"},
+        "channel_names": {"0": "gray"},
         "labels": {"background": 0, "organ": 1, "lesion": 2},
         "numTraining": len(train),
         "file_ending": ".png",

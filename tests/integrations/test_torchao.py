@@ -29,8 +29,8 @@ def test_8_bit_logits_follow_the_float_ones(name, config):
         quantize_(model, config(), filter_fn=is_wanted)
         found = model(image)
     linear = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-    quantised = {n for n, m in linear.items() if "Int8" in type(m.weight).__name__}
-    assert quantised == {n for n in linear if "dt_proj" not in n}
+    quantized = {n for n, m in linear.items() if "Int8" in type(m.weight).__name__}
+    assert quantized == {n for n in linear if "dt_proj" not in n}
     # 1 of 255 steps in weights and activations, over some layers: measured 0.3 to 1.1 %
     spread = expected.max() - expected.min()
     assert 0 < (found - expected).abs().max() < 0.03 * spread

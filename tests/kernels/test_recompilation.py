@@ -57,7 +57,7 @@ def tile_launches(batch, side):
                 yield gpu_tasks.kernel(launch.kernel), launch.arguments
 
 
-def specialisation(function, arguments):
+def specialization(function, arguments):
     """By parameter, what Triton tells kernels apart by; constants with their values."""
     backend = make_backend(GPUTarget("cuda", 90, 32))
     bind = jit.create_function_from_signature(function.signature, function.params, backend)
@@ -68,13 +68,13 @@ def specialisation(function, arguments):
     }
 
 
-# how many kernels there are for all 14 sizes; they were 51 and 70 when every scalar was specialised
+# how many kernels there are for all 14 sizes; they were 51 and 70 when every scalar was specialized
 @pytest.mark.parametrize(("launches", "most"), [(scan_launches, 41), (tile_launches, 27)])
 def test_a_new_batch_or_image_size_alone_brings_no_new_kernel(launches, most):
     kernels, needed = set(), set()
     for size in SIZES:
         for function, arguments in launches(*size):
-            kinds = specialisation(function, arguments)
+            kinds = specialization(function, arguments)
             fixed = {name: kind for name, kind in kinds.items() if name not in OF_SIZE}
             fixed["one_segment"] = arguments.get("segments") == 1
             kernels.add((function.__name__, repr(kinds)))
@@ -85,7 +85,7 @@ def test_a_new_batch_or_image_size_alone_brings_no_new_kernel(launches, most):
 
 def test_the_tools_compile_what_triton_would():
     for function, arguments in [*scan_launches(17, 192), *tile_launches(17, 192)]:
-        found = specialisation(function, arguments)
+        found = specialization(function, arguments)
         for name, kind in scans.kinds(function, arguments):
             (base, detail), value = found[name]
             if isinstance(kind, tuple):

@@ -268,7 +268,7 @@ HEAD = """
 	add.s64 	%rd3, %rd1, %rd2;
 """
 TO_SHARED = "	st.shared.b32 	[%r2], %r1;\n"
-# the neighbour's word, that of the last thread's neighbour being the first
+# the neighbor's word, that of the last thread's neighbor being the first
 FROM_NEIGHBOUR = """
 	add.s32 	%r3, %r1, {step};
 	rem.s32 	%r3, %r3, {threads};
@@ -314,7 +314,7 @@ def test_a_write_after_a_read_wants_a_barrier():
 
 def test_what_nobody_wrote_is_not_read():
     _, findings = execute(FROM_NEIGHBOUR, 32, 32)
-    assert findings == {("uninitialised", "shared", "program")}
+    assert findings == {("uninitialized", "shared", "program")}
 
 
 def test_programs_do_not_wait_for_each_other():
@@ -399,4 +399,4 @@ def test_a_copy_arrives_when_it_is_waited_for():
     wait = "	cp.async.wait_group 	0;\n"
     read = "	ld.shared.b32 	%r4, [%r2];\n"
     assert execute(body + wait + read, 32, 32)[1] == set()
-    assert execute(body + read, 32, 32)[1] == {("uninitialised", "shared", "program")}
+    assert execute(body + read, 32, 32)[1] == {("uninitialized", "shared", "program")}

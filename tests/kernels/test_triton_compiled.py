@@ -67,13 +67,13 @@ def launches(name, cut=None, deterministic=False):
     """Every kernel that the launcher would call, without repetitions."""
     plan = cut and tool.fused.Plan(0, 0, *cut)
     both = tool.record(CASES[name], plan, deterministic=deterministic)
-    return list({tool.specialise(launch): launch for part in both for launch in part}.values())
+    return list({tool.specialize(launch): launch for part in both for launch in part}.values())
 
 
 def compiled(launch, target="sm_90"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tool.compile_launch(launch.kernel, tool.specialise(launch), target)
+        return tool.compile_launch(launch.kernel, tool.specialize(launch), target)
 
 
 def assert_nothing_spills(found, target):

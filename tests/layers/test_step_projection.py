@@ -72,11 +72,11 @@ def replace_forward(projection):
     layer.forward = lambda x: 2 * nn.functional.linear(x, layer.weight)
 
 
-def parametrise(projection):
+def reparametrize(projection):
     parametrize.register_parametrization(projection[1], "weight", Twice())
 
 
-@pytest.mark.parametrize("change", [wrap, hook, hook_before, replace_forward, parametrise])
+@pytest.mark.parametrize("change", [wrap, hook, hook_before, replace_forward, reparametrize])
 def test_a_layer_that_is_more_than_its_weight_is_called(change):
     projection, dt = make(), torch.randn(2, 2, 7, RANK)
     expected = steps(projection, dt)
@@ -94,12 +94,12 @@ def test_a_bias_is_added():
     torch.testing.assert_close(steps(projection, dt), expected + 1)
 
 
-def test_pruned_and_quantised_layers_are_called():
-    pruned, quantised = make(), make()
+def test_pruned_and_quantized_layers_are_called():
+    pruned, quantized = make(), make()
     prune.l1_unstructured(pruned[0], "weight", amount=3)
-    quantize_(quantised, Int8WeightOnlyConfig(version=2))
+    quantize_(quantized, Int8WeightOnlyConfig(version=2))
     assert is_called(pruned)
-    assert is_called(quantised)
+    assert is_called(quantized)
 
 
 def test_backward_hooks_fire():

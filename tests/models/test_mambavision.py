@@ -3,11 +3,11 @@
 import pytest
 import timm
 import torch
-from timm.layers import Attention
 from torch import nn
 
 from vimamba.layers import Stage
 from vimamba.models.mambavision import WindowScan, WindowStage
+from vimamba.timm_layers import Attention
 
 
 @pytest.mark.parametrize(("depth", "scans"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
@@ -17,7 +17,7 @@ def test_the_first_half_of_a_stage_scans_and_the_rest_attends(depth, scans):
     assert kinds == [WindowScan] * scans + [Attention] * (depth - scans)
 
 
-class Neighbours(nn.Module):
+class Neighbors(nn.Module):
     """Adds to every token the sum of its window."""
 
     def forward(self, x):
@@ -25,7 +25,7 @@ class Neighbours(nn.Module):
 
 
 def test_a_block_sees_its_window_and_zeros_beyond_the_map():
-    stage = WindowStage(nn.Identity(), [Neighbours()], window=4)
+    stage = WindowStage(nn.Identity(), [Neighbors()], window=4)
     x = torch.randn(2, 3, 6, 5, dtype=torch.float64)
     out = stage(x)
     expected = x.clone()

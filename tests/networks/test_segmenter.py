@@ -253,6 +253,10 @@ def test_padding_leaves_whole_cells_alone():
     ("arguments", "message"),
     [
         ({"model": "resnet19"}, r"model='resnet19' is unknown; close names are resnet"),
+        (
+            {"model": "mambamorph"},
+            r"^model='mambamorph' is a network for registration, not for segmentation$",
+        ),
         ({"model": "vm_unett"}, r"model='vm_unett' is unknown; close names are vm_unet"),
         (
             {"model": "resnet18", "head": "unett"},

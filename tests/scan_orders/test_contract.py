@@ -66,7 +66,7 @@ def test_continuous_orders_have_no_jumps(order):
             assert (places.diff(dim=-1).abs().sum(0) == 1).all(), grid
 
 
-def test_continuous_orders_promise_neighbours():
+def test_continuous_orders_promise_neighbors():
     promised = {name for name in list_scan_orders() if get_scan_order(name).adjacent}
     assert promised == {"serpentine", "serpentine_8", "hilbert", "spiral"}
 

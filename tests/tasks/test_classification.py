@@ -4,11 +4,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 import vimamba
 from tests.closeness import assert_same
+from vimamba.lightning import Trainer
 from vimamba.tasks import Classification, Objective, Optimization, TaskError
 from vimamba.tasks.classification.task import loss_weights
 
@@ -59,7 +59,7 @@ def test_training_gives_finite_scores(kwargs, tmp_path):
     assert {"val/macro_f1", "val/auroc", "val/ece"} <= set(scores)
 
 
-def test_one_batch_is_learnt_by_heart(tmp_path):
+def test_one_batch_is_learned_by_heart(tmp_path):
     task = small(objective=Objective(label_smoothing=0), optim=Optimization(lr=1e-2))
     trainer = fit(task, tmp_path, max_epochs=25)
     assert trainer.callback_metrics["val/accuracy"] == 1
@@ -170,9 +170,9 @@ def test_weights_of_the_loss():
     balanced = loss_weights("balanced", [6, 3, 1], 3, False)
     assert balanced.tolist() == pytest.approx([10 / 18, 10 / 9, 10 / 3])
     assert loss_weights("balanced", [6, 3, 1], 3, True).tolist() == [1, 2, 6]
-    for wish, message in (("even", "class_weights='even'"), ([1.0], "1 values for 3 classes")):
+    for requested, message in (("even", "class_weights='even'"), ([1.0], "1 values for 3 classes")):
         with pytest.raises(TaskError, match=message):
-            loss_weights(wish, [1, 1, 1], 3, False)
+            loss_weights(requested, [1, 1, 1], 3, False)
 
 
 def test_mixed_targets_are_smoothed_once():

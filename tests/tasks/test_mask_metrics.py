@@ -62,7 +62,7 @@ def test_distances_of_shifted_squares_are_the_shift():
     (wide,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 0.5), 2)
     assert wide["hd95"] == pytest.approx(1.5)
     assert wide["surface_dice"] == 1  # nothing is further than 1.5 away
-    # each outline has 20 pixels; those of the far column and, at 3 > 2, its neighbours are missed
+    # each outline has 20 pixels; those of the far column and, at 3 > 2, its neighbors are missed
     assert 0 < row["surface_dice"] < 1
     (strict,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 1), 3)
     assert strict["surface_dice"] == 1

@@ -5,12 +5,16 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-import tests.tasks.rotation  # noqa: F401  registers it, as --import does
-from vimamba.cli import main
+import tests.tasks.rotation  # registers it, as --import does
+import tests.tasks.rotation.report
+from vimamba.cli import cross_validation, main
+from vimamba.cli.folds import finished_run
 from vimamba.errors import UsageError
-from vimamba.tasks import Classification, Task, register_task
+from vimamba.tasks import Classification, Task, TaskError, register_task
+from vimamba.tasks.ensemble import join_tasks
 from vimamba.tasks.registry import class_path, find_task, list_tasks
 from vimamba.tasks.tools import tools_of
 
@@ -42,7 +46,7 @@ def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
     assert main(["test", str(run)]) == 0
     scores = json.loads((run / "metrics.json").read_text())["test"]
     assert 0 <= scores["error"] <= 180
-    rows = list(csv.DictReader((run / "errors_test.csv").open()))
+    rows = list(csv.DictReader((run / "cases_test.csv").open()))
     assert len(rows) == scores["images"]
     mean = np.mean([float(row["error"]) for row in rows])
     assert mean == pytest.approx(scores["error"], abs=1e-3)
@@ -51,6 +55,39 @@ def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
     assert len(list(csv.DictReader((tmp_path / "o.csv").open()))) == 24
     assert main(["predict", str(run), str(photos / "a"), "--topk", "2"]) == 2
     assert "--topk is for classification runs" in capsys.readouterr().err
+
+
+def test_a_task_of_ones_own_is_cross_validated_and_its_folds_answer_together(
+    photos, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(cross_validation, "run_fit", lambda args: main(["fit", *args]))
+    out = tmp_path / "cv"
+    args = ["--task", "rotation", "--data", str(photos), "--model", "test_vmamba"]
+    args += ["--img-size", "32", "--epochs", "1", "--workers", "0", "--folds", "2"]
+    assert main(["cross-validate", *args, "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "degrees of 48 held-out images" in shown
+    summary = json.loads((out / "summary.json").read_text())
+    errors = [float(row["error"]) for row in csv.DictReader((out / "cases.csv").open())]
+    assert (summary["task"], summary["cases"], len(errors)) == ("rotation", 48, 48)
+    folds = [row["error"] for row in summary["per_fold"]]
+    assert summary["over_folds"]["error"]["mean"] == pytest.approx(np.mean(folds))
+    assert summary["over_cases"]["error"]["mean"] == pytest.approx(np.mean(errors))
+    assert {"folds.png", "folds.csv", "errors.png"} <= {path.name for path in out.iterdir()}
+
+    image = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = [finished_run(out / f"fold{fold}", "best").load() for fold in range(2)]
+        vector = sum(task(image) for task in alone)
+        found = finished_run(out, None).load().predict_step((image,), 0)
+    torch.testing.assert_close(found, torch.atan2(vector[:, 1], vector[:, 0]))
+
+
+def test_folds_of_a_task_that_cannot_join_answers_do_not_answer(monkeypatch):
+    task = tests.tasks.rotation.Rotation("test_vmamba", img_size=32)
+    monkeypatch.delattr(type(task), "views")
+    with pytest.raises(TaskError, match=r"Rotation cannot answer with several networks.*`views`"):
+        join_tasks([task, task])
 
 
 def test_tasks_are_found_by_name_and_a_near_one_is_proposed():
@@ -66,3 +103,9 @@ def test_tasks_are_found_by_name_and_a_near_one_is_proposed():
 def test_a_task_without_its_module_is_named():
     with pytest.raises(UsageError, match="Task names no module of tables and pictures"):
         tools_of(Task)
+
+
+def test_a_module_that_lacks_something_is_named_with_it(monkeypatch):
+    monkeypatch.delattr(tests.tasks.rotation.report, "pool_folds")
+    with pytest.raises(UsageError, match=r"rotation\.report, the module .* lacks pool_folds"):
+        tools_of(tests.tasks.rotation.Rotation)

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from torch.utils.data import DataLoader
 
 import vimamba
 from tests.closeness import assert_same
+from vimamba.lightning import LightningDataModule, Trainer
 from vimamba.tasks import MaskObjective, Optimization, Segmentation, TaskError
 
 SMALL = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
@@ -165,8 +165,6 @@ def test_mirrored_views_are_averaged():
 
 
 def test_balanced_weights_come_from_the_data_and_stay_with_the_checkpoint(tmp_path):
-    from pytorch_lightning import LightningDataModule
-
     class Data(LightningDataModule):
         class_counts = (60, 30, 10)
 

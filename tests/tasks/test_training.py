@@ -4,18 +4,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import (
-    EMAWeightAveraging,
-    GradientAccumulationScheduler,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-)
-from pytorch_lightning.plugins import MixedPrecision
-from pytorch_lightning.tuner import Tuner
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from vimamba.data import ImageFolder, MaskFolder
+from vimamba.lightning import Trainer, callbacks, plugins, tuner
 from vimamba.tasks import Classification, NotFiniteError, Optimization, Segmentation, TaskError
 
 QUIET = {
@@ -91,7 +83,7 @@ def rates_of(trainer_options, tmp_path, data, **optim):
         ({"max_steps": 7, "max_epochs": 30}, 7),
         ({"max_steps": 70, "max_epochs": 2}, 12),
         ({"max_epochs": 2, "accumulate_grad_batches": 2}, 6),
-        ({"max_epochs": 2, "callbacks": [GradientAccumulationScheduler({1: 5})]}, 8),
+        ({"max_epochs": 2, "callbacks": [callbacks.GradientAccumulationScheduler({1: 5})]}, 8),
         ({"max_epochs": 2, "limit_train_batches": 3}, 6),
     ],
 )
@@ -177,7 +169,8 @@ def test_a_subclass_may_have_any_scheduler_of_torch(kind, photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "callback", [StochasticWeightAveraging(1e-3, swa_epoch_start=1), EMAWeightAveraging()]
+    "callback",
+    [callbacks.StochasticWeightAveraging(1e-3, swa_epoch_start=1), callbacks.EMAWeightAveraging()],
 )
 def test_lightnings_averages_of_weights_run(callback, photos, tmp_path):
     trainer = Trainer(**QUIET, max_epochs=2, callbacks=[callback], default_root_dir=tmp_path)
@@ -187,13 +180,13 @@ def test_lightnings_averages_of_weights_run(callback, photos, tmp_path):
 
 def test_the_tuner_finds_a_rate_and_a_batch_size(photos, tmp_path):
     task, data = classifier(), images(photos)
-    found = Tuner(Trainer(**QUIET, max_epochs=3, default_root_dir=tmp_path)).lr_find(
+    found = tuner.Tuner(Trainer(**QUIET, max_epochs=3, default_root_dir=tmp_path)).lr_find(
         task, datamodule=data, num_training=30
     )
     assert found is not None
     assert task.lr == task.optim.lr == task.hparams["optim"]["lr"] == found.suggestion()
-    tuner = Tuner(Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path))
-    size = tuner.scale_batch_size(task, datamodule=data, max_trials=1, steps_per_trial=1)
+    finder = tuner.Tuner(Trainer(**QUIET, max_epochs=1, default_root_dir=tmp_path))
+    size = finder.scale_batch_size(task, datamodule=data, max_trials=1, steps_per_trial=1)
     assert data.batch_size == size
 
 
@@ -212,7 +205,7 @@ def test_a_training_that_is_not_finite_stops_with_step_and_layer(way, photos, tm
             return loss
 
     task = classifier(Breaks)
-    keep = ModelCheckpoint(tmp_path, filename="kept")
+    keep = callbacks.ModelCheckpoint(tmp_path, filename="kept")
     options = {**QUIET, "enable_checkpointing": True, "callbacks": [keep]}
     trainer = Trainer(**options, max_epochs=3, default_root_dir=tmp_path)
     where = {
@@ -258,7 +251,7 @@ def test_an_overflow_that_the_loss_scale_answers_is_no_error(photos, tmp_path):
     task = classifier(Overflows)
     task.seen = False
     # on a CPU, Lightning itself would take bfloat16, without a scale
-    scaling = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    scaling = plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     trainer = Trainer(**QUIET, max_epochs=1, plugins=[scaling], default_root_dir=tmp_path)
     trainer.fit(task, images(photos))
     assert task.seen

@@ -43,7 +43,7 @@ class Finding(NamedTuple):
 
 
 class Clock:
-    """What orders the accesses of threads: how often each program and warp has synchronised.
+    """What orders the accesses of threads: how often each program and warp has synchronized.
 
     Args:
         programs: Programs of the launch.
@@ -101,7 +101,7 @@ class Memory:
         if not self._all_readable(at, size * count):
             if self.space == "global":
                 raise MemoryAccessError(f"instruction {place} reads outside of the tensors")
-            self.findings[Finding("uninitialised", self.space, "program", place, place)] += 1
+            self.findings[Finding("uninitialized", self.space, "program", place, place)] += 1
         for cell in _cells(at, size * count):
             self._note_read(cell, threads, place)
         elements = self.bytes.view(UNSIGNED[size])

@@ -106,7 +106,7 @@ FLOATING: dict[str, Callable[..., Array]] = {
 
 
 def _divide(x: Array, y: Array) -> Array:
-    """Towards zero, as in C; NumPy's goes down."""
+    """Toward zero, as in C; NumPy's goes down."""
     quotient = np.abs(x) // np.abs(y)
     return np.where((x < 0) != (y < 0), -quotient, quotient).astype(x.dtype)
 

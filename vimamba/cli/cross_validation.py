@@ -21,6 +21,7 @@ from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
+from vimamba.tasks.tools import tools_of
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -56,16 +57,16 @@ def cross_validate(args: list[str]) -> int:
     if "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1":
         raise UsageError("start cross-validate in one process; --trainer.devices starts the others")
     out: Path = given.out
-    wish = Record(given.folds or 5, given.choose or "inner")
+    requested = Record(given.folds or 5, given.choose or "inner")
     if given.resume:
         before = read_record(out)
         if before is None:
             raise UsageError(f"--resume {out}: there is no cross-validation")
-        wish = Record(before.folds, before.choose)
+        requested = Record(before.folds, before.choose)
         rest = ["--config", str(out / RECIPE)]
-    config = prepare(wish, rest, out)
+    config = prepare(requested, rest, out)
     with lock_folder(out):
-        record = adopt(wish, config, out)
+        record = adopt(requested, config, out)
         for fold in range(record.folds):
             if fold in record.finished and fold_folder(out, fold).is_dir():
                 continue
@@ -124,11 +125,11 @@ def parse(args: list[str]) -> tuple[Namespace, list[str]]:
     return given, rest
 
 
-def prepare(wish: Record, options: list[str], out: Path) -> str:
+def prepare(requested: Record, options: list[str], out: Path) -> str:
     """Check data and settings before anything is trained or written.
 
     Args:
-        wish: What is asked for.
+        requested: What is asked for.
         options: Those of `vimamba fit`, short or typed.
         out: The folder to write.
 
@@ -141,23 +142,23 @@ def prepare(wish: Record, options: list[str], out: Path) -> str:
     """
     from vimamba.cli.recipe import build
 
-    typed = [*translate(options), "--data.fold=0", f"--data.folds={wish.folds}"]
+    typed = [*translate(options), "--data.fold=0", f"--data.folds={requested.folds}"]
     typed += ["--data.fold_as=test"]
-    typed += ["--data.val_fraction=0"] if wish.choose == "last" else []
+    typed += ["--data.val_fraction=0"] if requested.choose == "last" else []
     cli = build(typed, out)
-    if getattr(cli.model, "case_scores", True) is False:
-        raise UsageError("--model.case_scores must be true: the cases are what is reported")
-    show_folds(cli.datamodule, wish)
+    tools_of(type(cli.model))
+    cli.model.check_folds()
+    show_folds(cli.datamodule, requested)
     for name, value in cli.datamodule.settled().items():
         cli.config.data.init_args[name] = value
     return cli.parser.dump(cli.config)
 
 
-def adopt(wish: Record, config: str, out: Path) -> Record:
+def adopt(requested: Record, config: str, out: Path) -> Record:
     """What to go on with in a folder that is ours alone: what it holds, or a new beginning.
 
     Args:
-        wish: What is asked for.
+        requested: What is asked for.
         config: The recipe of every fold.
         out: The folder.
 
@@ -169,39 +170,34 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
         raise UsageError(f"--out {out} holds files but no cross-validation; name another folder")
     if before is not None and path.is_file():
         kept = read_yaml(path, UsageError)
-        refuse_others(wish, before, yaml.safe_load(config), kept, out)
+        refuse_others(requested, before, yaml.safe_load(config), kept, out)
         return before
-    wish.write(out)
+    requested.write(out)
     with write_whole(path) as part:
         part.write_text(config, encoding="utf-8")
-    return wish
+    return requested
 
 
 def show_folds(data: Any, record: Record) -> None:
     """Fail on a fold that cannot be trained or scored; print what each of them holds."""
-    from vimamba.data import SegmentationData
-
-    rows, segments = [], isinstance(data, SegmentationData)
+    rows = []
     splits = ("train", "val", "test") if record.choose == "inner" else ("train", "test")
     for fold in range(record.folds):
         data.take_fold(fold)
-        (data.check_splits if segments else data.check)()
-        parts = [data.catalogue.splits[split] for split in splits]
-        cells = [f"{len({i.case for i in p})}" if segments else f"{len(p)}" for p in parts]
-        rows.append([fold, *cells])
+        data.check_division()
+        rows.append([fold, *(str(data.count_units(split)) for split in splits)])
     data.take_fold(0)
     chosen = "the best on val" if record.choose == "inner" else "the last"
-    what = "cases" if segments else "images"
-    show_table(f"{data.root}: {what} of each fold; the epoch that counts is {chosen}",
+    show_table(f"{data.root}: {data.unit} of each fold; the epoch that counts is {chosen}",
                ["fold", *(s if s != "test" else "held out" for s in splits)], rows)  # fmt: skip
 
 
 def refuse_others(
-    wish: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
+    requested: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
 ) -> None:
     """Fail if a folder was begun with other options."""
     for name in ("folds", "choose"):
-        now, then = getattr(wish, name), getattr(before, name)
+        now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
     from vimamba.cli.explaining import TYPED_TO_SHORT

@@ -9,54 +9,38 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vimamba.tasks.pictures import BLUE, GREEN, GREY, ORANGE, RED, STYLE, save, shorten
+from vimamba.tasks.folds import Pooled
+from vimamba.tasks.pictures import BLUE, GRAY, GREEN, ORANGE, RED, STYLE, save, shorten
 
-Row = dict[str, Any]
-COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8C6D00", GREY)
+COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8C6D00", GRAY)
 MOST_CLASSES = 24
 # spread of the dots across their row, the same in every picture
 JITTER = 0.22
 
 
-def draw_folds(cases: Sequence[Row], per_fold: Sequence[Row], summary: Row, path: Path) -> None:
+def draw_folds(pooled: Pooled, folds: int, path: Path) -> None:
     """Dots, colored by fold, over a box of their quartiles.
 
     Args:
-        cases: Rows of all held-out cases.
-        per_fold: Rows of the folds.
-        summary: What is written to summary.json.
+        pooled: Holds the dots.
+        folds: Number of folds.
         path: PNG to write.
     """
-    folds = [row["fold"] for row in per_fold]
-    if summary["task"] == "segmentation":
-        rows = [
-            (row["class"], [(c["fold"], c["dice"]) for c in cases if c["class"] == row["class"]])
-            for row in summary["per_class"]
-        ]
-        label = "Dice of a held-out case"
-        title = f"{summary['cases']} held-out cases, {len(folds)} folds"
-    else:
-        names = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy",
-                 "macro_f1": "macro F1", "auroc": "AUROC"}  # fmt: skip
-        rows = [
-            (name, [(row["fold"], row[key]) for row in per_fold])
-            for key, name in names.items()
-            if key in summary["over_folds"]
-        ]
-        label = "score of a fold on its held-out images"
-        title = f"{len(folds)} folds, {summary['cases']} held-out images"
+    rows = pooled.dots
+    values = [value for _, points in rows for _, value in points if value is not None]
     with mpl.rc_context(STYLE):
         height = 1.7 + 0.55 * min(len(rows), MOST_CLASSES)
         figure = Figure(figsize=(8.4, height), layout="constrained")
         axes = figure.subplots()
         draw_rows(axes, rows[:MOST_CLASSES])
-        more = f"; {len(rows) - MOST_CLASSES} more classes" if len(rows) > MOST_CLASSES else ""
-        axes.set_title(title + more, loc="left", fontweight="bold")
-        axes.set_xlabel(f"{label} (line: range, box: quartiles, bar: median, diamond: mean)")
-        axes.set_xlim(-0.02, 1.02)
-        dots = [Line2D([], [], marker="o", ls="", color=color_of(fold)) for fold in folds]
+        more = f"; {len(rows) - MOST_CLASSES} more rows" if len(rows) > MOST_CLASSES else ""
+        axes.set_title(pooled.title + more, loc="left", fontweight="bold")
+        axes.set_xlabel(f"{pooled.axis} (line: range, box: quartiles, bar: median, diamond: mean)")
+        if all(0 <= value <= 1 for value in values):
+            axes.set_xlim(-0.02, 1.02)
+        dots = [Line2D([], [], marker="o", ls="", color=color_of(fold)) for fold in range(folds)]
         legend = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "title": "fold"}
-        axes.legend(dots, folds, **legend)
+        axes.legend(dots, [str(fold) for fold in range(folds)], **legend)
         save(figure, path)
 
 
@@ -65,7 +49,7 @@ def color_of(fold: int) -> str:
     return COLORS[fold % len(COLORS)]
 
 
-def draw_rows(axes: Any, rows: Sequence[tuple[str, list[tuple[int, float | None]]]]) -> None:
+def draw_rows(axes: Any, rows: Sequence[tuple[str, Sequence[tuple[int, float | None]]]]) -> None:
     """One row of dots for each name, the first on top."""
     rng = np.random.default_rng(0)
     labels = []

@@ -82,12 +82,12 @@ def voting_runs(run: Path) -> list[Path]:
     return [fold_folder(run, fold) for fold in range(record.folds)]
 
 
-def find_checkpoints(run: Path, wish: str | None) -> list[Path]:
+def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
     """The checkpoint of each run that answers for a folder.
 
     Args:
         run: A run, or a cross-validation.
-        wish: "best", "last" or a file; None: what counts, the best one of a run.
+        requested: "best", "last" or a file; None: what counts, the best one of a run.
 
     Raises:
         UsageError: A checkpoint is not there, or a file is named for several folds.
@@ -95,25 +95,25 @@ def find_checkpoints(run: Path, wish: str | None) -> list[Path]:
     from vimamba.cli.runs import find_checkpoint
 
     record = read_record(run)
-    if record is not None and wish not in (None, "best", "last"):
-        raise UsageError(f"--ckpt {wish}: for the folds of {run} it must be best or last")
-    wish = wish or (record.checkpoint if record else "best")
-    return [find_checkpoint(each, wish) for each in voting_runs(run)]
+    if record is not None and requested not in (None, "best", "last"):
+        raise UsageError(f"--ckpt {requested}: for the folds of {run} it must be best or last")
+    requested = requested or (record.checkpoint if record else "best")
+    return [find_checkpoint(each, requested) for each in voting_runs(run)]
 
 
-def finished_run(run: Path, wish: str | None) -> FinishedRun:
+def finished_run(run: Path, requested: str | None) -> FinishedRun:
     """What answers for a folder: the network of a run, or those of all folds together.
 
     Args:
         run: A run, or a cross-validation.
-        wish: As in `find_checkpoints`.
+        requested: As in `find_checkpoints`.
 
     Raises:
         UsageError: A checkpoint is missing.
     """
     from vimamba.cli.runs import read_config
 
-    runs, checkpoints = voting_runs(run), find_checkpoints(run, wish)
+    runs, checkpoints = voting_runs(run), find_checkpoints(run, requested)
     data = read_config(runs[0])["data"]["init_args"]
     return FinishedRun(run, data, tuple(checkpoints), lambda: load_voters(runs, checkpoints))
 

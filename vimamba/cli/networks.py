@@ -156,13 +156,13 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
     return bool(cfg["fixed_input_size"])
 
 
-def _of_run(run: Path, wish: str, img_size: ImageSize | None) -> Network:
+def _of_run(run: Path, requested: str, img_size: ImageSize | None) -> Network:
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
     from vimamba.console import quieten
     from vimamba.data.preprocessing import Preprocessing
 
     quieten()
-    task = load_task(run, find_checkpoint(run, wish))
+    task = load_task(run, find_checkpoint(run, requested))
     hparams, data = task.hparams, read_config(run)["data"]["init_args"]
     sides = height_and_width(img_size or hparams["img_size"] or data["img_size"])
     return Network(

@@ -68,8 +68,8 @@ FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast
 
 def fit_help() -> str:
     """What `vimamba fit --help` prints, with the tasks of plug-ins that are imported."""
-    names = [path.name for path in files("vimamba").joinpath("tasks").iterdir() if path.is_dir()]
-    names = sorted(name for name in names if not name.startswith("_"))
+    folders = files("vimamba").joinpath("tasks").iterdir()
+    names = sorted(path.name for path in folders if path.joinpath("task.py").is_file())
     if registry := sys.modules.get("vimamba.tasks.registry"):
         names = registry.list_tasks()
     listed = [f"{name} (default)" if name == "classification" else name for name in names]

@@ -70,7 +70,7 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
     parser.add_argument("--topk", type=int, help="classes to name per image")
-    overlap = "part that neighbouring windows share, in [0, 1); as in the run by default"
+    overlap = "part that neighboring windows share, in [0, 1); as in the run by default"
     parser.add_argument("--overlap", type=float, help=overlap)
     parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
     plain = "write the masks only"

@@ -141,21 +141,21 @@ class RecipeCLI(LightningCLI):
         endless = trainer.max_epochs == trainer.max_steps == -1
         if endless and optim is not None and optim.schedule != "constant":
             raise UsageError(
-                "--epochs -1 needs an end towards which the learning rate falls: "
+                "--epochs -1 needs an end toward which the learning rate falls: "
                 "--trainer.max_steps N, or --model.optim.schedule constant"
             )
 
     def instantiate_classes(self) -> None:
         """Build the parts, with a progress bar on a terminal only if nothing else is requested."""
-        trainer, wish = self.config.trainer, self.config.trainer.enable_progress_bar
-        trainer.enable_progress_bar = is_terminal() if wish is None else wish
+        trainer, requested = self.config.trainer, self.config.trainer.enable_progress_bar
+        trainer.enable_progress_bar = is_terminal() if requested is None else requested
         logger = trainer.logger
         trainer.logger = logger or False  # nothing would be Lightning's own, in scoring as well
         super().instantiate_classes()
         data, cfg = self.datamodule, self.published
         if cfg is not None and isinstance(data, ImageData):
             data.take_published(cfg.mean, cfg.std, cfg.crop_pct)
-        trainer.enable_progress_bar, trainer.logger = wish, logger
+        trainer.enable_progress_bar, trainer.logger = requested, logger
 
 
 def choose_parts(options: list[str]) -> tuple[str, str]:

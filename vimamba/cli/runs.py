@@ -16,14 +16,18 @@ if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
 
-def find_checkpoint(run: Path, wish: str) -> Path:
+def find_checkpoint(run: Path, requested: str) -> Path:
     """The checkpoint meant by "best", "last" or a path."""
     read_config(run)
-    path = run / "checkpoints" / f"{wish}.ckpt" if wish in ("best", "last") else Path(wish)
+    path = (
+        run / "checkpoints" / f"{requested}.ckpt"
+        if requested in ("best", "last")
+        else Path(requested)
+    )
     if not path.is_file():
         last = run / "checkpoints" / "last.ckpt"
-        hint = f"; --ckpt last takes {last}" if wish == "best" and last.is_file() else ""
-        raise UsageError(f"--ckpt {wish}: there is no file {path}{hint}")
+        hint = f"; --ckpt last takes {last}" if requested == "best" and last.is_file() else ""
+        raise UsageError(f"--ckpt {requested}: there is no file {path}{hint}")
     return path
 
 

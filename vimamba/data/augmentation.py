@@ -259,7 +259,7 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
 def resize_and_crop(
     pixels: NDArray, size: ImageSize, crop_pct: float, interpolation: str
 ) -> NDArray:
-    """Resize to cover size / crop_pct and cut the centre, to the pixel as timm does.
+    """Resize to cover size / crop_pct and cut the center, to the pixel as timm does.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].

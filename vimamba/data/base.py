@@ -46,8 +46,8 @@ class ImageData(LightningDataModule):
 
     Args:
         root: Folder or file that holds the data.
-        in_chans: Channels: 3 for RGB, 1 for grey, or as many as the files have bands. By default as
-            many as `bands` names, or else as the first image has; grey is repeated to 3.
+        in_chans: Channels: 3 for RGB, 1 for gray, or as many as the files have bands. By default as
+            many as `bands` names, or else as the first image has; gray is repeated to 3.
         bands: Places of the channels in files of many bands, from 0.
         intensity: How stored values become numbers in [0, 1].
         mean: Per-channel mean in [0, 1]. By default ImageNet's for three channels of 8 bits; else
@@ -70,6 +70,8 @@ class ImageData(LightningDataModule):
         seed: Start of all random streams.
     """
 
+    # what the splits of a fold are counted in
+    unit: ClassVar[str] = "images"
     img_size: int | tuple[int, ...]
     # arguments that a run keeps as the data has them, and that later commands need
     settles: ClassVar[tuple[str, ...]] = ("img_size", "in_chans", "mean", "std")
@@ -191,7 +193,7 @@ class ImageData(LightningDataModule):
                 raise DataError(f"{name}={value} needs {in_chans} values")
 
     def take_published(self, mean: Sequence[float], std: Sequence[float], crop_pct: float) -> None:
-        """Normalise as published weights expect it, where the data has the channels they had.
+        """Normalize as published weights expect it, where the data has the channels they had.
 
         Args:
             mean: Per channel; a `mean` given to the data set goes before.
@@ -284,6 +286,18 @@ class ImageData(LightningDataModule):
         for split in wanted:
             if split not in self.catalogue.splits:
                 raise DataError(f"root={str(self.root)!r}: there is no image in the {split} split")
+
+    def check_division(self) -> None:
+        """Fail on a fold that cannot be trained or scored, without reading all its images.
+
+        Raises:
+            DataError: The text says what is missing and where.
+        """
+        self.check_splits()
+
+    def count_units(self, split: str) -> int:
+        """How many of its `unit` a split has."""
+        return len(self.items(split))
 
     def take_whole(self, split: str) -> None:
         """Where a division would be drawn, take all images as one split: to score other data."""

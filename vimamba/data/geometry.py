@@ -143,7 +143,7 @@ def describe_volume(shape: Sequence[int], affine: NDArray) -> str:
 
     Args:
         shape: Voxels along the three axes.
-        affine: (4, 4), in millimetres to the right, the front and the top of the patient.
+        affine: (4, 4), in millimeters to the right, the front and the top of the patient.
     """
     from nibabel import aff2axcodes
 

@@ -138,7 +138,7 @@ def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
     if not data.planned.is_settled and data.band_sample.is_measured:
         mean, std = show(data.mean), show(data.std)
         images = data.band_sample.images
-        lines.append(f"normalised with mean {mean}, std {std}, those of {images} training images")
+        lines.append(f"normalized with mean {mean}, std {std}, those of {images} training images")
     of = f"of {seen.seen} images"
     if seen.unknown > 0:
         becomes = "the mean of their channel" if data.intensity.zscore else "0"

@@ -16,7 +16,7 @@ from PIL import Image
 from vimamba.data.errors import DataError
 from vimamba.data.formats import Head, open_image
 
-# BT.601, what Pillow makes grey of RGB with
+# BT.601, what Pillow makes gray of RGB with
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -87,7 +87,7 @@ def select_bands(
 
     Args:
         pixels: (H, W, C).
-        in_chans: Channels wanted; grey is repeated for 3 and RGB averaged for 1.
+        in_chans: Channels wanted; gray is repeated for 3 and RGB averaged for 1.
         bands: Places of the channels in the file, from 0; None takes all.
         source: What to call the image in an error.
 
@@ -114,8 +114,8 @@ def to_grey(pixels: NDArray) -> NDArray:
     """(H, W, 3) as (H, W, 1) of the same type; 8 bits exactly as Pillow does it."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
-    grey = pixels.astype(np.float32, copy=False) @ LUMA
-    return (np.rint(grey) if pixels.dtype.kind == "u" else grey).astype(pixels.dtype)[..., None]
+    gray = pixels.astype(np.float32, copy=False) @ LUMA
+    return (np.rint(gray) if pixels.dtype.kind == "u" else gray).astype(pixels.dtype)[..., None]
 
 
 def wanted_bands(in_chans: int, bands: Sequence[int] | None) -> int:
@@ -172,7 +172,7 @@ def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
 
     Args:
         path: The file.
-        in_chans: 1 (grey) or 3 (RGB).
+        in_chans: 1 (gray) or 3 (RGB).
 
     Returns:
         (H, W, in_chans); of more than 8 bits stretched to the image's own range, of many bands the

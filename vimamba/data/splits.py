@@ -1,4 +1,4 @@
-"""Seeded division of labelled images into train, val and test, and its record split.csv."""
+"""Seeded division of labeled images into train, val and test, and its record split.csv."""
 
 import csv
 from collections.abc import Mapping, Sequence

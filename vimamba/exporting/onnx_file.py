@@ -34,7 +34,7 @@ def constant_paths(like: Any, order: str, grid: Sequence[int] | None = None) -> 
 
 
 def floor_quotient(a: Any, b: Any) -> Any:
-    """A // b of sizes; ONNX's own quotient of integers is rounded towards zero."""
+    """A // b of sizes; ONNX's own quotient of integers is rounded toward zero."""
     return op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 

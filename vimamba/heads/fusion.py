@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import ConvNormAct as ConvNorm
 from torch import Tensor, nn
 
 from vimamba.heads.blocks import ConvNormAct, ScanBlock
 from vimamba.layers import ARRANGEMENTS, check_arrangement, join_dates, part_dates
 from vimamba.names import check_free, unknown_name
+from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 _FUSIONS: dict[str, type[Any]] = {}
 

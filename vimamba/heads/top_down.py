@@ -5,13 +5,13 @@ From the coarsest level to the finest: resize, add the next level, convolve in a
 
 from typing import ClassVar
 
-from timm.layers import ConvNormAct as ConvNorm
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
 from vimamba.heads.blocks import check_pyramid
 from vimamba.heads.registry import register_head
 from vimamba.layers import resize
+from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 
 @register_head(name="top_down")

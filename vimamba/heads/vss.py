@@ -59,7 +59,7 @@ class VSSHead(nn.Module):
         depth: Blocks per level.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum; or a list of them, which the blocks take by turns.
-        drop_path_rate: Of the last block; the others' grow linearly towards it.
+        drop_path_rate: Of the last block; the others' grow linearly toward it.
         deep_supervision: Also classify the levels below the finest.
     """
 

@@ -1,4 +1,4 @@
-"""An MLP whose hidden tokens take in their neighbours, as of PVTv2 (Wang et al. 2022).
+"""An MLP whose hidden tokens take in their neighbors, as of PVTv2 (Wang et al. 2022).
 
 Source: arXiv:2106.13797. Sizes: N batch, H and W grid, C channels.
 """

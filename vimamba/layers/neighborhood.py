@@ -37,12 +37,12 @@ def find_neighbors(
     count = (length - start + step - 1) // step
     first = torch.minimum(place - window // 2, count - window).clamp(min=0)
     slot = first.unsqueeze(1) + torch.arange(window, dtype=torch.int64, device=x.device)
-    none, centre = 2 * window - 1, place.unsqueeze(1) - window + 1
+    none, center = 2 * window - 1, place.unsqueeze(1) - window + 1
     index = torch.minimum(slot * step + start.unsqueeze(1), length - 1)
-    distance = (slot - centre).masked_fill(slot >= count.unsqueeze(1), none)
+    distance = (slot - center).masked_fill(slot >= count.unsqueeze(1), none)
     ahead = place - first.unsqueeze(1)
     is_near = (start == start.unsqueeze(1)) & (ahead >= 0) & (ahead < window)
-    return index, distance, (place - centre).masked_fill(~is_near, none)
+    return index, distance, (place - center).masked_fill(~is_near, none)
 
 
 @torch.fx.wrap

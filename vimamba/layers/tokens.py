@@ -181,9 +181,9 @@ def resample_tokens(
 def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
     """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
-    centre = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
+    center = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
-    distance = (place - centre.unsqueeze(1)).abs()
+    distance = (place - center.unsqueeze(1)).abs()
     # where the grid shrinks, the kernel is stretched over the cells that become one
     weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
@@ -192,10 +192,10 @@ def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
 def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
     """(new, old): the same without antialiasing (a = -0.75); samples beyond an end repeat it."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float64)
-    centre = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
+    center = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
     taps = torch.arange(-1, 3, dtype=torch.float64, device=like.device)
-    place = centre.floor().unsqueeze(1) + taps
-    weight = _keys_kernel((place - centre.unsqueeze(1)).abs(), -0.75)
+    place = center.floor().unsqueeze(1) + taps
+    weight = _keys_kernel((place - center.unsqueeze(1)).abs(), -0.75)
     cells = torch.arange(old, dtype=torch.float64, device=like.device)
     taken = place.clamp(0, old - 1).unsqueeze(2) == cells
     return (weight.unsqueeze(2) * taken).sum(1).float()

@@ -53,7 +53,7 @@ class Options:
 
 
 class Backbone(nn.Module):
-    """What both kinds have in common: arguments, initialisation and official files.
+    """What both kinds have in common: arguments, initialization and official files.
 
     A family may override `init_parameters`, `from_official` and `adapt`.
 

@@ -13,7 +13,7 @@ from torch import Size, Tensor
 from vimamba.layers import crop, pad_to_cells, resize
 from vimamba.names import unknown_name
 from vimamba.networks.network import Network
-from vimamba.networks.registry import create_network, list_networks
+from vimamba.networks.registry import create_network, find_network, list_networks
 from vimamba.timm_names import is_address, is_timm_model, read_address
 
 
@@ -105,6 +105,9 @@ def create_dense(
                 f"{name}={value!r} does not go with model={model!r}, which has its own"
             )
         return create_network(model, **arguments)
+    if model in list_networks():
+        other = find_network(model).task
+        raise ValueError(f"model={model!r} is a network for {other}, not for {task}")
     if not is_timm_model(model):
         among = f"take a timm name or one of vimamba.list_networks({task!r})"
         raise ValueError(unknown_name("model", model, [*whole, *timm.list_models()], among=among))

@@ -12,13 +12,13 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers import ConvNormAct as ConvNorm
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, rename_keys
 from vimamba.heads.blocks import ConvNormAct
 from vimamba.layers import GATED_SS2D, resize, split_paths, ss2d_rules
 from vimamba.models.vmamba import VMamba
+from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 DEPTHS = (2, 2, 9, 2)
 DIMS = (96, 192, 384, 768)

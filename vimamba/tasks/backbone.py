@@ -21,8 +21,11 @@ def check_name(model: str) -> None:
         return
     networks = list_networks()
     if model in networks:
+        from vimamba.tasks.registry import list_tasks  # which imports this module
+
         task = find_network(model).task
-        raise TaskError(f"model={model!r} is a network for {task}; add --task {task}")
+        hint = f"; add --task {task}" if task in list_tasks() else ""
+        raise TaskError(f"model={model!r} is a network for {task}{hint}")
     near = near_names(model.split(".")[0], [*networks, *timm.list_models()])
     hint = f"; {near}" if near else ""
     own = "one of your own is made known with --import MODULE_OR_FILE"

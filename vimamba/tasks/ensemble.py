@@ -35,8 +35,13 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
         tasks: Of one kind and with the same classes and sizes.
 
     Raises:
-        TaskError: They differ in what they were made with.
+        TaskError: They differ in what they were made with, or the task has no `views`.
     """
+    if not hasattr(tasks[0], "views"):
+        raise TaskError(
+            f"{type(tasks[0]).__name__} cannot answer with several networks: it has no `views`, "
+            "the outputs that an answer is the mean of"
+        )
     first, settings = tasks[0], [shared_settings(task) for task in tasks]
     for other in settings[1:]:
         if differing := [name for name in settings[0] if settings[0][name] != other.get(name)]:
@@ -59,5 +64,5 @@ def task_arguments(task: Task) -> dict[str, Any]:
 
 def shared_settings(task: Task) -> dict[str, Any]:
     """What answers depend on, apart from the weights."""
-    names = ("class_names", "multi_label", "label_values", "background", "img_size", "in_chans")
+    names = (name for name in task.of_the_data if name != "class_counts")
     return {name: task.hparams[name] for name in names if name in task.hparams}

@@ -184,7 +184,7 @@ def overlay(
 ) -> NDArray[np.uint8]:
     """Lay the classes' colors over an image; the background stays free.
 
-    Below a class the image is grey, so that the color is the legend's over anything. Outlines are
+    Below a class the image is gray, so that the color is the legend's over anything. Outlines are
     in the full color, with a dark edge. Ignored pixels are striped.
 
     Args:
@@ -200,9 +200,9 @@ def overlay(
         covered &= mask != 0
     result = image.copy()
     edge = grow(outlines(mask))
-    grey = (image[covered] @ LUMA)[:, None] * 0.7 + 50
+    gray = (image[covered] @ LUMA)[:, None] * 0.7 + 50
     weight = np.where(edge[covered], 1, OPACITY)[:, None]
-    result[covered] = np.rint(grey + weight * (table[mask[covered]] - grey)).astype(np.uint8)
+    result[covered] = np.rint(gray + weight * (table[mask[covered]] - gray)).astype(np.uint8)
     # beyond the outline of a class, where nothing else is
     result[edge & ~covered] = (0, 0, 0)
     ignored = mask == IGNORE

@@ -21,7 +21,7 @@ SOFTWARE = "vimamba"
 # pixels of the longer side of a thumbnail, at least
 LONGEST = 224
 # Okabe and Ito's colors, told apart by color-blind readers too
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,
@@ -79,7 +79,7 @@ def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
     panels = (
         ("Loss", (("train/loss", "train", BLUE), ("val/loss", "validation", ORANGE))),
         ("Validation scores", drawn),
-        ("Learning rate", (("lr", "", GREY),)),
+        ("Learning rate", (("lr", "", GRAY),)),
     )
     mark = "o" if len(epoch) < 3 else ""
     with mpl.rc_context(STYLE):
@@ -105,7 +105,7 @@ def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
             if len(lines) > 1 and axes.lines:
                 axes.legend()
             elif not axes.lines:
-                axes.text(0.5, 0.5, "no values", ha="center", color=GREY, transform=axes.transAxes)
+                axes.text(0.5, 0.5, "no values", ha="center", color=GRAY, transform=axes.transAxes)
         save(figure, path)
 
 
@@ -244,5 +244,5 @@ def draw_contact_sheet(
             legend(figure)
         elif note:
             lines = "\n".join(textwrap.wrap(note, round(15 * width)))
-            figure.supxlabel(lines, fontsize=7, color=GREY)
+            figure.supxlabel(lines, fontsize=7, color=GRAY)
         save(figure, path)

@@ -49,6 +49,11 @@ def find_task(name: str) -> type[Task]:
     return _TASKS[name]
 
 
+def task_name(cls: type) -> str:
+    """The name that a task is registered by, else the dotted name of its class."""
+    return next((name for name, task in _TASKS.items() if task is cls), None) or class_path(cls)
+
+
 def class_path(cls: type) -> str:
     """The shortest dotted name that a class is imported by."""
     parts = cls.__module__.split(".")

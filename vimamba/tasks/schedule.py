@@ -29,7 +29,7 @@ class Schedule(Scheduler):
         steps_before: Of the whole training as it was planned before it was resumed.
 
     Raises:
-        TaskError: The training has no end that the rate could fall towards.
+        TaskError: The training has no end that the rate could fall toward.
     """
 
     def __init__(self, optimizer: Optimizer, optim: Optimization, trainer: Trainer) -> None:
@@ -78,7 +78,7 @@ def plan_steps(trainer: Trainer, optim: Optimization) -> tuple[float, int]:
     """The number of optimizer steps of a whole training, and of its warm-up.
 
     Raises:
-        TaskError: The training has no end that the rate could fall towards.
+        TaskError: The training has no end that the rate could fall toward.
     """
     steps, an_epoch = count_steps(trainer)
     if steps == math.inf and optim.schedule != "constant":

@@ -162,6 +162,13 @@ class Task(LightningModule):
         """Published settings of a model: its input size, mean and standard deviation."""
         return model_cfg(model, model_kwargs)
 
+    def check_folds(self) -> None:
+        """Fail on settings with which the folds of a cross-validation cannot be reported.
+
+        Raises:
+            UsageError: A setting has to be another one.
+        """
+
     def logged_scores(self) -> list[str] | None:
         """Names of what a validation logs, without "val/"; None if they are not known before."""
         return None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from vimamba.errors import UsageError
+from vimamba.tasks.folds import Folds, Pooled
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Tools(Protocol):
     PREDICTIONS: str
     # the options of `vimamba predict` that only some tasks take, with their defaults
     PREDICT_OPTIONS: Mapping[str, Any]
+
+    # the scores in a report that the folds of a cross-validation are compared by, and their names
+    FOLD_SCORES: Mapping[str, str]
+    # what `pool_folds` draws: name and what it is
+    FOLD_RESULTS: tuple[tuple[str, str], ...]
 
     def show_data(self, data: Any) -> None:
         """Check the data and print what it holds."""
@@ -75,6 +81,10 @@ class Tools(Protocol):
         """How to load the export."""
         ...
 
+    def pool_folds(self, folds: Folds, out: Path) -> Pooled:
+        """Score the held-out cases of all folds together; draw what shows them into `out`."""
+        ...
+
     def predict(self, run: FinishedRun, given: Namespace) -> int:
         """Answer for new inputs; returns the exit code of `vimamba predict`."""
         ...
@@ -87,7 +97,7 @@ def tools_of(task: type) -> Tools:
         task: A class of tasks.
 
     Raises:
-        UsageError: It names none.
+        UsageError: It names none, or one that lacks something.
     """
     name = getattr(task, "tools", "")
     if not name:
@@ -95,4 +105,11 @@ def tools_of(task: type) -> Tools:
             f"{task.__name__} names no module of tables and pictures: set its `tools` to the "
             "dotted name of one with the functions of vimamba.tasks.tools.Tools"
         )
-    return cast(Any, importlib.import_module(name))
+    module = importlib.import_module(name)
+    wanted = (*Tools.__annotations__, *(key for key in vars(Tools) if not key.startswith("_")))
+    if missing := [key for key in wanted if not hasattr(module, key)]:
+        raise UsageError(
+            f"{name}, the module of tables and pictures of {task.__name__}, lacks "
+            f"{', '.join(missing)}; see vimamba.tasks.tools.Tools"
+        )
+    return cast(Any, module)

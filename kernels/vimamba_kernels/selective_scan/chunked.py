@@ -1,4 +1,4 @@
-"""The selective scan as vectorised PyTorch, for any device.
+"""The selective scan as vectorized PyTorch, for any device.
 
 A path of T steps is cut into about sqrt(T) chunks. All chunks are walked at once from a zero state;
 then the state is carried from chunk to chunk; its decayed value is added to every step. So there

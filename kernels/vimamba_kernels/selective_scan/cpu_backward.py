@@ -8,7 +8,7 @@ walk back through it. Tasks, arguments and the two cases are those of cpu_forwar
                the first state (empty: not wanted)
     scratch    before the others states of a chunk's steps, twice: that the states before and after
                a step are apart in memory is then checked once a loop at run time, where it would
-               keep the loop from being vectorised; behind them rows of a chunk's steps
+               keep the loop from being vectorized; behind them rows of a chunk's steps
 """
 
 from typing import Any
@@ -371,7 +371,7 @@ def _recompute_one(
                 X[x + STEP_SLOPE + d] = sigmoid(S[BIAS + d], enabled)
 
 
-# on its own because the loop is not vectorised where LLVM sees how `x` changes from step to step
+# on its own because the loop is not vectorized where LLVM sees how `x` changes from step to step
 @helper
 def _step_back_one(
     S: Any, X: Any, x: Any, du: Any, u0: Any, ddelta: Any, d0: Any, b0: Any, c0: Any, w: Any

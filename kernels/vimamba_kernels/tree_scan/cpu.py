@@ -47,7 +47,7 @@ def _whole(t: Tensor) -> Tensor:
 
 
 def _memory(team: int, length: int) -> Tensor:
-    """Uninitialised memory of two numbers for each token, for each thread."""
+    """Uninitialized memory of two numbers for each token, for each thread."""
     return torch.empty(team * 2 * length, dtype=torch.int32, device="cpu")
 
 

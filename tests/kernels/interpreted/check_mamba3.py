@@ -22,7 +22,7 @@ from vimamba_kernels.ssd import fused as ssd_fused
 
 # float32 sums over up to 40 steps; measured below 4e-6, for the gradient of a bias
 FLOAT32 = 1e-5
-# bfloat16 is rounded towards zero by the interpreter, several times over; measured up to 2.4e-2
+# bfloat16 is rounded toward zero by the interpreter, several times over; measured up to 2.4e-2
 HALF = {torch.bfloat16: 4e-2, torch.float16: 3e-3}
 SMALL = {"batch": 1, "k": 1, "heads": 2}
 

@@ -20,7 +20,7 @@ from vimamba_kernels.path_conv import fused
 
 # float32 sums of up to 600 terms; measured below 2e-7
 FLOAT32 = 2e-6
-# One rounding of a result, which the interpreter does towards zero for bfloat16: at most 2**-7 and
+# One rounding of a result, which the interpreter does toward zero for bfloat16: at most 2**-7 and
 # 2**-11, in relative L2 about half of that. The gradient of x adds up terms that are rounded, too.
 HALF = {torch.bfloat16: (7e-3, 9e-3), torch.float16: (5e-4, 7e-4)}
 # around the numbers of taps and of a tile's rows and channels

@@ -26,7 +26,7 @@ from vimamba_kernels.selective_scan import fused
 
 # float32 sums of up to 100 terms; measured 5e-8 to 4e-7
 FLOAT32 = 2e-6
-# one rounding of a result, which the interpreter does towards zero for bfloat16: at most 2**-7 and
+# one rounding of a result, which the interpreter does toward zero for bfloat16: at most 2**-7 and
 # 2**-11, in relative L2 about half of that; more for the gradient of z, whose factor is rounded too
 HALF = {torch.bfloat16: 7e-3, torch.float16: 5e-4}
 SMALL = {"batch": 1, "length": 9}

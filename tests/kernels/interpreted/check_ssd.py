@@ -21,7 +21,7 @@ from vimamba_kernels.ssd import fused, op
 
 # float32 sums over up to 70 steps; measured below 2e-6, for the gradients of steps' biases
 FLOAT32 = 5e-6
-# Factors are rounded to bfloat16, which the interpreter does towards zero: 2**-7 at most, in
+# Factors are rounded to bfloat16, which the interpreter does toward zero: 2**-7 at most, in
 # relative L2 about half of that, several times over; measured up to 2.3e-2. In float16 results are
 # rounded only.
 HALF = {torch.bfloat16: 3e-2, torch.float16: 5e-4}

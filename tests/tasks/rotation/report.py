@@ -2,6 +2,7 @@
 
 import math
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from vimamba.data.preprocessing import Preprocessing
 from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
 from vimamba.tasks.classification.predict import gather
+from vimamba.tasks.folds import Folds, Pooled, plus_minus, spread
 from vimamba.tasks.outputs import Unanswered
 from vimamba.tasks.pictures import STYLE, save
 from vimamba.tasks.reading import read_all
@@ -23,6 +25,8 @@ from vimamba.tasks.tools import FinishedRun
 RESULTS = (("errors.png", "how far the angles are off"),)
 PREDICTIONS = "angles.csv"
 PREDICT_OPTIONS: dict[str, Any] = {}
+FOLD_SCORES = {"error": "mean error", "within_30": "within 30°"}
+FOLD_RESULTS = (("errors.png", "how far the angles of all folds are off"),)
 
 
 def show_data(data: Any) -> None:
@@ -49,18 +53,23 @@ def headline(split: str, report: dict[str, Any]) -> str:
 
 def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
     """Write every error; the report keeps the scores."""
-    write_rows(out / f"errors_{split}.csv", [{"error": e} for e in report["errors"]])
+    write_rows(out / f"cases_{split}.csv", [{"error": e} for e in report["errors"]])
     return {key: value for key, value in report.items() if key != "errors"}
 
 
 def draw_results(task: Any, data: Any, split: str, report: dict[str, Any], out: Path) -> None:
     """A histogram of the errors."""
+    draw_errors(report["errors"], out / "errors.png")
+
+
+def draw_errors(errors: Sequence[float], path: Path) -> None:
+    """A histogram of errors, degrees."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5, 3), layout="constrained")
         axes = figure.subplots()
-        axes.hist(report["errors"], bins=18, range=(0, 180))
+        axes.hist(errors, bins=18, range=(0, 180))
         axes.set_xlabel("error, degrees")
-        save(figure, out / "errors.png")
+        save(figure, path)
 
 
 def export(task: Any, data: Any, folder: Path) -> None:
@@ -71,6 +80,21 @@ def export(task: Any, data: Any, folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load it."""
     return f'timm.create_model("local-dir:{folder}", pretrained=True)'
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """The errors of all held-out images together."""
+    errors = [(row["fold"], row["error"]) for row in folds.numbers()]
+    draw_errors([error for _, error in errors], out / "errors.png")
+    mean = spread([error for _, error in errors])
+    return Pooled(
+        {"cases": len(errors), "over_cases": {"error": mean}},
+        tables=[("all held-out images", ["images", "error"], [[len(errors), plus_minus(mean)]])],
+        headline=f"error {plus_minus(mean)} degrees of {len(errors)} held-out images",
+        title=f"{len(errors)} held-out images",
+        axis="error of a held-out image, degrees",
+        dots=[("error", errors)],
+    )
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

@@ -15,7 +15,7 @@ PLAIN = Optimization()
 
 
 def rotate(image: Tensor, angle: Tensor) -> Tensor:
-    """Rotate images (N, C, H, W) by angles (N,), radians, about their centres."""
+    """Rotate images (N, C, H, W) by angles (N,), radians, about their centers."""
     cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     rows = torch.stack([cos, -sin, zero, sin, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(rows, list(image.shape), align_corners=False)
@@ -111,7 +111,11 @@ class Rotation(Task):
         near = float((errors < 30).float().mean())
         return {"error": float(errors.mean()), "within_30": near, "errors": errors.tolist()}
 
+    def views(self, image: Tensor) -> list[Tensor]:
+        """Outputs that an answer is the mean of: of one network, or of all folds."""
+        return [self.finite_logits(image)]
+
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Angles of images, (N,), radians."""
-        out = self.finite_logits(batch[0])
+        out = torch.stack(self.views(batch[0])).mean(0)
         return torch.atan2(out[:, 1], out[:, 0])

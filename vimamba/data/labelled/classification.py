@@ -172,6 +172,10 @@ class ClassificationData(ImageData):
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training image of class {empty}")
 
+    def check_division(self) -> None:
+        """As `check`."""
+        self.check()
+
     def dataset(self, split: str, *, augmented: bool = False) -> ImageDataset:
         """Images of a split, as the network gets them."""
         prepare, transform = self.preprocessing, None

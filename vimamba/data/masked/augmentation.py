@@ -37,7 +37,7 @@ class MaskedAugmentation(Augmentation):
         crop: Smallest part of the image's area that a random crop keeps, where whole images are
             squashed to the network's size.
         scale: Smallest and largest factor an image is resized by before a window is cut out.
-        foreground: Probability that the window is laid around a labelled pixel of class 1 or more.
+        foreground: Probability that the window is laid around a labeled pixel of class 1 or more.
         elastic: Probability of a slight elastic deformation.
         gamma: Probability of a change of gamma.
     """

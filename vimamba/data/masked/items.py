@@ -34,7 +34,7 @@ class MaskedImage(StoredImage, Item, Protocol):
     def spacing(self) -> tuple[float, ...]:
         """Distance between neighbors of a case along (rows, columns) or (slices, rows, columns).
 
-        Pixels where nothing is known, else millimetres.
+        Pixels where nothing is known, else millimeters.
         """
         ...
 

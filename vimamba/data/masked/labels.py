@@ -98,7 +98,7 @@ class LabelTable:
         """
         if stored.ndim == 3 and self.codes is not None:
             return self._color_indices(stored, source)
-        stored = grey_values(stored, source)
+        stored = gray_values(stored, source)
         last = len(self.table) - 1
         found = self.table[np.where((stored < 0) | (stored > last), last, stored)]
         if found.min(initial=0) < 0:
@@ -150,8 +150,8 @@ def color_codes(colors: NDArray) -> NDArray[np.int64]:
     return colors[..., :3].astype(np.int64) @ np.asarray([65536, 256, 1])
 
 
-def grey_values(stored: NDArray, source: str) -> NDArray:
-    """(H, W) values of a mask that may be stored as colors, if these are shades of grey.
+def gray_values(stored: NDArray, source: str) -> NDArray:
+    """(H, W) values of a mask that may be stored as colors, if these are shades of gray.
 
     Raises:
         DataError: It is in color; the text names it.
@@ -171,7 +171,7 @@ def mask_values(stored: NDArray, source: str, *, blurred: bool = False) -> NDArr
     """Pixels of a mask file as values or colors.
 
     Args:
-        stored: (H, W) or (H, W, C): grey or color, with transparency or without.
+        stored: (H, W) or (H, W, C): gray or color, with transparency or without.
         source: What to call the mask in an error.
         blurred: The format changes values, as JPEG does.
 
@@ -203,23 +203,23 @@ def black_and_white(stored: NDArray, source: str) -> NDArray[np.uint8]:
         DataError: There are other values than such a file has along the edges of black and white.
     """
     pixels = stored.astype(np.int16)
-    grey = pixels if pixels.ndim == 2 else pixels.mean(-1)
+    gray = pixels if pixels.ndim == 2 else pixels.mean(-1)
     colored = pixels.ndim == 3 and np.ptp(pixels, axis=2).max(initial=0) > 64
-    if colored or 0 < grey.max(initial=0) < 192 or has_plateau(grey):
+    if colored or 0 < gray.max(initial=0) < 192 or has_plateau(gray):
         found = name_values(np.unique(stored).tolist())
         raise DataError(
             f"mask {source} holds {found}; a format with losses can only keep masks of 0 and 255: "
             "save it as PNG"
         )
-    return np.where(grey > 127, 255, 0).astype(np.uint8)
+    return np.where(gray > 127, 255, 0).astype(np.uint8)
 
 
-def has_plateau(grey: NDArray) -> bool:
+def has_plateau(gray: NDArray) -> bool:
     """Whether 3 x 3 pixels somewhere are alike and neither black nor white, as no edge is."""
-    if min(grey.shape) < 3:
+    if min(gray.shape) < 3:
         return False
-    rows, columns = grey.shape[0] - 2, grey.shape[1] - 2
-    shifted = [grey[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
+    rows, columns = gray.shape[0] - 2, gray.shape[1] - 2
+    shifted = [gray[i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
     least, most = np.minimum.reduce(shifted), np.maximum.reduce(shifted)
     return bool(((least >= 48) & (most < 208) & (most - least <= 40)).any())
 

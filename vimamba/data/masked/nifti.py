@@ -91,7 +91,7 @@ class Volume:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres along the three axes."""
+        """Millimeters along the three axes."""
         return self.grid.spacing
 
     @property
@@ -308,7 +308,7 @@ class VolumeSlice(OneImage):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres between (slices, rows, columns)."""
+        """Millimeters between (slices, rows, columns)."""
         found = open_volume(self.paths[0]).spacing
         return tuple(found[axis] for axis in ORDER[self.axis])
 
@@ -435,7 +435,7 @@ class NiftiSlices(MaskFolder):
     Args:
         root: The folder.
         axis: Which way to cut: axial, coronal or sagittal.
-        labelled_only: Train only on slices that hold a value other than 0.
+        labeled_only: Train only on slices that hold a value other than 0.
         in_chans: Channels: one per file of a case, or those on a fourth axis.
         **kwargs: Arguments of `MaskFolder`.
     """
@@ -445,13 +445,13 @@ class NiftiSlices(MaskFolder):
         root: str,
         *,
         axis: Axis = "axial",
-        labelled_only: bool = False,
+        labeled_only: bool = False,
         in_chans: int = 1,
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, in_chans=in_chans, **kwargs)
         self.axis: Axis = axis
-        self.labelled_only = labelled_only
+        self.labeled_only = labeled_only
 
     def read(self) -> Catalogue:
         """Find the volumes and cut them."""
@@ -469,7 +469,7 @@ class NiftiSlices(MaskFolder):
                 found = self.with_val({"train": train, "test": self.pair(tests, masks)})
             else:
                 found = Catalogue(self.divide(train), drawn=True)
-        if self.labelled_only and "train" in found.splits:
+        if self.labeled_only and "train" in found.splits:
             found.splits["train"] = tuple(s for s in found.splits["train"] if s.mask().any())
         return found
 

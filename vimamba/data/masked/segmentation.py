@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -109,6 +109,8 @@ class SegmentationData(ImageData):
             that image, masks to the nearest value, images linearly; they are errors otherwise.
         **kwargs: Arguments of `ImageData`.
     """
+
+    unit: ClassVar[str] = "cases"
 
     def __init__(
         self,
@@ -270,6 +272,10 @@ class SegmentationData(ImageData):
         empty = [self.class_names[i] for i in np.flatnonzero(self.count("train") == 0)]
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training pixel of class {empty}")
+
+    def count_units(self, split: str) -> int:
+        """Cases of a split."""
+        return len({item.case for item in self.items(split)})
 
     def dataset(self, split: str, *, augmented: bool = False) -> MaskedDataset:
         """Images of a split, as the network gets them."""

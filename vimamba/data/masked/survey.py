@@ -8,7 +8,7 @@ import numpy as np
 
 from vimamba.data.errors import DataError
 from vimamba.data.masked.items import MaskedImage
-from vimamba.data.masked.labels import LabelTable, color_codes, grey_values
+from vimamba.data.masked.labels import LabelTable, color_codes, gray_values
 
 MOST_NAMED = 5
 
@@ -149,7 +149,7 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
     """Read one mask and its image's size."""
     try:
         stored, size = item.mask(), item.size()
-        stored = stored if codes is not None else grey_values(stored, item.mask_name)
+        stored = stored if codes is not None else gray_values(stored, item.mask_name)
     except DataError as error:
         return Seen({}, (0, 0), str(error))
     if stored.shape[:2] != size:

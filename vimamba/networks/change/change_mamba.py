@@ -13,7 +13,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from timm.layers import ConvNormAct as ConvNorm
 from timm.models.resnet import BasicBlock
 from torch import Tensor, nn
 
@@ -26,6 +25,7 @@ from vimamba.models.vmamba import VMamba
 from vimamba.networks.change.detector import ChangeDetector, encode_dates
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.vss_encoder import load_vmamba
+from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 
 class SemanticDecoder(nn.Module):

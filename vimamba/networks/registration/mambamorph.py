@@ -87,7 +87,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Concatenate neighbours along all axes, norm, project (Swin, arXiv:2103.14030)."""
+    """Concatenate neighbors along all axes, norm, project (Swin, arXiv:2103.14030)."""
 
     def __init__(self, dim: int, dims: int) -> None:
         super().__init__()

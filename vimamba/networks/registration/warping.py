@@ -87,7 +87,7 @@ def resize_flow(flow: Tensor, factor: float) -> Tensor:
 
     Args:
         flow: (N, n, *grid), cells.
-        factor: Cells of the new grid for one of the old; the corners' centres coincide.
+        factor: Cells of the new grid for one of the old; the corners' centers coincide.
 
     Returns:
         (N, n, *grid), sides times `factor` rounded down.

@@ -56,7 +56,7 @@ class SpatialBranch(nn.Module):
 
 
 class SpectralBranch(nn.Module):
-    """Mix G groups of neighbouring channels in every pixel.
+    """Mix G groups of neighboring channels in every pixel.
 
     Args:
         dim: C; the last group is completed by zeros.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from vimamba.data import ClassificationData
 from vimamba.tasks.overlays import as_pixels, find_view
-from vimamba.tasks.pictures import GREEN, GREY, RED, STYLE, enlarge, save, shorten, show_image
+from vimamba.tasks.pictures import GRAY, GREEN, RED, STYLE, enlarge, save, shorten, show_image
 
 
 def label_names(label: torch.Tensor, class_names: Sequence[str]) -> str:
@@ -50,7 +50,7 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         counts = [max(1, -(-len(part) // columns)) for part in (trained, picked)]
         figure = Figure(figsize=(11, 1.65 * sum(counts) + 1), layout="constrained")
-        figure.supxlabel(view.network_text(data.preprocessing), fontsize=8, color=GREY)
+        figure.supxlabel(view.network_text(data.preprocessing), fontsize=8, color=GRAY)
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03, height_ratios=counts))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
         verdict = (

@@ -11,6 +11,7 @@ from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.data.splits import SPLITS
 from vimamba.hub import save_pretrained
 from vimamba.sizes import height_and_width
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -18,6 +19,14 @@ RESULTS = (
 )
 PREDICTIONS = "predictions.csv"
 PREDICT_OPTIONS = {"topk": 3}
+FOLD_SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "exact_match": "all labels right",
+    "auroc": "AUROC",
+}
+FOLD_RESULTS = (("confusion_matrix.png", "the images of all folds together"),)
 CLASS_ROWS = 20
 SCORES = {
     "accuracy": "accuracy",
@@ -136,6 +145,13 @@ def draw_results(
     write_cases(task, data, split, out / f"cases_{split}.csv")
     draw_confusion(report, data.class_names, out / "confusion_matrix.png")
     draw_samples(task, data, split, out / "samples.png")
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out cases of all folds together."""
+    from vimamba.tasks.classification.folds import pool_classes
+
+    return pool_classes(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

@@ -21,7 +21,7 @@ from vimamba.tasks.task import FLIPS, Task, balanced_weights
 
 @dataclass(frozen=True)
 class Objective:
-    """What is minimised.
+    """What is minimized.
 
     Attributes:
         label_smoothing: Part of the target spread over all classes.
@@ -215,12 +215,15 @@ def check_objective(objective: Objective) -> None:
 
 
 def loss_weights(
-    wish: str | list[float] | None, counts: list[int] | None, num_classes: int, multi_label: bool
+    requested: str | list[float] | None,
+    counts: list[int] | None,
+    num_classes: int,
+    multi_label: bool,
 ) -> Tensor | None:
     """Weight of each class in the loss; for multi-label data, weight of its positives.
 
     Args:
-        wish: "balanced", one weight per class, or None.
+        requested: "balanced", one weight per class, or None.
         counts: Training images of each class.
         num_classes: Number of classes.
         multi_label: Any number of classes per image.
@@ -228,18 +231,18 @@ def loss_weights(
     Raises:
         TaskError: Another word, another number of weights, or no counts to balance.
     """
-    if wish is None:
+    if requested is None:
         return None
-    if isinstance(wish, str):
-        if wish != "balanced":
-            raise TaskError(f"class_weights={wish!r} must be 'balanced' or a list of numbers")
+    if isinstance(requested, str):
+        if requested != "balanced":
+            raise TaskError(f"class_weights={requested!r} must be 'balanced' or a list of numbers")
         if counts is None:
             raise TaskError("class_weights='balanced' needs class_counts")
         found = torch.tensor(counts, dtype=torch.float32, device=None).clamp(min=1)
         return found.max() / found if multi_label else balanced_weights(counts)
-    if len(wish) != num_classes:
-        raise TaskError(f"class_weights has {len(wish)} values for {num_classes} classes")
-    return torch.tensor(wish, dtype=torch.float32, device=None)
+    if len(requested) != num_classes:
+        raise TaskError(f"class_weights has {len(requested)} values for {num_classes} classes")
+    return torch.tensor(requested, dtype=torch.float32, device=None)
 
 
 def make_mix(objective: Objective, num_classes: int, multi_label: bool) -> timm.data.Mixup | None:

@@ -70,7 +70,7 @@ def make_plan(
     Args:
         rasters: The scene's dates, on one grid.
         window: h and w.
-        overlap: Part that neighbouring windows share, in [0, 1).
+        overlap: Part that neighboring windows share, in [0, 1).
         num_scores: K.
         out_bytes: Of a pixel of what is written.
         memory: Bytes that scores and strips may take, besides the network.

@@ -118,7 +118,7 @@ def predict_raster(
         targets: Maps to write, with what their values mean.
         num_scores: K.
         decide: Blended scores (K, n, W) of some lines to probabilities (C, n, W) for each map.
-        overlap: Part that neighbouring windows share, in [0, 1).
+        overlap: Part that neighboring windows share, in [0, 1).
         batch_size: Windows at a time.
         memory: Bytes that scores and strips of the scene may take besides the network. Where they
             are too few for all columns, the scene is gone through in stripes, from left to right.

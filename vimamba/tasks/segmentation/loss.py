@@ -1,4 +1,4 @@
-"""What segmentation minimises: a weighted sum of losses on the main and the further outputs.
+"""What segmentation minimizes: a weighted sum of losses on the main and the further outputs.
 
 Sizes: N images, C classes (1 for a binary mask, which gets a sigmoid), H x W pixels.
 """
@@ -17,7 +17,7 @@ from vimamba.tasks.errors import TaskError
 
 @dataclass(frozen=True)
 class MaskObjective:
-    """What is minimised; a weight of 0 leaves a loss out.
+    """What is minimized; a weight of 0 leaves a loss out.
 
     Attributes:
         ce: Weight of the cross-entropy, binary where there are two classes.
@@ -67,14 +67,16 @@ class MaskLoss(nn.Module):
             raise TaskError(
                 f"objective: ce, dice, focal, lovasz are {parts}; one must be above 0, none below"
             )
-        wish = objective.class_weights
-        if isinstance(wish, str) and wish != "balanced":
-            raise TaskError(f"class_weights={wish!r} must be 'balanced' or a list of numbers")
+        requested = objective.class_weights
+        if isinstance(requested, str) and requested != "balanced":
+            raise TaskError(f"class_weights={requested!r} must be 'balanced' or a list of numbers")
         weights = torch.ones(num_classes, dtype=torch.float32, device=None)
-        if isinstance(wish, list):
-            if len(wish) != num_classes:
-                raise TaskError(f"class_weights has {len(wish)} values for {num_classes} classes")
-            weights = torch.tensor(wish, dtype=torch.float32, device=None)
+        if isinstance(requested, list):
+            if len(requested) != num_classes:
+                raise TaskError(
+                    f"class_weights has {len(requested)} values for {num_classes} classes"
+                )
+            weights = torch.tensor(requested, dtype=torch.float32, device=None)
         # part of the checkpoint, because balanced weights come from the training data
         self.register_buffer("class_weight", weights)
         self.dice = make_dice(objective, binary=self.binary) if objective.dice else None

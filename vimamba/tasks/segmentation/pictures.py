@@ -147,14 +147,14 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
 
 
 def error_picture(image: NDArray[np.uint8], found: NDArray, truth: NDArray) -> NDArray[np.uint8]:
-    """A pale grey image with wrong pixels in red; ignored ones are striped."""
-    grey = image.mean(-1, keepdims=True).repeat(3, axis=-1) * 0.35 + 150
+    """A pale gray image with wrong pixels in red; ignored ones are striped."""
+    gray = image.mean(-1, keepdims=True).repeat(3, axis=-1) * 0.35 + 150
     wrong = (found != truth) & (truth != IGNORE)
-    grey[wrong] = (213, 94, 0)
+    gray[wrong] = (213, 94, 0)
     ignored = truth == IGNORE
     pattern = np.where(stripes(*truth.shape)[..., None], LIGHT, DARK)
-    grey[ignored] = pattern[ignored]
-    return np.rint(grey).clip(0, 255).astype(np.uint8)
+    gray[ignored] = pattern[ignored]
+    return np.rint(gray).clip(0, 255).astype(np.uint8)
 
 
 def draw_answers(

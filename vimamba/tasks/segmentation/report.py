@@ -11,6 +11,7 @@ from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
 from vimamba.sizes import height_and_width
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -31,6 +32,15 @@ PREDICT_OPTIONS = {
     "window_size": None,
     "memory": None,
 }
+FOLD_SCORES = {
+    "dice": "Dice",
+    "case_dice": "Dice of a case",
+    "case_hd95": "HD95 of a case",
+    "case_surface_dice": "surface Dice of a case",
+    "miou": "mean IoU",
+    "accuracy": "accuracy",
+}
+FOLD_RESULTS = (("confusion_matrix.png", "the pixels of all folds together"),)
 CLASS_ROWS = 30
 SCORES = {
     "dice": "mean Dice",
@@ -153,6 +163,13 @@ def export(task: Any, data: Any, folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_segmenter, without Lightning"
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out cases of all folds together."""
+    from vimamba.tasks.segmentation.folds import pool_masks
+
+    return pool_masks(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from vimamba.data.lists import LIST_SUFFIXES
+from vimamba.errors import UsageError
 from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
@@ -58,7 +59,7 @@ class Segmentation(Task):
         score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
         case_scores: Outside of training, score each image or volume by itself, with distances of
             surfaces.
-        tolerance: Distance up to which a surface counts as found, in millimetres or pixels.
+        tolerance: Distance up to which a surface counts as found, in millimeters or pixels.
         overlap: Part that neighboring windows share, in [0, 1).
         grad_checkpointing: Spend time to save memory.
         compile: Compile the network.
@@ -182,8 +183,8 @@ class Segmentation(Task):
         Raises:
             TaskError: Balanced weights are asked for, and nothing knows the training data.
         """
-        wish = self.objective.class_weights
-        if wish == "balanced":
+        requested = self.objective.class_weights
+        if requested == "balanced":
             counts = getattr(cast(Any, self.trainer).datamodule, "class_counts", None)
             if counts is None:
                 raise TaskError(
@@ -192,8 +193,8 @@ class Segmentation(Task):
                 )
             weights = balanced_weights(counts)
         else:
-            wish = [1.0] * len(self.class_names) if wish is None else wish
-            weights = torch.tensor(wish, dtype=torch.float32, device="cpu")
+            requested = [1.0] * len(self.class_names) if requested is None else requested
+            weights = torch.tensor(requested, dtype=torch.float32, device="cpu")
         cast(Tensor, self.loss.class_weight).copy_(weights)
 
     def forward_training(self, image: Tensor) -> list[Tensor]:
@@ -206,6 +207,11 @@ class Segmentation(Task):
         loss = self.loss(self.run_training(image), mask)
         self.log_training(loss, len(image))
         return loss
+
+    def check_folds(self) -> None:
+        """Fail if cases are not scored one by one."""
+        if not self.case_scores:
+            raise UsageError("--model.case_scores must be true: the cases are what is reported")
 
     def windowed(self, image: Tensor | Scene) -> Tensor:
         """(N, C, h, w) to logits of that size, in windows unless it is the network's own size.

@@ -88,7 +88,7 @@ def slide(
         scene: The images; smaller ones are padded with zeros all round.
         net: (n, C, h, w) to (n, K, h, w).
         size: Height and width of a window, pixels.
-        overlap: Part that neighbouring windows share, in [0, 1).
+        overlap: Part that neighboring windows share, in [0, 1).
         batch_size: Windows at a time, at least.
         device: Of the network.
         advance: Called with the number of windows done and their number in all.

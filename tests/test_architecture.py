@@ -89,6 +89,7 @@ HEAVY = [
     "monai",
     "torchao",
     "nnunetv2",
+    "rasterio",
 ]
 
 

@@ -147,6 +147,7 @@ EXTRAS = {
     ),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "medical": ("monai", "nibabel", "h5py", "scipy"),
+    "geo": ("rasterio",),
     "nnunet": ("nnunetv2",),
 }
 

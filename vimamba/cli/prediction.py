@@ -1,6 +1,7 @@
 """`vimamba predict`: what a run's checkpoint says about new images."""
 
 from pathlib import Path
+from typing import Any
 
 from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
 
@@ -12,6 +13,7 @@ Uses a run's checkpoint on new images.
   vimamba predict runs/digits list.csv --tta flips       # its column "path" names the images
   vimamba predict runs/nuclei new/ --out masks           # a segmentation run writes a folder
   vimamba predict runs/nuclei new/ --out masks --masks truth/    # and scores it
+  vimamba predict runs/land scene.tif --out maps --cog --polygons geojson
 
 A classification run writes a list (CSV or JSON, by the ending of --out) and, beside it, a contact
 sheet with the answers. Its columns: path; label, the likeliest class (of several labels per image,
@@ -23,6 +25,10 @@ volumes NIfTI with the same affine), overlays, a contact sheet and masks.csv, wh
 each mask is of. Masks that are there already are not made again, so after Ctrl-C or a crash the
 same command goes on. Images are called by their path below the folder that was named, or by the
 path in the list, without drive, root, . and .. in it: nothing is written outside --out.
+
+A GeoTIFF that says where it lies, of any size, becomes a GeoTIFF map on the same grid, read and
+written by windows (pip install "vimamba[geo]"). Interrupted, the same command goes on within the
+scene. Several scenes are shared out over the processes of `torchrun --no-python vimamba predict`.
 
 Of a cross-validation, all folds answer together: the mean of their probabilities decides.
 
@@ -61,6 +67,8 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
+    scenes = parser.add_argument_group("GeoTIFF scenes")
+    add_scene_options(scenes)
     given = parser.parse_args(args)
     check_at_least(given, topk=1, batch_size=1, workers=0)
 
@@ -78,3 +86,17 @@ def predict(args: list[str]) -> int:
     own = next((name for name, kind in kinds.items() if kind is tools), "these")
     settle_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
     return tools.predict(finished_run(given.run, given.ckpt), given)
+
+
+def add_scene_options(group: Any) -> None:
+    """Options for maps of scenes; see `vimamba.tasks.scenes.predict_raster`."""
+    cog = "write Cloud Optimized GeoTIFFs, with overviews"
+    group.add_argument("--cog", action="store_true", default=None, help=cog)
+    bands = "write a band per class of 8 bits, too, 254 for certain"
+    group.add_argument("--probabilities", action="store_true", default=None, help=bands)
+    polygons = "write polygons with areas in square meters, too"
+    group.add_argument("--polygons", choices=("geojson", "gpkg"), help=polygons)
+    window = "side, or HEIGHTxWIDTH, of windows in pixels of the scene; those of the training"
+    group.add_argument("--window-size", help=window)
+    memory = "GB that scores and strips of a scene may take besides the network; 0.5 by default"
+    group.add_argument("--memory", type=float, help=memory)

@@ -17,6 +17,7 @@ from vimamba.data.masked.nifti import NiftiSlices
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
 from vimamba.data.preprocessing import Intensity, Preprocessing
+from vimamba.data.scene_folder import SceneFolder
 
 __all__ = [
     "ISIC",
@@ -35,6 +36,7 @@ __all__ = [
     "MedMNIST",
     "NiftiSlices",
     "Preprocessing",
+    "SceneFolder",
     "SegmentationData",
     "Synapse",
 ]

@@ -133,7 +133,10 @@ class Preprocessing:
             (H, W, in_chans): uint8 as stored where 255 is white, else float32 in [0, 1]. What is
             not known is 0, or the mean of the channel where images are given mean 0.
         """
-        known = self.known(item)
+        return self.filled(self.known(item))
+
+    def filled(self, known: NDArray) -> NDArray:
+        """As `values`, from what `known` gave."""
         if known.dtype == np.uint8:
             return known
         filled = fill(known, mean=self.intensity.zscore)

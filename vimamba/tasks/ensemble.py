@@ -19,12 +19,12 @@ class _Voting(Task):
         """The network whose turn it is."""
         return self.voters[self.turn]
 
-    def views(self, image: Any) -> list[Tensor]:
+    def views(self, image: Any, **how: Any) -> list[Tensor]:
         """Logits of all networks' views."""
         found: list[Tensor] = []
         for turn in range(len(self.voters)):
             self.turn = turn
-            found += super().views(image)  # type: ignore[misc]
+            found += super().views(image, **how)  # type: ignore[misc]
         return found
 
 

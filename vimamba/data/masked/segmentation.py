@@ -34,6 +34,7 @@ from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
 from vimamba.data.preprocessing import Fit, Preprocessing
 from vimamba.data.resizing import check_interpolation
 from vimamba.data.splits import SPLITS, Division, check_groups
+from vimamba.labels import IGNORE
 from vimamba.sizes import ImageSize, read_size
 
 # image, mask at its own size, case, spacing
@@ -75,11 +76,15 @@ class MaskedDataset(Dataset[Any]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         item = self.items[index]
         mask = self.table.indices(item.mask(), item.mask_name)
+        known = self.prepare.known(item)
+        if known.shape[:2] != mask.shape:
+            raise DataError(wrong_size(item.name, known.shape[:2], mask.shape))
+        if known.dtype.kind == "f":  # what nothing is known of counts nowhere
+            mask[np.isnan(known).all(-1)] = IGNORE
+        pixels = self.prepare.filled(known)
         if self.transform is None:
-            return self.prepare.image(item), torch.from_numpy(mask), item.case, item.spacing
-        pixels = self.prepare.values(item)
-        if pixels.shape[:2] != mask.shape:
-            raise DataError(wrong_size(item.name, pixels.shape[:2], mask.shape))
+            image = self.prepare.tensor(self.prepare.resize(pixels))
+            return image, torch.from_numpy(mask), item.case, item.spacing
         pixels, mask = self.transform(pixels, mask, stream_seed(self.seed, epoch, index))
         return self.prepare.tensor(pixels), torch.from_numpy(np.ascontiguousarray(mask))
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimamba.console import say
+from vimamba.data.errors import DataError
+from vimamba.data.geometry import raster_grid
 from vimamba.data.listing import IMAGE_SUFFIXES, find_file, list_files, list_images
 from vimamba.data.lists import LIST_SUFFIXES, read_rows
 from vimamba.data.masked.nifti import ENDINGS, stem
@@ -39,9 +41,24 @@ class Job:
         """Whether it is cut into slices."""
         return self.paths[0].name.lower().endswith(ENDINGS)
 
+    @property
+    def is_scene(self) -> bool:
+        """Whether it is a GeoTIFF that says where it lies, so that its mask can say so, too."""
+        try:
+            return raster_grid(self.paths[0]) is not None
+        except DataError:  # it is told when its turn comes
+            return False
+
+    @property
+    def ending(self) -> str:
+        """Of its mask."""
+        if self.is_volume:
+            return ".nii.gz"
+        return ".tif" if self.is_scene else ".png"
+
     def mask_file(self, out: Path) -> Path:
         """Where its mask belongs."""
-        return out / f"{self.name}{'.nii.gz' if self.is_volume else '.png'}"
+        return out / f"{self.name}{self.ending}"
 
     def overlay_file(self, out: Path) -> Path:
         """Where its overlay belongs."""

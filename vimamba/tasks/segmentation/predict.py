@@ -55,6 +55,10 @@ from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 24
 SHEET = "contact_sheet.png"
+# options that are for GeoTIFF files only
+SCENE_OPTIONS = ("cog", "probabilities", "polygons", "window_size", "memory")
+# GB that the scores and strips of a scene may take
+DEFAULT_MEMORY = 0.5
 # images that the range of the overlays is taken from
 VIEW_IMAGES = 6
 # pixels of an overlay's longer side: small images are enlarged, large ones reduced
@@ -77,9 +81,10 @@ def segment(run: FinishedRun, given: Namespace) -> int:
     settings = run.data
     unanswered = Unanswered()
     jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
-    truths = find_truths(given.masks, jobs, settings) if given.masks else {}
-    overlays = not given.no_overlays
-    check_targets(out, jobs, [*given.inputs, *truths.values()])
+    scenes, jobs = [j for j in jobs if j.is_scene], [j for j in jobs if not j.is_scene]
+    check_scene_options(given, scenes)
+    truths = find_truths(given.masks, [*jobs, *scenes], settings) if given.masks else {}
+    check_targets(out, jobs, scenes, [*given.inputs, *truths.values()], given)
     task = run.load()
     task.tta = given.tta
     if given.overlap is not None:
@@ -90,6 +95,28 @@ def segment(run: FinishedRun, given: Namespace) -> int:
         task.window_batch = given.batch_size
     labels = settings["labels"]
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colors"))
+    answered: list[Job] = []
+    if jobs:
+        answered = segment_images(run, task, table, jobs, truths, out, given, unanswered)
+    if scenes:
+        answered += segment_scenes(run, task, table, scenes, truths, out, given, unanswered)
+    if not answered:
+        say("no image has an answer; no mask is written")
+    return unanswered.report(len(answered) + len(unanswered.reasons))
+
+
+def segment_images(
+    run: FinishedRun,
+    task: Any,
+    table: LabelTable,
+    jobs: list[Job],
+    truths: dict[str, Path],
+    out: Path,
+    given: Namespace,
+    unanswered: Unanswered,
+) -> list[Job]:
+    """Segment images and volumes; returns those that have a mask."""
+    settings, overlays = run.data, not given.no_overlays
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
     keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
@@ -99,10 +126,8 @@ def segment(run: FinishedRun, given: Namespace) -> int:
         writer.look(jobs)
     answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
     answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
-    total = len(answered) + len(unanswered.reasons)
     if not answered:
-        say("no image has an answer; no mask is written")
-        return unanswered.report(total)
+        return []
     kept = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
     if overlays:
         draw_sheet(answered, out, writer)
@@ -113,7 +138,59 @@ def segment(run: FinishedRun, given: Namespace) -> int:
     before = f", {kept} of them from before" if kept else ""
     count = "1 mask" if len(answered) == 1 else f"{len(answered)} masks"
     say(f"{count}{before}; written to {shown(out)}")
-    return unanswered.report(total)
+    return answered
+
+
+def segment_scenes(
+    run: FinishedRun,
+    task: Any,
+    table: LabelTable,
+    jobs: list[Job],
+    truths: dict[str, Path],
+    out: Path,
+    given: Namespace,
+    unanswered: Unanswered,
+) -> list[Job]:
+    """Map GeoTIFF scenes, of several processes each its share; returns those that have a map."""
+    # here, because only they need rasterio
+    from vimamba.tasks.segmentation.scenes import Mapper, Share, map_scenes, score_scenes
+
+    share = Share.of_process()
+    states = [checkpoint.stat() for checkpoint in run.checkpoints]
+    origin = {
+        "checkpoints": [str(checkpoint.resolve()) for checkpoint in run.checkpoints],
+        "checkpoint_bytes": [state.st_size for state in states],
+        "checkpoint_modified": [state.st_mtime_ns for state in states],
+        "tta": given.tta,
+    }
+    mapper = Mapper(task.to(share.device), table, run.data, given, out, origin)
+    answered = map_scenes(mapper, jobs[share.rank :: share.count], unanswered)
+    if truths and answered:
+        align = run.data.get("align", False)
+        score_scenes(mapper, table, answered, truths, unanswered, align=align)
+    if answered:
+        count = "1 map" if len(answered) == 1 else f"{len(answered)} maps"
+        say(f"{count}; written to {shown(out)}")
+    return answered
+
+
+def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
+    """Fail on options that are for scenes where there is none, and on sizes that none can have.
+
+    Raises:
+        UsageError: Names the option.
+    """
+    for name in SCENE_OPTIONS:
+        value = getattr(given, name)
+        if value not in (None, False) and not scenes:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for GeoTIFF files that say where they lie, and "
+                "none is named"
+            )
+    if given.memory is None:
+        given.memory = DEFAULT_MEMORY
+    if given.memory <= 0:
+        raise UsageError(f"--memory {given.memory} must be greater than 0 (GB)")
 
 
 def answer(
@@ -133,17 +210,30 @@ def answer(
     bar.close()
 
 
-def check_targets(out: Path, jobs: Sequence[Job], inputs: Sequence[Path]) -> None:
+def check_targets(
+    out: Path,
+    jobs: Sequence[Job],
+    scenes: Sequence[Job],
+    inputs: Sequence[Path],
+    given: Namespace,
+) -> None:
     """Fail if an output would overwrite an input or another output, or lie elsewhere."""
     targets = [
         Target(file(out), str(job.paths[0]))
-        for job in jobs
+        for job in (*jobs, *scenes)
         for file in (job.mask_file, job.overlay_file)
     ]
+    if scenes:
+        from vimamba.tasks.segmentation.scenes import outputs_of
+
+        for job in scenes:
+            _, *others = outputs_of(job, out, given).files(job.mask_file(out))
+            targets += [Target(path, str(job.paths[0])) for path in others]
     ours = [Target(out / name, name) for name in (SHEET, RECORD, TABLE, CASES)]
     check_apart([*ours, *targets])
     check_inside(targets, out)
-    check_no_input([*ours, *targets], [*inputs, *(path for job in jobs for path in job.paths)])
+    read = [*inputs, *(path for job in (*jobs, *scenes) for path in job.paths)]
+    check_no_input([*ours, *targets], read)
 
 
 def batches(

@@ -21,7 +21,16 @@ RESULTS = (
     ("samples.png", "image, truth, prediction, error; also curves.png, confusion_matrix.png"),
 )
 PREDICTIONS = "predictions"
-PREDICT_OPTIONS = {"overlap": None, "masks": None, "no_overlays": False}
+PREDICT_OPTIONS = {
+    "overlap": None,
+    "masks": None,
+    "no_overlays": False,
+    "cog": False,
+    "probabilities": False,
+    "polygons": None,
+    "window_size": None,
+    "memory": None,
+}
 CLASS_ROWS = 30
 SCORES = {
     "dice": "mean Dice",

@@ -227,12 +227,26 @@ class Segmentation(Task):
             advance=self.advance,
         )
 
-    def views(self, image: Tensor | Scene) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back."""
+    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
+        """Logits of the mirrored views that `tta` asks for, mirrored back.
+
+        Args:
+            image: (N, C, h, w).
+            whole: The network takes it at once, whatever its size.
+        """
+        answer: Any = self.finite_logits if whole else self.windowed
         return [
-            self.windowed(image.flip(axes)).flip(axes) if axes else self.windowed(image)
+            answer(image.flip(axes)).flip(axes) if axes else answer(image)
             for axes in FLIPS[self.tta]
         ]
+
+    def joint_logits(self, image: Tensor) -> Tensor:
+        """(N, C, h, w) to the logits whose probabilities are the mean of those of the views."""
+        views = self.views(image, whole=True)
+        if len(views) == 1:
+            return views[0].float()
+        mean = self.mean_probabilities(views).clamp(1e-7, 1 - 1e-7)
+        return mean[:, 1:].logit() if self.binary else mean.log()
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Logits (N, C, H, W) to probabilities of all classes, in float32."""

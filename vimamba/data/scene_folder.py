@@ -1,0 +1,172 @@
+"""Folders of GeoTIFF scenes and label rasters, trained on in tiles that are read by window."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vimamba.data.base import check_positive
+from vimamba.data.items import OneImage, relative_name
+from vimamba.data.masked.items import MaskedFile
+from vimamba.data.masked.labels import mask_values
+from vimamba.data.masked.mask_folder import MaskFolder
+from vimamba.data.preprocessing import Fit
+from vimamba.sizes import height_and_width
+
+if TYPE_CHECKING:
+    from vimamba.data.rasters import Raster
+
+# a tile's side over the network's, so that random windows differ
+TILE = 2
+
+
+def open_raster(path: Path, **kwargs: Any) -> "Raster":
+    """`Raster`, whose module needs rasterio, only now: other data sets do without."""
+    from vimamba.data.rasters import Raster
+
+    return Raster(path, **kwargs)
+
+
+@dataclass(frozen=True)
+class SceneTile(OneImage):
+    """A window of a scene with its labels.
+
+    Attributes:
+        path: The scene.
+        mask_path: Its labels.
+        root: Names are given relative to it.
+        corner: The tile's first row and column.
+        shape: Its height and width.
+        align: Labels on another grid are warped onto the scene's, to the nearest.
+        ignore: Value of what lies beyond such labels.
+    """
+
+    path: Path
+    mask_path: Path
+    root: Path
+    corner: tuple[int, int]
+    shape: tuple[int, int]
+    align: bool
+    ignore: int
+    spacing: tuple[float, ...] = (1.0, 1.0)
+
+    @property
+    def name(self) -> str:
+        """Path relative to the root, and the corner."""
+        return f"{self.group}[{self.corner[0]},{self.corner[1]}]"
+
+    @property
+    def mask_name(self) -> str:
+        """Path of the labels relative to the root, and the corner."""
+        return f"{relative_name(self.mask_path, self.root)}[{self.corner[0]},{self.corner[1]}]"
+
+    @property
+    def case(self) -> str:
+        """The tile alone."""
+        return self.name
+
+    @property
+    def group(self) -> str:
+        """The scene: its tiles are never in two splits."""
+        return relative_name(self.path, self.root)
+
+    @property
+    def _place(self) -> tuple[slice, slice]:
+        rows, columns = (
+            slice(start, start + length)
+            for start, length in zip(self.corner, self.shape, strict=True)
+        )
+        return rows, columns
+
+    def image(self, wanted: int | None = None) -> NDArray:
+        """Pixels, (h, w, C), with NaN where nothing is known."""
+        with open_raster(self.path, wanted=wanted) as raster:
+            return raster.read(*self._place)
+
+    def mask(self) -> NDArray:
+        """Labels, (h, w) or (h, w, 3), as stored."""
+        with (
+            open_raster(self.path) as onto,
+            open_raster(self.mask_path, onto=onto, align=self.align, role="labels") as raster,
+        ):
+            values, inside = raster.load(*self._place)
+        stored = mask_values(np.moveaxis(values, 0, -1), self.mask_name)
+        if inside is None or inside.all():
+            return stored
+        stored = stored.astype(np.promote_types(stored.dtype, np.min_scalar_type(self.ignore)))
+        stored[~inside] = self.ignore
+        return stored
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the labels."""
+        return self.mask_name
+
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.shape
+
+
+class SceneFolder(MaskFolder):
+    """Scenes of any size with label rasters, in the layouts of `MaskFolder`.
+
+    A scene is cut into tiles side by side, the last of a row or column shifted inside; a random
+    window of a tile is trained on, and windows slide over tiles in evaluation. Tiles of one scene
+    are never in two splits.
+
+    Args:
+        root: The folder.
+        tile: Side of the tiles, pixels; twice the network's by default.
+        fit: As in `SegmentationData`.
+        **kwargs: Arguments of `MaskFolder`.
+    """
+
+    group_word = "scenes"
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        tile: int | None = None,
+        fit: Fit = "window",
+        **kwargs,  # noqa: ANN003
+    ) -> None:
+        super().__init__(root, fit=fit, **kwargs)
+        check_positive(tile=tile)
+        self.tile = tile
+
+    def pair(self, images: Path, masks: Path) -> tuple[Any, ...]:
+        """Tiles of the scenes of a folder, with their labels."""
+        return tuple(
+            tile
+            for pair in super().pair(images, masks)
+            for tile in self.cut(cast(MaskedFile, pair))
+        )
+
+    def cut(self, pair: MaskedFile) -> list[SceneTile]:
+        """A scene as tiles.
+
+        Raises:
+            DataError: The labels do not lie where the scene lies.
+        """
+        sides = [self.tile or TILE * side for side in height_and_width(self.img_size)]
+        with open_raster(pair.path) as raster:
+            open_raster(pair.mask_path, onto=raster, align=self.align, role="labels").close()
+            size = raster.size
+        ignore = self.labels.ignore if self.labels.ignore >= 0 else 255
+        height, width = (min(length, side) for length, side in zip(size, sides, strict=True))
+        return [
+            SceneTile(
+                pair.path, pair.mask_path, pair.root, (row, column), (height, width), self.align,
+                ignore,
+            )
+            for row in starts(size[0], height)
+            for column in starts(size[1], width)
+        ]  # fmt: skip
+
+
+def starts(length: int, side: int) -> list[int]:
+    """Where tiles begin along an axis; the last one ends where the axis ends."""
+    return [min(start, length - side) for start in range(0, length, side)]

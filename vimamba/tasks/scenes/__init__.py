@@ -1,0 +1,7 @@
+"""Maps of scenes of any size: windows in, georeferenced files out, little memory between."""
+
+from vimamba.tasks.scenes.maps import Legend
+from vimamba.tasks.scenes.raster import RasterReport, predict_raster
+from vimamba.tasks.scenes.scene import Scene
+
+__all__ = ["Legend", "RasterReport", "Scene", "predict_raster"]

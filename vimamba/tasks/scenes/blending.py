@@ -1,0 +1,82 @@
+"""Windows blended while only the lines they lie on are kept.
+
+A window's lines are final as soon as the next row of windows begins below them. The sums are those
+that `vimamba.tasks.segmentation.windows.slide` makes of a whole image, in the same order.
+
+Sizes: h x w pixels of a window, K scores, W columns.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vimamba.tasks.segmentation.windows import gaussian_weights
+
+
+class Band:
+    """Weighted sums of scores over the lines of one row of windows.
+
+    Args:
+        num_scores: K.
+        window: h and w.
+        size: Lines and columns that there are, at most the window's and W.
+        left: The first column.
+    """
+
+    def __init__(
+        self, num_scores: int, window: tuple[int, int], size: tuple[int, int], left: int
+    ) -> None:
+        self.top, self.left = 0, left
+        self.sums = torch.zeros((num_scores, *size), dtype=torch.float32, device="cpu")
+        self.total = torch.zeros(size, dtype=torch.float32, device="cpu")
+        self.known = np.zeros(size, dtype=bool)
+        # a scene smaller than a window lies in its middle
+        lines, columns = min(size[0], window[0]), min(size[1], window[1])
+        down, across = (window[0] - lines) // 2, (window[1] - columns) // 2
+        self.part = (slice(down, down + lines), slice(across, across + columns))
+        self.weights = gaussian_weights(window)[self.part]
+
+    @property
+    def height(self) -> int:
+        """Lines that are kept."""
+        return self.sums.shape[1]
+
+    def move(self, top: int) -> None:
+        """Let go of the lines above `top`."""
+        gone = min(top - self.top, self.height)
+        self.top = top
+        if gone <= 0:
+            return
+        for plane in (*self.sums, self.total):  # one by one: a copy of all would be as large again
+            plane[: self.height - gone] = plane[gone:].clone()
+            plane[self.height - gone :] = 0
+        self.known[: self.height - gone] = self.known[gone:].copy()
+        self.known[self.height - gone :] = False
+
+    def add(self, column: int, scores: Tensor) -> None:
+        """Add a window of the row.
+
+        Args:
+            column: Where it begins in the scene.
+            scores: (K, h, w).
+        """
+        lines, width = self.weights.shape
+        place = slice(column - self.left, column - self.left + width)
+        self.sums[:, :lines, place] += scores[:, self.part[0], self.part[1]] * self.weights
+        self.total[:lines, place] += self.weights
+
+    def is_known(self, column: int) -> bool:
+        """Whether anything is known in a window of the row."""
+        lines, width = self.weights.shape
+        place = slice(column - self.left, column - self.left + width)
+        return bool(self.known[:lines, place].any())
+
+    def lines(self, rows: slice, columns: slice) -> tuple[Tensor, NDArray[np.bool_]]:
+        """Blended scores (K, n, w) of some lines and columns, and where something is known."""
+        down = slice(rows.start - self.top, rows.stop - self.top)
+        across = slice(columns.start - self.left, columns.stop - self.left)
+        known = self.known[down, across]
+        # where nothing is known there may be no window
+        total = self.total[down, across].clamp(min=torch.finfo(torch.float32).tiny)
+        return self.sums[:, down, across] / total, known

@@ -52,6 +52,8 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     if "class_counts" in known:
         given["class_counts"] = [3, 2, 1]
     given |= {"img_size": content["data"]["init_args"]["img_size"], "in_chans": source.in_chans}
+    if "kind" in known:
+        given |= {"kind": source.kind, "num_classes": 2 if source.kind == "binary" else 5}
     given["optim"]["ema"] = None  # timm cannot average weights without memory
     with torch.device("meta"):  # no time is spent on weights
         task = model(**arguments(model, given))

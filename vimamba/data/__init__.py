@@ -8,6 +8,7 @@ from vimamba.data.labelled.csv_list import CSVList
 from vimamba.data.labelled.eurosat import EuroSAT
 from vimamba.data.labelled.image_folder import ImageFolder
 from vimamba.data.labelled.medmnist import MedMNIST
+from vimamba.data.masked.aerial import AerialFolder
 from vimamba.data.masked.augmentation import MaskedAugmentation
 from vimamba.data.masked.isic import ISIC
 from vimamba.data.masked.labels import Labels
@@ -16,14 +17,17 @@ from vimamba.data.masked.mask_folder import MaskFolder
 from vimamba.data.masked.nifti import NiftiSlices
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
+from vimamba.data.paired.change_folder import ChangeFolder
 from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.scene_folder import SceneFolder
 
 __all__ = [
     "ISIC",
+    "AerialFolder",
     "Augmentation",
     "CSVList",
     "Catalogue",
+    "ChangeFolder",
     "ClassificationData",
     "DataError",
     "EuroSAT",

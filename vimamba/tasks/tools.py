@@ -30,6 +30,15 @@ class FinishedRun:
     checkpoints: tuple[Path, ...]
     load: Callable[[], Any]
 
+    def origin(self) -> dict[str, Any]:
+        """What answers come from, as plain values that change when a checkpoint does."""
+        states = [checkpoint.stat() for checkpoint in self.checkpoints]
+        return {
+            "checkpoints": [str(checkpoint.resolve()) for checkpoint in self.checkpoints],
+            "checkpoint_bytes": [state.st_size for state in states],
+            "checkpoint_modified": [state.st_mtime_ns for state in states],
+        }
+
 
 class Tools(Protocol):
     """The functions of such a module."""

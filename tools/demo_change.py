@@ -1,6 +1,6 @@
 """Trains a small network for change on generated scenes: what `make demo-change` runs.
 
-Pairs of scenes of four bands (blue, green, red, near infrared) in 16 bits that lie on a map:
+Pairs of scenes of four bands (red, green, blue, near infrared) in 16 bits that lie on a map:
 terrain, fields, a river, buildings, and clouds, of which nothing is known. Between the dates some
 buildings appear or vanish, and everything else changes its color with the season, each field in a
 way of its own, so that a difference of the images shows fields rather than buildings. The truth is
@@ -33,9 +33,9 @@ FOUND = Path("demo/growth_found")
 # pairs of each split and their height and width, pixels
 SCENES = {"train": (96, (96, 96)), "val": (12, (96, 96)), "test": (2, (320, 448))}
 CRS, PIXEL = "EPSG:32633", 2.0  # meters
-# reflectances of blue, green, red and near infrared
-SOIL, CROP, WATER = (0.09, 0.12, 0.16, 0.22), (0.04, 0.08, 0.05, 0.45), (0.06, 0.06, 0.04, 0.02)
-ROOFS = ((0.20, 0.21, 0.23, 0.25), (0.10, 0.11, 0.22, 0.26), (0.30, 0.31, 0.32, 0.34))
+# reflectances of red, green, blue and near infrared
+SOIL, CROP, WATER = (0.16, 0.12, 0.09, 0.22), (0.05, 0.08, 0.04, 0.45), (0.04, 0.06, 0.06, 0.02)
+ROOFS = ((0.23, 0.21, 0.20, 0.25), (0.22, 0.11, 0.10, 0.26), (0.32, 0.31, 0.30, 0.34))
 NODATA = 0
 NAMES = {"difference": "image differencing", "network": "small VMamba"}
 

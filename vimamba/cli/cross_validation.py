@@ -179,8 +179,13 @@ def adopt(wish: Record, config: str, out: Path) -> Record:
 
 def show_folds(data: Any, record: Record) -> None:
     """Fail on a fold that cannot be trained or scored; print what each of them holds."""
-    from vimamba.data import SegmentationData
+    from vimamba.data import ClassificationData, SegmentationData
 
+    if not isinstance(data, ClassificationData | SegmentationData):
+        raise UsageError(
+            f"cross-validate reports on classification and segmentation, not on what "
+            f"{type(data).__name__} holds; train a fold with `vimamba fit --data.fold 0`"
+        )
     rows, segments = [], isinstance(data, SegmentationData)
     splits = ("train", "val", "test") if record.choose == "inner" else ("train", "test")
     for fold in range(record.folds):

@@ -45,6 +45,8 @@ class Tools(Protocol):
 
     # pictures and lists a run leaves besides those that all runs leave: name and what it is
     RESULTS: tuple[tuple[str, str], ...]
+    # what `vimamba predict` takes besides the run, in an example
+    INPUTS: tuple[str, ...]
     # what to call the predictions in an example, in a run's folder too
     PREDICTIONS: str
     # the options of `vimamba predict` that only some tasks take, with their defaults

@@ -21,6 +21,7 @@ from vimamba.tasks.reading import read_all
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (("errors.png", "how far the angles are off"),)
+INPUTS = ("IMAGE_OR_FOLDER",)
 PREDICTIONS = "angles.csv"
 PREDICT_OPTIONS: dict[str, Any] = {}
 

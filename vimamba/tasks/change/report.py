@@ -16,6 +16,7 @@ RESULTS = (
     ("data.png", "training pairs with their labels, as stored and as the network sees them"),
     ("samples.png", "before, after, truth, prediction; also curves.png, confusion_matrix.png"),
 )
+INPUTS = ("BEFORE", "AFTER")
 PREDICTIONS = "predictions"
 PREDICT_OPTIONS: dict[str, Any] = {
     "overlap": None,

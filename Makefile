@@ -1,4 +1,4 @@
-# `make demo`, `make demo-segmentation` and `make test` do everything on a machine that has
+# `make demo`, `make demo-segmentation`, `make demo-change` and `make test` do everything on a machine that has
 # Python >= 3.10 and make.
 
 PYTHON ?= python3
@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation demo-registration test lint types slow floors clean
+.PHONY: demo demo-segmentation demo-change demo-registration test lint types slow floors clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
@@ -16,6 +16,9 @@ demo-segmentation: $(VENV)/.train,medical
 
 demo-registration: $(VENV)/.train,medical
 	$(BIN)/python tools/demo_registration.py
+
+demo-change: $(VENV)/.train,geo
+	$(BIN)/python tools/demo_change.py
 
 # two processes of one thread each, which do not take the cores from each other
 test: lint types
@@ -37,7 +40,7 @@ floors:
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/.train $(VENV)/.train,medical $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+$(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'vimamba needs Python >= 3.10; name one: make PYTHON=python3.12' >&2; exit 2; }
 	@echo 'Installing vimamba and what it needs into $(VENV): some minutes, once.'

@@ -56,6 +56,8 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
         "class_names": ["a", "b", "c"],
     }
     given |= {name: value for name, value in of_the_data.items() if name in known}
+    if "kind" in known:
+        given |= {"kind": source.kind, "num_classes": 2 if source.kind == "binary" else 5}
     given["optim"]["ema"] = None  # timm cannot average weights without memory
     with torch.device("meta"):  # no time is spent on weights
         task = model(**arguments(model, given))

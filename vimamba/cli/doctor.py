@@ -157,14 +157,16 @@ def doctor(args: list[str]) -> int:
 
 def _batch(network: Network, given: Namespace) -> Tensor:
     """Images of the input size, as the network is given them."""
+    stack = getattr(network.net, "stack", ())
     if given.data is None:
-        shape = (given.batch_size, *network.image_size)
+        shape = (given.batch_size, *stack, *network.image_size)
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
     from vimamba.data.listing import list_images
 
-    if len(network.image_size) != 3:
-        raise UsageError(f"--data is for networks of images; {network.name} takes volumes")
+    if len(network.image_size) != 3 or stack:
+        takes = "two dates" if stack else "volumes"
+        raise UsageError(f"--data is for networks of images; {network.name} takes {takes}")
     files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
         raise UsageError(f"--data {given.data}: there is no image")

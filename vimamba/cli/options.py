@@ -9,7 +9,7 @@ from typing import Any
 from vimamba.errors import UsageError
 
 FIT_HELP = """\
-vimamba fit: train a classifier or a segmentation network
+vimamba fit: train a classifier, or a network for segmentation or change
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
   vimamba fit --task segmentation --data FOLDER --model vm_unet
@@ -22,10 +22,12 @@ vimamba fit: train a classifier or a segmentation network
   --task NAME           {tasks}; a recipe says it itself
   --data PATH           a folder of class folders, a CSV list or a MedMNIST .npz file;
                         for segmentation folders images and masks, a CSV list, or a folder of
-                        NIfTI volumes, ISIC or Synapse;
-                        for registration a folder of cases or a CSV list of pairs
+                         NIfTI volumes, ISIC or Synapse;
+                         for change folders of both dates and labels;
+                         for registration a folder of cases or a CSV list of pairs
   --model NAME          timm model name (vimamba list-models); for segmentation a backbone,
-                        or a network: vm_unet, swin_umamba, umamba_enc_2d ...
+                        or a network: vm_unet, swin_umamba, umamba_enc_2d ...; for change a
+                        backbone, or mamba_bcd_tiny, mamba_scd_tiny, mamba_bda_tiny ...
   --pretrained          start from the published weights
   --epochs N            30 by default; --trainer.max_steps N instead ends after N steps
   --img-size N|HxW      side of the images for the network, or height and width: 224, 96x160
@@ -46,7 +48,9 @@ Callbacks and loggers of Lightning, such as --trainer.callbacks+=EarlyStopping
 --trainer.callbacks.monitor=val/loss or --trainer.logger=WandbLogger, can wait for these metrics:
 train/loss, val/loss; of classifiers val/accuracy, val/balanced_accuracy, val/macro_f1, val/auroc,
 val/ece, with more than five classes val/top5, with several labels val/exact_match; of
-segmentation val/dice, val/miou, val/accuracy; of registration val/dice, val/ncc, val/folded.
+segmentation val/dice, val/miou, val/accuracy; of change val/f1, val/iou, val/kappa, of semantic
+change val/sek, val/fscd, of damage val/score, val/f1_building, val/f1_damage; of registration
+val/dice, val/ncc, val/folded.
 """
 
 ALIASES = {

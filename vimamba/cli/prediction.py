@@ -26,6 +26,11 @@ each mask is of. Masks that are there already are not made again, so after Ctrl-
 same command goes on. Images are called by their path below the folder that was named, or by the
 path in the list, without drive, root, . and .. in it: nothing is written outside --out.
 
+A run on change compares two images, or two folders whose files match by name, BEFORE and AFTER, and
+writes a folder in the same way: maps of 0, 1, 2 and so on in the order of the classes.
+
+  vimamba predict runs/growth 2020.tif 2025.tif --out maps
+
 A GeoTIFF that says where it lies, of any size, becomes a GeoTIFF map on the same grid, read and
 written by windows (pip install "vimamba[geo]"). Interrupted, the same command goes on within the
 scene. Several scenes are shared out over the processes of `torchrun --no-python vimamba predict`.
@@ -104,6 +109,8 @@ def add_scene_options(group: Any) -> None:
     group.add_argument("--probabilities", action="store_true", default=None, help=bands)
     polygons = "write polygons with areas in square meters, too"
     group.add_argument("--polygons", choices=("geojson", "gpkg"), help=polygons)
+    align = "of change: warp a second date that lies elsewhere onto the grid of the first"
+    group.add_argument("--align", action="store_true", default=None, help=align)
     window = "side, or HEIGHTxWIDTH, of windows in pixels of the scene; those of the training"
     group.add_argument("--window-size", help=window)
     memory = "GB that scores and strips of a scene may take besides the network; 0.5 by default"

@@ -84,4 +84,4 @@ def finish(cli: "RecipeCLI") -> None:
         *pictures,
     ):
         say(f"  {out / name}: {what}")
-    say(f"next: {command_line('predict', out, 'IMAGE_OR_FOLDER', '--out', kind.PREDICTIONS)}")
+    say(f"next: {command_line('predict', out, *kind.INPUTS, '--out', kind.PREDICTIONS)}")

@@ -8,6 +8,7 @@ from vimamba.data.labelled.csv_list import CSVList
 from vimamba.data.labelled.eurosat import EuroSAT
 from vimamba.data.labelled.image_folder import ImageFolder
 from vimamba.data.labelled.medmnist import MedMNIST
+from vimamba.data.masked.aerial import AerialFolder
 from vimamba.data.masked.augmentation import MaskedAugmentation
 from vimamba.data.masked.isic import ISIC
 from vimamba.data.masked.labels import Labels
@@ -18,16 +19,19 @@ from vimamba.data.masked.scene_folder import SceneFolder
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
 from vimamba.data.paired.case_folder import CaseFolder
+from vimamba.data.paired.change_folder import ChangeFolder
 from vimamba.data.paired.pair_csv import PairCSV
 from vimamba.data.paired.registration import RegistrationData
 from vimamba.data.preprocessing import Intensity, Preprocessing
 
 __all__ = [
     "ISIC",
+    "AerialFolder",
     "Augmentation",
     "CSVList",
     "CaseFolder",
     "Catalogue",
+    "ChangeFolder",
     "ClassificationData",
     "DataError",
     "EuroSAT",

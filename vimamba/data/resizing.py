@@ -71,12 +71,12 @@ def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
 
 
 def resize_mask(mask: NDArray, size: Size) -> NDArray:
-    """(H, W) at another size: each pixel takes the value at its center."""
-    if mask.shape == size:
+    """(H, W) or (H, W, maps) at another size: each pixel takes the value at its center."""
+    if mask.shape[:2] == size:
         return mask
     rows, columns = (
         (np.arange(new) * 2 + 1) * old // (2 * new)
-        for new, old in zip(size, mask.shape, strict=True)
+        for new, old in zip(size, mask.shape[:2], strict=True)
     )
     return mask[rows[:, None], columns]
 

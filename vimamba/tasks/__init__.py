@@ -1,5 +1,6 @@
 """Lightning modules: a folder per task, and what all tasks share."""
 
+from vimamba.tasks.change import Change
 from vimamba.tasks.classification import Classification, Objective
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.optim import Optimization
@@ -9,6 +10,7 @@ from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
 
 __all__ = [
+    "Change",
     "Classification",
     "ImageRegistration",
     "MaskObjective",

@@ -85,6 +85,9 @@ class Task(LightningModule):
         "in_chans",
     )
 
+    # how many dates stand in one tensor before the channels, where that is not a single image
+    stack: ClassVar[tuple[int, ...]] = ()
+
     net: nn.Module
     average: ModelEmaV3 | None
     tta: str
@@ -506,7 +509,8 @@ class Task(LightningModule):
         """
         hparams, net = cast(Any, self.hparams), self.net
         sides = height_and_width(hparams["img_size"] or 224)
-        image = torch.zeros((size, hparams["in_chans"], *sides), dtype=None, device="cpu")
+        shape = (size, *self.stack, hparams["in_chans"], *sides)
+        image = torch.zeros(shape, dtype=None, device="cpu")
         try:
             self.net = deepcopy(net).train()
             with torch.no_grad():

@@ -31,12 +31,23 @@ class FinishedRun:
     checkpoints: tuple[Path, ...]
     load: Callable[[], Any]
 
+    def origin(self) -> dict[str, Any]:
+        """What answers come from, as plain values that change when a checkpoint does."""
+        states = [checkpoint.stat() for checkpoint in self.checkpoints]
+        return {
+            "checkpoints": [str(checkpoint.resolve()) for checkpoint in self.checkpoints],
+            "checkpoint_bytes": [state.st_size for state in states],
+            "checkpoint_modified": [state.st_mtime_ns for state in states],
+        }
+
 
 class Tools(Protocol):
     """The functions of such a module."""
 
     # pictures and lists a run leaves besides those that all runs leave: name and what it is
     RESULTS: tuple[tuple[str, str], ...]
+    # what `vimamba predict` takes besides the run, in an example
+    INPUTS: tuple[str, ...]
     # what to call the predictions in an example, in a run's folder too
     PREDICTIONS: str
     # the options of `vimamba predict` that only some tasks take, with their defaults

@@ -23,6 +23,7 @@ from vimamba.tasks.reading import read_all
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (("errors.png", "how far the angles are off"),)
+INPUTS = ("IMAGE_OR_FOLDER",)
 PREDICTIONS = "angles.csv"
 PREDICT_OPTIONS: dict[str, Any] = {}
 FOLD_SCORES = {"error": "mean error", "within_30": "within 30°"}

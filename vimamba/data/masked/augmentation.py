@@ -139,6 +139,29 @@ def train_mask_transform(
         scale_to: Resize the shorter side to this before a window is cut out.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
+    cut, steps = placing(
+        augmentation, size, fit=fit, scale_to=scale_to, interpolation=interpolation
+    )
+    return SeededMaskTransform(cut, [*steps, *looking(augmentation, in_chans)])
+
+
+def placing(
+    augmentation: MaskedAugmentation,
+    size: ImageSize,
+    *,
+    fit: Fit,
+    scale_to: int | None,
+    interpolation: str,
+) -> tuple[Cut, list[Any]]:
+    """The part of the pipeline that moves pixels: the cut, and what follows it.
+
+    Args:
+        augmentation: What to change and how much.
+        size: As in `train_mask_transform`.
+        fit: Likewise.
+        scale_to: Likewise.
+        interpolation: Likewise.
+    """
     A, a = import_albumentations(), augmentation
     sides = height_and_width(size)
     steps: list[Any] = []
@@ -156,7 +179,17 @@ def train_mask_transform(
         # waves of a few pixels about as long as a tenth of the shorter side
         alpha, sigma = min(sides) * 1.5, min(sides) * 0.08
         steps.append(A.ElasticTransform(alpha, sigma, border_mode=2, p=a.elastic))
-    if a.gamma:
-        steps.append(A.RandomGamma((70, 150), p=a.gamma))
-    cut = turning_first(cut, augmentation, sides)
-    return SeededMaskTransform(cut, [*steps, *appearance(augmentation, in_chans)])
+    return turning_first(cut, augmentation, sides), steps
+
+
+def looking(augmentation: MaskedAugmentation, in_chans: int) -> list[Any]:
+    """The part of the pipeline that changes values only.
+
+    Args:
+        augmentation: What to change and how much.
+        in_chans: Channels of the images.
+    """
+    steps: list[Any] = []
+    if augmentation.gamma:
+        steps.append(import_albumentations().RandomGamma((70, 150), p=augmentation.gamma))
+    return [*steps, *appearance(augmentation, in_chans)]

@@ -1,1 +1,1 @@
-"""Pairs of images or volumes, one of which is to be laid onto the other."""
+"""Two images or volumes each: dates of one place with labels, or what lies onto one another."""

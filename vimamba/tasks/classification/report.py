@@ -17,6 +17,7 @@ from vimamba.tasks.tools import FinishedRun
 RESULTS = (
     ("samples.png", "what the network sees and says; also curves.png, confusion_matrix.png"),
 )
+INPUTS = ("IMAGE_OR_FOLDER",)
 PREDICTIONS = "predictions.csv"
 PREDICT_OPTIONS = {"topk": 3}
 FOLD_SCORES = {

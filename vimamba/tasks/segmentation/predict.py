@@ -156,13 +156,7 @@ def segment_scenes(
     from vimamba.tasks.segmentation.scenes import Mapper, Share, map_scenes, score_scenes
 
     share = Share.of_process()
-    states = [checkpoint.stat() for checkpoint in run.checkpoints]
-    origin = {
-        "checkpoints": [str(checkpoint.resolve()) for checkpoint in run.checkpoints],
-        "checkpoint_bytes": [state.st_size for state in states],
-        "checkpoint_modified": [state.st_mtime_ns for state in states],
-        "tta": given.tta,
-    }
+    origin = {**run.origin(), "tta": given.tta}
     mapper = Mapper(task.to(share.device), table, run.data, given, out, origin)
     answered = map_scenes(mapper, jobs[share.rank :: share.count], unanswered)
     if truths and answered:

@@ -21,6 +21,7 @@ RESULTS = (
     ),
     ("samples.png", "image, truth, prediction, error; also curves.png, confusion_matrix.png"),
 )
+INPUTS = ("IMAGE_OR_FOLDER",)
 PREDICTIONS = "predictions"
 PREDICT_OPTIONS = {
     "overlap": None,

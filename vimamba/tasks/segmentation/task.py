@@ -384,9 +384,10 @@ def build_network(
     *,
     drop_path_rate: float | None,
     model_kwargs: dict[str, Any] | None,
+    make: Callable[..., nn.Module] = create_segmenter,
     **kwargs: Any,
 ) -> nn.Module:
-    """`create_segmenter`, with errors a user can act on.
+    """`create_segmenter`, or another one like it, with errors a user can act on.
 
     Raises:
         TaskError: Unknown name, argument or weights.
@@ -395,7 +396,7 @@ def build_network(
     if drop_path_rate is not None:
         extra["drop_path_rate"] = drop_path_rate
     try:
-        return create_segmenter(model, head, **kwargs, **extra)
+        return make(model, head, **kwargs, **extra)
     except TypeError as error:
         if "keyword argument" not in str(error):
             raise

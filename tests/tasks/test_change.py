@@ -1,0 +1,190 @@
+"""The task on change: answers, losses, windows, and the commands from fit to predict."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import vimamba
+from vimamba.cli import main
+from vimamba.data.paired.layouts import SECOND, XBD
+from vimamba.labels import IGNORE
+from vimamba.tasks import Change, TaskError
+from vimamba.tasks.change.answers import Answers, join_logits
+from vimamba.tasks.change.loss import ChangeLoss, ChangeObjective
+from vimamba.tasks.segmentation.loss import MaskObjective, lovasz_loss
+
+PLAIN = MaskObjective(ce=1, dice=0)
+SMALL = {"dims": 8, "depths": [1, 1, 1, 1], "head_channels": 16}
+
+
+def draw(logits, kind, classes):
+    answers = Answers(kind, classes)
+    return answers, answers.part(logits)
+
+
+def test_both_dates_have_changed_or_neither_has():
+    logits = torch.randn(2, 2 + 5 + 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    answers, parts = draw(logits, "semantic", 5)
+    before, after = (m.argmax(1) for m in answers.decide(answers.probabilities(logits)))
+    changed = parts["change"].argmax(1) == 1
+    assert torch.equal(before > 0, changed)
+    assert torch.equal(after > 0, changed)
+    assert torch.equal(before[changed], parts["before"][:, 1:].argmax(1)[changed] + 1)
+
+
+def test_damage_is_on_buildings_and_nowhere_else():
+    logits = torch.randn(1, 2 + 5, 6, 7, generator=torch.Generator().manual_seed(0))
+    answers, parts = draw(logits, "damage", 5)
+    (damage,) = (m.argmax(1) for m in answers.decide(answers.probabilities(logits)))
+    assert torch.equal(damage > 0, parts["building"].argmax(1) == 1)
+
+
+def test_the_loss_of_semantic_change_is_the_published_sum():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 2 + 4 + 4, 5, 6, generator=generator)
+    truth = torch.randint(0, 4, (2, 3, 5, 6), generator=generator)
+    truth[:, 0] = (truth[:, 1] > 0).long()
+    truth[:, 1:, 0] = truth[:, :1, 0] = IGNORE
+    parts = Answers("semantic", 4).part(logits)
+    objective = ChangeObjective(MaskObjective(ce=1, dice=0, lovasz=0.75))
+    found = ChangeLoss(objective, 4)(parts, truth)
+    known = truth[:, 0] != IGNORE
+    change = F.cross_entropy(parts["change"], truth[:, 0], ignore_index=IGNORE)
+    probability = parts["change"].softmax(1)[:, 1:]
+    wanted = change + 0.75 * lovasz_loss(probability, truth[:, 0].clamp(max=1), known)
+    for place, name in enumerate(("before", "after"), 1):
+        target = truth[:, place].masked_fill(truth[:, place] == 0, IGNORE)
+        there = target != IGNORE
+        wanted += 0.5 * F.cross_entropy(parts[name], target, ignore_index=IGNORE)
+        index = target.masked_fill(~there, 0)
+        wanted += 0.375 * lovasz_loss(parts[name].softmax(1), index, there)
+    same = (truth[:, :1] == 0).float()
+    soft = [parts[name].softmax(1) * same for name in ("before", "after")]
+    wanted += 0.25 * F.mse_loss(*soft)
+    assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_a_network_that_answers_another_question_is_refused_by_name():
+    with pytest.raises(TaskError, match=r"answers binary questions, the labels are semantic; take"):
+        Change("test_vmamba", kind="semantic", num_classes=4)
+    with pytest.raises(TaskError, match="num_classes=3 does not fit kind='binary'"):
+        Change("test_vmamba", num_classes=3)
+
+
+def write_pairs(root, count=10, side=32, *, split=""):
+    """Squares that appear on noise, and light that changes."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        before = rng.integers(60, 120, (side, side, 3))
+        after = np.roll(before, 1, axis=0) + 20
+        truth = np.zeros((side, side), dtype=np.uint8)
+        y, x = rng.integers(2, side - 12, 2)
+        after[y : y + 10, x : x + 10], truth[y : y + 10, x : x + 10] = 235, 255
+        for folder, image in (("A", before), ("B", after), ("label", truth)):
+            path = root / split / folder / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("change")
+    root = write_pairs(folder / "pairs")
+    args = ["--task", "change", "--data", str(root), "--model", "test_vmamba", "--epochs", "4"]
+    args += ["--img-size", "32", "--lr", "5e-3", "--batch-size", "4", "--workers", "0"]
+    args += ["--model.head", "fpn", "--data.augmentation", "none"]
+    assert main(["fit", *args, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def test_a_run_scores_answers_and_exports(run, capsys):
+    files = {path.name for path in (run / "run").iterdir()}
+    assert {"data.png", "samples.png", "curves.png", "confusion_matrix.png", "export"} <= files
+    assert main(["test", str(run / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "F1 of change" in shown
+    scores = json.loads((run / "run" / "metrics.json").read_text())["test"]
+    assert {"f1", "iou", "precision", "recall", "accuracy", "kappa"} <= scores.keys()
+    net = vimamba.load_change_detector(run / "run" / "export")
+    assert net.num_classes == 1
+
+
+def test_prediction_pairs_by_name_and_goes_on(run, capsys):
+    before, after, out = run / "pairs" / "A", run / "pairs" / "B", run / "maps"
+    args = ["predict", str(run / "run"), str(before), str(after), "--out", str(out)]
+    assert main(args) == 0
+    assert len(list(out.glob("*.png"))) == len(list((out / "overlays").glob("*.png"))) == 10
+    found = np.asarray(Image.open(out / "0.png"))
+    assert found.shape == (32, 32)
+    assert set(np.unique(found)) <= {0, 1}
+    stamp = (out / "1.png").stat().st_mtime_ns
+    (out / "0.png").unlink()
+    assert main(args) == 0
+    assert (out / "0.png").is_file()
+    assert (out / "1.png").stat().st_mtime_ns == stamp
+    capsys.readouterr()
+    assert main(["predict", str(run / "run"), str(before), "--out", str(out)]) == 2
+    assert "two images or folders, BEFORE AFTER; 1 are named" in capsys.readouterr().err
+
+
+def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
+    root = write_pairs(tmp_path / "pairs", 6)
+    args = ["--task", "change", "--data", str(root), "--model", "test_vmamba", "--img-size", "32"]
+    args += ["--batch-size", "2", "--workers", "0", "--model.head", "fpn"]
+    args += ["--model.optim.schedule", "constant", "--model.optim.warmup_epochs", "0"]
+    assert main(["fit", *args, "--epochs", "2", "--out", str(tmp_path / "whole")]) == 0
+    assert main(["fit", *args, "--epochs", "1", "--out", str(tmp_path / "halves")]) == 0
+    assert main(["fit", "--resume", str(tmp_path / "halves"), "--epochs", "2"]) == 0
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "halves")
+    ]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+def test_windows_of_two_dates_blend_to_what_the_whole_pair_says():
+    torch.manual_seed(0)
+    task = Change("test_vmamba", head="fpn", img_size=32).eval()
+    pair = torch.randn(2, 3, 32, 32)
+    whole = task.predict_step([pair], 0)[0][0]
+    assert whole.shape == (32, 32)
+    large = torch.randn(2, 3, 50, 41)
+    (found,) = task.predict_step([large], 0)[0]
+    assert found.shape == (50, 41)
+    with torch.no_grad():
+        expected = join_logits(task.net(*pair[:, None]))
+    assert torch.equal(whole, (expected[0, 0] > 0).byte())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "letters"), [("semantic", "scd"), ("damage", "bda")])
+def test_semantic_change_and_damage_train_and_are_scored(tmp_path, kind, letters):
+    rng = np.random.default_rng(0)
+    root, names = tmp_path / kind, list(SECOND) if kind == "semantic" else XBD
+    layout = {
+        "semantic": ("T1/{}.png", "T2/{}.png", "GT_T1/{}.png", "GT_T2/{}.png"),
+        "damage": ("images/{}_pre_disaster.png", "images/{}_post_disaster.png",
+                   "targets/{}_post_disaster_target.png"),
+    }[kind]  # fmt: skip
+    for i in range(6):
+        label = np.zeros((64, 64), dtype=np.uint8)
+        label[8:40, 8:40] = rng.integers(1, len(names))
+        for place, form in enumerate(layout):
+            path = root / form.format(i)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image = rng.integers(0, 255, (64, 64, 3)) // 2 + 20 * label[..., None] * (place % 2)
+            Image.fromarray((label if place > 1 else image).astype(np.uint8)).save(path)
+    preset = "second" if kind == "semantic" else "xbd"
+    args = ["--task", "change", "--data", str(root), "--data.layout", preset, "--img-size", "64"]
+    args += ["--model", f"mamba_{letters}_tiny", "--epochs", "1", "--batch-size", "2"]
+    args += ["--out", str(tmp_path / "run"), "--workers", "0", "--limit", "3"]
+    assert main(["fit", *args]) == 0
+    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+    wanted = {"semantic": {"sek", "fscd", "miou"}, "damage": {"f1_building", "f1_damage"}}[kind]
+    assert wanted <= scores.keys()
+    assert len(scores["per_class"]) == len(names)

@@ -1,0 +1,325 @@
+"""Folders of two dates with labels of change: what `vimamba fit --task change` reads."""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from vimamba.data.base import ImageData, check_positive, restore_settings
+from vimamba.data.errors import DataError
+from vimamba.data.items import Catalogue
+from vimamba.data.loading import stream_seed
+from vimamba.data.masked.augmentation import PRESETS, MaskedAugmentation
+from vimamba.data.masked.augmentation import Preset as AugmentationPreset
+from vimamba.data.masked.items import read_mask
+from vimamba.data.masked.labels import grey_values
+from vimamba.data.paired.augmentation import PairTransform
+from vimamba.data.paired.items import DatePair
+from vimamba.data.paired.layouts import PRESETS as LAYOUTS
+from vimamba.data.paired.layouts import SECOND, XBD, Kind, Layout, Preset, find_layout, find_pairs
+from vimamba.data.paired.truths import Truths
+from vimamba.data.preprocessing import Fit, Preprocessing
+from vimamba.data.resizing import check_interpolation
+from vimamba.data.splits import SPLITS
+from vimamba.labels import IGNORE
+from vimamba.sizes import ImageSize, read_size
+
+# both dates, maps at their own size, name
+EvalPair = tuple[Tensor, Tensor, str]
+MOST_NAMED = 5
+
+
+class PairDataset(Dataset[Any]):
+    """Two dates with maps of their labels, as the network and the scores get them.
+
+    Args:
+        pairs: The pairs.
+        prepare: From stored pixels to a tensor.
+        truths: From label files to maps.
+        transform: Random changes; None for evaluation, which keeps the maps' own size.
+        seed: Start of all random streams.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[DatePair],
+        prepare: Preprocessing,
+        truths: Truths,
+        transform: PairTransform | None,
+        seed: int,
+    ) -> None:
+        self.pairs, self.prepare, self.truths = pairs, prepare, truths
+        self.transform, self.seed = transform, seed
+
+    def __len__(self) -> int:
+        """Number of pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor] | EvalPair:
+        """(2, C, h, w) float32 and (M, H, W) uint8; for evaluation also the name.
+
+        Raises:
+            DataError: A file cannot be read, or dates and labels differ in size.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        pair, prepare = self.pairs[index], self.prepare
+        dates, known = read_dates(pair, prepare)
+        truth = self.truths.read(pair)
+        if truth.shape[1:] != known.shape:
+            raise DataError(wrong_sizes(pair, known.shape, truth.shape[1:]))
+        truth[:, ~known] = IGNORE
+        if self.transform is None:
+            resized = [prepare.tensor(prepare.resize(date)) for date in dates]
+            return torch.stack(resized), torch.from_numpy(truth), pair.name
+        changed, truth = self.transform(dates, truth, stream_seed(self.seed, epoch, index))
+        tensors = [prepare.tensor(date) for date in changed]
+        return torch.stack(tensors), torch.from_numpy(truth)
+
+
+def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], NDArray[np.bool_]]:
+    """Both dates, (H, W, C), gaps filled, and where something is known of both, (H, W).
+
+    Raises:
+        DataError: They differ in size.
+    """
+    found = [prepare.known(image) for image in pair.images()]
+    before, after = (date.shape[:2] for date in found)
+    if before != after:
+        raise DataError(
+            f"{pair.name} has {before[0]}x{before[1]} pixels before and {after[0]}x{after[1]} "
+            "after; both dates must lie on one grid"
+        )
+    known = np.ones(before, dtype=bool)
+    for date in found:
+        if date.dtype.kind == "f":
+            known &= ~np.isnan(date).all(-1)
+    return [prepare.filled(date) for date in found], known
+
+
+def wrong_sizes(pair: DatePair, image: Sequence[int], labels: Sequence[int]) -> str:
+    """Text for a pair whose labels have another size."""
+    return f"{pair.name} has {image[0]}x{image[1]} pixels, its labels {labels[0]}x{labels[1]}"
+
+
+class ChangeFolder(ImageData):
+    """Pairs of images of two dates with labels of change, of what was there, or of damage.
+
+    Args:
+        root: The folder.
+        layout: Which data set's folders it has; found by the folders' names by default.
+        classes: Names of the classes of a semantic set, the first of what has not changed. By
+            default SECOND's where labels have its colors, or as many as the labels have values.
+        colors: Red, green and blue of each class, for labels in color; SECOND's by default.
+        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
+            pixels; 256 if nothing else says so.
+        fit: "window" cuts windows out of the images in training and slides a window over them in
+            evaluation, "squash" resizes whole images.
+        scale_to: With "window", resize the shorter side of every image to this first.
+        interpolation: As in `vimamba.data.SegmentationData`.
+        augmentation: Random changes to training pairs, by the name of a preset (aerial: mirrored
+            and turned) or each by name. Both dates and the labels are moved together, values are
+            changed for each date by itself.
+        **kwargs: Arguments of `ImageData`.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        layout: Preset | None = None,
+        classes: list[str] | None = None,
+        colors: list[list[int]] | None = None,
+        img_size: ImageSize | None = None,
+        fit: Fit = "window",
+        scale_to: int | None = None,
+        interpolation: str = "bilinear",
+        augmentation: MaskedAugmentation | AugmentationPreset = "aerial",
+        **kwargs,  # noqa: ANN003
+    ) -> None:
+        super().__init__(root, **kwargs)
+        check_positive(scale_to=scale_to)
+        check_interpolation(interpolation)
+        if scale_to is not None and fit == "squash":
+            raise DataError(f"scale_to={scale_to} needs fit='window'")
+        self.layout_name: Preset | None = layout
+        self.classes, self.colors = classes, colors
+        self.img_size = read_size(256 if img_size is None else img_size)
+        self.fit: Fit = fit
+        self.scale_to, self.interpolation = scale_to, interpolation
+        chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
+        self.augmentation = restore_settings(MaskedAugmentation, chosen)
+
+    def plan(self) -> Preprocessing:
+        """Whole images squashed, or windows of them."""
+        return Preprocessing(
+            img_size=self.img_size,
+            in_chans=self.in_chans,
+            bands=self.bands,
+            fit=self.fit,
+            scale_to=self.scale_to,
+            interpolation=self.interpolation,
+            intensity=self.intensity,
+            mean=self.given_mean,
+            std=self.given_std,
+        )
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The folders of the data set."""
+        return find_layout(self.root, self.layout_name)
+
+    def read(self) -> Catalogue:
+        """Pair the files; draw what is not divided."""
+        splits, divided = find_pairs(self.root, self.layout, self.remarks)
+        if not any(splits.values()):
+            raise DataError(f"root={str(self.root)!r} holds no pair with labels")
+        if not divided:
+            return Catalogue(self.divide(splits["train"]), drawn=True)
+        splits = self.pool_for_fold(splits)
+        if self.split_csv is None and ("val" in splits or "train" not in splits):
+            return Catalogue(splits, drawn=False)
+        return Catalogue(self.hold_out(splits), drawn=True)
+
+    @property
+    def kind(self) -> Kind:
+        """What the labels tell: "binary", "semantic" or "damage"."""
+        kinds: set[Kind] = {layout.kind for layout in LAYOUTS.get(self.layout_name or "", ())}
+        return kinds.pop() if len(kinds) == 1 else self.layout.kind
+
+    @cached_property
+    def truths(self) -> Truths:
+        """How the labels are read.
+
+        Raises:
+            DataError: Labels in color, whose colors nobody has named, or names for labels that
+                have names of their own.
+        """
+        if self.kind != "semantic":
+            if self.classes is not None and len(self.classes) != len(FIXED[self.kind]):
+                raise DataError(
+                    f"classes={self.classes}: labels of kind {self.kind!r} have the classes "
+                    f"{FIXED[self.kind]}"
+                )
+            return Truths(self.kind, self.classes or FIXED[self.kind])
+        colors, names = self.colors, self.classes
+        if colors is None and self._is_colored():
+            colors = list(SECOND.values())
+            names = names or list(SECOND)
+        if names is None and colors is None:
+            names = self._count_classes()
+        names = names or ["unchanged", *(f"class {i}" for i in range(1, len(colors or ())))]
+        if colors is not None and len(colors) != len(names):
+            raise DataError(f"colors names {len(colors)} colors for {len(names)} classes")
+        return Truths("semantic", names, colors)
+
+    def _label_files(self) -> list[Any]:
+        pairs = [pair for split in self.in_order.values() for pair in split]
+        return [pair.files[f"labels {date}"] for pair in pairs for date in ("before", "after")]
+
+    def _is_colored(self) -> bool:
+        first = read_mask(self._label_files()[0])
+        return first.ndim == 3 and not (first == first[:, :, :1]).all()
+
+    def _count_classes(self) -> list[str]:
+        """Names of as many classes as the labels have values; SECOND's where it is SECOND."""
+        highest = 1
+        for path in self._label_files():
+            values = grey_values(read_mask(path), str(path))
+            highest = max(highest, int(values[values != IGNORE].max(initial=0)))
+        if self.layout_name == "second" and highest < len(SECOND):
+            return list(SECOND)
+        return ["unchanged", *(f"class {value}" for value in range(1, highest + 1))]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the classes."""
+        return list(self.truths.names)
+
+    @property
+    def in_order(self) -> dict[str, tuple[DatePair, ...]]:
+        """The splits that exist, training first."""
+        splits = self.catalogue.splits
+        return {split: splits[split] for split in SPLITS if split in splits}
+
+    @cached_property
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """Pixels of each class in each map of each split, (M, num_classes); all labels are read.
+
+        Raises:
+            DataError: Labels cannot be read or do not fit; the text names the first few.
+        """
+        found, troubles = {}, []
+        for split, pairs in self.in_order.items():
+            total = np.zeros((len(self.truths.maps), self.num_classes), dtype=np.int64)
+            bar = tqdm(pairs, desc=f"{split} labels", unit="pair", leave=False, disable=None)
+            for pair in bar:
+                try:
+                    pair.check_place()
+                    truth = self.truths.read(pair)
+                    for image in pair.images():
+                        if image.size() != truth.shape[1:]:
+                            raise DataError(wrong_sizes(pair, image.size(), truth.shape[1:]))
+                except DataError as error:
+                    troubles.append(str(error))
+                    continue
+                total += [np.bincount(m.ravel(), minlength=256)[: self.num_classes] for m in truth]
+            found[split] = total
+        if troubles:
+            more = len(troubles) - MOST_NAMED
+            rest = f"; and {more} more" if more > 0 else ""
+            raise DataError("; ".join(troubles[:MOST_NAMED]) + rest)
+        return found
+
+    def check(self) -> None:
+        """Fail, before any training, on pairs that do not fit, or if nothing ever changes.
+
+        Raises:
+            DataError: The text says what is wrong and where.
+        """
+        self.check_splits()
+        if self.counts["train"][0, 1] == 0 and self.limit is None:
+            what = "building" if self.kind == "damage" else "change"
+            raise DataError(f"root={str(self.root)!r}: no training pixel is labelled as {what}")
+
+    def take_whole(self, split: str) -> None:
+        """Where a division would be drawn, take all images as one split: to score other data."""
+        super().take_whole(split)
+        self.__dict__.pop("counts", None)
+
+    def settled(self) -> dict[str, Any]:
+        """What was found, so that later commands need not look again."""
+        return {
+            **super().settled(),
+            "classes": self.class_names,
+            "colors": None if self.truths.colors is None else [list(c) for c in self.truths.colors],
+            "augmentation": dataclasses.asdict(self.augmentation),
+        }
+
+    def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
+        """Pairs of a split, as the network gets them."""
+        prepare, transform = self.preprocessing, None
+        if augmented:
+            transform = PairTransform(
+                self.augmentation,
+                self.img_size,
+                self.in_chans,
+                fit=cast(Fit, prepare.fit),
+                scale_to=prepare.scale_to,
+                interpolation=prepare.interpolation,
+            )
+        return PairDataset(self.items(split), prepare, self.truths, transform, self.seed)
+
+    def eval_dataloader(self, split: str) -> DataLoader[Any]:
+        """Pairs of a split in order, as lists, because their maps have their own sizes."""
+        return self._eval_loader(split, collate=list)
+
+
+# names of classes that no data set changes
+FIXED: dict[str, list[str]] = {"binary": ["unchanged", "changed"], "damage": XBD}

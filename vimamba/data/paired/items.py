@@ -1,0 +1,61 @@
+"""Two images of one place and the files of their labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vimamba.data.errors import DataError
+from vimamba.data.geometry import raster_grid
+from vimamba.data.items import FileImage, relative_name
+
+
+@dataclass(frozen=True, eq=False)
+class DatePair:
+    """Two images of one place.
+
+    Attributes:
+        stem: What the names of its files have in common.
+        files: "before", "after" and labels; see `vimamba.data.paired.layouts.Layout`.
+        root: Names are given relative to it.
+        notes: A file that may say more of the labels.
+        group: As in `vimamba.data.items.Item`.
+    """
+
+    stem: str
+    files: Mapping[str, Path]
+    root: Path
+    notes: Path | None = None
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """Path of the first image relative to the root."""
+        return relative_name(self.files["before"], self.root)
+
+    def images(self) -> tuple[FileImage, FileImage]:
+        """Before and after."""
+        return FileImage(self.files["before"], self.root), FileImage(self.files["after"], self.root)
+
+    def check_place(self) -> None:
+        """Fail on GeoTIFF files that do not lie where the first image lies.
+
+        Raises:
+            DataError: The text names both.
+        """
+        here = raster_grid(self.files["before"])
+        for path in self.files.values():
+            there = raster_grid(path)
+            if here is not None and there is not None and not here.agrees(there):
+                raise DataError(
+                    f"{path} ({there.text}) does not lie where {self.files['before']} "
+                    f"({here.text}) lies; warp one onto the grid of the other"
+                )
+
+    @property
+    def label_files(self) -> dict[str, Path]:
+        """The labels by what they are."""
+        return {role: path for role, path in self.files.items() if role not in ("before", "after")}
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Names of the labels."""
+        return " ".join(relative_name(path, self.root) for path in self.label_files.values())

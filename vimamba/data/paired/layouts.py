@@ -1,0 +1,304 @@
+"""Folders of two dates with labels, as published data sets for change are laid out.
+
+A layout names the folders of each part of a pair; its parts belong together by the names of their
+files, never by their place in a list. Splits are folders (`train`, `val`, `test`), or lists of
+names (`list/train.txt`, `train.txt`) beside the folders or above them, or the first word of each
+name (`train_1.png`); where there are none, a division is drawn.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from vimamba.data.errors import DataError
+from vimamba.data.listing import check_files, composed, list_images, subfolders
+from vimamba.data.lists import read_lines
+from vimamba.data.masked.matching import by_name
+from vimamba.data.paired.items import DatePair
+from vimamba.data.remarks import Remarks, some
+from vimamba.data.splits import SPLIT_WORDS
+
+Kind = Literal["binary", "semantic", "damage"]
+Preset = Literal[
+    "levir", "levir_plus", "mambacd", "list", "whu", "s2looking", "sysu", "second", "xbd"
+]
+DATES = ("before", "after")
+# in which a list of a split's names may stand, the split in place of the braces
+LISTS = ("list/{}.txt", "{}.txt", "{}_list.txt")
+# besides those of all data sets: xBD's second part for training, and what it holds back
+FOLDER_WORDS = {**SPLIT_WORDS, "tier3": "train", "hold": "val"}
+# names of the classes and their colors in SECOND (Yang et al. 2020, arXiv:2010.05687)
+SECOND: dict[str, list[int]] = {
+    "unchanged": [255, 255, 255],
+    "ground": [128, 128, 128],
+    "tree": [0, 255, 0],
+    "low vegetation": [0, 128, 0],
+    "water": [0, 0, 255],
+    "building": [128, 0, 0],
+    "playground": [255, 0, 0],
+}
+XBD = ["background", "no damage", "minor damage", "major damage", "destroyed"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where one part of the pairs lies.
+
+    Attributes:
+        folder: Name of its folder, in any case.
+        ending: What its files' names have at their end, before the suffix, beyond the pair's name.
+        optional: It may be missing as a whole.
+    """
+
+    folder: str
+    ending: str = ""
+    optional: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Folders of a data set, by the part of a pair.
+
+    Attributes:
+        kind: What the labels tell.
+        parts: "before" and "after", and labels: "change" of a binary or semantic set, "labels
+            before" and "labels after" of a semantic one, "damage" and "buildings" of damage.
+        notes: A folder of files that say more of some images: xBD's outlines of buildings.
+    """
+
+    kind: Kind
+    parts: Mapping[str, Part]
+    notes: str = ""
+
+
+def _binary(before: str, after: str, change: str) -> Layout:
+    parts = {"before": Part(before), "after": Part(after), "change": Part(change)}
+    return Layout("binary", parts)
+
+
+def _semantic(*folders: str, change: str) -> Layout:
+    before, after, labels_before, labels_after = map(Part, folders)
+    return Layout(
+        "semantic",
+        {
+            "before": before,
+            "after": after,
+            "labels before": labels_before,
+            "labels after": labels_after,
+            "change": Part(change, optional=True),
+        },
+    )
+
+
+_A_B = _binary("A", "B", "label")
+# of a preset with several layouts the first whose folders are there
+PRESETS: dict[str, tuple[Layout, ...]] = {
+    "levir": (_A_B,),
+    "levir_plus": (_A_B,),
+    "mambacd": (
+        _semantic("T1", "T2", "GT_T1", "GT_T2", change="GT_CD"),
+        _binary("T1", "T2", "GT"),
+    ),
+    "list": (_A_B,),
+    "whu": (_A_B,),
+    "s2looking": (_binary("Image1", "Image2", "label"),),
+    "sysu": (_binary("time1", "time2", "label"),),
+    "second": (
+        _semantic("T1", "T2", "GT_T1", "GT_T2", change="GT_CD"),
+        _semantic("im1", "im2", "label1", "label2", change="label"),
+    ),
+    "xbd": (
+        Layout(
+            "damage",
+            {
+                "before": Part("images", "_pre_disaster"),
+                "after": Part("images", "_post_disaster"),
+                "damage": Part("targets", "_post_disaster_target"),
+                "buildings": Part("targets", "_pre_disaster_target", optional=True),
+            },
+            notes="labels",
+        ),
+    ),
+}
+
+
+def find_layout(root: Path, preset: Preset | None) -> Layout:
+    """The layout of a folder: of a preset, or of any whose folders are there.
+
+    Raises:
+        DataError: None fits; the text names the folders that are looked for.
+    """
+    if not root.is_dir():
+        raise DataError(f"root={str(root)!r} is not a folder")
+    if preset is not None and preset not in PRESETS:
+        raise DataError(f"layout={preset!r} is unknown; choose from {sorted(PRESETS)}")
+    wanted = PRESETS[preset] if preset else tuple(dict.fromkeys(sum(PRESETS.values(), ())))
+    for folder in (root, *subfolders(root)):
+        for layout in wanted:
+            wished = {role for role, part in layout.parts.items() if not part.optional}
+            if wished <= folders_of(folder, layout).keys():
+                return layout
+    named = (
+        " and ".join(dict.fromkeys(p.folder for p in layout.parts.values() if not p.optional))
+        for layout in wanted
+    )
+    raise DataError(
+        f"root={str(root)!r} has no folders {'; '.join(dict.fromkeys(named))}, neither in "
+        "itself nor in folders train, val and test"
+    )
+
+
+def folders_of(folder: Path, layout: Layout) -> dict[str, Path]:
+    """The folders of the parts that are there."""
+    named = {path.name.lower(): path for path in reversed(subfolders(folder))}
+    return {
+        role: named[part.folder.lower()]
+        for role, part in layout.parts.items()
+        if part.folder.lower() in named
+    }
+
+
+def find_pairs(
+    root: Path, layout: Layout, remarks: Remarks
+) -> tuple[dict[str, tuple[DatePair, ...]], bool]:
+    """All pairs with labels.
+
+    Args:
+        root: The folder.
+        layout: Its layout.
+        remarks: Gets what is left out.
+
+    Returns:
+        Pairs by split, and whether there are splits; without, all are called "train".
+
+    Raises:
+        DataError: Files do not match, are empty, or are not there; the text names them.
+    """
+    parts: dict[str, list[Path]] = {}
+    for folder in subfolders(root):
+        split = FOLDER_WORDS.get(folder.name.lower())
+        if split is not None and {*DATES} <= folders_of(folder, layout).keys():
+            parts.setdefault(split, []).append(folder)
+    if parts:
+        splits = {
+            split: sum((pair_folder(one, root, layout, split, remarks) for one in folders), ())
+            for split, folders in parts.items()
+        }
+        return {split: pairs for split, pairs in keep_listed(root, splits).items() if pairs}, True
+    return divide_names(root, pair_folder(root, root, layout, "train", remarks))
+
+
+def pair_folder(
+    folder: Path, root: Path, layout: Layout, split: str, remarks: Remarks
+) -> tuple[DatePair, ...]:
+    """The pairs of one folder; of a test without labels none."""
+    places = folders_of(folder, layout)
+    files = {role: files_of(path, layout.parts[role], remarks) for role, path in places.items()}
+    files = {r: found for r, found in files.items() if found or not layout.parts[r].optional}
+    missing = [r for r, part in layout.parts.items() if not (part.optional or files.get(r))]
+    if missing:
+        named = ", ".join(layout.parts[role].folder for role in missing)
+        if split != "test" or {*missing} & {*DATES}:
+            raise DataError(f"{folder} holds no images in {named}; they are the {missing[0]}")
+        count = len(files["before"])
+        remarks.say(f"{folder}: {count} pairs without labels, in no score; see `predict`")
+        return ()
+    check_match(files, places)
+    check_files(path for found in files.values() for path in found.values())
+    notes = folder / layout.notes if layout.notes else None
+    return tuple(
+        DatePair(
+            stem,
+            {role: found[stem] for role, found in files.items()},
+            root,
+            None if notes is None else notes / f"{stem}_post_disaster.json",
+        )
+        for stem in files["before"]
+    )
+
+
+def files_of(folder: Path, part: Part, remarks: Remarks) -> dict[str, Path]:
+    """Files of a part by the name of their pair."""
+    # where names end in what they are, others lie beside them
+    images = list_images(folder, None if part.ending else remarks)
+    stems = {path: path.relative_to(folder).with_suffix("").as_posix() for path in images}
+    kept = [path for path, stem in stems.items() if stem.endswith(part.ending)]
+    return by_name(kept, lambda path: stems[path].removesuffix(part.ending))
+
+
+def check_match(files: Mapping[str, Mapping[str, Path]], places: Mapping[str, Path]) -> None:
+    """Fail unless all parts have the same names.
+
+    Raises:
+        DataError: The text names what is missing where.
+    """
+    every = set().union(*files.values())
+    troubles = [
+        f"{places[role]} lacks {some(every - found.keys())}"
+        for role, found in files.items()
+        if every - found.keys()
+    ]
+    if troubles:
+        raise DataError(f"files do not match by name: {'; '.join(troubles)}")
+
+
+def list_file(root: Path, split: str) -> Path | None:
+    """The list of a split's names, if there is one."""
+    words = [word for word, meant in SPLIT_WORDS.items() if meant == split]
+    places = (root / form.format(word) for word in words for form in LISTS)
+    return next((path for path in places if path.is_file()), None)
+
+
+def listed(path: Path, pairs: Sequence[DatePair]) -> tuple[DatePair, ...]:
+    """The pairs that a list names, in its order; of a line the first word counts.
+
+    Raises:
+        DataError: A name is not there, or twice.
+    """
+    known = {composed(pair.stem): pair for pair in pairs}
+    names = [composed(re.split(r"[\s,;]", line)[0]) for line in read_lines(path)]
+    # some lists name files, some stems, some with the folder before them
+    stems = [name if name in known else Path(name).with_suffix("").name for name in names]
+    missing = [name for name, stem in zip(names, stems, strict=True) if stem not in known]
+    if missing:
+        raise DataError(f"{path} names pairs that are not there: {some(missing)}")
+    if len(set(stems)) < len(stems):
+        raise DataError(f"{path} names {some({s for s in stems if stems.count(s) > 1})} twice")
+    return tuple(known[stem] for stem in stems)
+
+
+def keep_listed(
+    root: Path, splits: Mapping[str, tuple[DatePair, ...]]
+) -> dict[str, tuple[DatePair, ...]]:
+    """Of splits in folders those pairs that lists name, where there are lists."""
+    found = {}
+    for split, pairs in splits.items():
+        path = list_file(root, split)
+        found[split] = pairs if path is None else listed(path, pairs)
+    return found
+
+
+def divide_names(
+    root: Path, pairs: tuple[DatePair, ...]
+) -> tuple[dict[str, tuple[DatePair, ...]], bool]:
+    """Pairs of one folder by lists or by the first word of their names; else all as "train".
+
+    Raises:
+        DataError: A pair is in two lists.
+    """
+    lists = {split: list_file(root, split) for split in ("train", "val", "test")}
+    if any(lists.values()):
+        splits = {split: listed(path, pairs) for split, path in lists.items() if path}
+        stems = [pair.stem for part in splits.values() for pair in part]
+        if twice := {stem for stem in stems if stems.count(stem) > 1}:
+            raise DataError(f"root={str(root)!r}: {some(twice)} in the lists of two splits")
+        return splits, True
+    words = [SPLIT_WORDS.get(re.split(r"[_-]", pair.stem)[0].lower()) for pair in pairs]
+    if None in words:
+        return {"train": pairs}, False
+    return {
+        split: tuple(pair for pair, word in zip(pairs, words, strict=True) if word == split)
+        for split in dict.fromkeys(word for word in words if word)
+    }, True

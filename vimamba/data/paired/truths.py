@@ -1,0 +1,127 @@
+"""From the label files of a pair to maps of classes.
+
+    binary    change
+    semantic  change, before, after: what was there at either date, 0 where nothing has changed
+    damage    building, damage: 0 where no building was
+
+Sizes: H x W pixels, M maps.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from vimamba.data.errors import DataError
+from vimamba.data.masked.items import read_mask
+from vimamba.data.masked.labels import LabelTable, grey_values
+from vimamba.data.paired.items import DatePair
+from vimamba.data.paired.layouts import Kind
+from vimamba.labels import IGNORE
+
+MAPS: dict[str, tuple[str, ...]] = {
+    "binary": ("change",),
+    "semantic": ("change", "before", "after"),
+    "damage": ("building", "damage"),
+}
+# of buildings whose damage nobody could tell
+UNCLASSIFIED = "un-classified"
+
+
+@dataclass(frozen=True)
+class Truths:
+    """How labels are read.
+
+    Attributes:
+        kind: What they tell.
+        names: Of the classes, in their order.
+        colors: Color of each class of a semantic set, for labels in color.
+    """
+
+    kind: Kind
+    names: Sequence[str]
+    colors: Sequence[Sequence[int]] | None = None
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """What the M maps are."""
+        return MAPS[self.kind]
+
+    def read(self, pair: DatePair) -> NDArray[np.uint8]:
+        """(M, H, W) classes, `IGNORE` where nobody knows.
+
+        Raises:
+            DataError: A file cannot be read, holds what is no class, or has another size than the
+                others; the text names it.
+        """
+        files = pair.label_files
+        if self.kind == "binary":
+            return read_changed(files["change"])[None]
+        if self.kind == "semantic":
+            dates = [self._classes(files[f"labels {date}"]) for date in ("before", "after")]
+            check_sizes(pair, dates)
+            ignored = (dates[0] == IGNORE) | (dates[1] == IGNORE)
+            change = ((dates[0] != 0) | (dates[1] != 0)).astype(np.uint8)
+            if "change" in files:
+                change = read_changed(files["change"])
+                check_sizes(pair, [dates[0], change])
+            change[ignored] = IGNORE
+            return np.stack([change, *dates])
+        damage = self._classes(files["damage"], last=IGNORE)
+        building = np.where(damage == IGNORE, IGNORE, damage != 0).astype(np.uint8)
+        if "buildings" in files:
+            building = read_changed(files["buildings"])
+            check_sizes(pair, [damage, building])
+        if pair.notes is not None and pair.notes.is_file():
+            # a building all the same
+            damage[outline_unclassified(pair.notes, damage.shape)] = IGNORE
+        return np.stack([building, damage])
+
+    def _classes(self, path: Path, last: int | None = None) -> NDArray[np.uint8]:
+        """(H, W) classes of a file; with `last`, all values beyond the classes count nowhere."""
+        stored, count = read_mask(path), len(self.names)
+        if last is not None:
+            stored = grey_values(stored, str(path))
+            stored = np.where(stored < count, stored, last)
+        colors = None if self.colors is None else [list(color) for color in self.colors]
+        return LabelTable(list(self.names), list(range(count)), IGNORE, colors).indices(
+            stored, str(path)
+        )
+
+
+def read_changed(path: Path) -> NDArray[np.uint8]:
+    """(H, W): 1 where a label is more than 0, be it 1 or 255."""
+    return (grey_values(read_mask(path), str(path)) > 0).astype(np.uint8)
+
+
+def check_sizes(pair: DatePair, maps: Sequence[NDArray]) -> None:
+    """Fail on labels of one pair that differ in size."""
+    sizes = {found.shape for found in maps}
+    if len(sizes) > 1:
+        raise DataError(f"the labels of {pair.name} differ in size: {sorted(sizes)}")
+
+
+def outline_unclassified(path: Path, size: Sequence[int]) -> NDArray[np.bool_]:
+    """(H, W): where the outlines of a file of xBD's say that nobody could tell the damage.
+
+    Raises:
+        DataError: The file is not of the form of xBD's.
+    """
+    canvas = Image.new("1", (size[1], size[0]))
+    draw = ImageDraw.Draw(canvas)
+    try:
+        features = json.loads(path.read_text(encoding="utf-8"))["features"]["xy"]
+        for feature in features:
+            if feature["properties"].get("subtype") != UNCLASSIFIED:
+                continue
+            outer = feature["wkt"].split("(")[2].split(")")[0]
+            numbers = [float(word) for word in re.findall(r"-?[\d.]+(?:e-?\d+)?", outer)]
+            draw.polygon(list(zip(numbers[::2], numbers[1::2], strict=True)), fill=1)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
+        raise DataError(f"{path} does not hold outlines as xBD's labels do: {error!r}") from None
+    return np.asarray(canvas, dtype=bool)

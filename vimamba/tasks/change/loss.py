@@ -1,0 +1,92 @@
+"""What a network for change minimises.
+
+Sizes: N pairs, C classes, H x W pixels.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from vimamba.labels import IGNORE
+from vimamba.tasks.segmentation.loss import MaskLoss, MaskObjective
+
+DEFAULT_CHANGE = MaskObjective(ce=1.0, dice=1.0)
+
+
+@dataclass(frozen=True)
+class ChangeObjective:
+    """What is minimised: `change + share * (sum over the maps of classes) + similarity * ...`.
+
+    Classes are learned where there are any: where something has changed, or on buildings. Those of
+    ChangeMamba (arXiv:2404.03425) are cross-entropy and 0.75 times Lovász; for semantic change a
+    `share` of 0.5 and a `similarity` of 0.25; for damage a Lovász of 0.5 on buildings.
+
+    Attributes:
+        change: Losses of the map of change, or of buildings.
+        classes: Losses of the maps of classes; as `change` if None.
+        share: Weight of each map of classes.
+        similarity: Weight of the squared difference of both dates' probabilities where nothing has
+            changed, as a mean over all pixels; of semantic change.
+    """
+
+    change: MaskObjective = DEFAULT_CHANGE
+    classes: MaskObjective | None = None
+    share: float = 0.5
+    similarity: float = 0.25
+
+
+DEFAULT_CHANGE_OBJECTIVE = ChangeObjective()
+
+
+class ChangeLoss(nn.Module):
+    """Loss of a network's answers against maps of labels.
+
+    Args:
+        objective: The losses and their weights.
+        num_classes: C, of what was there or of damage.
+    """
+
+    def __init__(self, objective: ChangeObjective, num_classes: int) -> None:
+        super().__init__()
+        self.objective = objective
+        self.change = MaskLoss(objective.change, 2)
+        self.classes = MaskLoss(objective.classes or objective.change, num_classes)
+
+    def forward(self, answers: Mapping[str, Tensor], truth: Tensor) -> Tensor:
+        """A number.
+
+        Args:
+            answers: Logits of each map, (N, channels, H, W), in the order of the truth's.
+            truth: (N, M, H, W), classes and `IGNORE`.
+        """
+        first, *details = answers
+        loss = self.change.single(margin(answers[first]), truth[:, 0])
+        for place, name in enumerate(details, 1):
+            # the first class says that there is nothing to tell
+            target = truth[:, place].masked_fill(truth[:, place] == 0, IGNORE)
+            logits = answers[name]
+            logits = margin(logits) if self.classes.binary else logits
+            loss = loss + self.objective.share * self.classes.single(logits, target)
+        if len(details) == 2 and self.objective.similarity:
+            before, after = (answers[name].float().softmax(1) for name in details)
+            same = (truth[:, :1] == 0).float()
+            apart = ((before - after) * same).square().mean()
+            loss = loss + self.objective.similarity * apart
+        return loss
+
+
+def margin(logits: Tensor) -> Tensor:
+    """Logits of two classes, (N, 2, H, W), as one whose sigmoid is the softmax of the second."""
+    return logits if logits.shape[1] == 1 else logits[:, 1:] - logits[:, :1]
+
+
+def restore_objective(value: ChangeObjective | dict) -> ChangeObjective:
+    """As given, or from the plain values that a checkpoint holds."""
+    if isinstance(value, ChangeObjective):
+        return value
+    parts = {
+        name: MaskObjective(**value[name]) if isinstance(value.get(name), dict) else value.get(name)
+        for name in ("change", "classes")
+    }
+    return ChangeObjective(**{**value, **parts})

@@ -1,0 +1,147 @@
+"""What a run on change tells: the data before training; scores, pictures and the export."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vimamba.console import number, say, show_table
+from vimamba.data import ChangeFolder
+from vimamba.data.inspection import describe_pixels, inspect_images
+from vimamba.hub import save_pretrained
+from vimamba.sizes import by_sides
+from vimamba.tasks.tools import FinishedRun
+
+RESULTS = (
+    ("data.png", "training pairs with their labels, as stored and as the network sees them"),
+    ("samples.png", "before, after, truth, prediction; also curves.png, confusion_matrix.png"),
+)
+INPUTS = ("BEFORE", "AFTER")
+PREDICTIONS = "predictions"
+PREDICT_OPTIONS: dict[str, Any] = {
+    "overlap": None,
+    "no_overlays": False,
+    "align": False,
+    "cog": False,
+    "probabilities": False,
+    "polygons": None,
+    "window_size": None,
+    "memory": None,
+}
+SCORES = {
+    "score": "score",
+    "sek": "SeK",
+    "fscd": "Fscd",
+    "miou": "mIoU of unchanged and changed",
+    "f1_building": "F1 of buildings",
+    "f1_damage": "F1 of damage, harmonic mean",
+    "f1": "F1 of change",
+    "iou": "IoU of change",
+    "precision": "precision of change",
+    "recall": "recall of change",
+    "accuracy": "accuracy of pixels (OA)",
+    "kappa": "kappa",
+    "loss": "loss",
+}
+
+
+def show_data(data: ChangeFolder) -> None:
+    """Check the data and print classes, their parts of the pixels, and what was noted.
+
+    Raises:
+        DataError: Something is empty, unreadable or does not fit together.
+    """
+    data.check()
+    counts, names, maps = data.counts, data.class_names, data.truths.maps
+    rows: list[list[object]] = []
+    for place, name in enumerate(maps):
+        classes = names if place or len(maps) == 1 else [f"no {name}", name]
+        for index, label in enumerate(classes):
+            parts = (
+                f"{count[place, index] / max(count[place].sum(), 1):.2%}"
+                for count in counts.values()
+            )
+            rows.append([name, label, *parts])
+    rows.append(["pairs", "", *(len(pairs) for pairs in data.in_order.values())])
+    head = ["labels", "class", *(f"{split} pixels" for split in counts)]
+    show_table(f"{data.root} ({data.kind} change)", head, rows)
+    fit = "squashed to" if data.preprocessing.fit == "squash" else "cut into windows of"
+    say(f"pairs are {fit} {by_sides(data.img_size)}")
+    for note in data.notes():
+        say(note)
+    for line in describe_pixels(data, inspect_images(data, budget=5.0)):
+        say(line)
+
+
+def draw_data(data: ChangeFolder, out: Path) -> None:
+    """Training pairs with their labels, plain and changed at random."""
+    from vimamba.tasks.change.pictures import draw_pairs
+
+    draw_pairs(data, out / "data.png")
+
+
+def show_scores(split: str, report: dict[str, Any]) -> None:
+    """Print the scores of a split, and those of each class."""
+    keys = ("f1", "iou", "precision", "recall")
+    rows = [
+        [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
+        for row in report["per_class"]
+    ]
+    head = ["class", "pixels", "F1", "IoU", "precision", "recall"]
+    show_table(f"{split}: {report['images']} pairs, over all pixels", head, rows)
+    building = "f1_building" in report
+    names = {
+        k: v.replace("of change", "of buildings") if building else v for k, v in SCORES.items()
+    }
+    scores = [[name, number(report[key], 4)] for key, name in names.items() if key in report]
+    show_table("", ["score", split], scores)
+
+
+def headline(split: str, report: dict[str, Any]) -> str:
+    """The scores that matter most in a line."""
+    keys = [key for key in ("score", "sek", "fscd", "f1_damage") if key in report] or ["f1", "iou"]
+    scores = ", ".join(f"{SCORES[key]} {number(report[key], 4)}" for key in keys)
+    return f"{split} {scores} on {report['images']} pairs"
+
+
+def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
+    """There are no lists to write."""
+    return report
+
+
+def draw_results(
+    task: Any, data: ChangeFolder, split: str, report: dict[str, Any], out: Path
+) -> None:
+    """Confusion matrix and samples."""
+    from vimamba.tasks.change.pictures import draw_answers
+    from vimamba.tasks.pictures import draw_confusion
+
+    title = headline(split, report)
+    path = out / "confusion_matrix.png"
+    draw_confusion(report, data.class_names, path, title=title, shares=True)
+    draw_answers(task, data, split, out / "samples.png")
+
+
+def export(task: Any, data: Any, folder: Path) -> None:
+    """Write the scored network with all that is needed to build it again."""
+    preprocessing = data.preprocessing
+    save_pretrained(
+        task.scored_net,
+        folder,
+        label_names=task.class_names,
+        license=None if task.hparams["pretrained"] else "unknown",
+        data_config={"mean": tuple(preprocessing.mean), "std": tuple(preprocessing.std)},
+        preprocessing=asdict(preprocessing),
+    )
+
+
+def export_hint(folder: Path) -> str:
+    """How to load the export."""
+    return "for vimamba.load_change_detector, without Lightning"
+
+
+def predict(run: FinishedRun, given: Namespace) -> int:
+    """Map the change between two images, or the pairs of two folders."""
+    from vimamba.tasks.change.predict import map_changes
+
+    return map_changes(run, given)

@@ -13,6 +13,7 @@ vimamba fit: train a classifier or a segmentation network
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
   vimamba fit --task segmentation --data FOLDER --model vm_unet
+  vimamba fit --task volumes --data FOLDER --model vss_unet_3d_tiny
   vimamba fit -c configs/classification/digits_vim.yaml --lr 2e-3 --out runs/digits
   vimamba fit --resume runs/digits                    go on after Ctrl-C, bit for bit
   vimamba cross-validate ...                          the same for every fold of the data
@@ -27,6 +28,7 @@ vimamba fit: train a classifier or a segmentation network
   --pretrained          start from the published weights
   --epochs N            30 by default; --trainer.max_steps N instead ends after N steps
   --img-size N|HxW      side of the images for the network, or height and width: 224, 96x160
+  --patch-size N|DxHxW  of volumes, slices, rows and columns that the network sees: 32x96x96
   --lr X --batch-size N --seed N --workers N
   --precision P         32-true, bf16-mixed, 16-mixed; 64-true, bf16-true, 16-true
   --out RUN             folder to write; runs/<time>_<model> by default
@@ -55,6 +57,7 @@ ALIASES = {
     "--lr": "--model.optim.lr",
     "--batch-size": "--data.batch_size",
     "--img-size": "--data.img_size",
+    "--patch-size": "--data.img_size",
     "--seed": "--seed_everything",
     "--precision": "--trainer.precision",
     "--workers": "--data.workers",

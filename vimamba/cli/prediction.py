@@ -61,6 +61,8 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
+    scores = "of volumes, write the probabilities of all classes, too"
+    parser.add_argument("--softmax", action="store_true", default=None, help=scores)
     given = parser.parse_args(args)
     check_at_least(given, topk=1, batch_size=1, workers=0)
 

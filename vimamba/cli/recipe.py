@@ -91,9 +91,11 @@ class RecipeCLI(LightningCLI):
         cfg = task.find_cfg(model.model, model.get("model_kwargs"))
         if data.get("img_size") is None:
             size = (model.get("model_kwargs") or {}).get("img_size")
-            data.img_size = size or cfg.input_size[1:]
-        size = read_size(data.img_size)
-        data.img_size = size if isinstance(size, int) else list(size)
+            # of no length where the data proposes one
+            data.img_size = size or cfg.input_size[1:] or None
+        if data.img_size is not None:
+            size = read_size(data.img_size, task.axes)
+            data.img_size = size if isinstance(size, int) else list(size)
         self.published = cfg if model.get("pretrained") else None
         data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)

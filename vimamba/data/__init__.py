@@ -17,10 +17,16 @@ from vimamba.data.masked.nifti import NiftiSlices
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.masked.synapse import Synapse
 from vimamba.data.preprocessing import Intensity, Preprocessing
+from vimamba.data.volumes.augmentation import VolumeAugmentation
+from vimamba.data.volumes.challenges import ACDC, BraTS
+from vimamba.data.volumes.data import VolumeData
+from vimamba.data.volumes.folders import VolumeFolder
 
 __all__ = [
+    "ACDC",
     "ISIC",
     "Augmentation",
+    "BraTS",
     "CSVList",
     "Catalogue",
     "ClassificationData",
@@ -37,4 +43,7 @@ __all__ = [
     "Preprocessing",
     "SegmentationData",
     "Synapse",
+    "VolumeAugmentation",
+    "VolumeData",
+    "VolumeFolder",
 ]

@@ -6,6 +6,7 @@ from vimamba.tasks.optim import Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
+from vimamba.tasks.volumes import Volumes
 
 __all__ = [
     "Classification",
@@ -16,5 +17,6 @@ __all__ = [
     "Segmentation",
     "Task",
     "TaskError",
+    "Volumes",
     "register_task",
 ]

@@ -59,5 +59,13 @@ def task_arguments(task: Task) -> dict[str, Any]:
 
 def shared_settings(task: Task) -> dict[str, Any]:
     """What answers depend on, apart from the weights."""
-    names = ("class_names", "multi_label", "label_values", "background", "img_size", "in_chans")
+    names = (
+        "class_names",
+        "multi_label",
+        "label_values",
+        "background",
+        "img_size",
+        "in_chans",
+        "spacing",
+    )
     return {name: task.hparams[name] for name in names if name in task.hparams}

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from vimamba.data.base import ImageData, check_positive, restore_settings
 from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue, Item
-from vimamba.data.loading import stream_seed
+from vimamba.data.loading import SizedDataset, stream_seed
 from vimamba.data.masked.augmentation import (
     PRESETS,
     MaskedAugmentation,
@@ -283,7 +283,7 @@ class SegmentationData(ImageData):
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training pixel of class {empty}")
 
-    def dataset(self, split: str, *, augmented: bool = False) -> MaskedDataset:
+    def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
         """Images of a split, as the network gets them."""
         prepare, transform = self.preprocessing, None
         if augmented:

@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation test lint types slow floors clean
+.PHONY: demo demo-segmentation demo-volumes test lint types slow floors clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
 
 demo-segmentation: $(VENV)/.train,medical
 	$(BIN)/python tools/demo_segmentation.py
+
+demo-volumes: $(VENV)/.train,medical
+	$(BIN)/python tools/demo_volumes.py
 
 # two processes of one thread each, which do not take the cores from each other
 test: lint types

@@ -51,7 +51,8 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     known = inspect.signature(model).parameters
     if "class_counts" in known:
         given["class_counts"] = [3, 2, 1]
-    given |= {"img_size": content["data"]["init_args"]["img_size"], "in_chans": source.in_chans}
+    chans = 1 if content["data"]["class_path"].endswith("VolumeFolder") else source.in_chans
+    given |= {"img_size": content["data"]["init_args"]["img_size"], "in_chans": chans}
     given["optim"]["ema"] = None  # timm cannot average weights without memory
     with torch.device("meta"):  # no time is spent on weights
         task = model(**arguments(model, given))

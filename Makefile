@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation demo-change demo-registration test lint types slow floors clean
+.PHONY: demo demo-segmentation demo-change demo-volumes demo-registration test lint types slow floors clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
@@ -19,6 +19,9 @@ demo-registration: $(VENV)/.train,medical
 
 demo-change: $(VENV)/.train,geo
 	$(BIN)/python tools/demo_change.py
+
+demo-volumes: $(VENV)/.train,medical
+	$(BIN)/python tools/demo_volumes.py
 
 # two processes of one thread each, which do not take the cores from each other
 test: lint types

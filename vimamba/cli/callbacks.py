@@ -113,6 +113,8 @@ def plan_line(trainer: Trainer) -> str:
             warmup += f", a third of the training, instead of {optim.warmup_epochs:g}"
         fall = {"cosine": "falls as a cosine", "poly": "falls as a power", "constant": "stays"}
         parts += [warmup, f"then the rate {fall[optim.schedule]}"]
+        if optim.minutes is not None:
+            parts[-1] += f" of time; the training ends after {optim.minutes:g} minutes"
         if trainer.global_step:
             before = schedule.steps_before
             planned = f" of {before:.0f} planned before" if before not in (None, steps) else ""

@@ -13,6 +13,7 @@ vimamba fit: train a classifier, or a network for segmentation or change
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
   vimamba fit --task segmentation --data FOLDER --model vm_unet
+  vimamba fit --task volumes --data FOLDER --model vss_unet_3d_tiny
   vimamba fit --task registration --data FOLDER --model mambamorph
   vimamba fit -c configs/classification/digits_vim.yaml --lr 2e-3 --out runs/digits
   vimamba fit --resume runs/digits                    go on after Ctrl-C, bit for bit
@@ -31,6 +32,7 @@ vimamba fit: train a classifier, or a network for segmentation or change
   --pretrained          start from the published weights
   --epochs N            30 by default; --trainer.max_steps N instead ends after N steps
   --img-size N|HxW      side of the images for the network, or height and width: 224, 96x160
+  --patch-size N|DxHxW  of volumes, slices, rows and columns that the network sees: 32x96x96
   --lr X --batch-size N --seed N --workers N
   --precision P         32-true, bf16-mixed, 16-mixed; 64-true, bf16-true, 16-true
   --out RUN             folder to write; runs/<time>_<model> by default
@@ -61,6 +63,7 @@ ALIASES = {
     "--lr": "--model.optim.lr",
     "--batch-size": "--data.batch_size",
     "--img-size": "--data.img_size",
+    "--patch-size": "--data.img_size",
     "--seed": "--seed_everything",
     "--precision": "--trainer.precision",
     "--workers": "--data.workers",

@@ -80,6 +80,8 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
+    scores = "of volumes, write the probabilities of all classes, too"
+    parser.add_argument("--softmax", action="store_true", default=None, help=scores)
     scenes = parser.add_argument_group("GeoTIFF scenes")
     add_scene_options(scenes)
     given = parser.parse_args(args)

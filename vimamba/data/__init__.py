@@ -23,11 +23,17 @@ from vimamba.data.paired.change_folder import ChangeFolder
 from vimamba.data.paired.pair_csv import PairCSV
 from vimamba.data.paired.registration import RegistrationData
 from vimamba.data.preprocessing import Intensity, Preprocessing
+from vimamba.data.volumes.augmentation import VolumeAugmentation
+from vimamba.data.volumes.challenges import ACDC, BraTS
+from vimamba.data.volumes.data import VolumeData
+from vimamba.data.volumes.folders import VolumeFolder
 
 __all__ = [
+    "ACDC",
     "ISIC",
     "AerialFolder",
     "Augmentation",
+    "BraTS",
     "CSVList",
     "CaseFolder",
     "Catalogue",
@@ -49,4 +55,7 @@ __all__ = [
     "SceneFolder",
     "SegmentationData",
     "Synapse",
+    "VolumeAugmentation",
+    "VolumeData",
+    "VolumeFolder",
 ]

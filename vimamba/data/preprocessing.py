@@ -106,7 +106,7 @@ class Preprocessing:
         """
         names = cls.__dataclass_fields__.keys() - {"intensity", "fit", "crop_pct"}
         fields: dict[str, Any] = {name: settings.get(name) for name in names}
-        fields["img_size"] = read_size(settings["img_size"])
+        fields["img_size"] = read_size(settings["img_size"], None)
         fields["fit"] = settings.get("fit") or "crop"
         fields["crop_pct"] = settings.get("crop_pct") or 1.0
         return cls(**fields, intensity=Intensity(**(settings.get("intensity") or {})))

@@ -8,6 +8,7 @@ from vimamba.tasks.registration import ImageRegistration, RegistrationObjective
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation import MaskObjective, Segmentation
 from vimamba.tasks.task import Task
+from vimamba.tasks.volumes import Volumes
 
 __all__ = [
     "Change",
@@ -21,5 +22,6 @@ __all__ = [
     "Segmentation",
     "Task",
     "TaskError",
+    "Volumes",
     "register_task",
 ]

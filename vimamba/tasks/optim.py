@@ -29,6 +29,9 @@ class Optimization:
         ema: Decay of a running average of the weights, which is then what is scored and exported.
         freeze_epochs: First epochs, in which only the classifier or the decoder is trained; what
             can be pretrained stays as it is, with its statistics and without its dropout.
+        minutes: Length of the training by the clock: the rate falls with time instead of steps, and
+            the training ends when they are over, or after `max_epochs`. The end is then predictable
+            on a machine that others use, too, but a run is no longer repeated to the bit.
     """
 
     opt: str = "adamw"
@@ -42,6 +45,7 @@ class Optimization:
     min_lr: float = 1e-6
     ema: float | None = None
     freeze_epochs: int = 0
+    minutes: float | None = None
 
 
 DEFAULT_OPTIMIZATION = Optimization()
@@ -66,6 +70,8 @@ def check_optimization(optim: Optimization) -> None:
         raise TaskError(f"optim.layer_decay={optim.layer_decay} must lie in (0, 1]")
     if optim.ema is not None and not 0 <= optim.ema < 1:
         raise TaskError(f"optim.ema={optim.ema} must lie in [0, 1)")
+    if optim.minutes is not None and not optim.minutes > 0:
+        raise TaskError(f"optim.minutes={optim.minutes} must be above 0")
     for name in ("weight_decay", "power", "warmup_epochs", "warmup_lr", "min_lr", "freeze_epochs"):
         if not getattr(optim, name) >= 0:
             raise TaskError(f"optim.{name}={getattr(optim, name)} must be at least 0")

@@ -1,6 +1,7 @@
-"""The learning rate as a function of the optimizer's steps: a linear warm-up, then a fall."""
+"""The learning rate as a function of the steps, or of time: a linear warm-up, then a fall."""
 
 import math
+import time
 from typing import Any
 
 from timm.scheduler.scheduler import Scheduler
@@ -42,7 +43,19 @@ class Schedule(Scheduler):
         ]
         self.steps, self.warmup = plan_steps(trainer, optim)
         self.steps_before: float | None = None
+        self.begun = time.monotonic()
         self.step_update(0)
+
+    @property
+    def seconds(self) -> float:
+        """How long the training has taken, with what was done before it was resumed."""
+        return time.monotonic() - self.begun
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time that the training was given has passed."""
+        minutes = self.optim.minutes
+        return minutes is not None and self.seconds >= 60 * minutes
 
     def _get_lr(self, t: int) -> list[float]:
         return [self.rate(t, highest) for highest in self.base_values]
@@ -54,7 +67,10 @@ class Schedule(Scheduler):
             return optim.warmup_lr + step * (highest - optim.warmup_lr) / self.warmup
         if optim.schedule == "constant":
             return highest
-        done = min(step / self.steps, 1)
+        part = step / self.steps
+        if optim.minutes is not None:
+            part = max(part, self.seconds / (60 * optim.minutes))
+        done = min(part, 1)
         if optim.schedule == "cosine":
             left = (1 + math.cos(math.pi * done)) / 2
         else:
@@ -62,14 +78,16 @@ class Schedule(Scheduler):
         return optim.min_lr + (highest - optim.min_lr) * left
 
     def state_dict(self) -> dict[str, Any]:
-        """The length; the position is the trainer's."""
-        return {"steps": self.steps}
+        """The length, and the time taken; the position is the trainer's."""
+        timed = {} if self.optim.minutes is None else {"seconds": self.seconds}
+        return {"steps": self.steps, **timed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the trainer's step, with the settings asked for instead of the saved ones."""
         for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
             group.update(settings)
         self.steps_before = state_dict.get("steps")
+        self.begun = time.monotonic() - state_dict.get("seconds", 0.0)
         self.steps, self.warmup = plan_steps(self.trainer, self.optim)
         self.step_update(self.trainer.global_step)
 

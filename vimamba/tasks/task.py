@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from vimamba.errors import UsageError
 from vimamba.lightning import LightningModule, TrainerFn
-from vimamba.sizes import height_and_width
+from vimamba.sizes import sides_of
 from vimamba.tasks.backbone import model_cfg
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.finite import LOWEST_SCALE, WAY_OUT, are_finite, find_broken, find_layer
@@ -87,6 +87,8 @@ class Task(LightningModule):
 
     # how many dates stand in one tensor before the channels, where that is not a single image
     stack: ClassVar[tuple[int, ...]] = ()
+    # of space
+    axes: ClassVar[int] = 2
 
     net: nn.Module
     average: ModelEmaV3 | None
@@ -298,8 +300,11 @@ class Task(LightningModule):
         self._seed_step(batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let go of the batch."""
+        """Let go of the batch, and end a training whose time is over."""
         self._batch = None
+        configs = self.trainer.lr_scheduler_configs
+        if any(isinstance(c.scheduler, Schedule) and c.scheduler.is_over for c in configs):
+            self.trainer.should_stop = True
 
     def on_train_epoch_start(self) -> None:
         """Keep what is frozen from following the images: its statistics, dropout, dropped paths."""
@@ -508,7 +513,7 @@ class Task(LightningModule):
             TaskError: A norm over the batch is left with a single value.
         """
         hparams, net = cast(Any, self.hparams), self.net
-        sides = height_and_width(hparams["img_size"] or 224)
+        sides = sides_of(hparams["img_size"] or 224, self.axes)
         shape = (size, *self.stack, hparams["in_chans"], *sides)
         image = torch.zeros(shape, dtype=None, device="cpu")
         try:

@@ -233,15 +233,15 @@ def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
     back = orientations.ornt_transform(
         orientations.axcodes2ornt(("L", "P", "S")), orientation(volume.affine)
     )
-    assert values.shape == shape, (values.shape, shape)
+    assert values.shape[:3] == shape, (values.shape, shape)
     return orientations.apply_orientation(values, back)
 
 
 def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
-    """Write classes as a volume that lies where another one does.
+    """Write classes, or several values a voxel, as a volume that lies where another one does.
 
     Args:
-        slices: (slices, rows, columns) as `cut_volume` gives them.
+        slices: (slices, rows, columns[, values]) as `cut_volume` gives them.
         like: Volume whose affine and order of axes to take.
         axis: Which way it was cut.
         path: .nii or .nii.gz to write; a half-written file never appears.
@@ -249,7 +249,8 @@ def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
     import nibabel
 
     volume = open_volume(like)
-    stored = to_stored_axes(volume, slices.transpose(np.argsort(ORDER[axis])))
+    axes = (*np.argsort(ORDER[axis]), *range(3, slices.ndim))
+    stored = to_stored_axes(volume, slices.transpose(axes))
     header = volume.header.copy()
     header.set_data_dtype(stored.dtype)
     image = nibabel.Nifti1Image(np.ascontiguousarray(stored), volume.affine, header)
@@ -429,7 +430,63 @@ def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, 
     return found
 
 
-class NiftiSlices(MaskFolder):
+class NiftiFolder(MaskFolder):
+    """Folders of NIfTI volumes and masks; see the module for the layouts.
+
+    A subclass says in `items_of` what the items of a volume are.
+
+    Args:
+        root: The folder.
+        **kwargs: Arguments of `MaskFolder`.
+    """
+
+    def __init__(self, root: str, **kwargs) -> None:  # noqa: ANN003
+        super().__init__(root, **kwargs)
+
+    def read(self) -> Catalogue:
+        """Find the volumes."""
+        if not self.root.is_dir():
+            raise DataError(f"root={str(self.root)!r} is not a folder")
+        named = {path.name: path for path in subfolders(self.root)}
+        if "imagesTr" not in named:
+            return super().read()
+        train = self.pair(named["imagesTr"], self.root / "labelsTr")
+        tests, masks = named.get("imagesTs"), None
+        if tests is not None:
+            masks = self.find_masks("test", tests, named.get("labelsTs"))
+        if tests is not None and masks is not None:
+            return self.with_val({"train": train, "test": self.pair(tests, masks)})
+        return Catalogue(self.divide(train), drawn=True)
+
+    def list_files(self, folder: Path, remarks: Remarks | None = None) -> list[Path]:
+        """Volumes of a folder."""
+        return list_volumes(folder, remarks)
+
+    def items_of(self, paths: Sequence[Path], mask: Path) -> Sequence[Any]:
+        """The items of a volume, one file per channel or all channels in one, and its mask."""
+        raise NotImplementedError
+
+    def pair(self, images: Path, masks: Path) -> tuple[Any, ...]:
+        """Items of all volumes of a folder with their masks."""
+        if not masks.is_dir():
+            raise DataError(f"there is no folder {masks}")
+        mask_files = by_name(
+            self.list_files(masks, self.remarks),
+            lambda path: stem(path).removesuffix(self.mask_suffix),
+        )
+        image_files = group_channels(self.list_files(images, self.remarks), mask_files)
+        if not image_files:
+            raise DataError(f"folder {images} holds no volume")
+        match_names(image_files, mask_files, images, masks)
+        check_files([*mask_files.values(), *(p for ps in image_files.values() for p in ps)])
+        return tuple(
+            item
+            for name, paths in image_files.items()
+            for item in self.items_of(paths, mask_files[name])
+        )
+
+
+class NiftiSlices(NiftiFolder):
     """NIfTI volumes slice by slice; see the module for the layouts.
 
     Args:
@@ -452,57 +509,29 @@ class NiftiSlices(MaskFolder):
         super().__init__(root, in_chans=in_chans, **kwargs)
         self.axis: Axis = axis
         self.labeled_only = labeled_only
+        self._odd: list[str] = []
 
     def read(self) -> Catalogue:
         """Find the volumes and cut them."""
-        if not self.root.is_dir():
-            raise DataError(f"root={str(self.root)!r} is not a folder")
-        named = {path.name: path for path in subfolders(self.root)}
-        if "imagesTr" not in named:
-            found = super().read()
-        else:
-            train = self.pair(named["imagesTr"], self.root / "labelsTr")
-            tests, masks = named.get("imagesTs"), None
-            if tests is not None:
-                masks = self.find_masks("test", tests, named.get("labelsTs"))
-            if tests is not None and masks is not None:
-                found = self.with_val({"train": train, "test": self.pair(tests, masks)})
-            else:
-                found = Catalogue(self.divide(train), drawn=True)
+        found = super().read()
         if self.labeled_only and "train" in found.splits:
             found.splits["train"] = tuple(s for s in found.splits["train"] if s.mask().any())
         return found
 
-    def list_files(self, folder: Path, remarks: Remarks | None = None) -> list[Path]:
-        """Volumes of a folder."""
-        return list_volumes(folder, remarks)
-
     def pair(self, images: Path, masks: Path) -> tuple[VolumeSlice, ...]:
         """Slices of all volumes of a folder with those of their masks."""
-        if not masks.is_dir():
-            raise DataError(f"there is no folder {masks}")
-        mask_files = by_name(
-            self.list_files(masks, self.remarks),
-            lambda path: stem(path).removesuffix(self.mask_suffix),
-        )
-        image_files = group_channels(self.list_files(images, self.remarks), mask_files)
-        if not image_files:
-            raise DataError(f"folder {images} holds no volume")
-        match_names(image_files, mask_files, images, masks)
-        check_files([*mask_files.values(), *(p for ps in image_files.values() for p in ps)])
-        items: list[VolumeSlice] = []
-        odd: list[str] = []
-        for name, paths in image_files.items():
-            items += cut_volume(paths, mask_files[name], self.axis, self.root, align=self.align)
-            files = [*paths, mask_files[name]]
-            odd += [relative_name(p, self.root) for p in files if affines_differ(open_volume(p))]
-            self._check_channels(paths)
-        if odd:
-            text = f"the qform and the sform of {len(odd)} volumes differ"
-            self.remarks.say(f"{text}; the sform counts ({some(odd)})")
-        return tuple(items)
+        self._odd = []
+        items = super().pair(images, masks)
+        if self._odd:
+            text = f"the qform and the sform of {len(self._odd)} volumes differ"
+            self.remarks.say(f"{text}; the sform counts ({some(self._odd)})")
+        return items
 
-    def _check_channels(self, paths: Sequence[Path]) -> None:
-        """Fail unless a case has the channels that are asked for."""
+    def items_of(self, paths: Sequence[Path], mask: Path) -> list[VolumeSlice]:
+        """Slices of a volume with those of its mask."""
+        items = cut_volume(paths, mask, self.axis, self.root, align=self.align)
+        odd = (path for path in (*paths, mask) if affines_differ(open_volume(path)))
+        self._odd += [relative_name(path, self.root) for path in odd]
         have = sum(open_volume(path).channels for path in paths)
         select_bands(np.zeros((1, 1, have)), self.in_chans, self.bands, f"volume {paths[0]}")
+        return items

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from vimamba.data.base import ImageData, check_positive, restore_settings
 from vimamba.data.errors import DataError
 from vimamba.data.items import Item
-from vimamba.data.loading import stream_seed
+from vimamba.data.loading import SizedDataset, stream_seed
 from vimamba.data.masked.augmentation import (
     PRESETS,
     MaskedAugmentation,
@@ -277,7 +277,7 @@ class SegmentationData(ImageData):
         """Cases of a split."""
         return len({item.case for item in self.items(split)})
 
-    def dataset(self, split: str, *, augmented: bool = False) -> MaskedDataset:
+    def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
         """Images of a split, as the network gets them."""
         prepare, transform = self.preprocessing, None
         if augmented:

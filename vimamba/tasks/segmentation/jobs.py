@@ -11,6 +11,7 @@ from vimamba.data.listing import IMAGE_SUFFIXES, find_file, list_files, list_ima
 from vimamba.data.lists import LIST_SUFFIXES, read_rows
 from vimamba.data.masked.nifti import ENDINGS, stem
 from vimamba.data.remarks import Remarks
+from vimamba.data.volumes.challenges import BRATS_NAMES
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
     Target,
@@ -138,11 +139,31 @@ def is_below(path: Path, folder: Path) -> bool:
 
 
 def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
-    """Volumes below a folder; with several channels, files `case_0000` and so on are one."""
+    """Volumes below a folder; with several channels, files `case_0000` and so on are one.
+
+    Of four channels, so are the modalities of BraTS, in their order and without the masks.
+    """
     grouped: dict[str, list[Path]] = {}
     for path in list_files(folder, ENDINGS):
         name = (path.parent.relative_to(folder) / stem(path)).as_posix()
         if in_chans > 1 and name[-5:-4] == "_" and name[-4:].isdecimal():
             name = name[:-5]
         grouped.setdefault(name, []).append(path)
+    if in_chans == len(BRATS_NAMES[0]):
+        grouped = join_modalities(grouped)
     return [Job(tuple(paths), output_name(name, ".nii.gz")) for name, paths in grouped.items()]
+
+
+def join_modalities(grouped: dict[str, list[Path]]) -> dict[str, list[Path]]:
+    """Volumes whose names end in the modalities of BraTS as one, without their masks."""
+    found = dict(grouped)
+    for name in grouped:
+        for names in BRATS_NAMES:
+            for mark in "_-":
+                case = name.removesuffix(f"{mark}{names[0]}")
+                files = [f"{case}{mark}{modality}" for modality in names]
+                if case == name or not all(file in found for file in files):
+                    continue
+                found[case] = [path for file in files for path in found.pop(file)]
+                found.pop(f"{case}{mark}seg", None)
+    return found

@@ -19,7 +19,7 @@ belong to no class, neither in the truth nor in the prediction.
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: b
 def case_scores(
     prediction: NDArray[np.uint8],
     truth: NDArray[np.uint8],
-    classes: Sequence[int],
+    classes: Sequence[int | Sequence[int]],
     spacing: Sequence[float],
     tolerance: float,
 ) -> list[dict[str, float | None]]:
@@ -83,7 +83,7 @@ def case_scores(
     Args:
         prediction: (H, W) or (D, H, W) classes.
         truth: The same, with `IGNORE`.
-        classes: To score.
+        classes: To score; several classes may count as one.
         spacing: Distance between neighbors along each axis.
         tolerance: Distance up to which a surface counts as found, in units of the spacing.
 
@@ -98,8 +98,8 @@ def case_scores(
         [0] * truth.ndim, [s * n for s, n in zip(spacing, truth.shape, strict=True)]
     )
     rows: list[dict[str, float | None]] = []
-    for label in classes:
-        found, wanted = (prediction == label) & ~ignored, truth == label
+    for labels in classes:
+        found, wanted = np.isin(prediction, labels) & ~ignored, np.isin(truth, labels)
         if not found.any() and not wanted.any():
             rows.append(dict.fromkeys(CASE_SCORES))
             continue
@@ -130,11 +130,24 @@ class CaseTable:
         class_names: In the order of the classes.
         background: Do not score the first class.
         tolerance: See `case_scores`.
+        regions: Sets of classes that are scored besides, by name.
     """
 
-    def __init__(self, class_names: Sequence[str], *, background: bool, tolerance: float) -> None:
-        self.classes = list(range(int(background), len(class_names)))
-        self.class_names = class_names
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        *,
+        background: bool,
+        tolerance: float,
+        regions: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        first = int(background)
+        # what is scored, by name, and how much of it is classes
+        self.parts: dict[str, Sequence[int]] = {
+            name: (label,) for label, name in enumerate(class_names) if label >= first
+        }
+        self.class_count = len(self.parts)
+        self.parts |= regions or {}
         self.tolerance = tolerance
         self.rows: list[Row] = []
         self.case: str | None = None
@@ -164,9 +177,10 @@ class CaseTable:
             np.stack(part) if volume else part[0] for part in zip(*self.slices, strict=True)
         )
         self.seen.update(np.unique(truth).tolist())
-        scores = case_scores(prediction, truth, self.classes, self.spacing, self.tolerance)
-        for label, found in zip(self.classes, scores, strict=True):
-            self.rows.append({"case": self.case, "class": self.class_names[label], **found})
+        parts = list(self.parts.values())
+        scores = case_scores(prediction, truth, parts, self.spacing, self.tolerance)
+        for name, found in zip(self.parts, scores, strict=True):
+            self.rows.append({"case": self.case, "class": name, **found})
         self.case, self.slices = None, []
 
     def means(self) -> tuple[dict[str, float | None], list[Row]]:
@@ -175,13 +189,12 @@ class CaseTable:
         None for a class that is in the truth of no case.
         """
         per_class: list[Row] = []
-        for label in self.classes:
-            name = self.class_names[label]
+        for name, labels in self.parts.items():
             rows = [row for row in self.rows if row["class"] == name and row["dice"] is not None]
-            rows = rows if label in self.seen else []
+            rows = rows if self.seen.intersection(labels) else []
             means = {key: mean_or_none([row[key] for row in rows]) for key in CASE_SCORES}
             per_class.append({"class": name, "cases": len(rows), **means})
-        seen = [row for row in per_class if row["cases"]]
+        seen = [row for row in per_class[: self.class_count] if row["cases"]]
         return {key: mean_or_none([row[key] for row in seen]) for key in CASE_SCORES}, per_class
 
 

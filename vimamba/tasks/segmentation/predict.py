@@ -2,7 +2,7 @@
 
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +65,15 @@ VIEW_IMAGES = 6
 PANEL_LEAST, PANEL_MOST = 512, 2048
 
 
-def segment(run: FinishedRun, given: Namespace) -> int:
+def segment(
+    run: FinishedRun, given: Namespace, make_writer: Callable[..., "MaskWriter"] | None = None
+) -> int:
     """Segment images, or go on where an earlier call with the same options stopped.
 
     Args:
         run: What answers.
         given: Options of `vimamba predict`.
+        make_writer: Another class of writers than `MaskWriter`.
 
     Returns:
         Exit code.
@@ -97,7 +100,8 @@ def segment(run: FinishedRun, given: Namespace) -> int:
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colors"))
     answered: list[Job] = []
     if jobs:
-        answered = segment_images(run, task, table, jobs, truths, out, given, unanswered)
+        make = make_writer or MaskWriter
+        answered = segment_images(run, task, table, jobs, truths, out, given, unanswered, make)
     if scenes:
         answered += segment_scenes(run, task, table, scenes, truths, out, given, unanswered)
     if not answered:
@@ -114,14 +118,16 @@ def segment_images(
     out: Path,
     given: Namespace,
     unanswered: Unanswered,
+    make_writer: Callable[..., "MaskWriter"],
 ) -> list[Job]:
     """Segment images and volumes; returns those that have a mask."""
     settings, overlays = run.data, not given.no_overlays
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
-    keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
+    writer = make_writer(task, table, settings, out)
+    options = {"tta": given.tta, "overlap": task.overlap, **writer.options}
+    keep_record(out, *run.checkpoints, **options)
     wanted = claim(out, jobs, overlays=overlays)
-    writer = MaskWriter(task, table, settings, out)
     if overlays:
         writer.look(jobs)
     answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
@@ -256,13 +262,19 @@ class MaskWriter:
         table: Its classes and their values in masks.
         settings: Arguments of the data set it was trained on.
         out: Folder to write.
+
+    Attributes:
+        options: What else the masks depend on, for the record.
     """
 
+    preparation: type[Preprocessing] = Preprocessing
+
     def __init__(self, task: Any, table: LabelTable, settings: dict[str, Any], out: Path) -> None:
+        self.options: dict[str, Any] = {}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.task = task.to(self.device)
         self.table = table
-        self.prepare = Preprocessing.from_settings(settings)
+        self.prepare = self.preparation.from_settings(settings)
         self.axis = settings.get("axis", "axial")
         self.align = settings.get("align", False)
         self.out = out

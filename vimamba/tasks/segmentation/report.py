@@ -61,22 +61,8 @@ def show_data(data: SegmentationData) -> None:
         DataError: Something is empty, unreadable or does not fit together.
     """
     data.check()
-    splits, seen = data.in_order, data.survey
-    counts = {split: data.count(split) for split in splits}
-    rows: list[list[object]] = []
-    for index, (name, value) in enumerate(
-        zip(data.class_names[:CLASS_ROWS], data.label_values, strict=False)
-    ):
-        images = seen.images["train"].get(value, 0)
-        parts = (f"{count[index] / max(count.sum(), 1):.2%}" for count in counts.values())
-        rows.append([name, value, images, *parts])
-    if data.num_classes > CLASS_ROWS:
-        rows.append([f"({data.num_classes - CLASS_ROWS} more)", "", "", *("" for _ in splits)])
-    rows.append(["images", "", len(splits["train"]), *map(len, splits.values())])
-    for what, found in data.tallies().items():
-        rows.append([what, "", found["train"], *(found[split] for split in splits)])
-    head = ["class", "value", "training images", *(f"{split} pixels" for split in splits)]
-    show_table(f"{data.root} ({data.num_classes} classes)", head, rows)
+    show_classes(data)
+    seen = data.survey
     (low_h, low_w), (high_h, high_w) = seen.smallest, seen.largest
     size = f"{low_h}x{low_w}"
     size = size if seen.smallest == seen.largest else f"{size} to {high_h}x{high_w}"
@@ -88,6 +74,26 @@ def show_data(data: SegmentationData) -> None:
     # the masks and the heads of all images have been read: a short look at the values is enough
     for line in describe_pixels(data, inspect_images(data, budget=5.0)):
         say(line)
+
+
+def show_classes(data: SegmentationData, unit: str = "pixels", many: str = "images") -> None:
+    """Print the classes and their parts of the pixels, or voxels, of each split."""
+    splits, seen = data.in_order, data.survey
+    counts = {split: data.count(split) for split in splits}
+    rows: list[list[object]] = []
+    for index, (name, value) in enumerate(
+        zip(data.class_names[:CLASS_ROWS], data.label_values, strict=False)
+    ):
+        images = seen.images["train"].get(value, 0)
+        parts = (f"{count[index] / max(count.sum(), 1):.2%}" for count in counts.values())
+        rows.append([name, value, images, *parts])
+    if data.num_classes > CLASS_ROWS:
+        rows.append([f"({data.num_classes - CLASS_ROWS} more)", "", "", *("" for _ in splits)])
+    rows.append([many, "", len(splits["train"]), *map(len, splits.values())])
+    for what, found in data.tallies().items():
+        rows.append([what, "", found["train"], *(found[split] for split in splits)])
+    head = ["class", "value", f"training {many}", *(f"{split} {unit}" for split in splits)]
+    show_table(f"{data.root} ({data.num_classes} classes)", head, rows)
 
 
 def draw_data(data: SegmentationData, out: Path) -> None:

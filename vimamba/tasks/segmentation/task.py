@@ -17,7 +17,7 @@ from vimamba.errors import UsageError
 from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
-from vimamba.sizes import ImageSize, height_and_width, read_size
+from vimamba.sizes import ImageSize, read_size, sides_of
 from vimamba.tasks.backbone import is_timm_model, self_contained
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
@@ -68,6 +68,8 @@ class Segmentation(Task):
 
     tools = "vimamba.tasks.segmentation.report"
     headline_scores: ClassVar = {"dice": "Dice", "miou": "mIoU", "accuracy": "accuracy"}
+    # that networks get where nothing says so
+    usual_size: ClassVar[int] = 256
 
     def __init__(
         self,
@@ -99,7 +101,7 @@ class Segmentation(Task):
             raise TaskError(f"there is one class only, {class_names}; at least two are needed")
         if not 0 <= overlap < 1:
             raise TaskError(f"overlap={overlap} must lie in [0, 1)")
-        img_size = None if img_size is None else read_size(img_size)
+        img_size = None if img_size is None else read_size(img_size, self.axes)
         self.save_hyperparameters()
         self.hparams["img_size"] = img_size
         self.objective = MaskObjective(**objective) if isinstance(objective, dict) else objective
@@ -109,7 +111,7 @@ class Segmentation(Task):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.label_values = label_values or list(range(num_classes))
         self.background = background
-        self.sides = height_and_width(img_size or 256)
+        self.sides = sides_of(img_size or self.usual_size, self.axes)
         self.score = score
         self.case_scores = case_scores
         self.tolerance = tolerance
@@ -127,16 +129,21 @@ class Segmentation(Task):
             img_size=img_size,
             aux=aux,
             drop_path_rate=drop_path_rate,
-            model_kwargs=model_kwargs,
+            model_kwargs={**self.planned_arguments(model), **(model_kwargs or {})},
         )
-        if len(cast(Any, net).cell) != 2:
-            raise TaskError(f"model={model!r} takes volumes; `vimamba nnunet` trains it on them")
+        if len(cast(Any, net).cell) != self.axes:
+            kind, task = ("volumes", "volumes") if self.axes == 2 else ("images", "segmentation")
+            raise TaskError(f"model={model!r} takes {kind}; add --task {task}")
         self.loss = MaskLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
         self.confusion = MulticlassConfusionMatrix(
             num_classes, ignore_index=IGNORE, validate_args=False
         )
         self.cases = self.new_cases()
+
+    def planned_arguments(self, model: str) -> dict[str, Any]:
+        """Arguments of a network that follow from the data."""
+        return {}
 
     @classmethod
     def find_data(cls, path: Path) -> str:

@@ -1,13 +1,14 @@
-"""Images larger than a network's input: cut into windows that overlap, and blended again.
+"""Images and volumes larger than a network's input: cut into windows, and blended again.
 
 The windows lie as MONAI's sliding-window inference lays them and have its Gaussian weights. They
 are cut when their turn comes, so that a large image never has to be prepared as a whole.
 
-Sizes: N images, C channels, K outputs, H x W pixels.
+Sizes: N images, C channels, K outputs; *size the two sides of an image, the three of a volume.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -22,21 +23,21 @@ class Scene:
     """N images of one size whose parts are prepared when they are asked for.
 
     Attributes:
-        size: Height and width.
-        cut: Rows and columns to (N, C, h, w).
+        size: Pixels along each axis.
+        cut: A slice of each axis to (N, C, *part).
     """
 
-    size: tuple[int, int]
-    cut: Callable[[slice, slice], Tensor]
+    size: tuple[int, ...]
+    cut: Callable[..., Tensor]
 
     @classmethod
     def of(cls, images: Tensor) -> "Scene":
-        """Images that are all there, (N, C, H, W)."""
-        height, width = images.shape[2:]
-        return cls((height, width), lambda rows, columns: images[:, :, rows, columns])
+        """Images that are all there, (N, C, *size)."""
+        both = (slice(None), slice(None))
+        return cls(tuple(images.shape[2:]), lambda *parts: images[(*both, *parts)])
 
     def flip(self, axes: tuple[int, ...]) -> "Scene":
-        """The same mirrored along some of the axes 2 (rows) and 3 (columns)."""
+        """The same mirrored along some of its axes, which are counted from 2."""
         ends = [length if axis in axes else None for axis, length in enumerate(self.size, 2)]
 
         def cut(*parts: slice) -> Tensor:
@@ -64,71 +65,72 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
 
 
 def gaussian_weights(size: Sequence[int]) -> Tensor:
-    """Weights of a window's pixels, (height, width) float32, greatest in its middle."""
-    lines = []
+    """Weights of a window's pixels, (*size) float32, greatest in its middle."""
+    weights = torch.ones((), dtype=torch.float32, device="cpu")
     for side in size:
         x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
-        lines.append(torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2)))
-    return (lines[0][:, None] * lines[1][None]).clamp(min=LEAST)
+        weights = weights[..., None] * torch.exp(-(x**2) / (2 * (SIGMA * side) ** 2))
+    return weights.clamp(min=LEAST)
 
 
 def slide(
     scene: Scene,
     net: Callable[[Tensor], Tensor],
-    size: tuple[int, int],
+    size: Sequence[int],
     *,
     overlap: float,
     batch_size: int,
     device: torch.device,
     advance: Callable[[int, int], None] | None = None,
+    room: Callable[[tuple[int, ...]], Tensor] | None = None,
 ) -> Tensor:
     """Outputs of whole images from a network that takes images of one size.
 
     Args:
         scene: The images; smaller ones are padded with zeros all round.
-        net: (n, C, h, w) to (n, K, h, w).
-        size: Height and width of a window, pixels.
+        net: (n, C, *size) to (n, K, *size).
+        size: Of a window, pixels along each axis.
         overlap: Part that neighboring windows share, in [0, 1).
         batch_size: Windows at a time, at least.
         device: Of the network.
         advance: Called with the number of windows done and their number in all.
+        room: Makes the zeros, float32 of a shape, that the outputs are summed in; on `device`.
 
     Returns:
-        (N, K, H, W) float32.
+        (N, K, *size) float32.
     """
-    (height, width), (h, w) = scene.size, size
-    tall, wide = max(height, h), max(width, w)
-    top, left = (tall - height) // 2, (wide - width) // 2
-    padding = (left, wide - width - left, top, tall - height - top)
+    whole = [max(n, side) for n, side in zip(scene.size, size, strict=True)]
+    first = [(long - n) // 2 for long, n in zip(whole, scene.size, strict=True)]
+    padding: list[int] = []
+    for long, n, start in zip(whole, scene.size, first, strict=True):
+        padding = [start, long - n - start, *padding]  # as `pad` takes it, the last axis first
     weights = gaussian_weights(size).to(device)
-    places = [
-        (row, column)
-        for row in place_windows(height, h, overlap)
-        for column in place_windows(width, w, overlap)
-    ]
-    total = torch.zeros((tall, wide), dtype=torch.float32, device=device)
+    starts = (place_windows(n, side, overlap) for n, side in zip(scene.size, size, strict=True))
+    places = list(product(*starts))
+    room = room or (lambda shape: torch.zeros(shape, dtype=torch.float32, device=device))
+    total = room(tuple(whole))
     blended, done = None, 0
+    both = (slice(None), slice(None))
     while done < len(places):
         cuts: list[Tensor] = []
-        group: list[tuple[slice, slice]] = []
-        for row, column in places[done:]:
-            part = scene.cut(
-                slice(row, min(row + h, height)), slice(column, min(column + w, width))
-            )
+        group: list[tuple[slice, ...]] = []
+        for place in places[done:]:
+            sides = list(zip(place, size, scene.size, strict=True))
+            part = scene.cut(*(slice(at, min(at + side, n)) for at, side, n in sides))
             cuts.append(F.pad(part.to(device), padding))
-            group.append((slice(row, row + h), slice(column, column + w)))
+            group.append(tuple(slice(at, at + side) for at, side, _ in sides))
             if sum(map(len, cuts)) >= batch_size:
                 break
         outputs = net(torch.cat(cuts)).float() * weights
         if blended is None:
-            shape = (len(cuts[0]), outputs.shape[1], tall, wide)
-            blended = torch.zeros(shape, device=device, dtype=torch.float32)
-        for (rows, columns), output in zip(group, outputs.split(len(cuts[0])), strict=True):
-            blended[:, :, rows, columns] += output
-            total[rows, columns] += weights
+            blended = room((len(cuts[0]), outputs.shape[1], *whole))
+        for where, output in zip(group, outputs.split(len(cuts[0])), strict=True):
+            blended[(*both, *where)] += output.to(blended.device)
+            total[where] += weights.to(total.device)
         done += len(group)
         if advance is not None:
             advance(done, len(places))
     assert blended is not None
     blended /= total
-    return blended[:, :, top : top + height, left : left + width]
+    inner = (slice(start, start + n) for start, n in zip(first, scene.size, strict=True))
+    return blended[(*both, *inner)]

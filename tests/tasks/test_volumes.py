@@ -1,0 +1,176 @@
+import nibabel
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.inferers.utils import sliding_window_inference
+from pytorch_lightning import Trainer
+
+from tests.closeness import assert_same
+from tests.volumes import make_volume, store, write_cases
+from vimamba.cli import main
+from vimamba.data import VolumeFolder
+from vimamba.tasks import Optimization, Segmentation, TaskError, Volumes
+
+# the smallest that still has a scan
+SMALL = {"dims": [4, 8], "depths": [0, 1]}
+FIT = [
+    *("fit", "--task", "volumes", "--model", "vss_unet_3d_nano", "--patch-size", "8x16x16"),
+    *("--model.model_kwargs", str(SMALL), "--data.patches", "2", "--trainer.accelerator", "cpu"),
+    *("--model.optim.ema", "0.9", "--model.drop_path_rate", "0.2", "--model.aux", "true"),
+]
+
+
+def small(**kwargs):
+    torch.manual_seed(0)
+    arguments = {"model_kwargs": SMALL, "num_classes": 3, "img_size": (8, 16, 16), **kwargs}
+    return Volumes("vss_unet_3d_nano", **arguments).eval()
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_cases(tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    """A finished run of two epochs, without worker processes."""
+    out = tmp_path_factory.mktemp("runs") / "straight"
+    args = [*FIT, "--data", str(root), "--epochs", "2", "--workers", "0"]
+    assert main([*args, "--out", str(out)]) == 0
+    return out
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_workers_change_no_bit_and_a_resumed_training_goes_on_bit_for_bit(root, run, tmp_path):
+    args = [*FIT, "--data", str(root), "--epochs", "2"]
+    other = tmp_path / "workers"
+    assert main([*args, "--workers", "2", "--out", str(other)]) == 0
+    assert_same(weights(other), weights(run))
+    task = Volumes(**{**small().hparams, "model_kwargs": SMALL})
+    assert task.hparams["img_size"] == (8, 16, 16)
+
+    stopped = tmp_path / "stopped"
+    stop = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "00:00:00:00"]
+    assert main([*args, *stop, "--workers", "0", "--out", str(stopped)]) == 0
+    begun = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
+    assert begun["epoch"] == 0
+    (stopped / "config.yaml").write_text((run / "config.yaml").read_text())
+    assert main(["fit", "--resume", str(stopped)]) == 0
+    assert_same(weights(stopped), weights(run))
+
+
+def test_predictions_lie_exactly_where_the_volumes_lie_and_go_on(root, run, tmp_path, capsys):
+    out = tmp_path / "found"
+    command = ["predict", str(run), str(root / "images"), "--out", str(out), "--softmax"]
+    assert main([*command, "--masks", str(root / "masks")]) == 0
+    for number in range(4):  # one of each orientation
+        image, found, scores = (
+            nibabel.load(path)
+            for path in (
+                root / "images" / f"{number}.nii.gz",
+                out / f"{number}.nii.gz",
+                out / f"{number}_softmax.nii.gz",
+            )
+        )
+        assert found.shape == image.shape
+        np.testing.assert_array_equal(found.affine, image.affine)
+        np.testing.assert_array_equal(scores.affine, image.affine)
+        values = np.asarray(scores.dataobj)
+        np.testing.assert_array_equal(values.argmax(-1), np.asarray(found.dataobj))
+        np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+        assert (out / "overlays" / f"{number}.png").exists()
+    (out / "3.nii.gz").unlink()
+    kept = (out / "2.nii.gz").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "7 of them from before" in capsys.readouterr().out
+    assert (out / "2.nii.gz").stat().st_mtime_ns == kept
+    assert (out / "3.nii.gz").exists()
+
+
+def test_channels_on_a_fourth_axis_are_predicted_in_three(tmp_path):
+    for number in range(5):
+        image, mask = make_volume(number)
+        store(tmp_path / "d" / "images" / f"{number}.nii.gz", np.stack([image, -image], -1), "RAS")
+        store(tmp_path / "d" / "masks" / f"{number}.nii.gz", mask, "RAS")
+    args = [*FIT, "--data", str(tmp_path / "d"), "--epochs", "1", "--workers", "0"]
+    assert main([*args, "--out", str(tmp_path / "run")]) == 0
+    inputs = str(tmp_path / "d" / "images")
+    assert main(["predict", str(tmp_path / "run"), inputs, "--out", str(tmp_path / "o")]) == 0
+    found = nibabel.load(tmp_path / "o" / "0.nii.gz")
+    assert found.shape == (20, 24, 12)
+    image = nibabel.load(tmp_path / "d" / "images" / "0.nii.gz")
+    np.testing.assert_array_equal(found.affine, image.affine)
+
+
+def test_windows_are_those_of_monai():
+    task = small()
+    volume = torch.randn(1, 1, 13, 30, 21)
+    with torch.inference_mode():
+        (ours,) = task.views(volume)
+        theirs = sliding_window_inference(
+            volume, (8, 16, 16), 4, task.scored_net, 0.5, mode="gaussian"
+        )
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=0)
+
+
+def test_slices_are_those_of_the_trilinear_interpolation():
+    task = small()
+    views = [torch.randn(1, 3, 5, 7, 6), torch.randn(1, 3, 5, 7, 6)]
+    for size in ((9, 11, 4), (3, 7, 6)):
+        mean = torch.stack([view.softmax(1) for view in views]).mean(0)
+        whole = F.interpolate(mean, size=size, mode="trilinear", align_corners=False)
+        found = torch.stack(list(task.stored_slices(views, size)), 2)
+        torch.testing.assert_close(found, whole, atol=1e-6, rtol=0)
+        np.testing.assert_array_equal(task.classes(views, size), whole.argmax(1))
+
+
+def test_scores_in_a_file_are_those_in_memory():
+    volume = torch.randn(1, 1, 13, 30, 21)
+    with torch.inference_mode():
+        (held,), (filed,) = (small(memory=m).views(volume) for m in (2.0, 1e-9))
+    assert torch.equal(held, filed)
+
+
+def test_mirrored_views_answer_for_the_volume_as_it_lies():
+    task = small()
+    task.tta = "flips"
+    volume = torch.randn(1, 1, 8, 16, 16)
+    with torch.inference_mode():
+        views = task.views(volume)
+        expected = task.scored_net(volume.flip((2, 4))).flip((2, 4))
+    assert len(views) == 8
+    assert any(torch.allclose(view, expected, atol=1e-5) for view in views)
+
+
+def test_regions_are_scored_besides_the_classes(root, tmp_path):
+    task = small(regions={"both": [1, 2]})
+    data = VolumeFolder(str(root), workers=0, img_size=(8, 16, 16))
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path,
+                      enable_progress_bar=False)  # fmt: skip
+    trainer.test(task, data, verbose=False)
+    names = [row["class"] for row in task.report["cases"]["per_class"]]
+    assert names == ["1", "2", "both"]
+
+
+def test_networks_of_images_and_of_volumes_name_the_other_task():
+    with pytest.raises(TaskError, match="takes images; add --task segmentation"):
+        Volumes("vm_unet", model_kwargs={"depths": [1, 1], "decoder_depths": [1, 1],
+                                         "dims": [8, 16]})  # fmt: skip
+    with pytest.raises(TaskError, match="takes volumes; add --task volumes"):
+        Segmentation("vss_unet_3d_nano", img_size=16)
+
+
+def test_a_training_of_minutes_ends_by_the_clock_with_the_rate_at_its_end(root, tmp_path):
+    optim = Optimization(minutes=0.02, warmup_epochs=0, schedule="poly", min_lr=0.0)
+    task = small(optim=optim).train()
+    data = VolumeFolder(str(root), workers=0, img_size=(8, 16, 16), val_fraction=0.0)
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path,
+                      enable_progress_bar=False, max_epochs=100_000)  # fmt: skip
+    trainer.fit(task, data)
+    assert 0 < trainer.current_epoch < 100_000
+    assert trainer.optimizers[0].param_groups[0]["lr"] < 0.5 * optim.lr

@@ -1,0 +1,218 @@
+"""Trains a small 3-D Mamba network on generated phantoms: what `make demo-volumes` runs.
+
+The phantoms imitate abdominal scans: a body with a spine, an organ, something of the same
+brightness that is no organ, a pair of organs, and small lesions that are darker or brighter than
+the organ they lie in. They are stored in four orientations. Their truth is known exactly, so that
+the network can be compared with MONAI's SegResNet, trained on the same data for the same time, and
+with what one would try first, thresholds of brightness.
+
+As a module (`--import`) it makes SegResNet known to `vimamba fit`.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from monai.networks.nets.segresnet import SegResNet
+from nibabel import orientations
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+
+from vimamba.files import write_folder
+from vimamba.networks.registry import register_network
+from vimamba.networks.segmentation.segmenter import Segmenter
+
+ROOT = Path(__file__).parents[1]
+DATA, RUNS, FOUND = Path("demo/phantoms"), Path("demo/phantoms_run"), Path("demo/phantoms_found")
+COUNTS = {"train": 13, "val": 2, "test": 5}
+CLASSES = ("organ", "paired organ", "lesion")
+STORED = ("LPS", "RAS", "ASR", "PIL")
+BRIGHTNESS = {"body": 60.0, "spine": 200.0, "organ": 120.0, "pair": 95.0}
+COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
+
+
+class SegResNetSegmenter(Segmenter):
+    """MONAI's SegResNet (Myronenko 2018, arXiv:1810.11654) of 0.4 M parameters."""
+
+    def __init__(self, num_classes: int, in_chans: int) -> None:
+        cfg = {"architecture": "segresnet", "input_size": (in_chans, 64, 64, 64)}
+        super().__init__((8, 8, 8), num_classes=num_classes, in_chans=in_chans, pretrained_cfg=cfg)
+        self.net = SegResNet(
+            in_channels=in_chans,
+            out_channels=num_classes,
+            init_filters=8,
+            blocks_down=(1, 1, 1, 1),
+            blocks_up=(1, 1, 1),
+        )
+
+    def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
+        """Logits of whole cells."""
+        return [self.net(x)]
+
+    def body_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the encoder."""
+        parts = (self.net.convInit, self.net.down_layers)
+        return [p for part in parts for p in part.parameters()]
+
+
+@register_network(task="segmentation", replace=True)
+def segresnet(num_classes: int, in_chans: int = 1, **kwargs: Any) -> SegResNetSegmenter:
+    """The network; deep supervision and sizes, which it does not have, are left out."""
+    return SegResNetSegmenter(num_classes, in_chans)
+
+
+def ellipsoid(grid: NDArray, middle: tuple[float, ...], radii: tuple[float, ...]) -> NDArray:
+    """Voxels of an ellipsoid; grid (D, H, W, 3), middle and radii in millimeters."""
+    return (((grid - middle) / radii) ** 2).sum(-1) < 1
+
+
+def draw_phantom(seed: int) -> tuple[NDArray, NDArray, tuple[float, ...]]:
+    """A volume, (slices, rows, columns), its mask, and millimeters between voxels."""
+    rng = np.random.default_rng(seed)
+    shape = tuple(int(n + rng.integers(-3, 4)) for n in (32, 80, 100))
+    spacing = (rng.uniform(2.6, 3.4), *([rng.uniform(1.3, 1.7)] * 2))
+    steps = [(np.arange(n) - n / 2) * s for n, s in zip(shape, spacing, strict=True)]
+    grid = np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1)
+    turn = rng.normal(0, 0.05)
+    flat = grid[..., 1:] @ np.asarray([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    grid = np.concatenate([grid[..., :1], flat], axis=-1)
+
+    def near(*place: float, by: float = 4.0) -> tuple[float, ...]:
+        return tuple(np.asarray(place) + rng.normal(0, by, 3).clip(-2 * by, 2 * by))
+
+    image = np.zeros(shape)
+    mask = np.zeros(shape, np.uint8)
+    image[ellipsoid(grid, (0, 0, 0), (200, 52, 68))] = BRIGHTNESS["body"]
+    image[ellipsoid(grid, near(0, 34, 0, by=2), (200, 8, 9))] = BRIGHTNESS["spine"]
+    organ = ellipsoid(grid, near(0, -8, -30), tuple(rng.uniform(0.85, 1.15, 3) * (30, 24, 22)))
+    # as bright as the organ, on the other side, and nothing
+    other = ellipsoid(grid, near(0, -18, 34), tuple(rng.uniform(0.85, 1.15, 3) * (22, 15, 14)))
+    image[other] = image[organ] = BRIGHTNESS["organ"]
+    mask[organ] = 1
+    for side in (-1, 1):
+        pair = ellipsoid(grid, near(0, 24, 26 * side, by=3), (20, 9, 8)) & ~organ & ~other
+        image[pair], mask[pair] = BRIGHTNESS["pair"], 2
+    inside = np.argwhere(organ)
+    for _ in range(rng.integers(2, 6)):
+        middle = grid[tuple(rng.choice(inside))]
+        lesion = ellipsoid(grid, tuple(middle), tuple(rng.uniform(4.5, 8, 3))) & organ
+        image[lesion] = BRIGHTNESS["organ"] + rng.choice([-55, 55])
+        mask[lesion] = 3
+    image = gaussian_filter(image, 0.6) + 12 * gaussian_filter(rng.normal(0, 1, shape), 0.7)
+    return np.rint(image + rng.normal(0, 8)).astype(np.int16), mask, spacing
+
+
+def store(path: Path, volume: NDArray, spacing: tuple[float, ...], axes: str) -> None:
+    """Write (slices, rows, columns) along the axes of a file, as its affine says."""
+    affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
+    change = orientations.ornt_transform(
+        orientations.axcodes2ornt(("L", "P", "S")), orientations.axcodes2ornt(tuple(axes))
+    )
+    stored = orientations.apply_orientation(volume.transpose(2, 1, 0), change)
+    affine = affine @ orientations.inv_ornt_aff(change, volume.transpose(2, 1, 0).shape)
+    nibabel.save(nibabel.Nifti1Image(np.ascontiguousarray(stored), affine), path)
+
+
+def write_phantoms(folder: Path) -> None:
+    """Write `folder/{train,val,test}/{images,masks}/<number>.nii.gz`."""
+    seed = 0
+    with write_folder(folder) as part:
+        for split, count in COUNTS.items():
+            for name in ("images", "masks"):
+                (part / split / name).mkdir(parents=True)
+            for number in range(count):
+                image, mask, spacing = draw_phantom(seed)
+                for name, volume in (("images", image), ("masks", mask)):
+                    path = part / split / name / f"{number:02}.nii.gz"
+                    store(path, volume, spacing, STORED[seed % len(STORED)])
+                seed += 1
+
+
+def read(path: Path) -> NDArray:
+    """Voxels of a file as stored."""
+    return np.asarray(nibabel.load(path).dataobj)  # type: ignore[attr-defined]
+
+
+def learn_brightness(folder: Path) -> list[float]:
+    """Mean brightness of each class in the training phantoms, the body as class 0."""
+    sums, counts = np.zeros(len(CLASSES) + 1), np.zeros(len(CLASSES) + 1)
+    for path in sorted((folder / "train" / "images").iterdir()):
+        image, mask = read(path).astype(float), read(folder / "train" / "masks" / path.name)
+        body = image > BRIGHTNESS["body"] / 2
+        for label in range(len(sums)):
+            chosen = (mask == label) & body
+            sums[label] += image[chosen].sum()
+            counts[label] += chosen.sum()
+    return (sums / counts).tolist()
+
+
+def threshold(image: NDArray, means: list[float]) -> NDArray:
+    """The class whose mean brightness is nearest, after smoothing."""
+    smooth = gaussian_filter(image.astype(float), 1)
+    return np.abs(smooth[..., None] - np.asarray(means)).argmin(-1)
+
+
+def dice(found: NDArray, truth: NDArray) -> float:
+    """Overlap of two masks."""
+    return float(2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1))
+
+
+def run_command(*arguments: object) -> int:
+    """Run `vimamba` with this module imported, on one thread, which is steadier on shared cores."""
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    command = [COMMAND, *map(str, arguments), "--import", __file__]
+    return subprocess.run(command, check=False, env=environment).returncode
+
+
+def main() -> int:
+    """Draw the phantoms, train both networks, predict, compare, and say what came out."""
+    parser = argparse.ArgumentParser(description="Segment generated volumes.")
+    parser.add_argument("--minutes", type=float, default=3.5, help="of training, of each network")
+    given = parser.parse_args()
+    write_phantoms(DATA)
+    print(f"{sum(COUNTS.values())} phantoms in four orientations written to {DATA}")
+    print(f"Training takes {given.minutes:g} minutes for each of two networks.", flush=True)
+    recipe = ROOT / "configs" / "volumes" / "phantoms_vss_unet_3d.yaml"
+    networks = {"vss_unet_3d_nano": "vss_unet_3d_nano", "MONAI SegResNet": "segresnet"}
+    start = time.monotonic()
+    for model in networks.values():
+        run, found = RUNS / model, FOUND / model
+        for folder in (run, found):
+            shutil.rmtree(folder, ignore_errors=True)
+        asked = ("--model", model, "--model.optim.minutes", given.minutes)
+        done = run_command("fit", "-c", recipe, "--data", DATA, "--out", run, *asked)
+        if done == 0:
+            done = run_command("predict", run, DATA / "test" / "images", "--out", found)
+        if done:
+            return done
+    means = learn_brightness(DATA)
+    print(f"\nDice in {COUNTS['test']} test phantoms, in their own geometry")
+    print(f"  {'method':<20}" + "".join(f"{name:>14}" for name in CLASSES))
+    for name in ("thresholds", *networks):
+        scores = []
+        for path in sorted((DATA / "test" / "images").iterdir()):
+            truth = read(DATA / "test" / "masks" / path.name)
+            model = networks.get(name)
+            answer = read(FOUND / model / path.name) if model else threshold(read(path), means)
+            scores.append([dice(answer == c, truth == c) for c in range(1, len(CLASSES) + 1)])
+        print(f"  {name:<20}" + "".join(f"{value:>14.3f}" for value in np.mean(scores, 0)))
+    seconds = round(time.monotonic() - start)
+    print(
+        f"\nIt took {seconds // 60} min {seconds % 60} s. Everything lies in {RUNS}; look at\n"
+        f"{RUNS / 'vss_unet_3d_nano' / 'samples.png'} first: truth and prediction.\n"
+        "Try next:\n"
+        f"  {COMMAND} fit --task volumes --data FOLDER_OF_VOLUMES_AND_MASKS"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

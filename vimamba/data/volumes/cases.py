@@ -1,0 +1,137 @@
+"""Volumes with masks: what a case is, and what is wrong with it.
+
+Axes are (slices, rows, columns): from the feet to the head, from front to back, from the patient's
+right to the left, whatever the order in which files store them.
+
+Sizes: D x H x W voxels, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vimamba.data.errors import DataError
+from vimamba.data.geometry import check_grids
+from vimamba.data.items import OneImage, relative_name
+from vimamba.data.masked.labels import LabelTable, whole_numbers
+from vimamba.data.masked.nifti import ORDER, Volume, align_volume, open_volume, volume_limits
+
+
+@dataclass(frozen=True)
+class VolumeCase(OneImage):
+    """A volume of one or several channels, and its mask.
+
+    Attributes:
+        paths: One file per channel, or one with channels on a fourth axis.
+        mask_path: The mask; None where there is none yet.
+        root: Names are given relative to it.
+        group: Cases of one group, such as a patient, are never in two splits.
+        align: Files that lie elsewhere are resampled onto the grid of the first.
+    """
+
+    paths: tuple[Path, ...]
+    mask_path: Path | None
+    root: Path
+    group: str = ""
+    align: bool = False
+
+    @property
+    def name(self) -> str:
+        """Path of the first file."""
+        return relative_name(self.paths[0], self.root)
+
+    @property
+    def case(self) -> str:
+        """The volume itself."""
+        return self.name
+
+    @property
+    def mask_name(self) -> str:
+        """Path of the mask."""
+        return relative_name(self.mask_path, self.root) if self.mask_path else ""
+
+    def target_text(self, class_names: Sequence[str]) -> str:
+        """Name of the mask."""
+        return self.mask_name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D, H, W)."""
+        return tuple(open_volume(self.paths[0]).grid.shape[axis] for axis in ORDER["axial"])
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimeters between neighbors along the three axes."""
+        return tuple(open_volume(self.paths[0]).spacing[axis] for axis in ORDER["axial"])
+
+    def voxels(self) -> NDArray[np.float32]:
+        """(D, H, W, C), scaled as the files say."""
+        parts = [self._read(path) for path in self.paths]
+        whole = [part.reshape(*part.shape[:3], -1) for part in parts]
+        return whole[0] if len(whole) == 1 else np.concatenate(whole, axis=3)
+
+    def image(self, wanted: int | None = None) -> NDArray[np.float32]:
+        """(D * H, W, C): the slices below each other, for what treats every pixel alike."""
+        voxels = self.voxels()
+        return voxels.reshape(-1, *voxels.shape[2:])
+
+    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+        """Percentiles of the values of each channel, (C,) each."""
+        return volume_limits(self.paths, percentiles)
+
+    def mask(self) -> NDArray:
+        """(D, H, W) integers, as stored."""
+        assert self.mask_path is not None
+        return whole_numbers(self._place(self.mask_path, nearest=True), self.mask_name)
+
+    def classes(self, table: LabelTable) -> NDArray[np.uint8]:
+        """(D, H, W) classes and `IGNORE`."""
+        stored = self.mask()
+        flat = stored.reshape(-1, stored.shape[2])
+        return table.indices(flat, self.mask_name).reshape(stored.shape)
+
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        _, rows, columns = self.shape
+        return rows, columns
+
+    def check(self) -> None:
+        """Fail unless the files can be read and lie in one place.
+
+        Raises:
+            DataError: The text names the files and what is wrong.
+        """
+        first = open_volume(self.paths[0])
+        others = [*self.paths[1:], *([self.mask_path] if self.mask_path else [])]
+        for path in others:
+            grid = open_volume(path).grid
+            check_grids(first.grid, grid, self.paths[0], path, align=self.align)
+        if self.mask_path is not None and open_volume(self.mask_path).channels > 1:
+            shape = open_volume(self.mask_path).stored.shape
+            raise DataError(
+                f"mask {self.mask_path} has the shape {shape}, expected 3 axes, one class per voxel"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Channels of all files together."""
+        return sum(open_volume(path).channels for path in self.paths)
+
+    def _open(self, path: Path, *, nearest: bool) -> Volume:
+        if self.align:
+            return align_volume(path, self.paths[0], nearest=nearest)
+        return open_volume(path)
+
+    def _place(self, path: Path, *, nearest: bool = False) -> NDArray:
+        """(D, H, W[, C]) of one file, scaled."""
+        volume = self._open(path, nearest=nearest)
+        values = volume.stored.transpose(*ORDER["axial"], *range(3, volume.stored.ndim))
+        if volume.slope == 1 and volume.intercept == 0:
+            return np.asarray(values)
+        return values * np.float32(volume.slope) + np.float32(volume.intercept)
+
+    def _read(self, path: Path) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._place(path), dtype=np.float32)

@@ -1,0 +1,90 @@
+"""What a run on volumes tells: the cases before training; scores, pictures and the export."""
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vimamba.console import say
+from vimamba.data import VolumeData
+from vimamba.hub import save_pretrained
+from vimamba.tasks.segmentation.report import (
+    headline,
+    show_classes,
+    show_scores,
+    write_results,
+)
+from vimamba.tasks.tools import FinishedRun
+
+__all__ = ["headline", "show_scores", "write_results"]
+
+RESULTS = (
+    ("data.png", "training cases with their masks, in three planes"),
+    ("samples.png", "truth and prediction in three planes; also curves.png, confusion_matrix.png"),
+)
+PREDICTIONS = "predictions"
+PREDICT_OPTIONS = {"overlap": None, "masks": None, "no_overlays": False, "softmax": False}
+
+
+def show_data(data: VolumeData) -> None:
+    """Check the data and print classes, their parts of the voxels, sizes, spacings and the plan.
+
+    Raises:
+        DataError: Cases cannot be used; the text names them.
+    """
+    data.check()
+    show_classes(data, "voxels", "cases")
+    for line in (*data.describe(), *data.notes()):
+        say(line)
+
+
+def draw_data(data: VolumeData, out: Path) -> None:
+    """Training cases with their masks, in three planes."""
+    from vimamba.tasks.volumes.pictures import draw_cases
+
+    draw_cases(data, out / "data.png")
+
+
+def draw_results(
+    task: Any, data: VolumeData, split: str, report: dict[str, Any], out: Path
+) -> None:
+    """Confusion matrix and samples."""
+    from vimamba.tasks.pictures import draw_confusion
+    from vimamba.tasks.volumes.pictures import draw_answers
+
+    title = f"Voxel accuracy {report['accuracy']:.2%}"
+    path = out / "confusion_matrix.png"
+    draw_confusion(report, data.class_names, path, title=title, shares=True)
+    draw_answers(task, data, split, out / "samples.png")
+
+
+def export(task: Any, data: VolumeData, folder: Path) -> None:
+    """Write the scored network with all that is needed to build it again."""
+    preprocessing = data.preprocessing
+    save_pretrained(
+        task.scored_net,
+        folder,
+        label_names=task.class_names,
+        label_values=task.label_values,
+        license=None if task.hparams["pretrained"] else "unknown",
+        data_config={
+            "mean": tuple(preprocessing.mean or ()),
+            "std": tuple(preprocessing.std or ()),
+        },
+        preprocessing=asdict(preprocessing),
+    )
+
+
+def export_hint(folder: Path) -> str:
+    """How to load the export."""
+    return "for vimamba.load_segmenter, without Lightning"
+
+
+def predict(run: FinishedRun, given: Namespace) -> int:
+    """Segment volumes, or go on where an earlier call with the same options stopped."""
+    from functools import partial
+
+    from vimamba.tasks.segmentation.predict import segment
+    from vimamba.tasks.volumes.predict import VolumeWriter
+
+    return segment(run, given, partial(VolumeWriter, softmax=bool(given.softmax)))

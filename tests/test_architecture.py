@@ -60,6 +60,13 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.checkpoints",
     },
     "vimamba.integrations": {"vimamba.layers", "vimamba.networks", "vimamba.checkpoints"},
+    "vimamba.explain": {
+        "vimamba.layers",
+        "vimamba.models",
+        "vimamba.networks",
+        "vimamba.scan_orders",
+        "vimamba.visualize",
+    },
     "vimamba.exporting": {
         "vimamba_kernels",
         "vimamba.scan_orders",
@@ -89,6 +96,7 @@ HEAVY = [
     "monai",
     "torchao",
     "nnunetv2",
+    "pytorch_grad_cam",
 ]
 
 

@@ -23,6 +23,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba convert FILE --out model.safetensors               an official file as timm's
   vimamba visualize scan --order hilbert -o hilbert.png      draw a scan order
   vimamba benchmark ops|models                               time them beside others
+  vimamba explain MODEL|RUN IMAGE... --out seen              what a network looks at
   vimamba export MODEL|RUN --to onnx                         a file for other programs, checked
   vimamba doctor MODEL|RUN --precision 16-mixed              where numbers grow too large
   vimamba nnunet check|plan|train|predict                    these networks in nnU-Net

@@ -68,6 +68,13 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.checkpoints",
     },
     "vimamba.integrations": {"vimamba.layers", "vimamba.networks", "vimamba.checkpoints"},
+    "vimamba.explain": {
+        "vimamba.layers",
+        "vimamba.models",
+        "vimamba.networks",
+        "vimamba.scan_orders",
+        "vimamba.visualize",
+    },
     "vimamba.exporting": {
         "vimamba_kernels",
         "vimamba.scan_orders",
@@ -98,6 +105,7 @@ HEAVY = [
     "torchao",
     "nnunetv2",
     "rasterio",
+    "pytorch_grad_cam",
 ]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # early to late; all dark enough to be seen on the light grid
-_COLORS = ("#1f2a6b", "#5b2a9d", "#b0308f", "#ea5a5b", "#f79c2d")
+TIME_COLORS = ("#1f2a6b", "#5b2a9d", "#b0308f", "#ea5a5b", "#f79c2d")
 _INK, _FAINT_INK, _CELL = "#23263b", "#71758c", "#eef0f5"
 _DPI = 160
 
@@ -250,7 +250,7 @@ def _draw_path(axes: "Axes", path: Tensor, view: _View, cell: float) -> None:
     from matplotlib.collections import LineCollection
     from matplotlib.colors import LinearSegmentedColormap
 
-    colors = LinearSegmentedColormap.from_list("time", _COLORS)
+    colors = LinearSegmentedColormap.from_list("time", TIME_COLORS)
     points = 72 * cell
     wide, high = view.extent
     axes.set(xlim=(0, wide), ylim=(high, 0), aspect="equal")
@@ -311,7 +311,7 @@ def _draw_legend(figure: "Figure", right: float, y: float) -> None:
     """First step, colors of time, last step; on the base line y, up to `right`, in inches."""
     from matplotlib.colors import LinearSegmentedColormap
 
-    colors = LinearSegmentedColormap.from_list("time", _COLORS)
+    colors = LinearSegmentedColormap.from_list("time", TIME_COLORS)
     axes = _add_panel(figure, right - 1.87, y - 0.06, 1.87, 0.24)
     axes.set(xlim=(0, 1.87), ylim=(-0.12, 0.12))
     bar = [[step / 255 for step in range(256)]]

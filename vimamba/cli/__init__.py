@@ -41,6 +41,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.export import export as command
     elif name == "doctor":
         from vimamba.cli.doctor import doctor as command
+    elif name == "explain":
+        from vimamba.cli.explain import explain as command
     elif name == "nnunet":
         from vimamba.cli.nnunet import nnunet as command
     elif name == "visualize":
@@ -145,6 +147,7 @@ EXTRAS = {
         "tifffile",
         "imagecodecs",
     ),
+    "explain": ("pytorch_grad_cam", "ttach"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "medical": ("monai", "nibabel", "h5py", "scipy"),
     "geo": ("rasterio",),

@@ -3,10 +3,9 @@
 import contextlib
 from argparse import Namespace
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +15,6 @@ from vimamba.cli.inquiries import check_at_least, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
-
-if TYPE_CHECKING:
-    from vimamba.data.preprocessing import Preprocessing
 
 HELP = """\
 Runs one batch, and tells between which numbers the output of every layer lies, and of every
@@ -170,26 +166,7 @@ def _batch(network: Network, given: Namespace) -> Tensor:
     files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
         raise UsageError(f"--data {given.data}: there is no image")
-    prepare, (_, height, width) = _preprocessing(network), network.image_size
-    images = torch.stack([prepare.file(file) for file in files[: given.batch_size]])
-    top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
-    return images[:, :, top : top + height, left : left + width]
-
-
-def _preprocessing(network: Network) -> "Preprocessing":
-    """A run's own way from a file to the network's input, or that of a model's timm transform."""
-    from vimamba.data.preprocessing import Preprocessing
-
-    channels, height, width = network.image_size
-    settings = network.preprocessing
-    if settings is None:
-        settings = {"in_chans": channels, "interpolation": "bicubic", **network.data_config}
-        for name in ("mean", "std"):  # of published weights, for other channels than theirs
-            values = settings[name]
-            settings[name] = values if len(values) == channels else [mean(values)] * channels
-    prepare = Preprocessing.from_settings({**settings, "img_size": (height, width)})
-    # one batch holds one size: no image is left as large as it is
-    return replace(prepare, fit="crop", scale_to=None) if prepare.fit == "window" else prepare
+    return torch.stack([network.read(file) for file in files[: given.batch_size]])
 
 
 def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor) -> None:

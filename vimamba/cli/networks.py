@@ -2,14 +2,19 @@
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from vimamba.errors import UsageError
 from vimamba.sizes import ImageSize, height_and_width, read_size, sides_of
+
+if TYPE_CHECKING:
+    from vimamba.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,29 @@ class Network:
     label_names: list[str] | None = None
     label_values: list[int] | None = None
     preprocessing: dict[str, Any] | None = None
+
+    def read(self, file: Path) -> Tensor:
+        """(C, H, W): an image file as a network of images takes it, cut to the input size."""
+        image, (_, height, width) = self._prepare.file(file), self.image_size
+        top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+        return image[:, top : top + height, left : left + width]
+
+    @cached_property
+    def _prepare(self) -> "Preprocessing":
+        """A run's own way from a file to the input, or that of a model's timm transform."""
+        from vimamba.data.preprocessing import Preprocessing
+
+        channels, height, width = self.image_size
+        settings = self.preprocessing
+        if settings is None:
+            settings = {"in_chans": channels, "interpolation": "bicubic", **self.data_config}
+            for name in ("mean", "std"):  # of published weights, for other channels than theirs
+                values = settings[name]
+                settings[name] = values if len(values) == channels else [mean(values)] * channels
+        prepare = Preprocessing.from_settings({**settings, "img_size": (height, width)})
+        # one batch holds one size: no image is left as large as it is
+        window = prepare.fit == "window"
+        return replace(prepare, fit="crop", scale_to=None) if window else prepare
 
 
 def add_arguments(parser: ArgumentParser) -> None:

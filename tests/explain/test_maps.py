@@ -1,0 +1,70 @@
+"""Class activation maps and receptive fields of every backbone, and of segmentation networks."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+import vimamba
+from tests.backbones import TEST_MODELS
+from tests.explain.test_scans import build
+from vimamba import explain
+from vimamba.explain.cam import find_maps
+
+pytest.importorskip("pytorch_grad_cam")
+
+
+@pytest.mark.parametrize("name", TEST_MODELS)
+def test_every_backbone_has_a_map_and_a_field(name):
+    model, image = build(name)
+    made = explain.cam(model, image, target=1)
+    assert made.shape == image.shape[1:]
+    assert made.std() > 0
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    field = explain.erf(model, image[None], probes=1)
+    assert field.map.sum() == pytest.approx(1, rel=1e-4)
+    assert 0 < field.radii[0.5] <= field.radii[0.9]
+
+
+def test_patches_keep_their_places_around_the_prefix_tokens():
+    model, image = build("test_mambar")
+    _, to_map = find_maps(model, image[None])
+    tokens = torch.arange(19.0).reshape(1, 19, 1)
+    places = model.places(16)
+    others = [token for token in range(19) if token not in places]
+    assert to_map(tokens).flatten().tolist() == others
+
+
+@pytest.mark.parametrize("backbone", ["test_vmamba", "test_vim"])
+def test_segmentation_explains_a_class_a_mask_or_a_pixel(backbone):
+    torch.manual_seed(0)
+    net = vimamba.create_segmenter(backbone, num_classes=3).eval()
+    image = torch.randn(3, 70, 90)
+    mask = torch.zeros(70, 90, dtype=torch.bool)
+    mask[3, 4] = True
+    at_pixel = explain.cam(net, image, target=1, where=(3, 4))
+    assert at_pixel.shape == (70, 90)
+    np.testing.assert_allclose(explain.cam(net, image, target=1, where=mask), at_pixel)
+    assert not np.allclose(explain.cam(net, image), at_pixel)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": 4}, "target=4 must be a class from 0 to 3"),
+        ({"method": "gladcam"}, "method='gladcam' is unknown"),
+        ({"where": (0, 0)}, "where is for segmentation"),
+        ({"layers": ["stages.9"]}, "layers='stages.9' is no module"),
+    ],
+)
+def test_wrong_arguments_are_named(options, message):
+    with pytest.raises(explain.ExplainError, match=message):
+        explain.cam(*build("test_vim"), **options)
+
+
+def test_a_model_of_others_needs_its_layers_named():
+    model = timm.create_model("test_resnet", num_classes=3).eval()
+    image = torch.randn(3, 64, 64)
+    with pytest.raises(explain.ExplainError, match="name its layers"):
+        explain.cam(model, image)
+    assert explain.cam(model, image, layers=["layer3"]).shape == (64, 64)

@@ -1,0 +1,220 @@
+"""Class activation maps: Grad-CAM and its kin, through the package grad-cam.
+
+Here are the layers whose maps are weighed, and how the tokens of each family become such maps.
+
+Sizes: N batch, H and W image, h and w grid, P prefix tokens, L patches, C channels.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vimamba.explain.errors import ExplainError
+from vimamba.explain.scans import as_input, find_backbone, observe_scans
+from vimamba.layers import split_tokens
+from vimamba.models._plain import PlainBackbone
+from vimamba.models._staged import StagedBackbone
+
+# ways to weigh the channels, by the classes of pytorch_grad_cam
+METHODS = {
+    "gradcam": "GradCAM",  # arXiv:1610.02391
+    "gradcam++": "GradCAMPlusPlus",  # arXiv:1710.11063
+    "xgradcam": "XGradCAM",  # arXiv:2008.02312
+    "hirescam": "HiResCAM",  # arXiv:2011.08891
+    "layercam": "LayerCAM",  # doi:10.1109/TIP.2021.3089943
+    "eigencam": "EigenCAM",  # arXiv:2008.00299, of no class
+    "eigengradcam": "EigenGradCAM",
+}
+# of the shorter side of the coarsest map that tells one place from another
+FEWEST_CELLS = 4
+
+
+def cam(
+    model: nn.Module,
+    image: Tensor,
+    *,
+    target: int | None = None,
+    where: Tensor | tuple[int, int] | None = None,
+    method: str = "gradcam",
+    layers: Sequence[str] | None = None,
+) -> NDArray[np.float32]:
+    """Where in an image the evidence for a class is.
+
+    The map is that of the deepest layer that still tells places apart: in a pyramid the last stage
+    of 4 x 4 cells or more; among tokens the last block, or the last but one where the classifier
+    reads a class token or registers, for behind the last block no patch reaches these.
+
+    Args:
+        model: A classifier or a segmentation network in eval mode.
+        image: (C, H, W), as the network takes it.
+        target: Class; by default the predicted one, of a segmentation that of the most pixels, or
+            the one at the point `where`.
+        where: Of a segmentation: the pixels whose logits count, a mask (H, W), or one pixel (y, x).
+            By default those that are predicted to be of the class.
+        method: One of `METHODS`.
+        layers: Names of the modules whose outputs are the maps, instead of ours; of several, the
+            mean. Their outputs are (N, C, h, w), or laid out as this backbone's.
+
+    Returns:
+        (H, W) in [0, 1].
+
+    Raises:
+        ExplainError: An argument does not fit the network.
+        ImportError: grad-cam is not installed.
+    """
+    if method not in METHODS:
+        raise ExplainError(f"method={method!r} is unknown; choose from {sorted(METHODS)}")
+    import pytorch_grad_cam
+
+    size = image.shape[-2:]
+    image = as_input(model, image)
+    score = choose_score(model, image, target, where)
+    names, to_map = find_maps(model, image) if layers is None else (layers, None)
+    modules = dict(model.named_modules())
+    unknown = [name for name in names if name not in modules]
+    if unknown:
+        raise ExplainError(f"layers={unknown[0]!r} is no module of model={type(model).__name__}")
+    if to_map is None:
+        to_map = _guess_maps(model, image)
+    with _untouched(model):
+        engine: Any = getattr(pytorch_grad_cam, METHODS[method])
+        wanted = [modules[name] for name in names]
+        with engine(model, wanted, reshape_transform=to_map) as explain:
+            made = explain(image.requires_grad_(), [score])
+    return made[0, : size[0], : size[1]].astype(np.float32)
+
+
+def choose_score(
+    model: nn.Module,
+    image: Tensor,
+    target: int | None,
+    where: Tensor | tuple[int, int] | None,
+) -> Callable[[Tensor], Tensor]:
+    """What of the logits of one image, (classes,) or (classes, H, W), is to be explained.
+
+    Raises:
+        ExplainError: The network gives no logits of one image, or the class or place is not there.
+    """
+    with torch.no_grad():
+        logits = model(image)
+    if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
+        raise ExplainError(
+            f"model={type(model).__name__} gives neither logits of an image nor of its pixels"
+        )
+    logits = logits[0]
+    count = len(logits)
+    # one logit tells two classes apart
+    classes = 2 if logits.ndim == 3 and count == 1 else count
+    if target is not None and not 0 <= target < classes:
+        raise ExplainError(f"target={target} must be a class from 0 to {classes - 1}")
+    if logits.ndim == 1:
+        if where is not None:
+            raise ExplainError("where is for segmentation; a classifier has one answer per image")
+        chosen = int(logits.argmax()) if target is None else target
+        return lambda output: output[chosen]
+    answer = (logits[0] > 0).long() if count == 1 else logits.argmax(0)
+    pixels, chosen = _choose_pixels(answer, target, where)
+    sign = -1 if classes > count and chosen == 0 else 1
+    row = min(chosen, count - 1)
+    return lambda output: sign * output[row][pixels].mean()
+
+
+def _choose_pixels(
+    answer: Tensor, target: int | None, where: Tensor | tuple[int, int] | None
+) -> tuple[Tensor, int]:
+    """A mask of the pixels that count, of the predicted classes (H, W), and the class."""
+    mask = torch.zeros_like(answer, dtype=torch.bool)
+    if isinstance(where, Tensor):
+        mask[: where.shape[0], : where.shape[1]] = where.to(answer.device) != 0
+        if where.ndim != 2 or not mask.any():
+            raise ExplainError(f"where of shape {tuple(where.shape)} must be a mask with pixels")
+    elif where is not None:
+        y, x = where
+        if not (0 <= y < answer.shape[0] and 0 <= x < answer.shape[1]):
+            raise ExplainError(f"where={where} must be a pixel (y, x) of the image")
+        mask[y, x] = True
+    if target is None:
+        target = int((answer[mask] if where is not None else answer).flatten().mode().values)
+    if where is None:
+        mask = answer == target
+        if not mask.any():
+            raise ExplainError(f"target={target} is predicted nowhere; give where, a mask or pixel")
+    return mask, target
+
+
+def find_maps(
+    model: nn.Module, image: Tensor
+) -> tuple[list[str], Callable[[Tensor], Tensor] | None]:
+    """Names of the layers to weigh, and what makes maps (N, C, h, w) of their outputs.
+
+    Raises:
+        ExplainError: There is none of our backbones in the network.
+    """
+    backbone = find_backbone(model)
+    names = {module: name for name, module in model.named_modules()}
+    if isinstance(backbone, StagedBackbone):
+        sides = [
+            math.ceil(min(image.shape[-2:]) / info["reduction"]) for info in backbone.feature_info
+        ]
+        fine = [stage for stage, side in enumerate(sides) if side >= FEWEST_CELLS]
+        deepest = max(fine, default=0)
+        return [names[backbone.stages[deepest]]], _guess_maps(model, image)
+    if isinstance(backbone, PlainBackbone):
+        blocks: Any = backbone.blocks
+        reads_prefix = model is backbone and backbone.global_pool == "token"
+        if reads_prefix and len(blocks) == 1:
+            return [names[backbone.pos_drop]], _guess_maps(model, image)
+        block = blocks[-2 if reads_prefix else -1]
+        # such a block is not called: the backbone adds what its mixer gives itself
+        module = block.mixer if backbone.shows_updates else block
+        return [names[module]], _guess_maps(model, image)
+    raise ExplainError(
+        f"model={type(model).__name__} has no backbone of ours inside; name its layers, whose "
+        "outputs are maps (N, C, h, w)"
+    )
+
+
+def _guess_maps(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """What makes maps of outputs in the layout of a network's backbone."""
+    backbone = find_backbone(model)
+    if isinstance(backbone, StagedBackbone):
+        return None if backbone.is_nchw else _from_nhwc
+    if not isinstance(backbone, PlainBackbone):
+        return None
+    grids = {scan.grid for scan in observe_scans(model, image)}
+
+    def from_tokens(x: Tensor) -> Tensor:
+        patches = x.shape[1] - backbone.num_prefix_tokens
+        grid = next(grid for grid in grids if grid[0] * grid[1] == patches)
+        kept = split_tokens(x, backbone.places(patches))[0]
+        return kept.unflatten(1, grid).permute(0, 3, 1, 2)
+
+    return from_tokens
+
+
+def _from_nhwc(x: Tensor) -> Tensor:
+    return x.permute(0, 3, 1, 2)
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    """Keep gradients, and what may have them, as they are: grad-cam clears and fills them."""
+    kept = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    for p, _, _ in kept:
+        p.requires_grad_(False)
+        p.grad = None
+    try:
+        yield
+    finally:
+        for p, requires_grad, grad in kept:
+            p.requires_grad_(requires_grad)
+            p.grad = grad
+        for module, training in modes:
+            cast(Any, module).training = training

@@ -1,0 +1,68 @@
+"""Whether a map tells what a network goes by: deletion and insertion (arXiv:1806.07421).
+
+Sizes: H and W image, h and w map.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vimamba.explain.errors import ExplainError
+from vimamba.explain.scans import as_input
+
+
+def deletion_curve(
+    model: nn.Module,
+    image: Tensor,
+    importance: NDArray[np.float32],
+    *,
+    target: int | None = None,
+    blank: Tensor | float = 0.0,
+    steps: int = 32,
+    kind: Literal["deletion", "insertion"] = "deletion",
+) -> NDArray[np.float32]:
+    """Probability of a class while pixels are taken out, the most important ones first.
+
+    The mean of the curve is the area below it: the lower for deletion, and the higher for
+    insertion, the better the map.
+
+    Args:
+        model: A classifier in eval mode.
+        image: (C, H, W), as the network takes it.
+        importance: (h, w), enlarged bilinearly to the image if it is smaller.
+        target: Class; the predicted one by default.
+        blank: What a pixel without information is: a number, or an image (C, H, W).
+        steps: Equal parts of the pixels that are taken one after another.
+        kind: "insertion" starts with the blank and puts the pixels in.
+
+    Returns:
+        (steps + 1,), in [0, 1].
+
+    Raises:
+        ExplainError: An argument does not fit.
+    """
+    full = as_input(model, image)
+    values = torch.as_tensor(importance, dtype=torch.float32)
+    if values.ndim != 2 or not 1 <= steps <= full.shape[-2] * full.shape[-1]:
+        raise ExplainError(
+            f"importance of shape {tuple(values.shape)} must be one map (h, w), and steps={steps} "
+            "no more than the pixels"
+        )
+    if values.shape != full.shape[-2:]:
+        size = list(full.shape[-2:])
+        values = F.interpolate(values[None, None], size=size, mode="bilinear")[0, 0]
+    order = values.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    empty = torch.as_tensor(blank).to(full).expand_as(full)
+    first, last = (empty, full) if kind == "insertion" else (full, empty)
+    counts = torch.linspace(0, len(order), steps + 1).round()
+    taken = (rank[None] < counts[:, None]).unflatten(1, values.shape)[:, None].to(full.device)
+    with torch.no_grad():
+        target = int(model(full).argmax(1)) if target is None else target
+        answers = model(torch.where(taken, last, first)).softmax(1)
+    return answers[:, target].float().cpu().numpy()

@@ -231,7 +231,8 @@ class _Reading:
         return (
             depth in (0, facts.depth)  # 0: rules alone do not give a family's blocks their names
             and (stem is None or facts.width in (None, stem.shape[0]))
-            and (head is None or facts.features in (None, head.shape[-1]))
+            # some official classifiers are convolutions
+            and (head is None or facts.features in (None, head.flatten(1).shape[1]))
         )
 
     def has_classifier(self) -> bool:

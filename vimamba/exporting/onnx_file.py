@@ -4,7 +4,7 @@ The scan is ONNX's `Scan`, so the graph has one step whatever the number of toke
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from vimamba.exporting.onnx_operators import causal_conv_along_paths, selective_scan
+from vimamba.exporting.report import ExportError
 from vimamba.scan_orders import scan_paths
 
 # what torch.onnx writes without converting
@@ -51,6 +52,9 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         program: Of a float32 model with one input.
         names: Of the input's free dimensions: the batch, or that, height and width.
         path: Where to write. Weights of 2 GiB and more go to PATH.data beside it.
+
+    Raises:
+        ExportError: It calls an operator without a form in ONNX.
     """
     translations: dict[Any, Any] = {
         torch.ops.vimamba.selective_scan.default: selective_scan,
@@ -59,6 +63,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         operator.floordiv: floor_quotient,
         torch.ops.aten.sort.stable: stable_sort,
     }
+    _refuse_unknown(program, translations)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
     # what onnxscript's optimizer would rewrite onnxruntime rewrites as well, in no time
     written = torch.onnx.export(
@@ -74,6 +79,21 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
     assert written is not None
     _tidy(written.model)
     written.save(path, external_data=size >= SINGLE_FILE_BYTES)
+
+
+def _refuse_unknown(program: ExportedProgram, translations: Mapping[Any, Any]) -> None:
+    """Refuse a program that calls an operator of ours without a form in ONNX.
+
+    Raises:
+        ExportError: It does.
+    """
+    for node in program.graph.nodes:
+        name = str(node.target)
+        if name.startswith("vimamba.") and node.target not in translations:
+            raise ExportError(
+                f"{name.removesuffix('.default')} has no form in ONNX's operators; export the "
+                'model to "torch-export" or "aoti" instead'
+            )
 
 
 def _tidy(model: onnx_ir.Model) -> None:

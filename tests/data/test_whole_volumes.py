@@ -97,7 +97,7 @@ def test_ct_is_normalized_over_all_cases_and_anything_else_by_itself(root, tmp_p
         store(tmp_path / "images" / f"{number}.nii.gz", image)
         store(tmp_path / "masks" / f"{number}.nii.gz", mask)
     data = folder(tmp_path)
-    ((low, high),) = data.preprocessing.intensity.ranges
+    ((low, high),) = data.preprocessing.intensity.ranges or []
     assert -150 < low < -80
     assert 100 < high < 150
     inside = data.dataset("train")[0][0][0][1:][torch.from_numpy(make_volume(0)[1][1:] > 0)]

@@ -54,7 +54,7 @@ def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
 
 
 def test_tasks_are_found_by_name_and_a_near_one_is_proposed():
-    assert list_tasks()[:3] == ["classification", "registration", "segmentation"]
+    assert {"classification", "registration", "segmentation"} <= set(list_tasks())
     assert find_task("classification") is Classification
     assert class_path(Classification) == "vimamba.tasks.Classification"
     with pytest.raises(UsageError, match=r"--task rotatoin.*did you mean rotation"):

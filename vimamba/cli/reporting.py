@@ -84,4 +84,5 @@ def finish(cli: "RecipeCLI") -> None:
         *pictures,
     ):
         say(f"  {out / name}: {what}")
-    say(f"next: {command_line('predict', out, 'IMAGE_OR_FOLDER', '--out', kind.PREDICTIONS)}")
+    inputs = getattr(kind, "INPUTS", ("IMAGE_OR_FOLDER",))
+    say(f"next: {command_line('predict', out, *inputs, '--out', kind.PREDICTIONS)}")

@@ -22,6 +22,7 @@ QUIET = (
     ".*LeafSpec.*",
     ".*treespec.*",
     ".*pin_memory.*",
+    ".*always_return_as_numpy.*",
     "Total length of `list` across ranks is zero",
     "SWA is currently only supported every epoch",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",

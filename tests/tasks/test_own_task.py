@@ -91,7 +91,7 @@ def test_folds_of_a_task_that_cannot_join_answers_do_not_answer(monkeypatch):
 
 
 def test_tasks_are_found_by_name_and_a_near_one_is_proposed():
-    assert list_tasks()[:3] == ["classification", "registration", "segmentation"]
+    assert {"classification", "registration", "segmentation"} <= set(list_tasks())
     assert find_task("classification") is Classification
     assert class_path(Classification) == "vimamba.tasks.Classification"
     with pytest.raises(UsageError, match=r"--task rotatoin.*did you mean rotation"):

@@ -42,7 +42,11 @@ class FinishedRun:
 
 
 class Tools(Protocol):
-    """The functions of such a module."""
+    """The functions of such a module.
+
+    It may have `INPUTS` as well: what to call the inputs of `vimamba predict` in an example, where
+    they are not ("IMAGE_OR_FOLDER",).
+    """
 
     # pictures and lists a run leaves besides those that all runs leave: name and what it is
     RESULTS: tuple[tuple[str, str], ...]

@@ -178,8 +178,8 @@ def class_indices(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[n
 class RegistrationData(ImageData):
     r"""Base of data sets of pairs; each says which pairs there are.
 
-    Both images of a pair have one grid, and intensities become 0 to 1 in each volume by itself. A
-    network that is trained on the labels of all cases gets them for its loss and its scores.
+    Both images of a pair have one grid, and intensities become 0 to 1 in each volume by itself.
+    Labels, which all cases have or none, are for the Dice loss and the scores.
 
     Args:
         root: Folder or file that holds the data.

@@ -51,7 +51,7 @@ def hausdorff_distances(
     return compute_hausdorff_distance(
         *_one_hots(moved, fixed, num_classes),
         percentile=percentile,
-        spacing=None if spacing is None else list(spacing),
+        spacing=None if spacing is None else [float(step) for step in spacing],
     )
 
 

@@ -19,6 +19,7 @@ RESULTS = (
     ("data.png", "training pairs as they are"),
     ("samples.png", "pairs before and after, and their fields; also scores.png, curves.png"),
 )
+INPUTS = ("MOVING", "FIXED")
 PREDICTIONS = "registered"
 PREDICT_OPTIONS: dict[str, Any] = {}
 CLASS_ROWS = 30

@@ -120,14 +120,11 @@ class ImageRegistration(Task):
         """Pairs (N, 2, C, *grid), registered by the network that is trained."""
         return self.net(image[:, 0], image[:, 1])
 
-    def check_batch(self, size: int) -> None:
-        """Fail if the network cannot be trained with so few pairs in a batch."""
+    def blank_images(self, size: int) -> Tensor:
+        """So many pairs without content, of two cells of the coarsest map along each axis."""
         sides = [2 * cells for cells in cast(Any, self.net).cell]
         shape = (size, 2, cast(Any, self.hparams)["in_chans"], *sides)
-        state = {name: value.clone() for name, value in self.net.state_dict().items()}
-        with torch.no_grad():
-            self.run_training(torch.zeros(shape, dtype=None, device=self.device))
-        self.net.load_state_dict(state)  # without what a norm saw
+        return torch.zeros(shape, dtype=None, device="cpu")
 
     def one_hot(self, labels: Tensor) -> Tensor | None:
         """Labels (N, *grid) to maps (N, K, *grid) of those that count; None if there are none."""

@@ -21,7 +21,7 @@ from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
-from vimamba.tasks.tools import tools_of
+from vimamba.tasks.tools import fold_tools_of
 
 HELP = """\
 Trains one network per fold of the data and scores each image by the one that never saw it.
@@ -146,7 +146,7 @@ def prepare(requested: Record, options: list[str], out: Path) -> str:
     typed += ["--data.fold_as=test"]
     typed += ["--data.val_fraction=0"] if requested.choose == "last" else []
     cli = build(typed, out)
-    tools_of(type(cli.model))
+    fold_tools_of(type(cli.model))
     cli.model.check_folds()
     show_folds(cli.datamodule, requested)
     for name, value in cli.datamodule.settled().items():

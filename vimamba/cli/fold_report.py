@@ -13,7 +13,7 @@ from vimamba.console import command_line, number, say, show_table
 from vimamba.files import write_rows, write_whole
 from vimamba.tasks.folds import Folds, Row, plus_minus, spread
 from vimamba.tasks.registry import task_name
-from vimamba.tasks.tools import tools_of
+from vimamba.tasks.tools import fold_tools_of
 
 
 def report_folds(out: Path, record: Record) -> None:
@@ -26,7 +26,7 @@ def report_folds(out: Path, record: Record) -> None:
     from vimamba.cli.fold_pictures import draw_folds
 
     task = task_class(read_config(fold_folder(out, 0)))
-    tools = tools_of(task)
+    tools = fold_tools_of(task)
     folds = read_folds(out, record, tools.FOLD_SCORES)
     pooled = tools.pool_folds(folds, out)
     summary = {

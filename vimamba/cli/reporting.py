@@ -84,9 +84,4 @@ def finish(cli: "RecipeCLI") -> None:
         *pictures,
     ):
         say(f"  {out / name}: {what}")
-<<<<<<< HEAD
     say(f"next: {command_line('predict', out, *kind.INPUTS, '--out', kind.PREDICTIONS)}")
-=======
-    inputs = getattr(kind, "INPUTS", ("IMAGE_OR_FOLDER",))
-    say(f"next: {command_line('predict', out, *inputs, '--out', kind.PREDICTIONS)}")
->>>>>>> regtask

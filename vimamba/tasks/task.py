@@ -506,8 +506,9 @@ class Task(LightningModule):
     def blank_images(self, size: int) -> Tensor:
         """So many images without content, as `forward_training` takes them."""
         hparams = cast(Any, self.hparams)
-        sides = height_and_width(hparams["img_size"] or 224)
-        return torch.zeros((size, hparams["in_chans"], *sides), dtype=None, device="cpu")
+        sides = sides_of(hparams["img_size"] or 224, self.axes)
+        shape = (size, *self.stack, hparams["in_chans"], *sides)
+        return torch.zeros(shape, dtype=None, device="cpu")
 
     def check_batch(self, size: int) -> None:
         """Fail if the network cannot be trained with so few images in a batch.
@@ -518,14 +519,7 @@ class Task(LightningModule):
         Raises:
             TaskError: A norm over the batch is left with a single value.
         """
-<<<<<<< HEAD
-        hparams, net = cast(Any, self.hparams), self.net
-        sides = sides_of(hparams["img_size"] or 224, self.axes)
-        shape = (size, *self.stack, hparams["in_chans"], *sides)
-        image = torch.zeros(shape, dtype=None, device="cpu")
-=======
         net = self.net
->>>>>>> regtask
         try:
             self.net = deepcopy(net).train()
             with torch.no_grad():

@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from vimamba.errors import UsageError
 from vimamba.tasks.folds import Folds, Pooled
@@ -42,11 +42,7 @@ class FinishedRun:
 
 
 class Tools(Protocol):
-    """The functions of such a module.
-
-    It may have `INPUTS` as well: what to call the inputs of `vimamba predict` in an example, where
-    they are not ("IMAGE_OR_FOLDER",).
-    """
+    """The functions of such a module."""
 
     # pictures and lists a run leaves besides those that all runs leave: name and what it is
     RESULTS: tuple[tuple[str, str], ...]
@@ -56,11 +52,6 @@ class Tools(Protocol):
     PREDICTIONS: str
     # the options of `vimamba predict` that only some tasks take, with their defaults
     PREDICT_OPTIONS: Mapping[str, Any]
-
-    # the scores in a report that the folds of a cross-validation are compared by, and their names
-    FOLD_SCORES: Mapping[str, str]
-    # what `pool_folds` draws: name and what it is
-    FOLD_RESULTS: tuple[tuple[str, str], ...]
 
     def show_data(self, data: Any) -> None:
         """Check the data and print what it holds."""
@@ -96,12 +87,21 @@ class Tools(Protocol):
         """How to load the export."""
         ...
 
-    def pool_folds(self, folds: Folds, out: Path) -> Pooled:
-        """Score the held-out cases of all folds together; draw what shows them into `out`."""
-        ...
-
     def predict(self, run: FinishedRun, given: Namespace) -> int:
         """Answer for new inputs; returns the exit code of `vimamba predict`."""
+        ...
+
+
+class FoldTools(Tools, Protocol):
+    """What such a module has besides if `vimamba cross-validate` reports on its task."""
+
+    # the scores in a report that the folds are compared by, and their names
+    FOLD_SCORES: Mapping[str, str]
+    # what `pool_folds` draws: name and what it is
+    FOLD_RESULTS: tuple[tuple[str, str], ...]
+
+    def pool_folds(self, folds: Folds, out: Path) -> Pooled:
+        """Score the held-out cases of all folds together; draw what shows them into `out`."""
         ...
 
 
@@ -114,6 +114,22 @@ def tools_of(task: type) -> Tools:
     Raises:
         UsageError: It names none, or one that lacks something.
     """
+    return _checked_module(task, Tools)
+
+
+def fold_tools_of(task: type) -> FoldTools:
+    """The module that a task names, with what cross-validation needs of it.
+
+    Args:
+        task: A class of tasks.
+
+    Raises:
+        UsageError: It names none, or one that lacks something.
+    """
+    return _checked_module(task, FoldTools)
+
+
+def _checked_module(task: type, protocol: type) -> Any:
     name = getattr(task, "tools", "")
     if not name:
         raise UsageError(
@@ -121,10 +137,16 @@ def tools_of(task: type) -> Tools:
             "dotted name of one with the functions of vimamba.tasks.tools.Tools"
         )
     module = importlib.import_module(name)
-    wanted = (*Tools.__annotations__, *(key for key in vars(Tools) if not key.startswith("_")))
+    wanted = [
+        key
+        for part in reversed(protocol.__mro__)
+        if part in (Tools, FoldTools)
+        for key in (*part.__annotations__, *vars(part))
+        if not key.startswith("_")
+    ]
     if missing := [key for key in wanted if not hasattr(module, key)]:
         raise UsageError(
             f"{name}, the module of tables and pictures of {task.__name__}, lacks "
-            f"{', '.join(missing)}; see vimamba.tasks.tools.Tools"
+            f"{', '.join(missing)}; see vimamba.tasks.tools.{protocol.__name__}"
         )
-    return cast(Any, module)
+    return module

@@ -17,7 +17,7 @@ from vimamba.data.errors import DataError
 from vimamba.data.geometry import Grid, check_grids
 from vimamba.data.items import FileImage, StoredImage, relative_name
 from vimamba.data.masked.items import read_mask
-from vimamba.data.masked.labels import grey_values, whole_numbers
+from vimamba.data.masked.labels import gray_values, whole_numbers
 from vimamba.data.masked.nifti import ENDINGS, Volume, align_volume, cut_volume, open_volume
 from vimamba.data.pixels import image_size, percentile_limits, read_pixels
 
@@ -100,7 +100,7 @@ def read_labels(path: Path, onto: Path | None = None) -> NDArray[np.int64]:
         DataError: It cannot be read, or holds fractions or colors; the text names it.
     """
     if not is_volume(path):
-        return grey_values(read_mask(path), str(path)).astype(np.int64)
+        return gray_values(read_mask(path), str(path)).astype(np.int64)
     volume = _open(path, onto, nearest=True)
     if volume.channels > 1:
         raise DataError(f"labels {path} have the shape {volume.stored.shape}, expected 3 axes")

@@ -19,7 +19,7 @@ from vimamba.data.loading import stream_seed
 from vimamba.data.masked.augmentation import PRESETS, MaskedAugmentation
 from vimamba.data.masked.augmentation import Preset as AugmentationPreset
 from vimamba.data.masked.items import read_mask
-from vimamba.data.masked.labels import grey_values
+from vimamba.data.masked.labels import gray_values
 from vimamba.data.paired.augmentation import PairTransform
 from vimamba.data.paired.items import DatePair
 from vimamba.data.paired.layouts import PRESETS as LAYOUTS
@@ -231,7 +231,7 @@ class ChangeFolder(ImageData):
         """Names of as many classes as the labels have values; SECOND's where it is SECOND."""
         highest = 1
         for path in self._label_files():
-            values = grey_values(read_mask(path), str(path))
+            values = gray_values(read_mask(path), str(path))
             highest = max(highest, int(values[values != IGNORE].max(initial=0)))
         if self.layout_name == "second" and highest < len(SECOND):
             return list(SECOND)

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from vimamba.data.errors import DataError
 from vimamba.data.masked.items import read_mask
-from vimamba.data.masked.labels import LabelTable, grey_values
+from vimamba.data.masked.labels import LabelTable, gray_values
 from vimamba.data.paired.items import DatePair
 from vimamba.data.paired.layouts import Kind
 from vimamba.labels import IGNORE
@@ -86,7 +86,7 @@ class Truths:
         """(H, W) classes of a file; with `last`, all values beyond the classes count nowhere."""
         stored, count = read_mask(path), len(self.names)
         if last is not None:
-            stored = grey_values(stored, str(path))
+            stored = gray_values(stored, str(path))
             stored = np.where(stored < count, stored, last)
         colors = None if self.colors is None else [list(color) for color in self.colors]
         return LabelTable(list(self.names), list(range(count)), IGNORE, colors).indices(
@@ -96,7 +96,7 @@ class Truths:
 
 def read_changed(path: Path) -> NDArray[np.uint8]:
     """(H, W): 1 where a label is more than 0, be it 1 or 255."""
-    return (grey_values(read_mask(path), str(path)) > 0).astype(np.uint8)
+    return (gray_values(read_mask(path), str(path)) > 0).astype(np.uint8)
 
 
 def check_sizes(pair: DatePair, maps: Sequence[NDArray]) -> None:

@@ -9,6 +9,7 @@ from vimamba.console import say
 from vimamba.data import VolumeData
 from vimamba.hub import save_pretrained
 from vimamba.tasks.segmentation.report import (
+    INPUTS,
     headline,
     show_classes,
     show_scores,
@@ -16,7 +17,7 @@ from vimamba.tasks.segmentation.report import (
 )
 from vimamba.tasks.tools import FinishedRun
 
-__all__ = ["headline", "show_scores", "write_results"]
+__all__ = ["INPUTS", "headline", "show_scores", "write_results"]
 
 RESULTS = (
     ("data.png", "training cases with their masks, in three planes"),

@@ -51,7 +51,8 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     known = inspect.signature(model).parameters
     if "class_counts" in known:
         given["class_counts"] = [3, 2, 1]
-    given |= {"img_size": content["data"]["init_args"]["img_size"], "in_chans": source.in_chans}
+    given["img_size"] = content["data"]["init_args"]["img_size"]
+    given["in_chans"] = getattr(source, "given_chans", None) or 3
     if "kind" in known:
         given |= {"kind": source.kind, "num_classes": 2 if source.kind == "binary" else 5}
     given["optim"]["ema"] = None  # timm cannot average weights without memory

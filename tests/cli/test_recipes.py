@@ -48,7 +48,8 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     model, data = (find(content[part]["class_path"]) for part in ("model", "data"))
     source = data(**arguments(data, content["data"]["init_args"]))
     given = {**content["model"]["init_args"], "pretrained": False}
-    given["in_chans"] = source.given_chans or len(source.bands or "RGB")
+    chans = getattr(source, "given_chans", None) or len(getattr(source, "bands", None) or "RGB")
+    given["in_chans"] = chans
     known = inspect.signature(model).parameters
     of_the_data = {
         "num_classes": 3,

@@ -83,8 +83,7 @@ def margin(logits: Tensor) -> Tensor:
 
 def restore_objective(value: ChangeObjective | dict) -> ChangeObjective:
     """As given, or from the plain values that a checkpoint holds."""
-    if isinstance(value, ChangeObjective):
-        return value
+    value = vars(value) if isinstance(value, ChangeObjective) else value
     parts = {
         name: MaskObjective(**value[name]) if isinstance(value.get(name), dict) else value.get(name)
         for name in ("change", "classes")

@@ -17,6 +17,8 @@ SMALL = {"dims": [4, 8], "depths": [0, 1]}
 FIT = [
     *("fit", "--task", "volumes", "--model", "vss_unet_3d_nano", "--patch-size", "8x16x16"),
     *("--model.model_kwargs", str(SMALL), "--data.patches", "2", "--trainer.accelerator", "cpu"),
+    # a rate that does not know how long the training is, so that it can be stopped after an epoch
+    *("--model.optim.schedule", "constant", "--model.optim.warmup_epochs", "0"),
     *("--model.optim.ema", "0.9", "--model.drop_path_rate", "0.2", "--model.aux", "true"),
 ]
 
@@ -46,20 +48,16 @@ def weights(run):
 
 
 def test_workers_change_no_bit_and_a_resumed_training_goes_on_bit_for_bit(root, run, tmp_path):
-    args = [*FIT, "--data", str(root), "--epochs", "2"]
+    args = [*FIT, "--data", str(root)]
     other = tmp_path / "workers"
-    assert main([*args, "--workers", "2", "--out", str(other)]) == 0
+    assert main([*args, "--epochs", "2", "--workers", "2", "--out", str(other)]) == 0
     assert_same(weights(other), weights(run))
     task = Volumes(**{**small().hparams, "model_kwargs": SMALL})
     assert task.hparams["img_size"] == (8, 16, 16)
 
     stopped = tmp_path / "stopped"
-    stop = ["--trainer.callbacks+=Timer", "--trainer.callbacks.duration", "00:00:00:00"]
-    assert main([*args, *stop, "--workers", "0", "--out", str(stopped)]) == 0
-    begun = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)
-    assert begun["epoch"] == 0
-    (stopped / "config.yaml").write_text((run / "config.yaml").read_text())
-    assert main(["fit", "--resume", str(stopped)]) == 0
+    assert main([*args, "--epochs", "1", "--workers", "0", "--out", str(stopped)]) == 0
+    assert main(["fit", "--resume", str(stopped), "--epochs", "2"]) == 0
     assert_same(weights(stopped), weights(run))
 
 

@@ -49,10 +49,10 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     source = data(**arguments(data, content["data"]["init_args"]))
     given = {**content["model"]["init_args"], "pretrained": False}
     chans = getattr(source, "given_chans", None) or len(getattr(source, "bands", None) or "RGB")
-    given["in_chans"] = chans
     known = inspect.signature(model).parameters
     of_the_data = {
         "num_classes": 3,
+        "in_chans": chans,
         "class_counts": [3, 2, 1],
         "img_size": content["data"]["init_args"].get("img_size"),
         "class_names": ["a", "b", "c"],

@@ -34,7 +34,7 @@ LINKED_OPTIONS = {"model.seed", "data.seed", *(f"model.{name}" for name in Task.
 OPTIM = {
     "opt": "sgd", "lr": 0.3, "weight_decay": 0.4, "layer_decay": 0.5, "schedule": "poly",
     "power": 0.9, "warmup_epochs": 2.0, "warmup_lr": 0.1, "min_lr": 0.2, "ema": 0.5,
-    "freeze_epochs": 1,
+    "freeze_epochs": 1, "minutes": 45.0,
 }  # fmt: skip
 DATA = {
     "batch_size": 3, "workers": 1, "limit": 5,
@@ -249,9 +249,9 @@ def test_other_data_are_scored_by_the_division_that_is_named(run, folder, tmp_pa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation runs"),
-        ("predict RUN a.png --masks truth", "--masks is for segmentation runs"),
-        ("predict RUN a.png --no-overlays", "--no-overlays is for segmentation runs"),
+        ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation, change and volumes runs"),
+        ("predict RUN a.png --masks truth", "--masks is for segmentation and volumes runs"),
+        ("predict RUN a.png --no-overlays", "--no-overlays is for segmentation, change and volumes runs"),
         ("predict RUN a.png --workers -1", "--workers -1 must be at least 0"),
         ("predict RUN a.png --batch-size 0", "--batch-size 0 must be at least 1"),
         ("export test_vim --to hub --repo a/b --out c", "--out is for --to onnx"),

@@ -62,9 +62,9 @@ def test_too_few_channels_are_refused():
 
 def test_pooled_features_are_normed_and_a_map_is_not():
     model = timm.create_model("test_mobilemamba", num_classes=5)
-    assert isinstance(model.head.norm, nn.BatchNorm1d)
+    assert isinstance(model.head.neck, nn.BatchNorm1d)
     model.reset_classifier(0, "")
-    assert isinstance(model.head.norm, nn.Identity)
+    assert isinstance(model.head.neck, nn.Identity)
     model.reset_classifier(3, "catavgmax")
-    assert model.head.norm.num_features == 80
+    assert model.head.neck.num_features == 80
     assert model(torch.randn(2, 3, 96, 96)).shape == (2, 3)

@@ -53,7 +53,8 @@ def settle_options(
     for name in dict.fromkeys(name for own in options.values() for name in own):
         if name not in options[kind]:
             if getattr(given, name) is not None:
-                kinds = " and ".join(other for other, own in options.items() if name in own)
+                *others, last = (other for other, own in options.items() if name in own)
+                kinds = f"{', '.join(others)} and {last}" if others else last
                 option = name.replace("_", "-")
                 raise UsageError(f"--{option} is for {what.format(kinds)}, not for {kind}")
         elif getattr(given, name) is None:

@@ -89,13 +89,14 @@ class RecipeCLI(LightningCLI):
         data, model = self.config.data.init_args, self.config.model.init_args
         task: Any = find_class(self.parts[0])
         cfg = task.find_cfg(model.model, model.get("model_kwargs"))
-        if "img_size" in data and data.img_size is None:
-            size = (model.get("model_kwargs") or {}).get("img_size")
+        if "img_size" in data:
+            wanted = data.img_size
+            if wanted is None:
+                wanted = (model.get("model_kwargs") or {}).get("img_size") or cfg.input_size[1:]
             # of no length where the data proposes one
-            data.img_size = size or cfg.input_size[1:] or None
-        if data.get("img_size") is not None:
-            size = read_size(data.img_size, task.axes)
-            data.img_size = size if isinstance(size, int) else list(size)
+            if wanted != ():
+                size = read_size(wanted, task.axes)
+                data.img_size = size if isinstance(size, int) else list(size)
         self.published = cfg if model.get("pretrained") else None
         data.root = os.path.abspath(data.root)
         self.out = self.given_out or name_run(model.model)

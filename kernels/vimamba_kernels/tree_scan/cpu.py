@@ -25,8 +25,8 @@ def tree_sum(x: Tensor, weight: Tensor, parents: Tensor, upward: bool) -> Tensor
     tasks = batch * -(-channels // width)
     team = min(torch.get_num_threads(), tasks)
     sizes = (batch, 1, length, 0, channels, 1, 0, width)
-    arguments = ((y, flat(weight)), _whole(parents), _memory(team, length), sizes, upward)
-    run(_kernel("tree_sum"), arguments, tasks, team)
+    tensors = (y, flat(weight), _whole(parents), _memory(team, length))
+    run(_kernel("tree_sum"), tensors, (), (*sizes, upward), tasks, team)
     return y.to(x.dtype)
 
 
@@ -38,7 +38,7 @@ def grid_tree(down: Tensor, right: Tensor) -> Tensor:
     parents = torch.empty((batch, height * width), dtype=torch.int32, device="cpu")
     team = min(torch.get_num_threads(), batch)
     memory = _memory(team, height * width)
-    run(_kernel("grid_tree"), (edges, parents, memory, (height, width)), batch, team)
+    run(_kernel("grid_tree"), (edges, parents, memory), (), (height, width), batch, team)
     return parents.long()
 
 

@@ -178,11 +178,17 @@ class Volumes(Segmentation):
         with tempfile.TemporaryFile(prefix="vimamba-") as file:
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
 
-    def views(self, image: Tensor | Scene) -> list[Tensor]:
+    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
         """Logits (N, K, d, h, w) of the mirrored views that `tta` asks for.
 
         Every window is mirrored by itself, so that nothing of a volume's size is copied.
+
+        Args:
+            image: (N, C, d, h, w).
+            whole: The network takes it at once, whatever its size.
         """
+        if whole and isinstance(image, Tensor):
+            return [mirrored(self.finite_logits, axes)(image) for axes in FLIPS[self.tta]]
         scene = Scene.of(image) if isinstance(image, Tensor) else image
         return [
             slide(

@@ -249,9 +249,12 @@ def test_other_data_are_scored_by_the_division_that_is_named(run, folder, tmp_pa
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation, change and volumes runs"),
+        ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation, change and volumes"),
         ("predict RUN a.png --masks truth", "--masks is for segmentation and volumes runs"),
-        ("predict RUN a.png --no-overlays", "--no-overlays is for segmentation, change and volumes runs"),
+        (
+            "predict RUN a.png --no-overlays",
+            "--no-overlays is for segmentation, change and volumes",
+        ),
         ("predict RUN a.png --workers -1", "--workers -1 must be at least 0"),
         ("predict RUN a.png --batch-size 0", "--batch-size 0 must be at least 1"),
         ("export test_vim --to hub --repo a/b --out c", "--out is for --to onnx"),

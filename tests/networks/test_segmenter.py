@@ -192,9 +192,10 @@ def test_gradient_checkpointing_changes_nothing_but_what_is_kept(model):
     torch.testing.assert_close(ours, expected)
 
 
-def test_umamba_has_no_gradient_checkpointing():
-    with pytest.raises(ValueError, match="UMamba has no gradient checkpointing"):
-        create("umamba_bot_2d", None).set_grad_checkpointing()
+def test_a_network_without_gradient_checkpointing_says_so():
+    network = vimamba.create_network("mambahsi_pavia", num_classes=2)
+    with pytest.raises(ValueError, match="MambaHSI has no gradient checkpointing"):
+        network.set_grad_checkpointing()
 
 
 @every_network

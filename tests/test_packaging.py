@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # packages under another name than their modules
 MODULES = {
+    "grad-cam": "pytorch_grad_cam",
     "huggingface-hub": "huggingface_hub",
     "onnx-ir": "onnx_ir",
     "opencv-python-headless": "cv2",
@@ -33,8 +34,10 @@ FOR_OTHERS = {
     "onnx": "torch.onnx",
     "tensorboard": "Lightning's logger",
 }
-# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton
-NOT_DECLARED = {"lightning", "triton"}
+# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton,
+# pyogrio writes GeoPackages where it is installed
+NOT_DECLARED = {"lightning", "triton", "pyogrio"}
+EXTRAS = ("train", "explain", "export", "geo", "medical", "nnunet")
 
 
 def declared(*extras: str) -> set[str]:
@@ -61,7 +64,7 @@ def imported() -> set[str]:
 
 
 def test_what_is_imported_is_declared_and_what_is_declared_is_imported():
-    known = declared("train", "export", "medical", "nnunet")
+    known = declared(*EXTRAS)
     assert imported() - known == NOT_DECLARED
     assert known - imported() <= set(FOR_OTHERS)
 
@@ -71,7 +74,7 @@ def test_importing_the_package_needs_no_extra():
     script = "import sys, vimamba, vimamba.cli; print(*{m.split('.')[0] for m in sys.modules})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    extras = declared("train", "export", "medical", "nnunet") - needed
+    extras = declared(*EXTRAS) - needed
     # torch and the Hub's client load some of them by themselves
     assert not extras & set(done.stdout.split()) - {"packaging", "PIL", "rich"}
 

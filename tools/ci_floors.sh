@@ -33,4 +33,4 @@ print("Python", sys.version.split()[0], "torch", torch.__version__, "timm", timm
 OMP_NUM_THREADS=1 PYTHONPATH=.:kernels:tools "$place/bin/python" -m pytest -q -p no:cacheprovider \
   tests/models/test_contract.py tests/parity/test_parity.py tests/layers tests/heads \
   tests/networks/test_registry.py tests/networks/test_segmenter.py tests/networks/test_umamba.py \
-  tests/test_scan_orders.py tests/kernels/test_selective_scan.py tests/kernels/test_ssd.py
+  tests/scan_orders tests/kernels/test_selective_scan.py tests/kernels/test_ssd.py

@@ -16,7 +16,7 @@ from vimamba.errors import UsageError
 from vimamba.tasks import Classification, Task, TaskError, register_task
 from vimamba.tasks.ensemble import join_tasks
 from vimamba.tasks.registry import class_path, find_task, list_tasks
-from vimamba.tasks.tools import tools_of
+from vimamba.tasks.tools import fold_tools_of, tools_of
 
 
 @pytest.fixture(scope="module")
@@ -108,4 +108,4 @@ def test_a_task_without_its_module_is_named():
 def test_a_module_that_lacks_something_is_named_with_it(monkeypatch):
     monkeypatch.delattr(tests.tasks.rotation.report, "pool_folds")
     with pytest.raises(UsageError, match=r"rotation\.report, the module .* lacks pool_folds"):
-        tools_of(tests.tasks.rotation.Rotation)
+        fold_tools_of(tests.tasks.rotation.Rotation)

@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
-from pytorch_lightning import Trainer
 
 from tests.closeness import assert_same
 from tests.volumes import make_volume, store, write_cases
 from vimamba.cli import main
 from vimamba.data import VolumeFolder
+from vimamba.lightning import Trainer
 from vimamba.tasks import Optimization, Segmentation, TaskError, Volumes
 
 # the smallest that still has a scan

@@ -57,7 +57,7 @@ def erf(
             "least 1"
         )
     generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(images.shape[-2:], dtype=torch.float64)
+    total = torch.zeros(images.shape[-2:], dtype=torch.float64, device="cpu")
     center = (0.0, 0.0)
     for image in images:
         padded = as_input(model, image).requires_grad_()
@@ -66,7 +66,10 @@ def erf(
             row, column = values.shape[-2] // 2, values.shape[-1] // 2
             middle = values[0, :, row, column]
         for _ in range(probes):
-            signs = torch.randint(2, middle.shape, generator=generator).to(middle) * 2 - 1
+            drawn = torch.randint(
+                2, middle.shape, generator=generator, dtype=torch.int64, device="cpu"
+            )
+            signs = drawn.to(middle) * 2 - 1
             (gradient,) = torch.autograd.grad(middle, padded, signs, retain_graph=True)
             field = gradient[0].abs().sum(0)[: total.shape[0], : total.shape[1]]
             total += field.double().cpu()

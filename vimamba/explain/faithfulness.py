@@ -46,7 +46,7 @@ def deletion_curve(
         ExplainError: An argument does not fit.
     """
     full = as_input(model, image)
-    values = torch.as_tensor(importance, dtype=torch.float32)
+    values = torch.as_tensor(importance, dtype=torch.float32, device="cpu")
     if values.ndim != 2 or not 1 <= steps <= full.shape[-2] * full.shape[-1]:
         raise ExplainError(
             f"importance of shape {tuple(values.shape)} must be one map (h, w), and steps={steps} "
@@ -57,10 +57,10 @@ def deletion_curve(
         values = F.interpolate(values[None, None], size=size, mode="bilinear")[0, 0]
     order = values.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
-    empty = torch.as_tensor(blank).to(full).expand_as(full)
+    rank[order] = torch.arange(len(order), dtype=torch.int64, device="cpu")
+    empty = torch.as_tensor(blank, dtype=full.dtype, device=full.device).expand_as(full)
     first, last = (empty, full) if kind == "insertion" else (full, empty)
-    counts = torch.linspace(0, len(order), steps + 1).round()
+    counts = torch.linspace(0, len(order), steps + 1, dtype=torch.float32, device="cpu").round()
     taken = (rank[None] < counts[:, None]).unflatten(1, values.shape)[:, None].to(full.device)
     with torch.no_grad():
         target = int(model(full).argmax(1)) if target is None else target

@@ -243,13 +243,15 @@ class _Observer(TorchDispatchMode):
                 return grid, self._snake[:, None], False
             if isinstance(parent, MultiscaleSS2D) and ".half_scan." in name:
                 return grid, table[-parent.num_half :].reshape(1, 1, length), False
-        cells = torch.full((length,), -1)
+        cells = torch.full((length,), -1, dtype=torch.int64, device="cpu")
         patches = grid[0] * grid[1]
         backbone = self._backbone_of(name)
         places = backbone.places(patches) if isinstance(backbone, PlainBackbone) else []
         others = [token for token in range(patches + len(places)) if token not in set(places)]
-        cells[others] = torch.arange(patches)
-        cells[places] = torch.arange(patches, patches + len(places))
+        cells[others] = torch.arange(patches, dtype=torch.int64, device="cpu")
+        cells[places] = torch.arange(
+            patches, patches + len(places), dtype=torch.int64, device="cpu"
+        )
         return grid, cells, False
 
 

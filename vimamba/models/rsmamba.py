@@ -197,7 +197,7 @@ class RSMamba(PlainBackbone):
         """The paths (K, T), in training with `reshuffle` the last one's steps in a new order."""
         if not (self.training and self.reshuffle):
             return paths
-        order = torch.randperm(paths.shape[1], device=paths.device)
+        order = torch.randperm(paths.shape[1], dtype=torch.int64, device=paths.device)
         return torch.cat([paths[:-1], paths[-1:, order]])
 
 

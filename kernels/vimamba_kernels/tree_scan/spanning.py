@@ -29,7 +29,9 @@ def grid_tree_reference(down: Tensor, right: Tensor) -> Tensor:
 
 def _ends(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The two cells of every edge, (E), in the order of the edges."""
-    cells = torch.arange(height * width, device=device).unflatten(0, (height, width))
+    cells = torch.arange(height * width, dtype=torch.int64, device=device).unflatten(
+        0, (height, width)
+    )
     first = torch.cat([cells[:-1].flatten(), cells[:, :-1].flatten()])
     second = torch.cat([cells[1:].flatten(), cells[:, 1:].flatten()])
     return first, second
@@ -44,9 +46,9 @@ def _lightest_edges(down: Tensor, right: Tensor) -> Tensor:
     edges = weights.shape[1]
     order = weights.argsort(dim=1, stable=True)
     # no two edges have the same rank
-    numbers = torch.arange(edges, device=device).expand(batch, -1)
+    numbers = torch.arange(edges, dtype=torch.int64, device=device).expand(batch, -1)
     rank = torch.empty_like(order).scatter_(1, order, numbers)
-    cells = torch.arange(length, device=device).expand(batch, -1)
+    cells = torch.arange(length, dtype=torch.int64, device=device).expand(batch, -1)
     component, chosen = cells, torch.zeros(batch, edges, dtype=torch.bool, device=device)
     rounds = (length - 1).bit_length()
     for _ in range(rounds):
@@ -73,11 +75,11 @@ def _lightest_edges(down: Tensor, right: Tensor) -> Tensor:
 def _parents(joined: Tensor, width: int) -> Tensor:
     """Parents (B, L) of a tree's cells, of which `joined` (B, L, 4) names the neighbors."""
     batch, length = joined.shape[:2]
-    offsets = torch.tensor([width, 1, -width, -1], device=joined.device)
-    cells = torch.arange(length, device=joined.device).unsqueeze(1)
+    offsets = torch.tensor([width, 1, -width, -1], dtype=torch.int64, device=joined.device)
+    cells = torch.arange(length, dtype=torch.int64, device=joined.device).unsqueeze(1)
     target = (cells + offsets).clamp(0, length - 1).expand(batch, -1, -1)
     # arc 4 i + d leads from cell i in direction d, its twin back
-    direction = torch.arange(4, device=joined.device)
+    direction = torch.arange(4, dtype=torch.int64, device=joined.device)
     twin = (4 * target + (direction + 2) % 4).flatten(1)
     # the walk leaves a cell by the next arc after the one that leads back
     following = direction.expand_as(joined)
@@ -85,7 +87,7 @@ def _parents(joined: Tensor, width: int) -> Tensor:
         ahead = (direction + turn) % 4
         following = torch.where(joined[:, :, ahead], ahead, following)
     leaving = (4 * cells + following).flatten(1)
-    arcs = torch.arange(4 * length, device=joined.device).expand(batch, -1)
+    arcs = torch.arange(4 * length, dtype=torch.int64, device=joined.device).expand(batch, -1)
     start = joined[:, 0].to(torch.int64).argmax(dim=1, keepdim=True)
     follower = leaving.gather(1, twin)
     is_last = (follower == start) | ~joined.flatten(1)

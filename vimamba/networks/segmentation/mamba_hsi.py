@@ -98,7 +98,7 @@ class BothBranches(nn.Module):
     ) -> None:
         super().__init__()
         self.residual = residual
-        self.weights = nn.Parameter(torch.ones(2)) if weighted else None
+        self.weights = nn.Parameter(torch.ones(2, dtype=None, device=None)) if weighted else None
         self.spatial, self.spectral = spatial, spectral
 
     def forward(self, x: Tensor) -> Tensor:

@@ -129,7 +129,9 @@ def _contrast(
     for feature, label in zip(features, labels, strict=True):
         cells = label.any(0).nonzero().flatten()
         if len(cells) > most:
-            drawn = torch.randperm(len(cells), generator=generator, device="cpu")[:most]
+            drawn = torch.randperm(
+                len(cells), generator=generator, dtype=torch.int64, device="cpu"
+            )[:most]
             cells = cells[drawn.to(cells.device)]
         queries.append(feature[:, cells].T)
         own.append(label[:, cells].argmax(0))

@@ -85,7 +85,7 @@ def test_gallery_shows_all_orders(tmp_path):
 @pytest.mark.parametrize(
     ("order", "size", "name", "message"),
     [
-        ("squiggle", (4, 4), "a.png", "'squiggle' is unknown; choose from"),
+        ("qqqq", (4, 4), "a.png", "'qqqq' is unknown; choose from"),
         ("cross", (0, 4), "a.png", r"grid=\(0, 4\)"),
         ("raster", (2, 2, 2, 2), "a.png", "4 axes; up to 3 can be drawn"),
         ("cross", (4, 4), "a.nonsense", "nonsense"),

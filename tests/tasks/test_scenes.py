@@ -18,8 +18,8 @@ from vimamba.tasks.scenes import Legend, Scene, predict_raster
 from vimamba.tasks.scenes.polygons import area
 from vimamba.tasks.scenes.quicklook import pixel_meters, round_length
 from vimamba.tasks.scenes.raster import Outputs
-from vimamba.tasks.segmentation.windows import Scene as Whole
-from vimamba.tasks.segmentation.windows import slide
+from vimamba.tasks.windows import Scene as Whole
+from vimamba.tasks.windows import slide
 
 RNG = np.random.default_rng(0)
 LEGEND = Legend(

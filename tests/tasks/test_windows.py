@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from vimamba.tasks.segmentation.windows import Scene, slide
+from vimamba.tasks.windows import Scene, slide
 
 
 @pytest.mark.parametrize("size", [(40, 33), (10, 50), (9, 7), (16, 17)])

@@ -1,6 +1,6 @@
 """Change between two dates with any network for change: binary, semantic, or damage."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -29,12 +29,12 @@ from vimamba.tasks.change.metrics import (
     per_class,
     semantic_scores,
 )
+from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.task import build_network, of_one_size
-from vimamba.tasks.segmentation.windows import Scene, slide
-from vimamba.tasks.task import FLIPS, Task
+from vimamba.tasks.windows import Scene
 
 # what decides which epoch is best, of each kind
 MONITORS = {"binary": "f1", "semantic": "sek", "damage": "score"}
@@ -49,7 +49,7 @@ SHOWN = {"binary": "change", "semantic": "classes", "damage": "damage"}
 
 
 @register_task("change")
-class Change(Task):
+class Change(DenseTask):
     """Trains and scores a network that compares two images of one place.
 
     Scores are taken at the labels' own sizes. Images of another size than the network's are
@@ -123,8 +123,6 @@ class Change(Task):
         self.sides = height_and_width(img_size or 256)
         self.overlap = overlap
         # of inference in windows: how many at a time, and whom to tell how far it is
-        self.window_batch = 4
-        self.advance: Callable[[int, int], None] | None = None
         net = build_network(
             model,
             head,
@@ -195,39 +193,6 @@ class Change(Task):
         loss = self.loss(self.answers.part(self.run_training(dates)), truth)
         self.log_training(loss, len(dates))
         return loss
-
-    def windowed(self, image: Tensor | Scene) -> Tensor:
-        """(N, 2 C, h, w) to logits of that size, in windows unless it is the network's own size.
-
-        Raises:
-            NotFiniteError: A logit is not finite.
-        """
-        if isinstance(image, Tensor):
-            if image.shape[2:] == self.sides:
-                return self.finite_logits(image)
-            image = Scene.of(image)
-        return slide(
-            image,
-            self.finite_logits,
-            self.sides,
-            overlap=self.overlap,
-            batch_size=self.window_batch,
-            device=self.device,
-            advance=self.advance,
-        )
-
-    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back.
-
-        Args:
-            image: (N, 2 C, h, w).
-            whole: The network takes it at once, whatever its size.
-        """
-        answer: Any = self.finite_logits if whole else self.windowed
-        return [
-            answer(image.flip(axes)).flip(axes) if axes else answer(image)
-            for axes in FLIPS[self.tta]
-        ]
 
     def joint_logits(self, image: Tensor) -> Tensor:
         """(N, 2 C, h, w) to logits whose probabilities are the mean of those of the views."""

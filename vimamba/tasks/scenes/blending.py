@@ -1,7 +1,7 @@
 """Windows blended while only the lines they lie on are kept.
 
 A window's lines are final as soon as the next row of windows begins below them. The sums are those
-that `vimamba.tasks.segmentation.windows.slide` makes of a whole image, in the same order.
+that `vimamba.tasks.windows.slide` makes of a whole image, in the same order.
 
 Sizes: h x w pixels of a window, K scores, W columns.
 """
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vimamba.tasks.segmentation.windows import gaussian_weights
+from vimamba.tasks.windows import gaussian_weights
 
 
 class Band:

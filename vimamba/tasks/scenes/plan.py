@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from vimamba.data.rasters import Raster, Strips
 from vimamba.errors import UsageError
-from vimamba.tasks.segmentation.windows import place_windows
+from vimamba.tasks.windows import place_windows
 
 # lines that are written at a time, and rows and columns of a map's blocks
 BLOCK = 256

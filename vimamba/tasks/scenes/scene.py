@@ -87,7 +87,7 @@ class Scene:
 
         Args:
             values: (h, w, C) as `Raster.read` gives them. Fewer pixels than a window has lie in its
-                middle, as in `vimamba.tasks.segmentation.windows.slide`.
+                middle, as in `vimamba.tasks.windows.slide`.
         """
         if self.size is not None:
             values = pad_unknown(values, self.window)

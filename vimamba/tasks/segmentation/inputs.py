@@ -13,7 +13,7 @@ from vimamba.data.pixels import percentile_limits
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.sizes import height_and_width
 from vimamba.tasks.segmentation.jobs import Job
-from vimamba.tasks.segmentation.windows import Scene
+from vimamba.tasks.windows import Scene
 
 # an image of more windows' areas is prepared window by window
 LARGE = 16

@@ -19,13 +19,14 @@ from vimamba.layers import resize
 from vimamba.networks import create_segmenter
 from vimamba.sizes import ImageSize, read_size, sides_of
 from vimamba.tasks.backbone import is_timm_model, self_contained
+from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskLoss, MaskObjective
 from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
-from vimamba.tasks.segmentation.windows import Scene, slide
-from vimamba.tasks.task import FLIPS, Task, balanced_weights
+from vimamba.tasks.task import balanced_weights
+from vimamba.tasks.windows import Scene
 
 # rows whose classes are computed at a time: a large image's probabilities never exist at once
 STRIP = 256
@@ -34,7 +35,7 @@ Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
 
 
 @register_task("segmentation")
-class Segmentation(Task):
+class Segmentation(DenseTask):
     """Trains and scores a segmentation network.
 
     Two classes have one output with a sigmoid, more have one output each with a softmax. Scores are
@@ -117,8 +118,6 @@ class Segmentation(Task):
         self.tolerance = tolerance
         self.overlap = overlap
         # of inference in windows: how many at a time, and whom to tell how far it is
-        self.window_batch = 4
-        self.advance: Callable[[int, int], None] | None = None
         self.binary = num_classes == 2
         net = build_network(
             model,
@@ -219,39 +218,6 @@ class Segmentation(Task):
         """Fail if cases are not scored one by one."""
         if not self.case_scores:
             raise UsageError("--model.case_scores must be true: the cases are what is reported")
-
-    def windowed(self, image: Tensor | Scene) -> Tensor:
-        """(N, C, h, w) to logits of that size, in windows unless it is the network's own size.
-
-        Raises:
-            NotFiniteError: A logit is not finite.
-        """
-        if isinstance(image, Tensor):
-            if image.shape[2:] == self.sides:
-                return self.finite_logits(image)
-            image = Scene.of(image)
-        return slide(
-            image,
-            self.finite_logits,
-            self.sides,
-            overlap=self.overlap,
-            batch_size=self.window_batch,
-            device=self.device,
-            advance=self.advance,
-        )
-
-    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back.
-
-        Args:
-            image: (N, C, h, w).
-            whole: The network takes it at once, whatever its size.
-        """
-        answer: Any = self.finite_logits if whole else self.windowed
-        return [
-            answer(image.flip(axes)).flip(axes) if axes else answer(image)
-            for axes in FLIPS[self.tta]
-        ]
 
     def joint_logits(self, image: Tensor) -> Tensor:
         """(N, C, h, w) to the logits whose probabilities are the mean of those of the views."""

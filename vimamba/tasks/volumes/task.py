@@ -26,7 +26,7 @@ from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskObjective, shrink
 from vimamba.tasks.segmentation.metrics import CaseTable
 from vimamba.tasks.segmentation.task import Scored, Segmentation, likeliest
-from vimamba.tasks.segmentation.windows import Scene, slide
+from vimamba.tasks.windows import Scene, slide
 
 # axes to mirror for each view of a volume: slices 2, rows 3, columns 4
 FLIPS: dict[str, list[tuple[int, ...]]] = {

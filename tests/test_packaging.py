@@ -34,9 +34,8 @@ FOR_OTHERS = {
     "onnx": "torch.onnx",
     "tensorboard": "Lightning's logger",
 }
-# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton,
-# pyogrio writes GeoPackages where it is installed
-NOT_DECLARED = {"lightning", "triton", "pyogrio"}
+# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton
+NOT_DECLARED = {"lightning", "triton"}
 EXTRAS = ("train", "explain", "export", "geo", "medical", "nnunet")
 
 

@@ -139,7 +139,7 @@ def write_geopackage(
         from pyogrio.raw import write
     except ImportError:
         raise UsageError(
-            "a GeoPackage needs pyogrio: pip install pyogrio, or take --polygons geojson"
+            "a GeoPackage needs pyogrio: pip install 'vimamba[geo]', or take --polygons geojson"
         ) from None
     count, batches = 0, chain(found, [[]])  # the empty one, so that there always is a file
     for batch in batches:

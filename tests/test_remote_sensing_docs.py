@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import rasterio
+from PIL import Image
 from rasterio.transform import from_origin
 
 from tests.documents import (
@@ -17,6 +18,7 @@ from tests.documents import (
 )
 from tests.rasters import write_raster
 from vimamba.cli import main
+from vimamba.data.masked.aerial import ISPRS
 
 PAGE = "docs/remote_sensing.md"
 SMALL = "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}"
@@ -34,20 +36,35 @@ def write_scene(folder, name, rng, *, labels=False, shift=0):
         write_raster(folder / "masks" / name, values, **place)
 
 
+def write_potsdam(folder, rng):
+    """Two images to train on and two of the test, with squares of all classes."""
+    colors = np.asarray(list(ISPRS.values()), dtype=np.uint8)
+    for name in ("2_10", "2_11", "2_13", "2_14"):
+        truth = np.kron(rng.permutation(16).reshape(4, 4) % 6, np.ones((16, 16), dtype=int))
+        label, noise = colors[truth], rng.integers(0, 90, (64, 64, 3))
+        for kind, pixels in (("RGB", label // 2 + noise), ("label", label)):
+            path = folder / f"{kind}s" / f"top_potsdam_{name}_{kind}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for number in range(6):
         write_scene(tmp_path / "land", f"{number}.tif", rng, labels=True)
     write_scene(tmp_path / "new", "a.tif", rng)
     write_scene(tmp_path / "new", "b.tif", rng, shift=30)
+    write_potsdam(tmp_path / "potsdam", rng)
     monkeypatch.chdir(tmp_path)
     commands = [c for c in find_commands(read(PAGE)) if not c.startswith(SETUP)]
-    assert len(commands) == 3
+    assert len(commands) == 5
     for command in commands:
         argv = shortened(command)
         if argv[0] == "fit":
             argv += ["--img-size", "32", "--workers", "0", "--data.tile", "48", "--model.head"]
             argv += ["unet", "--model.model_kwargs", SMALL]
+        if "-c" in argv:
+            argv += ["--model.pretrained", "false", "--precision", "32-true"]
         assert main(argv) == 0, command
     with rasterio.open("maps/a.tif") as file, rasterio.open("new/a.tif") as scene:
         assert (file.crs, file.transform) == (scene.crs, scene.transform)
@@ -57,6 +74,10 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     assert report["images"] % 4 == 0
     scored = sum(row["pixels"] for row in report["per_class"])
     assert scored == report["images"] // 4 * (4 * 48 * 48 - 15 * 20)
+    potsdam = json.loads((tmp_path / "runs" / "potsdam" / "metrics.json").read_text())["test"]
+    assert (potsdam["left_out"], potsdam["border"]) == (["clutter"], 3)
+    # of four tiles of 48 x 48 in each of two images, less than all
+    assert 0 < sum(row["pixels"] for row in potsdam["per_class"]) < 8 * 48 * 48 // 2
     for snippet in find_snippets(read(PAGE)):
         exec(compile(snippet, PAGE, "exec"), {"__name__": "__main__"})
     with rasterio.open("changes.tif") as file:

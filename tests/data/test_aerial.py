@@ -64,6 +64,15 @@ def test_potsdam_and_vaihingen_are_divided_as_in_the_contest(tmp_path):
         assert data.class_names == list(ISPRS)
         assert mask_of(data)[:, 0].tolist() == [0, 1, 2, 3, 4, 5, 5, 5]
     assert len(NAMINGS["potsdam"].train) == 24
+    tiled = AerialFolder(str(tmp_path / "p"), layout="potsdam", img_size=4, tile=4)
+    tiled.check()
+    assert splits(tiled) == {"train": 8, "val": 4, "test": 8}
+    assert len({item.group for item in tiled.items("val")}) == 1
+    assert [mask_of(tiled, "test")[:, 0].tolist(), mask_of(tiled, "test").shape] == [
+        [0, 1, 2, 3],
+        (4, 4),
+    ]
+    assert tiled.dataset("test")[2][1][:, 0].tolist() == [4, 5, 5, 5]
     assert len(NAMINGS["vaihingen"].train) == 16
     (tmp_path / "v" / "top_mosaic_09cm_area3.tif").unlink()
     with pytest.raises(DataError, match=r"without a mask in .*: 3$"):

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from vimamba.tasks.segmentation.metrics import CaseTable, case_scores, class_scores
+from vimamba.labels import IGNORE
+from vimamba.tasks.segmentation.metrics import (
+    CaseTable,
+    case_scores,
+    class_scores,
+    without_borders,
+)
 
 
 def test_scores_of_counts_agree_with_a_hand_calculation():
@@ -31,6 +37,40 @@ def test_a_class_that_is_only_said_has_no_score_and_counts_against_the_others():
     assert report["per_class"][2] == row
     alone = class_scores(torch.tensor([[3, 1], [0, 0]]), ["background", "a"], background=True)
     assert alone["dice"] is None
+
+
+def test_a_class_that_means_leave_out_counts_against_the_others():
+    # of 9 pixels of clutter 3 were taken for a; 1 of a and 2 of b were taken for clutter
+    confusion = torch.tensor([[8, 1, 1], [0, 6, 2], [3, 0, 6]])
+    report = class_scores(confusion, ["a", "b", "clutter"], background=False, left_out=["clutter"])
+    assert report["dice"] == pytest.approx((2 * 8 / (10 + 11) + 2 * 6 / (8 + 7)) / 2)
+    assert report["miou"] == pytest.approx((8 / 13 + 6 / 9) / 2)
+    assert report["accuracy"] == pytest.approx(20 / 27)
+    assert report["per_class"][2]["dice"] == pytest.approx(12 / 18)
+    table = CaseTable(["a", "b", "clutter"], background=False, tolerance=1, left_out=["clutter"])
+    assert list(table.parts) == ["a", "b"]
+
+
+def test_a_border_is_as_wide_as_said_on_either_side():
+    truth = np.zeros((5, 12), dtype=np.uint8)
+    truth[:, 4:] = 1
+    # the columns 1 to 3 are 3, 2 and 1 from class 1, the columns 4 to 6 the same from class 0
+    wanted = truth.copy()
+    wanted[:, 1:7] = IGNORE
+    np.testing.assert_array_equal(without_borders(truth, 3), wanted)
+    np.testing.assert_array_equal(without_borders(truth, 0), truth)
+    # what is ignored has no border, nor has the image
+    truth[:, 4:] = IGNORE
+    np.testing.assert_array_equal(without_borders(truth, 3), truth)
+
+
+def test_a_border_is_a_disc():
+    truth = np.full((9, 9), 4, dtype=np.uint8)
+    truth[4, 4] = 1
+    rows, columns = np.nonzero(without_borders(truth, 3) == IGNORE)
+    # 1 + 4 * 3 along the axes, 4 * 4 beside them: (1, 1), (1, 2), (2, 1), (2, 2), but not (3, 1)
+    assert len(rows) == 29
+    assert ((rows - 4) ** 2 + (columns - 4) ** 2).max() == 9
 
 
 def test_a_class_that_is_in_no_case_is_left_out_of_the_means_over_cases():

@@ -11,13 +11,17 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from tests.rasters import METERS, write_raster
+from vimamba.data.masked.labels import LabelTable
 from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.errors import UsageError
 from vimamba.tasks.scenes import Legend, Scene, predict_raster
+from vimamba.tasks.scenes.plan import BLOCK
 from vimamba.tasks.scenes.polygons import area
 from vimamba.tasks.scenes.quicklook import pixel_meters, round_length
 from vimamba.tasks.scenes.raster import Outputs
+from vimamba.tasks.segmentation.metrics import without_borders
+from vimamba.tasks.segmentation.scenes import count_pairs
 from vimamba.tasks.windows import Scene as Whole
 from vimamba.tasks.windows import slide
 
@@ -182,6 +186,20 @@ def test_an_interrupted_map_continues_bit_for_bit(tmp_path, scene, stop):
     before = predict_raster([scene], interrupted, {out: LEGEND}, **options)
     assert before.finished_before
     assert (before.pixels, calls) == (again.pixels, [])
+
+
+def test_borders_of_a_scene_are_those_of_the_whole(tmp_path):
+    rng = np.random.default_rng(0)
+    truth = np.kron(rng.integers(0, 3, (BLOCK // 8 + 2, 6)), np.ones((8, 8))).astype(np.uint8)
+    found = np.where(rng.random(truth.shape) < 0.2, 1, truth).astype(np.uint8)
+    found[:3] = 255
+    table = LabelTable(["a", "b", "c"], [0, 1, 2], 255)
+    kept = np.where(found == 255, 255, without_borders(truth, 3))
+    pairs = list(zip(kept[kept != 255], found[kept != 255], strict=True))
+    paths = [write_raster(tmp_path / n, v) for n, v in (("f.tif", found), ("t.tif", truth))]
+    with Raster(paths[0], role="labels") as one, Raster(paths[1], onto=one, role="labels") as other:
+        confusion = count_pairs(one, table, other, table, border=3)
+    assert confusion.tolist() == [[pairs.count((t, f)) for f in range(3)] for t in range(3)]
 
 
 def test_only_its_own_maps_are_taken_for_finished(tmp_path, scene):

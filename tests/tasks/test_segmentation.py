@@ -149,6 +149,38 @@ def test_scores_are_those_of_the_masks_own_size(tmp_path):
     assert rows == {"a": 1.0, "b": pytest.approx(2 * 128 / (128 + 256))}
 
 
+def test_borders_and_classes_that_are_left_out_are_in_no_score(tmp_path):
+    """A network that says class 1 from row 8 on; it begins at row 6, and class 2 at row 14."""
+
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            low = torch.arange(16, device=x.device)[:, None] >= 8
+            lower = torch.where(low, 50.0, -50.0).expand(len(x), 16, 16)
+            return torch.stack([-lower, lower, lower * 0 - 99], 1)
+
+    mask = torch.zeros(16, 16, dtype=torch.uint8)
+    mask[6:14], mask[14:] = 1, 2
+    batch = [(torch.zeros(3, 16, 16), mask, "a", (1.0, 1.0))]
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False,
+                      enable_model_summary=False, default_root_dir=tmp_path)  # fmt: skip
+    found = {}
+    for name, variant in (("all", {}), ("some", {"left_out": ["2"], "border": 2})):
+        task = small(num_classes=3, background=False, **variant)
+        task.net = Half()
+        trainer.test(task, DataLoader(batch, collate_fn=list), verbose=False)
+        found[name] = task.report
+    rows = (2 * 6 / (6 + 8), 2 * 6 / (8 + 8), 0)
+    assert found["all"]["dice"] == pytest.approx(sum(rows) / 3)
+    assert found["all"]["accuracy"] == 12 / 16
+    assert not {"left_out", "border"} & found["all"].keys()
+    # rows 4 to 7 and 12 to 15 are borders
+    assert found["some"]["dice"] == found["some"]["miou"] == found["some"]["accuracy"] == 1
+    assert (found["some"]["left_out"], found["some"]["border"]) == (["2"], 2)
+    # of the image by itself, all pixels count
+    assert {row["class"] for row in found["some"]["cases"]["rows"]} == {"0", "1"}
+    assert found["some"]["case_dice"] == pytest.approx(sum(rows[:2]) / 2)
+
+
 def test_windows_agree_with_the_whole_where_the_answer_is_local():
     task = small(overlap=0.25).eval()
     task.net = torch.nn.Conv2d(3, 3, 1)
@@ -216,6 +248,9 @@ def test_an_export_loads_by_its_folder(tmp_path):
         ({"num_classes": 1, "class_names": ["a"]}, r"one class only, \['a'\]"),
         ({"model": "umamba_bot_3d", "model_kwargs": {"patch_size": [8, 8, 8]}}, "takes volumes"),
         ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
+        ({"left_out": ["sky"]}, r"left_out=\['sky'\] must be some of the classes \['0', '1'\]"),
+        ({"left_out": ["0", "1"]}, r"left_out=\['0', '1'\] must be some of the classes"),
+        ({"border": -1}, r"border=-1 must be at least 0"),
         ({"head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
     ],
 )

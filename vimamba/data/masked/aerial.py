@@ -16,12 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from vimamba.data.base import check_positive
 from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue
 from vimamba.data.listing import check_files, list_images
-from vimamba.data.masked.items import MaskedFile
+from vimamba.data.masked.items import MaskedFile, MaskedImage
 from vimamba.data.masked.labels import DEFAULT_LABELS, Labels
 from vimamba.data.masked.matching import by_name, match_names
+from vimamba.data.masked.scene_folder import cut
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.splits import SPLIT_WORDS
 
@@ -115,6 +117,8 @@ class AerialFolder(SegmentationData):
     Args:
         root: The folder.
         layout: Which data set it is.
+        tile: Cut TIFF images into tiles of this side, pixels, which are read by window (extra
+            `geo`); tiles of one image are never in two splits. By default images are read whole.
         labels: What masks hold; as published by default.
         **kwargs: Arguments of `SegmentationData`.
     """
@@ -124,6 +128,7 @@ class AerialFolder(SegmentationData):
         root: str,
         *,
         layout: AerialLayout,
+        tile: int | None = None,
         labels: Labels = DEFAULT_LABELS,
         **kwargs,  # noqa: ANN003
     ) -> None:
@@ -134,6 +139,8 @@ class AerialFolder(SegmentationData):
         super().__init__(
             root, labels=self.naming.labels if given == DEFAULT_LABELS else given, **kwargs
         )
+        check_positive(tile=tile)
+        self.tile = tile
 
     def read(self) -> Catalogue:
         """Pair the files by their names.
@@ -158,11 +165,12 @@ class AerialFolder(SegmentationData):
             images = {name: path for name, path in images.items() if name not in alone}
         match_names(images, masks, self.root, self.root)
         check_files([*images.values(), *masks.values()])
-        splits: dict[str, tuple[MaskedFile, ...]] = {}
+        splits: dict[str, tuple[MaskedImage, ...]] = {}
         for name, path in images.items():
             item = MaskedFile(path, self.root, masks[name], align=self.align)
+            items = [item] if self.tile is None else cut(item, [self.tile] * 2, self.labels.ignore)
             split = self._split(name)
-            splits[split] = (*splits.get(split, ()), item)
+            splits[split] = (*splits.get(split, ()), *items)
         return self.with_val(splits)
 
     def _named(self, files: list[Path], form: str) -> dict[str, Path]:

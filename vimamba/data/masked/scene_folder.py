@@ -14,6 +14,7 @@ from vimamba.data.masked.items import MaskedFile, MaskedImage
 from vimamba.data.masked.labels import mask_values
 from vimamba.data.masked.mask_folder import MaskFolder
 from vimamba.data.preprocessing import Fit
+from vimamba.labels import IGNORE
 from vimamba.sizes import height_and_width
 
 if TYPE_CHECKING:
@@ -140,28 +141,33 @@ class SceneFolder(MaskFolder):
     def pair(self, images: Path, masks: Path) -> tuple[MaskedImage, ...]:
         """Tiles of the scenes of a folder, with their labels."""
         scenes = cast(tuple[MaskedFile, ...], super().pair(images, masks))
-        return tuple(tile for scene in scenes for tile in self.cut(scene))
-
-    def cut(self, pair: MaskedFile) -> list[SceneTile]:
-        """A scene as tiles.
-
-        Raises:
-            DataError: The labels do not lie where the scene lies.
-        """
         sides = [self.tile or TILE * side for side in height_and_width(self.img_size)]
-        with open_raster(pair.path) as raster:
-            open_raster(pair.mask_path, onto=raster, align=self.align, role="labels").close()
-            size = raster.size
-        ignore = self.labels.ignore if self.labels.ignore >= 0 else 255
-        height, width = (min(length, side) for length, side in zip(size, sides, strict=True))
-        return [
-            SceneTile(
-                pair.path, pair.mask_path, pair.root, (row, column), (height, width), self.align,
-                ignore,
-            )
-            for row in starts(size[0], height)
-            for column in starts(size[1], width)
-        ]  # fmt: skip
+        return tuple(tile for scene in scenes for tile in cut(scene, sides, self.labels.ignore))
+
+
+def cut(pair: MaskedFile, sides: Sequence[int], ignore: int) -> list[SceneTile]:
+    """A scene as tiles side by side, the last of a row or column shifted inside.
+
+    Args:
+        pair: The scene and its labels.
+        sides: Height and width of a tile, pixels.
+        ignore: Value of labels to ignore; -1 if there is none.
+
+    Raises:
+        DataError: The labels do not lie where the scene lies.
+    """
+    with open_raster(pair.path) as raster:
+        open_raster(pair.mask_path, onto=raster, align=pair.align, role="labels").close()
+        size = raster.size
+    height, width = (min(length, side) for length, side in zip(size, sides, strict=True))
+    beyond = ignore if ignore >= 0 else IGNORE
+    return [
+        SceneTile(
+            pair.path, pair.mask_path, pair.root, (row, column), (height, width), pair.align, beyond
+        )
+        for row in starts(size[0], height)
+        for column in starts(size[1], width)
+    ]
 
 
 def starts(length: int, side: int) -> list[int]:

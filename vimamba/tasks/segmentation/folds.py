@@ -20,6 +20,7 @@ def pool_masks(folds: Folds, out: Path) -> Pooled:
     """Scores of every case, and of all pixels together; draws the confusion of these."""
     cases = folds.numbers("case", "class")
     names = [row["class"] for row in folds.reports[0]["per_class"]]
+    left_out = folds.reports[0].get("left_out", ())
     confusion = torch.from_numpy(np.sum([r["confusion"] for r in folds.reports], axis=0))
     means = case_means(cases)
     scored = [name for name in names if any(row["class"] == name for row in cases)]
@@ -33,7 +34,9 @@ def pool_masks(folds: Folds, out: Path) -> Pooled:
         "over_cases": {key: spread([row[key] for row in means]) for key in CASE_SCORES if means},
         "per_class": per_class,
         "worst": sorted(means, key=lambda row: row["dice"])[:WORST],
-        "pooled": class_scores(confusion, names, background=len(scored) < len(names)),
+        "pooled": class_scores(
+            confusion, names, background=names[0] not in scored, left_out=left_out
+        ),
     }
     title = f"Pixel accuracy {summary['pooled']['accuracy']:.2%}, all folds"
     draw_confusion(summary["pooled"], names, out / "confusion_matrix.png", title=title, shares=True)

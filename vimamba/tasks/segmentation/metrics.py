@@ -19,7 +19,7 @@ belong to no class, neither in the truth nor in the prediction.
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,21 @@ CASE_SCORES = ("dice", "hd95", "surface_dice")
 Row = dict[str, Any]
 
 
-def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: bool) -> Row:
+def class_scores(
+    confusion: Tensor,
+    class_names: Sequence[str],
+    *,
+    background: bool,
+    left_out: Collection[str] = (),
+) -> Row:
     """Dice, IoU and accuracy from counts of pixels.
 
     Args:
         confusion: (C, C), rows are the truth.
         class_names: In the order of the classes.
         background: Leave the first class out of the mean Dice.
+        left_out: Classes without a part in the means. Their pixels count against other classes and
+            in the accuracy.
 
     Returns:
         `dice` (mean over the classes of interest), `miou` (mean over all classes), `accuracy` (part
@@ -61,14 +69,43 @@ def class_scores(confusion: Tensor, class_names: Sequence[str], *, background: b
         | {key: float_or_none(values[index]) for key, values in columns.items()}
         for index, name in enumerate(class_names)
     ]
+    meant = torch.tensor([name not in left_out for name in class_names], device=counts.device)
     first = int(background)
     return {
-        "dice": mean_of_known(columns["dice"][first:]),
-        "miou": mean_of_known(columns["iou"]),
+        "dice": mean_of_known(columns["dice"][first:][meant[first:]]),
+        "miou": mean_of_known(columns["iou"][meant]),
         "accuracy": float_or_none(hit.sum() / counts.sum()),
         "per_class": rows,
         "confusion": confusion.long().tolist(),
     }
+
+
+def variant_notes(left_out: Collection[str], border: int) -> list[str]:
+    """What is particular about scores over all pixels, a line each."""
+    notes = []
+    if left_out:
+        notes.append(f"means are without {', '.join(left_out)}")
+    if border:
+        notes.append(f"pixels up to {border} from another true class are not counted")
+    return notes
+
+
+def without_borders(truth: NDArray[np.uint8], border: int) -> NDArray[np.uint8]:
+    """(H, W) classes, with `IGNORE` wherever a pixel of another class is `border` away or less.
+
+    The distance is Euclidean, so with 3 a class is eroded by the disc of ISPRS's benchmark. Borders
+    with what is ignored, and the edges of the image, are none.
+    """
+    if border == 0:
+        return truth
+    import cv2
+
+    reach = np.arange(-border, border + 1) ** 2
+    disc = (reach[:, None] + reach <= border**2).astype(np.uint8)
+    unknown = truth == IGNORE
+    highest = cv2.dilate(np.where(unknown, np.uint8(0), truth), disc)
+    lowest = cv2.erode(np.where(unknown, np.uint8(IGNORE), truth), disc)
+    return np.where(unknown | (highest != lowest), np.uint8(IGNORE), truth)
 
 
 def case_scores(
@@ -130,6 +167,7 @@ class CaseTable:
         class_names: In the order of the classes.
         background: Do not score the first class.
         tolerance: See `case_scores`.
+        left_out: Further classes not to score.
         regions: Sets of classes that are scored besides, by name.
     """
 
@@ -139,12 +177,15 @@ class CaseTable:
         *,
         background: bool,
         tolerance: float,
+        left_out: Collection[str] = (),
         regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         first = int(background)
         # what is scored, by name, and how much of it is classes
         self.parts: dict[str, Sequence[int]] = {
-            name: (label,) for label, name in enumerate(class_names) if label >= first
+            name: (label,)
+            for label, name in enumerate(class_names)
+            if label >= first and name not in left_out
         }
         self.class_count = len(self.parts)
         self.parts |= regions or {}

@@ -12,6 +12,7 @@ from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
 from vimamba.sizes import height_and_width
 from vimamba.tasks.folds import Folds, Pooled
+from vimamba.tasks.segmentation.metrics import variant_notes
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -112,6 +113,8 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
     ]
     head = ["class", "pixels", "Dice", "IoU", "precision", "recall"]
     show_table(f"{split}: {report['images']} images, over all pixels", head, rows)
+    for note in variant_notes(report.get("left_out", ()), report.get("border", 0)):
+        say(note)
     if "cases" in report:
         show_cases(report["cases"]["per_class"])
     scores = [[name, number(report[key], 4)] for key, name in SCORES.items() if key in report]

@@ -31,7 +31,7 @@ from vimamba.tasks.scenes.plan import BLOCK
 from vimamba.tasks.scenes.raster import Outputs
 from vimamba.tasks.segmentation.inputs import LARGE
 from vimamba.tasks.segmentation.jobs import Job
-from vimamba.tasks.segmentation.metrics import class_scores
+from vimamba.tasks.segmentation.metrics import class_scores, variant_notes, without_borders
 
 SCORES = "scenes.csv"
 
@@ -217,7 +217,7 @@ def score_scenes(
         unanswered: Gets scenes whose truth cannot be read or does not fit.
         align: Warp labels that lie on another grid onto the scene's, to the nearest.
     """
-    count = len(table.names)
+    task, count = mapper.task, len(table.names)
     own = LabelTable(table.names, list(mapper.legend.values), NODATA)
     total, rows = np.zeros((count, count), dtype=np.int64), []
     for job in jobs:
@@ -226,7 +226,8 @@ def score_scenes(
                 Raster(job.mask_file(mapper.out), role="labels") as found,
                 Raster(truths[job.name], onto=found, align=align, role="labels") as truth,
             ):
-                confusion = count_pairs(found, own, truth, fit_table(truth, table))
+                fitted = fit_table(truth, table)
+                confusion = count_pairs(found, own, truth, fitted, border=task.border)
         except VimambaError as error:
             unanswered.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
             continue
@@ -237,13 +238,20 @@ def score_scenes(
     if not rows:
         return
     write_rows(mapper.out / SCORES, rows)
-    report = class_scores(torch.from_numpy(total), table.names, background=mapper.legend.background)
+    report = class_scores(
+        torch.from_numpy(total),
+        table.names,
+        background=mapper.legend.background,
+        left_out=task.left_out,
+    )
     keys = ("dice", "iou", "precision", "recall")
     cells = [
         [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
         for row in report["per_class"]
     ]
     show_table("all scenes", ["class", "pixels", "Dice", "IoU", "precision", "recall"], cells)
+    for note in variant_notes(task.left_out, task.border):
+        say(note)
     means = f"mean Dice {number(report['dice'], 4)}, mean IoU {number(report['miou'], 4)}"
     say(f"{means}; every scene: {shown(mapper.out / SCORES)}")
 
@@ -267,13 +275,24 @@ def fit_table(truth: Raster, table: LabelTable) -> LabelTable:
 
 
 def count_pairs(
-    found: Raster, own: LabelTable, truth: Raster, table: LabelTable
+    found: Raster, own: LabelTable, truth: Raster, table: LabelTable, *, border: int = 0
 ) -> NDArray[np.int64]:
-    """Pixels by true class (rows) and class of the map, (C, C), of what is known of both."""
+    """Pixels by true class (rows) and class of the map, (C, C), of what is known of both.
+
+    Args:
+        found: The map.
+        own: Classes of its values.
+        truth: The true labels, on the same grid.
+        table: Classes of theirs.
+        border: As in `without_borders`.
+    """
     count = len(own.names)
     confusion = np.zeros((count, count), dtype=np.int64)
-    for window in block_rows(found):
-        here, there = found.labels(*window, own), truth.labels(*window, table)
+    for rows, columns in block_rows(found):
+        top, bottom = max(rows.start - border, 0), min(rows.stop + border, found.size[0])
+        around = truth.labels(slice(top, bottom), columns, table)
+        there = without_borders(around, border)[rows.start - top : rows.stop - top]
+        here = found.labels(rows, columns, own)
         both = (here != IGNORE) & (there != IGNORE)
         pairs = there[both].astype(np.int64) * count + here[both]
         confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)

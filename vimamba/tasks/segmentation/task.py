@@ -24,7 +24,7 @@ from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskLoss, MaskObjective
-from vimamba.tasks.segmentation.metrics import CaseTable, class_scores
+from vimamba.tasks.segmentation.metrics import CaseTable, class_scores, without_borders
 from vimamba.tasks.task import balanced_weights
 from vimamba.tasks.windows import Scene
 
@@ -61,6 +61,10 @@ class Segmentation(DenseTask):
         case_scores: Outside of training, score each image or volume by itself, with distances of
             surfaces.
         tolerance: Distance up to which a surface counts as found, in millimeters or pixels.
+        left_out: Classes without a part in the mean scores, as ["clutter"] in Potsdam and
+            Vaihingen; their pixels count against other classes and in the accuracy.
+        border: Pixels up to this far from another true class are in no score over all pixels: 3 for
+            the eroded truth of Potsdam and Vaihingen.
         overlap: Part that neighboring windows share, in [0, 1).
         grad_checkpointing: Spend time to save memory.
         compile: Compile the network.
@@ -92,6 +96,8 @@ class Segmentation(DenseTask):
         score: Literal["dice", "miou"] = "dice",
         case_scores: bool = True,
         tolerance: float = 2.0,
+        left_out: list[str] | None = None,
+        border: int = 0,
         overlap: float = 0.5,
         grad_checkpointing: bool = False,
         compile: bool = False,
@@ -112,10 +118,13 @@ class Segmentation(DenseTask):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.label_values = label_values or list(range(num_classes))
         self.background = background
+        check_counted(left_out or [], border, self.class_names)
         self.sides = sides_of(img_size or self.usual_size, self.axes)
         self.score = score
         self.case_scores = case_scores
         self.tolerance = tolerance
+        self.left_out = left_out or []
+        self.border = border
         self.overlap = overlap
         # of inference in windows: how many at a time, and whom to tell how far it is
         self.binary = num_classes == 2
@@ -181,7 +190,12 @@ class Segmentation(DenseTask):
 
     def new_cases(self) -> CaseTable:
         """An empty table for the scores of cases."""
-        return CaseTable(self.class_names, background=self.background, tolerance=self.tolerance)
+        return CaseTable(
+            self.class_names,
+            background=self.background,
+            tolerance=self.tolerance,
+            left_out=self.left_out,
+        )
 
     def on_fit_start(self) -> None:
         """Take the classes' weights as asked for, not as in a checkpoint that is resumed.
@@ -299,9 +313,15 @@ class Segmentation(DenseTask):
                 self.log_scoring(stage, loss, 1)
                 found = self.classes(own, mask.shape)[0]
                 prediction = torch.from_numpy(found).to(mask.device)
-                self.confusion.update(prediction[None], mask[None].long())
+                self.confusion.update(prediction[None], self.counted(mask)[None].long())
                 if self.scores_cases(stage):
                     self.cases.add(case, found, mask.cpu().numpy(), spacing)
+
+    def counted(self, mask: Tensor) -> Tensor:
+        """(H, W) classes, with `IGNORE` at the borders that no score over all pixels counts."""
+        if not self.border:
+            return mask
+        return torch.from_numpy(without_borders(mask.cpu().numpy(), self.border)).to(mask.device)
 
     def scores_whole(self, stage: str) -> bool:
         """Whether every process scores all of a split, so that volumes stay whole.
@@ -320,7 +340,11 @@ class Segmentation(DenseTask):
         self.confusion.reset()
         if self.scores_whole(stage):
             confusion = confusion // self.trainer.world_size
-        report = class_scores(confusion, self.class_names, background=self.background)
+        report = class_scores(
+            confusion, self.class_names, background=self.background, left_out=self.left_out
+        )
+        given = {"left_out": self.left_out, "border": self.border}
+        report |= {name: value for name, value in given.items() if value}
         if self.scores_cases(stage):
             self.cases.close()
             means, per_class = self.cases.means()
@@ -328,6 +352,19 @@ class Segmentation(DenseTask):
             report["cases"] = {"per_class": per_class, "rows": self.cases.rows}
             self.cases = self.new_cases()
         return report
+
+
+def check_counted(left_out: Sequence[str], border: int, class_names: Sequence[str]) -> None:
+    """Fail on classes to leave out of means that are not there, and on a border below 0.
+
+    Raises:
+        TaskError: Names the argument.
+    """
+    unknown = [name for name in left_out if name not in class_names]
+    if unknown or not {*class_names} - {*left_out}:
+        raise TaskError(f"left_out={list(left_out)} must be some of the classes {class_names}")
+    if border < 0:
+        raise TaskError(f"border={border} must be at least 0 (pixels)")
 
 
 def likeliest(probabilities: Tensor) -> NDArray[np.uint8]:

@@ -136,7 +136,8 @@ class Volumes(Segmentation):
             seed=seed,
         )
         self.hparams.update(spacing=spacing, regions=regions, memory=memory)
-        self.hparams.pop("head", None)  # of images only
+        for name in ("head", "left_out", "border"):  # of images only
+            self.hparams.pop(name, None)
         self.memory = memory
 
     def planned_arguments(self, model: str) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.errors import UsageError
 from vimamba.tasks.scenes import Legend, Scene, predict_raster
+from vimamba.tasks.scenes.legends import write_style
 from vimamba.tasks.scenes.plan import BLOCK
 from vimamba.tasks.scenes.polygons import area
 from vimamba.tasks.scenes.quicklook import pixel_meters, round_length
@@ -117,7 +119,21 @@ def test_a_map_is_that_of_the_whole_scene_in_memory(
     names = (tmp_path / "names.vrt").read_text()
     assert "<Category>ground &amp; sky</Category>" in names
     assert names.index("house") < names.index("field</Category>")  # in the order of the values
-    assert sorted(p.name for p in out.parent.iterdir()) == ["a.tif", "a.tif.aux.xml"]
+    assert sorted(p.name for p in out.parent.iterdir()) == ["a.qml", "a.tif", "a.tif.aux.xml"]
+
+
+def test_a_style_names_and_paints_every_class(tmp_path):
+    legend = Legend(['roof "red" & <tiled>', "Straße"], [0, 4], [(1, 2, 255), (200, 16, 0)])
+    write_style(tmp_path / "a.b.tif", legend)
+    root = ElementTree.parse(tmp_path / "a.b.qml").getroot()
+    assert root.tag == "qgis"
+    renderer = root.find("pipe/rasterrenderer")
+    assert (renderer.get("type"), renderer.get("band")) == ("paletted", "1")
+    entries = renderer.findall("colorPalette/paletteEntry")
+    assert [(e.get("value"), e.get("color"), e.get("label")) for e in entries] == [
+        ("0", "#0102ff", 'roof "red" & <tiled>'),
+        ("4", "#c81000", "Straße"),
+    ]
 
 
 @pytest.fixture
@@ -178,7 +194,7 @@ def test_an_interrupted_map_continues_bit_for_bit(tmp_path, scene, stop):
     # reach beyond it are there twice
     assert (len(calls) < 13 * 8) == (stop == 180)
     assert sorted(p.name for p in out.parent.iterdir()) == [
-        "a.tif", "a.tif.aux.xml", "a_probabilities.tif",
+        "a.qml", "a.tif", "a.tif.aux.xml", "a_probabilities.tif",
     ]  # fmt: skip
     for name in ("a.tif", "a_probabilities.tif"):
         assert (out.parent / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -18,7 +17,6 @@ from rasterio.errors import RasterioError
 
 from vimamba.data.rasters import Raster, gdal_errors
 from vimamba.errors import UsageError
-from vimamba.files import write_whole
 from vimamba.tasks.scenes.plan import BLOCK
 
 # its declaration knows of a subclass of contexts only
@@ -151,28 +149,6 @@ def in_place(rows: Iterable[NDArray]) -> Iterator[tuple[int, NDArray]]:
     for values in rows:
         yield top, values
         top += values.shape[-2]
-
-
-def write_names(path: Path, legend: Legend) -> None:
-    """Write the class names where GDAL and QGIS look for those of a GeoTIFF: in `.aux.xml`."""
-    named = dict(zip(legend.values, legend.names, strict=True))
-    lines = [
-        f"      <Category>{escape(named.get(value, ''))}</Category>"
-        for value in range(max(legend.values) + 1)
-    ]
-    text = "\n".join(
-        [
-            "<PAMDataset>",
-            '  <PAMRasterBand band="1">',
-            "    <CategoryNames>",
-            *lines,
-            "    </CategoryNames>",
-            "  </PAMRasterBand>",
-            "</PAMDataset>\n",
-        ]
-    )
-    with write_whole(path.with_name(f"{path.name}.aux.xml")) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def is_finished(path: Path, job: str) -> bool:

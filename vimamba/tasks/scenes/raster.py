@@ -18,7 +18,7 @@ from torch import Tensor
 from vimamba.data.rasters import Strips
 from vimamba.errors import UsageError
 from vimamba.files import lock_folder, write_whole
-from vimamba.tasks.scenes import maps
+from vimamba.tasks.scenes import legends, maps
 from vimamba.tasks.scenes.blending import Band
 from vimamba.tasks.scenes.maps import CERTAIN, NODATA, Legend
 from vimamba.tasks.scenes.parts import ENDING, Parts
@@ -59,7 +59,7 @@ class Outputs:
 
     def files(self, path: Path) -> list[Path]:
         """All files that belong to a map but the quick look."""
-        found = [path, path.with_name(f"{path.name}.aux.xml")]
+        found = [path, legends.names_file(path), legends.style_file(path)]
         if self.probabilities:
             found.append(probability_file(path))
         if self.polygons:
@@ -380,7 +380,8 @@ class Finish:
                         write_polygons(part, beside, legend)
                 if self.outputs.quicklook is not None and place == 0:
                     self.draw(part, legend, self.outputs.quicklook)
-                maps.write_names(path, legend)
+                legends.write_names(path, legend)
+                legends.write_style(path, legend)
         return pixels
 
     def rows(self, name: str) -> Iterator[NDArray]:

@@ -1,9 +1,8 @@
 """What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,17 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vimamba.data.base import ImageData, check_positive, restore_settings
+from vimamba.data.base import restore_settings
+from vimamba.data.dense import DenseData
 from vimamba.data.errors import DataError
 from vimamba.data.items import Item
 from vimamba.data.loading import SizedDataset, stream_seed
-from vimamba.data.masked.augmentation import (
-    PRESETS,
-    MaskedAugmentation,
-    MaskTransform,
-    Preset,
-    train_mask_transform,
-)
+from vimamba.data.masked.augmentation import MaskTransform, train_mask_transform
 from vimamba.data.masked.items import MaskedImage
 from vimamba.data.masked.labels import (
     DEFAULT_LABELS,
@@ -31,11 +25,9 @@ from vimamba.data.masked.labels import (
     settle_labels,
 )
 from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
-from vimamba.data.preprocessing import Fit, Preprocessing
-from vimamba.data.resizing import check_interpolation
-from vimamba.data.splits import SPLITS, Division
+from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.splits import Division
 from vimamba.labels import IGNORE
-from vimamba.sizes import ImageSize, read_size
 
 # image, mask at its own size, case, spacing
 EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -89,25 +81,15 @@ class MaskedDataset(Dataset[Any]):
         return self.prepare.tensor(pixels), torch.from_numpy(np.ascontiguousarray(mask))
 
 
-class SegmentationData(ImageData):
+class SegmentationData(DenseData):
     """Base of the segmentation data sets; a subclass only has to `read`.
 
     Args:
         root: Folder or file that holds the data.
         labels: What the values in the masks mean.
-        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
-            pixels; 256 if nothing else says so.
-        fit: "squash" resizes whole images to that size, "window" cuts windows out of them in
-            training and slides a window over them in evaluation.
-        scale_to: With "window", resize the shorter side of every image to this first.
-        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
-            antialiasing filter where images shrink, as in timm.
-        augmentation: Random changes to training images: natural (mirrored left and right), medical
-            (neither mirrored nor turned), microscopy and aerial (mirrored and turned), none, or
-            each change by name.
         align: Resample files of a case that do not lie where its first image lies onto the grid of
             that image, masks to the nearest value, images linearly; they are errors otherwise.
-        **kwargs: Arguments of `ImageData`.
+        **kwargs: Arguments of `DenseData`.
     """
 
     unit: ClassVar[str] = "cases"
@@ -117,49 +99,15 @@ class SegmentationData(ImageData):
         root: str,
         *,
         labels: Labels = DEFAULT_LABELS,
-        img_size: ImageSize | None = None,
-        fit: Fit = "squash",
-        scale_to: int | None = None,
-        interpolation: str = "bilinear",
-        augmentation: MaskedAugmentation | Preset = "natural",
         align: bool = False,
         **kwargs,  # noqa: ANN003
     ) -> None:
         super().__init__(root, **kwargs)
-        check_positive(scale_to=scale_to)
         self.labels = restore_settings(Labels, labels)
-        self.img_size = read_size(256 if img_size is None else img_size)
-        chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
-        self.augmentation = restore_settings(MaskedAugmentation, chosen)
         self.align = align
-        if scale_to is not None and fit == "squash":
-            raise DataError(f"scale_to={scale_to} needs fit='window'")
-        self.fit: Fit = fit
-        self.scale_to, self.interpolation = scale_to, interpolation
-        check_interpolation(interpolation)
 
     # what to call what belongs together
     group_word = "groups"
-
-    def plan(self) -> Preprocessing:
-        """Whole images squashed, or windows of them."""
-        return Preprocessing(
-            img_size=self.img_size,
-            in_chans=self.in_chans,
-            bands=self.bands,
-            fit=self.fit,
-            scale_to=self.scale_to,
-            interpolation=self.interpolation,
-            intensity=self.intensity,
-            mean=self.given_mean,
-            std=self.given_std,
-        )
-
-    @property
-    def in_order(self) -> dict[str, tuple[MaskedImage, ...]]:
-        """The splits that exist, training first."""
-        splits = self.catalogue.splits
-        return {split: splits[split] for split in SPLITS if split in splits}
 
     def groups_of(self, items: Sequence[Item]) -> list[str]:
         """Group of each image; one that stands alone is called by its name."""
@@ -232,8 +180,6 @@ class SegmentationData(ImageData):
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
-            # in numbers, whatever a preset's name may stand for one day
-            "augmentation": dataclasses.asdict(self.augmentation),
         }
 
     @property
@@ -279,17 +225,10 @@ class SegmentationData(ImageData):
 
     def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
         """Images of a split, as the network gets them."""
-        prepare, transform = self.preprocessing, None
-        if augmented:
-            transform = train_mask_transform(
-                self.augmentation,
-                self.img_size,
-                self.in_chans,
-                fit=cast(Fit, prepare.fit),
-                scale_to=prepare.scale_to,
-                interpolation=prepare.interpolation,
-            )
-        return MaskedDataset(self.items(split), prepare, self.table, transform, self.seed)
+        transform = self.random_changes(train_mask_transform) if augmented else None
+        return MaskedDataset(
+            self.items(split), self.preprocessing, self.table, transform, self.seed
+        )
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.

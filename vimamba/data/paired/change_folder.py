@@ -1,9 +1,8 @@
 """Folders of two dates with labels of change: what `vimamba fit --task change` reads."""
 
-import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from vimamba.data.base import ImageData, check_positive, restore_settings
+from vimamba.data.dense import DenseData
 from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue
 from vimamba.data.loading import stream_seed
-from vimamba.data.masked.augmentation import PRESETS, MaskedAugmentation
+from vimamba.data.masked.augmentation import MaskedAugmentation
 from vimamba.data.masked.augmentation import Preset as AugmentationPreset
 from vimamba.data.masked.items import read_mask
 from vimamba.data.masked.labels import gray_values
@@ -26,10 +25,7 @@ from vimamba.data.paired.layouts import PRESETS as LAYOUTS
 from vimamba.data.paired.layouts import SECOND, XBD, Kind, Layout, Preset, find_layout, find_pairs
 from vimamba.data.paired.truths import Truths
 from vimamba.data.preprocessing import Fit, Preprocessing
-from vimamba.data.resizing import check_interpolation
-from vimamba.data.splits import SPLITS
 from vimamba.labels import IGNORE
-from vimamba.sizes import ImageSize, read_size
 
 # both dates, maps at their own size, name
 EvalPair = tuple[Tensor, Tensor, str]
@@ -108,7 +104,7 @@ def wrong_sizes(pair: DatePair, image: Sequence[int], labels: Sequence[int]) -> 
     return f"{pair.name} has {image[0]}x{image[1]} pixels, its labels {labels[0]}x{labels[1]}"
 
 
-class ChangeFolder(ImageData):
+class ChangeFolder(DenseData):
     """Pairs of images of two dates with labels of change, of what was there, or of damage.
 
     Args:
@@ -117,16 +113,12 @@ class ChangeFolder(ImageData):
         classes: Names of the classes of a semantic set, the first of what has not changed. By
             default SECOND's where labels have its colors, or as many as the labels have values.
         colors: Red, green and blue of each class, for labels in color; SECOND's by default.
-        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
-            pixels; 256 if nothing else says so.
         fit: "window" cuts windows out of the images in training and slides a window over them in
             evaluation, "squash" resizes whole images.
-        scale_to: With "window", resize the shorter side of every image to this first.
-        interpolation: As in `vimamba.data.SegmentationData`.
         augmentation: Random changes to training pairs, by the name of a preset (aerial: mirrored
             and turned) or each by name. Both dates and the labels are moved together, values are
             changed for each date by itself.
-        **kwargs: Arguments of `ImageData`.
+        **kwargs: Arguments of `DenseData`.
     """
 
     def __init__(
@@ -136,39 +128,13 @@ class ChangeFolder(ImageData):
         layout: Preset | None = None,
         classes: list[str] | None = None,
         colors: list[list[int]] | None = None,
-        img_size: ImageSize | None = None,
         fit: Fit = "window",
-        scale_to: int | None = None,
-        interpolation: str = "bilinear",
         augmentation: MaskedAugmentation | AugmentationPreset = "aerial",
         **kwargs,  # noqa: ANN003
     ) -> None:
-        super().__init__(root, **kwargs)
-        check_positive(scale_to=scale_to)
-        check_interpolation(interpolation)
-        if scale_to is not None and fit == "squash":
-            raise DataError(f"scale_to={scale_to} needs fit='window'")
+        super().__init__(root, fit=fit, augmentation=augmentation, **kwargs)
         self.layout_name: Preset | None = layout
         self.classes, self.colors = classes, colors
-        self.img_size = read_size(256 if img_size is None else img_size)
-        self.fit: Fit = fit
-        self.scale_to, self.interpolation = scale_to, interpolation
-        chosen = PRESETS[augmentation] if isinstance(augmentation, str) else augmentation
-        self.augmentation = restore_settings(MaskedAugmentation, chosen)
-
-    def plan(self) -> Preprocessing:
-        """Whole images squashed, or windows of them."""
-        return Preprocessing(
-            img_size=self.img_size,
-            in_chans=self.in_chans,
-            bands=self.bands,
-            fit=self.fit,
-            scale_to=self.scale_to,
-            interpolation=self.interpolation,
-            intensity=self.intensity,
-            mean=self.given_mean,
-            std=self.given_std,
-        )
 
     @cached_property
     def layout(self) -> Layout:
@@ -242,12 +208,6 @@ class ChangeFolder(ImageData):
         """Names in the order of the classes."""
         return list(self.truths.names)
 
-    @property
-    def in_order(self) -> dict[str, tuple[DatePair, ...]]:
-        """The splits that exist, training first."""
-        splits = self.catalogue.splits
-        return {split: splits[split] for split in SPLITS if split in splits}
-
     @cached_property
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """Pixels of each class in each map of each split, (M, num_classes); all labels are read.
@@ -299,22 +259,12 @@ class ChangeFolder(ImageData):
             **super().settled(),
             "classes": self.class_names,
             "colors": None if self.truths.colors is None else [list(c) for c in self.truths.colors],
-            "augmentation": dataclasses.asdict(self.augmentation),
         }
 
     def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
         """Pairs of a split, as the network gets them."""
-        prepare, transform = self.preprocessing, None
-        if augmented:
-            transform = PairTransform(
-                self.augmentation,
-                self.img_size,
-                self.in_chans,
-                fit=cast(Fit, prepare.fit),
-                scale_to=prepare.scale_to,
-                interpolation=prepare.interpolation,
-            )
-        return PairDataset(self.items(split), prepare, self.truths, transform, self.seed)
+        transform = self.random_changes(PairTransform) if augmented else None
+        return PairDataset(self.items(split), self.preprocessing, self.truths, transform, self.seed)
 
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Pairs of a split in order, as lists, because their maps have their own sizes."""

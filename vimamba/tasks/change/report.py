@@ -1,15 +1,15 @@
 """What a run on change tells: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vimamba.console import number, say, show_table
 from vimamba.data import ChangeFolder
 from vimamba.data.inspection import describe_pixels, inspect_images
-from vimamba.hub import save_pretrained
 from vimamba.sizes import by_sides
+from vimamba.tasks.dense_report import draw_scored
+from vimamba.tasks.dense_report import export as export
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -114,25 +114,9 @@ def draw_results(
 ) -> None:
     """Confusion matrix and samples."""
     from vimamba.tasks.change.pictures import draw_answers
-    from vimamba.tasks.pictures import draw_confusion
 
     title = headline(split, report)
-    path = out / "confusion_matrix.png"
-    draw_confusion(report, data.class_names, path, title=title, shares=True)
-    draw_answers(task, data, split, out / "samples.png")
-
-
-def export(task: Any, data: Any, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
-    preprocessing = data.preprocessing
-    save_pretrained(
-        task.scored_net,
-        folder,
-        label_names=task.class_names,
-        license=None if task.hparams["pretrained"] else "unknown",
-        data_config={"mean": tuple(preprocessing.mean), "std": tuple(preprocessing.std)},
-        preprocessing=asdict(preprocessing),
-    )
+    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
 
 
 def export_hint(folder: Path) -> str:

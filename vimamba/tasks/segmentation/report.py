@@ -1,7 +1,6 @@
 """What a segmentation run tells: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +8,9 @@ from vimamba.console import number, say, show_table
 from vimamba.data import SegmentationData
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.files import write_rows
-from vimamba.hub import save_pretrained
 from vimamba.sizes import height_and_width
+from vimamba.tasks.dense_report import draw_scored
+from vimamba.tasks.dense_report import export as export
 from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.segmentation.metrics import variant_notes
 from vimamba.tasks.tools import FinishedRun
@@ -147,27 +147,10 @@ def draw_results(
     task: Any, data: SegmentationData, split: str, report: dict[str, Any], out: Path
 ) -> None:
     """Confusion matrix and samples."""
-    from vimamba.tasks.pictures import draw_confusion
     from vimamba.tasks.segmentation.pictures import draw_answers
 
     title = f"Pixel accuracy {report['accuracy']:.2%}"
-    path = out / "confusion_matrix.png"
-    draw_confusion(report, data.class_names, path, title=title, shares=True)
-    draw_answers(task, data, split, out / "samples.png")
-
-
-def export(task: Any, data: Any, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
-    preprocessing = data.preprocessing
-    save_pretrained(
-        task.scored_net,
-        folder,
-        label_names=task.class_names,
-        label_values=task.label_values,
-        license=None if task.hparams["pretrained"] else "unknown",
-        data_config={"mean": tuple(preprocessing.mean), "std": tuple(preprocessing.std)},
-        preprocessing=asdict(preprocessing),
-    )
+    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
 
 
 def export_hint(folder: Path) -> str:

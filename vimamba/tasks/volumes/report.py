@@ -1,15 +1,16 @@
 """What a run on volumes tells: the cases before training; scores, pictures and the export."""
 
 from argparse import Namespace
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vimamba.console import say
 from vimamba.data import VolumeData
-from vimamba.hub import save_pretrained
+from vimamba.tasks.dense_report import draw_scored
 from vimamba.tasks.segmentation.report import (
     INPUTS,
+    export,
+    export_hint,
     headline,
     show_classes,
     show_scores,
@@ -17,7 +18,7 @@ from vimamba.tasks.segmentation.report import (
 )
 from vimamba.tasks.tools import FinishedRun
 
-__all__ = ["INPUTS", "headline", "show_scores", "write_results"]
+__all__ = ["INPUTS", "export", "export_hint", "headline", "show_scores", "write_results"]
 
 RESULTS = (
     ("data.png", "training cases with their masks, in three planes"),
@@ -50,35 +51,10 @@ def draw_results(
     task: Any, data: VolumeData, split: str, report: dict[str, Any], out: Path
 ) -> None:
     """Confusion matrix and samples."""
-    from vimamba.tasks.pictures import draw_confusion
     from vimamba.tasks.volumes.pictures import draw_answers
 
     title = f"Voxel accuracy {report['accuracy']:.2%}"
-    path = out / "confusion_matrix.png"
-    draw_confusion(report, data.class_names, path, title=title, shares=True)
-    draw_answers(task, data, split, out / "samples.png")
-
-
-def export(task: Any, data: VolumeData, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
-    preprocessing = data.preprocessing
-    save_pretrained(
-        task.scored_net,
-        folder,
-        label_names=task.class_names,
-        label_values=task.label_values,
-        license=None if task.hparams["pretrained"] else "unknown",
-        data_config={
-            "mean": tuple(preprocessing.mean or ()),
-            "std": tuple(preprocessing.std or ()),
-        },
-        preprocessing=asdict(preprocessing),
-    )
-
-
-def export_hint(folder: Path) -> str:
-    """How to load the export."""
-    return "for vimamba.load_segmenter, without Lightning"
+    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

@@ -2,10 +2,14 @@
 
 import re
 
+import numpy as np
 import pytest
 import timm
 import torch
+from rasterio.transform import from_origin
 
+import vimamba
+from tests.rasters import write_raster
 from vimamba.cli import main
 from vimamba.cli.doctor import observe
 
@@ -94,6 +98,68 @@ def test_a_run_is_examined_on_its_images(run, folder, capsys):
 def test_any_timm_model_is_examined(capsys):
     assert main(["doctor", "test_convnext", "--batch-size", "1", "--all"]) == 0
     assert "stages.0.blocks.0.conv_dw" in capsys.readouterr().out
+
+
+@pytest.fixture
+def detector(tmp_path):
+    """A folder that holds a network for change."""
+    torch.manual_seed(0)
+    small = {"depths": (1,), "dims": (16,)}
+    net = vimamba.create_change_detector("test_vmamba", head="fpn", num_classes=1, **small)
+    return str(vimamba.save_pretrained(net, tmp_path / "net"))
+
+
+def write_pairs(root, count):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        for folder in ("before", "after", "masks"):
+            values = rng.integers(0, 255, (40, 44, 3)) if folder != "masks" else np.eye(40, 44)
+            write_raster(root / folder / f"{i}.tif", values.astype(np.uint8))
+    return root
+
+
+def test_pairs_of_two_dates_that_match_are_examined(detector, tmp_path, capsys):
+    root = write_pairs(tmp_path / "pairs", 3)
+    args = ["doctor", detector, "--img-size", "32", "--rows", "3", "--data"]
+    assert main([*args, str(root)]) == 0
+    shown = capsys.readouterr().out
+    assert "3 pairs match in size, place, bands and values, labels are binary" in shown
+    assert f"{root}, 3 x 2 x 3 x 32 x 32" in shown
+    assert main([*args, str(root / "before"), str(root / "after")]) == 0
+    assert "3 pairs match in size, place, bands and values\n" in capsys.readouterr().out
+
+
+def test_what_does_not_match_in_pairs_of_two_dates_is_named(detector, tmp_path, capsys):
+    root = write_pairs(tmp_path / "pairs", 6)
+    one = np.ones((40, 44, 3))
+    write_raster(root / "after" / "0.tif", one.astype(np.uint8), crs="EPSG:32634")
+    east = from_origin(500_030, 5_000_000, 10, 10)
+    write_raster(root / "after" / "1.tif", one.astype(np.uint8), transform=east)
+    write_raster(root / "after" / "2.tif", one.astype(np.uint16) * 900)
+    write_raster(root / "after" / "3.tif", np.ones((40, 45, 3), dtype=np.uint8))
+    write_raster(root / "masks" / "4.tif", np.full((40, 44), 0.5, dtype=np.float32))
+    write_raster(root / "before" / "5.tif", np.ones((40, 44, 5), dtype=np.uint8))
+    args = ["doctor", detector, "--img-size", "32", "--data", str(root)]
+    assert main(args) == 1
+    shown = capsys.readouterr().out
+    for what in ("CRS", "place", "values", "size", "labels", "bands"):
+        assert f"{what}: 1 of 6 pairs" in shown
+    assert "3.tif has 40x44 pixels before and 40x45 after" in shown
+    assert "5.tif has 5 bands before and 3 after" in shown
+    assert "are refused in training and prediction" in shown
+    (root / "masks" / "4.tif").unlink()
+    assert main(args) == 2
+    assert "files do not match by name" in capsys.readouterr().err
+
+
+def test_labels_of_another_kind_than_the_networks_are_named(tmp_path, capsys):
+    net = vimamba.create_change_detector(
+        "mamba_bda_tiny", num_classes=5, depths=(1, 1, 1), dims=(16, 24, 32), decoder_dim=16
+    )
+    folder = vimamba.save_pretrained(net, tmp_path / "net")
+    root = write_pairs(tmp_path / "pairs", 1)
+    assert main(["doctor", str(folder), "--data", str(root)]) == 2
+    assert "has binary labels, mamba_bda_tiny answers damage questions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["absent", "no image"])

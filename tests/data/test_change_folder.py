@@ -111,8 +111,42 @@ def test_what_does_not_match_by_name_is_named(tmp_path):
 def test_pairs_that_differ_in_size_are_named_before_training(tmp_path):
     binary(tmp_path / "train", "A", "B", "label", [f"{i}.png" for i in range(4)])
     photo(tmp_path / "train" / "B" / "2.png", (SIDE, SIDE + 2, 3))
-    with pytest.raises(DataError, match=r"train/A/2\.png has 16x18 pixels, its labels 16x16"):
+    label(tmp_path / "train" / "label" / "1.png", np.zeros((SIDE, 3), dtype=np.uint8))
+    with pytest.raises(DataError) as error:
         open_folder(tmp_path).check()
+    assert "train/A/2.png has 16x16 pixels before and 16x18 after" in str(error.value)
+    assert "train/A/1.png has 16x16 pixels, its labels 16x3" in str(error.value)
+
+
+def test_pairs_that_differ_in_bands_or_depth_are_noted(tmp_path):
+    binary(tmp_path, "A", "B", "label", [f"{i}.png" for i in range(6)])
+    photo(tmp_path / "B" / "2.png", (SIDE, SIDE))
+    data = open_folder(tmp_path)
+    data.check()
+    assert "1 pairs differ in bands from date to date: A/2.png has 3 bands before and 1 after" in (
+        data.notes()
+    )
+
+
+def test_folders_may_have_names_of_their_own(tmp_path):
+    binary(tmp_path / "train", "before", "after", "masks", ["1.png", "2.png"])
+    assert open_folder(tmp_path, val_fraction=0).kind == "binary"
+    binary(tmp_path / "years", "2020", "2025", "roofs", ["1.png", "2.png", "3.png", "4.png"])
+    for name in ("1", "2", "3", "4"):
+        for year in ("2020", "2025"):
+            label(tmp_path / "years" / f"cover_{year}" / f"{name}.png", box=2)
+    dates = {"before": "2020", "after": "2025"}
+    found = open_folder(tmp_path / "years", **dates, masks="roofs")
+    assert found.items("test")[0].files["change"].parent.name == "roofs"
+    cover = open_folder(tmp_path / "years", **dates, masks=["cover_2020", "cover_2025"])
+    assert cover.kind == "semantic"
+    assert cover.num_classes == 3
+    with pytest.raises(DataError, match=r"no folders 2020 and 2025 and label; .*say what yours"):
+        sizes(open_folder(tmp_path / "years", **dates))
+    with pytest.raises(DataError, match=r"masks=\['a', 'b', 'c'\] must be one folder, of change"):
+        open_folder(tmp_path / "years", **dates, masks=["a", "b", "c"])
+    with pytest.raises(DataError, match=r"layout='xbd' has no folders \['change'\] to be named"):
+        sizes(open_folder(tmp_path / "years", layout="xbd", masks="roofs"))
 
 
 def test_second_in_color_and_in_numbers_gives_the_same_maps(tmp_path):

@@ -1,5 +1,6 @@
 """A whole segmentation network as a file gives the network's numbers, at any size."""
 
+import onnxruntime
 import pytest
 import torch
 
@@ -29,6 +30,40 @@ def test_an_onnx_file_of_a_segmentation_network_gives_its_numbers(kind, tmp_path
     assert report.input == ("batch", 3, "height", "width")
     for check in compare(net, OnnxRunner(path), SHAPES):
         assert check.difference < 1e-4
+
+
+# binary on a backbone, whole networks of all kinds; answers by name
+SMALL_CHANGE = {"depths": (1, 1, 1), "dims": (16, 24, 32)}
+CHANGE = {
+    "test_vmamba": ({"head": "fpn", "depths": (1,), "dims": (16,)}, None),
+    "rsm_cd_tiny": ({**SMALL_CHANGE, "d_state": 4}, None),
+    "mamba_bcd_tiny": ({**SMALL_CHANGE, "decoder_dim": 16}, None),
+    "mamba_scd_tiny": ({**SMALL_CHANGE, "decoder_dim": 16}, ["change", "before", "after"]),
+    "mamba_bda_tiny": ({**SMALL_CHANGE, "decoder_dim": 16}, ["building", "damage"]),
+}
+CHEAP = ("test_vmamba",)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in CHEAP else pytest.mark.slow) for n in CHANGE]
+)
+def test_an_onnx_file_of_a_network_for_change_takes_both_dates(name, tmp_path):
+    torch.manual_seed(0)
+    kwargs, answers = CHANGE[name]
+    net = vimamba.create_change_detector(name, num_classes=3, **kwargs).eval()
+    path = tmp_path / "net.onnx"
+    report = export_model(net, path, image_size=(3, 32, 48), fixed_size=name in CHEAP)
+    size = (32, 48) if name in CHEAP else ("height", "width")
+    assert report.input == ("batch", 2, 3, *size)
+    session = onnxruntime.InferenceSession(str(path))
+    if answers is not None:
+        assert [output.name for output in session.get_outputs()] == answers
+    before, after = torch.randn(2, 2, 3, 32, 48).unbind()
+    with torch.no_grad():
+        logits = net(before, after)
+    found = session.run(None, {"image": torch.stack([before, after], 1).numpy()})
+    for one, other in zip(found, [logits] if answers is None else logits, strict=True):
+        torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

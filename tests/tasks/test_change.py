@@ -161,30 +161,49 @@ def test_windows_of_two_dates_blend_to_what_the_whole_pair_says():
     assert torch.equal(whole, (expected[0, 0] > 0).byte())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("kind", "letters"), [("semantic", "scd"), ("damage", "bda")])
-def test_semantic_change_and_damage_train_and_are_scored(tmp_path, kind, letters):
+LAYOUTS = {
+    "semantic": ("T1/{}.png", "T2/{}.png", "GT_T1/{}.png", "GT_T2/{}.png"),
+    "damage": ("images/{}_pre_disaster.png", "images/{}_post_disaster.png",
+               "targets/{}_post_disaster_target.png"),
+}  # fmt: skip
+PRESETS = {"semantic": "second", "damage": "xbd"}
+NAMES = {"semantic": list(SECOND), "damage": XBD}
+TINY = ["--model.model_kwargs", "{depths: [1, 1, 1], dims: [8, 16, 24], decoder_dim: 8}"]
+
+
+def write_kind(root, kind, count, side):
+    """A square of another class in every pair, brighter after."""
     rng = np.random.default_rng(0)
-    root, names = tmp_path / kind, list(SECOND) if kind == "semantic" else XBD
-    layout = {
-        "semantic": ("T1/{}.png", "T2/{}.png", "GT_T1/{}.png", "GT_T2/{}.png"),
-        "damage": ("images/{}_pre_disaster.png", "images/{}_post_disaster.png",
-                   "targets/{}_post_disaster_target.png"),
-    }[kind]  # fmt: skip
-    for i in range(6):
-        label = np.zeros((64, 64), dtype=np.uint8)
-        label[8:40, 8:40] = rng.integers(1, len(names))
-        for place, form in enumerate(layout):
+    for i in range(count):
+        label = np.zeros((side, side), dtype=np.uint8)
+        label[side // 8 : side // 2, side // 8 : side // 2] = 1 + i % (len(NAMES[kind]) - 1)
+        for place, form in enumerate(LAYOUTS[kind]):
             path = root / form.format(i)
             path.parent.mkdir(parents=True, exist_ok=True)
-            image = rng.integers(0, 255, (64, 64, 3)) // 2 + 20 * label[..., None] * (place % 2)
+            image = rng.integers(0, 255, (side, side, 3)) // 2 + 20 * label[..., None] * (place % 2)
             Image.fromarray((label if place > 1 else image).astype(np.uint8)).save(path)
-    preset = "second" if kind == "semantic" else "xbd"
-    args = ["--task", "change", "--data", str(root), "--data.layout", preset, "--img-size", "64"]
-    args += ["--model", f"mamba_{letters}_tiny", "--epochs", "1", "--batch-size", "2"]
-    args += ["--out", str(tmp_path / "run"), "--workers", "0", "--limit", "3"]
+
+
+@pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("kind", "letters"), [("semantic", "scd"), ("damage", "bda")])
+def test_semantic_change_and_damage_from_fit_to_predict(tmp_path, kind, letters, whole):
+    side, run = 64 if whole else 32, tmp_path / "run"
+    write_kind(tmp_path / kind, kind, 6, side)
+    args = ["--task", "change", "--data", str(tmp_path / kind), "--data.layout", PRESETS[kind]]
+    args += ["--model", f"mamba_{letters}_tiny", "--img-size", str(side), "--epochs", "1"]
+    args += ["--batch-size", "2", "--out", str(run), "--workers", "0", *([] if whole else TINY)]
     assert main(["fit", *args]) == 0
-    scores = json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     wanted = {"semantic": {"sek", "fscd", "miou"}, "damage": {"f1_building", "f1_damage"}}[kind]
-    assert wanted <= scores.keys()
-    assert len(scores["per_class"]) == len(names)
+    metrics = run / "metrics.json"
+    trained = json.loads(metrics.read_text())["test"]
+    assert {*wanted, "score"} <= trained.keys()
+    assert [row["class"] for row in trained["per_class"]] == NAMES[kind]
+    assert main(["test", str(run)]) == 0
+    assert json.loads(metrics.read_text())["test"]["confusion"] == trained["confusion"]
+    dates = [str(tmp_path / kind / form.format(0)) for form in LAYOUTS[kind][:2]]
+    assert main(["predict", str(run), *dates, "--out", str(tmp_path / "maps")]) == 0
+    maps = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "maps").glob("0*.png"))]
+    assert [found.shape for found in maps] == [(side, side)] * (2 if kind == "semantic" else 1)
+    assert all(found.max() < len(NAMES[kind]) for found in maps)
+    assert kind == "damage" or np.array_equal(maps[0] == 0, maps[1] == 0)
+    assert vimamba.load_change_detector(run / "export").kind == kind

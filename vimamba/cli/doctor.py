@@ -15,6 +15,7 @@ from vimamba.cli.inquiries import check_at_least, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
+from vimamba.networks.change import ChangeDetector
 
 HELP = """\
 Runs one batch, and tells between which numbers the output of every layer lies, and of every
@@ -23,6 +24,12 @@ such layer is named.
 
   vimamba doctor vmamba_tiny_s1l8 --pretrained --precision 16-mixed
   vimamba doctor runs/photos --data photos --all
+
+Of two dates, --data names a folder of pairs with labels, as in training, or both dates. What does
+not match (names, sizes, maps, places, bands, values, labels) is named, and the exit code is 1.
+
+  vimamba doctor runs/growth --data growth
+  vimamba doctor runs/growth --data 2020 2025
 """
 
 # names as in `vimamba fit --precision`
@@ -135,7 +142,8 @@ def doctor(args: list[str]) -> int:
     """Print the ranges; returns 1 if one of them is too large."""
     parser = make_parser("doctor", HELP)
     add_arguments(parser)
-    parser.add_argument("--data", type=Path, help="image, or folder of images; random by default")
+    what = "image, or folder of images; of two dates a folder of pairs or both; random by default"
+    parser.add_argument("--data", type=Path, nargs="+", help=what)
     choices = tuple(PRECISIONS)
     parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
     parser.add_argument("--batch-size", type=int, default=4, help="images")
@@ -146,26 +154,39 @@ def doctor(args: list[str]) -> int:
     check_at_least(given, batch_size=1, rows=1)
     network = open_network(given)
     image = _batch(network, given)
+    if image is None:
+        return 1
     ranges = observe(network.net, image, PRECISIONS[given.precision])
     _show(network, given, ranges, image)
     return int(any(entry.overflows for entry in ranges))
 
 
-def _batch(network: Network, given: Namespace) -> Tensor:
-    """Images of the input size, as the network is given them."""
+def _batch(network: Network, given: Namespace) -> Tensor | None:
+    """Images of the input size, as the network is given them; None of pairs that do not match."""
     stack = getattr(network.net, "stack", ())
     if given.data is None:
         shape = (given.batch_size, *stack, *network.image_size)
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    if isinstance(network.net, ChangeDetector):
+        from vimamba.cli.doctor_pairs import find_pairs, pairs_match, read_batch
+
+        pairs, truths = find_pairs(
+            network, Path(given.model.removeprefix("local-dir:")), given.data
+        )
+        matched = pairs_match(pairs, truths)
+        return read_batch(network, pairs[: given.batch_size]) if matched else None
     from vimamba.data.listing import list_images
 
     if len(network.image_size) != 3 or stack:
-        takes = "two dates" if stack else "volumes"
+        takes = "images to lay onto one another" if stack else "volumes"
         raise UsageError(f"--data is for networks of images; {network.name} takes {takes}")
-    files = list_images(given.data) if given.data.is_dir() else [given.data]
+    if len(given.data) > 1:
+        raise UsageError(f"--data takes one image or folder; {len(given.data)} are named")
+    (place,) = given.data
+    files = list_images(place) if place.is_dir() else [place]
     if not files or not files[0].exists():
-        raise UsageError(f"--data {given.data}: there is no image")
+        raise UsageError(f"--data {place}: there is no image")
     return torch.stack([network.read(file) for file in files[: given.batch_size]])
 
 
@@ -179,7 +200,7 @@ def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor
         [entry.layer, entry.kind, f"{entry.low:.4g}", f"{entry.high:.4g}", entry.broken or "-"]
         for entry in shown
     ]
-    what = "random images" if given.data is None else given.data
+    what = "random images" if given.data is None else ", ".join(map(str, given.data))
     size = " x ".join(map(str, image.shape))
     title = f"{network.name} in {given.precision}, {what}, {size}: {len(ranges)} layers"
     if len(shown) < len(ranges):

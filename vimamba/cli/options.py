@@ -26,6 +26,8 @@ vimamba fit: train a classifier, or a network for segmentation or change
                          NIfTI volumes, ISIC or Synapse;
                          for change folders of both dates and labels;
                          for registration a folder of cases or a CSV list of pairs
+  --masks NAME          what the folders of masks, or of labels of change, are called in it; of the
+                        dates --data.before NAME --data.after NAME
   --model NAME          timm model name (vimamba list-models); for segmentation a backbone,
                         or a network: vm_unet, swin_umamba, umamba_enc_2d ...; for change a
                         backbone, or mamba_bcd_tiny, mamba_scd_tiny, mamba_bda_tiny ...
@@ -68,6 +70,7 @@ ALIASES = {
     "--precision": "--trainer.precision",
     "--workers": "--data.workers",
     "--limit": "--data.limit",
+    "--masks": "--data.masks",
     "--help-all": "--help",
 }
 FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast_dev_run=true"}

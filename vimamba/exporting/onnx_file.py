@@ -70,6 +70,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         program,
         (),
         input_names=["image"],
+        output_names=output_names(program),
         dynamic_shapes=(names,),
         opset_version=OPSET,
         custom_translation_table=translations,
@@ -79,6 +80,12 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
     assert written is not None
     _tidy(written.model)
     written.save(path, external_data=size >= SINGLE_FILE_BYTES)
+
+
+def output_names(program: ExportedProgram) -> list[str] | None:
+    """Names of what a program returns, where it names them: the answers on change of two dates."""
+    fields = getattr(program.call_spec.out_spec.context, "_fields", None)
+    return None if fields is None else list(fields)
 
 
 def _refuse_unknown(program: ExportedProgram, translations: Mapping[Any, Any]) -> None:

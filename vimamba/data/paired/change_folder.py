@@ -19,10 +19,26 @@ from vimamba.data.masked.augmentation import MaskedAugmentation
 from vimamba.data.masked.augmentation import Preset as AugmentationPreset
 from vimamba.data.masked.items import read_mask
 from vimamba.data.masked.labels import gray_values
+from vimamba.data.paired.agreement import (
+    HARMLESS,
+    Trouble,
+    different_dates,
+    different_labels,
+    examine,
+)
 from vimamba.data.paired.augmentation import PairTransform
 from vimamba.data.paired.items import DatePair
 from vimamba.data.paired.layouts import PRESETS as LAYOUTS
-from vimamba.data.paired.layouts import SECOND, XBD, Kind, Layout, Preset, find_layout, find_pairs
+from vimamba.data.paired.layouts import (
+    SECOND,
+    XBD,
+    Kind,
+    Layout,
+    Named,
+    Preset,
+    find_layout,
+    find_pairs,
+)
 from vimamba.data.paired.truths import Truths
 from vimamba.data.preprocessing import Fit, Preprocessing
 from vimamba.labels import IGNORE
@@ -69,7 +85,7 @@ class PairDataset(Dataset[Any]):
         dates, known = read_dates(pair, prepare)
         truth = self.truths.read(pair)
         if truth.shape[1:] != known.shape:
-            raise DataError(wrong_sizes(pair, known.shape, truth.shape[1:]))
+            raise DataError(different_labels(pair, known.shape, truth.shape[1:]))
         truth[:, ~known] = IGNORE
         if self.transform is None:
             resized = [prepare.tensor(prepare.resize(date)) for date in dates]
@@ -88,20 +104,12 @@ def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], N
     found = [prepare.known(image) for image in pair.images()]
     before, after = (date.shape[:2] for date in found)
     if before != after:
-        raise DataError(
-            f"{pair.name} has {before[0]}x{before[1]} pixels before and {after[0]}x{after[1]} "
-            "after; both dates must lie on one grid"
-        )
+        raise DataError(different_dates(pair, before, after))
     known = np.ones(before, dtype=bool)
     for date in found:
         if date.dtype.kind == "f":
             known &= ~np.isnan(date).all(-1)
     return [prepare.filled(date) for date in found], known
-
-
-def wrong_sizes(pair: DatePair, image: Sequence[int], labels: Sequence[int]) -> str:
-    """Text for a pair whose labels have another size."""
-    return f"{pair.name} has {image[0]}x{image[1]} pixels, its labels {labels[0]}x{labels[1]}"
 
 
 class ChangeFolder(DenseData):
@@ -110,6 +118,10 @@ class ChangeFolder(DenseData):
     Args:
         root: The folder.
         layout: Which data set's folders it has; found by the folders' names by default.
+        before: Name of the folders with the first date, where it is another than the layout's.
+        after: Name of the folders with the second date, likewise.
+        masks: Name of the folders with labels of change, likewise; or two names, of the labels of
+            what was there at either date.
         classes: Names of the classes of a semantic set, the first of what has not changed. By
             default SECOND's where labels have its colors, or as many as the labels have values.
         colors: Red, green and blue of each class, for labels in color; SECOND's by default.
@@ -126,6 +138,9 @@ class ChangeFolder(DenseData):
         root: str,
         *,
         layout: Preset | None = None,
+        before: str | None = None,
+        after: str | None = None,
+        masks: list[str] | str | None = None,
         classes: list[str] | None = None,
         colors: list[list[int]] | None = None,
         fit: Fit = "window",
@@ -134,12 +149,13 @@ class ChangeFolder(DenseData):
     ) -> None:
         super().__init__(root, fit=fit, augmentation=augmentation, **kwargs)
         self.layout_name: Preset | None = layout
+        self.named = Named(before, after, [masks] if isinstance(masks, str) else masks)
         self.classes, self.colors = classes, colors
 
     @cached_property
     def layout(self) -> Layout:
         """The folders of the data set."""
-        return find_layout(self.root, self.layout_name)
+        return find_layout(self.root, self.layout_name, self.named)
 
     def read(self) -> Catalogue:
         """Pair the files; draw what is not divided."""
@@ -215,26 +231,26 @@ class ChangeFolder(DenseData):
         Raises:
             DataError: Labels cannot be read or do not fit; the text names the first few.
         """
-        found, troubles = {}, []
+        found: dict[str, NDArray[np.int64]] = {}
+        troubles: list[Trouble] = []
         for split, pairs in self.in_order.items():
             total = np.zeros((len(self.truths.maps), self.num_classes), dtype=np.int64)
             bar = tqdm(pairs, desc=f"{split} labels", unit="pair", leave=False, disable=None)
             for pair in bar:
-                try:
-                    pair.check_place()
-                    truth = self.truths.read(pair)
-                    for image in pair.images():
-                        if image.size() != truth.shape[1:]:
-                            raise DataError(wrong_sizes(pair, image.size(), truth.shape[1:]))
-                except DataError as error:
-                    troubles.append(str(error))
-                    continue
-                total += [np.bincount(m.ravel(), minlength=256)[: self.num_classes] for m in truth]
+                truth, apart = examine(pair, self.truths)
+                troubles += apart
+                for place, one in enumerate(() if truth is None else truth):
+                    total[place] += np.bincount(one.ravel(), minlength=256)[: self.num_classes]
             found[split] = total
-        if troubles:
-            more = len(troubles) - MOST_NAMED
+        texts = [trouble.text for trouble in troubles if not trouble.is_harmless]
+        if texts:
+            more = len(texts) - MOST_NAMED
             rest = f"; and {more} more" if more > 0 else ""
-            raise DataError("; ".join(troubles[:MOST_NAMED]) + rest)
+            raise DataError("; ".join(texts[:MOST_NAMED]) + rest)
+        for what in HARMLESS:
+            odd = [trouble.text for trouble in troubles if trouble.what == what]
+            if odd:
+                self.remarks.say(f"{len(odd)} pairs differ in {what} from date to date: {odd[0]}")
         return found
 
     def check(self) -> None:

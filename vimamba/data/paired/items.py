@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vimamba.data.errors import DataError
-from vimamba.data.geometry import raster_grid
 from vimamba.data.items import FileImage, relative_name
 
 
@@ -35,21 +33,6 @@ class DatePair:
     def images(self) -> tuple[FileImage, FileImage]:
         """Before and after."""
         return FileImage(self.files["before"], self.root), FileImage(self.files["after"], self.root)
-
-    def check_place(self) -> None:
-        """Fail on GeoTIFF files that do not lie where the first image lies.
-
-        Raises:
-            DataError: The text names both.
-        """
-        here = raster_grid(self.files["before"])
-        for path in self.files.values():
-            there = raster_grid(path)
-            if here is not None and there is not None and not here.agrees(there):
-                raise DataError(
-                    f"{path} ({there.text}) does not lie where {self.files['before']} "
-                    f"({here.text}) lies; warp one onto the grid of the other"
-                )
 
     @property
     def label_files(self) -> dict[str, Path]:

@@ -9,6 +9,7 @@ name (`train_1.png`); where there are none, a division is drawn.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -124,8 +125,65 @@ PRESETS: dict[str, tuple[Layout, ...]] = {
 }
 
 
-def find_layout(root: Path, preset: Preset | None) -> Layout:
+# what people call the folders of pairs of their own
+OWN = tuple(
+    _binary(*dates, masks)
+    for dates in (("before", "after"), ("A", "B"))
+    for masks in ("masks", "mask", "labels", "label", "change")
+)
+
+
+@dataclass(frozen=True)
+class Named:
+    """Names of folders that go before those of a layout.
+
+    Attributes:
+        before: Of the first date.
+        after: Of the second date.
+        masks: One of labels of change, or two of the labels of either date.
+    """
+
+    before: str | None = None
+    after: str | None = None
+    masks: Sequence[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks is not None and len(self.masks) not in (1, 2):
+            raise DataError(
+                f"masks={list(self.masks)} must be one folder, of change, or two, of the dates"
+            )
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The names by the part of a pair."""
+        found = {"before": self.before, "after": self.after}
+        masks = self.masks or ()
+        roles = ("change",) if len(masks) == 1 else ("labels before", "labels after")
+        found |= dict(zip(roles, masks, strict=False))
+        return {role: name for role, name in found.items() if name is not None}
+
+    def put_into(self, layouts: Sequence[Layout]) -> tuple[Layout, ...]:
+        """The layouts that have these parts, with these names; without any name all as they are."""
+        if not self.folders:
+            return tuple(layouts)
+        found = []
+        for layout in layouts:
+            needed = {role for role, part in layout.parts.items() if not part.optional}
+            # what lies in one folder is told apart by its endings, not by the folder's name
+            if not self.folders.keys() <= needed or any(p.ending for p in layout.parts.values()):
+                continue
+            renamed = {role: Part(name) for role, name in self.folders.items()}
+            found.append(Layout(layout.kind, {**layout.parts, **renamed}))
+        return tuple(found)
+
+
+def find_layout(root: Path, preset: Preset | None, named: Named) -> Layout:
     """The layout of a folder: of a preset, or of any whose folders are there.
+
+    Args:
+        root: The folder.
+        preset: A key of `PRESETS`.
+        named: Names of folders that are not the layout's.
 
     Raises:
         DataError: None fits; the text names the folders that are looked for.
@@ -134,19 +192,23 @@ def find_layout(root: Path, preset: Preset | None) -> Layout:
         raise DataError(f"root={str(root)!r} is not a folder")
     if preset is not None and preset not in PRESETS:
         raise DataError(f"layout={preset!r} is unknown; choose from {sorted(PRESETS)}")
-    wanted = PRESETS[preset] if preset else tuple(dict.fromkeys(sum(PRESETS.values(), ())))
+    known = PRESETS[preset] if preset else dict.fromkeys((*chain(*PRESETS.values()), *OWN))
+    wanted = named.put_into(list(known))
+    if not wanted:
+        raise DataError(f"layout={preset!r} has no folders {list(named.folders)} to be named")
     for folder in (root, *subfolders(root)):
         for layout in wanted:
             wished = {role for role, part in layout.parts.items() if not part.optional}
             if wished <= folders_of(folder, layout).keys():
                 return layout
-    named = (
+    looked_for = (
         " and ".join(dict.fromkeys(p.folder for p in layout.parts.values() if not p.optional))
         for layout in wanted
     )
     raise DataError(
-        f"root={str(root)!r} has no folders {'; '.join(dict.fromkeys(named))}, neither in "
-        "itself nor in folders train, val and test"
+        f"root={str(root)!r} has no folders {'; '.join(dict.fromkeys(looked_for))}, neither in "
+        "itself nor in folders train, val and test; say what yours are called: data.before, "
+        "data.after, data.masks"
     )
 
 

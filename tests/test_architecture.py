@@ -67,7 +67,12 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.hub",
         "vimamba.checkpoints",
     },
-    "vimamba.integrations": {"vimamba.layers", "vimamba.networks", "vimamba.checkpoints"},
+    "vimamba.integrations": {
+        "vimamba.layers",
+        "vimamba.networks",
+        "vimamba.checkpoints",
+        "vimamba.data",
+    },
     "vimamba.explain": {
         "vimamba.layers",
         "vimamba.models",

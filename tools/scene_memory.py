@@ -3,6 +3,10 @@
 A scene of 20,000 columns and four bands of 16 bits is generated for each height (tiles of 512
 pixels, deflate, a part of it nodata) and mapped by a network of three convolutions in a process of
 its own. "Own" is what that process takes after the network has seen a batch of windows.
+
+With --training, the memory of an epoch of training data instead: windows of a scene of 6,000 x
+6,000 pixels and 13 bands, checked, sampled and augmented as in `vimamba fit`, without a network.
+"Own" is then what the process takes before it has looked at the data.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from rasterio.transform import from_origin
 from torch import nn
 
 from vimamba.console import show_table
+from vimamba.data import SceneFolder
 from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.tasks.scenes import Legend, Scene, predict_raster
@@ -29,24 +34,29 @@ BANDS, CLASSES, WINDOW, BATCH = 4, 3, 512, 4
 BLOCK = 512
 
 
-def write_scene(path: Path, height: int, width: int) -> None:
+def write_scene(
+    path: Path, height: int, width: int, bands: int = BANDS, labels: Path | None = None
+) -> None:
     """Fields of a few brightnesses with noise, nodata in the upper left, written by block rows."""
     rng = np.random.default_rng(0)
-    profile = {
-        "driver": "GTiff", "height": height, "width": width, "count": BANDS, "dtype": "uint16",
-        "crs": "EPSG:32633", "transform": from_origin(500_000, 6_000_000, 0.5, 0.5), "nodata": 0,
-        "tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK, "compress": "deflate",
-        "predictor": 2, "bigtiff": "if_safer",
+    fields = np.arange(width) // 640 % 3
+    shared = {
+        "driver": "GTiff", "height": height, "width": width, "crs": "EPSG:32633",
+        "transform": from_origin(500_000, 6_000_000, 0.5, 0.5), "tiled": True, "blockxsize": BLOCK,
+        "blockysize": BLOCK, "compress": "deflate", "bigtiff": "if_safer",
     }  # fmt: skip
+    profile = {**shared, "count": bands, "dtype": "uint16", "nodata": 0, "predictor": 2}
     with rasterio.open(path, "w", **profile) as file:
         for top in range(0, height, BLOCK):
             lines = min(BLOCK, height - top)
-            fields = 400 * (1 + np.arange(width) // 640 % 3)
-            values = fields + rng.integers(0, 64, (BANDS, lines, width))
+            values = 400 * (1 + fields) + rng.integers(0, 64, (bands, lines, width))
             if top < height // 4:
                 values[:, :, : width // 4] = 0
             window = ((top, top + lines), (0, width))
             file.write(values.astype(np.uint16), window=window)
+    if labels is not None:
+        with rasterio.open(labels, "w", **shared, count=1, dtype="uint8") as file:
+            file.write(np.broadcast_to(fields.astype(np.uint8), (height, width)), 1)
 
 
 def peak() -> float:
@@ -80,33 +90,75 @@ def measure(path: Path) -> None:
     }))  # fmt: skip
 
 
+def measure_training(root: Path) -> None:
+    """Go through an epoch of windows in this process and print what it took as JSON."""
+    own, start, spent = peak(), time.monotonic(), time.process_time()
+    data = SceneFolder(
+        str(root), img_size=WINDOW, batch_size=BATCH, workers=0, augmentation="aerial",
+        labels={"background": False},
+    )  # fmt: skip
+    data.check()
+    windows = sum(len(images) for images, _ in data.train_dataloader())
+    print(json.dumps({
+        "own": own, "peak": peak(), "windows": windows, "skipped": 0,
+        "seconds": time.monotonic() - start, "cpu": time.process_time() - spent,
+    }))  # fmt: skip
+
+
+def write_training(root: Path, side: int, bands: int) -> None:
+    """A scene to train on with its labels, and a small one that chooses the epoch."""
+    for split, size in (("train", side), ("val", 2 * WINDOW)):
+        for kind in ("images", "masks"):
+            (root / split / kind).mkdir(parents=True, exist_ok=True)
+        name = f"{split}.tif"
+        labels = root / split / "masks" / name
+        write_scene(root / split / "images" / name, size, size, bands, labels)
+
+
+def run_alone(*options: str) -> dict[str, float]:
+    """What this script measures in a process of its own."""
+    command = [sys.executable, __file__, *options]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def as_row(what: str, found: dict[str, float]) -> list[object]:
+    """A row of the table."""
+    sizes = (found["peak"], found["own"], found["peak"] - found["own"])
+    return [
+        what, *(f"{size:.2f}" for size in sizes), found["windows"], found["skipped"],
+        f"{found['seconds']:.0f}", f"{found['cpu']:.0f}",
+    ]  # fmt: skip
+
+
 def main() -> int:
     """Generate, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="where scenes and maps go")
     parser.add_argument("--heights", type=int, nargs="+", default=[2000, 6000, 12000])
     parser.add_argument("--width", type=int, default=20_000)
+    parser.add_argument("--training", action="store_true", help="of an epoch of training data")
+    parser.add_argument("--side", type=int, default=6000, help="of the scene to train on")
+    parser.add_argument("--bands", type=int, default=13, help="of the scene to train on")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure is not None:
-        measure(given.measure)
+        (measure_training if given.training else measure)(given.measure)
         return 0
     given.folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for height in given.heights:
+    folder, rows = ("--folder", str(given.folder)), []
+    if given.training:
+        root = given.folder / "training"
+        write_training(root, given.side, given.bands)
+        found = run_alone(*folder, "--training", "--measure", str(root))
+        rows.append(as_row(f"{given.side} x {given.side} x {given.bands}", found))
+    for height in () if given.training else given.heights:
         path = given.folder / f"{given.width}x{height}.tif"
         write_scene(path, height, given.width)
-        command = [sys.executable, __file__, "--folder", str(given.folder), "--measure", str(path)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        above = found["peak"] - found["own"]
-        rows.append([
-            f"{height:,}", *(f"{x:.2f}" for x in (found["peak"], found["own"], above)),
-            found["windows"], found["skipped"], f"{found['seconds']:.0f}", f"{found['cpu']:.0f}",
-        ])  # fmt: skip
-    head = ["height", "peak GB", "own GB", "above GB", "windows", "skipped", "s", "CPU s"]
+        rows.append(as_row(f"{given.width} x {height}", run_alone(*folder, "--measure", str(path))))
+    head = ["scene", "peak GB", "own GB", "above GB", "windows", "skipped", "s", "CPU s"]
     versions = f"torch {torch.__version__}, GDAL {rasterio.__gdal_version__}"
-    show_table(f"{platform.machine()}, {versions}, {given.width:,} columns", head, rows)
+    show_table(f"{platform.machine()}, {versions}", head, rows)
     return 0
 
 

@@ -50,12 +50,13 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     given = {**content["model"]["init_args"], "pretrained": False}
     chans = getattr(source, "given_chans", None) or len(getattr(source, "bands", None) or "RGB")
     known = inspect.signature(model).parameters
+    names = getattr(getattr(source, "labels", None), "classes", None) or ["a", "b", "c"]
     of_the_data = {
-        "num_classes": 3,
+        "num_classes": len(names),
         "in_chans": chans,
         "class_counts": [3, 2, 1],
         "img_size": content["data"]["init_args"].get("img_size"),
-        "class_names": ["a", "b", "c"],
+        "class_names": names,
     }
     if content["data"]["class_path"].endswith("VolumeFolder"):
         of_the_data["in_chans"] = 1

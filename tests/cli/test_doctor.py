@@ -104,7 +104,7 @@ def test_any_timm_model_is_examined(capsys):
 def detector(tmp_path):
     """A folder that holds a network for change."""
     torch.manual_seed(0)
-    small = {"depths": (1,), "dims": (16,)}
+    small = {"depths": (1, 1), "dims": (16, 24)}
     net = vimamba.create_change_detector("test_vmamba", head="fpn", num_classes=1, **small)
     return str(vimamba.save_pretrained(net, tmp_path / "net"))
 

@@ -115,7 +115,7 @@ def land(tmp_path):
     for i in range(2):
         place = {"transform": from_origin(500_000 + 600 * i, 5_000_000, 10, 10)}
         labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((10, 10))).astype(np.uint8)
-        pixels = rng.integers(300, 500, (60, 60, 4)) + 1500 * labels[..., None]
+        pixels = rng.integers(300, 500, (60, 60, 4)) + 1500.0 * labels[..., None]
         pixels[:8, :8] = 0
         write_raster(tmp_path / "images" / f"{i}.tif", pixels.astype(np.uint16), nodata=0, **place)
         write_raster(tmp_path / "masks" / f"{i}.tif", labels, **place)

@@ -84,7 +84,8 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
 
 def output_names(program: ExportedProgram) -> list[str] | None:
     """Names of what a program returns, where it names them: the answers on change of two dates."""
-    fields = getattr(program.call_spec.out_spec.context, "_fields", None)
+    answer: Any = program.call_spec.out_spec
+    fields = getattr(answer.context, "_fields", None)
     return None if fields is None else list(fields)
 
 

@@ -45,7 +45,9 @@ def part_dates(x: Tensor, arrangement: str) -> list[Tensor]:
         return [x]
     if arrangement == "interleaved":
         return [x[..., ::2], x[..., 1::2]]
-    return list(x.chunk(2, dim=-1))
+    # not `chunk`, which ONNX has no form of for images of any size
+    width = x.shape[-1] // 2
+    return [x[..., :width], x[..., width:]]
 
 
 def check_arrangement(arrangement: str) -> None:

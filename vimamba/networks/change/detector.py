@@ -106,6 +106,6 @@ def encode_dates(
         before: (N, C_in, H, W).
         after: The same.
     """
-    features = encoder(torch.cat([before, after]))
-    first, second = zip(*(feature.chunk(2) for feature in features), strict=True)
-    return first, second
+    features, count = encoder(torch.cat([before, after])), before.shape[0]
+    # not `chunk`, which ONNX has no form of for a batch of any size
+    return tuple(f[:count] for f in features), tuple(f[count:] for f in features)

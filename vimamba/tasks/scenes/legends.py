@@ -58,7 +58,7 @@ def write_style(path: Path, legend: Legend) -> None:
 
 
 def write_xml(root: ET.Element, path: Path) -> None:
-    """Write a document, indented."""
+    """Write a document, indented; GDAL reads none that begins with a declaration."""
     ET.indent(root)
     with write_whole(path) as part:
-        ET.ElementTree(root).write(part, encoding="utf-8", xml_declaration=True)
+        ET.ElementTree(root).write(part, encoding="utf-8", xml_declaration=False)

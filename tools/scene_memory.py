@@ -12,7 +12,7 @@ With --training, the memory of an epoch of training data instead: windows of a s
 import argparse
 import json
 import platform
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -60,8 +60,9 @@ def write_scene(
 
 
 def peak() -> float:
-    """The most memory that this process has taken, GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    """The most memory that this process has taken, GB; `getrusage` counts its parent's, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e9
 
 
 def measure(path: Path) -> None:

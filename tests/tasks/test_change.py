@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import vimamba
+from tests.pairs import write_pairs
 from vimamba.cli import main
 from vimamba.data.paired.layouts import SECOND, XBD
 from vimamba.labels import IGNORE
@@ -73,22 +74,6 @@ def test_a_network_that_answers_another_question_is_refused_by_name():
         Change("test_vmamba", kind="semantic", num_classes=4)
     with pytest.raises(TaskError, match="num_classes=3 does not fit kind='binary'"):
         Change("test_vmamba", num_classes=3)
-
-
-def write_pairs(root, count=10, side=32, *, split=""):
-    """Squares that appear on noise, and light that changes."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        before = rng.integers(60, 120, (side, side, 3))
-        after = np.roll(before, 1, axis=0) + 20
-        truth = np.zeros((side, side), dtype=np.uint8)
-        y, x = rng.integers(2, side - 12, 2)
-        after[y : y + 10, x : x + 10], truth[y : y + 10, x : x + 10] = 235, 255
-        for folder, image in (("A", before), ("B", after), ("label", truth)):
-            path = root / split / folder / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.astype(np.uint8)).save(path)
-    return root
 
 
 @pytest.fixture(scope="module")

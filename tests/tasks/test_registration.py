@@ -49,7 +49,7 @@ def test_a_short_training_lays_labels_onto_one_another(run):
     assert report["folded"] < 0.02
     assert {row["class"] for row in report["per_class"]} == {"1", "2", "3", "4"}
     assert {"data.png", "samples.png", "scores.png"} <= {path.name for path in run.iterdir()}
-    rows = list(csv.DictReader((run / "pairs_test.csv").open()))
+    rows = list(csv.DictReader((run / "cases_test.csv").open()))
     assert rows[0]["pair"] == "test/images/p6.nii.gz -> test/images/p7.nii.gz"
 
 
@@ -72,7 +72,7 @@ def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, c
     assert main(["predict", str(run), str(tmp_path / "pairs.csv"), "--out", str(out)]) == 0
     (row,) = csv.DictReader((out / "pairs.csv").open())
     report = json.loads((run / "metrics.json").read_text())["test"]
-    scored = next(r for r in csv.DictReader((run / "pairs_test.csv").open()))
+    scored = next(r for r in csv.DictReader((run / "cases_test.csv").open()))
     assert float(row["dice 2"]) == pytest.approx(float(scored["dice 2"]), abs=1e-4)
     assert set(report) >= {"dice", "hd95", "hd95_before"}
     fixed, labels = nibabel.load(paths[1]), nibabel.load(out / row["labels"])

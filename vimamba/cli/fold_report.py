@@ -11,6 +11,7 @@ from vimamba.cli.runs import read_config
 from vimamba.cli.settings import task_class
 from vimamba.console import command_line, number, say, show_table
 from vimamba.files import write_rows, write_whole
+from vimamba.tasks.ensemble import can_join
 from vimamba.tasks.folds import Folds, Row, plus_minus, spread
 from vimamba.tasks.registry import task_name
 from vimamba.tasks.tools import fold_tools_of
@@ -55,8 +56,8 @@ def report_folds(out: Path, record: Record) -> None:
         ("fold0 ...", "a run for each fold"),
     ):
         say(f"  {out / name}: {what}")
-    answers = command_line("predict", out, "IMAGE_OR_FOLDER", "--out", tools.PREDICTIONS)
-    say(f"next: {answers}")
+    run = out if can_join(task) else fold_folder(out, 0)
+    say(f"next: {command_line('predict', run, *tools.INPUTS, '--out', tools.PREDICTIONS)}")
 
 
 def read_folds(out: Path, record: Record, names: Mapping[str, str]) -> Folds:

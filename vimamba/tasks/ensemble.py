@@ -28,6 +28,11 @@ class _Voting(Task):
         return found
 
 
+def can_join(task: type) -> bool:
+    """Whether several tasks of a kind can answer as one."""
+    return hasattr(task, "views")
+
+
 def join_tasks(tasks: Sequence[Task]) -> Task:
     """A task whose probabilities are the mean of those of several.
 
@@ -37,7 +42,7 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
     Raises:
         TaskError: They differ in what they were made with, or the task has no `views`.
     """
-    if not hasattr(tasks[0], "views"):
+    if not can_join(type(tasks[0])):
         raise TaskError(
             f"{type(tasks[0]).__name__} cannot answer with several networks: it has no `views`, "
             "the outputs that an answer is the mean of"

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -128,6 +128,8 @@ class ChangeFolder(ImageData):
             changed for each date by itself.
         **kwargs: Arguments of `ImageData`.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ For two modalities or dates of a patient, and wherever not every case goes with 
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -78,6 +79,8 @@ class PairCSV(RegistrationData):
         split_column: Column of train, val or test; used if it is there.
         **kwargs: Arguments of `RegistrationData`.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -203,6 +203,7 @@ class RegistrationData(ImageData):
         seed: Start of all random streams.
     """
 
+    unit: ClassVar[str] = "cases"
     # what a run keeps of the data: pairs are not normalized by a mean
     settles = ("in_chans",)
 
@@ -351,20 +352,29 @@ class RegistrationData(ImageData):
             "class_names": self.class_names,
         }
 
+    def check_division(self) -> None:
+        """Fail on a split without a pair.
+
+        Raises:
+            DataError: The text names it.
+        """
+        self.check_splits()
+        way = "hold out none: test_fraction 0" if self.fold is None else "draw fewer folds"
+        for split in self.catalogue.splits:
+            if not self.pairs_to_score(split):
+                raise DataError(
+                    f"root={str(self.root)!r}: the {split} split has "
+                    f"{len(self.catalogue.splits[split])} of the cases, which makes no pair; add "
+                    f"cases, name an atlas, or {way}"
+                )
+
     def check(self) -> None:
         """Fail, before any training, on cases that cannot be read or do not fit together.
 
         Raises:
             DataError: The text says what is wrong and where.
         """
-        self.check_splits()
-        for split in self.catalogue.splits:
-            if not self.pairs_to_score(split):
-                raise DataError(
-                    f"root={str(self.root)!r}: the {split} split has "
-                    f"{len(self.catalogue.splits[split])} of the cases, which makes no pair; add "
-                    "cases, name an atlas, or hold out none: test_fraction 0"
-                )
+        self.check_division()
         missing = [v for v in self.label_values if v not in self.label_voxels]
         if missing and (self.limit is None or not self.label_voxels):
             raise DataError(f"label_values={missing[:MOST_NAMED]} are in no labels of {self.root}")

@@ -1,11 +1,11 @@
-"""Scores of change, each from one table of counts over all pixels of a data set.
+"""Scores of change, from tables of counts over all pixels of a data set.
 
 Tables have the truth in rows and predictions in columns; the first class is what has not changed,
 or no building. What cannot be told, as the F1 of a class that is in neither, is None.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,41 @@ from torch import Tensor
 from vimamba.tasks.classification.metrics import float_or_none
 
 Score = float | None
+# of each kind of labels: where something is, (2, 2); then the classes there, (C, C), if there are
+TABLES = {
+    "binary": ("change",),
+    "semantic": ("change", "classes"),
+    "damage": ("building", "damage"),
+}
+
+
+def score_tables(
+    kind: str, tables: Mapping[str, Tensor], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The full report of an evaluation.
+
+    Args:
+        kind: "binary", "semantic" or "damage".
+        tables: Its `TABLES`, by name.
+        class_names: Of the last of them.
+
+    Returns:
+        The scores of the kind, `per_class` rows, the counts of the last table as `confusion`;
+        `kind` and the counts of all `tables`.
+    """
+    first, last = (tables[TABLES[kind][place]] for place in (0, -1))
+    report: dict[str, Any] = change_scores(first)
+    if kind == "semantic":
+        report |= semantic_scores(last)
+    elif kind == "damage":
+        report |= damage_scores(first, last)
+    return {
+        **report,
+        "per_class": per_class(last, class_names),
+        "confusion": last.long().tolist(),
+        "kind": kind,
+        "tables": {name: table.long().tolist() for name, table in tables.items()},
+    }
 
 
 def ratio(part: Tensor, whole: Tensor) -> Score:

@@ -10,6 +10,7 @@ from vimamba.data import ChangeFolder
 from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.hub import save_pretrained
 from vimamba.sizes import by_sides
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -28,6 +29,18 @@ PREDICT_OPTIONS: dict[str, Any] = {
     "window_size": None,
     "memory": None,
 }
+FOLD_SCORES = {
+    "score": "score",
+    "sek": "SeK",
+    "fscd": "Fscd",
+    "f1_building": "F1 of buildings",
+    "f1_damage": "F1 of damage",
+    "f1": "F1",
+    "iou": "IoU",
+    "accuracy": "OA",
+    "kappa": "kappa",
+}
+FOLD_RESULTS = (("confusion_matrix.png", "the pixels of all folds together"),)
 SCORES = {
     "score": "score",
     "sek": "SeK",
@@ -82,19 +95,24 @@ def draw_data(data: ChangeFolder, out: Path) -> None:
 
 def show_scores(split: str, report: dict[str, Any]) -> None:
     """Print the scores of a split, and those of each class."""
-    keys = ("f1", "iou", "precision", "recall")
-    rows = [
-        [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
-        for row in report["per_class"]
-    ]
-    head = ["class", "pixels", "F1", "IoU", "precision", "recall"]
-    show_table(f"{split}: {report['images']} pairs, over all pixels", head, rows)
+    title = f"{split}: {report['images']} pairs, over all pixels"
+    show_table(title, *class_cells(report))
     building = "f1_building" in report
     names = {
         k: v.replace("of change", "of buildings") if building else v for k, v in SCORES.items()
     }
     scores = [[name, number(report[key], 4)] for key, name in names.items() if key in report]
     show_table("", ["score", split], scores)
+
+
+def class_cells(report: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Heads and rows of a table of the classes."""
+    keys = ("f1", "iou", "precision", "recall")
+    rows: list[list[object]] = [
+        [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
+        for row in report["per_class"]
+    ]
+    return ["class", "pixels", "F1", "IoU", "precision", "recall"], rows
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
@@ -138,6 +156,13 @@ def export(task: Any, data: Any, folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_change_detector, without Lightning"
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out pixels of all folds together."""
+    from vimamba.tasks.change.folds import pool_pairs
+
+    return pool_pairs(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

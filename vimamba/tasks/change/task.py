@@ -23,12 +23,7 @@ from vimamba.tasks.change.loss import (
     ChangeObjective,
     restore_objective,
 )
-from vimamba.tasks.change.metrics import (
-    change_scores,
-    damage_scores,
-    per_class,
-    semantic_scores,
-)
+from vimamba.tasks.change.metrics import TABLES, score_tables
 from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
@@ -43,9 +38,6 @@ LOGGED = {
     "semantic": ["score", "sek", "fscd", "miou", "f1", "iou", "accuracy", "kappa"],
     "damage": ["score", "f1_building", "f1_damage", "iou", "accuracy"],
 }
-# the table that says where something is, and the one whose classes are shown
-FIRST = {"binary": "change", "semantic": "change", "damage": "building"}
-SHOWN = {"binary": "change", "semantic": "classes", "damage": "damage"}
 
 
 @register_task("change")
@@ -141,15 +133,12 @@ class Change(DenseTask):
             )
         self.loss = ChangeLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
-        tables = {name: max(count, 2) for name, count in self.answers.channels.items()}
-        if kind == "semantic":  # both dates in one
-            tables = {"change": 2, "classes": num_classes}
         self.tables = MetricCollection(
             {
                 name: cast(Any, MulticlassConfusionMatrix)(
-                    count, ignore_index=IGNORE, validate_args=False
+                    num_classes if place else 2, ignore_index=IGNORE, validate_args=False
                 )
-                for name, count in tables.items()
+                for place, name in enumerate(TABLES[kind])
             },
             compute_groups=False,
         )
@@ -275,15 +264,7 @@ class Change(DenseTask):
         """The full report; also start afresh."""
         found = {name: table.cpu() for name, table in self.tables.compute().items()}
         self.tables.reset()
-        report: dict[str, Any] = change_scores(found[FIRST[self.kind]])
-        shown = found[SHOWN[self.kind]]
-        if self.kind == "semantic":
-            report |= semantic_scores(shown)
-        elif self.kind == "damage":
-            report |= damage_scores(found["building"], shown)
-        report["per_class"] = per_class(shown, self.class_names)
-        report["confusion"] = shown.long().tolist()
-        return report
+        return score_tables(self.kind, found, self.class_names)
 
 
 def dates_of(image: Tensor) -> tuple[Tensor, Tensor]:

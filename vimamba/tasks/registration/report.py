@@ -12,6 +12,7 @@ from vimamba.data import RegistrationData
 from vimamba.data.paired.registration import PairTensors
 from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.registration.pictures import PLANES, Look, draw_pairs, draw_scores
 from vimamba.tasks.tools import FinishedRun
 
@@ -22,9 +23,21 @@ RESULTS = (
 INPUTS = ("MOVING", "FIXED")
 PREDICTIONS = "registered"
 PREDICT_OPTIONS: dict[str, Any] = {}
+FOLD_SCORES = {
+    "dice_before": "Dice before",
+    "dice": "Dice after",
+    "hd95_before": "HD95 before",
+    "hd95": "HD95 after",
+    "ncc_before": "NCC before",
+    "ncc": "NCC after",
+    "folded": "folded",
+}
+FOLD_RESULTS = (("scores.png", "every held-out pair, before and after"),)
 CLASS_ROWS = 30
 SAMPLES = 3
-NCC = (("before", "ncc_before"), ("after", "ncc"))
+# of each label
+LABEL_SCORES = ("dice_before", "dice", "hd95_before", "hd95")
+IMAGE_SCORES = ("ncc_before", "ncc")
 
 
 def show_data(data: RegistrationData) -> None:
@@ -75,11 +88,7 @@ def draw_data(data: RegistrationData, out: Path) -> None:
 
 def show_scores(split: str, report: dict[str, Any]) -> None:
     """Print the scores of a split, and those of each class."""
-    keys = [key for key in ("dice_before", "dice", "hd95_before", "hd95") if key in report]
-    heads = {
-        "dice_before": "Dice before", "dice": "Dice after", "hd95_before": "HD95 before",
-        "hd95": "HD95 after",
-    }  # fmt: skip
+    keys = [key for key in LABEL_SCORES if key in report]
     if keys:
         rows = [
             [row["class"], *(number(row[key]) for key in keys)]
@@ -87,8 +96,8 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
         ]
         rows.append(["mean", *(number(report[key]) for key in keys)])
         title = f"{split}: mean of {report['pairs']} pairs"
-        show_table(title, ["class", *(heads[key] for key in keys)], rows)
-    rows = [[f"NCC {when}", number(report[key], 4)] for when, key in NCC]
+        show_table(title, ["class", *(FOLD_SCORES[key] for key in keys)], rows)
+    rows = [[FOLD_SCORES[key], number(report[key], 4)] for key in IMAGE_SCORES]
     rows.append(["folded (determinant of 0 or less)", f"{report['folded']:.4%}"])
     show_table("", ["score", split], rows)
 
@@ -101,8 +110,8 @@ def headline(split: str, report: dict[str, Any]) -> str:
 
 
 def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
-    """Write a row per pair to pairs_SPLIT.csv; the report keeps the means."""
-    write_rows(out / f"pairs_{split}.csv", report["rows"])
+    """Write a row per pair to cases_SPLIT.csv; the report keeps the means."""
+    write_rows(out / f"cases_{split}.csv", report["rows"])
     return {key: value for key, value in report.items() if key != "rows"}
 
 
@@ -135,6 +144,13 @@ def export(task: Any, data: RegistrationData, folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_network, without Lightning"
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out pairs of all folds together."""
+    from vimamba.tasks.registration.folds import pool_pairs
+
+    return pool_pairs(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

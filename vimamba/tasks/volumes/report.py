@@ -8,7 +8,9 @@ from typing import Any
 from vimamba.console import say
 from vimamba.data import VolumeData
 from vimamba.hub import save_pretrained
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.segmentation.report import (
+    FOLD_SCORES,
     INPUTS,
     headline,
     show_classes,
@@ -17,7 +19,7 @@ from vimamba.tasks.segmentation.report import (
 )
 from vimamba.tasks.tools import FinishedRun
 
-__all__ = ["INPUTS", "headline", "show_scores", "write_results"]
+__all__ = ["FOLD_SCORES", "INPUTS", "headline", "show_scores", "write_results"]
 
 RESULTS = (
     ("data.png", "training cases with their masks, in three planes"),
@@ -25,6 +27,7 @@ RESULTS = (
 )
 PREDICTIONS = "predictions"
 PREDICT_OPTIONS = {"overlap": None, "masks": None, "no_overlays": False, "softmax": False}
+FOLD_RESULTS = (("confusion_matrix.png", "the voxels of all folds together"),)
 
 
 def show_data(data: VolumeData) -> None:
@@ -79,6 +82,13 @@ def export(task: Any, data: VolumeData, folder: Path) -> None:
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_segmenter, without Lightning"
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out volumes of all folds together."""
+    from vimamba.tasks.segmentation.folds import pool_masks
+
+    return pool_masks(folds, out, unit="Voxel")
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
-from timm.models import checkpoint, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -90,8 +90,9 @@ class MultiPathBlock(nn.Module):
         self.gate = nn.Linear(paths * dim, paths, bias=False, **dd) if gated else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, normed: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, C), and the same normed, along paths (K, T) to (N, L, C)."""
+    def forward(self, tokens: Tensor, paths: Tensor) -> Tensor:
+        """Tokens and the same normed, (2, N, L, C), along paths (K, T) to (N, L, C)."""
+        x, normed = tokens[0], tokens[1]
         images, steps = x.shape[0], paths.shape[1]
         # each path is a batch of its own, whose table is its one path
         tables = paths.unsqueeze(1).expand(-1, images, -1).reshape(-1, 1, steps)
@@ -176,22 +177,18 @@ class RSMamba(PlainBackbone):
         """Rename, and give the mixers' one path an axis of its own."""
         return join_branches(super().from_official(state_dict))
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
-        x, paths = self.embed(x)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                table = self.shuffle_last(paths[self.scan_orders[i]])
-                normed = self.pre_norm(x)
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, normed, table)
-                else:
-                    x = block(x, normed, table)
-                self.tap(i, x, take, norm, features)
-        return x, features
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tokens and the same normed, (2, N, L, C), as all blocks share the norm."""
+        order = self.scan_orders[block]
+        paths[order] = self.shuffle_last(paths[order])
+        return torch.stack([x, self.pre_norm(x)]), paths
 
     def shuffle_last(self, paths: Tensor) -> Tensor:
         """The paths (K, T), in training with `reshuffle` the last one's steps in a new order."""

@@ -5,7 +5,7 @@ Sizes: K classes, d x h x w voxels at the network's spacing, D x H x W as stored
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -20,20 +20,15 @@ from vimamba.data.listing import subfolders
 from vimamba.layers import resize
 from vimamba.networks import list_segmenters
 from vimamba.sizes import ImageSize
+from vimamba.tasks.dense import mirrored
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskObjective, shrink
 from vimamba.tasks.segmentation.metrics import CaseTable
 from vimamba.tasks.segmentation.task import Scored, Segmentation, likeliest
-from vimamba.tasks.windows import Scene, slide
+from vimamba.tasks.windows import Scene
 
-# axes to mirror for each view of a volume: slices 2, rows 3, columns 4
-FLIPS: dict[str, list[tuple[int, ...]]] = {
-    "none": [()],
-    "hflip": [(), (4,)],
-    "flips": list(chain.from_iterable(combinations((2, 3, 4), n) for n in range(4))),
-}
 # networks whose stages are planned for a patch and its spacing
 PLANNED = tuple(n for n in list_segmenters() if n.startswith(("vss_unet_3d", "umamba")))
 
@@ -75,6 +70,12 @@ class Volumes(Segmentation):
 
     tools = "vimamba.tasks.volumes.report"
     axes: ClassVar[int] = 3
+    # slices 2, rows 3, columns 4
+    flips: ClassVar[dict[str, list[tuple[int, ...]]]] = {
+        "none": [()],
+        "hflip": [(), (4,)],
+        "flips": list(chain.from_iterable(combinations((2, 3, 4), n) for n in range(4))),
+    }
     usual_size: ClassVar[int] = 64
     of_the_data: ClassVar[tuple[str, ...]] = (*Segmentation.of_the_data, "spacing", "regions")
 
@@ -178,31 +179,12 @@ class Volumes(Segmentation):
         with tempfile.TemporaryFile(prefix="vimamba-") as file:
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
 
-    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits (N, K, d, h, w) of the mirrored views that `tta` asks for.
+    def view(self, image: Tensor | Scene, axes: tuple[int, ...]) -> Tensor:
+        """Logits (N, K, d, h, w) of a volume whose windows are mirrored, each by itself.
 
-        Every window is mirrored by itself, so that nothing of a volume's size is copied.
-
-        Args:
-            image: (N, C, d, h, w).
-            whole: The network takes it at once, whatever its size.
+        So nothing of a volume's size is copied.
         """
-        if whole and isinstance(image, Tensor):
-            return [mirrored(self.finite_logits, axes)(image) for axes in FLIPS[self.tta]]
-        scene = Scene.of(image) if isinstance(image, Tensor) else image
-        return [
-            slide(
-                scene,
-                mirrored(self.finite_logits, axes),
-                self.sides,
-                overlap=self.overlap,
-                batch_size=self.window_batch,
-                device=self.device,
-                advance=self.advance,
-                room=self.room,
-            )
-            for axes in FLIPS[self.tta]
-        ]
+        return self.slide(image, mirrored(self.finite_logits, axes))
 
     def stored_slices(self, views: Sequence[Tensor], size: Sequence[int]) -> Iterator[Tensor]:
         """Probabilities of one slice of the stored volume after the other, (N, K, H, W).
@@ -245,10 +227,3 @@ class Volumes(Segmentation):
             if self.scores_cases(stage):
                 for one, other in zip(found, mask.cpu().numpy(), strict=True):
                     self.cases.add(case, one, other, spacing)
-
-
-def mirrored(net: Callable[[Tensor], Tensor], axes: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """A network that sees its windows mirrored along some axes."""
-    if not axes:
-        return net
-    return lambda windows: net(windows.flip(axes)).flip(axes)

@@ -10,6 +10,7 @@ it; here every image has a sequence of its own, unless `joint_sequence` asks for
 Sizes: N batch, C channels, H and W map, G groups of channels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from vimamba.checkpoints import Rules, StateDict, rename_keys
 from vimamba.layers import MambaMixer, join_branches, mamba_rules
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
-from vimamba.scan_orders import num_paths
+from vimamba.scan_orders import num_paths, order_of_block
 
 BRANCHES = ("both", "spatial", "spectral")
 
@@ -127,7 +128,7 @@ class MambaHSI(Segmenter):
         groups: G.
         norm_groups: Of every norm.
         scan_order: Of the pixels: one of `vimamba.list_scan_orders(dims=2)`, with parameters if it
-            has any, or a sum.
+            has any, or a sum; or a list of them, which the blocks take by turns.
         weighted: Learn the weights of the branches.
         residual: Add every block's input.
         joint_sequence: Read all images of a batch as one sequence, as the official code does.
@@ -147,7 +148,7 @@ class MambaHSI(Segmenter):
         branches: str = "both",
         groups: int = 4,
         norm_groups: int = 4,
-        scan_order: str = "raster",
+        scan_order: str | Sequence[str] = "raster",
         weighted: bool = True,
         residual: bool = True,
         joint_sequence: bool = False,
@@ -168,9 +169,10 @@ class MambaHSI(Segmenter):
             },
         )
 
-        def make_block() -> nn.Module:
+        def make_block(number: int) -> nn.Module:
             shared = {"norm_groups": norm_groups, "residual": residual}
-            spatial = {"scan_order": scan_order, "joint_sequence": joint_sequence, **shared}
+            order = order_of_block(scan_order, number)
+            spatial = {"scan_order": order, "joint_sequence": joint_sequence, **shared}
             if branches == "spatial":
                 return SpatialBranch(dim, **spatial)
             spectral = SpectralBranch(dim, groups=groups, **shared)
@@ -182,7 +184,7 @@ class MambaHSI(Segmenter):
         self.embed = nn.Sequential(
             nn.Conv2d(in_chans, dim, 1), nn.GroupNorm(norm_groups, dim), nn.SiLU()
         )
-        self.blocks = nn.ModuleList(make_block() for _ in range(3))
+        self.blocks = nn.ModuleList(make_block(number) for number in range(3))
         self.head = nn.Sequential(
             nn.Conv2d(dim, head_dim, 1), nn.GroupNorm(norm_groups, head_dim), nn.SiLU()
         )

@@ -63,7 +63,7 @@ def test_of_volumes_every_held_out_case_is_scored(cross_validate, tmp_path):
     options += ["--model.model_kwargs", "{dims: [4, 8], depths: [0, 1]}"]
     out, summary = cross_validate("volumes", root, *options, "--data.regions", "{both: [1, 2]}")
     cases = rows_of(out / "cases.csv")
-    assert {row["class"] for row in cases} == {"1", "2", "both"}
+    assert {row["class"] for row in cases} == {"class 1", "class 2", "both"}
     assert len({row["case"] for row in cases}) == summary["cases"] == 6
     dice = {(row["case"], row["class"]): float(row["dice"]) for row in cases}
     # a region is made of classes that count already
@@ -104,7 +104,7 @@ def test_of_registration_pairs_lie_within_a_fold(cross_validate, tmp_path, capsy
         found = summary["over_cases"][f"dice{when}"]
         assert found["mean"] == pytest.approx(np.mean(pairs))
         assert found["sd"] == pytest.approx(np.std(pairs, ddof=1))
-    assert summary["over_cases"]["dice"] != summary["over_cases"]["dice_before"]
+    assert summary["over_cases"]["ncc"] != summary["over_cases"]["ncc_before"]
     assert Image.open(out / "scores.png").size[0] > 300
     files = [str(tmp_path / "in" / "images" / f"{n}.png") for n in (0, 1)]
     assert main(["predict", str(out), *files, "--out", str(out / "x")]) == 2

@@ -57,6 +57,8 @@ class VolumeData(SegmentationData):
     group_word = "patients"
     # whether the values are Hounsfield units, where the data says so
     is_ct: bool | None = None
+    # on the class, too, for the command to hand them to the task
+    regions: dict[str, list[int]] | None = None
 
     def __init__(
         self,

@@ -46,7 +46,7 @@ def test_the_order_of_the_page_is_one(own_orders):
     assert vimamba.scan_paths("diagonal_first", 2, 3).tolist() == [[0, 1, 3, 2, 4, 5]]
     assert vimamba.scan_paths("diagonal_first(rising=True)", 2, 3).tolist() == [[3, 0, 4, 1, 5, 2]]
     model = timm.create_model("test_vim", scan_order=["diagonal_first", "raster"], num_classes=2)
-    assert model(torch.rand(1, 3, 64, 64)).shape == (1, 2)
+    assert model(torch.rand(1, 3, 96, 96)).shape == (1, 2)
 
 
 def test_a_data_set_in_one_file_is_trained_on_scored_and_answered_for(forgotten, tmp_path, capsys):
@@ -58,9 +58,9 @@ def test_a_data_set_in_one_file_is_trained_on_scored_and_answered_for(forgotten,
             pixels = rng.normal(brightness, 30, (20, 26, 3)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(photos / f"{name}_{i}.png")
     out = tmp_path / "run"
-    options = ["--data.class_path", "named_images.NamedImages", "--data", photos, "--out", out]
+    options = ["--data.class_path", "named_images.NamedImages", "--data", photos]
     options += ["--model", "test_vim", "--img-size", "32", "--epochs", "1", "--workers", "0"]
-    assert run("fit", "named_images.py", *options) == 0
+    assert run("fit", "named_images.py", *options, "--out", out) == 0
     assert run("test", "named_images.py", out) == 0
     report = json.loads((out / "metrics.json").read_text())["test"]
     assert [row["class"] for row in report["per_class"]] == ["cat", "dog"]
@@ -69,7 +69,8 @@ def test_a_data_set_in_one_file_is_trained_on_scored_and_answered_for(forgotten,
     with table.open(newline="") as file:
         assert {row["label"] for row in csv.DictReader(file)} <= {"cat", "dog"}
     capsys.readouterr()
-    assert run("fit", "named_images.py", *options, "--data.classes", "[dog]") == 2
+    options += ["--data.classes", "[dog]", "--out", tmp_path / "other"]
+    assert run("fit", "named_images.py", *options) == 2
     assert "['cat'] are not among ['dog']" in capsys.readouterr().err
 
 

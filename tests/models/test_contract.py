@@ -87,7 +87,7 @@ def test_a_list_of_orders_that_cannot_be_is_refused_in_a_line(name):
     for orders, message in (
         ([], r"scan_order=\[\] must be the name of an order or a list of names"),
         (["zigzagg", "raster"], "zigzagg"),
-        (["interslice", "raster"], r"interslice is for grids of 3 axes .*, not 2"),
+        (["frames", "raster"], r"frames is for grids of 3 axes .*, not 2"),
     ):
         with pytest.raises(ValueError, match=message) as refusal:
             timm.create_model(name, device="meta", scan_order=orders)

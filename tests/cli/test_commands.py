@@ -217,7 +217,7 @@ def test_a_run_that_fails_before_its_first_epoch_ends_leaves_its_name_free(
         patch.setattr(Classification, "training_step", stop)
         assert main([*given, "--out", str(out)]) == 130
     assert main([*given, "--out", str(out)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
 
 
 def stop(*args: object) -> None:
@@ -252,7 +252,7 @@ def test_the_help_of_fit_lists_every_task(capsys):
 
 def test_a_second_run_does_not_overwrite_the_first(run, recipe, capsys):
     assert main(["fit", "-c", str(recipe), "--out", str(run)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(folder, tmp_path, capsys, monkeypatch):

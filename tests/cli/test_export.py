@@ -145,7 +145,7 @@ def test_a_run_is_pushed_to_the_hub_with_its_classes(run, monkeypatch, capsys):
         (["vmamba_tinyy", "--to", "onnx"], "'vmamba_tinyy' is neither a model"),
         (["test_vim", "--to", "hub"], "--to hub needs --repo OWNER/NAME"),
         (["test_vim", "--to", "onnx", "--repo", "a/b"], "--repo is for --to hub, not for onnx"),
-        (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must read NAME=VALUE"),
+        (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must have the form NAME=VALUE"),
         (["test_vim", "--to", "onnx", "--model-kwargs", "deep=1"], "keyword argument 'deep'"),
         (["test_vim", "--to", "onnx", "--checkpoint", "no.pth"], "no.pth is not a file"),
         (["test_vim", "--to", "onnx", "--img-size", "0"], "--img-size 0 must be at least 1"),

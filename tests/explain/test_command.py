@@ -43,7 +43,7 @@ def test_the_command_writes_pictures_and_arrays(photos):
     [
         (["test_mlla", "photos/cat/0.jpg", "--what", "attention"], "has no selective scan"),
         (["test_vim", "none.jpg"], "none.jpg is not a file"),
-        (["test_vim", "photos/cat/0.jpg", "--target", "cat"], "--target cat is no class"),
+        (["test_vim", "photos/cat/0.jpg", "--target", "cat"], "--target cat is not a class"),
         (["test_vim", "photos/cat/0.jpg", "--what", "delta", "--layer", "x"], "--layer x is no"),
     ],
 )

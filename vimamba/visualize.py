@@ -325,7 +325,7 @@ def _draw_legend(figure: "Figure", right: float, y: float) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    """Write the picture, whole or not at all."""
+    """Write the picture, completely or not at all."""
     with write_whole(path) as part:
         figure.savefig(part, format=path.suffix.lstrip(".") or "png", facecolor="white")
     return path

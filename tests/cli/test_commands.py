@@ -127,7 +127,7 @@ def test_mistakes_are_told_in_a_line_that_names_the_option(args, message, folder
 def test_one_class_is_not_enough(folder, tmp_path, capsys):
     shutil.copytree(folder / "fine", tmp_path / "only" / "fine")
     assert main(["fit", "--data", str(tmp_path / "only"), "--model", "test_vim"]) == 2
-    assert "one class only, ['fine']" in capsys.readouterr().err
+    assert "only one class, ['fine']" in capsys.readouterr().err
 
 
 def test_classes_that_a_split_lacks_are_noted(folder, tmp_path, capsys):

@@ -72,7 +72,7 @@ def test_links_do_not_lead_out_of_the_folder(tmp_path):
 def test_nothing_that_is_read_is_overwritten(tmp_path):
     (tmp_path / "list.csv").touch()
     (tmp_path / "link.csv").symlink_to(tmp_path / "list.csv")
-    with pytest.raises(UsageError, match="is read"):
+    with pytest.raises(UsageError, match="is an input"):
         check_no_input([Target(tmp_path / "link.csv", "x")], [tmp_path / "list.csv"])
 
 

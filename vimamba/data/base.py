@@ -67,7 +67,7 @@ class ImageData(LightningDataModule):
         fold_as: The split that the part is: "val", by which then the best epoch is chosen, or
             "test", and a val split is drawn from the rest; a test split that is given takes no
             part.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     # what the splits of a fold are counted in

@@ -21,7 +21,7 @@ class TimmEncoder(nn.Module):
         spatial_dims: 2.
         in_channels: Of the image.
         pretrained: Load the model's published weights.
-        **kwargs: Further arguments of `timm.create_model`.
+        **kwargs: Additional arguments of `timm.create_model`.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
         items: The images and their labels.
         prepare: From stored pixels to a tensor.
         transform: Random changes, with a seed to a tensor; None for evaluation.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class ClassificationData(ImageData):
         """
         self.check_splits()
         if self.num_classes < (1 if self.multi_label else 2):
-            raise DataError(f"root={str(self.root)!r}: one class only, {self.class_names}")
+            raise DataError(f"root={str(self.root)!r}: only one class, {self.class_names}")
         empty = [self.class_names[i] for i in np.flatnonzero(self.count("train") == 0)]
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training image of class {empty}")

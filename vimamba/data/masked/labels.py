@@ -336,7 +336,7 @@ def settle_labels(
             names = [f"class {value}" for value in values]
             names[0] = "background" if labels.background else names[0]
     if len(names) < 2:
-        raise DataError(f"root={str(root)!r}: one class only, {names}; at least two are needed")
+        raise DataError(f"root={str(root)!r}: only one class, {names}; at least two are needed")
     return LabelTable(list(names), list(values), ignore, labels.colors)
 
 

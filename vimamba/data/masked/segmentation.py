@@ -50,7 +50,7 @@ class MaskedDataset(Dataset[Any]):
         table: From stored masks to classes.
         transform: Random changes of image and mask; None for evaluation, which keeps the mask's
             own size.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     def __init__(

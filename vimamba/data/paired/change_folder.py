@@ -44,7 +44,7 @@ class PairDataset(Dataset[Any]):
         prepare: From stored pixels to a tensor.
         truths: From label files to maps.
         transform: Random changes; None for evaluation, which keeps the maps' own size.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     def __init__(

@@ -200,7 +200,7 @@ class RegistrationData(ImageData):
         fold: Which of `folds` equal parts is held out, from 0.
         folds: Number of parts.
         fold_as: The split that the part is.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     # what a run keeps of the data: pairs are not normalized by a mean

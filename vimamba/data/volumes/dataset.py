@@ -119,7 +119,7 @@ class PatchDataset(Dataset[Any]):
         prepared: The cases.
         sampling: Which patches.
         transform: Random changes, from a patch and a seed; None for none.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     def __init__(

@@ -32,7 +32,7 @@ def make_network(
         network: A model that `vimamba.create_segmenter` takes.
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
-        kwargs: Further arguments of `vimamba.create_segmenter`.
+        kwargs: Additional arguments of `vimamba.create_segmenter`.
     """
     # outputs of all stages, which are in U-Mamba's files even if unused
     args = {"aux": True, **kwargs} if network in (*UMAMBA, *PLANNED) else kwargs
@@ -49,7 +49,7 @@ class PlansNetwork(nn.Module):
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
         network: A model that `vimamba.create_segmenter` takes.
-        network_kwargs: Further arguments of that network.
+        network_kwargs: Additional arguments of that network.
         strides: From each output to the next, for each dimension, (1, ..., 1) first; the last is
             that to the network's coarsest map and has no output.
         deep_supervision: Give the outputs of all resolutions, not of the image's only.

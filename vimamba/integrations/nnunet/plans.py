@@ -63,7 +63,7 @@ def add_configuration(
         batch_size: Patches per step; the base's if None.
         plans_name: Of the new plans; configurations of ours that they hold already are kept.
         amp: False for a network that runs in float32, in prediction, too.
-        **network_kwargs: Further arguments of the network, such as head="unet" or pretrained=True.
+        **network_kwargs: More arguments of the network, such as head="unet" or pretrained=True.
 
     Raises:
         ValueError: An argument does not fit the plans or the network.

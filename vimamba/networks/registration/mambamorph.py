@@ -348,7 +348,7 @@ class VMambaMorph(MambaMorph):
         rotated_merge: On cubes, add up the paths as the official code does, which puts half of what
             they found to other cells: for files that were trained so. False gives each cell its
             own there too, as on all other grids.
-        **kwargs: Further arguments of `MambaMorph`.
+        **kwargs: Additional arguments of `MambaMorph`.
     """
 
     architecture = "vmambamorph"

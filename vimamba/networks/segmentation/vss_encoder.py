@@ -19,7 +19,7 @@ def make_encoder(in_chans: int, depths: tuple[int, ...], **kwargs: Any) -> VMamb
     Args:
         in_chans: Channels of its input.
         depths: Blocks per stage.
-        **kwargs: Further arguments of `VMamba`.
+        **kwargs: Additional arguments of `VMamba`.
     """
     sizes = {**FIRST_GENERATION, **kwargs}
     encoder = VMamba(in_chans=in_chans, num_classes=0, depths=depths, **sizes)

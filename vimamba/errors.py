@@ -2,7 +2,7 @@
 
 
 class VimambaError(ValueError):
-    """Something that was given cannot be used; the text names it and says what can.
+    """Something that was given cannot be used; the message names it and says what can.
 
     The command prints the text in one line and ends with exit code 2. Each part of the library
     has a class of its own below this one.
@@ -14,4 +14,4 @@ class WriteError(VimambaError):
 
 
 class UsageError(VimambaError):
-    """An argument of the command cannot be used; the text names it."""
+    """An argument of the command cannot be used; the message names it."""

@@ -119,7 +119,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         folder: Made if it is not there, and removed again if the block leaves it empty.
 
     Raises:
-        WriteError: Another process holds the lock (the text names it), or the folder cannot be
+        WriteError: Another process holds the lock (the message names it), or the folder cannot be
             written.
     """
     folder = Path(folder).resolve()

@@ -21,7 +21,7 @@ _LOADED: list[str] = []
 
 
 class PluginError(VimambaError):
-    """A module of the user's cannot be imported; the text says where it fails."""
+    """A module of the user's cannot be imported; the message says where it fails."""
 
 
 def load_plugins(names: Sequence[str] = ()) -> None:

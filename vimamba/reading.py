@@ -37,7 +37,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class CheckpointError(VimambaError):
-    """A checkpoint that cannot be read or does not fit; the text says in what."""
+    """A checkpoint that cannot be read or does not fit; the message says in what."""
 
 
 class Inert(dict[Any, Any]):

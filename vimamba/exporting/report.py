@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 
 
 class ExportError(VimambaError):
-    """A model cannot be exported as asked; the text says why and what would do."""
+    """A model cannot be exported as asked; the message says why and what would do."""
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ ModelT = TypeVar("ModelT", bound=Backbone)
 
 
 class WeightsError(CheckpointError, RuntimeError):
-    """Published weights cannot be had; the text says what to do. timm raises a RuntimeError."""
+    """Published weights cannot be had; the message says what to do. timm raises a RuntimeError."""
 
 
 class FeatureMaps(FeatureGetterNet):

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class TrainerError(VimambaError):
-    """A trainer cannot work as asked; the text says why and what would do."""
+    """A trainer cannot work as asked; the message says why and what would do."""
 
 
 def _read_count(variable: str, default: int) -> int:

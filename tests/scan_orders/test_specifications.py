@@ -67,7 +67,7 @@ def test_what_is_no_list_of_orders_is_named(orders):
         ("local(window=0)", r"window=0 of a scan order must be at least 1"),
         ("atrous(step=-1)", r"step=-1 of a scan order must be at least 1"),
         ("random(seed=-1)", r"seed=-1 of a scan order must be at least 0"),
-        ("local(7)", r"must read like 'cross', 'local\(window=7\)' or"),
+        ("local(7)", r"must look like 'cross', 'local\(window=7\)' or"),
         ("local(window=", "cannot be read"),
         ("local(**{'window': 7})", "cannot be read"),
         ("local(window=__import__('os').getpid())", "cannot be read"),

@@ -131,7 +131,7 @@ class PlainBackbone(Backbone):
         in_chans, num_classes, drop_rate, drop_path_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     options = PlainOptions

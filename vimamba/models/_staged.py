@@ -126,7 +126,7 @@ class StagedBackbone(Backbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     options = StagedOptions

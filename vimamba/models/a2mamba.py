@@ -63,7 +63,7 @@ class AttentiveBlock(nn.Module):
             what they add it to, or "none".
         scale: Start of the factors.
         drop_path: Probability to leave out what mixer and MLP add.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class A2Mamba(StagedBackbone):
         hidden: Channels that are pooled.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum; or a list of them, which the blocks that scan take by turns.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})

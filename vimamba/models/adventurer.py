@@ -45,7 +45,7 @@ class Mamba2Mixer(nn.Module):
         d_state: S.
         head_dim: P.
         d_conv: Taps of the causal convolution.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -146,10 +146,10 @@ class Adventurer(PlainBackbone):
         d_state: S.
         head_dim: P.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. None is that of the weights; the
+            sum; or a list of them, which the blocks take in turn. None is that of the weights; the
             paper's is ["raster", "raster", "raster(reverse=True)", "raster(reverse=True)"].
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

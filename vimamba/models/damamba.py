@@ -44,7 +44,7 @@ class Resample(nn.Module):
     Args:
         dim: C.
         head_dim: C / G.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, head_dim: int, **dd: Any) -> None:
@@ -80,7 +80,7 @@ class DynamicScan(MapScan):
         dim: C.
         head_dim: Channels that are fetched from one place.
         scan_order: Of the scan over the resampled map.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, head_dim: int, *, scan_order: str, **dd: Any) -> None:
@@ -141,8 +141,8 @@ class DAMamba(StagedBackbone):
         layer_scales: Start of learned factors of what the blocks of each stage add; 0 for none.
         head_dim: Channels that are fetched from one place.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum, over the resampled map; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum, over the resampled map; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})

@@ -79,7 +79,7 @@ class GroupScan(nn.Module):
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum.
         d_state: S.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str, d_state: int = 1, **dd: Any) -> None:
@@ -160,7 +160,7 @@ class ModulatedGroups(nn.Module):
     Args:
         dim: C.
         scan_order: As of `GroupScan`.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str, **dd: Any) -> None:
@@ -241,9 +241,9 @@ class GroupMamba(StagedBackbone):
         stem_dim: Hidden channels of the stem.
         mlp_ratios: Hidden channels of the MLPs over channels, per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns, that of the pooled vector last.
+            sum; or a list of them, which the blocks take in turn, that of the pooled vector last.
             The paths are dealt out to four groups of channels.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})

@@ -162,7 +162,7 @@ class LocalVim(PlainBackbone):
         embed_dim: C.
         depth: Blocks.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         class_token: A class token in the middle, also of every path, in place of the rotary
             embedding, which turns the residual stream before every block.
         rotary_cells: Side of the grid for which the rotary embedding is made; it is resampled for
@@ -174,7 +174,7 @@ class LocalVim(PlainBackbone):
             on grids that are not square in other cells than their own. None does so with
             `stage_norm`, for those weights were trained on such grids.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True, "dynamic_img_size": True}

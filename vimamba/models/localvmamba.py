@@ -101,7 +101,7 @@ class LocalSS2D(SS2D):
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum.
         scrambled_columns: Put the results of paths along columns where the official code does.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class LocalVMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
         scrambled_columns: Put the results of paths along columns where the official code puts them:
             on maps that are not square in other cells than their own. None does so with
             `stage_norm`, for those weights were trained on such maps.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -43,7 +43,7 @@ class TreeMixer(ProjectedScan):
 
     Args:
         dim: C.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, **dd: Any) -> None:
@@ -112,7 +112,7 @@ class MambaTree(StagedBackbone):
         dims: Channels per stage.
         mlp_ratio: Hidden channels of the MLPs over channels.
         layer_scale: Start of learned factors of what the blocks add; 0 for none.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     # the official configurations average the weights

@@ -88,7 +88,7 @@ class WindowScan(ProjectedScan):
         window: w.
         scan_order: Of the scan inside the window.
         d_state: States per channel of the scan.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class MambaVision(StagedBackbone):
             sum, inside each window; or a list of them, which the blocks that scan take by turns.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -68,8 +68,8 @@ class MedMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage, even.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})

@@ -32,7 +32,7 @@ class GatedLinearAttention(nn.Module):
     Args:
         dim: C.
         heads: Of the attention.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, heads: int, **dd: Any) -> None:
@@ -78,7 +78,7 @@ class MLLA(StagedBackbone):
         mlp_ratio: Hidden channels of the MLP over channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -150,7 +150,7 @@ class SplitMixer(nn.Module):
         widths: Channels that are scanned and that are convolved.
         scan_order: Of the scan.
         expand: Inner channels of the scan over its channels.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -226,8 +226,8 @@ class MobileMamba(StagedBackbone):
         conv_ratios: Share of the channels that each stage's mixers convolve only.
         expand: Inner channels of the scan over its channels.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})

@@ -81,7 +81,7 @@ class MultiscaleSS2D(nn.Module):
         gated: Multiply the output by a SiLU gate.
         version: 1 norms either map and adds them up, the half one enlarged bilinearly; 3 enlarges
             it by repetition and norms the sum.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class MSVMamba(StagedBackbone):
         version: 1, with patches and merged patches, or 3, with strided convolutions and another
             order of norms and sums; see `MultiscaleSS2D` and `MultiscaleBlock`.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. The first path is walked at full
+            sum; or a list of them, which the blocks take in turn. The first path is walked at full
             resolution, the others, one after another, at half; one path alone at both.
         d_state: States per channel of the scans.
         expand: Inner channels of the mixer over channels.
@@ -190,7 +190,7 @@ class MSVMamba(StagedBackbone):
         gated: Gate the mixer's output.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -82,7 +82,7 @@ class SnakeMixer(nn.Module):
     Args:
         dim: C.
         d_state: S.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, **dd: Any) -> None:
@@ -173,10 +173,10 @@ class PlainMamba(PlainBackbone):
         conv_blocks: Blocks with a depthwise convolution.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         stage_norm: Norm the features, as the published dense backbones do, and take them after
             each quarter of the blocks only.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"patch_size", "dynamic_img_size"})

@@ -114,13 +114,13 @@ class RSMamba(PlainBackbone):
         depth: Blocks.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. By default forwards, backwards
+            sum; or a list of them, which the blocks take in turn. By default forwards, backwards
             and a shuffle whose seed is the number of the block.
         reshuffle: In training, shuffle the steps of the last path anew in every block and pass, by
             torch's random numbers.
         gated: Weigh the paths by what their results are; all the same if False.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -69,7 +69,7 @@ class FusedScan(ScanMixer):
     Args:
         dim: C.
         scan_order: As in `SS2D`.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str = "raster", **dd: Any) -> None:
@@ -111,11 +111,11 @@ class SpatialMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         mlp_ratio: Hidden channels of the MLP over channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

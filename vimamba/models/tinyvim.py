@@ -77,7 +77,7 @@ class LaplaceMixer(MapScan):
         pool: Side of the squares whose means are the coarse part; 1 scans the map itself.
         scan_order: Of the scan.
         d_state: States per channel of the scan.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class TinyViM(StagedBackbone):
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
         drop_path_rate: As in timm; the published models were trained without.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

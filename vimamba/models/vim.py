@@ -44,7 +44,7 @@ class VisionMamba(PlainBackbone):
         depth: Blocks.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         class_token: "middle", "first" or "none".
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
@@ -54,7 +54,7 @@ class VisionMamba(PlainBackbone):
         pyramid_residual: The maps come from the residual stream, as the next block reads it: the
             published small segmentation backbone, which is also `rotary`.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     dense: ClassVar[Mapping[str, Any]] = {

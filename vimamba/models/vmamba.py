@@ -46,7 +46,7 @@ class VMamba(StagedBackbone):
         dims: Channels per stage.
         mixer: "ss2d", the scan of Mamba, or "ssd2d", that of Mamba-2.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         d_state: States per channel of the scan.
         expand: Inner channels of the mixer over channels.
         mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
@@ -56,7 +56,7 @@ class VMamba(StagedBackbone):
             False (first generation).
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ class NonCausalSSD(nn.Module):
         heads: Of the D channels, each with a step size of its own.
         d_state: S.
         expand: D / C.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class VSSD(StagedBackbone):
         mlp_ratio: Hidden channels of the MLP over channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     prefers_average = True

@@ -56,8 +56,8 @@ def register_network(
             of the task "change", all but `aux`, and it gives a `vimamba.networks.ChangeDetector`.
         task: What the network is for, as in "segmentation".
         name: The function's own name by default.
-        replace: Overwrite a network of the same name. One that comes with vimamba gives way in
-            any case, with a warning.
+        replace: Overwrite a network of the same name. One that comes with vimamba is always
+            replaced, with a warning.
 
     Raises:
         ValueError: The name is taken or no identifier.

@@ -38,7 +38,7 @@ class Decoder(nn.Module):
     """From a pyramid to logits of every pixel, with the skips side by side.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         num_classes: Output channels.
     """
 

@@ -467,7 +467,7 @@ class Task(LightningModule):
         self._finish_evaluation("test")
 
     def configure_optimizers(self) -> Any:
-        """timm's optimizer, with the model's own rules for weight decay, and the schedule."""
+        """Optimizer from timm, with the model's own rules for weight decay, and the schedule."""
         optim = self.optim
         dtypes = {parameter.dtype for parameter in self.net.parameters()}
         if optim.ema is not None and dtypes & {torch.bfloat16, torch.float16}:

@@ -32,7 +32,7 @@ class SemanticDecoder(nn.Module):
     """From the pyramid of one date to its finest level: add from coarse to fine, convolve, scan.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         dim: C.
         **block: To `ScanBlock`.
     """

@@ -21,7 +21,7 @@ class RSMSS(Segmenter):
         dims: Channels of the encoder's stages.
         d_state: States per channel of the scans.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         drop_path_rate: Of the last block.
     """
 

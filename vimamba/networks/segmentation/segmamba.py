@@ -102,7 +102,7 @@ class SegMamba(Segmenter):
         dims: Channels of the stages.
         hidden_size: Channels of the bottleneck.
         scan_order: One of `vimamba.list_scan_orders(dims=3)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. Every path has a mixer of its
+            sum; or a list of them, which the blocks take in turn. Every path has a mixer of its
             own.
     """
 

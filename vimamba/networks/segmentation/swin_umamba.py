@@ -44,7 +44,7 @@ class SwinUMamba(Segmenter):
         depths: Blocks per stage of the encoder.
         dims: Channels of the stem and of the encoder's stages.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         drop_path_rate: Of the encoder's last block.
         deep_supervision: Auxiliary outputs at 1/2, 1/4 and 1/8.
         pretrained: Start the encoder, but its patch embedding, from VMamba-T.

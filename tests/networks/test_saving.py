@@ -145,7 +145,7 @@ def test_a_network_of_another_task_is_saved(tmp_path, monkeypatch):
     again = vimamba.load_network(folder)
     image = torch.randn(1, 3, 8, 8)
     assert_same(net(image), again(image))
-    with pytest.raises(ValueError, match="holds a Sharpen, no segmentation network"):
+    with pytest.raises(ValueError, match="holds a Sharpen, not a segmentation network"):
         vimamba.load_segmenter(folder)
     with pytest.raises(ValueError, match="2 label_names for 0 classes"):
         vimamba.save_pretrained(net, folder, label_names=["a", "b"])

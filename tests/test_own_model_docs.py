@@ -82,9 +82,9 @@ def test_an_error_in_the_users_file_is_one_line(code, start_folder, capsys):
     ("args", "message"),
     [
         (["--import", "gone.py"], "--import gone.py: there is no file gone.py"),
-        (["--import", "gone_module"], "No module named 'gone_module'; a file is named with"),
-        (["--import", "timm.py"], "there is a module timm already"),
-        (["--import", "my-own.py"], "must be a name in Python"),
+        (["--import", "gone_module"], "No module named 'gone_module'; name a file with"),
+        (["--import", "timm.py"], "a module timm already exists"),
+        (["--import", "my-own.py"], "must be a Python identifier"),
         (["--import"], "--import needs the name of a module or a file"),
         (["--import="], "--import needs the name of a module or a file"),
     ],

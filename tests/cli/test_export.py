@@ -56,7 +56,7 @@ def test_a_folder_of_something_else_is_not_replaced(run, start_folder, capsys):
     (start_folder / "photos").mkdir()
     (start_folder / "photos" / "only.jpg").write_text("the only copy")
     assert main(["export", str(run), "--to", "safetensors", "--out", "photos"]) == 2
-    assert "folder='photos' is there and holds no model" in capsys.readouterr().err
+    assert "folder='photos' exists and has no model" in capsys.readouterr().err
     assert (start_folder / "photos" / "only.jpg").read_text() == "the only copy"
 
 

@@ -42,7 +42,7 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="head 'own' is already registered; replace=True"):
         vimamba.register_head(Finest, name="own")
     vimamba.register_head(FPNHead, name="own", replace=True)
-    with pytest.warns(UserWarning, match="head 'fpn' takes the place of vimamba's own") as found:
+    with pytest.warns(UserWarning, match="head 'fpn' replaces vimamba's own") as found:
         vimamba.register_head(Finest, name="fpn")
     assert found[0].filename == __file__
     assert find_head("fpn") is Finest

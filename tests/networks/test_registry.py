@@ -87,7 +87,7 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="network 'sharpen' is already registered; replace=True"):
         register(Sharpen)
     vimamba.register_network(Sharpen, task="segmentation", name="sharpen", replace=True)
-    with pytest.warns(UserWarning, match="network 'vm_unet' takes the place of vimamba's own"):
+    with pytest.warns(UserWarning, match="network 'vm_unet' replaces vimamba's own"):
         vimamba.register_network(Sharpen, task="segmentation", name="vm_unet")
     with pytest.raises(ValueError, match="name='my net' of a network must be an identifier"):
         vimamba.register_network(Sharpen, task="restoration", name="my net")

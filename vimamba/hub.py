@@ -63,8 +63,8 @@ def save_pretrained(
             config.json, model.safetensors and README.md are written.
         label_names: Classes in the order of the logits; two for a network with one logit.
         label_values: For a segmentation network: the value of each class in masks, for config.json.
-        license: License of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None means that
-            of the published weights, which fine-tuned weights inherit; "unknown" without any.
+        license: License of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None means
+            that of the published weights, which fine-tuned weights inherit; "unknown" without any.
         data_config: Input size, mean and so on, if they differ from the pretrained config; see
             `timm.data.resolve_data_config`.
         preprocessing: Fields of a `vimamba.data.Preprocessing`, stored in config.json; the card

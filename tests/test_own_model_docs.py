@@ -119,7 +119,7 @@ def test_installed_packages_are_known_by_their_entry_point(start_folder, monkeyp
     assert main(["visualize", "scan", "--order", "comb", "--out", "comb.png"]) == 0
 
 
-def test_a_file_is_found_by_processes_that_are_started_anew(start_folder):
+def test_a_file_is_found_by_new_processes(start_folder):
     plugins.load_plugins(["own.py"])
     code = "import multiprocessing as m, own\nprint(own.CombMamba.__name__)"
     done = subprocess.run(

@@ -116,7 +116,7 @@ Original Traceback (most recent call last):
         ("--model test_vim --model.objective.class_weights [1,2]", "2 values for 3 classes"),
     ],
 )
-def test_mistakes_are_told_in_a_line_that_names_the_option(args, message, folder, capsys):
+def test_mistakes_are_reported_in_a_line_that_names_the_option(args, message, folder, capsys):
     words = args.replace("scan_order:", "scan_order: ").split(" ")
     if "{scan_order:" in words:  # one word with a space in it
         words[-2:] = [" ".join(words[-2:])]

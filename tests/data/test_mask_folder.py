@@ -46,7 +46,7 @@ def test_split_folders_in_both_arrangements(make_pairs, tmp_path):
         assert [len(data.catalogue.splits[s]) for s in ("train", "val", "test")] == [3, 3, 3]
 
 
-def test_val_is_drawn_from_train_beside_a_given_test(make_pairs, tmp_path):
+def test_val_is_drawn_from_train_next_to_a_given_test(make_pairs, tmp_path):
     make_pairs(10, tmp_path / "root" / "train")
     make_pairs(3, tmp_path / "root" / "test")
     data = MaskFolder(str(tmp_path / "root"), val_fraction=0.3)

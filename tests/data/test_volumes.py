@@ -238,7 +238,7 @@ def test_a_volume_of_probabilities_is_no_mask(tmp_path):
         NiftiSlices(str(root)).check()
 
 
-def test_volumes_are_counted_and_what_is_left_out_is_said(tmp_path):
+def test_volumes_are_counted_and_ignored_files_reported(tmp_path):
     make_cases(tmp_path, ("p1_a", "p1_b", "p2_a", "p3_a"), ("imagesTr", "labelsTr"))
     make_cases(tmp_path, ("t1", "t2"), ("imagesTs", "nothing"))
     (tmp_path / "imagesTr" / "readme.txt").touch()

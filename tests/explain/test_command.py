@@ -67,5 +67,5 @@ def test_the_commands_and_snippets_of_the_page_run(photos):
         exec(compile(snippet, "explain.md", "exec"), {"__name__": "__main__"})
 
 
-def test_the_page_links_to_what_is_there():
+def test_the_page_links_to_existing_files():
     assert find_missing_links(DOCUMENT, ROOT / "docs") == []

@@ -29,7 +29,7 @@ def own_heads(monkeypatch):
     monkeypatch.setattr(registry, "_HEADS", dict(registry._HEADS))
 
 
-def test_a_head_of_ones_own_goes_on_any_backbone():
+def test_a_custom_head_works_on_any_backbone():
     assert vimamba.register_head(Finest) is Finest
     assert "Finest" in vimamba.list_heads()
     net = vimamba.create_segmenter("test_vmamba", "Finest", num_classes=2)

@@ -98,7 +98,7 @@ def test_an_unknown_name_is_answered_with_near_ones():
         vimamba.create_network("vm_unett", num_classes=2)
 
 
-def test_what_is_no_network_is_refused():
+def test_anything_but_a_network_is_refused():
     vimamba.register_network(nn.Linear, task="restoration", name="line")
     with pytest.raises(TypeError, match="name='line' makes a Linear, not a"):
         vimamba.create_network("line", in_features=1, out_features=1)

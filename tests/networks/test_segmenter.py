@@ -60,7 +60,7 @@ def orders_of(network):
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_whole_networks_take_scan_orders_by_turns(model):
+def test_whole_networks_take_scan_orders_in_turn(model):
     network = create(model, None, scan_order=["columns", "cross"]).eval()
     # the encoder's and the decoder's blocks, each from the first of the list
     parts = {
@@ -172,7 +172,7 @@ def test_auxiliary_outputs_follow_the_main_one_and_train_all(model):
 @pytest.mark.parametrize(
     "model", [n for n in [*BACKBONES, *NETWORKS] if not n.startswith("umamba")]
 )
-def test_gradient_checkpointing_changes_nothing_but_what_is_kept(model):
+def test_gradient_checkpointing_changes_only_what_is_kept(model):
     torch.manual_seed(0)
     network = create(model, "fpn" if model in BACKBONES else None).eval()
     image = torch.randn(1, 3, 64, 64)
@@ -289,7 +289,7 @@ def test_mistakes_are_named(arguments, message):
         vimamba.create_segmenter(**{"num_classes": 2, **arguments})
 
 
-def test_umamba_names_the_places_of_its_layers():
+def test_umamba_names_the_positions_of_its_layers():
     with pytest.raises(
         ValueError, match=r"patch_size=\(100, 64\) must be a multiple of \(64, 64\)"
     ):

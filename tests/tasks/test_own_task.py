@@ -33,7 +33,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
+def test_a_custom_task_works_with_all_commands(photos, tmp_path, capsys):
     run = tmp_path / "run"
     args = ["--task", "rotation", "--data", str(photos), "--model", "test_vmamba"]
     args += ["--img-size", "32", "--epochs", "2", "--lr", "3e-3", "--out", str(run)]
@@ -57,7 +57,7 @@ def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
     assert "--topk is for classification runs" in capsys.readouterr().err
 
 
-def test_a_task_of_ones_own_is_cross_validated_and_its_folds_answer_together(
+def test_a_custom_task_is_cross_validated_and_its_folds_predict_together(
     photos, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(cross_validation, "run_fit", lambda args: main(["fit", *args]))

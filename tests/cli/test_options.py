@@ -194,7 +194,7 @@ def test_options_that_the_scores_do_not_follow_are_refused_by_test():
         (["--data.val_fraction", "0.4"], "--data.val_fraction 0.4: the run keeps"),
         (["--limit", "6"], "--data.limit 6: the run keeps"),
         (["--epochs", "2"], "--epochs 2: the run has already done 4 epochs"),
-        (["--trainer.max_steps", "3"], "--trainer.max_steps 3: the run has 16 steps"),
+        (["--trainer.max_steps", "3"], "--trainer.max_steps 3: the run has already done 16 steps"),
         (["--out", "elsewhere"], "--out elsewhere: a run continues in its own folder"),
     ],
 )

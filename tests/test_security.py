@@ -245,7 +245,7 @@ def test_pickles_in_a_run_or_an_export_run_nothing(folder, sent, capsys):
         torch.save({**content, "extra": Trap()}, path)
     for args in commands(sent).values():
         if args[0] == "fit":
-            check_refused(args, capsys, "last.ckpt holds objects")
+            check_refused(args, capsys, "last.ckpt contains objects")
         else:
             assert main(args) == 0
             assert not Path("CODE_RAN").exists()

@@ -32,7 +32,7 @@ def test_the_command_plans(plans_json, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["plan", "77", "--network", "vm_unet"], "0 plans fit Dataset077_*/nnUNetPlans.json"),
+        (["plan", "77", "--network", "vm_unet"], "0 plans match Dataset077_*/nnUNetPlans.json"),
         (["plan", "901", "--network", "nothing_here"], "model='nothing_here' is unknown"),
         (["plan", "no.json", "--network", "vm_unet"], "no.json is not a file"),
         (

@@ -104,7 +104,7 @@ def test_what_does_not_match_by_name_is_named(tmp_path):
         sizes(open_folder(tmp_path))
     with pytest.raises(DataError, match=r"has no folders .*T1 and T2 and GT;"):
         sizes(open_folder(tmp_path / "train" / "A"))
-    with pytest.raises(DataError, match=r"has no folders time1 and time2 and label, neither"):
+    with pytest.raises(DataError, match=r"has no folders time1 and time2 and label, either"):
         sizes(open_folder(tmp_path, layout="sysu"))
 
 

@@ -102,6 +102,7 @@ HEAVY = [
     "onnxruntime",
     "transformers",
     "monai",
+    "pydicom",
     "torchao",
     "nnunetv2",
     "rasterio",

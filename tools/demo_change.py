@@ -9,16 +9,13 @@ dates with the best threshold there is.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from demos import COMMAND, predict, train
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter, uniform_filter
@@ -26,7 +23,6 @@ from scipy.spatial import KDTree
 
 from vimamba.files import write_folder
 
-ROOT = Path(__file__).parents[1]
 PAIRS = Path("demo/growth")
 RUN = Path("demo/growth_run")
 FOUND = Path("demo/growth_found")
@@ -182,15 +178,6 @@ def check_place(folder: Path) -> str:
         return f"{FOUND / path.name}: {found.crs}, transform ({place}), as its scenes have it"
 
 
-COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
-
-
-def run_command(*arguments: object) -> int:
-    """Run `vimamba` on one thread, which is steadier if cores are shared."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    return subprocess.run([COMMAND, *map(str, arguments)], check=False, env=environment).returncode
-
-
 def main() -> int:
     """Draw the scenes, train, map, compare, and say what came out."""
     parser = argparse.ArgumentParser(description="Find new and vanished buildings.")
@@ -200,16 +187,9 @@ def main() -> int:
     count = sum(number for number, _ in SCENES.values())
     print(f"{count} pairs of scenes with known change written to {PAIRS}")
     print("Training takes some minutes on a CPU.", flush=True)
-    for folder in (RUN, FOUND):
-        shutil.rmtree(folder, ignore_errors=True)
-    start = time.monotonic()
-    recipe = ROOT / "configs" / "change" / "growth_small.yaml"
     epochs = ["--epochs", given.epochs] if given.epochs else []
-    done = run_command("fit", "-c", recipe, "--data", PAIRS, "--out", RUN, *epochs)
-    seconds = round(time.monotonic() - start)
-    if done == 0:
-        scenes = [PAIRS / "test" / name for name in ("A", "B")]
-        done = run_command("predict", RUN, *scenes, "--out", FOUND)
+    done, took = train("change/growth_small", PAIRS, RUN, *epochs)
+    done = done or predict(RUN, *(PAIRS / "test" / name for name in ("A", "B")), out=FOUND)
     if done:
         return done
     print(f"\nF1 of changed pixels in {SCENES['test'][0]} held-out scenes")
@@ -218,7 +198,7 @@ def main() -> int:
     print("  (the difference has the best threshold for these very scenes)\n")
     print(check_place(PAIRS))
     print(
-        f"\nTrained in {seconds // 60} min {seconds % 60} s. Look at {RUN}/samples.png first:\n"
+        f"\nTrained in {took}. Look at {RUN}/samples.png first:\n"
         f"before, after, truth, prediction; {FOUND}/overlays has the maps of the scenes.\n"
         "Try next:\n"
         f"  {COMMAND} predict {RUN} {PAIRS}/test/A {PAIRS}/test/B --out cogs --cog\n"

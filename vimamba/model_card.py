@@ -69,6 +69,27 @@ image = prepare.file("image.tif")[None]
 ```
 """
 
+_VOLUME_INPUT = """
+## Input
+
+`preprocessing` in config.json prepares volumes as in training; the network sees windows of them:
+
+```python
+import json
+from pathlib import Path
+
+from monai.inferers import sliding_window_inference
+from vimamba.data import VolumeCase, VolumePreprocessing
+from vimamba.sizes import sides_of
+
+with open("config.json") as file:  # of this model
+    prepare = VolumePreprocessing.from_settings(json.load(file)["preprocessing"])
+case = VolumeCase((Path("volume.nii.gz"),), None, Path())
+volume, size = prepare.volume(case)[None], sides_of(prepare.img_size, 3)
+logits = sliding_window_inference(volume, size, 1, network.eval(), 0.5, mode="gaussian")
+```
+"""
+
 
 def model_card(config: dict[str, Any], address: str) -> str:
     """The card of a timm model: description, loading and license.
@@ -123,8 +144,15 @@ def network_card(config: dict[str, Any], address: str, cfg: dict[str, Any], clas
         task=config["task"],
         address=address.removeprefix("local-dir:"),
         license=config["license"],
-        input=_INPUT.format(reason="") if "preprocessing" in config else "",
+        input=_network_input(config.get("preprocessing")),
     )
+
+
+def _network_input(preprocessing: dict[str, Any] | None) -> str:
+    """What the card of a network says of its images or volumes."""
+    if preprocessing is None:
+        return ""
+    return _VOLUME_INPUT if "spacing" in preprocessing else _INPUT.format(reason="")
 
 
 def _last_part(address: str) -> str:

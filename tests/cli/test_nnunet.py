@@ -29,6 +29,17 @@ def test_the_command_plans(plans_json, tmp_path, monkeypatch, capsys):
     assert arch_kwargs["network_kwargs"] == {"img_size": 64, "head": "unet", "aux": True}
 
 
+@pytest.mark.parametrize("network", ["segmamba", "vss_unet_3d_small", "umamba_enc_3d"])
+def test_the_command_plans_networks_of_volumes(network, plans_json, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    assert main(["nnunet", "plan", "901", "--network", network, "--base", "3d_fullres"]) == 0
+    plans = json.loads(plans_json.with_name("nnUNetPlans_vimamba.json").read_text())
+    planned = plans["configurations"][f"3d_fullres_{network}"]
+    assert planned["inherits_from"] == "3d_fullres"
+    assert planned["architecture"]["arch_kwargs"]["network"] == network
+    assert len(planned["patch_size"]) == 3
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

@@ -8,7 +8,8 @@ from PIL import Image
 
 from vimamba.data import DataError, Intensity, Labels, MaskCSV, MaskFolder, NiftiSlices
 from vimamba.data.geometry import raster_grid
-from vimamba.data.masked.nifti import cut_volume, open_volume
+from vimamba.data.masked.nifti import cut_volume
+from vimamba.data.volume_files import open_volume
 
 LPS = np.diag([-0.8, -0.8, 3.0, 1.0])
 WINDOW = Intensity(window=(-100, 200))

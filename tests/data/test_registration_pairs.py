@@ -122,6 +122,24 @@ def test_what_lies_elsewhere_is_refused_or_resampled(folder):
 
 
 @pytest.mark.parametrize(
+    "given", [{"mean": [0.5]}, {"bands": [0]}, {"intensity": {"window": [0, 1000]}}], ids=str
+)
+def test_what_normalizes_images_is_refused(given, folder):
+    with pytest.raises(DataError, match="is not for pairs: each image becomes 0 to 1"):
+        folder_data(folder, **given)
+
+
+def test_images_are_divided_as_those_of_any_data_set(folder):
+    data = folder_data(folder, fold=1, folds=3, group_pattern=r"p(\d)", seed=3)
+    held = [
+        {case.name for case in folder_data(folder, fold=i, folds=3).cases("val")} for i in range(3)
+    ]
+    assert sorted(len(cases) for cases in held) == [3, 3, 3]
+    assert len(set.union(*held)) == 9
+    assert (data.hparams["fold"], data.hparams["seed"], data.hparams["workers"]) == (1, 3, 0)
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda f: write(f / "images/p2.nii.gz", np.full(SHAPE, np.nan)), r"p2.*not finite"),

@@ -7,8 +7,9 @@ import pytest
 from nibabel import orientations
 
 from vimamba.data import DataError, Intensity, Labels, NiftiSlices, Synapse
-from vimamba.data.masked.nifti import cut_volume, open_volume, to_stored_axes, volume_limits
+from vimamba.data.masked.nifti import cut_volume
 from vimamba.data.splits import write_split
+from vimamba.data.volume_files import open_volume, to_stored_axes, volume_limits
 
 RNG = np.random.default_rng(0)
 

@@ -148,7 +148,7 @@ EXTRAS = {
     ),
     "explain": ("pytorch_grad_cam", "ttach"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
-    "medical": ("monai", "nibabel", "h5py", "scipy"),
+    "medical": ("monai", "nibabel", "h5py", "scipy", "pydicom"),
     "geo": ("rasterio",),
     "nnunet": ("nnunetv2",),
 }

@@ -22,6 +22,7 @@ if a value is not finite or beyond the range of float16 (65504), and the first s
 
   vimamba doctor vmamba_tiny_s1l8 --pretrained --precision 16-mixed
   vimamba doctor runs/photos --data photos --all
+  vimamba doctor runs/ct --data ct/images              # a run on volumes
 """
 
 # names as in `vimamba fit --precision`
@@ -134,10 +135,11 @@ def doctor(args: list[str]) -> int:
     """Print the ranges; returns 1 if any overflows."""
     parser = make_parser("doctor", HELP)
     add_arguments(parser)
-    parser.add_argument("--data", type=Path, help="image or folder of images; random by default")
+    what = "image or volume, or a folder of them; random by default"
+    parser.add_argument("--data", type=Path, help=what)
     choices = tuple(PRECISIONS)
     parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
-    parser.add_argument("--batch-size", type=int, default=4, help="images")
+    parser.add_argument("--batch-size", type=int, help="images; 4, of volumes 1")
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument(
         "--rows", type=int, default=20, help="layers to show, those of largest values"
@@ -146,6 +148,8 @@ def doctor(args: list[str]) -> int:
     given = parser.parse_args(args)
     check_at_least(given, batch_size=1, rows=1)
     network = open_network(given)
+    if given.batch_size is None:
+        given.batch_size = 4 if len(network.image_size) == 3 else 1
     image = _batch(network, given)
     ranges = observe(network.net, image, PRECISIONS[given.precision])
     _show(network, given, ranges, image)
@@ -153,21 +157,36 @@ def doctor(args: list[str]) -> int:
 
 
 def _batch(network: Network, given: Namespace) -> Tensor:
-    """Preprocessed images of the input size."""
+    """Preprocessed images or volumes of the input size."""
     stack = getattr(network.net, "stack", ())
     if given.data is None:
         shape = (given.batch_size, *stack, *network.image_size)
         generator = torch.Generator().manual_seed(0)
         return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+    if stack:
+        raise UsageError(f"--data is for networks of one image; {network.name} takes two")
+    of_volumes = len(network.image_size) == 4
+    find = _find_volumes if of_volumes else _find_images
+    found = find(given.data, network.image_size[0])
+    if not found:
+        kind = "volume" if of_volumes else "image"
+        raise UsageError(f"--data {given.data}: no {kind}s found")
+    return torch.stack([network.read(paths) for paths in found[: given.batch_size]])
+
+
+def _find_images(place: Path, channels: int) -> list[tuple[Path, ...]]:
+    """Image files of a folder, or the one file."""
     from vimamba.data.listing import list_images
 
-    if len(network.image_size) != 3 or stack:
-        takes = "two dates" if stack else "volumes"
-        raise UsageError(f"--data is for networks of images; {network.name} takes {takes}")
-    files = list_images(given.data) if given.data.is_dir() else [given.data]
-    if not files or not files[0].exists():
-        raise UsageError(f"--data {given.data}: no images found")
-    return torch.stack([network.read(file) for file in files[: given.batch_size]])
+    files = list_images(place) if place.is_dir() else [place]
+    return [(file,) for file in files if file.exists()]
+
+
+def _find_volumes(place: Path, channels: int) -> list[tuple[Path, ...]]:
+    """The files of each volume of a folder, or of the one."""
+    from vimamba.tasks.segmentation.jobs import find_jobs
+
+    return [job.paths for job in find_jobs([place], channels) if job.is_volume]
 
 
 def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor) -> None:
@@ -180,7 +199,8 @@ def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor
         [entry.layer, entry.kind, f"{entry.low:.4g}", f"{entry.high:.4g}", entry.broken or "-"]
         for entry in shown
     ]
-    what = "random images" if given.data is None else given.data
+    random = "random images" if len(network.image_size) == 3 else "random volumes"
+    what = random if given.data is None else given.data
     size = " x ".join(map(str, image.shape))
     title = f"{network.name} in {given.precision}, {what}, {size}: {len(ranges)} layers"
     if len(shown) < len(ranges):

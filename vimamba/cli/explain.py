@@ -63,7 +63,7 @@ def explain(args: list[str]) -> int:
     if len(network.image_size) != 3:
         raise UsageError(f"{network.name} takes volumes; explain is for image networks")
     names = _names(given.images)
-    images = [network.read(image) for image in given.images]
+    images = [network.read([image]) for image in given.images]
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, image in zip(names, images, strict=True):

@@ -11,6 +11,13 @@ from vimamba.files import write_whole
 from vimamba.tasks.tools import FinishedRun
 
 RECORD = "cross_validation.json"
+# settings of data that say which images there are and how a training takes them, not what a
+# network sees of one
+OF_THE_SET = {
+    *("root", "fold", "folds", "fold_as", "split_csv", "val_fraction", "test_fraction"),
+    *("group_pattern", "limit", "seed", "workers", "batch_size", "cache"),
+    *("patches", "foreground", "augmentation"),
+}
 Choice = Literal["inner", "last"]
 
 
@@ -101,32 +108,43 @@ def find_checkpoints(run: Path, requested: str | None) -> list[Path]:
     return [find_checkpoint(each, requested) for each in voting_runs(run)]
 
 
-def finished_run(run: Path, requested: str | None) -> FinishedRun:
-    """The network of a run, or those of all folds combined.
+def finished_run(run: Path, requested: str | None, others: Sequence[Path] = ()) -> FinishedRun:
+    """The network of a run, or those of several runs or all folds combined.
 
     Args:
         run: A run, or a cross-validation.
         requested: As in `find_checkpoints`.
+        others: Further runs or cross-validations that answer with it, or checkpoint files of runs.
 
     Raises:
         UsageError: A checkpoint is missing.
     """
     from vimamba.cli.runs import read_config
 
-    runs, checkpoints = voting_runs(run), find_checkpoints(run, requested)
+    if others and requested not in (None, "best", "last"):
+        raise UsageError(f"--ckpt {requested}: for several runs it must be best or last")
+    voters = [voter for named in (run, *others) for voter in _voters(named, requested)]
+    runs, checkpoints = zip(*voters, strict=True)
     data = read_config(runs[0])["data"]["init_args"]
-    return FinishedRun(run, data, tuple(checkpoints), lambda: load_voters(runs, checkpoints))
+    return FinishedRun(run, data, checkpoints, lambda: load_voters(runs, checkpoints))
+
+
+def _voters(named: Path, requested: str | None) -> list[tuple[Path, Path]]:
+    """Runs and their checkpoints that a folder or a checkpoint file stands for."""
+    if named.is_file():  # RUN/checkpoints/FILE
+        return [(named.absolute().parents[1], named)]
+    return list(zip(voting_runs(named), find_checkpoints(named, requested), strict=True))
 
 
 def load_voters(runs: Sequence[Path], checkpoints: Sequence[Path]) -> Any:
-    """The task of a run, or the one that averages the probabilities of all folds.
+    """The task of a run, or the one that averages the probabilities of several.
 
     Args:
-        runs: One, or the folds of a cross-validation.
+        runs: One, the folds of a cross-validation, or others.
         checkpoints: The file of each.
 
     Raises:
-        UsageError: The folds do not preprocess images the same way.
+        UsageError: The runs differ in their task or do not preprocess images the same way.
     """
     from vimamba.cli.runs import load_task, read_config
     from vimamba.tasks.ensemble import join_tasks
@@ -134,6 +152,10 @@ def load_voters(runs: Sequence[Path], checkpoints: Sequence[Path]) -> Any:
     tasks = [load_task(each, file) for each, file in zip(runs, checkpoints, strict=True)]
     if len(tasks) == 1:
         return tasks[0]
+    for each, task in zip(runs, tasks, strict=True):
+        if type(task) is not type(tasks[0]):
+            kinds = [type(one).__name__ for one in (tasks[0], task)]
+            raise UsageError(f"{runs[0]} is a run of {kinds[0]}, {each} one of {kinds[1]}")
     first, *others = [prepared_by(read_config(each)) for each in runs]
     for each, settings in zip(runs[1:], others, strict=True):
         if differing := [key for key in first if first[key] != settings.get(key)]:
@@ -145,7 +167,6 @@ def load_voters(runs: Sequence[Path], checkpoints: Sequence[Path]) -> Any:
 
 
 def prepared_by(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a run's data, except those that decide which images it has."""
-    of_the_set = ("fold", "split_csv", "seed", "workers", "batch_size", "limit")
+    """The settings of a run's data, except those that decide which images it has, and when."""
     given = config["data"]["init_args"]
-    return {key: value for key, value in given.items() if key not in of_the_set}
+    return {key: value for key, value in given.items() if key not in OF_THE_SET}

@@ -44,7 +44,10 @@ moving and fixed (and moving_labels, fixed_labels):
 It writes the warped volume, the displacement field in millimeters as ITK and ANTs read it, a
 checkerboard of each pair, warped labels, and pairs.csv with scores.
 
-For a cross-validation, the probabilities of all folds are averaged.
+A volume is a NIfTI file, or a DICOM series: a folder with its slices, or any of these files.
+
+For a cross-validation, the probabilities of all folds are averaged, and so are those of several
+runs: `vimamba predict runs/a new/ --with runs/b --with runs/c/checkpoints/last.ckpt`.
 
 Only files written by `vimamba predict` are ever overwritten. An image that cannot be read, or for
 which the network's output is not finite, gets no prediction and does not affect the others; it is
@@ -71,6 +74,10 @@ def predict(args: list[str]) -> int:
     out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--ckpt", help="best (default), last or a file")
+    further = "a run, or a checkpoint file of one, that answers with RUN; may be repeated"
+    parser.add_argument(
+        "--with", dest="others", type=Path, action="append", default=[], metavar="RUN", help=further
+    )
     views = "average over mirrored views: left-right, or all four"
     parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
     parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
@@ -101,7 +108,7 @@ def predict(args: list[str]) -> int:
     options = {name: kind.PREDICT_OPTIONS for name, kind in kinds.items()}
     own = next((name for name, kind in kinds.items() if kind is tools), "these")
     settle_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
-    return tools.predict(finished_run(given.run, given.ckpt), given)
+    return tools.predict(finished_run(given.run, given.ckpt, given.others), given)
 
 
 def add_scene_options(group: Any) -> None:

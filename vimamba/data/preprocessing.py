@@ -6,7 +6,7 @@ Sizes: H x W pixels, C channels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from vimamba.sizes import height_and_width, read_size
 
 # resize whole images, or keep their resolution and use windows; classification crops the center
 Fit = Literal["squash", "window"]
+Kind = TypeVar("Kind", bound="Preprocessing")
 # values from 0 to 255; the second with invalid pixels
 EIGHT_BITS = (np.uint8, np.float16)
 
@@ -98,7 +99,7 @@ class Preprocessing:
         return not self.intensity.is_open and self.mean is not None and self.std is not None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "Preprocessing":
+    def from_settings(cls: type[Kind], settings: Mapping[str, Any]) -> Kind:
         """Build from the data arguments in a run's config.yaml or an export's config.json.
 
         Args:

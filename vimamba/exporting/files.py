@@ -1,7 +1,8 @@
 """Exports a model to a file, which is compared with the model before it is kept.
 
 The batch size is always dynamic. Height and width are dynamic if the model takes any size, and, in
-formats without our operators, if its scan orders can be computed from the size.
+formats without our operators, if its scan orders can be computed from the size. Volumes have a
+fixed size.
 """
 
 import os
@@ -33,6 +34,8 @@ from vimamba.networks import Network, load_network
 
 # format -> suffix of its files
 TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
+# names of the axes of images and volumes
+_AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
 # pixels; more than two cells of the coarsest map of any of our networks
 _ROOMY = 128
 _NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` first, for the operators"
@@ -61,8 +64,8 @@ def export_model(
         target: "onnx" (standard ONNX operators only), "torch-export" (for `torch.export.load`) or
             "aoti" (compiled, for `torch._inductor.aoti_load_package`). A program that loads one of
             the last two has to import vimamba.
-        image_size: Channels, height and width, pixels; those of the model's pretrained config if
-            None.
+        image_size: Channels, height and width, pixels; for volumes channels, depth, height and
+            width. Those of the model's pretrained config if None.
         fixed_size: Fix height and width even if they could be dynamic.
         name: Name of the model in the report.
         label_names: For the report; see `Report`.
@@ -83,31 +86,32 @@ def export_model(
     check_finite(model.state_dict())
     model.eval()
     channels, *sides = image_size or _input_size(model)
-    if len(sides) != 2:
-        raise ExportError(f"the model takes {len(sides)} dimensions; files are for 2-D images")
-    height, width = sides
-    notes = [] if fixed_size else _obstacles(model, target)
+    if len(sides) not in _AXES:
+        raise ExportError(f"the model takes {len(sides)} dimensions, expected two or three")
+    axes = _AXES[len(sides)]
+    notes = [] if fixed_size else _obstacles(model, target, len(sides))
     any_size = not fixed_size and not notes
     example = _example(model, channels)
-    free = {len(example) + 1: "height", len(example) + 2: "width"} if any_size else {}
-    names = {0: "batch", **free}
-    roomy = (_roomy(height), _roomy(width)) if any_size else (height, width)
+    names = {0: "batch", **(dict(enumerate(axes, len(example) + 1)) if any_size else {})}
+    roomy = [_roomy(side) if any_size else side for side in sides]
     program = _capture(model, _blank(*example, *roomy), names, target)
     least = _smallest(program, names)
-    if height < least.get("height", 0) or width < least.get("width", 0):
-        sizes = f"{least['height']}x{least['width']}"
+    if any(side < least.get(name, 0) for name, side in zip(axes, sides, strict=True)):
+        sizes = "x".join(str(least[name]) for name in axes)
         notes.append(f"a file with dynamic sizes needs at least {sizes}")
         any_size, names = False, {0: "batch"}
-        program = _capture(model, _blank(*example, height, width), names, target)
+        program = _capture(model, _blank(*example, *sides), names, target)
         least = _smallest(program, names)
-    notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
+    fixed = f"{', '.join(axes[:-1])} and width are fixed at {'x'.join(map(str, sides))}"
+    notes = [f"{fixed}: {note}" for note in notes]
     if target != "onnx":
         notes.append(_NEEDS_VIMAMBA)
     # that they are not 1 is assumed for all
     notes += [f"{name} must be at least {size}" for name, size in least.items() if size > 2]
 
-    shapes = [(1, *example, height, width), (3, *example, height, width)]
+    shapes = [(1, *example, *sides), (3, *example, *sides)]
     if any_size:
+        height, width = sides
         shapes.append((2, *example, height + 32, width + 64))
         if hasattr(model, "cell"):  # a dense network, which pads to a multiple of its stride
             shapes.append((1, *example, height + 11, width + 37))
@@ -210,8 +214,10 @@ def _example(model: nn.Module, channels: int) -> tuple[int, ...]:
     return *getattr(model, "stack", ()), channels
 
 
-def _obstacles(model: nn.Module, target: str) -> list[str]:
-    """Reasons why height and width cannot be dynamic."""
+def _obstacles(model: nn.Module, target: str, dims: int) -> list[str]:
+    """Reasons why the sides of the input cannot be dynamic."""
+    if dims == 3:
+        return ["networks of volumes see windows of one size"]
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     if cfg.get("fixed_input_size") and not getattr(model, "dynamic_img_size", False):
         return ["the model takes one size; created with dynamic_img_size=True it takes any"]

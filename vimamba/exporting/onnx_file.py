@@ -45,6 +45,21 @@ def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = F
     return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
 
+def conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Any:
+    """`torch.nn.functional.conv3d`: torch.onnx gives one of groups without a bias one too short."""
+    strides, pads, dilations = (list(n) * (3 // len(n)) for n in (stride, padding, dilation))
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return op.Conv(*inputs, strides=strides, pads=pads * 2, dilations=dilations, group=groups)
+
+
 def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> None:
     """Translate a program.
 
@@ -62,6 +77,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         torch.ops.vimamba.scan_paths.default: constant_paths,
         operator.floordiv: floor_quotient,
         torch.ops.aten.sort.stable: stable_sort,
+        torch.ops.aten.conv3d.default: conv3d,
     }
     _refuse_unknown(program, translations)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())

@@ -121,6 +121,7 @@ def _run(run: Callable[[Tensor], Iterable[Tensor]], image: Tensor) -> list[Tenso
         ) from error
 
 
-def as_list(output: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
-    """A model's output, as a list."""
-    return [output] if isinstance(output, Tensor) else list(output)
+def as_list(output: Tensor | Sequence[Tensor | None]) -> list[Tensor]:
+    """A model's output, as a list without what is None."""
+    found = [output] if isinstance(output, Tensor) else list(output)
+    return [part for part in found if part is not None]

@@ -17,10 +17,10 @@ from vimamba.data.items import Catalogue
 from vimamba.data.listing import check_files, list_images, subfolders
 from vimamba.data.masked.mask_folder import IMAGE_FOLDERS, MASK_FOLDERS, splits_below
 from vimamba.data.masked.matching import by_name
-from vimamba.data.masked.nifti import list_volumes, stem
 from vimamba.data.paired.cases import Case, Pair
 from vimamba.data.paired.registration import DrawnPairs, ListedPairs, Pairs, RegistrationData
 from vimamba.data.splits import Division
+from vimamba.data.volume_files import list_volumes, stem
 
 
 class CaseFolder(RegistrationData):

@@ -18,8 +18,9 @@ from vimamba.data.geometry import Grid, check_grids
 from vimamba.data.items import FileImage, StoredImage, relative_name
 from vimamba.data.masked.items import read_mask
 from vimamba.data.masked.labels import gray_values, whole_numbers
-from vimamba.data.masked.nifti import ENDINGS, Volume, align_volume, cut_volume, open_volume
+from vimamba.data.masked.nifti import cut_volume
 from vimamba.data.pixels import image_size, percentile_limits, read_pixels
+from vimamba.data.volume_files import ENDINGS, Volume, align_volume, open_volume
 
 
 def is_volume(path: Path) -> bool:
@@ -58,12 +59,6 @@ def _open(path: Path, onto: Path | None, *, nearest: bool) -> Volume:
     return open_volume(path) if onto is None else align_volume(path, onto, nearest=nearest)
 
 
-def _scaled(volume: Volume) -> NDArray:
-    if volume.slope == 1 and volume.intercept == 0:
-        return np.asarray(volume.stored)
-    return np.asarray(volume.stored) * np.float32(volume.slope) + np.float32(volume.intercept)
-
-
 def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
     """Values as stored, (C, *grid).
 
@@ -75,7 +70,8 @@ def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
         DataError: It cannot be read, or holds values that are not finite; the message names it.
     """
     if is_volume(path):
-        values = _scaled(_open(path, onto, nearest=False))
+        volume = _open(path, onto, nearest=False)
+        values = volume.scale(volume.stored)
         values = values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)
     else:
         values = np.moveaxis(read_pixels(path), -1, 0)
@@ -104,7 +100,7 @@ def read_labels(path: Path, onto: Path | None = None) -> NDArray[np.int64]:
     volume = _open(path, onto, nearest=True)
     if volume.channels > 1:
         raise DataError(f"labels {path} have the shape {volume.stored.shape}, expected 3 axes")
-    return whole_numbers(_scaled(volume), str(path)).astype(np.int64)
+    return whole_numbers(volume.scale(volume.stored), str(path)).astype(np.int64)
 
 
 def limits_of(

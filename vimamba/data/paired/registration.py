@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from vimamba.data.paired.cases import (
     read_values,
     to_unit,
 )
-from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.preprocessing import DEFAULT_INTENSITY, Preprocessing
 
 # label values listed in an error
 MOST_NAMED = 8
@@ -176,7 +176,7 @@ def class_indices(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[n
 
 
 class RegistrationData(ImageData):
-    r"""Base of data sets of pairs; a subclass defines the pairs.
+    """Base of data sets of pairs; a subclass defines the pairs.
 
     Both images of a pair share one grid, and intensities are scaled to [0, 1] in each volume
     separately. Labels, which either all cases or none have, are for the Dice loss and the scores.
@@ -191,17 +191,7 @@ class RegistrationData(ImageData):
         align: Resample volumes on another grid onto the fixed one's.
         scored_pairs: At most this many pairs of a split are scored, always the same ones.
         batch_size: Pairs per step, of each process if there are several.
-        workers: Processes that load images; 0 loads in the main process.
-        val_fraction: Fraction of the training cases to hold out if there is no val split.
-        test_fraction: Fraction to hold out for the test if nothing is split yet.
-        split_csv: Take the split from this file (as a run writes it) instead of making one.
-        limit: Use at most this many cases of each split.
-        group_pattern: Regular expression for the part of a name that identifies cases that belong
-            together, such as "(patient\d+)"; they are then never in two splits.
-        fold: Which of `folds` equal parts is held out, from 0.
-        folds: Number of parts.
-        fold_as: The split that the held-out part becomes.
-        seed: Seed of all random streams.
+        **kwargs: Arguments of `ImageData`, except those that normalize images.
     """
 
     # arguments saved with a run: pairs are not normalized by a mean
@@ -218,32 +208,21 @@ class RegistrationData(ImageData):
         align: bool = False,
         scored_pairs: int = 50,
         batch_size: int = 1,
-        workers: int = 2,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_csv: str | None = None,
-        limit: int | None = None,
-        group_pattern: str | None = None,
-        fold: int | None = None,
-        folds: int = 5,
-        fold_as: Literal["val", "test"] = "val",
-        seed: int = 0,
+        **kwargs,  # noqa: ANN003
     ) -> None:
-        super().__init__(
-            root,
-            in_chans=in_chans,
-            batch_size=batch_size,
-            workers=workers,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            split_csv=split_csv,
-            limit=limit,
-            group_pattern=group_pattern,
-            fold=fold,
-            folds=folds,
-            fold_as=fold_as,
-            seed=seed,
-        )
+        super().__init__(root, in_chans=in_chans, batch_size=batch_size, **kwargs)
+        normalizing: dict[str, Any] = {
+            "bands": self.bands,
+            "intensity": None if self.intensity == DEFAULT_INTENSITY else self.intensity,
+            "mean": self.given_mean,
+            "std": self.given_std,
+        }
+        for name, value in normalizing.items():
+            if value is not None:
+                raise DataError(
+                    f"{name}={value!r} is not for pairs: each image becomes 0 to 1 by itself; see "
+                    "percentiles"
+                )
         check_positive(scored_pairs=scored_pairs)
         if not 0 <= percentiles[0] < percentiles[1] <= 100:
             raise DataError(f"percentiles={tuple(percentiles)} must rise within 0 to 100")

@@ -9,9 +9,9 @@ from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue
 from vimamba.data.listing import check_files, subfolders
 from vimamba.data.masked.labels import DEFAULT_LABELS, Labels
-from vimamba.data.masked.nifti import list_volumes, stem
 from vimamba.data.remarks import some
 from vimamba.data.splits import split_folders
+from vimamba.data.volume_files import list_volumes, stem
 from vimamba.data.volumes.cases import VolumeCase
 from vimamba.data.volumes.data import VolumeData
 
@@ -46,13 +46,16 @@ class BraTS(VolumeData):
     ) -> None:
         super().__init__(root, labels=labels, regions=regions, **kwargs)
         self.is_ct = False
+        # before anything is read, as a task is built on the classes
+        recent = self.root.is_dir() and next(self.root.rglob("*-seg.nii*"), None)
+        self._name_classes(3 if recent else 4)
 
     def read(self) -> Catalogue:
         """Find the folders of the cases."""
         return read_cases(self, self._cases)
 
     def _cases(self, folder: Path) -> list[VolumeCase]:
-        found, enhancing = [], 4
+        found = []
         for place in subfolders(folder):
             files = {re.split(r"[_-]", stem(p))[-1].lower(): p for p in list_volumes(place)}
             names = next((n for n in BRATS_NAMES if set(n) <= files.keys()), None)
@@ -63,10 +66,8 @@ class BraTS(VolumeData):
             check_files([*paths, files["seg"]])
             patient = place.name
             if names is BRATS_NAMES[1]:
-                patient, enhancing = re.sub(r"-\d{3}$", "", patient), 3
+                patient = re.sub(r"-\d{3}$", "", patient)
             found.append(VolumeCase(paths, files["seg"], self.root, patient, self.align))
-        if found:
-            self._name_classes(enhancing)
         return found
 
     def _name_classes(self, enhancing: int) -> None:

@@ -32,7 +32,7 @@ from vimamba.sizes import sides_of
 # sampled locations per class of a case, as in nnU-Net
 PLACES = 10_000
 # version in the names of prepared cases: increase it when their contents change
-FORM = 1
+FORM = 2
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,10 @@ Every network pads its images with zeros at the end of each axis to whole cells 
 and crops its outputs, so any size works.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 from vimamba.layers import crop, pad_to_cells
 from vimamba.networks.network import Network
@@ -32,6 +33,10 @@ class Registration(NamedTuple):
     features: Tensor | None = None
 
 
+# exported programs write down what they return
+_register_namedtuple(Registration, serialized_type_name="vimamba.Registration")
+
+
 class Registrar(Network):
     """Two images or volumes in, the displacement that aligns the first to the second out.
 
@@ -39,8 +44,12 @@ class Registrar(Network):
         cell: Pixels per cell of the coarsest map, for each spatial dimension.
         in_chans: Channels of either image.
         pretrained_cfg: See `Network`.
+
+    Attributes:
+        stack: How many images stand in one tensor (N, 2, C, *grid), for exported files.
     """
 
+    stack: ClassVar[tuple[int, ...]] = (2,)
     # minimum cells per side of the coarsest map
     fewest_cells = 1
 
@@ -54,12 +63,23 @@ class Registrar(Network):
         """As `forward`, for images (N, C, *grid) padded to whole cells."""
         raise NotImplementedError
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> Registration:
+    def forward(self, moving: Tensor, fixed: Tensor | None = None) -> Registration:
         """Two images (N, C, *grid) of one size, registered.
+
+        Args:
+            moving: The one to move; or both in one tensor (N, 2, C, *grid).
+            fixed: The one to lay it onto; None if `moving` has both.
 
         Raises:
             ValueError: They differ in shape, or have the wrong number of dimensions or channels.
         """
+        if fixed is None:
+            if moving.ndim != len(self.cell) + 3 or moving.shape[1] != 2:
+                raise ValueError(
+                    f"moving of shape {tuple(moving.shape)} without fixed must be both images, "
+                    f"(N, 2, C) and {len(self.cell)} axes of space"
+                )
+            moving, fixed = moving.unbind(1)
         expected = (moving.shape[0], self.in_chans, *moving.shape[2:])
         shapes = {tuple(moving.shape), tuple(fixed.shape), expected}
         if len(shapes) > 1 or moving.ndim != len(self.cell) + 2:

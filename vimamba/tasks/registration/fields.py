@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vimamba.data.masked.nifti import open_volume, to_stored_axes
 from vimamba.data.paired.cases import is_volume
+from vimamba.data.volume_files import open_volume, to_stored_axes
 from vimamba.files import write_whole
 
 # NIfTI's affines use right, anterior, superior

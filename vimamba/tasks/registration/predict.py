@@ -18,7 +18,6 @@ from PIL import Image
 
 from vimamba.console import say
 from vimamba.data.lists import LIST_SUFFIXES
-from vimamba.data.masked.nifti import stem
 from vimamba.data.paired.cases import (
     Case,
     Pair,
@@ -29,6 +28,7 @@ from vimamba.data.paired.cases import (
 )
 from vimamba.data.paired.pair_csv import read_pairs
 from vimamba.data.paired.registration import ListedPairs, PairDataset, PairTensors
+from vimamba.data.volume_files import stem
 from vimamba.errors import UsageError
 from vimamba.files import write_rows, write_whole
 from vimamba.networks.registration import warp

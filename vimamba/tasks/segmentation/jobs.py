@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vimamba.console import say
+from vimamba.data.dicom import list_series, series_of
 from vimamba.data.errors import DataError
 from vimamba.data.geometry import raster_grid
 from vimamba.data.listing import IMAGE_SUFFIXES, find_file, list_files, list_images
 from vimamba.data.lists import LIST_SUFFIXES, read_rows
-from vimamba.data.masked.nifti import ENDINGS, stem
 from vimamba.data.remarks import Remarks
+from vimamba.data.volume_files import ENDINGS, is_dicom, stem
 from vimamba.data.volumes.challenges import BRATS_NAMES
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
@@ -30,7 +31,7 @@ class Job:
     """One image or volume.
 
     Attributes:
-        paths: Its file, or one file per channel of a volume.
+        paths: Its file, or one file per channel of a volume; any file of a DICOM series.
         name: Path of its mask and overlay relative to the output folder, without suffix.
     """
 
@@ -40,7 +41,12 @@ class Job:
     @property
     def is_volume(self) -> bool:
         """Whether it is cut into slices."""
-        return self.paths[0].name.lower().endswith(ENDINGS)
+        return self.paths[0].name.lower().endswith(ENDINGS) or is_dicom(self.paths[0])
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read of it."""
+        return series_of(self.paths[0]).files if is_dicom(self.paths[0]) else self.paths
 
     @property
     def is_scene(self) -> bool:
@@ -89,12 +95,11 @@ def find_jobs(
     unanswered = unanswered or Unanswered()
     for given in present(inputs, unanswered):
         if given.is_dir():
-            remarks = Remarks()
-            list_files(given, (*IMAGE_SUFFIXES, *ENDINGS), remarks)
-            for line in remarks.lines():
-                say(line)
+            slices = [path for path in list_files(given, ("",)) if is_dicom(path)]
+            say_left_out(given, slices)
             found = [job_of(p, p.relative_to(given)) for p in list_images(given)]
             found += volume_jobs(given, in_chans)
+            found += series_jobs(slices, given)
             if out is not None and not is_below(given, out):
                 found = [job for job in found if not is_below(job.paths[0], out)]
             if not found:
@@ -111,6 +116,8 @@ def find_jobs(
                     jobs.append(job_of(path, row[column]))
                 else:
                     unanswered.add(path, no_file(path))
+        elif is_dicom(given):  # files of one series may be named one by one
+            jobs += [job for job in series_jobs([given], given.parent) if job not in jobs]
         elif is_file(given):
             jobs.append(job_of(given, given.name))
         else:
@@ -131,6 +138,35 @@ def job_of(path: Path, name: str | Path) -> Job:
     text = Path(name)
     job = Job((path,), "")
     return Job((path,), output_name(str(text.with_name(stem(text))), job.mask_file(Path()).name))
+
+
+def series_jobs(slices: Sequence[Path], root: Path) -> list[Job]:
+    """The DICOM series that files belong to, each called by its folder.
+
+    Where a folder holds several, the number and the description of the series follow.
+
+    Args:
+        slices: DICOM files.
+        root: Folders are called by their path below it, itself by its name.
+    """
+    jobs: dict[Path, Job] = {}
+    for folder in dict.fromkeys(path.parent for path in slices):
+        found, wanted = list_series(folder), set(slices)
+        name = folder.relative_to(root) if folder != root else Path(root.resolve().name)
+        for series in found:
+            if wanted.intersection(series.files):
+                text = f"{name}/{series.label}" if len(found) > 1 else str(name)
+                jobs[series.files[0]] = Job(series.files[:1], output_name(text, ".nii.gz"))
+    return list(jobs.values())
+
+
+def say_left_out(folder: Path, slices: Sequence[Path]) -> None:
+    """Say which files of a folder are no images, apart from DICOM files."""
+    remarks = Remarks()
+    kept = {path.suffix.lower() or path.name.lower() for path in slices}
+    list_files(folder, (*IMAGE_SUFFIXES, *ENDINGS, *kept), remarks)
+    for line in remarks.lines():
+        say(line)
 
 
 def is_below(path: Path, folder: Path) -> bool:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from vimamba.console import say, show_table
 from vimamba.data.masked.labels import LabelTable
-from vimamba.data.masked.nifti import VolumeSlice, cut_volume, save_labels
+from vimamba.data.masked.nifti import VolumeSlice, cut_volume
 from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.volume_files import save_labels
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_whole
 from vimamba.progress import Progress

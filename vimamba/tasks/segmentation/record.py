@@ -40,7 +40,7 @@ class Entry:
     def of(cls, job: Job) -> "Entry | None":
         """Current state of an image; None if it cannot be found."""
         try:
-            states = [os.stat(path) for path in job.paths]
+            states = [os.stat(path) for path in job.files]
         except (OSError, ValueError):
             return None
         return cls(

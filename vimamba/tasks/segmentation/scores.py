@@ -52,9 +52,9 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
     ending = settings.get("mask_suffix") or "_segmentation"
     matched = {}
     for job in jobs:
-        # the last one is nnU-Net's naming: image case_0000, mask case
         name = composed(job.name)
-        names = (name, name + ending, name.removesuffix("_0000"))
+        # as BraTS names masks, and as nnU-Net does: image case_0000, mask case
+        names = [name, name + ending, f"{name}_seg", f"{name}-seg", name.removesuffix("_0000")]
         matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:

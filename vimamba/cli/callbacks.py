@@ -19,6 +19,7 @@ from vimamba.lightning import (
     TrainerFn,
     callbacks,
 )
+from vimamba.runs import update_record
 from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
@@ -232,6 +233,9 @@ class RunCheckpoints(callbacks.Checkpoint):
             return False
         self.best, self.by = score, by
         self._save(trainer, "best")
+        if trainer.is_global_zero:
+            best = {"step": trainer.global_step, "metric": by, "value": float(scores[by])}
+            update_record(self.folder.parent, best=best)
         return True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

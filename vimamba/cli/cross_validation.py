@@ -21,6 +21,7 @@ from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
+from vimamba.runs import flatten
 from vimamba.tasks.tools import fold_tools_of
 
 HELP = """\
@@ -210,16 +211,6 @@ def refuse_others(
                 f"{TYPED_TO_SHORT.get(option, option)} {now.get(name)}: {out} was begun with "
                 f"{then.get(name)}; name another --out"
             )
-
-
-def flatten(config: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names of a nested dictionary's values."""
-    if not isinstance(config, dict):
-        return {name: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flatten(value, f"{name}.{key}" if name else str(key))
-    return found
 
 
 def train_fold(out: Path, fold: int, folds: int) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from vimamba.console import command_line, say
 from vimamba.files import write_whole
+from vimamba.runs import update_record
 from vimamba.tasks.tools import tools_of
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def finish(cli: "RecipeCLI") -> None:
         write_metrics(out / "metrics.json", held_out[0], written)
     kind.export(cli.model, cli.datamodule, out / "export")
     draw_curves(out / "metrics.csv", out / "curves.png", cli.model.headline_scores)
+    update_record(out, finished=True)
     if report:
         kind.draw_results(cli.model, cli.datamodule, held_out[0], report, out)
         kind.show_scores(held_out[0], report)

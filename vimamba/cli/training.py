@@ -16,6 +16,7 @@ from vimamba.cli.options import fit_help, translate
 from vimamba.console import command_line, say
 from vimamba.errors import UsageError
 from vimamba.files import lock_folder, write_whole
+from vimamba.runs import RECORD, update_record
 
 if TYPE_CHECKING:
     from vimamba.cli.callbacks import RunCheckpoints
@@ -122,7 +123,7 @@ def fit(args: list[str]) -> int:
         check_training(cli)
         anew = checkpoint is not None and is_divided_anew(cli)
         if cli.trainer.is_global_zero:
-            prepare_folder(cli)
+            prepare_folder(cli, new=checkpoint is None)
             kind.draw_data(cli.datamodule, cli.out)
         say(f"writing to {cli.out}")
         if checkpoint:
@@ -183,9 +184,10 @@ def is_divided_anew(cli: "RecipeCLI") -> bool:
     return given.read_bytes() != before.read_bytes()
 
 
-def prepare_folder(cli: "RecipeCLI") -> None:
-    """Make the run folder with config.yaml and, where a split was drawn, split.csv."""
+def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
+    """Make the run folder with config.yaml, run.json and, where a split was drawn, split.csv."""
     from vimamba.data.splits import write_split
+    from vimamba.tasks.registry import task_name
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name, value in cli.datamodule.settled().items():
@@ -195,6 +197,16 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:
         write_split(cli.out / "split.csv", catalogue.splits, cli.datamodule.class_names)
+    if new:  # of a run that failed before there was anything to keep
+        (cli.out / RECORD).unlink(missing_ok=True)
+    update_record(
+        cli.out,
+        task=task_name(type(cli.model)),
+        monitor=cli.model.monitor,
+        parameters=sum(parameter.numel() for parameter in cli.model.net.parameters()),
+        finished=False,
+        stopped=None,
+    )
 
 
 def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> bool:

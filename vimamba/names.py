@@ -6,6 +6,7 @@ A name is given once. One that a user asks for and nobody has given is answered 
 import difflib
 import warnings
 from collections.abc import Iterable
+from itertools import chain
 
 
 def check_free(
@@ -34,22 +35,32 @@ def check_free(
     warnings.warn(text, stacklevel=stacklevel)
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """What to try instead of an unknown name: "close names are a, b", or "" if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
+def near_names(name: str, *kinds: Iterable[str]) -> str:
+    """What to try instead of an unknown name: "close names are a, b", or "" if none is near.
+
+    Args:
+        name: The name.
+        *kinds: Known names. Of several kinds, such as networks and backbones, only those of the
+            nearest name's kind are told.
+    """
+    known = [list(kind) for kind in kinds]
+    near = difflib.get_close_matches(name, list(chain(*known)), n=1, cutoff=0.5)
+    kind = next((names for names in known if near and near[0] in names), [])
+    near = difflib.get_close_matches(name, kind, n=4, cutoff=0.5)
     return f"close names are {', '.join(near)}" if near else ""
 
 
-def unknown_name(argument: str, name: object, known: Iterable[str], *, among: str = "") -> str:
+def unknown_name(argument: str, name: object, *kinds: Iterable[str], among: str = "") -> str:
     """The text of an error: that nothing is known by a name, and what is.
 
     Args:
         argument: What was given.
         name: Its value.
-        known: What could have been given.
+        *kinds: What could have been given; see `near_names`.
         among: Says what could have been, where none is near and they are too many to list.
     """
-    names = sorted(known)
-    hint = near_names(name, names) if isinstance(name, str) else ""
+    known = [list(kind) for kind in kinds]
+    names = sorted(chain(*known))
+    hint = near_names(name, *known) if isinstance(name, str) else ""
     own = "one of your own is made known with --import, or by importing it"
     return f"{argument}={name!r} is unknown; {hint or among or f'choose from {names}'}; {own}"

@@ -21,6 +21,11 @@ Row = dict[str, float]
 
 # what config.yaml and metrics.csv do not tell; see `update_record`
 RECORD = "run.json"
+_TYPES = {
+    **{"task": str, "monitor": str, "parameters": int, "best": dict | None},
+    **{"stopped": str | None, "finished": bool},
+}
+_BEST = {"step": int, "metric": str, "value": float | int}
 # settings by which no two runs are alike, and copies of `seed_everything`
 _OF_THE_PLACE = ("trainer.default_root_dir", "model.init_args.seed", "data.init_args.seed")
 
@@ -152,10 +157,16 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     record = read_json(path, UsageError)
-    best = record.get("best")
-    if best is not None and not (isinstance(best, dict) and {"step", "metric", "value"} <= {*best}):
-        raise UsageError(f"{path}: best={best!r} must hold step, metric and value")
+    _check_types(path, record, _TYPES)
+    if record.get("best") is not None:
+        _check_types(path, {**dict.fromkeys(_BEST), **record["best"]}, _BEST)
     return record
+
+
+def _check_types(path: Path, values: Mapping[str, Any], types: Mapping[str, Any]) -> None:
+    for name, kind in types.items():
+        if name in values and not isinstance(value := values[name], kind):
+            raise UsageError(f"{path}: {name} is {value!r:.60}; expected {kind}")
 
 
 def update_record(folder: Path, **values: Any) -> None:

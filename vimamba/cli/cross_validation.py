@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from vimamba.cli.folds import Record, fold_folder, read_record
-from vimamba.cli.options import translate
+from vimamba.cli.options import TYPED_TO_SHORT, translate
 from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
@@ -201,8 +201,6 @@ def refuse_others(
         now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
-    from vimamba.cli.explaining import TYPED_TO_SHORT
-
     now, then = flatten(config), flatten(kept)
     for name in sorted(now.keys() | then.keys()):
         if name != "trainer.default_root_dir" and now.get(name) != then.get(name):

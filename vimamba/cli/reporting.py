@@ -71,13 +71,13 @@ def finish(cli: "RecipeCLI") -> None:
         write_metrics(out / "metrics.json", held_out[0], written)
     kind.export(cli.model, cli.datamodule, out / "export")
     draw_curves(out / "metrics.csv", out / "curves.png", cli.model.headline_scores)
-    update_record(out, finished=True)
     if report:
         kind.draw_results(cli.model, cli.datamodule, held_out[0], report, out)
         kind.show_scores(held_out[0], report)
         say(kind.headline(held_out[0], report))
     else:
         say("no image is held out: there are no scores")
+    update_record(out, finished=True)
     pictures = kind.RESULTS if report else ()
     for name, what in (
         ("checkpoints/best.ckpt", "the best epoch; last.ckpt beside it is for --resume"),

@@ -1,6 +1,6 @@
-"""Entry point of the `vimamba` command: what needs no torch is answered before torch is imported.
+"""Entry point of the `vimamba` command: help and version are printed without importing torch.
 
-It is a module of its own because importing anything of `vimamba` registers the models with timm.
+It is a separate module because importing anything from `vimamba` registers the models with timm.
 """
 
 import importlib.util

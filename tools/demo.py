@@ -1,7 +1,7 @@
-"""Trains a small Vim on real handwritten digits and shows the result: what `make demo` runs.
+"""Trains a small Vim on real handwritten digits and shows the result; run by `make demo`.
 
 The digits are the 1,797 scans that come with scikit-learn, 8 x 8 pixels each, written out as an
-image folder, so that what runs is what runs on a folder of your own.
+image folder, so this is exactly what happens with your own folder.
 """
 
 import json
@@ -48,7 +48,7 @@ def main() -> int:
     command = os.path.relpath(Path(sys.executable).with_name("vimamba"))
     recipe = ROOT / "configs" / "classification" / "digits_vim.yaml"
     arguments = ["fit", "-c", recipe, "--data", IMAGES, "--out", RUN]
-    # so small a model gains nothing from a second thread, and loses where cores are shared
+    # such a small model gains nothing from a second thread and loses if cores are shared
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     done = subprocess.run([command, *map(str, arguments)], check=False, env=environment)
     if done.returncode:

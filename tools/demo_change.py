@@ -1,4 +1,4 @@
-"""Trains a small network for change on generated scenes: what `make demo-change` runs.
+"""Trains a small change detection network on generated scenes; run by `make demo-change`.
 
 Pairs of scenes of four bands (red, green, blue, near infrared) in 16 bits that lie on a map:
 terrain, fields, a river, buildings, and clouds, of which nothing is known. Between the dates some
@@ -141,7 +141,7 @@ def read_raster(path: Path) -> NDArray:
 
 
 def difference(before: NDArray, after: NDArray, known: NDArray[np.bool_]) -> NDArray:
-    """Length of the difference of both dates, each band brought to mean 0 and deviation 1."""
+    """Norm of the difference of both dates, each band scaled to mean 0 and standard deviation 1."""
     dates = [
         (image - image[:, known].mean(1)[:, None, None]) / image[:, known].std(1)[:, None, None]
         for image in (before.astype(float), after.astype(float))
@@ -155,7 +155,7 @@ def f1(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def compare(folder: Path) -> dict[str, float]:
-    """F1 of both methods over the pixels of all held-out scenes; maps lie in `FOUND`.
+    """F1 of both methods over the pixels of all held-out scenes; maps are in `FOUND`.
 
     The threshold of the difference is the best there is for these very scenes.
     """
@@ -173,7 +173,7 @@ def compare(folder: Path) -> dict[str, float]:
 
 
 def check_place(folder: Path) -> str:
-    """Read back where a map lies; it must be where its scenes lie."""
+    """Read back a map's georeference, which must be that of its scenes."""
     path = sorted((folder / "test" / "A").iterdir())[0]
     with rasterio.open(path) as scene, rasterio.open(FOUND / path.name) as found:
         if (found.crs, found.transform, found.shape) != (scene.crs, scene.transform, scene.shape):
@@ -186,7 +186,7 @@ COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
 
 
 def run_command(*arguments: object) -> int:
-    """Run `vimamba` on one thread, which is steadier where cores are shared."""
+    """Run `vimamba` on one thread, which is steadier if cores are shared."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.run([COMMAND, *map(str, arguments)], check=False, env=environment).returncode
 

@@ -1,8 +1,8 @@
-"""Trains a small MambaMorph to lay generated volumes onto one another: `make demo-registration`.
+"""Trains a small MambaMorph to register generated volumes; run by `make demo-registration`.
 
 Every case is one phantom, a body with two organs and a vessel, deformed by a smooth random field of
-its own. The labels of the organs are never shown to the network: it learns from the likeness of the
-images alone, and the overlap of labels tells whether what came to lie on one another belongs there.
+its own. The network never sees the labels of the organs: it learns from the similarity of the
+images alone, and the overlap of the labels measures whether the right structures were aligned.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RUN = Path("demo/registration_run")
 FOUND = Path("demo/registered")
 COUNTS = {"train": 10, "val": 3, "test": 4}
 SHAPE = (32, 32, 24)
-# millimeters from voxel to voxel
+# millimeters between voxels
 SPACING = (1.5, 1.5, 2.0)
 # brightness of background, body, organs and vessel
 BRIGHTNESS = (0.0, 0.35, 0.75, 0.55, 1.0)

@@ -1,8 +1,8 @@
-"""Trains a small VM-UNet to find nuclei in generated images: what `make demo-segmentation` runs.
+"""Trains a small VM-UNet to find nuclei in generated images; run by `make demo-segmentation`.
 
-The images imitate stained tissue: nuclei that touch, of different size and strength of stain, folds
-and debris that are dark but no nuclei, uneven light, blur and noise. Their truth is known exactly,
-so that the network can be compared with what one would try first, a threshold by Otsu's method.
+The images imitate stained tissue: touching nuclei of different size and stain, folds and debris
+that are dark but not nuclei, uneven light, blur and noise. Their truth is known exactly, so the
+network can be compared with the obvious first attempt, Otsu's threshold.
 """
 
 import argparse
@@ -26,7 +26,7 @@ RUN = Path("demo/nuclei_run")
 FOUND = Path("demo/nuclei_found")
 COUNTS = {"train": 96, "val": 16, "test": 32}
 SIDE = 128  # pixels
-# what haematoxylin and eosin leave of red, green and blue
+# the shares of red, green and blue that haematoxylin and eosin transmit
 TISSUE, NUCLEUS, DEBRIS = (0.87, 0.70, 0.83), (0.48, 0.36, 0.66), (0.66, 0.30, 0.45)
 
 
@@ -120,7 +120,7 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def scores_of(folder: Path) -> dict[str, list[float]]:
-    """Dice of each test image by each method; the network's masks lie in `FOUND`."""
+    """Dice of each test image by each method; the network's masks are in `FOUND`."""
     methods = {"Otsu's threshold": threshold, "Otsu, light evened": threshold_evened}
     scores: dict[str, list[float]] = {name: [] for name in (*methods, "VM-UNet")}
     for path in sorted((folder / "test" / "images").iterdir()):
@@ -136,7 +136,7 @@ COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
 
 
 def run_command(*arguments: object) -> int:
-    """Run `vimamba` on one thread, which is steadier where cores are shared."""
+    """Run `vimamba` on one thread, which is steadier if cores are shared."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.run([COMMAND, *map(str, arguments)], check=False, env=environment).returncode
 

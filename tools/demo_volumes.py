@@ -1,10 +1,10 @@
-"""Trains a small 3-D Mamba network on generated phantoms: what `make demo-volumes` runs.
+"""Trains a small 3-D Mamba network on generated phantoms; run by `make demo-volumes`.
 
-The phantoms imitate abdominal scans: a body with a spine, an organ, something of the same
-brightness that is no organ, a pair of organs, and small lesions that are darker or brighter than
-the organ they lie in. They are stored in four orientations. Their truth is known exactly, so that
-the network can be compared with MONAI's SegResNet, trained on the same data for the same time, and
-with what one would try first, thresholds of brightness.
+The phantoms imitate abdominal scans: a body with a spine, an organ, a region of the same brightness
+that is not an organ, a pair of organs, and small lesions that are darker or brighter than the organ
+they lie in. They are stored in four orientations. Their truth is known exactly, so the network can
+be compared with MONAI's SegResNet, trained on the same data for the same time, and with the obvious
+first attempt, brightness thresholds.
 
 As a module (`--import`) it makes SegResNet known to `vimamba fit`.
 """
@@ -93,7 +93,7 @@ def draw_phantom(seed: int) -> tuple[NDArray, NDArray, tuple[float, ...]]:
     image[ellipsoid(grid, (0, 0, 0), (200, 52, 68))] = BRIGHTNESS["body"]
     image[ellipsoid(grid, near(0, 34, 0, by=2), (200, 8, 9))] = BRIGHTNESS["spine"]
     organ = ellipsoid(grid, near(0, -8, -30), tuple(rng.uniform(0.85, 1.15, 3) * (30, 24, 22)))
-    # as bright as the organ, on the other side, and nothing
+    # as bright as the organ, on the other side, but background
     other = ellipsoid(grid, near(0, -18, 34), tuple(rng.uniform(0.85, 1.15, 3) * (22, 15, 14)))
     image[other] = image[organ] = BRIGHTNESS["organ"]
     mask[organ] = 1

@@ -61,7 +61,7 @@ def count_operations(model: nn.Module, size: tuple[int, ...]) -> float:
 
 
 def facts_text() -> str:
-    """What is measured of every released model, as JSON."""
+    """The measurements of every released model, as JSON."""
     names = [name for family in families() for name in family.list_models()]
     lines = [f'  "{name}": {json.dumps(asdict(measure(name)))}' for name in names]
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -123,7 +123,7 @@ def _scan_order(family: Family) -> str:
     arguments = cast(type[Backbone], family.model_cls).arguments()
     if "scan_order" not in arguments:
         return "part of the model"
-    return f"any of two dimensions; `{arguments['scan_order']}` unless the model says otherwise"
+    return f"any 2-D order; `{arguments['scan_order']}` unless the model says otherwise"
 
 
 def _row(family: Family, row: Row) -> str:
@@ -150,7 +150,7 @@ def _license(row: Row) -> str:
 
 
 def with_tables(text: str, tables: str) -> str:
-    """A document with what stands between its two marks made anew."""
+    """The document with new tables between its two markers."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
 

@@ -1,7 +1,7 @@
-"""What of timm differs between the versions that `pyproject.toml` allows, in one place.
+"""Compatibility with all timm versions that `pyproject.toml` allows, in one place.
 
-timm before 1.0.23 makes layers on the default device, in the default dtype, and keeps no record of
-a model's input size. nnU-Net 2.8 needs such a version.
+timm before 1.0.23 creates layers on the default device, in the default dtype, and does not record a
+model's input size. nnU-Net 2.8 needs such a version.
 """
 
 from contextlib import nullcontext
@@ -30,7 +30,7 @@ try:
 except ImportError:
 
     def update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
-        """Nothing: there is no record to keep up to date."""
+        """Does nothing: there is no record to update."""
 
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 else:
 
     def _placed(layer: type[nn.Module]) -> type[nn.Module]:
-        """A layer of timm's that takes `device` and `dtype`, in a version whose layers do not."""
+        """A timm layer that takes `device` and `dtype`, for versions whose layers do not."""
         if "device" in layer.__init__.__code__.co_varnames:
             return layer
 
@@ -62,7 +62,7 @@ else:
         return type(layer.__name__, (layer,), members)
 
     def _resettable(layer: type[nn.Module]) -> type[nn.Module]:
-        """A layer scale that can start again, which a model made without memory needs."""
+        """A layer scale that can be reinitialized, which models from the meta device need."""
         if hasattr(layer, "reset_parameters"):
             return layer
 
@@ -88,7 +88,7 @@ else:
     if ClassifierHead is not layers.ClassifierHead:
 
         class ClassifierHead(ClassifierHead):
-            """timm's, which can be reset to another number of features, where the model is."""
+            """timm's class, which can also be reset to another number of features."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
@@ -103,7 +103,7 @@ else:
                 device: Any = None,
                 dtype: Any = None,
             ) -> None:
-                """Replace the classifier, and the pooling by that of another name."""
+                """Replace the classifier, and optionally the pooling."""
                 dd = get_device_dtype(self, device, dtype)
                 self.in_features = in_features or self.in_features
                 super().reset(num_classes, pool_type)

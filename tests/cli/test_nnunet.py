@@ -51,7 +51,7 @@ def test_the_command_names_mistakes(args, message, plans_json, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("epochs", "message"),
     [
-        ("1", "add one with `vimamba nnunet plan`, and give its plans with -p"),
+        ("1", "add one with `vimamba nnunet plan`, and select its plans with -p"),
         ("few", "VIMAMBA_NNUNET_EPOCHS=few must be a whole number from 1"),
     ],
 )

@@ -116,7 +116,7 @@ def test_what_lies_elsewhere_is_refused_or_resampled(folder):
     affine = np.diag([1.0, 1, 1, 1])
     affine[0, 3] = 2
     write(folder / "images" / "p4.nii.gz", affine=affine)
-    with pytest.raises(DataError, match=r"p4.nii.gz .*does not lie where"):
+    with pytest.raises(DataError, match=r"p4.nii.gz .*is not on the grid of"):
         folder_data(folder).check()
     folder_data(folder, align=True).check()
 
@@ -128,7 +128,7 @@ def test_what_lies_elsewhere_is_refused_or_resampled(folder):
         (lambda f: write(f / "labels/p2.nii.gz", np.zeros(SHAPE)), r"p2.*nothing but 0"),
         (lambda f: write(f / "labels/p2.nii.gz", np.full(SHAPE, 0.5)), r"p2.*fractions"),
         (lambda f: write(f / "images/p2.nii.gz", np.ones((*SHAPE, 2))), r"p2.*2 channels"),
-        (lambda f: write(f / "images/p2.nii.gz", np.ones((6, 5, 3))), r"p2.*does not lie where"),
+        (lambda f: write(f / "images/p2.nii.gz", np.ones((6, 5, 3))), r"p2.*is not on the grid of"),
         (lambda f: (f / "labels/p2.nii.gz").unlink(), r"p2.*has no labels"),
         (lambda f: (f / "images/p2.nii.gz").write_bytes(b"\x1f\x8b\x08"), r"p2.*cannot be read"),
     ],

@@ -114,7 +114,7 @@ def break_case(path, how):
         store(mask, make_volume(3)[1], "PIL", spacing=(3.3, 1.0, 0.9))
     elif how == "flat":
         content = bytearray(gzip.decompress(image.read_bytes()))
-        content[254:256] = (1).to_bytes(2, "little")  # the sform counts,
+        content[254:256] = (1).to_bytes(2, "little")  # the sform is used,
         content[312:328] = bytes(16)  # whose last row is zero
         image.write_bytes(gzip.compress(bytes(content)))
     elif how == "nan":
@@ -135,9 +135,9 @@ def break_case(path, how):
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("shape", "does not lie where"),
-        ("affine", "does not lie where"),
-        ("flat", "does not say where it lies"),
+        ("shape", "is not on the grid of"),
+        ("affine", "is not on the grid of"),
+        ("flat", "has no usable location"),
         ("nan", "1 values that are not finite"),
         ("channels", "differ in their number of channels"),
         ("mask of channels", "expected 3 axes, one class per voxel"),

@@ -41,7 +41,7 @@ def run(cases, tmp_path_factory):
     return out
 
 
-def test_a_short_training_lays_labels_onto_one_another(run):
+def test_a_short_training_aligns_labels(run):
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert report["pairs"] == 2
     assert report["dice"] > report["dice_before"] + 0.02

@@ -145,7 +145,7 @@ def test_mirrored_views_answer_for_the_volume_as_it_lies():
     assert any(torch.allclose(view, expected, atol=1e-5) for view in views)
 
 
-def test_regions_are_scored_besides_the_classes(root, tmp_path):
+def test_regions_are_scored_in_addition_to_classes(root, tmp_path):
     task = small(regions={"both": [1, 2]})
     data = VolumeFolder(str(root), workers=0, img_size=(8, 16, 16))
     trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path,

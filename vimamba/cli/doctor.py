@@ -1,4 +1,4 @@
-"""`vimamba doctor`: where the numbers of a network grow too large for a precision."""
+"""`vimamba doctor`: finds where a network's values overflow a precision."""
 
 import contextlib
 from argparse import Namespace
@@ -17,9 +17,8 @@ from vimamba.console import say, show_table
 from vimamba.errors import UsageError
 
 HELP = """\
-Runs one batch, and tells between which numbers the output of every layer lies, and of every
-scan. The exit code is 1 if one is not finite, or beyond what float16 holds (65504), and the first
-such layer is named.
+Runs one batch and shows the range of the output of every layer and every scan. The exit code is 1
+if a value is not finite or beyond the range of float16 (65504), and the first such layer is named.
 
   vimamba doctor vmamba_tiny_s1l8 --pretrained --precision 16-mixed
   vimamba doctor runs/photos --data photos --all
@@ -35,11 +34,11 @@ class Range:
     """Range of an output.
 
     Attributes:
-        layer: Its name in the network, and the operator's if it is one's.
+        layer: Name in the network, with the operator's name if the output is an operator's.
         kind: Class of the layer.
         low: The lowest finite number.
         high: The highest finite number.
-        broken: How many are not finite.
+        broken: How many numbers are not finite.
     """
 
     layer: str
@@ -55,15 +54,15 @@ class Range:
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 does not hold it."""
+        """Whether it exceeds the range of float16."""
         return self.reach > LARGEST
 
 
 class Observer(TorchDispatchMode):
-    """Records, while it is entered, what the network's layers and our operators give.
+    """Records the outputs of the network's layers and our operators while it is active.
 
     Attributes:
-        ranges: In the order in which they were computed.
+        ranges: In the order of computation.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -74,7 +73,7 @@ class Observer(TorchDispatchMode):
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Record what happens inside."""
+        """Record within this context."""
         before = nn.modules.module.register_module_forward_pre_hook(self._enter)
         after = nn.modules.module.register_module_forward_hook(self._leave)
         try:
@@ -89,13 +88,13 @@ class Observer(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         name = self._running.pop()
-        # what has layers inside shows by them, and what does nothing by what is before it
+        # containers and identities are skipped: their children or inputs are recorded
         inner = any(module.children()) or isinstance(module, nn.Identity)
         if isinstance(output, Tensor) and name and not inner:
             self._record(name, type(module).__name__, output)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call an operator; record what ours give."""
+        """Call an operator; record the outputs of ours."""
         output = func(*args, **(kwargs or {}))
         if func.namespace == "vimamba":
             first = output if isinstance(output, Tensor) else output[0]
@@ -107,7 +106,7 @@ class Observer(TorchDispatchMode):
     def _record(self, layer: str, kind: str, output: Tensor) -> None:
         if not output.is_floating_point() or output.numel() == 0:
             return
-        # below the mode that calls this, or it would see its own operators
+        # outside this dispatch mode, which would otherwise see its own operators
         with torch._C._DisableTorchDispatch():
             output = output.detach().float()
             finite = output[output.isfinite()]
@@ -122,7 +121,7 @@ def observe(net: nn.Module, image: Tensor, dtype: torch.dtype | None) -> list[Ra
     Args:
         net: In eval mode.
         image: Its input.
-        dtype: Of autocast; None for float32.
+        dtype: Autocast dtype; None for float32.
     """
     observer = Observer(net)
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
@@ -132,15 +131,17 @@ def observe(net: nn.Module, image: Tensor, dtype: torch.dtype | None) -> list[Ra
 
 
 def doctor(args: list[str]) -> int:
-    """Print the ranges; returns 1 if one of them is too large."""
+    """Print the ranges; returns 1 if any overflows."""
     parser = make_parser("doctor", HELP)
     add_arguments(parser)
-    parser.add_argument("--data", type=Path, help="image, or folder of images; random by default")
+    parser.add_argument("--data", type=Path, help="image or folder of images; random by default")
     choices = tuple(PRECISIONS)
     parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
     parser.add_argument("--batch-size", type=int, default=4, help="images")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--rows", type=int, default=20, help="layers to show, the largest numbers")
+    shown.add_argument(
+        "--rows", type=int, default=20, help="layers to show, those of largest values"
+    )
     shown.add_argument("--all", action="store_true", help="show all layers")
     given = parser.parse_args(args)
     check_at_least(given, batch_size=1, rows=1)
@@ -152,7 +153,7 @@ def doctor(args: list[str]) -> int:
 
 
 def _batch(network: Network, given: Namespace) -> Tensor:
-    """Images of the input size, as the network is given them."""
+    """Preprocessed images of the input size."""
     stack = getattr(network.net, "stack", ())
     if given.data is None:
         shape = (given.batch_size, *stack, *network.image_size)
@@ -165,7 +166,7 @@ def _batch(network: Network, given: Namespace) -> Tensor:
         raise UsageError(f"--data is for networks of images; {network.name} takes {takes}")
     files = list_images(given.data) if given.data.is_dir() else [given.data]
     if not files or not files[0].exists():
-        raise UsageError(f"--data {given.data}: there is no image")
+        raise UsageError(f"--data {given.data}: no images found")
     return torch.stack([network.read(file) for file in files[: given.batch_size]])
 
 

@@ -1,4 +1,4 @@
-"""Names of the metrics that a training logs, for callbacks that wait for one of them."""
+"""Names of the metrics logged in training, for callbacks that monitor one of them."""
 
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ def is_validated(cli: "RecipeCLI") -> bool:
 
 
 def metric_names(cli: "RecipeCLI") -> list[str] | None:
-    """What a run logs, or None for a task that does not say."""
+    """The metrics a run logs, or None if the task does not declare them."""
     scores = cli.model.logged_scores()
     if scores is None:
         return None
@@ -25,10 +25,10 @@ def metric_names(cli: "RecipeCLI") -> list[str] | None:
 
 
 def check_monitors(cli: "RecipeCLI") -> None:
-    """Fail on a callback that waits for a metric which is never logged.
+    """Fail on a callback that monitors a metric which is never logged.
 
     Raises:
-        UsageError: Names the callback, and the metrics there are.
+        UsageError: Names the callback and the available metrics.
     """
     patience = cli.config.patience
     if patience is not None and patience < 1:

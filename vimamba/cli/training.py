@@ -1,6 +1,6 @@
 """`vimamba fit`: the run folder, training, resuming.
 
-Lightning is imported only once the options have been looked at, so that help comes fast.
+Lightning is imported only after the options have been parsed, so that help is fast.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
 CONFIG_HEAD = """\
-# What `vimamba fit` was told. Besides the logger and callbacks below, a run has its own:
-# metrics.csv, run.json, checkpoints/best.ckpt and last.ckpt, and TensorBoard's log where
-# tensorboard is installed and both `logger` and `trainer.logger` are null.
+# The settings of `vimamba fit`. In addition to the logger and callbacks below, a run has its own:
+# metrics.csv, run.json, checkpoints/best.ckpt and last.ckpt, and a TensorBoard log if tensorboard
+# is installed and both `logger` and `trainer.logger` are null.
 """
 
 
 def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
-    """Split off the options that are about the run folder."""
+    """Split off the options for the run folder."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume")
@@ -37,10 +37,10 @@ def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
 
 
 def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
-    """What to continue.
+    """Find the run to continue.
 
     Returns:
-        The run folder if it is known already, and the checkpoint to continue; None: a new run.
+        The run folder if it is already known, and the checkpoint to continue; None: a new run.
     """
     if run.resume is None:
         if run.out is not None:
@@ -51,7 +51,7 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
         if not last.is_file():
             raise UsageError(f"--resume {run.resume}: there is no {last}")
         if run.out is not None and run.out.resolve() != Path(run.resume).resolve():
-            raise UsageError(f"--out {run.out}: a run goes on in its own folder, {run.resume}")
+            raise UsageError(f"--out {run.out}: a run continues in its own folder, {run.resume}")
         return Path(run.resume), last
     if run.out is None:
         raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
@@ -59,7 +59,7 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
 
 
 def last_of(folder: Path) -> Path:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint from which a run continues."""
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -67,12 +67,12 @@ def check_free(folder: Path) -> None:
     """Fail if a folder holds a run."""
     if last_of(folder).exists():
         raise UsageError(
-            f"--out {folder} holds a run already; add --resume auto or name another folder"
+            f"--out {folder} already holds a run; add --resume auto or choose another folder"
         )
 
 
 def fit(args: list[str]) -> int:
-    """Train, score, export and draw.
+    """Train, score, export and draw pictures.
 
     Args:
         args: Options, short or typed.
@@ -134,7 +134,7 @@ def fit(args: list[str]) -> int:
         if checkpoint:
             say(f"continuing {checkpoint}")
         if anew:
-            say("the images to score are others than before: the best epoch is looked for anew")
+            say("the images to score have changed: the search for the best epoch starts again")
         if not train(cli, checkpoint, anew=anew):
             say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
             return 130
@@ -144,11 +144,11 @@ def fit(args: list[str]) -> int:
 
 @contextlib.contextmanager
 def holding(cli: "RecipeCLI", *, new: bool) -> Iterator[None]:
-    """Be the only run that writes into its folder; of several processes the first holds it.
+    """Lock the run's folder against other runs; the first of several processes holds the lock.
 
     Args:
         cli: The run.
-        new: There must not be a run yet; another one may have begun since that was looked at.
+        new: There must not be a run yet; another one may have started since this was checked.
     """
     if not cli.trainer.is_global_zero:
         yield
@@ -160,11 +160,11 @@ def holding(cli: "RecipeCLI", *, new: bool) -> Iterator[None]:
 
 
 def check_training(cli: "RecipeCLI") -> None:
-    """Fail before the work on what would fail in its midst, and say what may surprise.
+    """Fail early on settings that would fail during training, and print notes on surprising ones.
 
     Raises:
-        UsageError: A callback waits for a metric that does not exist.
-        TaskError: Batches are too small for the network's norms.
+        UsageError: A callback monitors a metric that does not exist.
+        TaskError: Batches are too small for the network's normalization.
     """
     from vimamba.cli.metric_names import check_monitors
 
@@ -209,7 +209,7 @@ def settle_rate(cli: "RecipeCLI") -> None:
 
 
 def is_divided_anew(cli: "RecipeCLI") -> bool:
-    """Whether other images are held out than in the run that is resumed."""
+    """Whether different images are held out than in the resumed run."""
     before = cli.out / "split.csv"
     given = cli.datamodule.split_csv
     if given is None or not before.exists() or given.resolve() == before.resolve():
@@ -218,7 +218,7 @@ def is_divided_anew(cli: "RecipeCLI") -> bool:
 
 
 def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
-    """Make the run folder with config.yaml, run.json and, where a split was drawn, split.csv."""
+    """Create the run folder with config.yaml, run.json and, if a split was made, split.csv."""
     from vimamba.data.splits import write_split
     from vimamba.tasks.registry import task_name
 
@@ -248,13 +248,13 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     Args:
         cli: Data set, task and trainer.
         checkpoint: Where to continue.
-        anew: Look for the best epoch as if there had been none.
+        anew: Ignore earlier scores when choosing the best epoch.
 
     Returns:
         Whether the end was reached.
 
     Raises:
-        NotFiniteError: The training broke down; the text says what is left of it.
+        NotFiniteError: Training diverged; the message says which checkpoints remain.
     """
     from vimamba.cli.callbacks import (
         EpochBar,
@@ -283,7 +283,7 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
         with settings_errors():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
-        # what Lightning makes of Ctrl-C, after which it ignores the next one
+        # Lightning's status after Ctrl-C, after which it ignores the next one
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -301,7 +301,7 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
 
 
 def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
-    """Score weights averaged at the very end; without any validation, the last are the best."""
+    """Score weights averaged at the very end; without any validation, the last epoch is best."""
     from vimamba.cli.metric_names import is_validated
     from vimamba.lightning import callbacks
 

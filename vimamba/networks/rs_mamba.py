@@ -1,7 +1,7 @@
-"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): what its two networks have in common.
+"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): shared code of its two networks.
 
-A VMamba of eight paths, rows, columns, wrapped diagonals and all reversed, encodes; a U of 1x1
-convolutions decodes.
+The encoder is a VMamba with eight paths: rows, columns, wrapped diagonals, and all reversed; the
+decoder is a U-Net with 1x1 convolutions.
 
 Official code: https://github.com/walking-shadow/Official_Remote_Sensing_Mamba (Apache-2.0); there
 are no published weights. Sizes: N batch, C channels, H and W map.
@@ -27,7 +27,7 @@ DIMS = (96, 192, 384, 768)
 def make_encoder(
     in_chans: int, depths: Sequence[int], dims: Sequence[int], **kwargs: Any
 ) -> VMamba:
-    """A VMamba with a gate, many states and an MLP, whose last stage is as raw as the others."""
+    """A VMamba with a gate, many states and an MLP, without a norm after the last stage."""
     args = {**GATED_SS2D, "depths": tuple(depths), "dims": tuple(dims), **kwargs}
     encoder = VMamba(in_chans=in_chans, num_classes=0, **args)
     encoder.prune_intermediate_layers(len(depths), prune_norm=True)
@@ -35,10 +35,10 @@ def make_encoder(
 
 
 class Decoder(nn.Module):
-    """From a pyramid to logits of every pixel, with the skips side by side.
+    """From a pyramid to logits of every pixel, with concatenated skips.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         num_classes: Output channels.
     """
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
 
 
 def published(name: str, in_chans: int) -> dict[str, Any]:
-    """What is known about a network, as timm keeps it."""
+    """Published facts about a network, in timm's form."""
     return {
         "architecture": name,
         "input_size": (in_chans, 256, 256),
@@ -75,7 +75,7 @@ def published(name: str, in_chans: int) -> dict[str, Any]:
 
 
 def _numbered(ours: str) -> Any:
-    """A replacement for names with a number from 1 upwards."""
+    """A replacement for names numbered from 1."""
     return lambda match: ours.format(int(match["stage"]) - 1) + match.expand(r"\g<rest>")
 
 
@@ -109,7 +109,7 @@ RULES: dict[str, Any] = {
     r"patch_embed\.5\.(.*)": r"encoder.stem.conv2.\1",
     r"patch_embed\.7\.(.*)": r"encoder.stem.norm2.\1",
     **_stage_rules(),
-    # spelled so
+    # sic
     r"deocder_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("decoder.fuse.{}.conv."),
     r"deocder_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("decoder.fuse.{}.bn."),
     r"upsample_x4\.0\.(.*)": r"decoder.upsample.0.conv.\1",
@@ -124,5 +124,5 @@ FUSION_RULES: dict[str, Any] = {
 
 
 def rename(state_dict: StateDict, rules: Any) -> StateDict:
-    """Rename, and give each of the eight paths' parameters an axis or a layer of its own."""
+    """Rename, and split the parameters of the eight paths into an axis or a layer each."""
     return split_paths(rename_keys(state_dict, rules), 8)

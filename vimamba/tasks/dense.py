@@ -1,4 +1,4 @@
-"""What tasks share whose networks answer every pixel."""
+"""Shared code of tasks with dense predictions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,13 +10,13 @@ from vimamba.tasks.windows import Scene, slide
 
 
 class DenseTask(Task):
-    """A task that answers larger images by windows, blended.
+    """A task that predicts larger images in blended windows.
 
     Attributes:
-        sides: Height and width that the network gets; volumes have their depth before them.
-        overlap: Part that neighboring windows share, in [0, 1).
+        sides: Height and width of the network's input; for volumes depth, height and width.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
         window_batch: Windows at a time.
-        advance: Called with the number of windows done and their number in all.
+        advance: Called with the number of windows done and their total number.
     """
 
     sides: tuple[int, ...]
@@ -45,11 +45,11 @@ class DenseTask(Task):
         )
 
     def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back.
+        """Logits of the flipped views requested by `tta`, flipped back.
 
         Args:
-            image: (N, C, h, w); two dates stand one after the other in its channels.
-            whole: The network takes it at once, whatever its size.
+            image: (N, C, h, w); two dates are concatenated in its channels.
+            whole: Run the network on the whole image, whatever its size.
         """
         answer: Any = self.finite_logits if whole else self.windowed
         return [

@@ -1,14 +1,14 @@
-"""NIfTI volumes, cut into slices as they are asked for.
+"""NIfTI volumes, cut into slices on demand.
 
 Layouts: `{images,masks}/case.nii.gz` with or without train, val and test as in `mask_folder`, and
 those of nnU-Net and the Medical Segmentation Decathlon: `imagesTr/case[_0000].nii.gz` with
-`labelsTr/case.nii.gz` (imagesTs and labelsTs, if both are there, are the test split).
+`labelsTr/case.nii.gz` (imagesTs and labelsTs, if both exist, are the test split).
 
 An axial slice shows the patient from below with the front up: rows run from front to back, columns
-from the patient's right to the left, whatever the order in which the file stores its axes. The
-files of a case must lie in the same place (`geometry`). Where a file has two affines that differ,
-its sform counts, as in nibabel. Files that are not compressed are read lazily; compressed ones as a
-whole, the last of them being kept in memory.
+from the patient's right to the left, whatever the order of the file's axes. The files of a case
+must share one grid (`geometry`). If the two affines of a file differ, its sform is used, as in
+nibabel. Uncompressed files are read lazily; compressed ones as a whole, and the most recent ones
+are kept in memory.
 """
 
 import zlib
@@ -34,16 +34,16 @@ from vimamba.files import write_whole
 
 ENDINGS = (".nii.gz", ".nii")
 Axis = Literal["axial", "coronal", "sagittal"]
-# for each axis, the array's axes from slice to column, of left, posterior, superior
+# for each slicing axis, the array's axes from slice to column, among left, posterior, superior
 ORDER = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
-# how many opened volumes each process keeps: an image of four channels and its mask
+# open volumes kept by each process: an image of four channels and its mask
 KEPT = 5
-# the shortest axis may be this much shorter than the longest before an affine is called degenerate
+# ratio of the shortest to the longest axis below which an affine is called degenerate
 FLAT = 1e-5
 
 
 def stem(path: Path) -> str:
-    """Name without .nii or .nii.gz, or without another ending."""
+    """Name without .nii or .nii.gz, or without another suffix."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending):
             return path.name[: -len(ending)]
@@ -51,11 +51,11 @@ def stem(path: Path) -> str:
 
 
 def list_volumes(folder: Path, remarks: Remarks | None = None) -> list[Path]:
-    """NIfTI files of a folder itself in natural order; hidden ones are left out.
+    """NIfTI files directly in a folder, in natural order; hidden ones are skipped.
 
     Args:
-        folder: Where to look.
-        remarks: Gets what is left out, folders and other files among it.
+        folder: Folder to search.
+        remarks: Receives what is skipped, including folders and other files.
     """
     remarks = remarks or Remarks()
     folders, files = list_folder(folder, remarks)
@@ -71,14 +71,14 @@ class Volume:
     """An open file in a fixed orientation.
 
     Attributes:
-        stored: Unscaled values with the axes (left, posterior, superior[, channels]); a view of
-            the file where it is not compressed.
+        stored: Unscaled values with the axes (left, posterior, superior[, channels]); a view of the
+            file if it is not compressed.
         slope: Values are stored * slope + intercept.
         intercept: See slope.
-        grid: Where the voxels lie, by the axes of `stored`.
+        grid: Grid of the voxels, by the axes of `stored`.
         transform: nibabel's orientation transform from the file's axes.
-        affine: Of the file.
-        header: Of the file.
+        affine: Affine of the file.
+        header: Header of the file.
     """
 
     stored: NDArray
@@ -96,16 +96,16 @@ class Volume:
 
     @property
     def channels(self) -> int:
-        """Values of each voxel."""
+        """Number of values per voxel."""
         return self.stored.shape[3] if self.stored.ndim == 4 else 1
 
 
 def open_volume(path: Path) -> Volume:
-    """Open a file; the last ones are kept.
+    """Open a file; the most recent ones are cached.
 
     Raises:
-        DataError: It is missing, damaged, has neither 3 nor 4 axes, or an affine that tells no
-            place; the text names it.
+        DataError: It is missing, damaged, has neither 3 nor 4 axes, or an unusable affine; the
+            message names it.
     """
     return _open_volume(path, stamp(path))
 
@@ -124,7 +124,7 @@ def _open_volume(path: Path, _stamp: tuple[int, int]) -> Volume:
         raise DataError(f"volume {path} does not exist") from None
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(f"volume {path} cannot be read: {error}") from None
-    if stored.ndim > 3:  # axes of one between the three of space and the channels
+    if stored.ndim > 3:  # singleton axes between the three spatial ones and the channels
         stored = stored.reshape(*stored.shape[:3], *(n for n in stored.shape[3:] if n > 1))
     if stored.ndim not in (3, 4) or 0 in stored.shape:
         raise DataError(f"volume {path} has the shape {stored.shape}, expected 3 axes")
@@ -151,17 +151,17 @@ def _open_volume(path: Path, _stamp: tuple[int, int]) -> Volume:
 
 
 def check_affine(affine: NDArray, path: Path) -> None:
-    """Fail on an affine that tells no place: not finite, or with an axis of no length."""
+    """Fail on an unusable affine: not finite, or with an axis of length 0."""
     lengths = np.linalg.svd(affine[:3, :3], compute_uv=False) if np.isfinite(affine).all() else None
     if lengths is None or lengths[-1] <= FLAT * lengths[0]:
         rows = [[float(f"{value:.4g}") for value in row] for row in affine[:3]]
         raise DataError(
-            f"volume {path} does not say where it lies: its affine is {rows}; correct its header"
+            f"volume {path} has no usable location: its affine is {rows}; correct its header"
         )
 
 
 def check_spacing(image: Any, path: Path) -> None:
-    """Fail where the affine comes from a spacing of 0, which nibabel takes for 1."""
+    """Fail if the affine comes from a spacing of 0, which nibabel replaces by 1."""
     from nibabel.openers import ImageOpener
 
     if image.header["sform_code"]:
@@ -171,13 +171,13 @@ def check_spacing(image: Any, path: Path) -> None:
     spacing, shape = stored["pixdim"][1:4], stored["dim"][1:4]
     if any(not abs(step) > 0 for step, size in zip(spacing, shape, strict=True) if size > 1):
         raise DataError(
-            f"volume {path} does not say where it lies: its spacing is {spacing.tolist()}; correct "
+            f"volume {path} has no usable location: its spacing is {spacing.tolist()}; correct "
             "its header"
         )
 
 
 def orientation(affine: NDArray) -> NDArray:
-    """Orientation as nibabel has it; the rounding of an affine's numbers does not change it."""
+    """Orientation as in nibabel, but insensitive to rounding of the affine."""
     from nibabel import orientations
 
     directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
@@ -187,26 +187,26 @@ def orientation(affine: NDArray) -> NDArray:
 
 
 def affines_differ(volume: Volume) -> bool:
-    """Whether a file's qform and its sform are both set and put it in different places."""
+    """Whether a file's qform and sform are both set and differ."""
     header, shape = volume.header, volume.grid.shape
     if not (header["qform_code"] and header["sform_code"]):
         return False
     try:
         forms = [header.get_sform(), header.get_qform()]
-    except ValueError:  # a qform that is no rotation
+    except ValueError:  # a qform that is not a rotation
         return True
     one, other = (Grid(shape, np.asarray(form, dtype=np.float64), "", "") for form in forms)
     return not one.agrees(other)
 
 
 def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
-    """Open a file with its values at the places of another one's.
+    """Open a file, resampled onto the grid of another one.
 
     Args:
         path: The file.
-        first: Where the voxels shall lie.
-        nearest: Take the nearest value, and 0 beyond the file; else mix neighbors linearly and
-            take the least value beyond.
+        first: File with the target grid.
+        nearest: Take the nearest value, and 0 outside the file; otherwise interpolate linearly,
+            with the minimum outside.
     """
     return _align_volume(path, first, nearest, stamp(path), stamp(first))
 
@@ -226,7 +226,7 @@ def _align_volume(path: Path, first: Path, nearest: bool, *_stamps: tuple[int, i
 
 
 def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
-    """An array with the axes (left, posterior, superior) in the order of the file."""
+    """Reorder an array's axes (left, posterior, superior) to those of the file."""
     from nibabel import orientations
 
     shape = volume.stored.shape[:3]
@@ -238,13 +238,13 @@ def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
 
 
 def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
-    """Write classes, or several values a voxel, as a volume that lies where another one does.
+    """Write classes, or several values per voxel, as a volume with the geometry of another one.
 
     Args:
-        slices: (slices, rows, columns[, values]) as `cut_volume` gives them.
+        slices: (slices, rows, columns[, values]) as from `cut_volume`.
         like: Volume whose affine and order of axes to take.
-        axis: Which way it was cut.
-        path: .nii or .nii.gz to write; a half-written file never appears.
+        axis: Slicing axis.
+        path: .nii or .nii.gz to write, completely or not at all.
     """
     import nibabel
 
@@ -269,11 +269,11 @@ class VolumeSlice(OneImage):
 
     Attributes:
         paths: One file per channel, or one with channels on a fourth axis.
-        mask_path: The mask; None where there is none yet.
-        axis: Which way to cut.
-        place: Which slice.
-        root: Names are given relative to it.
-        align: Files that lie elsewhere are resampled onto the grid of the first.
+        mask_path: The mask; None if there is none yet.
+        axis: Slicing axis.
+        place: Index of the slice.
+        root: Folder that names are relative to.
+        align: Resample files on another grid onto that of the first.
     """
 
     paths: tuple[Path, ...]
@@ -285,12 +285,12 @@ class VolumeSlice(OneImage):
 
     @property
     def name(self) -> str:
-        """Path of the volume and the slice's place in it."""
+        """Path of the volume and index of the slice."""
         return f"{relative_name(self.paths[0], self.root)}[{self.place}]"
 
     @property
     def mask_name(self) -> str:
-        """Path of the mask and the slice's place in it."""
+        """Path of the mask and index of the slice."""
         return f"{relative_name(self.mask_path, self.root)}[{self.place}]" if self.mask_path else ""
 
     @property
@@ -322,7 +322,7 @@ class VolumeSlice(OneImage):
         # (slices, rows, columns[, channels])
         turned = volume.stored.transpose(*ORDER[self.axis], *range(3, volume.stored.ndim))
         if self.place >= len(turned):
-            raise DataError(f"volume {path} has {len(turned)} slices, {self.name} is not there")
+            raise DataError(f"volume {path} has {len(turned)} slices; {self.name} does not exist")
         values = np.asarray(turned[self.place])
         if volume.slope == 1 and volume.intercept == 0:
             return values
@@ -363,7 +363,7 @@ def volume_limits(
         )
         low, high = percentile_limits(np.asarray(values), percentiles)
         ends = [end * volume.slope + volume.intercept for end in (low, high)]
-        lows.append(np.minimum(*ends))  # a negative slope turns them round
+        lows.append(np.minimum(*ends))  # a negative slope reverses them
         highs.append(np.maximum(*ends))
     return np.concatenate(lows), np.concatenate(highs)
 
@@ -381,12 +381,12 @@ def cut_volume(
     Args:
         paths: One file per channel, or one with channels on a fourth axis.
         mask_path: The mask, if there is one.
-        axis: Which way to cut.
-        root: Names are given relative to it.
-        align: Resample files that lie elsewhere than the first.
+        axis: Slicing axis.
+        root: Folder that names are relative to.
+        align: Resample files on another grid than the first.
 
     Raises:
-        DataError: The files of the case do not lie in the same place; the text names both.
+        DataError: The files of the case are not on one grid; the message names both.
     """
     first = open_volume(paths[0]).grid
     for path in [*paths[1:], *([mask_path] if mask_path else [])]:
@@ -403,11 +403,11 @@ def cut_volume(
 
 
 def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, list[Path]]:
-    """Files by their case: `case_0000`, `case_0001` are channels of one.
+    """Group files by case: `case_0000`, `case_0001` are channels of one.
 
     Args:
         volumes: The files.
-        whole: Names that are cases as they stand, whatever they end in.
+        whole: Names that are complete case names, whatever their ending.
 
     Raises:
         DataError: Two files are the same channel of a case, or cases have different channels.
@@ -433,7 +433,7 @@ def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, 
 class NiftiFolder(MaskFolder):
     """Folders of NIfTI volumes and masks; see the module for the layouts.
 
-    A subclass says in `items_of` what the items of a volume are.
+    A subclass defines the items of a volume in `items_of`.
 
     Args:
         root: The folder.
@@ -491,8 +491,8 @@ class NiftiSlices(NiftiFolder):
 
     Args:
         root: The folder.
-        axis: Which way to cut: axial, coronal or sagittal.
-        labeled_only: Train only on slices that hold a value other than 0.
+        axis: Slicing axis: axial, coronal or sagittal.
+        labeled_only: Train only on slices with a value other than 0.
         in_chans: Channels: one per file of a case, or those on a fourth axis.
         **kwargs: Arguments of `MaskFolder`.
     """
@@ -524,7 +524,7 @@ class NiftiSlices(NiftiFolder):
         items = super().pair(images, masks)
         if self._odd:
             text = f"the qform and the sform of {len(self._odd)} volumes differ"
-            self.remarks.say(f"{text}; the sform counts ({some(self._odd)})")
+            self.remarks.say(f"{text}; the sform is used ({some(self._odd)})")
         return items
 
     def items_of(self, paths: Sequence[Path], mask: Path) -> list[VolumeSlice]:

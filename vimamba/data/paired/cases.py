@@ -1,6 +1,6 @@
-"""Volumes and images as registration reads them: values, labels, and where they lie.
+"""Volumes and images for registration: values, labels and grids.
 
-Volumes come with the axes (left, posterior, superior) whatever the order in their file, images with
+Volumes come with the axes (left, posterior, superior) whatever the order in the file, images with
 (row, column).
 
 Sizes: C channels, *grid the two or three axes.
@@ -23,15 +23,15 @@ from vimamba.data.pixels import image_size, percentile_limits, read_pixels
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file is a NIfTI volume, by its ending."""
+    """Whether a file is a NIfTI volume, by its suffix."""
     return path.name.lower().endswith(ENDINGS)
 
 
 def grid_of(path: Path) -> Grid:
-    """Where the cells of a file lie: of an image, in pixels from its first one.
+    """Grid of a file; for an image, in pixels from its first one.
 
     Raises:
-        DataError: It cannot be read; the text names it.
+        DataError: It cannot be read; the message names it.
     """
     if is_volume(path):
         return open_volume(path).grid
@@ -40,10 +40,10 @@ def grid_of(path: Path) -> Grid:
 
 
 def check_places(first: Path, other: Path, *, align: bool) -> None:
-    """Fail unless two files have one grid, or the second can be brought onto the first's.
+    """Fail unless two files share one grid, or the second can be resampled to the first's.
 
     Raises:
-        DataError: The text names both.
+        DataError: The message names both.
     """
     here, there = grid_of(first), grid_of(other)
     if is_volume(first) != is_volume(other):
@@ -51,7 +51,7 @@ def check_places(first: Path, other: Path, *, align: bool) -> None:
     if is_volume(first):
         check_grids(here, there, first, other, align=align)
     elif here.shape != there.shape:
-        raise DataError(f"{other} ({there.text}) is not of the size of {first} ({here.text})")
+        raise DataError(f"{other} ({there.text}) does not have the size of {first} ({here.text})")
 
 
 def _open(path: Path, onto: Path | None, *, nearest: bool) -> Volume:
@@ -69,10 +69,10 @@ def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
 
     Args:
         path: The file.
-        onto: A volume at whose cells they are wanted.
+        onto: A volume on whose grid to read them.
 
     Raises:
-        DataError: It cannot be read, or holds values that are not finite; the text names it.
+        DataError: It cannot be read, or holds values that are not finite; the message names it.
     """
     if is_volume(path):
         values = _scaled(_open(path, onto, nearest=False))
@@ -83,8 +83,8 @@ def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise DataError(
-            f"{path} holds {bad} values that are not finite; give each a value, such as that of "
-            "the background"
+            f"{path} holds {bad} values that are not finite; replace them, for example by the "
+            "background value"
         )
     return values
 
@@ -94,10 +94,10 @@ def read_labels(path: Path, onto: Path | None = None) -> NDArray[np.int64]:
 
     Args:
         path: The file.
-        onto: A volume at whose cells they are wanted.
+        onto: A volume on whose grid to read them.
 
     Raises:
-        DataError: It cannot be read, or holds fractions or colors; the text names it.
+        DataError: It cannot be read, or holds fractions or colors; the message names it.
     """
     if not is_volume(path):
         return gray_values(read_mask(path), str(path)).astype(np.int64)
@@ -122,7 +122,7 @@ def limits_of(
 
 
 def to_unit(values: NDArray, percentiles: Sequence[float]) -> NDArray[np.float32]:
-    """(C, *grid) in [0, 1]: each channel of each volume by itself, a constant one 0."""
+    """Scale (C, *grid) to [0, 1], each channel separately; a constant one becomes 0."""
     low, high = limits_of(values, percentiles)
     span = np.where(high > low, high - low, np.float32(1))
     return ((values - low) / span).clip(0, 1).astype(np.float32)
@@ -134,7 +134,7 @@ class Case:
 
     Attributes:
         path: The file.
-        root: Its name is given relative to it.
+        root: Folder that its name is relative to.
         label_path: The file of its labels, if there are any.
         group: As in `Item`.
     """
@@ -151,7 +151,7 @@ class Case:
 
     @property
     def grid(self) -> Grid:
-        """Where its cells lie."""
+        """Its grid."""
         return grid_of(self.path)
 
     def images(self) -> Sequence[StoredImage]:
@@ -167,11 +167,11 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A case to be laid onto another one.
+    """A case to be registered to another one.
 
     Attributes:
-        moving: What is warped.
-        fixed: What stays.
+        moving: The case that is warped.
+        fixed: The target case.
         group: As in `Item`.
     """
 
@@ -190,7 +190,7 @@ class Pair:
         return self.moving, self.fixed
 
     def images(self) -> Sequence[StoredImage]:
-        """Those of both."""
+        """The images of both."""
         return (*self.moving.images(), *self.fixed.images())
 
     def target_text(self, class_names: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Volumes with masks: what a case is, and what is wrong with it.
+"""Volumes with masks: cases and their checks.
 
 Axes are (slices, rows, columns): from the feet to the head, from front to back, from the patient's
-right to the left, whatever the order in which files store them.
+right to the left, whatever their order in the files.
 
 Sizes: D x H x W voxels, C channels.
 """
@@ -26,10 +26,10 @@ class VolumeCase(OneImage):
 
     Attributes:
         paths: One file per channel, or one with channels on a fourth axis.
-        mask_path: The mask; None where there is none yet.
-        root: Names are given relative to it.
+        mask_path: The mask; None if there is none yet.
+        root: Folder that names are relative to.
         group: Cases of one group, such as a patient, are never in two splits.
-        align: Files that lie elsewhere are resampled onto the grid of the first.
+        align: Resample files on another grid onto that of the first.
     """
 
     paths: tuple[Path, ...]
@@ -64,17 +64,17 @@ class VolumeCase(OneImage):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimeters between neighbors along the three axes."""
+        """Voxel spacing along the three axes in millimeters."""
         return tuple(open_volume(self.paths[0]).spacing[axis] for axis in ORDER["axial"])
 
     def voxels(self) -> NDArray[np.float32]:
-        """(D, H, W, C), scaled as the files say."""
+        """(D, H, W, C), scaled by the files' slope and intercept."""
         parts = [self._read(path) for path in self.paths]
         whole = [part.reshape(*part.shape[:3], -1) for part in parts]
         return whole[0] if len(whole) == 1 else np.concatenate(whole, axis=3)
 
     def image(self, wanted: int | None = None) -> NDArray[np.float32]:
-        """(D * H, W, C): the slices below each other, for what treats every pixel alike."""
+        """(D * H, W, C): the slices stacked along rows, for code that works pixel by pixel."""
         voxels = self.voxels()
         return voxels.reshape(-1, *voxels.shape[2:])
 
@@ -99,10 +99,10 @@ class VolumeCase(OneImage):
         return rows, columns
 
     def check(self) -> None:
-        """Fail unless the files can be read and lie in one place.
+        """Fail unless the files can be read and share one grid.
 
         Raises:
-            DataError: The text names the files and what is wrong.
+            DataError: The message names the files and what is wrong.
         """
         first = open_volume(self.paths[0])
         others = [*self.paths[1:], *([self.mask_path] if self.mask_path else [])]

@@ -1,4 +1,4 @@
-"""From a stored volume to the network's input, and from its answers back to the volume's voxels.
+"""From a stored volume to the network's input, and from its outputs back to the stored voxels.
 
 Sizes: D x H x W voxels as stored, d x h x w at the network's spacing, C channels.
 """
@@ -21,8 +21,8 @@ from vimamba.data.volumes.planning import resampled_size
 class VolumePreprocessing(Preprocessing):
     """`Preprocessing` with the spacing that volumes are resampled to, mm along each axis.
 
-    Voxels keep the orientation of their files' axes; what changes is how many there are along each,
-    so that an answer, brought back to the stored number, lies exactly where the file lies.
+    Voxels keep the orientation of the file's axes; only their number along each axis changes, so a
+    prediction resampled to the stored number is exactly on the file's grid.
     """
 
     spacing: Sequence[float] = ()
@@ -36,11 +36,11 @@ class VolumePreprocessing(Preprocessing):
         size = self.size(case)
         if size == shape:
             return whole.contiguous()
-        # channel by channel, to hold as little at a time as possible
+        # channel by channel, to save memory
         return torch.cat([resize_linear(channel[None], size) for channel in whole])
 
     def mask(self, classes: NDArray[np.uint8], case: VolumeCase) -> NDArray[np.uint8]:
-        """(D, H, W) classes at the network's spacing, (d, h, w), by the nearest voxel."""
+        """Resample (D, H, W) classes to the network's spacing, (d, h, w), by the nearest voxel."""
         size = self.size(case)
         if size == classes.shape:
             return classes
@@ -53,6 +53,6 @@ class VolumePreprocessing(Preprocessing):
 
 
 def resize_linear(whole: Tensor, size: Sequence[int]) -> Tensor:
-    """(C, D, H, W) at another size by trilinear interpolation; the borders of both coincide."""
+    """Resize (C, D, H, W) by trilinear interpolation with aligned borders."""
     found = F.interpolate(whole[None], size=tuple(size), mode="trilinear", align_corners=False)
     return found[0]

@@ -13,7 +13,7 @@ from vimamba.networks.registry import register_network
 
 @register_network(task="change", name="backbone_change_detector")
 class BackboneChangeDetector(ChangeDetector):
-    """A head on what the feature pyramids of two dates by one timm backbone are joined to.
+    """A head on the fused feature pyramids of two dates from one timm backbone.
 
     Args:
         model: timm model name.
@@ -22,7 +22,7 @@ class BackboneChangeDetector(ChangeDetector):
         fusion_kwargs: Arguments of the fusion.
         num_classes: Channels of the logits.
         in_chans, pretrained, img_size: See `FeaturePyramid`.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""RSM-CD (Zhao et al. 2024, arXiv:2404.02668): RS-Mamba for change between two dates."""
+"""RSM-CD (Zhao et al. 2024, arXiv:2404.02668): RS-Mamba for change detection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,14 +16,14 @@ class RSMCD(ChangeDetector):
     """RSM-CD.
 
     Args:
-        num_classes: Channels of the logits; published with one, of a binary mask.
+        num_classes: Channels of the logits; published with one, for a binary mask.
         in_chans: Channels of the images.
         depths: Blocks per stage of the encoder.
         dims: Channels of the encoder's stages.
         d_state: States per channel of the scans.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        drop_path_rate: Of the last block.
+            sum; or a list of them, which the blocks take in turn.
+        drop_path_rate: Drop rate of the last block.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class RSMCD(ChangeDetector):
         return self.encoder.forward_intermediates(x, intermediates_only=True)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
-        """Logits of whole cells; see `ChangeDetector.predict`."""
+        """Logits of the padded images; see `ChangeDetector.predict`."""
         return [self.decoder(self.fusion(*encode_dates(self.encode, before, after)))]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return {
             **rs_mamba.RULES,
             **rs_mamba.FUSION_RULES,
@@ -84,7 +84,7 @@ class RSMCD(ChangeDetector):
 
 @register_network(task="change")
 def rsm_cd_tiny(*, img_size: int | None = None, pretrained: bool = False, **kwargs: Any) -> RSMCD:
-    """RSM-CD of the published configuration: 51.9 M parameters, for images of any size."""
+    """RSM-CD in the published configuration: 51.9 M parameters, for images of any size."""
     if pretrained:
         raise ValueError("pretrained=True: there are no weights for rsm_cd_tiny to start from")
     return RSMCD(**kwargs)

@@ -1,7 +1,7 @@
-"""What all registration networks have in common.
+"""Base class of all registration networks.
 
 Every network pads its images with zeros at the end of each axis to whole cells of its coarsest map
-and crops what it gives, so any size will do.
+and crops its outputs, so any size works.
 """
 
 from typing import Any, NamedTuple
@@ -13,17 +13,17 @@ from vimamba.networks.network import Network
 
 
 class Registration(NamedTuple):
-    """What a network makes of a pair of images.
+    """The output of a network for a pair of images.
 
     Attributes:
         moved: (N, C, *grid), the moving image at the fixed one's cells.
-        flow: (N, n, *grid), where each cell of the fixed image lies in the moving one: component c
-            is the displacement along axis c, in cells; `warp(moving, flow)` is `moved`.
-        velocity: The stationary velocity that was integrated to `flow`, for the loss that keeps it
-            smooth: of the same shape, or of half the sides. `flow` itself of networks that do not
-            integrate; that of the last pass of those with several.
+        flow: (N, n, *grid), the displacement from each cell of the fixed image to its position in
+            the moving one: component c is along axis c, in cells; `warp(moving, flow)` is `moved`.
+        velocity: The stationary velocity that was integrated to `flow`, for the smoothness loss: of
+            the same shape, or half the resolution. `flow` itself if the network does not integrate;
+            that of the last pass if there are several.
         features: (N, 2 F, *half) of the moving and the fixed image, for the contrastive loss; None
-            of networks without any.
+            if the network has none.
     """
 
     moved: Tensor
@@ -33,7 +33,7 @@ class Registration(NamedTuple):
 
 
 class Registrar(Network):
-    """Two images or volumes in, the displacement that lays the first onto the second out.
+    """Two images or volumes in, the displacement that aligns the first to the second out.
 
     Args:
         cell: Pixels per cell of the coarsest map, for each spatial dimension.
@@ -41,7 +41,7 @@ class Registrar(Network):
         pretrained_cfg: See `Network`.
     """
 
-    # per side of the coarsest map
+    # minimum cells per side of the coarsest map
     fewest_cells = 1
 
     def __init__(
@@ -51,21 +51,21 @@ class Registrar(Network):
         self.cell = cell
 
     def register(self, moving: Tensor, fixed: Tensor) -> Registration:
-        """As `forward`, of images (N, C, *grid) of whole cells."""
+        """As `forward`, for images (N, C, *grid) padded to whole cells."""
         raise NotImplementedError
 
     def forward(self, moving: Tensor, fixed: Tensor) -> Registration:
         """Two images (N, C, *grid) of one size, registered.
 
         Raises:
-            ValueError: They differ in shape, or are of another number of dimensions or channels.
+            ValueError: They differ in shape, or have the wrong number of dimensions or channels.
         """
         expected = (moving.shape[0], self.in_chans, *moving.shape[2:])
         shapes = {tuple(moving.shape), tuple(fixed.shape), expected}
         if len(shapes) > 1 or moving.ndim != len(self.cell) + 2:
             raise ValueError(
                 f"moving={tuple(moving.shape)} and fixed={tuple(fixed.shape)} must be batches of "
-                f"one shape with {self.in_chans} channels and {len(self.cell)} axes of space"
+                f"one shape with {self.in_chans} channels and {len(self.cell)} spatial axes"
             )
         size = moving.shape[2:]
         moving, fixed = (

@@ -1,11 +1,12 @@
-"""MambaHSI (Li et al. 2024, IEEE TGRS): the class of every pixel of a hyperspectral cube.
+"""MambaHSI (Li et al. 2024, IEEE TGRS): classifies every pixel of a hyperspectral cube.
 
-A block scans over all pixels of the cube and, in every pixel, over groups of channels; it weighs
-and adds both. The cube is read whole: windows would cut the long sequence that the method lives by.
+A block scans over all pixels of the cube and, in every pixel, over groups of channels; it computes
+a weighted sum of both. The cube is read as a whole: windows would cut the long sequence that the
+method relies on.
 
 Official code: https://github.com/li-yapeng/MambaHSI (no license, no weights). It scans over the
-pixels of a whole batch as one sequence, so that what an image is answered depends on those beside
-it; here every image has a sequence of its own, unless `joint_sequence` asks for theirs.
+pixels of a whole batch as one sequence, so the prediction for an image depends on the other images;
+here every image is a separate sequence, unless `joint_sequence` is set.
 
 Sizes: N batch, C channels, H and W map, G groups of channels.
 """
@@ -30,9 +31,9 @@ class SpatialBranch(nn.Module):
 
     Args:
         dim: C.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
-        scan_order: Of the pixels.
+        scan_order: Scan order of the pixels.
         joint_sequence: Read the images of a batch as one, stacked from top to bottom.
     """
 
@@ -59,9 +60,9 @@ class SpectralBranch(nn.Module):
     """Mix G groups of neighboring channels in every pixel.
 
     Args:
-        dim: C; the last group is completed by zeros.
+        dim: C; the last group is padded with zeros.
         groups: G.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
     """
 
@@ -84,7 +85,7 @@ class SpectralBranch(nn.Module):
 
 
 class BothBranches(nn.Module):
-    """The sum of both branches by learned weights, and of the input.
+    """The sum of both branches with learned weights, and of the input.
 
     Args:
         spatial: The branch over pixels.
@@ -113,10 +114,10 @@ class BothBranches(nn.Module):
 
 
 class MambaHSI(Segmenter):
-    """MambaHSI: three blocks, each at half of the resolution before.
+    """MambaHSI: three blocks, each at half the resolution of the previous one.
 
-    It takes any size of 4 pixels a side or more; smaller cubes are padded by zeros. Odd sides are
-    rounded down where the map is halved, as in the official code.
+    It takes any size of at least 4 pixels per side; smaller cubes are padded with zeros. Odd sides
+    are rounded down when the map is halved, as in the official code.
 
     Args:
         num_classes: Channels of the logits.
@@ -125,16 +126,16 @@ class MambaHSI(Segmenter):
         head_dim: Channels before the classifier.
         branches: "both", "spatial" or "spectral".
         groups: G.
-        norm_groups: Of every norm.
-        scan_order: Of the pixels: one of `vimamba.list_scan_orders(dims=2)`, with parameters if it
-            has any, or a sum.
+        norm_groups: Groups of every norm.
+        scan_order: Scan order of the pixels: one of `vimamba.list_scan_orders(dims=2)`, with
+            parameters if it has any, or a sum.
         weighted: Learn the weights of the branches.
         residual: Add every block's input.
         joint_sequence: Read all images of a batch as one sequence, as the official code does.
         architecture: Registered name.
     """
 
-    # of one pixel each; two halvings leave something of four
+    # cells of one pixel; at least four, so that two halvings leave one
     fewest_cells = 4
 
     def __init__(
@@ -196,14 +197,14 @@ class MambaHSI(Segmenter):
         return self.classifier(self.head(x))
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of all pixels, resized with the corners aligned; see `Segmenter.predict`."""
+        """Logits of all pixels, resized with aligned corners; see `Segmenter.predict`."""
         size = x.shape[2], x.shape[3]
         cells = self.forward_cells(x)
         return [F.interpolate(cells, size=size, mode="bilinear", align_corners=True)]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _RULES
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -212,7 +213,7 @@ class MambaHSI(Segmenter):
 
 
 def _block_rules() -> dict[str, Any]:
-    """Rules for the blocks, which are numbered 0, 2 and 4 there."""
+    """Rules for the blocks, which are numbered 0, 2 and 4 in the file."""
 
     def behind(place: str, new: str) -> Any:
         return lambda m: f"blocks.{int(m['block']) // 2}.{place}{m.expand(new)}"
@@ -245,7 +246,7 @@ def _create(
     pretrained: bool = False,
     **kwargs: Any,
 ) -> MambaHSI:
-    """A published network; any size of images will do."""
+    """A published network, for images of any size."""
     if aux:
         raise ValueError(f"aux=True: {name} has no auxiliary outputs")
     if pretrained:

@@ -15,14 +15,14 @@ class RSMSS(Segmenter):
     """RSM-SS.
 
     Args:
-        num_classes: Channels of the logits; published with one, of a binary mask.
+        num_classes: Channels of the logits; published with one, for a binary mask.
         in_chans: Channels of the images.
         depths: Blocks per stage of the encoder.
         dims: Channels of the encoder's stages.
         d_state: States per channel of the scans.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        drop_path_rate: Of the last block.
+            sum; or a list of them, which the blocks take in turn.
+        drop_path_rate: Drop rate of the last block.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class RSMSS(Segmenter):
         return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         features: Any = self.encoder.forward_intermediates(x, intermediates_only=True)
         return [self.decoder(features)]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return {**rs_mamba.RULES, r"conv_out_seg\.(.*)": r"decoder.classifier.\1"}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -77,7 +77,7 @@ class RSMSS(Segmenter):
 def rsm_ss_tiny(
     *, aux: bool = False, img_size: int | None = None, pretrained: bool = False, **kwargs: Any
 ) -> RSMSS:
-    """RSM-SS of the published configuration: 50.4 M parameters, for images of any size."""
+    """RSM-SS in the published configuration: 50.4 M parameters, for images of any size."""
     if aux:
         raise ValueError("aux=True: rsm_ss_tiny has no auxiliary outputs")
     if pretrained:

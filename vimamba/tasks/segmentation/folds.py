@@ -17,7 +17,7 @@ NAMES = {"dice": "Dice", "hd95": "HD95", "surface_dice": "surface Dice"}
 
 
 def pool_masks(folds: Folds, out: Path) -> Pooled:
-    """Scores of every case, and of all pixels together; draws the confusion of these."""
+    """Scores of every case, and of all pixels together; draws the confusion matrix."""
     cases = folds.numbers("case", "class")
     names = [row["class"] for row in folds.reports[0]["per_class"]]
     confusion = torch.from_numpy(np.sum([r["confusion"] for r in folds.reports], axis=0))
@@ -52,7 +52,7 @@ def pool_masks(folds: Folds, out: Path) -> Pooled:
 
 
 def case_means(cases: Sequence[Row]) -> list[Row]:
-    """Mean scores of each case over the classes that it has."""
+    """Mean scores of each case over its classes."""
     by_case: dict[str, list[Row]] = {}
     for row in cases:
         by_case.setdefault(row["case"], []).append(row)

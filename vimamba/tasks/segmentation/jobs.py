@@ -1,4 +1,4 @@
-"""The images and volumes that a command line names, and what their masks are called."""
+"""The images and volumes given on a command line, and the names of their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Job:
 
     Attributes:
         paths: Its file, or one file per channel of a volume.
-        name: What its masks and overlays are called, below the folder to write, without ending.
+        name: Path of its mask and overlay relative to the output folder, without suffix.
     """
 
     paths: tuple[Path, ...]
@@ -44,10 +44,10 @@ class Job:
 
     @property
     def is_scene(self) -> bool:
-        """Whether it is a GeoTIFF that says where it lies, so that its mask can say so, too."""
+        """Whether it is a georeferenced GeoTIFF, so that its mask can be georeferenced, too."""
         try:
             return raster_grid(self.paths[0]) is not None
-        except DataError:  # it is told when its turn comes
+        except DataError:  # reported when it is processed
             return False
 
     @property
@@ -58,11 +58,11 @@ class Job:
         return ".tif" if self.is_scene else ".png"
 
     def mask_file(self, out: Path) -> Path:
-        """Where its mask belongs."""
+        """Path of its mask."""
         return out / f"{self.name}{self.ending}"
 
     def overlay_file(self, out: Path) -> Path:
-        """Where its overlay belongs."""
+        """Path of its overlay."""
         return out / "overlays" / f"{self.name}.png"
 
 
@@ -73,17 +73,17 @@ def find_jobs(
     out: Path | None = None,
     unanswered: Unanswered | None = None,
 ) -> list[Job]:
-    """Images and volumes named directly, in folders and in CSV lists.
+    """Images and volumes given directly, in folders and in CSV lists.
 
     Args:
-        inputs: What was named.
+        inputs: The given paths.
         in_chans: Channels of a volume.
-        out: Folder to write; what lies in it is no input, except if it is named itself.
-        unanswered: Gets what is not there, as long as something else is.
+        out: Output folder; files in it are not inputs, unless they are given themselves.
+        unanswered: Receives missing inputs, as long as others exist.
 
     Raises:
         UsageError: A folder or a list holds no image, two images would get the same name, or
-            nothing named is there.
+            nothing given exists.
     """
     jobs: list[Job] = []
     unanswered = unanswered or Unanswered()
@@ -122,11 +122,11 @@ def find_jobs(
 
 
 def job_of(path: Path, name: str | Path) -> Job:
-    """An image of one file.
+    """The job of a single file.
 
     Args:
         path: The file.
-        name: Its path in a folder or a list, which its outputs are called by.
+        name: Its path in a folder or a list, after which its outputs are named.
     """
     text = Path(name)
     job = Job((path,), "")
@@ -134,14 +134,14 @@ def job_of(path: Path, name: str | Path) -> Job:
 
 
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path leads into a folder."""
+    """Whether a path is inside a folder."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
-    """Volumes below a folder; with several channels, files `case_0000` and so on are one.
+    """Volumes in a folder; with several channels, files `case_0000` and so on are one volume.
 
-    Of four channels, so are the modalities of BraTS, in their order and without the masks.
+    With four channels, so are the modalities of BraTS, in their order and without the masks.
     """
     grouped: dict[str, list[Path]] = {}
     for path in list_files(folder, ENDINGS):
@@ -155,7 +155,7 @@ def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
 
 
 def join_modalities(grouped: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Volumes whose names end in the modalities of BraTS as one, without their masks."""
+    """Merge volumes whose names end in the modalities of BraTS, without their masks."""
     found = dict(grouped)
     for name in grouped:
         for names in BRATS_NAMES:

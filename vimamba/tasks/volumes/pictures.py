@@ -1,4 +1,4 @@
-"""Pictures of volumes: three planes through the middle of what they show.
+"""Pictures of volumes: three planes through the middle of the foreground.
 
 Sizes: D x H x W voxels, C channels.
 """
@@ -23,7 +23,7 @@ Plane = tuple[str, NDArray, NDArray, float]
 
 
 def choose_places(classes: NDArray[np.uint8], *, background: bool) -> list[int]:
-    """The slice along each axis that holds most of the classes of interest; else the middle one."""
+    """The slice along each axis with the most foreground; else the middle one."""
     inside = (classes >= int(background)) & (classes != IGNORE)
     if not inside.any() or inside.all():
         return [n // 2 for n in classes.shape]
@@ -39,7 +39,7 @@ def three_planes(
         pixels: (D, H, W, C).
         classes: (D, H, W).
         spacing: Millimeters along each axis.
-        places: Of the planes along each axis.
+        places: Positions of the planes along each axis.
     """
     z, y, x = places
     deep, tall, wide = spacing

@@ -25,7 +25,7 @@ class VolumeWriter(MaskWriter):
 
     Args:
         *args: Those of `MaskWriter`.
-        softmax: Write `<name>_softmax.nii.gz`, too: the probabilities of all classes on a fourth
+        softmax: Also write `<name>_softmax.nii.gz`: the probabilities of all classes on a fourth
             axis, float32.
     """
 
@@ -48,14 +48,14 @@ class VolumeWriter(MaskWriter):
         return case
 
     def look(self, jobs: Sequence[Job]) -> None:
-        """Decide how overlays show the volumes, by some of them; without it there are none."""
+        """Choose the value range of overlays from some volumes; without it, none are drawn."""
         found = []
         for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
             try:
                 found.append(self.prepare.pixels(self._case(job)))
             except ImportError:
                 raise
-            except Exception:  # it is told when its turn comes
+            except Exception:  # reported when it is processed
                 continue
         self.view = find_view(found)
 
@@ -68,7 +68,7 @@ class VolumeWriter(MaskWriter):
         return super().answers(batch, bar)
 
     def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
-        """In windows, then slice by slice at the stored resolution."""
+        """Predict in windows, then slice by slice at the stored resolution."""
         import torch
 
         case = self._case(job)
@@ -106,5 +106,5 @@ class VolumeWriter(MaskWriter):
 
 
 def softmax_file(mask: Path) -> Path:
-    """Where the probabilities belong that a mask was made of."""
+    """Path of the probabilities of a mask."""
     return mask.with_name(mask.name.removesuffix(".nii.gz") + "_softmax.nii.gz")

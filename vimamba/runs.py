@@ -1,7 +1,7 @@
-"""What a run folder says of itself: its settings, a row for each epoch, its scores, its record.
+"""Reads a run folder as data: its settings, a row for each epoch, its scores, its record.
 
-All of it is plain data, read within bounds: nothing is built, and no class that a file names is
-imported. A run can be read while it trains.
+File sizes are limited, nothing is built, and no class that a file names is imported. A run can be
+read while it trains.
 """
 
 import csv
@@ -170,7 +170,7 @@ def _check_types(path: Path, values: Mapping[str, Any], types: Mapping[str, Any]
 
 
 def update_record(folder: Path, **values: Any) -> None:
-    """Write down what the other files of a run do not tell.
+    """Record what the other files of a run do not contain.
 
     Args:
         folder: The run folder.

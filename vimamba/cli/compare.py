@@ -1,6 +1,6 @@
-"""`vimamba compare`: runs side by side, what they differ in first, then what came of it.
+"""`vimamba compare`: runs side by side, the settings that differ first, then their scores.
 
-Runs are read as data (`vimamba.runs`), so those of any task can be compared, also while they train.
+Runs are read as data (`vimamba.runs`), so runs of any task can be compared, even during training.
 """
 
 import json
@@ -20,16 +20,16 @@ from vimamba.files import check_writable, write_rows, write_whole
 from vimamba.runs import Run, differing, read_run
 
 HELP = """\
-Puts runs side by side: the settings in which they differ, then their scores. Nothing is computed
-anew and no data are needed; a run that still trains is shown as far as it has come.
+Shows runs side by side: the settings that differ, then the scores. Nothing is recomputed and the
+data are not needed; runs that are still training are shown with their progress.
 
   vimamba compare runs/*
   vimamba compare runs/vim runs/vmamba cv/photos --out comparison     a picture, CSV and Markdown
   vimamba compare runs/* --metric val/macro_f1 --json
 
-A metric of validation is that of the best epoch, whose weights best.ckpt holds; one of the test
-split is what `vimamba fit` or `vimamba test` found. Of a cross-validation, mean and standard
-deviation over its folds are shown.
+Validation scores are those of the best epoch, whose weights are in best.ckpt; test scores are those
+of `vimamba fit` or `vimamba test`. A cross-validation is shown as the mean and standard deviation
+over its folds.
 """
 # longest name of a run, and longest value of a setting, in a column
 NAME, VALUE = 24, 28

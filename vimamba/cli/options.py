@@ -40,11 +40,11 @@ vimamba fit: train a network on a folder of data: classes, masks, changes, volum
   --resume auto|RUN     continue from RUN/checkpoints/last.ckpt; auto: from that of --out, if any.
                         With more --epochs, the learning rate follows the longer schedule
   --limit N             use N images of each split
-  --patience N          stop once N validations in a row have not raised the score that decides
-                        which epoch is best
-  --lr-find             look for a learning rate first, and train with it: RUN/lr_find.png
-  --logger NAME...      csv, tensorboard, wandb, mlflow; RUN/metrics.csv there is always, and
-                        TensorBoard's log where no other is named
+  --patience N          stop after N validations in a row without a better score, the one that
+                        also chooses the best epoch
+  --lr-find             search for a learning rate first and train with it: RUN/lr_find.png
+  --logger NAME...      csv, tensorboard, wandb, mlflow; by default TensorBoard if it is installed;
+                        RUN/metrics.csv is always written
   --dry-run             one batch of training and validation, nothing written
 
 Every other setting has a typed name, in recipes and as an option: --model.optim.weight_decay 0.1,

@@ -89,6 +89,27 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         say(("  " + "  ".join(fitted)).rstrip())
 
 
+def show_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in as many parts as the screen asks for, each with the first column.
+
+    Args:
+        title: Line above the first part.
+        columns: Heads.
+        rows: Cells, shown by `str`.
+    """
+    # with the spaces between columns, as rich draws them
+    widths = [3 + max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
+    room = shutil.get_terminal_size().columns - 2 - widths[0]
+    parts: list[list[int]] = [[0]]
+    for place, width in enumerate(widths[1:], 1):
+        if len(parts[-1]) > 1 and sum(widths[i] for i in parts[-1][1:]) + width > room:
+            parts.append([0])
+        parts[-1].append(place)
+    for number, part in enumerate(parts):
+        cells = [[row[i] for i in part] for row in rows]
+        show_table("" if number else title, [columns[i] for i in part], cells)
+
+
 def _show_rich(
     title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
 ) -> None:

@@ -43,6 +43,7 @@ if TYPE_CHECKING or PACKAGE == "pytorch_lightning":
     from pytorch_lightning.plugins import TorchCheckpointIO
     from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.seed import isolate_rng
 else:
     from lightning.pytorch import (
         Callback,
@@ -60,6 +61,7 @@ else:
     from lightning.pytorch.plugins import TorchCheckpointIO
     from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.seed import isolate_rng
 
 __all__ = [
     "PACKAGE",
@@ -74,6 +76,7 @@ __all__ = [
     "TrainerFn",
     "TrainerStatus",
     "callbacks",
+    "isolate_rng",
     "loggers",
     "name_in_use",
     "plugins",

@@ -6,6 +6,7 @@ A name can be registered only once. For an unknown name, similar ones are sugges
 import difflib
 import warnings
 from collections.abc import Iterable
+from itertools import chain
 
 
 def check_free(
@@ -34,23 +35,33 @@ def check_free(
     warnings.warn(text, stacklevel=stacklevel)
 
 
-def near_names(name: str, known: Iterable[str]) -> str:
-    """Suggestions for an unknown name: "close names are a, b", or "" if there are none."""
-    near = difflib.get_close_matches(name, list(known), n=4, cutoff=0.5)
+def near_names(name: str, *kinds: Iterable[str]) -> str:
+    """Suggestions for an unknown name: "close names are a, b", or "" if there are none.
+
+    Args:
+        name: The name.
+        *kinds: The known names. Of several kinds, such as networks and backbones, only the kind of
+            the closest name is suggested.
+    """
+    known = [list(kind) for kind in kinds]
+    near = difflib.get_close_matches(name, list(chain(*known)), n=1, cutoff=0.5)
+    kind = next((names for names in known if near and near[0] in names), [])
+    near = difflib.get_close_matches(name, kind, n=4, cutoff=0.5)
     return f"close names are {', '.join(near)}" if near else ""
 
 
-def unknown_name(argument: str, name: object, known: Iterable[str], *, among: str = "") -> str:
+def unknown_name(argument: str, name: object, *kinds: Iterable[str], among: str = "") -> str:
     """The error message for an unknown name, with the known ones.
 
     Args:
         argument: Name of the argument.
         name: Its value.
-        known: The accepted names.
+        *kinds: The accepted names; see `near_names`.
         among: Description of the accepted names, used if none is close and they are too many to
             list.
     """
-    names = sorted(known)
-    hint = near_names(name, names) if isinstance(name, str) else ""
+    known = [list(kind) for kind in kinds]
+    names = sorted(chain(*known))
+    hint = near_names(name, *known) if isinstance(name, str) else ""
     own = "register your own with --import, or by importing it"
     return f"{argument}={name!r} is unknown; {hint or among or f'choose from {names}'}; {own}"

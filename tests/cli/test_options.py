@@ -20,6 +20,7 @@ from vimamba.cli.explaining import list_arguments, typed_options
 from vimamba.cli.metric_names import metric_names
 from vimamba.cli.options import translate
 from vimamba.cli.recipe import build
+from vimamba.cli.settings import BESIDE
 from vimamba.data import ImageFolder, MaskFolder
 from vimamba.data.augmentation import Augmentation
 from vimamba.data.masked.augmentation import MaskedAugmentation
@@ -176,11 +177,12 @@ def test_options_that_the_scores_do_not_follow_are_refused_by_test():
             continue
         with pytest.raises(UsageError, match=f"--{option} does not affect the scores"):
             check_options("test", [f"--{option}", "1"])
-    for option in ("--lr", "--epochs", "--model", "--pretrained", "--task"):
+    training = ("--lr", "--epochs", "--model", "--pretrained", "--task", "--patience", "--lr-find")
+    for option in (*training, "--logger"):
         with pytest.raises(UsageError, match=f"{option} does not affect"):
             check_options("validate", [option, "1"])
     # what is refused exists
-    names = {f"--{option}" for option in known}
+    names = {f"--{option}" for option in (*known, *BESIDE)}
     assert set(OF_TRAINING) - names == {"--task", "--model.class_path"}
 
 

@@ -6,6 +6,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import vimamba
+from vimamba.names import near_names
 from vimamba.networks import Network, registry
 
 
@@ -96,6 +97,13 @@ def test_a_name_is_given_once():
 def test_an_unknown_name_is_answered_with_near_ones():
     with pytest.raises(ValueError, match="name='vm_unett' is unknown; close names are vm_unet"):
         vimamba.create_network("vm_unett", num_classes=2)
+
+
+def test_close_names_are_of_the_kind_of_the_closest():
+    networks, backbones = ["vm_unet", "umamba_enc_2d"], ["vmamba_tiny", "vim_tiny", "unet_like"]
+    assert near_names("vm_unt", networks, backbones) == "close names are vm_unet"
+    assert near_names("vmamba_tny", networks, backbones) == "close names are vmamba_tiny, vim_tiny"
+    assert near_names("zzz", networks, backbones) == ""
 
 
 def test_anything_but_a_network_is_refused():

@@ -21,6 +21,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.training import fit as command
     elif name == "cross-validate":
         from vimamba.cli.cross_validation import cross_validate as command
+    elif name == "compare":
+        from vimamba.cli.compare import compare as command
     elif name in ("validate", "test"):
         from functools import partial
 

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.csv, a line per epoch, best.ckpt and last.ckpt."""
+"""What a run writes while it trains, metrics.csv, lines and checkpoints, and when it stops."""
 
 import io
 import math
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vimamba.console import say
+from vimamba.errors import UsageError
 from vimamba.files import write_rows, write_whole
 from vimamba.lightning import (
     Callback,
@@ -19,6 +20,7 @@ from vimamba.lightning import (
     TrainerFn,
     callbacks,
 )
+from vimamba.runs import update_record
 from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
@@ -146,6 +148,49 @@ def epoch_line(row: Row, epochs: int | None, scores: Mapping[str, str]) -> str:
     return "  ".join(parts)
 
 
+class Patience(callbacks.EarlyStopping):
+    """Ends a training after a number of validations in a row that have not raised the best score.
+
+    A resumed training goes on waiting where it was, for as long as is asked for now.
+
+    Args:
+        monitor: Score that decides which checkpoint is best, higher is better.
+        patience: Number of validations.
+        anew: A resumed run is scored on other images than before, so no score counts any longer.
+    """
+
+    def __init__(self, monitor: str, patience: int, *, anew: bool = False) -> None:
+        super().__init__(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
+        self.anew = anew
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has waited long enough."""
+        return self.wait_count >= self.patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what was waited so far."""
+        if not self.anew:
+            super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further epoch of a run that had stopped and is to wait no longer than then."""
+        trainer.should_stop = trainer.should_stop or self.is_over
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the score.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if is_scored(trainer) and self.monitor not in trainer.callback_metrics:
+            raise UsageError(
+                f"--patience {self.patience} waits for {self.monitor}, which the val images do not "
+                "tell; --trainer.callbacks+=EarlyStopping waits for any other metric"
+            )
+        super().on_validation_end(trainer, pl_module)
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints completely or not at all, without a copy in the system's /tmp."""
 
@@ -233,6 +278,9 @@ class RunCheckpoints(callbacks.Checkpoint):
             return False
         self.best, self.by = score, by
         self._save(trainer, "best")
+        if trainer.is_global_zero:
+            best = {"step": trainer.global_step, "metric": by, "value": float(scores[by])}
+            update_record(self.folder.parent, best=best)
         return True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from vimamba.cli.folds import Record, fold_folder, read_record
-from vimamba.cli.options import translate
+from vimamba.cli.options import TYPED_TO_SHORT, translate
 from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
+from vimamba.runs import flatten
 from vimamba.tasks.tools import fold_tools_of
 
 HELP = """\
@@ -200,8 +201,6 @@ def refuse_others(
         now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
-    from vimamba.cli.explaining import TYPED_TO_SHORT
-
     now, then = flatten(config), flatten(kept)
     for name in sorted(now.keys() | then.keys()):
         if name != "trainer.default_root_dir" and now.get(name) != then.get(name):
@@ -210,16 +209,6 @@ def refuse_others(
                 f"{TYPED_TO_SHORT.get(option, option)} {now.get(name)}: {out} was begun with "
                 f"{then.get(name)}; name another --out"
             )
-
-
-def flatten(config: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names of a nested dictionary's values."""
-    if not isinstance(config, dict):
-        return {name: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flatten(value, f"{name}.{key}" if name else str(key))
-    return found
 
 
 def train_fold(out: Path, fold: int, folds: int) -> int:

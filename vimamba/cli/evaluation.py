@@ -21,6 +21,9 @@ FOLDER, all images of another folder are scored, or its {split} folder if it has
 # options of `vimamba fit` that do not affect the scores of existing weights
 OF_TRAINING = (
     "--task",
+    "--patience",
+    "--lr_find",
+    "--logger",
     "--model.class_path",
     "--model.model",
     "--model.head",

@@ -9,11 +9,10 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vimamba.cli.options import ALIASES, FLAGS
+from vimamba.cli.options import ALIASES, FLAGS, TYPED_TO_SHORT
 from vimamba.errors import UsageError, VimambaError
 from vimamba.lightning import MisconfigurationException, Trainer, callbacks, loggers
 
-TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 # option names of other tools, and ours
 ELSEWHERE = {"ckpt_path": "--resume RUN", "ckpt-path": "--resume RUN", "max_epochs": "--epochs N"}
@@ -160,7 +159,8 @@ def unknown_option(name: str, known: Sequence[str]) -> str:
     near = [f"--{option}" for end, option in ends.items() if initials(end) == last]
     near += [f"--{ends[end]}" for end in difflib.get_close_matches(last, ends, n=3, cutoff=0.6)]
     if not whole:
-        short = [*ALIASES, *FLAGS, "--out", "--resume", "--task", "--config"]
+        own = ("--out", "--resume", "--task", "--config", "--patience", "--logger")
+        short = [*ALIASES, *FLAGS, *own]
         near = difflib.get_close_matches(f"--{name}", short, n=3, cutoff=0.6)
     if not near:  # the same name elsewhere
         near = [f"--{option}" for option in known if option.rpartition(".")[2] == last][:3]

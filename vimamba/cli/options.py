@@ -1,6 +1,7 @@
 """The short options of `vimamba fit`, and their typed equivalents."""
 
 import importlib
+import json
 import sys
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from vimamba.errors import UsageError
 
 FIT_HELP = """\
-vimamba fit: train a classifier, or a network for segmentation or change
+vimamba fit: train a network on a folder of data: classes, masks, changes, volumes, pairs
 
   vimamba fit --data FOLDER --model vim_tiny_patch16_224 --epochs 30
   vimamba fit --task segmentation --data FOLDER --model vm_unet
@@ -39,6 +40,11 @@ vimamba fit: train a classifier, or a network for segmentation or change
   --resume auto|RUN     continue from RUN/checkpoints/last.ckpt; auto: from that of --out, if any.
                         With more --epochs, the learning rate follows the longer schedule
   --limit N             use N images of each split
+  --patience N          stop after N validations in a row without a better score, the one that
+                        also chooses the best epoch
+  --lr-find             search for a learning rate first and train with it: RUN/lr_find.png
+  --logger NAME...      csv, tensorboard, wandb, mlflow; by default TensorBoard if it is installed;
+                        RUN/metrics.csv is always written
   --dry-run             one batch of training and validation, nothing written
 
 Every other setting has a typed name, in recipes and as an option: --model.optim.weight_decay 0.1,
@@ -46,8 +52,8 @@ Every other setting has a typed name, in recipes and as an option: --model.optim
 `--print_config` and your other options; `--model.help vimamba.tasks.Classification` and
 `--data.help vimamba.data.ImageFolder` explain them, --help-all those of the trainer.
 
-Callbacks and loggers of Lightning, such as --trainer.callbacks+=EarlyStopping
---trainer.callbacks.monitor=val/loss or --trainer.logger=WandbLogger, can monitor these metrics:
+Callbacks of Lightning, such as --trainer.callbacks+=EarlyStopping with
+--trainer.callbacks.monitor=val/loss, can monitor these metrics:
 train/loss, val/loss; for classification val/accuracy, val/balanced_accuracy, val/macro_f1,
 val/auroc, val/ece, with more than five classes val/top5, with several labels val/exact_match; for
 segmentation val/dice, val/miou, val/accuracy; for change val/f1, val/iou, val/kappa, for semantic
@@ -68,9 +74,15 @@ ALIASES = {
     "--precision": "--trainer.precision",
     "--workers": "--data.workers",
     "--limit": "--data.limit",
+    "--lr-find": "--lr_find",
     "--help-all": "--help",
 }
-FLAGS = {"--pretrained": "--model.pretrained=true", "--dry-run": "--trainer.fast_dev_run=true"}
+TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
+FLAGS = {
+    "--pretrained": "--model.pretrained=true",
+    "--dry-run": "--trainer.fast_dev_run=true",
+    "--lr-find": "--lr_find=true",
+}
 
 
 def fit_help() -> str:
@@ -135,7 +147,7 @@ def rename(args: list[str]) -> list[str]:
 
 def translate(args: list[str]) -> list[str]:
     """Expand short options; put task and data set first if no recipe names them."""
-    translated = rename(split_task(args))
+    translated = rename(join_names(split_task(args), "--logger"))
     for place, arg in enumerate(translated):
         if arg.startswith("--config="):
             translated[place] = f"--config={find_recipe(arg.removeprefix('--config='))}"
@@ -160,6 +172,24 @@ def last_value(options: list[str], name: str) -> str | None:
         elif option.startswith(f"{name}="):
             found = option.partition("=")[2]
     return found
+
+
+def join_names(args: list[str], option: str) -> list[str]:
+    """`--option a b` as `--option=["a", "b"]`, which is how jsonargparse takes a list."""
+    joined: list[str] = []
+    left = list(args)
+    while left:
+        arg = left.pop(0)
+        if arg != option:
+            joined.append(arg)
+            continue
+        names: list[str] = []
+        while left and not left[0].startswith("-"):
+            names.append(left.pop(0))
+        # as it is where nothing or a list follows
+        is_list = len(names) == 1 and names[0].startswith(("[", "null"))
+        joined += [arg, *names] if is_list or not names else [f"{arg}={json.dumps(names)}"]
+    return joined
 
 
 def split_task(args: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.explaining import explain, settings_errors, typed_options
 from vimamba.cli.options import find_class, last_value
-from vimamba.cli.settings import store_settings
+from vimamba.cli.settings import BESIDE, store_settings
 from vimamba.console import is_terminal, quieten
 from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
@@ -73,6 +73,8 @@ class RecipeCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Set the defaults and links of the requested task."""
+        for name, hint in BESIDE.items():
+            parser.add_argument(f"--{name}", type=hint, default=None)
         task, data = self.parts
         parser.set_defaults({"model": {"class_path": task}, "data": {"class_path": data}})
         cls, offered = find_class(task), find_class(data)

@@ -8,6 +8,7 @@ import torch
 
 from vimamba.console import command_line, say
 from vimamba.files import write_whole
+from vimamba.runs import update_record
 from vimamba.tasks.tools import tools_of
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def finish(cli: "RecipeCLI") -> None:
         say(kind.headline(held_out[0], report))
     else:
         say("no image is held out: there are no scores")
+    update_record(out, finished=True)
     pictures = kind.RESULTS if report else ()
     for name, what in (
         ("checkpoints/best.ckpt", "the best epoch; last.ckpt next to it is for --resume"),

@@ -26,6 +26,13 @@ from vimamba.tasks import Task
 from vimamba.tasks.backbone import is_address
 
 SECTIONS = ("seed_everything", "trainer", "model", "data")
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
+# options of `vimamba fit` outside these sections, with the types of their values
+BESIDE: dict[str, Any] = {
+    "patience": int | None,
+    "lr_find": bool | None,
+    "logger": list[Logger] | None,
+}
 # keys of a mapping in a settings file that mean: build this class
 _BUILDERS = {"class_path", "init_args", "dict_kwargs", "__path__", "__default_config__"}
 # arguments that make timm's builders read files, whatever weights a run has
@@ -114,8 +121,11 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise UsageError(f"{run} is not a run folder: there is no {path}")
     settings = read_yaml(path, UsageError)
     for name in settings:
-        if name not in SECTIONS:
+        if name not in (*SECTIONS, *BESIDE):
             raise UsageError(f"{path}: {name} is not a section of a run's settings")
+    for name, hint in BESIDE.items():
+        if not _fits(value := settings.get(name), hint):
+            raise UsageError(f"{path}: {name} is {value!r:.60}; expected {hint}")
     if not isinstance(settings.get("seed_everything"), int | None):
         raise UsageError(f"{path}: seed_everything must be a whole number, true or false")
     for part, base in (("model", Task), ("data", ImageData)):

@@ -8,14 +8,14 @@ import shutil
 import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.options import fit_help, translate
 from vimamba.console import command_line, say
 from vimamba.errors import UsageError
-from vimamba.files import lock_folder, write_whole
+from vimamba.files import lock_folder, write_rows, write_whole
+from vimamba.runs import RECORD, update_record
 
 if TYPE_CHECKING:
     from vimamba.cli.callbacks import RunCheckpoints
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 CONFIG_HEAD = """\
 # The settings of `vimamba fit`. In addition to the logger and callbacks below, a run has its own:
-# metrics.csv, checkpoints/best.ckpt and last.ckpt, and a TensorBoard log if tensorboard is
-# installed and `logger` is null.
+# metrics.csv, run.json, checkpoints/best.ckpt and last.ckpt, and a TensorBoard log if tensorboard
+# is installed and both `logger` and `trainer.logger` are null.
 """
 
 
@@ -100,6 +100,7 @@ def fit(args: list[str]) -> int:
             first.append(f"--data.split_csv={folder / 'split.csv'}")
     typed = translate([*first, *rest])
     from vimamba.cli import reporting
+    from vimamba.cli.loggers import check_loggers
     from vimamba.cli.recipe import build
     from vimamba.cli.resuming import check_one_division, check_resumed
     from vimamba.cli.runs import build_run
@@ -109,6 +110,9 @@ def fit(args: list[str]) -> int:
         check_one_division(typed)
 
     cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
+    check_loggers(cli)
+    if checkpoint and cli.config.lr_find:
+        raise UsageError("--lr-find: a run that is resumed has its rate; --lr X gives it another")
     kind = tools_of(type(cli.model))
     if vars(cli.trainer)["fast_dev_run"]:
         kind.show_data(cli.datamodule)
@@ -120,9 +124,11 @@ def fit(args: list[str]) -> int:
             check_resumed(cli, checkpoint)
         kind.show_data(cli.datamodule)
         check_training(cli)
+        if cli.config.lr_find:
+            settle_rate(cli)
         anew = checkpoint is not None and is_divided_anew(cli)
         if cli.trainer.is_global_zero:
-            prepare_folder(cli)
+            prepare_folder(cli, new=checkpoint is None)
             kind.draw_data(cli.datamodule, cli.out)
         say(f"writing to {cli.out}")
         if checkpoint:
@@ -174,6 +180,34 @@ def check_training(cli: "RecipeCLI") -> None:
         say(f"note: freeze_epochs={frozen} of {epochs} epochs: what can be pretrained never trains")
 
 
+def settle_rate(cli: "RecipeCLI") -> None:
+    """Look for a learning rate and take it as if it had been asked for.
+
+    Raises:
+        UsageError: None is found.
+        TaskError: The rate is not the task's to set.
+    """
+    from vimamba.cli.run_pictures import draw_rates
+    from vimamba.tasks.rate_finder import STEPS, find_rate
+
+    if "optim" not in cli.config.model.init_args:
+        raise UsageError(f"--lr-find: {type(cli.model).__name__} has no optim.lr to set")
+    if not isinstance(strategy := cli.config.trainer.strategy, str):
+        raise UsageError(f"--lr-find goes with a --trainer.strategy by its name, not {strategy}")
+    say(f"looking for a learning rate: {STEPS} steps at most, which the training does not know of")
+    found = find_rate(cli.model, cli.datamodule, cli.instantiate_trainer)
+    picture, rate = cli.out / "lr_find.png", found.suggestion
+    if cli.trainer.is_global_zero:
+        write_rows(picture.with_suffix(".csv"), found.rows)
+        draw_rates(found, picture)
+    if rate is None:
+        raise UsageError(f"--lr-find: no rate makes the loss fall, see {picture}; give --lr X")
+    say(f"--lr {rate:g} is where the loss falls fastest; see {picture}")
+    cli.model.lr = cli.config.model.init_args.optim.lr = rate
+    # the settings are now those of a run that is told the rate
+    cli.config.lr_find = None
+
+
 def is_divided_anew(cli: "RecipeCLI") -> bool:
     """Whether different images are held out than in the resumed run."""
     before = cli.out / "split.csv"
@@ -183,9 +217,10 @@ def is_divided_anew(cli: "RecipeCLI") -> bool:
     return given.read_bytes() != before.read_bytes()
 
 
-def prepare_folder(cli: "RecipeCLI") -> None:
-    """Create the run folder with config.yaml and, if a split was made, split.csv."""
+def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
+    """Create the run folder with config.yaml, run.json and, if a split was made, split.csv."""
     from vimamba.data.splits import write_split
+    from vimamba.tasks.registry import task_name
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name, value in cli.datamodule.settled().items():
@@ -195,6 +230,16 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:
         write_split(cli.out / "split.csv", catalogue.splits, cli.datamodule.class_names)
+    if new:  # of a run that failed before there was anything to keep
+        (cli.out / RECORD).unlink(missing_ok=True)
+    update_record(
+        cli.out,
+        task=task_name(type(cli.model)),
+        monitor=cli.model.monitor,
+        parameters=sum(parameter.numel() for parameter in cli.model.net.parameters()),
+        finished=False,
+        stopped=None,
+    )
 
 
 def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> bool:
@@ -211,20 +256,29 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     Raises:
         NotFiniteError: Training diverged; the message says which checkpoints remain.
     """
-    from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints, WholeCheckpointIO
+    from vimamba.cli.callbacks import (
+        EpochBar,
+        EpochLog,
+        Patience,
+        RunCheckpoints,
+        WholeCheckpointIO,
+    )
     from vimamba.cli.explaining import settings_errors
-    from vimamba.lightning import TrainerStatus, callbacks, loggers
+    from vimamba.cli.loggers import start_loggers
+    from vimamba.lightning import TrainerStatus, callbacks
     from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
     if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
-    if cli.config.trainer.logger is None and find_spec("tensorboard"):
-        trainer.loggers = [loggers.TensorBoardLogger(cli.out, name="tensorboard", version="")]
+    start_loggers(cli)
     bars = [EpochBar() if type(c) is callbacks.RichProgressBar else c for c in trainer.callbacks]
     checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
-    trainer.callbacks = [*bars, log, checkpoints]
+    asked, monitor = cli.config.patience, cli.model.monitor
+    patience = [] if asked is None else [Patience(monitor, asked, anew=anew)]
+    # the checkpoint holds what the others have seen
+    trainer.callbacks = [*bars, log, *patience, checkpoints]
     try:
         with settings_errors():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
@@ -238,28 +292,38 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
         best = cli.out / "checkpoints" / "best.ckpt"
         kept = f"{best} is the best epoch before it" if best.exists() else "no epoch was finished"
         raise NotFiniteError(f"{error}; {kept}, nothing is exported") from None
+    if any(one.is_over for one in patience):
+        say(f"stopped: {asked} validations in a row have not raised {monitor}")
+        if trainer.is_global_zero:
+            update_record(cli.out, stopped="stopped early")
     settle_best(cli, checkpoints)
     return True
 
 
 def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
     """Score weights averaged at the very end; without any validation, the last epoch is best."""
+    from vimamba.cli.metric_names import is_validated
     from vimamba.lightning import callbacks
 
     trainer: Any = cli.trainer
     best = checkpoints.folder / "best.ckpt"
     averaging = callbacks.StochasticWeightAveraging
     averaged = any(isinstance(callback, averaging) for callback in trainer.callbacks)
-    validated = bool(trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
-    if averaged and validated:
+    if averaged and is_validated(cli):
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
         better = checkpoints.keep_better(trainer)
         say(f"the averaged weights are {'now' if better else 'not'} the best")
-    elif averaged:
+        return
+    if averaged:
         trainer.save_checkpoint(best)
         say("nothing was validated: the averaged weights count as the best")
-    elif not best.exists():
+    elif best.exists():
+        return
+    else:
         if trainer.is_global_zero:
             with write_whole(best) as part:
                 shutil.copyfile(checkpoints.folder / "last.ckpt", part)
         say("nothing was validated: the last epoch counts as the best")
+    if trainer.is_global_zero:
+        done = {"step": trainer.global_step, "metric": "epoch", "value": trainer.current_epoch}
+        update_record(cli.out, best=done)

@@ -110,7 +110,7 @@ def create_dense(
         raise ValueError(f"model={model!r} is a network for {other}, not for {task}")
     if not is_timm_model(model):
         among = f"take a timm name or one of vimamba.list_networks({task!r})"
-        raise ValueError(unknown_name("model", model, [*whole, *timm.list_models()], among=among))
+        raise ValueError(unknown_name("model", model, whole, timm.list_models(), among=among))
     net = create_network(on_backbone, model=model, **{**defaults, **given}, **arguments)
     if is_address(model) and net.config is not None:
         # the files may be gone when it is rebuilt

@@ -26,7 +26,7 @@ def check_name(model: str) -> None:
         task = find_network(model).task
         hint = f"; add --task {task}" if task in list_tasks() else ""
         raise TaskError(f"model={model!r} is a network for {task}{hint}")
-    near = near_names(model.split(".")[0], [*networks, *timm.list_models()])
+    near = near_names(model.split(".")[0], networks, timm.list_models())
     hint = f"; {near}" if near else ""
     own = "register your own with --import MODULE_OR_FILE"
     raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`; {own})")

@@ -1,6 +1,5 @@
 """Pictures of a run: curves, confusion matrix, samples and the contact sheet of predictions."""
 
-import csv
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vimamba.files import write_whole
+from vimamba.runs import curve, read_rows
 from vimamba.tasks.overlays import resize_image, square_size
 
 # metadata that marks our pictures
@@ -53,14 +53,6 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Columns of metrics.csv; an empty cell is NaN."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0].keys() if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-
-
 def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
     """Losses, scores and learning rate against the epoch.
 
@@ -69,8 +61,7 @@ def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
         path: PNG to write.
         scores: Scores to draw, with their names.
     """
-    columns = read_columns(metrics)
-    epoch = columns.get("epoch", np.zeros(0))
+    rows = read_rows(metrics)
     # the second curve often covers the first, which then shows between its dashes
     drawn = tuple(
         (f"val/{score}", name, color)
@@ -81,24 +72,15 @@ def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
         ("Validation scores", drawn),
         ("Learning rate", (("lr", "", GRAY),)),
     )
-    mark = "o" if len(epoch) < 3 else ""
+    mark = "o" if len(rows) < 3 else ""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.3), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
             for name, label, color in lines:
-                values = columns.get(name, np.zeros(0))
-                known = np.isfinite(values)
-                if known.any():
+                epochs, values = curve(rows, name)
+                if values:
                     style = "--" if (name, label, color) in drawn[1:2] else "-"
-                    axes.plot(
-                        epoch[known],
-                        values[known],
-                        style,
-                        color=color,
-                        label=label,
-                        marker=mark,
-                        lw=1.8,
-                    )
+                    axes.plot(epochs, values, style, color=color, label=label, marker=mark, lw=1.8)
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)

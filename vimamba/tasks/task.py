@@ -364,8 +364,8 @@ class Task(LightningModule):
 
     def _stop_training(self, what: str) -> None:
         """Stop because the loss or the gradient is not finite."""
-        callbacks = cast(Any, self.trainer).callbacks
-        if any(type(callback).__module__.endswith("tuner.lr_finder") for callback in callbacks):
+        modules = [type(callback).__module__ for callback in cast(Any, self.trainer).callbacks]
+        if any(name.endswith(("tuner.lr_finder", "tasks.rate_finder")) for name in modules):
             self.trainer.should_stop = True  # it searches for a rate that is too high
             self.zero_grad()
             return

@@ -7,6 +7,7 @@ do so with the vimamba of this checkout.
 import shutil
 import subprocess
 import sys
+import sysconfig
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,9 +22,10 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 def run(*arguments: str) -> str:
     """What the installed command prints."""
-    command = shutil.which("vimamba", path=str(Path(sys.executable).parent))
+    scripts = sysconfig.get_path("scripts")
+    command = shutil.which("vimamba", path=scripts)
     if command is None:
-        raise SystemExit(f"there is no command vimamba beside {sys.executable}")
+        raise SystemExit(f"there is no command vimamba in {scripts}")
     done = subprocess.run([command, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation demo-change demo-volumes demo-registration test lint types slow floors clean
+.PHONY: demo demo-segmentation demo-change demo-volumes demo-registration test lint types slow floors docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
@@ -43,7 +43,11 @@ floors:
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+# the site, into build/site; a warning is an error
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
+
+$(VENV)/.docs $(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'vimamba needs Python >= 3.10; name one: make PYTHON=python3.12' >&2; exit 2; }
 	@echo 'Installing vimamba and its dependencies into $(VENV): a few minutes, once.'

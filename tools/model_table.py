@@ -85,13 +85,14 @@ def summary_text() -> str:
         licenses = sorted({row.license for row in rows if row.license}) or ["none published"]
         smallest, largest = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
         span = smallest if smallest == largest else f"{smallest} to {largest}"
-        link = f"[{family.name}](docs/models.md#{_anchor(family)})"
+        link = f"[{family.name}](docs/models.md#{anchor(family)})"
         cells = [link, str(len(rows)), span, number(best, 1), ", ".join(licenses)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _anchor(family: Family) -> str:
+def anchor(family: Family) -> str:
+    """Of a family's section in docs/models.md."""
     return "".join(c for c in family.name.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
@@ -138,12 +139,13 @@ def _row(family: Family, row: Row) -> str:
         number(row.gflops, 1),
         "x".join(map(str, row.input_size)),
         ", ".join(accuracies) or "-",
-        _license(row),
+        weights_license(row),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _license(row: Row) -> str:
+def weights_license(row: Row) -> str:
+    """What is said of the license of a model's weights, or that there are none."""
     if row.pretrained:
         return row.license or "unknown"
     return f"{row.license} (load a file)" if row.license else "none published"

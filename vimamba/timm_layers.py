@@ -11,26 +11,28 @@ import torch
 from timm import layers
 from torch import nn
 
+
+def _get_device_dtype(module: nn.Module, device: Any = None, dtype: Any = None) -> dict[str, Any]:
+    """Device and dtype for a new layer of a module: as given, or its first parameter's."""
+    first = next(module.parameters(), None)
+    if first is not None:
+        device, dtype = device or first.device, dtype or first.dtype
+    return {"device": device, "dtype": dtype}
+
+
+def _update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
+    """Does nothing: there is no record to update."""
+
+
 try:
     from timm.layers.helpers import get_device_dtype
 except ImportError:
-
-    def get_device_dtype(
-        module: nn.Module, device: Any = None, dtype: Any = None
-    ) -> dict[str, Any]:
-        """Device and dtype for a new layer of a module: as given, or its first parameter's."""
-        first = next(module.parameters(), None)
-        if first is not None:
-            device, dtype = device or first.device, dtype or first.dtype
-        return {"device": device, "dtype": dtype}
-
+    get_device_dtype = _get_device_dtype
 
 try:
     from timm.models._input import update_model_input_size
 except ImportError:
-
-    def update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
-        """Does nothing: there is no record to update."""
+    update_model_input_size = _update_model_input_size
 
 
 if TYPE_CHECKING:

@@ -50,12 +50,12 @@ def write_scene(path: Path, height: int, width: int) -> None:
 
 
 def peak() -> float:
-    """The most memory that this process has taken, GB."""
+    """Peak memory of this process, GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def measure(path: Path) -> None:
-    """Map a scene in this process and print what it took as JSON."""
+    """Map a scene in this process and print time and memory as JSON."""
     torch.manual_seed(0)
     layers = nn.Conv2d(BANDS, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, CLASSES, 3, padding=1)
     net = nn.Sequential(*layers).eval()

@@ -88,7 +88,7 @@ def test_of_registration_pairs_lie_within_a_fold(cross_validate, tmp_path, capsy
     options += ["[2, 3]", "--model.objective.ncc_window", "5"]
     many = ["cross-validate", "--task", "registration", "--data", str(tmp_path / "in"), "--folds"]
     assert main([*many, "8", "--out", str(tmp_path / "cv"), *options]) == 2
-    assert "1 of the cases, which makes no pair; add cases, name" in capsys.readouterr().err
+    assert "1 cases, too few for a pair; add cases, name an atlas" in capsys.readouterr().err
     out, summary = cross_validate("registration", tmp_path / "in", *options)
     assert f"next: vimamba predict {out / 'fold0'} MOVING FIXED" in capsys.readouterr().out
     cases = rows_of(out / "cases.csv")

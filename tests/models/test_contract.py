@@ -102,7 +102,7 @@ def test_a_model_without_paths_refuses_orders_in_a_line(name):
 
 @SAVING
 @pytest.mark.parametrize("name", KINDS)
-def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
+def test_blocks_take_the_orders_of_a_list_in_turn_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
     model = build(name, scan_order=orders).eval()
     counts = [m.num_paths for m in mixers(model)]
@@ -407,7 +407,7 @@ def test_a_saved_folder_makes_the_same_model(name, tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_is_a_model_of_its_own(name, copied):
+def test_a_copy_is_an_independent_model(name, copied):
     model = build(name).eval()
     image = image_for(model)
     expected = model(image)

@@ -70,7 +70,7 @@ def test_the_loss_of_semantic_change_is_the_published_sum():
 
 
 def test_a_network_that_answers_another_question_is_refused_by_name():
-    with pytest.raises(TaskError, match=r"answers binary questions, the labels are semantic; take"):
+    with pytest.raises(TaskError, match=r"predicts binary change, the labels are semantic; choose"):
         Change("test_vmamba", kind="semantic", num_classes=4)
     with pytest.raises(TaskError, match="num_classes=3 does not fit kind='binary'"):
         Change("test_vmamba", num_classes=3)
@@ -114,7 +114,7 @@ def test_prediction_pairs_by_name_and_goes_on(run, capsys):
     assert (out / "1.png").stat().st_mtime_ns == stamp
     capsys.readouterr()
     assert main(["predict", str(run / "run"), str(before), "--out", str(out)]) == 2
-    assert "two images or folders, BEFORE AFTER; 1 are named" in capsys.readouterr().err
+    assert "two images or folders, BEFORE AFTER; got 1" in capsys.readouterr().err
 
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):

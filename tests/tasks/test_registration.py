@@ -41,7 +41,7 @@ def run(cases, tmp_path_factory):
     return out
 
 
-def test_a_short_training_lays_labels_onto_one_another(run):
+def test_a_short_training_aligns_labels(run):
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert report["pairs"] == 2
     assert report["dice"] > report["dice_before"] + 0.02
@@ -92,6 +92,24 @@ def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, c
 def test_the_export_registers_without_lightning(run):
     net = vimamba.load_network(run / "export")
     assert net(*torch.rand(2, 1, 1, *SHAPE)).flow.shape == (1, 3, *SHAPE)
+
+
+def test_a_run_is_examined_and_exported(run, cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ["--img-size", "16x20x16"]
+    assert main(["doctor", str(run), *size]) == 0
+    assert "1 x 2 x 1 x 16 x 20 x 16" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", str(run), "--data", str(cases / "test" / "images")]) == 2
+    assert "mambamorph takes two" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", "safetensors", "--out", "again", *size]) == 0
+    pair = torch.rand(2, 2, 1, *SHAPE)
+    ours, theirs = (vimamba.load_network(place).eval() for place in ("again", run / "export"))
+    with torch.no_grad():
+        expected = theirs(pair[:, 0], pair[:, 1])
+        assert torch.equal(ours(pair).flow, expected.flow)
+    assert main(["export", str(run), "--to", "torch-export", "--out", "pairs.pt2", *size]) == 0
+    found = torch.export.load("pairs.pt2").module()(pair)
+    torch.testing.assert_close(found.flow, expected.flow, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -1,4 +1,4 @@
-"""What came out of a cross-validation: tables over all held-out cases, over classes and folds."""
+"""Results of a cross-validation: tables over all held-out cases, classes and folds."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from vimamba.tasks.tools import fold_tools_of
 
 
 def report_folds(out: Path, record: Record) -> None:
-    """Write cases.csv, folds.csv, summary.json and the pictures; print what matters.
+    """Write cases.csv, folds.csv, summary.json and the pictures; print a summary.
 
     Args:
         out: Folder of a cross-validation whose folds are finished.
@@ -92,14 +92,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def fold_row(folder: Path, report: Row, names: Mapping[str, str]) -> Row:
-    """Scores of one fold in a row, with the epoch that they are of."""
+    """Scores of one fold in a row, with their epoch."""
     content = read_checkpoint(folder / "checkpoints" / Path(report["checkpoint"]).name)
     scores = {name: report[name] for name in names if isinstance(report.get(name), float)}
     return {"images": report["images"], "epoch": content["epoch"] + 1, **scores}
 
 
 def show_folds(folds: Folds, record: Record, names: Mapping[str, str]) -> None:
-    """Print the scores of each fold, their means and deviations."""
+    """Print the scores of each fold, their means and standard deviations."""
     known = [name for name in names if name in folds.over_folds]
     rows = [
         [str(row["fold"]), row["epoch"], row["images"], *(number(row.get(name)) for name in known)]

@@ -1,7 +1,7 @@
-"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): what its two networks have in common.
+"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): shared code of its two networks.
 
-A VMamba of eight paths, rows, columns, wrapped diagonals and all reversed, encodes; a U of 1x1
-convolutions decodes.
+The encoder is a VMamba with eight paths: rows, columns, wrapped diagonals, and all reversed; the
+decoder is a U-Net with 1x1 convolutions.
 
 Official code: https://github.com/walking-shadow/Official_Remote_Sensing_Mamba (Apache-2.0); there
 are no published weights. Sizes: N batch, C channels, H and W map.
@@ -25,10 +25,10 @@ DIMS = (96, 192, 384, 768)
 
 
 class Decoder(nn.Module):
-    """From a pyramid to logits of every pixel, with the skips side by side.
+    """From a pyramid to logits of every pixel, with concatenated skips.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         num_classes: Output channels.
     """
 
@@ -54,7 +54,7 @@ class Decoder(nn.Module):
 
 
 def _numbered(ours: str) -> Any:
-    """A replacement for names with a number from 1 upwards."""
+    """A replacement for names numbered from 1."""
     return lambda match: ours.format(int(match["stage"]) - 1) + match.expand(r"\g<rest>")
 
 
@@ -88,7 +88,7 @@ RULES: dict[str, Any] = {
     r"patch_embed\.5\.(.*)": r"encoder.stem.conv2.\1",
     r"patch_embed\.7\.(.*)": r"encoder.stem.norm2.\1",
     **_stage_rules(),
-    # spelled so
+    # sic
     r"deocder_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("decoder.fuse.{}.conv."),
     r"deocder_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("decoder.fuse.{}.bn."),
     r"upsample_x4\.0\.(.*)": r"decoder.upsample.0.conv.\1",

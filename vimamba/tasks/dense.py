@@ -1,4 +1,4 @@
-"""What tasks share whose networks answer every pixel."""
+"""Shared code of tasks with dense predictions."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -11,14 +11,14 @@ from vimamba.tasks.windows import Scene, slide
 
 
 class DenseTask(Task):
-    """A task that answers larger images by windows, blended.
+    """A task that predicts larger images in blended windows.
 
     Attributes:
         flips: Axes to mirror for each view, by the name of the choice.
         sides: Height and width that the network gets; volumes have their depth before them.
         overlap: Part that neighboring windows share, in [0, 1).
         window_batch: Windows at a time.
-        advance: Called with the number of windows done and their number in all.
+        advance: Called with the number of windows done and their total number.
     """
 
     flips: ClassVar[dict[str, list[tuple[int, ...]]]] = FLIPS
@@ -59,7 +59,7 @@ class DenseTask(Task):
         return mirrored(self.windowed, axes)(image)
 
     def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back.
+        """Logits of the flipped views requested by `tta`, flipped back.
 
         Args:
             image: (N, C, *size); two dates stand one after the other in its channels.

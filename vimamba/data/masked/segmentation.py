@@ -1,4 +1,4 @@
-"""What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
+"""Base class of segmentation data sets: labels, preprocessing, checks, loaders."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -42,15 +42,15 @@ EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
 
 
 class MaskedDataset(Dataset[Any]):
-    """Images with masks, as the network and the scores get them.
+    """Preprocessed images with masks.
 
     Args:
         items: The images with their masks.
         prepare: From stored pixels to a tensor.
         table: From stored masks to classes.
-        transform: Random changes of image and mask; None for evaluation, which keeps the mask's
-            own size.
-        seed: Start of all random streams.
+        transform: Random augmentation of image and mask; None for evaluation, which keeps the
+            mask's own size.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MaskedDataset(Dataset[Any]):
         known = self.prepare.known(item)
         if known.shape[:2] != mask.shape:
             raise DataError(wrong_size(item.name, known.shape[:2], mask.shape))
-        if known.dtype.kind == "f":  # what nothing is known of counts nowhere
+        if known.dtype.kind == "f":  # invalid pixels are ignored
             mask[np.isnan(known).all(-1)] = IGNORE
         pixels = self.prepare.filled(known)
         if self.transform is None:
@@ -93,21 +93,21 @@ class SegmentationData(ImageData):
     """Base of the segmentation data sets; a subclass only has to `read`.
 
     Args:
-        root: Folder or file that holds the data.
-        labels: What the values in the masks mean.
-        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
-            pixels; 256 if nothing else says so.
-        fit: "squash" resizes whole images to that size, "window" cuts windows out of them in
-            training and slides a window over them in evaluation.
+        root: Folder or file with the data.
+        labels: Meaning of the mask values.
+        img_size: Side of the network's input images, or height and width as 96x160 or [96, 160],
+            pixels; 256 by default.
+        fit: "squash" resizes whole images to that size, "window" trains on random windows and
+            evaluates with a sliding window.
         scale_to: With "window", resize the shorter side of every image to this first.
-        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
-            antialiasing filter where images shrink, as in timm.
-        augmentation: Random changes to training images: natural (mirrored left and right), medical
-            (neither mirrored nor turned), microscopy and aerial (mirrored and turned), none, or
-            each change by name.
-        align: Resample files of a case that do not lie where its first image lies onto the grid of
-            that image, masks to the nearest value, images linearly; they are errors otherwise.
-        **kwargs: Arguments of `ImageData`.
+        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with
+            antialiasing when shrinking, as in timm.
+        augmentation: Random changes to training images: natural (horizontal flips), medical (no
+            flips or quarter turns), microscopy and aerial (flips and quarter turns), none, or each
+            change by name.
+        align: Resample files of a case that are not on the grid of its first image onto that grid,
+        masks with the nearest value, images linearly; otherwise they are errors. **kwargs:
+        Arguments of `ImageData`.
     """
 
     unit: ClassVar[str] = "cases"
@@ -138,11 +138,11 @@ class SegmentationData(ImageData):
         self.scale_to, self.interpolation = scale_to, interpolation
         check_interpolation(interpolation)
 
-    # what to call what belongs together
+    # name of a group
     group_word = "groups"
 
     def plan(self) -> Preprocessing:
-        """Whole images squashed, or windows of them."""
+        """Squash whole images, or use windows of them."""
         return Preprocessing(
             img_size=self.img_size,
             in_chans=self.in_chans,
@@ -162,13 +162,13 @@ class SegmentationData(ImageData):
         return {split: splits[split] for split in SPLITS if split in splits}
 
     def groups_of(self, items: Sequence[Item]) -> list[str]:
-        """Group of each image; one that stands alone is called by its name."""
+        """Group of each image; its name if it has no group."""
         return super().groups_of(items) or [item.name for item in items]
 
     def draw_parts(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a division by the fractions."""
+        """Make a split by the fractions."""
         alone = groups is None or len(set(groups)) == len(groups)
         return super().draw_parts(items, None if alone else groups, fractions)
 
@@ -177,7 +177,7 @@ class SegmentationData(ImageData):
         """All masks, read once.
 
         Raises:
-            DataError: Files cannot be read or do not fit together; the text names them.
+            DataError: Files cannot be read or do not fit together; the message names them.
         """
         return survey_masks(self.in_order, self.labels.colors, self.workers)
 
@@ -194,18 +194,18 @@ class SegmentationData(ImageData):
         return read_as_they_are(table, self.survey.holders, self.survey.kinds, self.root)
 
     def take_whole(self, split: str) -> None:
-        """Where a division would be drawn, take all images as one split: to score other data."""
+        """Use all images as one split instead of making a split, to score other data."""
         super().take_whole(split)
         for found in ("survey", "table"):
             self.__dict__.pop(found, None)
 
     def notes(self) -> list[str]:
-        """What is odd about the data, and how many pixels count nowhere."""
+        """Oddities of the data, and the number of ignored pixels."""
         ignored = self.survey.ignored(self.table)
         return [*super().notes(), *([ignored] if ignored else [])]
 
     def tallies(self) -> dict[str, dict[str, int]]:
-        """Volumes, and patients or other groups, where these are not the images themselves."""
+        """Numbers of volumes, and of patients or other groups, if these are not single images."""
         names, cases, groups = (
             {split: values(items) for split, items in self.in_order.items()}
             for values in (
@@ -225,14 +225,14 @@ class SegmentationData(ImageData):
         }
 
     def settled(self) -> dict[str, Any]:
-        """Ranges and labels as they were found, so that later commands need not look again."""
+        """Inferred ranges and labels, so that later commands need not infer them again."""
         table = self.table
         return {
             **super().settled(),
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
-            # in numbers, whatever a preset's name may stand for one day
+            # as numbers, in case a preset changes later
             "augmentation": dataclasses.asdict(self.augmentation),
         }
 
@@ -248,7 +248,7 @@ class SegmentationData(ImageData):
 
     @property
     def background(self) -> bool:
-        """The first class is background (excluded from mean Dice)."""
+        """Whether the first class is background (excluded from mean Dice)."""
         return self.labels.background
 
     @property
@@ -265,7 +265,7 @@ class SegmentationData(ImageData):
         """Fail, before any training, on pairs that do not fit or classes that are missing.
 
         Raises:
-            DataError: The text says what is wrong and where.
+            DataError: The message says what is wrong and where.
         """
         self.check_splits()
         self.survey.check_values(self.table)
@@ -278,7 +278,7 @@ class SegmentationData(ImageData):
         return len({item.case for item in self.items(split)})
 
     def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
-        """Images of a split, as the network gets them."""
+        """Preprocessed images of a split."""
         prepare, transform = self.preprocessing, None
         if augmented:
             transform = train_mask_transform(
@@ -294,7 +294,7 @@ class SegmentationData(ImageData):
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.
 
-        Outside of training volumes are scored as a whole, so no process may get a part of one.
+        Outside of training, volumes are scored as a whole, so no process may get only part of one.
         """
         training = self.trainer is not None and self.trainer.state.fn == "fit"
         return self._eval_loader(split, whole=split == "test" or not training, collate=list)

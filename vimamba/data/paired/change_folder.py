@@ -1,4 +1,4 @@
-"""Folders of two dates with labels of change: what `vimamba fit --task change` reads."""
+"""Folders of two dates with change labels, for `vimamba fit --task change`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -37,14 +37,14 @@ MOST_NAMED = 5
 
 
 class PairDataset(Dataset[Any]):
-    """Two dates with maps of their labels, as the network and the scores get them.
+    """Preprocessed pairs of dates with their label maps.
 
     Args:
         pairs: The pairs.
         prepare: From stored pixels to a tensor.
         truths: From label files to maps.
-        transform: Random changes; None for evaluation, which keeps the maps' own size.
-        seed: Start of all random streams.
+        transform: Random augmentation; None for evaluation, which keeps the maps' own size.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PairDataset(Dataset[Any]):
 
 
 def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], NDArray[np.bool_]]:
-    """Both dates, (H, W, C), gaps filled, and where something is known of both, (H, W).
+    """Both dates, (H, W, C), with invalid pixels filled, and the pixels valid in both, (H, W).
 
     Raises:
         DataError: They differ in size.
@@ -94,7 +94,7 @@ def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], N
     if before != after:
         raise DataError(
             f"{pair.name} has {before[0]}x{before[1]} pixels before and {after[0]}x{after[1]} "
-            "after; both dates must lie on one grid"
+            "after; both dates must be on one grid"
         )
     known = np.ones(before, dtype=bool)
     for date in found:
@@ -104,29 +104,28 @@ def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], N
 
 
 def wrong_sizes(pair: DatePair, image: Sequence[int], labels: Sequence[int]) -> str:
-    """Text for a pair whose labels have another size."""
+    """Message for a pair whose labels have another size."""
     return f"{pair.name} has {image[0]}x{image[1]} pixels, its labels {labels[0]}x{labels[1]}"
 
 
 class ChangeFolder(ImageData):
-    """Pairs of images of two dates with labels of change, of what was there, or of damage.
+    """Pairs of images of two dates with labels of change, of land cover, or of damage.
 
     Args:
         root: The folder.
-        layout: Which data set's folders it has; found by the folders' names by default.
-        classes: Names of the classes of a semantic set, the first of what has not changed. By
-            default SECOND's where labels have its colors, or as many as the labels have values.
-        colors: Red, green and blue of each class, for labels in color; SECOND's by default.
-        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
-            pixels; 256 if nothing else says so.
-        fit: "window" cuts windows out of the images in training and slides a window over them in
-            evaluation, "squash" resizes whole images.
+        layout: Folder layout of a data set; inferred from the folder names by default.
+        classes: Names of the classes of a semantic set, the first of which is unchanged. By default
+            SECOND's if labels have its colors, or as many as the labels have values.
+        colors: Red, green and blue of each class, for color labels; SECOND's by default.
+        img_size: Side of the network's input images, or height and width as 96x160 or [96, 160],
+            pixels; 256 by default.
+        fit: "window" trains on random windows and evaluates with a sliding window, "squash" resizes
+            whole images.
         scale_to: With "window", resize the shorter side of every image to this first.
         interpolation: As in `vimamba.data.SegmentationData`.
-        augmentation: Random changes to training pairs, by the name of a preset (aerial: mirrored
-            and turned) or each by name. Both dates and the labels are moved together, values are
-            changed for each date by itself.
-        **kwargs: Arguments of `ImageData`.
+        augmentation: Random changes to training pairs, by the name of a preset (aerial: flips and
+        quarter turns) or each by name. Geometric changes apply to both dates and the labels, color
+        changes to each date separately. **kwargs: Arguments of `ImageData`.
     """
 
     unit: ClassVar[str] = "pairs"
@@ -159,7 +158,7 @@ class ChangeFolder(ImageData):
         self.augmentation = restore_settings(MaskedAugmentation, chosen)
 
     def plan(self) -> Preprocessing:
-        """Whole images squashed, or windows of them."""
+        """Squash whole images, or use windows of them."""
         return Preprocessing(
             img_size=self.img_size,
             in_chans=self.in_chans,
@@ -178,7 +177,7 @@ class ChangeFolder(ImageData):
         return find_layout(self.root, self.layout_name)
 
     def read(self) -> Catalogue:
-        """Pair the files; draw what is not divided."""
+        """Pair the files; make missing splits."""
         splits, divided = find_pairs(self.root, self.layout, self.remarks)
         if not any(splits.values()):
             raise DataError(f"root={str(self.root)!r} holds no pair with labels")
@@ -191,7 +190,7 @@ class ChangeFolder(ImageData):
 
     @property
     def kind(self) -> Kind:
-        """What the labels tell: "binary", "semantic" or "damage"."""
+        """Kind of the labels: "binary", "semantic" or "damage"."""
         kinds: set[Kind] = {layout.kind for layout in LAYOUTS.get(self.layout_name or "", ())}
         return kinds.pop() if len(kinds) == 1 else self.layout.kind
 
@@ -200,8 +199,8 @@ class ChangeFolder(ImageData):
         """How the labels are read.
 
         Raises:
-            DataError: Labels in color, whose colors nobody has named, or names for labels that
-                have names of their own.
+            DataError: Color labels without given colors, or class names for labels whose names are
+                fixed.
         """
         if self.kind != "semantic":
             if self.classes is not None and len(self.classes) != len(FIXED[self.kind]):
@@ -230,7 +229,7 @@ class ChangeFolder(ImageData):
         return first.ndim == 3 and not (first == first[:, :, :1]).all()
 
     def _count_classes(self) -> list[str]:
-        """Names of as many classes as the labels have values; SECOND's where it is SECOND."""
+        """Class names for the values in the labels; SECOND's names for SECOND."""
         highest = 1
         for path in self._label_files():
             values = gray_values(read_mask(path), str(path))
@@ -255,7 +254,7 @@ class ChangeFolder(ImageData):
         """Pixels of each class in each map of each split, (M, num_classes); all labels are read.
 
         Raises:
-            DataError: Labels cannot be read or do not fit; the text names the first few.
+            DataError: Labels cannot be read or do not fit; the message names the first few.
         """
         found, troubles = {}, []
         for split, pairs in self.in_order.items():
@@ -283,7 +282,7 @@ class ChangeFolder(ImageData):
         """Fail, before any training, on pairs that do not fit, or if nothing ever changes.
 
         Raises:
-            DataError: The text says what is wrong and where.
+            DataError: The message says what is wrong and where.
         """
         self.check_splits()
         if self.counts["train"][0, 1] == 0 and self.limit is None:
@@ -291,12 +290,12 @@ class ChangeFolder(ImageData):
             raise DataError(f"root={str(self.root)!r}: no training pixel is labelled as {what}")
 
     def take_whole(self, split: str) -> None:
-        """Where a division would be drawn, take all images as one split: to score other data."""
+        """Use all images as one split instead of making a split, to score other data."""
         super().take_whole(split)
         self.__dict__.pop("counts", None)
 
     def settled(self) -> dict[str, Any]:
-        """What was found, so that later commands need not look again."""
+        """Inferred settings, so that later commands need not infer them again."""
         return {
             **super().settled(),
             "classes": self.class_names,
@@ -305,7 +304,7 @@ class ChangeFolder(ImageData):
         }
 
     def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
-        """Pairs of a split, as the network gets them."""
+        """Preprocessed pairs of a split."""
         prepare, transform = self.preprocessing, None
         if augmented:
             transform = PairTransform(
@@ -323,5 +322,5 @@ class ChangeFolder(ImageData):
         return self._eval_loader(split, collate=list)
 
 
-# names of classes that no data set changes
+# fixed class names
 FIXED: dict[str, list[str]] = {"binary": ["unchanged", "changed"], "damage": XBD}

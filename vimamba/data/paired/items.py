@@ -14,10 +14,10 @@ class DatePair:
     """Two images of one place.
 
     Attributes:
-        stem: What the names of its files have in common.
+        stem: Common part of the names of its files.
         files: "before", "after" and labels; see `vimamba.data.paired.layouts.Layout`.
-        root: Names are given relative to it.
-        notes: A file that may say more of the labels.
+        root: Folder that names are relative to.
+        notes: A file with additional label information.
         group: As in `vimamba.data.items.Item`.
     """
 
@@ -37,23 +37,23 @@ class DatePair:
         return FileImage(self.files["before"], self.root), FileImage(self.files["after"], self.root)
 
     def check_place(self) -> None:
-        """Fail on GeoTIFF files that do not lie where the first image lies.
+        """Fail on GeoTIFF files that are not on the grid of the first image.
 
         Raises:
-            DataError: The text names both.
+            DataError: The message names both.
         """
         here = raster_grid(self.files["before"])
         for path in self.files.values():
             there = raster_grid(path)
             if here is not None and there is not None and not here.agrees(there):
                 raise DataError(
-                    f"{path} ({there.text}) does not lie where {self.files['before']} "
-                    f"({here.text}) lies; warp one onto the grid of the other"
+                    f"{path} ({there.text}) is not on the grid of {self.files['before']} "
+                    f"({here.text}); warp one onto the grid of the other"
                 )
 
     @property
     def label_files(self) -> dict[str, Path]:
-        """The labels by what they are."""
+        """The label files by kind."""
         return {role: path for role, path in self.files.items() if role not in ("before", "after")}
 
     def target_text(self, class_names: Sequence[str]) -> str:

@@ -23,7 +23,7 @@ class BackboneChangeDetector(OnBackbone, ChangeDetector):
         fusion_kwargs: Arguments of the fusion.
         num_classes: Channels of the logits.
         in_chans, pretrained, img_size: See `FeaturePyramid`.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""RSM-CD (Zhao et al. 2024, arXiv:2404.02668): RS-Mamba for change between two dates."""
+"""RSM-CD (Zhao et al. 2024, arXiv:2404.02668): RS-Mamba for change detection."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,13 +29,13 @@ class RSMCD(RSMambaNetwork, ChangeDetector):
         self.fusion = ConcatenationFusion(dims)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
-        """Logits of whole cells; see `ChangeDetector.predict`."""
+        """Logits of the padded images; see `ChangeDetector.predict`."""
         return [self.decoder(self.fusion(*encode_dates(self.encode, before, after)))]
 
 
 @register_network(task="change")
 def rsm_cd_tiny(*, img_size: int | None = None, pretrained: bool = False, **kwargs: Any) -> RSMCD:
-    """RSM-CD of the published configuration: 51.9 M parameters, for images of any size."""
+    """RSM-CD in the published configuration: 51.9 M parameters, for images of any size."""
     if pretrained:
         raise ValueError("pretrained=True: there are no weights for rsm_cd_tiny to start from")
     return RSMCD(**{"drop_path_rate": 0.2, **kwargs})

@@ -1,11 +1,12 @@
-"""MambaHSI (Li et al. 2024, IEEE TGRS): the class of every pixel of a hyperspectral cube.
+"""MambaHSI (Li et al. 2024, IEEE TGRS): classifies every pixel of a hyperspectral cube.
 
-A block scans over all pixels of the cube and, in every pixel, over groups of channels; it weighs
-and adds both. The cube is read whole: windows would cut the long sequence that the method lives by.
+A block scans over all pixels of the cube and, in every pixel, over groups of channels; it computes
+a weighted sum of both. The cube is read as a whole: windows would cut the long sequence that the
+method relies on.
 
 Official code: https://github.com/li-yapeng/MambaHSI (no license, no weights). It scans over the
-pixels of a whole batch as one sequence, so that what an image is answered depends on those beside
-it; here every image has a sequence of its own, unless `joint_sequence` asks for theirs.
+pixels of a whole batch as one sequence, so the prediction for an image depends on the other images;
+here every image is a separate sequence, unless `joint_sequence` is set.
 
 Sizes: N batch, C channels, H and W map, G groups of channels.
 """
@@ -31,9 +32,9 @@ class SpatialBranch(nn.Module):
 
     Args:
         dim: C.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
-        scan_order: Of the pixels.
+        scan_order: Scan order of the pixels.
         joint_sequence: Read the images of a batch as one, stacked from top to bottom.
     """
 
@@ -60,9 +61,9 @@ class SpectralBranch(nn.Module):
     """Mix G groups of neighboring channels in every pixel.
 
     Args:
-        dim: C; the last group is completed by zeros.
+        dim: C; the last group is padded with zeros.
         groups: G.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
     """
 
@@ -85,7 +86,7 @@ class SpectralBranch(nn.Module):
 
 
 class BothBranches(nn.Module):
-    """The sum of both branches by learned weights, and of the input.
+    """The sum of both branches with learned weights, and of the input.
 
     Args:
         spatial: The branch over pixels.
@@ -114,10 +115,10 @@ class BothBranches(nn.Module):
 
 
 class MambaHSI(Segmenter):
-    """MambaHSI: three blocks, each at half of the resolution before.
+    """MambaHSI: three blocks, each at half the resolution of the previous one.
 
-    It takes any size of 4 pixels a side or more; smaller cubes are padded by zeros. Odd sides are
-    rounded down where the map is halved, as in the official code.
+    It takes any size of at least 4 pixels per side; smaller cubes are padded with zeros. Odd sides
+    are rounded down when the map is halved, as in the official code.
 
     Args:
         num_classes: Channels of the logits.
@@ -135,7 +136,7 @@ class MambaHSI(Segmenter):
         architecture: Registered name.
     """
 
-    # of one pixel each; two halvings leave something of four
+    # cells of one pixel; at least four, so that two halvings leave one
     fewest_cells = 4
 
     def __init__(
@@ -198,14 +199,14 @@ class MambaHSI(Segmenter):
         return self.classifier(self.head(x))
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of all pixels, resized with the corners aligned; see `Segmenter.predict`."""
+        """Logits of all pixels, resized with aligned corners; see `Segmenter.predict`."""
         size = x.shape[2], x.shape[3]
         cells = self.forward_cells(x)
         return [F.interpolate(cells, size=size, mode="bilinear", align_corners=True)]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _RULES
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -214,7 +215,7 @@ class MambaHSI(Segmenter):
 
 
 def _block_rules() -> dict[str, Any]:
-    """Rules for the blocks, which are numbered 0, 2 and 4 there."""
+    """Rules for the blocks, which are numbered 0, 2 and 4 in the file."""
 
     def behind(place: str, new: str) -> Any:
         return lambda m: f"blocks.{int(m['block']) // 2}.{place}{m.expand(new)}"
@@ -247,7 +248,7 @@ def _create(
     pretrained: bool = False,
     **kwargs: Any,
 ) -> MambaHSI:
-    """A published network; any size of images will do."""
+    """A published network, for images of any size."""
     if aux:
         raise ValueError(f"aux=True: {name} has no auxiliary outputs")
     if pretrained:

@@ -21,7 +21,7 @@ class BackboneSegmenter(OnBackbone, Segmenter):
         num_classes: Channels of the logits.
         in_chans, pretrained, img_size: See `FeaturePyramid`.
         aux: Add an FCN head on the second coarsest level.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class RSMSS(RSMambaNetwork, Segmenter):
 def rsm_ss_tiny(
     *, aux: bool = False, img_size: int | None = None, pretrained: bool = False, **kwargs: Any
 ) -> RSMSS:
-    """RSM-SS of the published configuration: 50.4 M parameters, for images of any size."""
+    """RSM-SS in the published configuration: 50.4 M parameters, for images of any size."""
     if aux:
         raise ValueError("aux=True: rsm_ss_tiny has no auxiliary outputs")
     if pretrained:

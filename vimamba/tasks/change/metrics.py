@@ -1,7 +1,7 @@
 """Scores of change, from tables of counts over all pixels of a data set.
 
-Tables have the truth in rows and predictions in columns; the first class is what has not changed,
-or no building. What cannot be told, as the F1 of a class that is in neither, is None.
+Rows are the truth and columns the predictions; the first class is unchanged, or no building.
+Undefined scores, such as the F1 of a class that is in neither, are None.
 """
 
 import math
@@ -51,19 +51,19 @@ def score_tables(
 
 
 def ratio(part: Tensor, whole: Tensor) -> Score:
-    """A quotient; None of nothing."""
+    """A quotient; None if the denominator is 0."""
     return float_or_none(part / whole)
 
 
 def f1_score(precision: Score, recall: Score) -> Score:
-    """Their harmonic mean."""
+    """Harmonic mean of precision and recall."""
     if precision is None or recall is None:
         return None
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def kappa_score(counts: Tensor) -> Score:
-    """Cohen's kappa: agreement beyond what chance brings."""
+    """Cohen's kappa: agreement beyond chance."""
     total = counts.sum()
     agreed = counts.diagonal().sum() / total
     chance = (counts.sum(0) * counts.sum(1)).sum() / total**2
@@ -71,7 +71,7 @@ def kappa_score(counts: Tensor) -> Score:
 
 
 def change_scores(confusion: Tensor) -> dict[str, Score]:
-    """Scores of a map of two classes.
+    """Scores of a binary map.
 
     Args:
         confusion: (2, 2).
@@ -95,12 +95,12 @@ def semantic_scores(confusion: Tensor) -> dict[str, Score]:
     """Scores of semantic change, as SECOND is scored (Yang et al. 2020, arXiv:2010.05687).
 
     Args:
-        confusion: (C, C), the pixels of both dates in one table; class 0 has not changed.
+        confusion: (C, C), the pixels of both dates in one matrix; class 0 is unchanged.
 
     Returns:
-        `miou` (of unchanged and changed), `sek` (separated kappa: of all but what is rightly
-        unchanged, times exp(IoU of changed - 1)), `fscd` (F1 of the classes where something has
-        changed), `score` (0.3 mIoU + 0.7 SeK).
+        `miou` (of unchanged and changed), `sek` (separated kappa: without correctly unchanged
+        pixels, times exp(IoU of changed - 1)), `fscd` (F1 of the classes on changed pixels),
+        `score` (0.3 mIoU + 0.7 SeK).
     """
     counts = confusion.double()
     total, both = counts.sum(), counts[0, 0]
@@ -122,11 +122,11 @@ def damage_scores(building: Tensor, damage: Tensor) -> dict[str, Score]:
 
     Args:
         building: (2, 2), no building and building.
-        damage: (C, C), of pixels on true buildings only; the first class is no building.
+        damage: (C, C), on pixels of true buildings only; the first class is no building.
 
     Returns:
-        `f1_building`; `f1_damage`, the harmonic mean of the F1 of the levels of damage, of those
-        that are in the truth; `score`, 0.3 of the former and 0.7 of the latter.
+        `f1_building`; `f1_damage`, the harmonic mean of the F1 of the damage levels that are in the
+        truth; `score`, 0.3 of the former plus 0.7 of the latter.
     """
     place = change_scores(building)["f1"]
     rows = per_class(damage, [""] * len(damage))[1:]

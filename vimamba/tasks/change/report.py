@@ -1,4 +1,4 @@
-"""What a run on change tells: the data before training; scores, pictures and the export."""
+"""Output of a change run: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -59,7 +59,7 @@ SCORES = {
 
 
 def show_data(data: ChangeFolder) -> None:
-    """Check the data and print classes, their parts of the pixels, and what was noted.
+    """Check the data and print classes, their shares of the pixels, and notes.
 
     Raises:
         DataError: Something is empty, unreadable or does not fit together.
@@ -87,7 +87,7 @@ def show_data(data: ChangeFolder) -> None:
 
 
 def draw_data(data: ChangeFolder, out: Path) -> None:
-    """Training pairs with their labels, plain and changed at random."""
+    """Training pairs with their labels, before and after augmentation."""
     from vimamba.tasks.change.pictures import draw_pairs
 
     draw_pairs(data, out / "data.png")
@@ -116,7 +116,7 @@ def class_cells(report: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
-    """The scores that matter most in a line."""
+    """The most important scores in a line."""
     keys = [key for key in ("score", "sek", "fscd", "f1_damage") if key in report] or ["f1", "iou"]
     scores = ", ".join(f"{SCORES[key]} {number(report[key], 4)}" for key in keys)
     return f"{split} {scores} on {report['images']} pairs"
@@ -141,7 +141,7 @@ def draw_results(
 
 
 def export(task: Any, data: Any, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
+    """Write the scored network with everything needed to rebuild it."""
     preprocessing = data.preprocessing
     save_pretrained(
         task.scored_net,

@@ -1,4 +1,4 @@
-"""What a registration run tells: the data before training; scores, pictures and the export."""
+"""Output of a registration run: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from vimamba.tasks.registration.pictures import PLANES, Look, draw_pairs, draw_s
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
-    ("data.png", "training pairs as they are"),
+    ("data.png", "training pairs before registration"),
     ("samples.png", "pairs before and after, and their fields; also scores.png, curves.png"),
 )
 INPUTS = ("MOVING", "FIXED")
@@ -56,18 +56,18 @@ def show_data(data: RegistrationData) -> None:
         say(f"{what}: {', '.join(f'{split} {count}' for split, count in found.items())}")
     say(f"first case: {data.every_case[0].grid.text}; {data.in_chans} channels")
     if not data.label_values:
-        say("no labels: likeness of the images is all there is to train on and to score")
+        say("no labels: training and scores use image similarity only")
     else:
         total = sum(data.label_voxels.values())
         shares = (f"{data.label_voxels.get(v, 0) / total:.2%}" for v in data.label_values)
         named = zip(data.class_names, data.label_values, shares, strict=True)
-        show_table("", ["class", "value", "part of all cells"], list(named)[:CLASS_ROWS])
+        show_table("", ["class", "value", "share of all cells"], list(named)[:CLASS_ROWS])
     for note in data.notes():
         say(note)
 
 
 def look_at(found: PairTensors, flow: torch.Tensor, moved: torch.Tensor) -> Look:
-    """What to draw of a pair: the first channel."""
+    """The first channel of a pair, to draw."""
     moving, fixed = found.images[:, 0].numpy()
     shown = moved[0].float().cpu().numpy()
     return Look(
@@ -76,7 +76,7 @@ def look_at(found: PairTensors, flow: torch.Tensor, moved: torch.Tensor) -> Look
 
 
 def draw_data(data: RegistrationData, out: Path) -> None:
-    """Training pairs, not registered."""
+    """Draw training pairs, not registered."""
     dataset = data.dataset("train", augmented=True)
     looks = []
     for index in range(min(SAMPLES, len(dataset))):
@@ -103,7 +103,7 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
-    """Dice, or likeness, before and after in a line."""
+    """Dice, or image similarity, before and after in a line."""
     key, name = ("dice", "Dice") if "dice" in report else ("ncc", "NCC")
     before, after = number(report[f"{key}_before"]), number(report[key])
     return f"{split} {name} {before} before, {after} after, mean of {report['pairs']} pairs"
@@ -118,7 +118,7 @@ def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, An
 def draw_results(
     task: Any, data: RegistrationData, split: str, report: dict[str, Any], out: Path
 ) -> None:
-    """Pairs before and after, and every pair's score."""
+    """Draw pairs before and after, and every pair's score."""
     dataset = data.dataset(split)
     looks = []
     for index in spread(len(dataset), SAMPLES):
@@ -132,12 +132,12 @@ def draw_results(
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
-    """Places of some of many, from the first to the last."""
+    """Indices of `wanted` of `count` items, evenly spread."""
     return sorted({round(i * (count - 1) / max(wanted - 1, 1)) for i in range(min(count, wanted))})
 
 
 def export(task: Any, data: RegistrationData, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
+    """Write the scored network with everything needed to rebuild it."""
     save_pretrained(task.scored_net, folder, license="unknown")
 
 

@@ -62,7 +62,7 @@ def pool_masks(folds: Folds, out: Path, *, unit: str = "Pixel") -> Pooled:
 
 
 def case_means(cases: Sequence[Row]) -> list[Row]:
-    """Mean scores of each case over the classes that it has."""
+    """Mean scores of each case over its classes."""
     by_case: dict[str, list[Row]] = {}
     for row in cases:
         by_case.setdefault(row["case"], []).append(row)

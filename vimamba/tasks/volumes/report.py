@@ -1,4 +1,4 @@
-"""What a run on volumes tells: the cases before training; scores, pictures and the export."""
+"""Output of a volume run: the cases before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -31,10 +31,10 @@ FOLD_RESULTS = (("confusion_matrix.png", "the voxels of all folds together"),)
 
 
 def show_data(data: VolumeData) -> None:
-    """Check the data and print classes, their parts of the voxels, sizes, spacings and the plan.
+    """Check the data and print classes, their shares of the voxels, sizes, spacings and the plan.
 
     Raises:
-        DataError: Cases cannot be used; the text names them.
+        DataError: Cases cannot be used; the message names them.
     """
     data.check()
     show_classes(data, "voxels", "cases")
@@ -63,7 +63,7 @@ def draw_results(
 
 
 def export(task: Any, data: VolumeData, folder: Path) -> None:
-    """Write the scored network with all that is needed to build it again."""
+    """Write the scored network with everything needed to rebuild it."""
     preprocessing = data.preprocessing
     save_pretrained(
         task.scored_net,
@@ -92,7 +92,7 @@ def pool_folds(folds: Folds, out: Path) -> Pooled:
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:
-    """Segment volumes, or go on where an earlier call with the same options stopped."""
+    """Segment volumes, or continue where an earlier call with the same options stopped."""
     from functools import partial
 
     from vimamba.tasks.segmentation.predict import segment

@@ -35,37 +35,38 @@ PLANNED = tuple(n for n in list_segmenters() if n.startswith(("vss_unet_3d", "um
 
 @register_task("volumes")
 class Volumes(Segmentation):
-    """Trains and scores a segmentation network of volumes.
+    """Trains and scores a segmentation network for volumes.
 
-    The network sees patches of one size at one spacing. Whole volumes are predicted in windows that
-    overlap and are blended with Gaussian weights, and the probabilities are brought to the stored
-    voxels slice by slice, so that a volume of any size takes little memory beyond its own voxels.
+    The network sees patches of one size at one spacing. Whole volumes are predicted in overlapping
+    windows that are blended with Gaussian weights, and the probabilities are resampled to the
+    stored voxels slice by slice, so that a volume of any size takes little memory beyond its own
+    voxels.
 
     Args:
-        model: A network of volumes: vss_unet_3d_*, umamba_*_3d, segmamba.
-        model_kwargs: Further arguments of the network.
+        model: A network for volumes: vss_unet_3d_*, umamba_*_3d, segmamba.
+        model_kwargs: Additional arguments of the network.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.
         aux: Deep supervision.
         in_chans: Input channels.
-        num_classes: Classes; the data module knows.
+        num_classes: Classes; set by the data module.
         class_names: In the order of the classes; numbers by default.
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
         background: The first class is background (excluded from mean Dice).
-        regions: Sets of mask values that are scored together besides the classes, by name.
+        regions: Sets of mask values that are also scored, as unions, by name.
         img_size: Size of the patches: a side, or slices, rows and columns.
         spacing: Millimeters along the three axes.
         optim: Optimizer and schedule.
         objective: The losses.
-        score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
-        case_scores: Outside of training, score each volume by itself, with distances of surfaces.
-        tolerance: Distance up to which a surface counts as found, in millimeters.
-        overlap: Part that neighboring windows share, in [0, 1).
-        memory: GiB that the scores of a volume's classes may take; larger ones lie in a temporary
-            file, which is mapped into memory.
-        grad_checkpointing: Spend time to save memory.
+        score: What decides which epoch is best: mean Dice of the foreground classes, or mean IoU.
+        case_scores: Outside of training, score each volume separately, with surface distances.
+        tolerance: Distance up to which a surface counts as matched, in millimeters.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
+        memory: GiB of memory for the scores of a volume's classes; larger ones go to a temporary
+            memory-mapped file.
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.volumes.report"
@@ -137,7 +138,7 @@ class Volumes(Segmentation):
             seed=seed,
         )
         self.hparams.update(spacing=spacing, regions=regions, memory=memory)
-        self.hparams.pop("head", None)  # of images only
+        self.hparams.pop("head", None)  # for images only
         self.memory = memory
 
     def planned_arguments(self, model: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ class Volumes(Segmentation):
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """By what lies in the folder: ACDC, BraTS, or volumes and masks by name."""
+        """Decide by the contents of the folder: ACDC, BraTS, or volumes and masks by name."""
         name = "VolumeFolder"
         for place in subfolders(path) if path.is_dir() else ():
             for folder in (place, *subfolders(place)[:1]):
@@ -160,7 +161,7 @@ class Volumes(Segmentation):
 
     @classmethod
     def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
-        """No size: the data proposes one."""
+        """A config without size: the data proposes one."""
         return PretrainedCfg(input_size=cast(Any, (1,)))
 
     def new_cases(self) -> CaseTable:
@@ -173,7 +174,7 @@ class Volumes(Segmentation):
         )
 
     def room(self, shape: tuple[int, ...]) -> Tensor:
-        """Zeros of a shape, in a file that nobody else sees if they are many."""
+        """Zeros of a shape, in an unlinked temporary file if they are large."""
         if 4 * math.prod(shape) <= self.memory * 2**30:
             return torch.zeros(shape, dtype=torch.float32, device="cpu")
         with tempfile.TemporaryFile(prefix="vimamba-") as file:
@@ -187,9 +188,9 @@ class Volumes(Segmentation):
         return self.slide(image, mirrored(self.finite_logits, axes))
 
     def stored_slices(self, views: Sequence[Tensor], size: Sequence[int]) -> Iterator[Tensor]:
-        """Probabilities of one slice of the stored volume after the other, (N, K, H, W).
+        """Probabilities of the slices of the stored volume, one after the other, (N, K, H, W).
 
-        They are those of the trilinear interpolation of the whole, which is never there.
+        They equal the trilinear interpolation of the whole volume, which is never computed at once.
 
         Args:
             views: Logits (N, K, d, h, w).
@@ -211,11 +212,11 @@ class Volumes(Segmentation):
             yield mixed if mixed.shape[2:] == tuple(size[1:]) else resize(mixed, size[1:])
 
     def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
-        """The likeliest class of every stored voxel, (N, D, H, W), from the mean of the views."""
+        """The most likely class of every stored voxel, (N, D, H, W), from the mean of the views."""
         return np.stack([likeliest(part) for part in self.stored_slices(views, size)], axis=1)
 
     def score_batch(self, batch: list[Scored], stage: str) -> None:
-        """Add volumes, each with a mask as it is stored, to the scores."""
+        """Add volumes, each with its stored mask, to the scores."""
         for image, mask, case, spacing in batch:
             views = self.views(image[None])
             target = shrink(mask[None], views[0].shape[2:])

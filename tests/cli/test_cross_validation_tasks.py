@@ -108,4 +108,4 @@ def test_of_registration_pairs_lie_within_a_fold(cross_validate, tmp_path, capsy
     assert Image.open(out / "scores.png").size[0] > 300
     files = [str(tmp_path / "in" / "images" / f"{n}.png") for n in (0, 1)]
     assert main(["predict", str(out), *files, "--out", str(out / "x")]) == 2
-    assert "fields of several folds have no mean" in capsys.readouterr().err
+    assert "fields of several folds cannot be averaged" in capsys.readouterr().err

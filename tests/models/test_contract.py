@@ -96,7 +96,7 @@ def test_a_list_of_orders_that_cannot_be_is_refused_in_a_line(name):
 
 @pytest.mark.parametrize("name", [name for name in TEST_MODELS if name not in SCANNED])
 def test_a_model_without_paths_refuses_orders_in_a_line(name):
-    with pytest.raises(TypeError, match=r"has no scan, so no order of one: .* 'scan_order'"):
+    with pytest.raises(TypeError, match=r"has no scan and so no scan order: .* 'scan_order'"):
         timm.create_model(name, device="meta", scan_order=["raster", "columns"])
 
 

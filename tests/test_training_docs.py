@@ -9,6 +9,7 @@ from vimamba.cli import main
 
 PAGE = "docs/training.md"
 TEXT = read(PAGE)
+SMALL = "{patch_size: 8, depth: 1, embed_dim: 16, num_heads: 2}"
 
 
 @pytest.fixture
@@ -24,10 +25,11 @@ def photos(tmp_path, monkeypatch):
 
 
 def made_small(command):
+    """The command with a network that compiles nothing."""
     argv = shortened(command)
     if "--model" in argv:
-        size = ["--img-size", "32", "--model.model_kwargs", "{depth: 1, embed_dim: 32}"]
-        argv += ["--workers", "0", *size]
+        argv[argv.index("--model") + 1] = "test_vit"
+        argv += ["--img-size", "16", "--workers", "0", "--model.model_kwargs", SMALL]
     return argv
 
 

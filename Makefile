@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 
-.PHONY: demo demo-segmentation demo-change demo-volumes demo-registration test lint types slow floors clean
+.PHONY: demo demo-segmentation demo-change demo-volumes demo-registration test lint types slow floors docs clean
 
 demo: $(VENV)/.train
 	$(BIN)/python tools/demo.py
@@ -23,7 +23,7 @@ demo-change: $(VENV)/.train,geo
 demo-volumes: $(VENV)/.train,medical
 	$(BIN)/python tools/demo_volumes.py
 
-# two processes of one thread each, which do not take the cores from each other
+# two processes of one thread each, so that they do not compete for cores
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
 
@@ -34,7 +34,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	$(BIN)/basedpyright
 
-# the lowest and the newest versions that pyproject.toml allows, each in an environment of its own
+# the lowest and the newest versions that pyproject.toml allows, each in its own environment
 floors:
 	tools/ci_floors.sh $(PYTHON) floor floor
 	tools/ci_floors.sh $(PYTHON) newest newest
@@ -43,10 +43,14 @@ floors:
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-$(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
+# the site, into build/site; a warning is an error
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
+
+$(VENV)/.docs $(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 	  || { echo 'vimamba needs Python >= 3.10; name one: make PYTHON=python3.12' >&2; exit 2; }
-	@echo 'Installing vimamba and what it needs into $(VENV): some minutes, once.'
+	@echo 'Installing vimamba and its dependencies into $(VENV): a few minutes, once.'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable '.[$*]'
 	touch $@

@@ -1,6 +1,6 @@
-"""Entry point of the `vimamba` command: what needs no torch is answered before torch is imported.
+"""Entry point of the `vimamba` command: help and version are printed without importing torch.
 
-It is a module of its own because importing anything of `vimamba` registers the models with timm.
+It is a separate module because importing anything from `vimamba` registers the models with timm.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
   vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
   vimamba validate | test RUN                                score a run's best checkpoint
+  vimamba compare RUN...                                     settings and scores side by side
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images
   vimamba list-models [PATTERN]                              models with sizes, accuracy, license
   vimamba identify FILE                                      say what a checkpoint file is

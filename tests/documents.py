@@ -22,11 +22,24 @@ def find_commands(text: str) -> list[str]:
 
 
 def find_missing_links(text: str, folder: Path) -> list[str]:
-    """Links to files that do not exist."""
-    links = re.findall(r"\]\((?!http)([^)#]+)(?:#[^)]*)?\)", text)
+    """Links to files that do not exist, or to headings that are not there."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    missing = []
+    for link, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", prose):
+        target = folder / link
+        if not target.exists():
+            missing.append(link)
+        elif anchor and anchor not in find_anchors(target.read_text("utf-8") if link else text):
+            missing.append(f"{link}#{anchor}")
     paths = re.findall(r"`((?:tests|configs|tools)/\S+\.\w+)`", text)
-    missing = [link for link in links if not (folder / link).exists()]
     return missing + [path for path in paths if not (ROOT / path).exists()]
+
+
+def find_anchors(text: str) -> set[str]:
+    """What the headings of a page are linked by: GitHub and MkDocs call them the same."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    titles = re.findall(r"^#+ +(.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def shortened(command: str) -> list[str]:

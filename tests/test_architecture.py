@@ -15,7 +15,7 @@ OURS = ("vimamba", "vimamba_command", "vimamba_kernels")
 # what every part of vimamba may import; it imports nothing but itself
 BASE = {
     *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.labels", "vimamba.lightning"),
-    *("vimamba.names", "vimamba.reading", "vimamba.sizes", "vimamba.timm_layers"),
+    *("vimamba.names", "vimamba.reading", "vimamba.runs", "vimamba.sizes", "vimamba.timm_layers"),
 }
 # what is imported from one module of ours, and from where elsewhere it must not be: Lightning comes
 # as two packages, and some layers differ between versions of timm
@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.names": set(),
     "vimamba.labels": set(),
     "vimamba.reading": set(),
+    "vimamba.runs": set(),
     "vimamba.sizes": set(),
     "vimamba.scan_orders": {"vimamba_kernels"},
     "vimamba.checkpoints": set(),
@@ -107,6 +108,7 @@ HEAVY = [
     "onnxruntime",
     "transformers",
     "monai",
+    "pydicom",
     "torchao",
     "nnunetv2",
     "rasterio",

@@ -34,7 +34,7 @@ def official_file(tmp_path):
     return save
 
 
-def test_identify_tells_notes_accuracy_and_the_dense_layout(official_file):
+def test_identify_reports_notes_accuracy_and_the_dense_layout(official_file):
     found = vimamba.identify(official_file("vmamba_tiny_v0_backbone"))
     assert "first generation" in found.notes
     assert "82.2" in found.accuracy
@@ -93,7 +93,7 @@ def test_another_family_is_refused_by_its_name(official_file):
         create("vmamba_tiny_s1l8", official_file("vim_small_patch16_224"))
 
 
-def test_rotary_weights_are_told_from_plain_ones(official_file):
+def test_rotary_weights_are_distinguished_from_plain_ones(official_file):
     with pytest.raises(CheckpointError, match="it is vim_tiny_rope_patch16_224"):
         create("vim_tiny_patch16_224", official_file("vim_tiny_rope_v1"))
 
@@ -178,7 +178,7 @@ def test_code_in_a_checkpoint_never_runs(tmp_path):
     create("vim_tiny_patch16_224", tmp_path / "official.pth")
 
 
-def test_what_is_no_checkpoint_is_named(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path):
     (tmp_path / "page.pth").write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match=r"page\.pth' is no checkpoint"):
         read_checkpoint(tmp_path / "page.pth")
@@ -242,14 +242,14 @@ BESIDE = {
 
 
 @pytest.mark.parametrize("wrap", BESIDE)
-def test_what_lies_beside_the_weights_is_left_out(wrap, tmp_path):
+def test_entries_other_than_the_weights_are_ignored(wrap, tmp_path):
     state, other = small_state(), {k: v + 1 for k, v in small_state().items()}
     torch.save(BESIDE[wrap](state, other), tmp_path / "x.pth")
     loaded = create("test_vmamba", tmp_path / "x.pth", num_classes=5).state_dict()
     assert all(torch.equal(value, state[key]) for key, value in loaded.items())
 
 
-def test_what_was_left_out_and_which_copy_was_taken_is_said(caplog):
+def test_ignored_entries_and_the_chosen_copy_are_reported(caplog):
     state = small_state()
     known = known_names(timm.create_model("test_vmamba", num_classes=5), {})
     both = {**prefixed("net.", state), **prefixed("average.module.", state)}
@@ -298,7 +298,7 @@ def test_identify_tells_a_backbone_without_classifier(tmp_path, caplog):
     assert caplog.text == "", "models that were only tried say nothing"
 
 
-def test_identify_lists_all_that_names_and_shapes_cannot_tell_apart(tmp_path):
+def test_identify_lists_all_models_with_the_same_names_and_shapes(tmp_path):
     made = timm.create_model("vim_tiny_patch16_224")
     torch.save(made.state_dict(), tmp_path / "x.pth")
     found = vimamba.identify(tmp_path / "x.pth")
@@ -380,7 +380,7 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch):
         timm.create_model("medmamba_tiny", pretrained=True)
 
 
-def test_a_classifier_of_other_classes_is_left_out_with_a_word(tmp_path, caplog):
+def test_a_classifier_for_other_classes_is_dropped_with_a_message(tmp_path, caplog):
     made = timm.create_model("test_vmamba", num_classes=4)
     torch.save(made.state_dict(), tmp_path / "x.pth")
     overlay = {"file": str(tmp_path / "x.pth")}

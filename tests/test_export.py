@@ -217,7 +217,7 @@ def test_a_size_too_small_to_be_free_is_fixed_and_said(tmp_path):
     model = timm.create_model("test_vmamba", num_classes=5, depths=(1, 1), dims=(16, 24))
     report = export_model(model, tmp_path / "model.onnx", image_size=(3, 8, 8))
     assert report.input == ("batch", 3, 8, 8)
-    assert report.notes[0].startswith("height and width are fixed at 8x8: a file that takes any")
+    assert report.notes[0].startswith("height and width are fixed at 8x8: a file with dynamic")
 
 
 def test_a_file_that_does_not_run_is_refused_in_one_line():

@@ -82,9 +82,9 @@ def test_an_error_in_the_users_file_is_one_line(code, start_folder, capsys):
     ("args", "message"),
     [
         (["--import", "gone.py"], "--import gone.py: there is no file gone.py"),
-        (["--import", "gone_module"], "No module named 'gone_module'; a file is named with"),
-        (["--import", "timm.py"], "there is a module timm already"),
-        (["--import", "my-own.py"], "must be a name in Python"),
+        (["--import", "gone_module"], "No module named 'gone_module'; name a file with"),
+        (["--import", "timm.py"], "a module timm already exists"),
+        (["--import", "my-own.py"], "must be a Python identifier"),
         (["--import"], "--import needs the name of a module or a file"),
         (["--import="], "--import needs the name of a module or a file"),
     ],
@@ -119,7 +119,7 @@ def test_installed_packages_are_known_by_their_entry_point(start_folder, monkeyp
     assert main(["visualize", "scan", "--order", "comb", "--out", "comb.png"]) == 0
 
 
-def test_a_file_is_found_by_processes_that_are_started_anew(start_folder):
+def test_a_file_is_found_by_new_processes(start_folder):
     plugins.load_plugins(["own.py"])
     code = "import multiprocessing as m, own\nprint(own.CombMamba.__name__)"
     done = subprocess.run(

@@ -110,11 +110,29 @@ def test_links_of_the_description_work_on_pypi(wheel):
     assert metadata["Author"] == "vimamba developers"
 
 
-@pytest.mark.slow
-def test_an_installed_package_finds_its_recipes(wheel, tmp_path):
-    site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(site)]
+@pytest.fixture(scope="module")
+def site(wheel, tmp_path_factory) -> Path:
+    """A folder with the wheel installed, to be put before all others."""
+    folder = tmp_path_factory.mktemp("site")
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_what_releases_try_works_with_an_installed_package(site, tmp_path):
+    run = [sys.executable, str(ROOT / "tools" / "try_install.py")]
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert done.returncode == 0, done.stderr
+    assert f"{site / 'vimamba'} works" in done.stdout
+    env["PYTHONPATH"] = f"{ROOT}{os.pathsep}{ROOT / 'kernels'}"
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert "vimamba comes from the checkout" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_installed_package_finds_its_recipes(site, tmp_path):
     script = (
         "import vimamba; from vimamba.cli.options import find_recipe\n"
         "for name in ('classification/digits_vim', 'configs/segmentation/nuclei_vm_unet.yaml'):\n"
@@ -145,6 +163,19 @@ def test_what_runs_on_github_is_there(path):
     targets = re.findall(r"run: make ([a-z ]+)", text)
     rules = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert {target for line in targets for target in line.split()} <= set(rules)
+    pins = re.findall(r"uses: [\w/-]+@(\S+)", text)
+    assert [pin for pin in pins if not re.fullmatch(r"v\d+(\.\d+)*", pin)] == []
+
+
+def test_a_release_is_tried_on_every_python_that_is_named():
+    wheel, release = (
+        yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())["jobs"]
+        for name in ("wheel.yml", "release.yml")
+    )
+    named = [line.rpartition(" ")[2] for line in PROJECT["classifiers"] if ":: 3." in line]
+    assert wheel["use"]["strategy"]["matrix"]["python"] == named
+    assert release["publish"]["needs"] == "wheel"
+    assert release["wheel"]["uses"] == "./.github/workflows/wheel.yml"
 
 
 def test_the_floors_that_are_tried_are_the_declared_ones():

@@ -1,8 +1,11 @@
 """Every command of docs/volumes.md runs."""
 
+import shutil
+
 import nibabel
 import numpy as np
 
+from tests.dicom_series import write_series
 from tests.documents import ROOT, SETUP, find_commands, find_missing_links, read, shortened
 from tests.volumes import make_volume, store
 from vimamba.cli import main
@@ -20,10 +23,14 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
         for kind, volume in zip(("images", "masks"), make_volume(number), strict=True):
             store(tmp_path / "ct" / kind / f"{name}.nii.gz", volume, "RAS")
     commands = [c for c in find_commands(read(PAGE)) if not c.startswith(SETUP)]
-    assert len(commands) == 4
+    assert len(commands) == 6
+    write_series(tmp_path / "study", make_volume(9)[0])
     for command in commands:
         argv = shortened(command)
         assert main(argv + (SMALL if argv[0] == "fit" else [])) == 0, command
+        if argv[0] == "fit":  # another run of the same kind
+            shutil.copytree("runs/ct", "runs/ct2")
+    assert nibabel.load("found/study.nii.gz").shape == (20, 24, 12)
     found = nibabel.load("organs/a.nii.gz")
     np.testing.assert_array_equal(found.affine, nibabel.load("ct/images/a.nii.gz").affine)
 

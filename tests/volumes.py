@@ -44,3 +44,19 @@ def write_cases(root, count=8, **kwargs):
         store(root / "images" / f"{number}.nii.gz", image, axes)
         store(root / "masks" / f"{number}.nii.gz", mask, axes)
     return root
+
+
+def write_brats(root, count, year):
+    """Cases of four modalities, named as in 2021 or in 2023; two scans a patient in 2023."""
+    modalities = ("t1", "t1ce", "t2", "flair") if year == 2021 else ("t1n", "t1c", "t2w", "t2f")
+    mark, enhancing = ("_", 4) if year == 2021 else ("-", 3)
+    for number in range(count):
+        case = f"BraTS2021_{number:05}"
+        if year == 2023:
+            case = f"BraTS-GLI-{number // 2:05}-00{number % 2}"
+        image, mask = make_volume(number)
+        for place, modality in enumerate(modalities):
+            store(root / case / f"{case}{mark}{modality}.nii.gz", image + place)
+        mask[:2, :2, :2] = enhancing
+        store(root / case / f"{case}{mark}seg.nii.gz", mask)
+    return root

@@ -1,8 +1,8 @@
-"""`vimamba benchmark` with more to compare with: python tools/benchmark.py ops --backward.
+"""`vimamba benchmark` with more candidates: python tools/benchmark.py ops --backward.
 
 On a CPU, a plain C scan (tools/anchor) compiled on the spot with gcc: what one core can do, and the
-floor that the table divides by. On a GPU, mamba-ssm, where it is installed.
-`volumes` times networks of volumes beside MONAI's (volume_benchmark.py).
+baseline that the table divides by. On a GPU, mamba-ssm, if it is installed.
+`volumes` times volume networks and MONAI's (volume_benchmark.py).
 """
 
 import ctypes
@@ -44,7 +44,7 @@ def pointer(t: Tensor | None) -> ctypes.c_void_p:
 
 
 def block_width(channels: int, batch: int, states: int) -> int:
-    """Channels a task of the C scan handles: wide, but with work for every thread."""
+    """Channels per task of the C scan: many, but with work for every thread."""
     threads = torch.get_num_threads()
     for width in (64, 32, 16) if states == 16 else (96, 64, 32, 16):
         if channels % width == 0 and (batch * (channels // width)) % threads == 0:
@@ -53,7 +53,7 @@ def block_width(channels: int, batch: int, states: int) -> int:
 
 
 class Anchor:
-    """The C scan as a candidate; it knows N = 1 and 16, float32, merged paths."""
+    """The C scan as a candidate; it supports N = 1 and 16, float32, merged paths."""
 
     def __init__(self) -> None:
         self.library = compile_anchor()

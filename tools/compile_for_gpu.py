@@ -1,4 +1,4 @@
-"""What the Triton kernels become on a GPU, found out without one.
+"""Compiles the Triton kernels for a GPU, without one, and analyzes the machine code.
 
 Triton brings its own assembler and disassembler, so a kernel compiles for any NVIDIA or AMD
 generation on any machine. This tool runs the launcher on tensors without contents, records what it
@@ -143,7 +143,7 @@ def _opcode(operation: str) -> str:
 
 
 class Compiled(NamedTuple):
-    """What a kernel became."""
+    """A compiled kernel."""
 
     registers: int
     # bytes, or on AMD registers, that did not fit

@@ -1,4 +1,4 @@
-"""What the Triton kernels that work on tiles become on a GPU: convolution along paths, Mamba-2.
+"""Compiles the Triton kernels that work on tiles for a GPU: convolution along paths, Mamba-2.
 
 As compile_for_gpu.py does for the selective scan, this runs the launchers on tensors without
 contents and compiles what they would launch. For every kernel it prints the instructions that a

@@ -1,24 +1,20 @@
-"""Trains a small Vim on real handwritten digits and shows the result: what `make demo` runs.
+"""Trains a small Vim on real handwritten digits and shows the result; run by `make demo`.
 
 The digits are the 1,797 scans that come with scikit-learn, 8 x 8 pixels each, written out as an
-image folder, so that what runs is what runs on a folder of your own.
+image folder, so this is exactly what happens with your own folder.
 """
 
 import json
-import os
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from demos import COMMAND, train
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from vimamba.files import write_folder
 
-ROOT = Path(__file__).parents[1]
 IMAGES = Path("demo/digits")
 RUN = Path("demo/run")
 SIDE = 32  # pixels, of the enlarged scans
@@ -43,24 +39,16 @@ def main() -> int:
     count = write_digits(IMAGES)
     print(f"{count} handwritten digits written to {IMAGES}")
     print("Training takes about two minutes on a CPU.", flush=True)
-    shutil.rmtree(RUN, ignore_errors=True)
-    start = time.monotonic()
-    command = os.path.relpath(Path(sys.executable).with_name("vimamba"))
-    recipe = ROOT / "configs" / "classification" / "digits_vim.yaml"
-    arguments = ["fit", "-c", recipe, "--data", IMAGES, "--out", RUN]
-    # so small a model gains nothing from a second thread, and loses where cores are shared
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    done = subprocess.run([command, *map(str, arguments)], check=False, env=environment)
-    if done.returncode:
-        return done.returncode
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
+    done, took = train("classification/digits_vim", IMAGES, RUN)
+    if done:
+        return done
     accuracy = json.loads((RUN / "metrics.json").read_text())["test"]["accuracy"]
     print(
-        f"\nTest accuracy {accuracy:.1%} after {minutes} min {seconds} s.\n"
+        f"\nTest accuracy {accuracy:.1%} after {took}.\n"
         f"Everything lies in {RUN}; look at {RUN}/samples.png first.\n"
         "Try next:\n"
-        f"  {command} predict {RUN} {IMAGES}/7 --out demo/sevens.csv  # most were trained on\n"
-        f"  {command} fit --data FOLDER_OF_CLASS_FOLDERS --model vim_tiny_patch16_224 --pretrained"
+        f"  {COMMAND} predict {RUN} {IMAGES}/7 --out demo/sevens.csv  # most were trained on\n"
+        f"  {COMMAND} fit --data FOLDER_OF_CLASS_FOLDERS --model vim_tiny_patch16_224 --pretrained"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Trains a small network for change on generated scenes: what `make demo-change` runs.
+"""Trains a small change detection network on generated scenes; run by `make demo-change`.
 
 Pairs of scenes of four bands (red, green, blue, near infrared) in 16 bits that lie on a map:
 terrain, fields, a river, buildings, and clouds, of which nothing is known. Between the dates some
@@ -9,16 +9,13 @@ dates with the best threshold there is.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from demos import COMMAND, predict, train
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter, uniform_filter
@@ -26,7 +23,6 @@ from scipy.spatial import KDTree
 
 from vimamba.files import write_folder
 
-ROOT = Path(__file__).parents[1]
 PAIRS = Path("demo/growth")
 RUN = Path("demo/growth_run")
 FOUND = Path("demo/growth_found")
@@ -141,7 +137,7 @@ def read_raster(path: Path) -> NDArray:
 
 
 def difference(before: NDArray, after: NDArray, known: NDArray[np.bool_]) -> NDArray:
-    """Length of the difference of both dates, each band brought to mean 0 and deviation 1."""
+    """Norm of the difference of both dates, each band scaled to mean 0 and standard deviation 1."""
     dates = [
         (image - image[:, known].mean(1)[:, None, None]) / image[:, known].std(1)[:, None, None]
         for image in (before.astype(float), after.astype(float))
@@ -155,7 +151,7 @@ def f1(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def compare(folder: Path) -> dict[str, float]:
-    """F1 of both methods over the pixels of all held-out scenes; maps lie in `FOUND`.
+    """F1 of both methods over the pixels of all held-out scenes; maps are in `FOUND`.
 
     The threshold of the difference is the best there is for these very scenes.
     """
@@ -173,22 +169,13 @@ def compare(folder: Path) -> dict[str, float]:
 
 
 def check_place(folder: Path) -> str:
-    """Read back where a map lies; it must be where its scenes lie."""
+    """Read back a map's georeference, which must be that of its scenes."""
     path = sorted((folder / "test" / "A").iterdir())[0]
     with rasterio.open(path) as scene, rasterio.open(FOUND / path.name) as found:
         if (found.crs, found.transform, found.shape) != (scene.crs, scene.transform, scene.shape):
             raise SystemExit(f"{FOUND / path.name} does not lie where {path} lies")
         place = ", ".join(f"{value:g}" for value in found.transform[:6])
         return f"{FOUND / path.name}: {found.crs}, transform ({place}), as its scenes have it"
-
-
-COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
-
-
-def run_command(*arguments: object) -> int:
-    """Run `vimamba` on one thread, which is steadier where cores are shared."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    return subprocess.run([COMMAND, *map(str, arguments)], check=False, env=environment).returncode
 
 
 def main() -> int:
@@ -200,16 +187,9 @@ def main() -> int:
     count = sum(number for number, _ in SCENES.values())
     print(f"{count} pairs of scenes with known change written to {PAIRS}")
     print("Training takes some minutes on a CPU.", flush=True)
-    for folder in (RUN, FOUND):
-        shutil.rmtree(folder, ignore_errors=True)
-    start = time.monotonic()
-    recipe = ROOT / "configs" / "change" / "growth_small.yaml"
     epochs = ["--epochs", given.epochs] if given.epochs else []
-    done = run_command("fit", "-c", recipe, "--data", PAIRS, "--out", RUN, *epochs)
-    seconds = round(time.monotonic() - start)
-    if done == 0:
-        scenes = [PAIRS / "test" / name for name in ("A", "B")]
-        done = run_command("predict", RUN, *scenes, "--out", FOUND)
+    done, took = train("change/growth_small", PAIRS, RUN, *epochs)
+    done = done or predict(RUN, *(PAIRS / "test" / name for name in ("A", "B")), out=FOUND)
     if done:
         return done
     print(f"\nF1 of changed pixels in {SCENES['test'][0]} held-out scenes")
@@ -218,7 +198,7 @@ def main() -> int:
     print("  (the difference has the best threshold for these very scenes)\n")
     print(check_place(PAIRS))
     print(
-        f"\nTrained in {seconds // 60} min {seconds % 60} s. Look at {RUN}/samples.png first:\n"
+        f"\nTrained in {took}. Look at {RUN}/samples.png first:\n"
         f"before, after, truth, prediction; {FOUND}/overlays has the maps of the scenes.\n"
         "Try next:\n"
         f"  {COMMAND} predict {RUN} {PAIRS}/test/A {PAIRS}/test/B --out cogs --cog\n"

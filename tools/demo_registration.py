@@ -1,32 +1,28 @@
-"""Trains a small MambaMorph to lay generated volumes onto one another: `make demo-registration`.
+"""Trains a small MambaMorph to register generated volumes; run by `make demo-registration`.
 
 Every case is one phantom, a body with two organs and a vessel, deformed by a smooth random field of
-its own. The labels of the organs are never shown to the network: it learns from the likeness of the
-images alone, and the overlap of labels tells whether what came to lie on one another belongs there.
+its own. The network never sees the labels of the organs: it learns from the similarity of the
+images alone, and the overlap of the labels measures whether the right structures were aligned.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from demos import COMMAND, predict, train
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from vimamba.files import write_folder
 
-ROOT = Path(__file__).parents[1]
 CASES = Path("demo/phantoms")
 RUN = Path("demo/registration_run")
 FOUND = Path("demo/registered")
 COUNTS = {"train": 10, "val": 3, "test": 4}
 SHAPE = (32, 32, 24)
-# millimeters from voxel to voxel
+# millimeters between voxels
 SPACING = (1.5, 1.5, 2.0)
 # brightness of background, body, organs and vessel
 BRIGHTNESS = (0.0, 0.35, 0.75, 0.55, 1.0)
@@ -81,14 +77,6 @@ def write_cases(folder: Path) -> None:
                 seed += 1
 
 
-COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
-
-
-def run_command(*arguments: object) -> int:
-    """Run `vimamba`."""
-    return subprocess.run([COMMAND, *map(str, arguments)], check=False).returncode
-
-
 def main() -> int:
     """Draw the cases, train, register two of the test cases, and say what came out."""
     parser = argparse.ArgumentParser(description="Register generated volumes.")
@@ -97,21 +85,16 @@ def main() -> int:
     write_cases(CASES)
     print(f"{sum(COUNTS.values())} deformed phantoms written to {CASES}")
     print("Training takes about two minutes on two CPU cores.", flush=True)
-    for folder in (RUN, FOUND):
-        shutil.rmtree(folder, ignore_errors=True)
-    start = time.monotonic()
-    recipe = ROOT / "configs" / "registration" / "phantoms_mambamorph.yaml"
     epochs = ["--epochs", given.epochs] if given.epochs else []
-    done = run_command("fit", "-c", recipe, "--data", CASES, "--out", RUN, *epochs)
-    seconds = round(time.monotonic() - start)
+    recipe = "registration/phantoms_mambamorph"
+    done, took = train(recipe, CASES, RUN, *epochs, threads=None)
     images = CASES / "test" / "images"
-    if done == 0:
-        pair = (images / "00.nii.gz", images / "01.nii.gz")
-        done = run_command("predict", RUN, *pair, "--out", FOUND)
+    pair = (images / "00.nii.gz", images / "01.nii.gz")
+    done = done or predict(RUN, *pair, out=FOUND, threads=None)
     if done:
         return done
     print(
-        f"\nTrained in {seconds // 60} min {seconds % 60} s. Everything lies in {RUN}; look at\n"
+        f"\nTrained in {took}. Everything lies in {RUN}; look at\n"
         f"{RUN}/samples.png first: moving, fixed, moved, checkerboards before and after, field.\n"
         f"{FOUND} has a warped volume, its field for ITK and ANTs, and a checkerboard.\n"
         "Try next:\n"

@@ -1,32 +1,28 @@
-"""Trains a small VM-UNet to find nuclei in generated images: what `make demo-segmentation` runs.
+"""Trains a small VM-UNet to find nuclei in generated images; run by `make demo-segmentation`.
 
-The images imitate stained tissue: nuclei that touch, of different size and strength of stain, folds
-and debris that are dark but no nuclei, uneven light, blur and noise. Their truth is known exactly,
-so that the network can be compared with what one would try first, a threshold by Otsu's method.
+The images imitate stained tissue: touching nuclei of different size and stain, folds and debris
+that are dark but not nuclei, uneven light, blur and noise. Their truth is known exactly, so the
+network can be compared with the obvious first attempt, Otsu's threshold.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
+from demos import COMMAND, predict, train
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from vimamba.files import write_folder
 
-ROOT = Path(__file__).parents[1]
 IMAGES = Path("demo/nuclei")
 RUN = Path("demo/nuclei_run")
 FOUND = Path("demo/nuclei_found")
 COUNTS = {"train": 96, "val": 16, "test": 32}
 SIDE = 128  # pixels
-# what haematoxylin and eosin leave of red, green and blue
+# the shares of red, green and blue that haematoxylin and eosin transmit
 TISSUE, NUCLEUS, DEBRIS = (0.87, 0.70, 0.83), (0.48, 0.36, 0.66), (0.66, 0.30, 0.45)
 
 
@@ -120,7 +116,7 @@ def dice(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def scores_of(folder: Path) -> dict[str, list[float]]:
-    """Dice of each test image by each method; the network's masks lie in `FOUND`."""
+    """Dice of each test image by each method; the network's masks are in `FOUND`."""
     methods = {"Otsu's threshold": threshold, "Otsu, light evened": threshold_evened}
     scores: dict[str, list[float]] = {name: [] for name in (*methods, "VM-UNet")}
     for path in sorted((folder / "test" / "images").iterdir()):
@@ -132,15 +128,6 @@ def scores_of(folder: Path) -> dict[str, list[float]]:
     return scores
 
 
-COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
-
-
-def run_command(*arguments: object) -> int:
-    """Run `vimamba` on one thread, which is steadier where cores are shared."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    return subprocess.run([COMMAND, *map(str, arguments)], check=False, env=environment).returncode
-
-
 def main() -> int:
     """Draw the images, train, predict, compare, and say what came out."""
     parser = argparse.ArgumentParser(description="Find nuclei in generated images.")
@@ -149,15 +136,9 @@ def main() -> int:
     write_images(IMAGES)
     print(f"{sum(COUNTS.values())} images of tissue with known nuclei written to {IMAGES}")
     print("Training takes about two minutes on a CPU.", flush=True)
-    for folder in (RUN, FOUND):
-        shutil.rmtree(folder, ignore_errors=True)
-    start = time.monotonic()
-    recipe = ROOT / "configs" / "segmentation" / "nuclei_vm_unet.yaml"
     epochs = ["--epochs", given.epochs] if given.epochs else []
-    done = run_command("fit", "-c", recipe, "--data", IMAGES, "--out", RUN, *epochs)
-    seconds = round(time.monotonic() - start)
-    if done == 0:
-        done = run_command("predict", RUN, IMAGES / "test" / "images", "--out", FOUND)
+    done, took = train("segmentation/nuclei_vm_unet", IMAGES, RUN, *epochs)
+    done = done or predict(RUN, IMAGES / "test" / "images", out=FOUND)
     if done:
         return done
     print(f"\nDice of the nuclei in {COUNTS['test']} test images")
@@ -165,7 +146,7 @@ def main() -> int:
     for name, values in scores_of(IMAGES).items():
         print(f"  {name:<20}{np.mean(values):>8.3f}{min(values):>8.3f}")
     print(
-        f"\nTrained in {seconds // 60} min {seconds % 60} s. Everything lies in {RUN}; look at\n"
+        f"\nTrained in {took}. Everything lies in {RUN}; look at\n"
         f"{RUN}/samples.png first: image, truth, prediction, error.\n"
         "Try next:\n"
         f"  {COMMAND} test {RUN} --tta flips\n"

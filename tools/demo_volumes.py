@@ -1,25 +1,22 @@
-"""Trains a small 3-D Mamba network on generated phantoms: what `make demo-volumes` runs.
+"""Trains a small 3-D Mamba network on generated phantoms; run by `make demo-volumes`.
 
-The phantoms imitate abdominal scans: a body with a spine, an organ, something of the same
-brightness that is no organ, a pair of organs, and small lesions that are darker or brighter than
-the organ they lie in. They are stored in four orientations. Their truth is known exactly, so that
-the network can be compared with MONAI's SegResNet, trained on the same data for the same time, and
-with what one would try first, thresholds of brightness.
+The phantoms imitate abdominal scans: a body with a spine, an organ, a region of the same brightness
+that is not an organ, a pair of organs, and small lesions that are darker or brighter than the organ
+they lie in. They are stored in four orientations. Their truth is known exactly, so the network can
+be compared with MONAI's SegResNet, trained on the same data for the same time, and with the obvious
+first attempt, brightness thresholds.
 
 As a module (`--import`) it makes SegResNet known to `vimamba fit`.
 """
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
+from demos import COMMAND, predict, train
 from monai.networks.nets.segresnet import SegResNet
 from nibabel import orientations
 from numpy.typing import NDArray
@@ -30,13 +27,11 @@ from vimamba.files import write_folder
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 
-ROOT = Path(__file__).parents[1]
 DATA, RUNS, FOUND = Path("demo/phantoms"), Path("demo/phantoms_run"), Path("demo/phantoms_found")
 COUNTS = {"train": 13, "val": 2, "test": 5}
 CLASSES = ("organ", "paired organ", "lesion")
 STORED = ("LPS", "RAS", "ASR", "PIL")
 BRIGHTNESS = {"body": 60.0, "spine": 200.0, "organ": 120.0, "pair": 95.0}
-COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
 
 
 class SegResNetSegmenter(Segmenter):
@@ -93,7 +88,7 @@ def draw_phantom(seed: int) -> tuple[NDArray, NDArray, tuple[float, ...]]:
     image[ellipsoid(grid, (0, 0, 0), (200, 52, 68))] = BRIGHTNESS["body"]
     image[ellipsoid(grid, near(0, 34, 0, by=2), (200, 8, 9))] = BRIGHTNESS["spine"]
     organ = ellipsoid(grid, near(0, -8, -30), tuple(rng.uniform(0.85, 1.15, 3) * (30, 24, 22)))
-    # as bright as the organ, on the other side, and nothing
+    # as bright as the organ, on the other side, but background
     other = ellipsoid(grid, near(0, -18, 34), tuple(rng.uniform(0.85, 1.15, 3) * (22, 15, 14)))
     image[other] = image[organ] = BRIGHTNESS["organ"]
     mask[organ] = 1
@@ -165,13 +160,6 @@ def dice(found: NDArray, truth: NDArray) -> float:
     return float(2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1))
 
 
-def run_command(*arguments: object) -> int:
-    """Run `vimamba` with this module imported, on one thread, which is steadier on shared cores."""
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    command = [COMMAND, *map(str, arguments), "--import", __file__]
-    return subprocess.run(command, check=False, env=environment).returncode
-
-
 def main() -> int:
     """Draw the phantoms, train both networks, predict, compare, and say what came out."""
     parser = argparse.ArgumentParser(description="Segment generated volumes.")
@@ -180,17 +168,13 @@ def main() -> int:
     write_phantoms(DATA)
     print(f"{sum(COUNTS.values())} phantoms in four orientations written to {DATA}")
     print(f"Training takes {given.minutes:g} minutes for each of two networks.", flush=True)
-    recipe = ROOT / "configs" / "volumes" / "phantoms_vss_unet_3d.yaml"
     networks = {"vss_unet_3d_nano": "vss_unet_3d_nano", "MONAI SegResNet": "segresnet"}
-    start = time.monotonic()
+    known = ("--import", __file__)  # to know SegResNet
     for model in networks.values():
-        run, found = RUNS / model, FOUND / model
-        for folder in (run, found):
-            shutil.rmtree(folder, ignore_errors=True)
-        asked = ("--model", model, "--model.optim.minutes", given.minutes)
-        done = run_command("fit", "-c", recipe, "--data", DATA, "--out", run, *asked)
-        if done == 0:
-            done = run_command("predict", run, DATA / "test" / "images", "--out", found)
+        asked = ("--model", model, "--model.optim.minutes", given.minutes, *known)
+        done, _ = train("volumes/phantoms_vss_unet_3d", DATA, RUNS / model, *asked)
+        images = DATA / "test" / "images"
+        done = done or predict(RUNS / model, images, *known, out=FOUND / model)
         if done:
             return done
     means = learn_brightness(DATA)
@@ -204,10 +188,9 @@ def main() -> int:
             answer = read(FOUND / model / path.name) if model else threshold(read(path), means)
             scores.append([dice(answer == c, truth == c) for c in range(1, len(CLASSES) + 1)])
         print(f"  {name:<20}" + "".join(f"{value:>14.3f}" for value in np.mean(scores, 0)))
-    seconds = round(time.monotonic() - start)
     print(
-        f"\nIt took {seconds // 60} min {seconds % 60} s. Everything lies in {RUNS}; look at\n"
-        f"{RUNS / 'vss_unet_3d_nano' / 'samples.png'} first: truth and prediction.\n"
+        f"\nEach network was trained for {given.minutes:g} minutes. Everything lies in {RUNS};\n"
+        f"look at {RUNS / 'vss_unet_3d_nano' / 'samples.png'} first: truth and prediction.\n"
         "Try next:\n"
         f"  {COMMAND} fit --task volumes --data FOLDER_OF_VOLUMES_AND_MASKS"
     )

@@ -7,14 +7,14 @@ from vimamba.checkpoints import find_facts, list_families
 from vimamba.files import write_whole
 
 BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks"
-# what the rows are called that time single images of 224 pixels
+# case name of the rows that time single images of 224 pixels
 _CASE = "224 px, batch 1, inference"
-# fewer models with a time make no picture
+# with fewer timed models there is no picture
 _FEWEST_TIMES = 5
 
 
 def read_times() -> dict[str, float]:
-    """Milliseconds of one image of 224 pixels on a CPU, by model; the newest figures count."""
+    """Milliseconds for one image of 224 pixels on a CPU, by model, from the newest results."""
     times: dict[str, float] = {}
     for file in sorted(BENCHMARKS.glob("*/models_inference.csv")):
         with file.open(encoding="utf-8") as lines:
@@ -25,7 +25,7 @@ def read_times() -> dict[str, float]:
 
 
 def draw_accuracy(path: Path) -> None:
-    """Write a PNG: every model with a published accuracy, and those timed, if they are enough."""
+    """Write a PNG: every model with a published accuracy, and the timed ones, if enough are."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter

@@ -61,7 +61,7 @@ def count_operations(model: nn.Module, size: tuple[int, ...]) -> float:
 
 
 def facts_text() -> str:
-    """What is measured of every released model, as JSON."""
+    """The measurements of every released model, as JSON."""
     names = [name for family in families() for name in family.list_models()]
     lines = [f'  "{name}": {json.dumps(asdict(measure(name)))}' for name in names]
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -85,13 +85,14 @@ def summary_text() -> str:
         licenses = sorted({row.license for row in rows if row.license}) or ["none published"]
         smallest, largest = f"{min(sizes):.1f}", f"{max(sizes):.1f}"
         span = smallest if smallest == largest else f"{smallest} to {largest}"
-        link = f"[{family.name}](docs/models.md#{_anchor(family)})"
+        link = f"[{family.name}](docs/models.md#{anchor(family)})"
         cells = [link, str(len(rows)), span, number(best, 1), ", ".join(licenses)]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _anchor(family: Family) -> str:
+def anchor(family: Family) -> str:
+    """Of a family's section in docs/models.md."""
     return "".join(c for c in family.name.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
@@ -123,7 +124,7 @@ def _scan_order(family: Family) -> str:
     arguments = cast(type[Backbone], family.model_cls).arguments()
     if "scan_order" not in arguments:
         return "part of the model"
-    return f"any of two dimensions; `{arguments['scan_order']}` unless the model says otherwise"
+    return f"any 2-D order; `{arguments['scan_order']}` unless the model says otherwise"
 
 
 def _row(family: Family, row: Row) -> str:
@@ -138,19 +139,20 @@ def _row(family: Family, row: Row) -> str:
         number(row.gflops, 1),
         "x".join(map(str, row.input_size)),
         ", ".join(accuracies) or "-",
-        _license(row),
+        weights_license(row),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def _license(row: Row) -> str:
+def weights_license(row: Row) -> str:
+    """What is said of the license of a model's weights, or that there are none."""
     if row.pretrained:
         return row.license or "unknown"
     return f"{row.license} (load a file)" if row.license else "none published"
 
 
 def with_tables(text: str, tables: str) -> str:
-    """A document with what stands between its two marks made anew."""
+    """The document with new tables between its two markers."""
     before, rest = text.split(BEGIN)
     return f"{before}{BEGIN}\n{tables}\n{END}{rest.split(END)[1]}"
 

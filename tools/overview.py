@@ -1,7 +1,7 @@
 """Draw the README's first picture: python tools/overview.py [file].
 
 An image becomes tokens, paths of a scan order visit them, one selective scan reads along the paths,
-and the results are added up where the tokens stand.
+and the results are summed at the tokens' positions.
 """
 
 import sys
@@ -108,7 +108,7 @@ def draw(file: Path) -> None:
 
 
 def response(picture: np.ndarray) -> np.ndarray:
-    """What features might look like: each token's brightness among its neighbors', colored."""
+    """What features might look like: each token's brightness relative to its neighbors, colored."""
     step = len(picture) // SIZE
     tokens = picture.mean(-1).reshape(SIZE, step, SIZE, step).mean((1, 3))
     around = np.pad(tokens, 1, mode="edge")

@@ -66,7 +66,7 @@ def peak() -> float:
 
 
 def measure(path: Path) -> None:
-    """Map a scene in this process and print what it took as JSON."""
+    """Map a scene in this process and print time and memory as JSON."""
     torch.manual_seed(0)
     layers = nn.Conv2d(BANDS, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, CLASSES, 3, padding=1)
     net = nn.Sequential(*layers).eval()

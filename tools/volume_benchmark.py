@@ -1,16 +1,17 @@
 """Networks of volumes beside MONAI's: python tools/benchmark.py volumes --size 96.
 
-One window, without gradients, or one training step without the optimizer. Networks take turns, and
-of each the least time over the rounds counts, because what else a machine does only adds to it.
-Memory is the peak that a step adds to a process of its own.
+One window, without gradients, or one training step without the optimizer. Every network has a
+process of its own, which has made a small step before, so that loading and compiling count for
+nothing. Its first step tells the memory, the peak that it adds; then the networks take turns.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,22 +19,28 @@ from torch import nn
 
 import vimamba
 from vimamba.benchmark.models import added_memory
-from vimamba.benchmark.timing import describe_machine
+from vimamba.benchmark.timing import as_rows, describe_machine, take_turns, write_csv
 from vimamba.console import say, show_table
+from vimamba.files import check_writable
+from vimamba.progress import Progress
 
 CHANNELS, CLASSES = 4, 4
-FIRST = "SwinUNETR, 48 features"
-# of SwinUNETR, whose norms need more than one cell
-SMALLEST = 64
+FIRST, PLAIN = "SwinUNETR, 48 features", "DynUNet, nnU-Net's sizes"
+# voxels of a side of the small step; norms need more than one cell of the coarsest map
+SMALL, SMALL_OF_MONAI = 32, 64
 
 
 def make_network(name: str, size: int) -> nn.Module:
     """One of ours by its registered name, or one of MONAI's."""
-    from monai.networks.nets import SegResNet, SwinUNETR
+    from monai.networks.nets import DynUNet, SegResNet, SwinUNETR
 
     sizes = {"in_channels": CHANNELS, "out_channels": CLASSES}
     if name == FIRST:
         return SwinUNETR(**sizes, feature_size=48)
+    if name == PLAIN:
+        strides = (1, 2, 2, 2, 2, 2)
+        shape = {"kernel_size": [3] * 6, "strides": strides, "upsample_kernel_size": strides[1:]}
+        return DynUNet(3, **sizes, **shape)
     if name.startswith("SegResNet"):
         return SegResNet(**sizes, init_filters=int(name.split()[1]))
     patch: dict[str, Any] = {} if name == "segmamba" else {"patch_size": (size,) * 3}
@@ -42,11 +49,12 @@ def make_network(name: str, size: int) -> nn.Module:
 
 NETWORKS = [
     FIRST,
+    PLAIN,
+    "SegResNet, 8 filters",
+    "SegResNet, 32 filters",
     "segmamba",
     "umamba_bot_3d",
     "umamba_enc_3d",
-    "SegResNet, 8 filters",
-    "SegResNet, 32 filters",
     *(f"vss_unet_3d_{size}" for size in ("nano", "tiny", "small", "base")),
 ]
 
@@ -68,30 +76,52 @@ def make_step(name: str, size: int, train: bool) -> Callable[[], object]:
     return step
 
 
-def peak_memory(name: str, size: int, train: bool) -> float:
-    """Peak MiB that a step adds to a process of its own."""
-    command = [sys.executable, __file__, json.dumps([name, size, train])]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.strip().splitlines()[-1])
+def serve(name: str, size: int, train: bool, threads: int) -> None:
+    """In the other process: a step for every line that is read; the first answer is its MiB."""
+    torch.set_num_threads(threads)
+    make_step(name, SMALL_OF_MONAI if name in (FIRST, PLAIN) else SMALL, train)()
+    step = make_step(name, size, train)
+    for number, _ in enumerate(sys.stdin):
+        answer = step() if number else added_memory(step)
+        print(answer, flush=True)
 
 
-def print_peak_memory(name: str, size: int, train: bool) -> None:
-    """The other process: what a small step has loaded and compiled does not count."""
-    make_step(name, SMALLEST, train)()
-    print(added_memory(make_step(name, size, train)))
+class Candidate:
+    """A network in a process of its own.
 
+    Args:
+        name: Of the network.
+        size: Voxels of a side.
+        train: Forward and backward.
+        bar: Advances by every step.
 
-def least_times(steps: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each, the least over rounds in which all take turns."""
-    least = dict.fromkeys(steps, float("inf"))
-    for number in range(rounds + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            # the first round compiles and fills caches
-            if number:
-                least[name] = min(least[name], time.perf_counter() - start)
-    return least
+    Attributes:
+        memory: MiB that the first step added.
+    """
+
+    def __init__(self, name: str, size: int, train: bool, bar: Progress) -> None:
+        arguments = json.dumps([name, size, train, torch.get_num_threads()])
+        command = [sys.executable, __file__, arguments]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.name, self.bar = name, bar
+        self.memory: float | None = None
+
+    def __call__(self) -> None:
+        """Make a step."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise SystemExit(f"{self.name} ended with exit code {self.process.wait()}")
+        self.memory = float(answer) if self.memory is None else self.memory
+        self.bar.advance()
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.communicate()
 
 
 def main(args: list[str]) -> int:
@@ -100,27 +130,38 @@ def main(args: list[str]) -> int:
     parser.add_argument("names", nargs="*", default=NETWORKS, metavar="NAME", help="some of them")
     parser.add_argument("--size", type=int, default=96, help="voxels of a side, 64 or more")
     parser.add_argument("--train", action="store_true", help="forward and backward")
-    parser.add_argument("--rounds", type=int, default=3, help="that the least is taken over")
+    parser.add_argument("--rounds", type=int, default=2, help="that the median is taken over")
     parser.add_argument("--threads", type=int, help="CPU threads; all by default")
+    parser.add_argument("--csv", type=Path, help="also write the figures to this file")
     given = parser.parse_args(args)
     if given.threads:
         torch.set_num_threads(given.threads)
-    say(describe_machine())
-    steps = {name: make_step(name, given.size, given.train) for name in given.names}
-    least = least_times(steps, given.rounds)
-    first = least[given.names[0]]
-    rows = []
-    for name, seconds in least.items():
+    if given.csv:
+        check_writable(given.csv.parent)
+    machine = describe_machine()
+    say(machine)
+    bar = Progress(len(given.names) * (given.rounds + 1), "step")
+    candidates: dict[str, Candidate] = {}
+    for name in given.names:
         with torch.device("meta"):
             count = sum(p.numel() for p in make_network(name, given.size).parameters())
-        memory = peak_memory(name, given.size, given.train)
-        times = f"{seconds:.2f}", f"{seconds / first:.2f}"
-        rows.append([name, f"{count / 1e6:.1f}", *times, f"{memory:.0f}"])
-    kind = "training step" if given.train else "window"
-    title = f"{given.size}^3 {kind}, least of {given.rounds} rounds by turns"
-    show_table(title, ["network", "M parameters", "s", "ratio", "peak MiB"], rows)
+        label = f"{name}, {count / 1e6:.1f} M"
+        candidates[label] = Candidate(name, given.size, given.train, bar)
+    case = f"{given.size}^3 {'training step' if given.train else 'window'}"
+    try:
+        timed = take_turns(case, candidates, seconds=0, least=given.rounds, most=given.rounds)
+    finally:
+        for candidate in candidates.values():
+            candidate.close()
+    bar.close()
+    results = [replace(r, memory=candidates[r.candidate].memory) for r in timed]
+    heads, rows = as_rows(results)
+    show_table(f"{case}, {given.rounds} rounds by turns", heads[1:], [row[1:] for row in rows])
+    if given.csv:
+        write_csv(given.csv, results, machine)
+        say(f"written to {given.csv}")
     return 0
 
 
 if __name__ == "__main__":
-    print_peak_memory(*json.loads(sys.argv[1]))
+    serve(*json.loads(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""`python -m vimamba` is the `vimamba` command, for launchers that start modules."""
+"""Makes `python -m vimamba` the `vimamba` command, for launchers that start modules."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Text for people: tables and lines, plain unless the output is a terminal."""
+"""Console output: tables and lines, plain unless the output is a terminal."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ QUIET = (
     "SWA is currently only supported every epoch",
     ".*lr_scheduler.step\\(\\).*before.*optimizer.step.*",
 )
-# their loggers, which tell of the same
+# their loggers, which repeat them
 LOUD = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric", "timm")
 
 
@@ -37,7 +37,7 @@ def is_terminal() -> bool:
 
 
 def say(text: str = "") -> None:
-    """Print a line, above a progress bar if one is shown; of several processes only the first."""
+    """Print a line, above any progress bar; only in the first of several processes."""
     from tqdm import tqdm
 
     ranks = (os.environ.get(name) for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"))
@@ -48,7 +48,7 @@ def say(text: str = "") -> None:
 
 
 def command_line(*words: object) -> str:
-    """A `vimamba` command to type as it is: quoted, and found even if it is not on the PATH."""
+    """A `vimamba` command ready to type: quoted, and found even if it is not on the PATH."""
     program = "vimamba" if shutil.which("vimamba") else sys.argv[0]
     if not program.endswith("vimamba"):
         program = "vimamba"  # called from Python
@@ -56,12 +56,12 @@ def command_line(*words: object) -> str:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with so many digits after the point, or a dash for what cannot be told."""
+    """A number with `digits` decimals, or a dash for None."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; numbers stand right, text left.
+    """Print a table; numbers are right-aligned, text left-aligned.
 
     Args:
         title: Line above it.
@@ -89,6 +89,27 @@ def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[objec
         say(("  " + "  ".join(fitted)).rstrip())
 
 
+def show_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table in as many parts as the screen asks for, each with the first column.
+
+    Args:
+        title: Line above the first part.
+        columns: Heads.
+        rows: Cells, shown by `str`.
+    """
+    # with the spaces between columns, as rich draws them
+    widths = [3 + max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
+    room = shutil.get_terminal_size().columns - 2 - widths[0]
+    parts: list[list[int]] = [[0]]
+    for place, width in enumerate(widths[1:], 1):
+        if len(parts[-1]) > 1 and sum(widths[i] for i in parts[-1][1:]) + width > room:
+            parts.append([0])
+        parts[-1].append(place)
+    for number, part in enumerate(parts):
+        cells = [[row[i] for i in part] for row in rows]
+        show_table("" if number else title, [columns[i] for i in part], cells)
+
+
 def _show_rich(
     title: str, columns: Sequence[str], cells: list[list[str]], right: list[bool]
 ) -> None:
@@ -109,7 +130,7 @@ def _show_rich(
 
 
 def quieten() -> None:
-    """Keep libraries' hints off the screen; errors and unknown warnings stay."""
+    """Hide libraries' hints; errors and unknown warnings remain."""
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in QUIET:

@@ -1,17 +1,17 @@
-"""The one base of errors that are the user's to mend, as opposed to bugs."""
+"""The common base of errors that the user can fix, as opposed to bugs."""
 
 
 class VimambaError(ValueError):
-    """Something that was given cannot be used; the text names it and says what can.
+    """A given value is invalid; the message names it and says what is accepted.
 
-    The command prints the text in one line and ends with exit code 2. Each part of the library
-    has a class of its own below this one.
+    The command prints the message in one line and ends with exit code 2. Each part of the library
+    has its own subclass.
     """
 
 
 class WriteError(VimambaError):
-    """A file or folder cannot be written: a full disk, no permission, something in the way."""
+    """A file or folder cannot be written: a full disk, missing permission, an existing file."""
 
 
 class UsageError(VimambaError):
-    """An argument of the command cannot be used; the text names it."""
+    """An argument of the command is invalid; the message names it."""

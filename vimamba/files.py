@@ -1,7 +1,7 @@
-"""Files and folders that appear whole or not at all.
+"""Writes files and folders atomically: completely or not at all.
 
-What is new is written beside its place under a name that no other process takes, brought to the
-disk, and renamed: whoever looks finds the old content or the new, after a crash as well.
+New content is written next to the target under a name that no other process uses, synced to disk,
+and renamed: readers see either the old or the new content, even after a crash.
 """
 
 import contextlib
@@ -21,32 +21,32 @@ from typing import Any
 
 from vimamba.errors import WriteError
 
-# how the folders are called in which things are made; a killed process leaves them behind
+# names of temporary folders; a killed process leaves them behind
 _PART = ".part-"
 _LOCK = f"{_PART}lock"
-# locked by this very process, which the system would let lock them again
+# folders locked by this process, which the system would allow to lock them again
 _locked: set[Path] = set()
-# what the system says of a file system that has no locks
+# errors of a file system without locks
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL}
-# what it says of a full disk, a limit, and of what must not be written
+# errors for a full disk, a quota, and missing write permission
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-# renameat2 of Linux: the current folder, and "exchange the two names"
+# arguments of Linux's renameat2: the current folder, and the flag to exchange names
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
 @contextmanager
 def write_whole(path: str | Path) -> Iterator[Path]:
-    """Write a file that appears whole or not at all.
+    """Write a file atomically.
 
     Args:
-        path: What is written or replaced; its folder is made.
+        path: File to write or replace; its folder is created.
 
     Yields:
         A path in the same folder, with the same suffixes, to write to. It becomes `path` if the
         block ends without an error, and is removed otherwise.
 
     Raises:
-        WriteError: The disk is full, the folder cannot be written, or the like.
+        WriteError: The disk is full, the folder is not writable, or similar.
     """
     path = Path(path)
     with _beside(path) as new:
@@ -70,7 +70,7 @@ def write_folder(folder: str | Path) -> Iterator[Path]:
         An empty folder beside it to write to.
 
     Raises:
-        WriteError: The disk is full, the parent cannot be written, or the like.
+        WriteError: The disk is full, the parent is not writable, or similar.
     """
     folder = Path(folder)
     with _beside(folder) as new:
@@ -119,7 +119,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         folder: Made if it is not there, and removed again if the block leaves it empty.
 
     Raises:
-        WriteError: Another process holds the lock (the text names it), or the folder cannot be
+        WriteError: Another process holds the lock (the message names it), or the folder cannot be
             written.
     """
     folder = Path(folder).resolve()

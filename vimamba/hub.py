@@ -1,8 +1,8 @@
 """Saves models and networks as folders and Hub repositories, and loads them.
 
 timm and transformers load those of models, `vimamba.load_network` those of networks. timm's own
-`save_for_hf` records `num_classes` among the model's arguments, where transformers hands it over a
-second time and fails; here it stands at the top level alone.
+`save_for_hf` records `num_classes` among the model's arguments, where transformers passes it a
+second time and fails; here it is only at the top level.
 """
 
 import inspect
@@ -28,15 +28,15 @@ from vimamba.model_card import model_card, network_card
 from vimamba.networks import Network, create_network, find_network, load_network
 from vimamba.reading import read_json
 
-# where weights may lie in a folder, the first that is there
+# possible weight files in a folder; the first existing one is used
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.pth", "model.pth")
-# of a pretrained config: all but where weights are
+# keys of a pretrained config, without the location of weights
 _CFG_FIELDS = set(PretrainedCfg.__dataclass_fields__) - {
     *("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"),
 }
-# the same, of networks
+# the same for networks
 _OF_NETWORKS = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode")
-# what is said of weights as they were published, and may be wrong once they are trained further
+# metadata of the published weights that no longer holds after fine-tuning
 _OF_PUBLISHED_WEIGHTS = ("tag", "notes", "description")
 
 
@@ -50,42 +50,42 @@ def save_pretrained(
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Path:
-    """Write a model or a network as a folder of config.json, model.safetensors and README.md.
+    """Write a model or network to a folder with config.json, model.safetensors and README.md.
 
     `timm.create_model("local-dir:<folder>", pretrained=True)` loads a model. transformers reads the
     same folder (`AutoModelForImageClassification.from_pretrained`), and `TimmBackbone` its address.
-    Both need `import vimamba` before. `vimamba.load_network(folder)` loads a network.
+    Both need `import vimamba` first. `vimamba.load_network(folder)` loads a network.
 
     Args:
-        model: A timm model, or a network that `vimamba.create_network` or `create_segmenter` made;
-            wrappers of DDP, of `torch.compile` and of timm's EMA are taken off.
-        folder: Replaced in one step once config.json, model.safetensors and README.md are
-            written, if it holds a model.
+        model: A timm model, or a network created by `vimamba.create_network` or `create_segmenter`;
+            wrappers of DDP, `torch.compile` and timm's EMA are removed.
+        folder: Folder to write; an existing folder with a model is replaced in one step once
+            config.json, model.safetensors and README.md are written.
         label_names: Classes in the order of the logits; two for a network with one logit.
-        label_values: Of a segmentation network: the value of each class in masks, for config.json.
-        license: Of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None takes that of the
-            published weights, which weights trained from them inherit; "unknown" if none are.
-        data_config: Input size, mean and the like where they are not those of the pretrained
-            config; see `timm.data.resolve_data_config`.
-        preprocessing: Fields of a `vimamba.data.Preprocessing`, which config.json keeps; the card
-            says so where timm's transform cannot do the same.
+        label_values: For a segmentation network: the value of each class in masks, for config.json.
+        license: License of these weights, by the Hub's name ("mit", "cc-by-nc-4.0"). None means
+            that of the published weights, which fine-tuned weights inherit; "unknown" without any.
+        data_config: Input size, mean and so on, if they differ from the pretrained config; see
+            `timm.data.resolve_data_config`.
+        preprocessing: Fields of a `vimamba.data.Preprocessing`, stored in config.json; the card
+            mentions it if timm's transform cannot do the same.
 
     Returns:
         The folder.
 
     Raises:
-        TypeError: `model` is neither, or one inside something else.
-        ValueError: `label_names` are not as many as the logits, an argument that the model was
-            made with cannot be written as JSON, a network was made by its class and not by its
-            name, or was changed afterwards, `folder` is a file or holds something other than a
-            model, or timm is too old to save its models.
+        TypeError: `model` is neither, or is wrapped in something else.
+        ValueError: The number of `label_names` differs from that of the logits, an argument of the
+            model cannot be written as JSON, a network was created from its class and not by name,
+            or was modified afterwards, `folder` is a file or contains something other than a model,
+            or timm is too old to save its models.
         CheckpointError: Weights are not finite.
-        WriteError: The disk is full, the folder cannot be written, or the like.
+        WriteError: The disk is full, the folder is not writable, or similar.
     """
     folder = Path(folder)
     is_taken = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
     if is_taken and not (folder / "model.safetensors").exists():
-        raise ValueError(f"folder={str(folder)!r} is there and holds no model; it is not replaced")
+        raise ValueError(f"folder={str(folder)!r} exists and has no model; it is not replaced")
     about = _About(label_names, label_values, license, data_config or {}, preprocessing)
     model = _checked(model, about)
     with write_folder(folder) as part:
@@ -94,11 +94,11 @@ def save_pretrained(
 
 
 def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
-    """A model that takes no memory for its weights, if its constructor takes a device.
+    """A model on the meta device, if its constructor takes a device.
 
     Args:
         name: As for `timm.create_model`.
-        **kwargs: Of the model.
+        **kwargs: Arguments of the model.
     """
     try:
         return timm.create_model(name, device="meta", **kwargs)
@@ -107,14 +107,14 @@ def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
 
 
 def load_folder(folder: str | Path) -> nn.Module:
-    """Build the model or network of a folder that `save_pretrained` or timm wrote.
+    """Build the model or network of a folder written by `save_pretrained` or timm.
 
-    Unlike timm's `local-dir:`, whose reader knows no bounds, this takes a folder from anybody:
+    Unlike timm's `local-dir:`, whose reader has no limits, this accepts untrusted folders:
     config.json names a registered model or network and plain arguments, and weights come from this
     folder.
 
     Args:
-        folder: Holds config.json and model.safetensors, or another file that timm would read.
+        folder: Contains config.json and model.safetensors, or another file that timm would read.
 
     Returns:
         The model or network in eval mode.
@@ -130,11 +130,11 @@ def load_folder(folder: str | Path) -> nn.Module:
     name, arguments = config.get("architecture"), config.get("model_args") or {}
     where = f"{folder / 'config.json'}"
     if not isinstance(cfg, dict) or not isinstance(arguments, dict):
-        raise CheckpointError(f"{where}: pretrained_cfg and model_args must hold names and values")
+        raise CheckpointError(f"{where}: pretrained_cfg and model_args must be mappings")
     if not isinstance(name, str) or ":" in name or not timm.is_model(name):
         raise CheckpointError(
-            f"{where}: architecture={name!r} is no model that is known here; one of your own is "
-            "made known with --import MODULE_OR_FILE, or by importing it"
+            f"{where}: architecture={name!r} is not a known model; register your own "
+            "with --import MODULE_OR_FILE, or by importing it"
         )
     weights = next((folder / file for file in _WEIGHTS if (folder / file).is_file()), None)
     if weights is None:
@@ -153,10 +153,10 @@ def load_folder(folder: str | Path) -> nn.Module:
         model.load_state_dict(state)
     except CheckpointError:
         raise
-    # values that no model can be built from
+    # values from which no model can be built
     except Exception as error:
         text = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{folder} builds no {name}: {text}") from error
+        raise CheckpointError(f"{folder}: {name} cannot be built: {text}") from error
     return model.eval()
 
 
@@ -173,19 +173,19 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Add model",
 ) -> str:
-    """Upload a model to a Hugging Face Hub repository, which is made if it is not there.
+    """Upload a model to a Hugging Face Hub repository, which is created if needed.
 
     Args:
         model: A timm model or a network; see `save_pretrained`.
         repo: "owner/name"; with "name" alone the owner is you.
         label_names: Classes in the order of the logits.
-        label_values: Of masks; see `save_pretrained`.
-        license: Of these weights; see `save_pretrained`.
-        data_config: Of timm's transform; see `save_pretrained`.
+        label_values: See `save_pretrained`.
+        license: License of these weights; see `save_pretrained`.
+        data_config: For timm's transform; see `save_pretrained`.
         preprocessing: See `save_pretrained`.
         private: Whether a new repository is private.
-        token: Of the Hub; that of `hf auth login` if None.
-        message: Of the commit.
+        token: Token of the Hub; that of `hf auth login` if None.
+        message: Commit message.
 
     Returns:
         Address of the commit.
@@ -203,7 +203,7 @@ def push_to_hub(
 
 @dataclass(frozen=True)
 class _About:
-    """What is written with weights; see `save_pretrained`."""
+    """Information saved with weights; see `save_pretrained`."""
 
     label_names: Sequence[str] | None
     label_values: Sequence[int] | None
@@ -213,15 +213,15 @@ class _About:
 
 
 def _checked(model: nn.Module, about: _About) -> nn.Module:
-    """The model itself; fails, before anything is written, on what nobody could load or use."""
+    """The unwrapped model; fails, before anything is written, if it could not be loaded again."""
     model = unwrap_model(model)
-    # of the class: wrappers such as peft's pass attributes on, but name the weights otherwise
+    # checked on the class: wrappers such as peft's forward attributes, but rename the weights
     if isinstance(model, Network):
         _check_config(model)
     elif not hasattr(type(model), "reset_classifier"):
         raise TypeError(
             f"model is a {type(model).__name__}, not a timm classifier or backbone, nor a network; "
-            "merge adapters before, and make backbones without features_only"
+            "merge adapters first, and create backbones without features_only"
         )
     names = about.label_names
     classes = _count_classes(model)
@@ -232,17 +232,17 @@ def _checked(model: nn.Module, about: _About) -> nn.Module:
 
 
 def _count_classes(model: nn.Module) -> int:
-    """Classes of a model; one logit of a network tells two apart."""
+    """Number of classes of a model; one logit of a network means two."""
     logits: Any = model.num_classes
     return 2 if isinstance(model, Network) and logits == 1 else logits
 
 
 def _check_config(network: Network) -> None:
-    """Fail on a network that its name and plain arguments cannot make again."""
+    """Fail on a network that cannot be rebuilt from its name and plain arguments."""
     if network.config is None:
         raise ValueError(
-            f"model was made by its class, {type(network).__name__}; one that is saved is made by "
-            "its name, with vimamba.create_network"
+            f"model was created from its class, {type(network).__name__}; to save it, create it by "
+            "name with vimamba.create_network"
         )
     for key, value in network.config.items():
         try:
@@ -250,15 +250,15 @@ def _check_config(network: Network) -> None:
         except (TypeError, ValueError) as error:
             text = f"{key}={value!r} of the network cannot be written as JSON: {error}"
             raise ValueError(text) from None
-    # what is drawn to make it again must not show in the draws after
+    # rebuilding must not affect later random numbers
     with torch.random.fork_rng(devices=[]):
         again = create_network(**network.config)
     ours, theirs = ({k: v.shape for k, v in n.state_dict().items()} for n in (network, again))
     unlike = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
     if unlike:
         raise ValueError(
-            f"model is not what {network.config} makes: {len(unlike)} weights differ, such as "
-            f"{unlike[0]}; merge adapters before, and give changes as arguments"
+            f"model is not what {network.config} builds: {len(unlike)} weights differ, such as "
+            f"{unlike[0]}; merge adapters first, and pass changes as arguments"
         )
 
 
@@ -271,7 +271,7 @@ def _write(model: nn.Module, folder: Path, address: str, about: _About) -> None:
     config_file = folder / "config.json"
     config_file.write_text(json.dumps(config, indent=2), encoding="utf-8")
     (folder / "README.md").write_text(card, encoding="utf-8")
-    # the weights come readable for their owner only
+    # safetensors makes the weights readable by their owner only
     for file in folder.iterdir():
         shutil.copymode(config_file, file)
 
@@ -279,7 +279,7 @@ def _write(model: nn.Module, folder: Path, address: str, about: _About) -> None:
 def _write_model(
     model: nn.Module, folder: Path, address: str, about: _About
 ) -> tuple[dict[str, Any], str]:
-    """Write a timm model's weights; gives back what config.json and the card say."""
+    """Write a timm model's weights; returns the contents of config.json and the card."""
     if "data_config" not in inspect.signature(save_for_hf).parameters:
         raise ValueError(
             f"model: timm {timm.__version__} does not record how a model was made; "
@@ -309,7 +309,7 @@ def _write_model(
 def _write_network(
     network: Network, folder: Path, address: str, about: _About
 ) -> tuple[dict[str, Any], str]:
-    """Write a network's weights; gives back what config.json and the card say."""
+    """Write a network's weights; returns the contents of config.json and the card."""
     folder.mkdir(exist_ok=True)
     save_model(network, str(folder / "model.safetensors"))
     assert network.config is not None

@@ -1,4 +1,4 @@
-"""What the class indices of a mask mean to losses, scores, data sets and pictures alike."""
+"""Meaning of class indices in masks, shared by losses, scores, data sets and pictures."""
 
-# pixels of this class count neither in a loss nor in a score
+# pixels of this class count in neither losses nor scores
 IGNORE = 255

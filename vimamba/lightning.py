@@ -1,9 +1,9 @@
-"""Lightning, under the name that is in use: `lightning.pytorch` or `pytorch_lightning`.
+"""Lightning, from the package in use: `lightning.pytorch` or `pytorch_lightning`.
 
-The two packages hold the same code, but a Trainer of one refuses modules, data modules and
-callbacks of the other. Everything in vimamba imports Lightning from here and so matches the rest
-of the program: the package that is already imported, else `lightning` if it is installed (torchgeo
-requires it), else `pytorch_lightning`, which the extra `train` installs.
+The two packages have the same code, but a Trainer of one rejects modules, data modules and
+callbacks of the other. All of vimamba imports Lightning from here and so matches the rest of the
+program: the package that is already imported, else `lightning` if it is installed (torchgeo
+    requires it), else `pytorch_lightning`, which the extra `train` installs.
 """
 
 import importlib.util
@@ -43,6 +43,7 @@ if TYPE_CHECKING or PACKAGE == "pytorch_lightning":
     from pytorch_lightning.plugins import TorchCheckpointIO
     from pytorch_lightning.trainer.states import TrainerFn, TrainerStatus
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from pytorch_lightning.utilities.seed import isolate_rng
 else:
     from lightning.pytorch import (
         Callback,
@@ -60,6 +61,7 @@ else:
     from lightning.pytorch.plugins import TorchCheckpointIO
     from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
     from lightning.pytorch.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch.utilities.seed import isolate_rng
 
 __all__ = [
     "PACKAGE",
@@ -74,6 +76,7 @@ __all__ = [
     "TrainerFn",
     "TrainerStatus",
     "callbacks",
+    "isolate_rng",
     "loggers",
     "name_in_use",
     "plugins",
@@ -86,10 +89,10 @@ _CLASS = re.compile(r"(?:lightning\.pytorch|pytorch_lightning)((?:\.\w+)+)")
 
 
 def name_in_use(settings: Any) -> Any:
-    """Settings with Lightning's classes under the package in use, whichever they were written for.
+    """Settings with Lightning's classes renamed to the package in use.
 
     Args:
-        settings: Values as YAML holds them, nested or not.
+        settings: Values as in YAML, possibly nested.
     """
     if isinstance(settings, dict):
         return {key: name_in_use(value) for key, value in settings.items()}

@@ -1,4 +1,4 @@
-"""Cards of saved models and networks: what they are, how to load them, whose license they have."""
+"""Model cards of saved models and networks: description, loading and license."""
 
 from typing import Any
 
@@ -14,12 +14,13 @@ _CARD = """\
 `{architecture}` ({paper}), {classes}, as a [timm](https://github.com/huggingface/pytorch-image-models)
 model.
 
-It needs the `vimamba` package: timm and transformers know the architecture only once that has been
-imported. Otherwise they call it unknown and advise a newer timm, which does not help.
+It needs the `vimamba` package: timm and transformers know the architecture only after it
+has been imported. Otherwise they report it as unknown and suggest a newer timm, which does not
+help.
 
 ```python
 import timm
-import vimamba  # makes {architecture} known
+import vimamba  # registers {architecture}
 
 model = timm.create_model("{address}", pretrained=True)
 ```
@@ -45,7 +46,7 @@ network = vimamba.load_network("{address}")
 License of the weights: {license}
 """
 
-# by the Hub's names
+# license names of the Hub
 _PIPELINES = {
     "change": "image-segmentation",
     "restoration": "image-to-image",
@@ -68,9 +69,30 @@ image = prepare.file("image.tif")[None]
 ```
 """
 
+_VOLUME_INPUT = """
+## Input
+
+`preprocessing` in config.json prepares volumes as in training; the network sees windows of them:
+
+```python
+import json
+from pathlib import Path
+
+from monai.inferers import sliding_window_inference
+from vimamba.data import VolumeCase, VolumePreprocessing
+from vimamba.sizes import sides_of
+
+with open("config.json") as file:  # of this model
+    prepare = VolumePreprocessing.from_settings(json.load(file)["preprocessing"])
+case = VolumeCase((Path("volume.nii.gz"),), None, Path())
+volume, size = prepare.volume(case)[None], sides_of(prepare.img_size, 3)
+logits = sliding_window_inference(volume, size, 1, network.eval(), 0.5, mode="gaussian")
+```
+"""
+
 
 def model_card(config: dict[str, Any], address: str) -> str:
-    """The card of a timm model: what it is, how to load it, whose license it is under.
+    """The card of a timm model: description, loading and license.
 
     Args:
         config: As in config.json.
@@ -99,13 +121,13 @@ def model_card(config: dict[str, Any], address: str) -> str:
 
 
 def network_card(config: dict[str, Any], address: str, cfg: dict[str, Any], classes: int) -> str:
-    """The card of a network: what it is, how to load it, whose license it is under.
+    """The card of a network: description, loading and license.
 
     Args:
         config: As in config.json.
         address: "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
         cfg: Its `pretrained_cfg`.
-        classes: That it tells apart; 0 if it tells none.
+        classes: Number of classes; 0 if it has none.
     """
     data = ModelCardData(
         library_name="vimamba",
@@ -122,8 +144,15 @@ def network_card(config: dict[str, Any], address: str, cfg: dict[str, Any], clas
         task=config["task"],
         address=address.removeprefix("local-dir:"),
         license=config["license"],
-        input=_INPUT.format(reason="") if "preprocessing" in config else "",
+        input=_network_input(config.get("preprocessing")),
     )
+
+
+def _network_input(preprocessing: dict[str, Any] | None) -> str:
+    """What the card of a network says of its images or volumes."""
+    if preprocessing is None:
+        return ""
+    return _VOLUME_INPUT if "spacing" in preprocessing else _INPUT.format(reason="")
 
 
 def _last_part(address: str) -> str:
@@ -136,15 +165,15 @@ def _paper(cfg: dict[str, Any]) -> str:
 
 
 def _describe_input(preprocessing: dict[str, Any] | None) -> str:
-    """What the card says of images that timm's transform does not prepare."""
+    """Section on the input, if timm's transform cannot prepare it."""
     found = preprocessing or {"in_chans": 3}
     intensity = found.get("intensity") or {}
     reasons = []
     if found["in_chans"] not in (1, 3) or found.get("bands"):
         reasons.append(f"the network takes {found['in_chans']} bands of them")
     if any(intensity.get(name) for name in ("window", "ranges", "percentiles")):
-        reasons.append("their values are scaled by ranges of their own")
+        reasons.append("their values are scaled by custom ranges")
     if intensity.get("zscore"):
-        reasons.append("each is given mean 0 and deviation 1")
-    reason = f"timm's transform does not do so with these images: {', '.join(reasons)}.\n"
+        reasons.append("each is normalized to mean 0 and standard deviation 1")
+    reason = f"timm's transform does not prepare these images: {', '.join(reasons)}.\n"
     return _INPUT.format(reason=reason) if reasons else ""

@@ -1,7 +1,7 @@
-"""Modules of the user's own that the commands import: by `--import`, and by entry points.
+"""The user's own modules that the commands import: by `--import`, and by entry points.
 
-A module that registers a model with timm, a scan order, a network, or defines a task, makes it
-known by being imported. Nothing else is ever imported because a file names it.
+Importing a module that registers a model with timm, a scan order, a network, or defines a task
+makes it available. Nothing else is ever imported because a file names it.
 """
 
 import importlib
@@ -21,17 +21,17 @@ _LOADED: list[str] = []
 
 
 class PluginError(VimambaError):
-    """A module of the user's cannot be imported; the text says where it fails."""
+    """A user's module cannot be imported; the message says where it fails."""
 
 
 def load_plugins(names: Sequence[str] = ()) -> None:
-    """Import modules by name or file, and before them those of installed packages' entry points.
+    """Import modules by name or file, after those of installed packages' entry points.
 
     Args:
         names: Modules (`my_package.models`) or files (`models/fam.py`, or a package's folder).
 
     Raises:
-        PluginError: There is none of the name, or it ends in an error.
+        PluginError: There is no such module, or importing it fails.
     """
     for point in entry_points(group=GROUP):
         _load(point.value.partition(":")[0], f"entry point {point.name} of {GROUP}")
@@ -40,12 +40,12 @@ def load_plugins(names: Sequence[str] = ()) -> None:
 
 
 def is_plugin(module: str) -> bool:
-    """Whether a module, or the package it is in, was named by the user."""
+    """Whether a module, or its package, was named by the user."""
     return any(module == name or module.startswith(f"{name}.") for name in _LOADED)
 
 
 def find_loaded(path: object, base: type) -> type | None:
-    """The class of a dotted name, if it is imported already and derived from `base`.
+    """The class with a dotted name, if it is already imported and derived from `base`.
 
     This is how names in files are looked up: nothing is imported.
     """
@@ -61,7 +61,7 @@ def _load(name: str, said: str) -> None:
         module = _import_file(path, said) if is_file else importlib.import_module(name)
     except PluginError:
         raise
-    # whatever the user's module raises is the user's to mend
+    # any exception of the user's module is the user's to fix
     except (Exception, SystemExit) as error:
         raise PluginError(f"{said}: {_where(error)}") from error
     if module.__name__ not in _LOADED:
@@ -69,19 +69,19 @@ def _load(name: str, said: str) -> None:
 
 
 def _import_file(path: Path, said: str) -> ModuleType:
-    """Import a file as the module of its name, which further processes find as well."""
+    """Import a file as the module of its name, which child processes also find."""
     source = path / "__init__.py" if path.is_dir() else path
     name = path.stem
     if not source.is_file():
         raise PluginError(f"{said}: there is no file {source}")
     if not name.isidentifier():
-        raise PluginError(f"{said}: the name of the file must be a name in Python, such as own.py")
+        raise PluginError(f"{said}: the file name must be a Python identifier, such as own.py")
     there = sys.modules.get(name)
     if there is not None and getattr(there, "__file__", None) == str(source.resolve()):
         return there
     other = None if there else importlib.util.find_spec(name)
     if there or (other and other.origin != str(source.resolve())):
-        raise PluginError(f"{said}: there is a module {name} already; name the file otherwise")
+        raise PluginError(f"{said}: a module {name} already exists; rename the file")
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -99,7 +99,7 @@ def _import_file(path: Path, said: str) -> ModuleType:
 
 
 def _where(error: BaseException) -> str:
-    """An error in one line, with the place in the user's file that it comes from."""
+    """An error in one line, with its location in the user's file."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}: {error.msg}"
     text = " ".join(str(error).split()) or "no text"
@@ -109,7 +109,7 @@ def _where(error: BaseException) -> str:
         if frame.filename != __file__ and "importlib" not in frame.filename
     ]
     if not frames:
-        hint = "; a file is named with its ending, as in --import own.py"
+        hint = "; name a file with its suffix, as in --import own.py"
         return f"{text}{hint if isinstance(error, ModuleNotFoundError) else ''}"
     # the last line outside of installed packages
     own = [frame for frame in frames if "site-packages" not in frame.filename] or frames

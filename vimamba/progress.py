@@ -1,4 +1,4 @@
-"""How far a long work is: bars in a terminal, a line a minute elsewhere."""
+"""Progress of long operations: bars in a terminal, a line per minute elsewhere."""
 
 import time
 
@@ -11,11 +11,11 @@ PAUSE = 60
 
 
 class Progress:
-    """Counts things, and the parts of the one that is being worked on.
+    """Counts items, and the parts of the current one.
 
     Args:
-        total: Number of things.
-        unit: What one of them is, such as "image".
+        total: Number of items.
+        unit: Name of an item, such as "image".
     """
 
     def __init__(self, total: int, unit: str) -> None:
@@ -26,19 +26,19 @@ class Progress:
         self.told = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
-        """Some more are done."""
+        """Count finished items."""
         self.done += count
         self.bar.update(count)
         self._close_inner()
         self._tell("")
 
     def part(self, done: int, total: int, unit: str) -> None:
-        """Tell how many parts of the present one are done.
+        """Report how many parts of the current item are done.
 
         Args:
             done: Number of parts done.
             total: Number of its parts.
-            unit: What a part is, such as "window".
+            unit: Name of a part, such as "window".
         """
         if total <= 1:
             return
@@ -51,7 +51,7 @@ class Progress:
         self.inner.update(done - self.inner.n)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar in its current state."""
         self._close_inner()
         self.bar.close()
 

@@ -1,8 +1,9 @@
-"""Reads files that anybody may have sent: as plain data, within bounds that the file's size sets.
+"""Reads untrusted files: as plain data, within limits set by the file's size.
 
 No name in a file decides what is imported or called. Checkpoints are read by a small reader of
 PyTorch's two formats: the pickle in them may build dictionaries, lists and dense tensors, and every
-other class becomes an inert stand-in. Sizes are compared with the file before memory is taken.
+other class becomes an inert placeholder. Sizes are compared with the file before memory is
+allocated.
 """
 
 import io
@@ -23,41 +24,41 @@ from torch import Tensor
 
 from vimamba.errors import VimambaError
 
-# bytes of what describes the weights; of the published checkpoints the largest has 0.3 MB
+# maximum bytes of the description of weights; the largest published checkpoint has 0.3 MB
 _MOST_PICKLE = 32 << 20
 _MOST_JSON = 16 << 20
 _MOST_YAML = 1 << 20
-# nodes of a YAML file once its aliases are written out
+# maximum nodes of a YAML file after expanding aliases
 _MOST_NODES = 100_000
 _MOST_DEPTH = 64
-# bytes of a tensor that repeats the numbers of a smaller storage
+# maximum bytes of a tensor that repeats the values of a smaller storage
 _MOST_REPEATED = 1 << 30
-# what torch.save began its files with until version 1.6
+# magic number of torch.save's files before version 1.6
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class CheckpointError(VimambaError):
-    """A checkpoint that cannot be read or does not fit; the text says in what."""
+    """A checkpoint that cannot be read or does not fit; the message says why."""
 
 
 class Inert(dict[Any, Any]):
-    """Stands in for every class a checkpoint names that is not a tensor: none of its code runs."""
+    """Placeholder for every class in a checkpoint that is not a tensor: none of its code runs."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()
 
     def append(self, item: Any) -> None:
-        """Forget an item, of what was a kind of list."""
+        """Ignore an item, for list-like classes."""
 
     def extend(self, items: Any) -> None:
-        """Forget items, of what was a kind of list."""
+        """Ignore items, for list-like classes."""
 
 
 class _Dictionary(dict[Any, Any]):
-    """Stands in for the standard library's kinds of dictionaries."""
+    """Placeholder for the standard library's dictionary classes."""
 
     def __init__(self, pairs: Any = (), *_: Any) -> None:
-        # the first argument of a defaultdict is what makes its values
+        # the first argument of a defaultdict is its factory
         super().__init__(pairs if isinstance(pairs, dict | list | tuple) else ())
 
 
@@ -65,7 +66,7 @@ class _Storage:
     """Bytes that tensors share.
 
     Args:
-        dtype: Of the numbers, where the file says it here.
+        dtype: Dtype, if the file gives it here.
         size: Bytes.
         content: The bytes; None if they come later in the file.
     """
@@ -79,7 +80,7 @@ class _Storage:
 
 
 def _storage_dtypes() -> dict[str, torch.dtype | None]:
-    """Names of torch's classes of storages."""
+    """Names of torch's storage classes."""
     names = {
         "Double": torch.float64,
         "Float": torch.float32,
@@ -101,13 +102,13 @@ _STORAGES = _storage_dtypes()
 _DICTIONARIES = {("collections", name) for name in ("OrderedDict", "defaultdict", "Counter")}
 
 
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one whose memo is a dict
-    """Builds plain values, dense tensors and stand-ins.
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the variant whose memo is a dict
+    """Builds plain values, dense tensors and placeholders.
 
     Args:
         file: The pickle.
         load_storage: (key, dtype, bytes) to the storage.
-        limit: Bytes that no storage may exceed.
+        limit: Maximum bytes of a storage.
     """
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
@@ -135,7 +136,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name of the file; nothing is imported."""
+        """The replacement for a name in the file; nothing is imported."""
         if (module, name) in self.known:
             return self.known[module, name]
         if module in ("torch", "torch.storage") and name in _STORAGES:
@@ -146,11 +147,11 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
             return _Dictionary
         if module.startswith("torch") and name.startswith("_rebuild"):
             kind = name.removeprefix("_rebuild_").replace("_", " ")
-            raise CheckpointError(f"it holds a tensor of another kind than dense ({kind})")
+            raise CheckpointError(f"it has a tensor that is not dense ({kind})")
         return Inert
 
     def load_build(self) -> None:
-        """Forget the attributes of a stand-in; nothing else may be given any."""
+        """Ignore attributes of a placeholder; nothing else may have any."""
         stack: list[Any] = self.stack  # type: ignore[attr-defined]
         stack.pop()
         if not isinstance(stack[-1], Inert | _Dictionary):
@@ -159,7 +160,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
     dispatch[pickle.BUILD[0]] = load_build
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """A storage that the pickle refers to: ("storage", type, key, place, numbers, view)."""
+        """A storage that the pickle refers to: ("storage", type, key, location, numel, view)."""
         _, kind, key, _, count, *view = pid
         if view and view[0] is not None:
             raise CheckpointError("it holds views of storages, as PyTorch 0.3 wrote them")
@@ -187,7 +188,7 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
         dtype: torch.dtype | None,
         *_: Any,
     ) -> Tensor:
-        """A tensor whose dtype the storage does not know; torch checks that it lies inside."""
+        """A tensor whose dtype is not given by the storage; torch checks that it is inside."""
         dtype = torch.uint8 if dtype is None else dtype
         if math.prod(size) * dtype.itemsize > max(self.limit, _MOST_REPEATED):
             raise CheckpointError(f"a tensor of shape {tuple(size)} is larger than the file")
@@ -196,12 +197,12 @@ class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # the one wh
         return torch.as_strided(typed, tuple(size), tuple(stride), offset)
 
     def make_subclass(self, function: Any, kind: Any, args: Any, *_: Any) -> Any:
-        """A tensor of a class derived from torch's, as a tensor."""
+        """A tensor subclass, as a plain tensor."""
         return function(*args)
 
 
 class _StorageType:
-    """A class of storages, which the pickle names beside each."""
+    """A storage class, which the pickle names for each storage."""
 
     def __init__(self, dtype: torch.dtype | None) -> None:
         self.dtype = dtype
@@ -214,13 +215,13 @@ def _first(first: Any, *_: Any) -> Any:
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Read a `.safetensors` or PyTorch file without running any code in it.
 
-    Training checkpoints often hold an argument namespace or a configuration object beside the
-    weights. Those become inert stand-ins; they are never unpickled. The tensors of a PyTorch file
-    lie in the file until they are used.
+    Training checkpoints often have an argument namespace or a configuration object in addition to
+    the weights. Those become inert placeholders; they are never unpickled. The tensors of a PyTorch
+    file are memory-mapped.
 
     Raises:
         FileNotFoundError: There is no such file.
-        CheckpointError: The file is neither format, is damaged, asks for more memory than it has
+        CheckpointError: The file has neither format, is damaged, requests more memory than it has
             bytes, or cannot be opened.
     """
     path = Path(path)
@@ -234,18 +235,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError(f"it holds a {type(content).__name__}, not a dictionary")
     except FileNotFoundError:
         raise FileNotFoundError(f"checkpoint file {str(path)!r} does not exist") from None
-    # whatever the file makes of the reader is the file's fault
+    # any exception of the reader is caused by the file
     except Exception as error:
         reason = str(error) if isinstance(error, CheckpointError) else _reason(error)
         raise CheckpointError(
-            f"{str(path)!r} is no checkpoint that can be read safely: {reason}; a PyTorch or "
-            ".safetensors file that holds a dictionary of weights is"
+            f"{str(path)!r} is no checkpoint that can be read safely: {reason}; expected a "
+            "PyTorch or .safetensors file with a dictionary of weights"
         ) from None
     return dict(content)
 
 
 def holds_objects(content: Any) -> bool:
-    """Whether there are stand-ins in what was read: objects that need code of their own."""
+    """Whether the content has placeholders: objects that need their own code."""
     left, seen = [content], set()
     while left:
         value = left.pop()
@@ -280,7 +281,7 @@ def _read_torch(path: Path) -> Any:
     if size == 0:
         raise CheckpointError("it is empty")
     with path.open("rb") as file:
-        # private to this process: changing a tensor does not change the file
+        # a private mapping: modifying a tensor does not modify the file
         memory = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
     if memory[:4] == b"PK\x03\x04":
         return _read_zip(path, memory)
@@ -292,7 +293,7 @@ def _read_zip(path: Path, memory: mmap.mmap) -> Any:
     with zipfile.ZipFile(path) as archive:
         records = _places(archive.infolist(), memory)
     if any(name.endswith("constants.pkl") for name in records):
-        raise CheckpointError("it is a program of TorchScript")
+        raise CheckpointError("it is a TorchScript program")
     names = [name for name in records if name.endswith("data.pkl")]
     if len(names) != 1:
         raise CheckpointError(f"it is a zip file with {len(names)} data.pkl, not PyTorch's")
@@ -312,15 +313,15 @@ def _read_zip(path: Path, memory: mmap.mmap) -> Any:
 
     start, stop = records[names[0]]
     if stop - start > _MOST_PICKLE:
-        raise CheckpointError(f"what describes its weights has {stop - start} bytes")
+        raise CheckpointError(f"the description of its weights has {stop - start} bytes")
     return _Unpickler(io.BytesIO(memory[start:stop]), load_storage, len(memory)).load()
 
 
 def _places(records: list[zipfile.ZipInfo], memory: mmap.mmap) -> dict[str, tuple[int, int]]:
-    """Where each record's bytes begin and end.
+    """Start and end of each record's bytes.
 
     Raises:
-        CheckpointError: One is compressed or encrypted, they overlap, or have one name.
+        CheckpointError: One is compressed or encrypted, they overlap, or share a name.
     """
     places: dict[str, tuple[int, int]] = {}
     end = 0
@@ -350,7 +351,7 @@ def _view(memory: mmap.mmap, start: int, size: int) -> Tensor:
 
 
 def _read_legacy(memory: mmap.mmap) -> Any:
-    """The format until PyTorch 1.6: five pickles, then the storages' bytes in a given order."""
+    """The format before PyTorch 1.6: five pickles, then the storages' bytes in a given order."""
     loaded: dict[str, _Storage] = {}
     promised = 0
 
@@ -370,13 +371,13 @@ def _read_legacy(memory: mmap.mmap) -> Any:
     if load() != _LEGACY_MAGIC:
         raise CheckpointError("it is neither PyTorch's zip file nor its older format")
     load()  # the version of the format
-    load()  # sizes of C's types where it was written
+    load()  # sizes of C types on the machine that wrote it
     content, keys = load(), load()
     for key in map(str, keys):
         storage = loaded[key]
         (count,) = struct.unpack("<q", memory.read(8))
         if count * (storage.dtype.itemsize if storage.dtype else 1) != storage.size:
-            raise CheckpointError(f"storage {key} has another size than promised")
+            raise CheckpointError(f"storage {key} has another size than declared")
         if storage.size:
             storage.content.copy_(_view(memory, memory.tell(), storage.size))
             memory.seek(storage.size, io.SEEK_CUR)
@@ -384,7 +385,7 @@ def _read_legacy(memory: mmap.mmap) -> Any:
 
 
 class _Bounded:
-    """A file that ends where a pickle in it should have ended long ago."""
+    """A file view with a limit on the size of a pickle."""
 
     def __init__(self, memory: mmap.mmap, end: int) -> None:
         self.memory, self.end = memory, end
@@ -397,10 +398,12 @@ class _Bounded:
         return self.memory.read(self._left(count))
 
     def readline(self) -> bytes:
-        """The next bytes up to a line's end."""
+        """The next bytes up to the end of a line."""
         line = self.memory.readline()
         if self.memory.tell() > self.end:
-            raise CheckpointError(f"what describes its weights has more than {_MOST_PICKLE} bytes")
+            raise CheckpointError(
+                f"the description of its weights has more than {_MOST_PICKLE} bytes"
+            )
         return line
 
     def readinto(self, buffer: Any) -> int:
@@ -415,11 +418,11 @@ def read_json(path: str | Path, error: type[VimambaError]) -> dict[str, Any]:
 
     Args:
         path: The file.
-        error: What to raise.
+        error: Error class to raise.
 
     Raises:
-        VimambaError: Of the class `error`: it cannot be opened, is no JSON object, or is larger or
-            nested deeper than any that is meant.
+        VimambaError: An `error`: the file cannot be opened, is not a JSON object, or is too large
+            or too deeply nested.
     """
     try:
         return _mapping(json.loads(_read_text(Path(path), _MOST_JSON)))
@@ -428,15 +431,15 @@ def read_json(path: str | Path, error: type[VimambaError]) -> dict[str, Any]:
 
 
 def read_yaml(path: str | Path, error: type[VimambaError]) -> dict[str, Any]:
-    """Read a YAML file of plain values; no tag of it names a class.
+    """Read a YAML file of plain values, without tags for classes.
 
     Args:
         path: The file.
-        error: What to raise.
+        error: Error class to raise.
 
     Raises:
-        VimambaError: Of the class `error`: it cannot be opened, is no mapping of plain values, or
-            is larger, by its aliases as well, or nested deeper than any that is meant.
+        VimambaError: An `error`: the file cannot be opened, is not a mapping of plain values, or is
+            too large, also through its aliases, or too deeply nested.
     """
     try:
         loader = yaml.SafeLoader(_read_text(Path(path), _MOST_YAML))
@@ -455,7 +458,7 @@ def _short(cause: Exception) -> str:
     if isinstance(cause, RecursionError):
         return "it is nested too deeply"
     if isinstance(cause, UnicodeDecodeError):
-        return "it is no text in UTF-8"
+        return "it is not UTF-8 text"
     mark = getattr(cause, "problem_mark", None)
     text = getattr(cause, "problem", None) or str(cause).splitlines()[0]
     return f"{text} (line {mark.line + 1})" if mark is not None else text
@@ -478,11 +481,11 @@ def _mapping(content: Any) -> dict[str, Any]:
 
 
 def _count_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Nodes below one, with everything that aliases repeat.
+    """Number of nodes below a node, including those repeated by aliases.
 
     Raises:
-        ValueError: They are too many or nested too deeply, or the file merges mappings, whose
-            cost aliases can multiply.
+        ValueError: There are too many, they are nested too deeply, or the file merges mappings,
+            whose cost aliases can multiply.
     """
     if depth > _MOST_DEPTH:
         raise ValueError("it is nested too deeply, or in itself")
@@ -490,7 +493,7 @@ def _count_nodes(node: yaml.Node, known: dict[int, int], depth: int) -> int:
         return known[id(node)]
     count = 1 + sum(_count_nodes(child, known, depth + 1) for child in _children(node))
     if count > _MOST_NODES:
-        raise ValueError(f"it stands for more than {_MOST_NODES} values")
+        raise ValueError(f"it expands to more than {_MOST_NODES} values")
     known[id(node)] = count
     return count
 

@@ -1,6 +1,6 @@
-"""Runs a script in which timm knows the models of vimamba: timm's own train.py, for one.
+"""Runs a script, such as timm's own train.py, with vimamba's models registered in timm.
 
-timm has no plug-ins, so a script sees the models only if its process imports vimamba:
+timm has no plug-ins, so a script knows the models only if its process imports vimamba:
 
     python -m vimamba.run train.py --model vmamba_tiny_s1l8 --data-dir DATA
     torchrun --nproc-per-node 8 -m vimamba.run train.py --model vmamba_tiny_s1l8 --data-dir DATA

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vimamba.errors import VimambaError
 
-# a side of all axes, the sides, or the sides as text
+# one side for all axes, the sides, or the sides as text
 ImageSize = int | Sequence[int] | str
 
 _AXES = {2: "HEIGHTxWIDTH", 3: "DEPTHxHEIGHTxWIDTH"}
@@ -17,15 +17,15 @@ _AXES = {2: "HEIGHTxWIDTH", 3: "DEPTHxHEIGHTxWIDTH"}
 def read_size(
     size: ImageSize, dims: int | None = 2, *, name: str = "img_size"
 ) -> int | tuple[int, ...]:
-    """A size in its one form: a whole number where all sides are equal, else the sides.
+    """A size in canonical form: a whole number if all sides are equal, else the sides.
 
     Args:
         size: A number, sides, or text such as "96x160".
-        dims: Axes that there are; None for 2 or 3.
-        name: What to call the argument in an error.
+        dims: Number of axes; None for 2 or 3.
+        name: Name of the argument in errors.
 
     Raises:
-        VimambaError: It is no size, or has another number of axes.
+        VimambaError: It is not a size, or has another number of axes.
     """
     given = f"{name} {size}" if name.startswith("--") else f"{name}={size!r}"
     known = [dims] if dims else list(_AXES)
@@ -48,7 +48,7 @@ def read_size(
 
 
 def sides_of(size: ImageSize, dims: int = 2) -> tuple[int, ...]:
-    """Every side of a size.
+    """All sides of a size.
 
     Raises:
         VimambaError: As in `read_size`.
@@ -68,6 +68,6 @@ def height_and_width(size: ImageSize) -> tuple[int, int]:
 
 
 def by_sides(size: ImageSize) -> str:
-    """A size in words: "224" or "96x160"."""
+    """A size as text: "224" or "96x160"."""
     found = read_size(size, None)
     return str(found) if isinstance(found, int) else "x".join(map(str, found))

@@ -1,7 +1,7 @@
-"""What of timm differs between the versions that `pyproject.toml` allows, in one place.
+"""Compatibility with all timm versions that `pyproject.toml` allows, in one place.
 
-timm before 1.0.23 makes layers on the default device, in the default dtype, and keeps no record of
-a model's input size. nnU-Net 2.8 needs such a version.
+timm before 1.0.23 creates layers on the default device, in the default dtype, and does not record a
+model's input size. nnU-Net 2.8 needs such a version.
 """
 
 from contextlib import nullcontext
@@ -11,26 +11,28 @@ import torch
 from timm import layers
 from torch import nn
 
+
+def _get_device_dtype(module: nn.Module, device: Any = None, dtype: Any = None) -> dict[str, Any]:
+    """Device and dtype for a new layer of a module: as given, or its first parameter's."""
+    first = next(module.parameters(), None)
+    if first is not None:
+        device, dtype = device or first.device, dtype or first.dtype
+    return {"device": device, "dtype": dtype}
+
+
+def _update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
+    """Does nothing: there is no record to update."""
+
+
 try:
     from timm.layers.helpers import get_device_dtype
 except ImportError:
-
-    def get_device_dtype(
-        module: nn.Module, device: Any = None, dtype: Any = None
-    ) -> dict[str, Any]:
-        """Device and dtype for a new layer of a module: as given, or its first parameter's."""
-        first = next(module.parameters(), None)
-        if first is not None:
-            device, dtype = device or first.device, dtype or first.dtype
-        return {"device": device, "dtype": dtype}
-
+    get_device_dtype = _get_device_dtype
 
 try:
     from timm.models._input import update_model_input_size
 except ImportError:
-
-    def update_model_input_size(model: nn.Module, img_size: tuple[int, int]) -> None:
-        """Nothing: there is no record to keep up to date."""
+    update_model_input_size = _update_model_input_size
 
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 else:
 
     def _placed(layer: type[nn.Module]) -> type[nn.Module]:
-        """A layer of timm's that takes `device` and `dtype`, in a version whose layers do not."""
+        """A timm layer that takes `device` and `dtype`, for versions whose layers do not."""
         if "device" in layer.__init__.__code__.co_varnames:
             return layer
 
@@ -62,7 +64,7 @@ else:
         return type(layer.__name__, (layer,), members)
 
     def _resettable(layer: type[nn.Module]) -> type[nn.Module]:
-        """A layer scale that can start again, which a model made without memory needs."""
+        """A layer scale that can be reinitialized, which models from the meta device need."""
         if hasattr(layer, "reset_parameters"):
             return layer
 
@@ -88,7 +90,7 @@ else:
     if ClassifierHead is not layers.ClassifierHead:
 
         class ClassifierHead(ClassifierHead):
-            """timm's, which can be reset to another number of features, where the model is."""
+            """timm's class, which can also be reset to another number of features."""
 
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 super().__init__(*args, **kwargs)
@@ -103,7 +105,7 @@ else:
                 device: Any = None,
                 dtype: Any = None,
             ) -> None:
-                """Replace the classifier, and the pooling by that of another name."""
+                """Replace the classifier, and optionally the pooling."""
                 dd = get_device_dtype(self, device, dtype)
                 self.in_features = in_features or self.in_features
                 super().reset(num_classes, pool_type)

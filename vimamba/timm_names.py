@@ -1,4 +1,4 @@
-"""Names that timm builds models by: registered ones, and addresses of files."""
+"""Names that timm accepts for models: registered ones, and addresses of files."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def is_timm_model(model: str) -> bool:
 def read_address(model: str) -> tuple[str, dict[str, Any]]:
     """Registered name and arguments of the model that an address points to.
 
-    Without `num_classes`, `in_chans` and `img_size`, which whoever makes it again decides.
+    Without `num_classes`, `in_chans` and `img_size`, which the caller decides.
     """
     source, place = parse_model_name(model)
     read = load_model_config_from_hf if source == "hf-hub" else load_model_config_from_path

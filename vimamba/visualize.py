@@ -1,8 +1,8 @@
 """Pictures of scan orders: each path as a line over the grid, colored by time.
 
-A filled circle marks the first step, a square the last. Bold lines join steps of the usual stride,
-thin lines are jumps; where a path is padded by zero tokens, its line is interrupted. The slices of
-a volume lie below each other like sheets of paper seen aslant.
+A filled circle marks the first step, a square the last. Bold lines connect steps of the usual
+stride, thin lines are jumps; padding with zero tokens interrupts a line. The slices of a volume are
+drawn below each other in perspective.
 """
 
 import math
@@ -29,11 +29,11 @@ _DPI = 160
 
 @dataclass(frozen=True)
 class _View:
-    """Where the cells of a grid lie in a picture, in units of a cell; y points downwards.
+    """Layout of a grid's cells in a picture, in units of a cell; y points down.
 
     Attributes:
         slices, height, width: Sizes of the grid; one slice if it is an image.
-        slant: How far a row moves to the right of the one below it; 0 for an image.
+        slant: Shift of a row to the right of the one below it; 0 for an image.
         flat: Height of a cell.
     """
 
@@ -45,21 +45,21 @@ class _View:
 
     @property
     def pitch(self) -> float:
-        """From one slice to the next."""
+        """Distance between slices."""
         return self.flat * self.height + 0.6
 
     @property
     def extent(self) -> tuple[float, float]:
-        """Width and height of the whole."""
+        """Width and height of the whole grid."""
         width = self.width + self.slant * self.height
         return width, self.pitch * (self.slices - 1) + self.flat * self.height
 
     def place(self, z: float, y: float, x: float) -> tuple[float, float]:
-        """Of a point of a slice, cell (0, 0) of which reaches from 0 to 1."""
+        """Position of a point of a slice, whose cell (0, 0) extends from 0 to 1."""
         return x + self.slant * (self.height - y), self.pitch * z + self.flat * y
 
     def center(self, cell: int) -> tuple[float, float]:
-        """Of the middle of a cell, by its raster index."""
+        """Position of a cell's center, by its raster index."""
         z, y, x = self.split(cell)
         return self.place(z, y + 0.5, x + 0.5)
 
@@ -101,7 +101,7 @@ def draw_scan_order(order: str, grid: Sequence[int], path: str | Path) -> Path:
     wide, high = view.extent
     columns = _count_columns(len(paths), high, wide)
     rows = math.ceil(len(paths) / columns)
-    # inches; a panel is never so slim that its title would not fit
+    # inches; panels are wide enough for their titles
     longest = 2.4 if max(grid) <= 20 else 3.4
     longest *= 1.5 if view.slices > 1 else 1.0
     cell = longest / max(high, wide)
@@ -129,7 +129,7 @@ def draw_scan_order(order: str, grid: Sequence[int], path: str | Path) -> Path:
 
 
 def draw_gallery(path: str | Path, *, size: int = 8) -> Path:
-    """Draw all scan orders of images in one picture; a path that reverses another is left out.
+    """Draw all scan orders of images in one picture, without reversed copies of paths.
 
     Args:
         path: The picture, see `draw_scan_order`.
@@ -166,7 +166,7 @@ def draw_gallery(path: str | Path, *, size: int = 8) -> Path:
 
 
 def _count_columns(panels: int, height: float, width: float) -> int:
-    """Panels per row: long grids are stacked, others stand side by side."""
+    """Panels per row: long grids are stacked, others are side by side."""
     if width > 3 * height:
         return 1 if panels <= 4 else 2
     if panels <= 4 or height > 3 * width:
@@ -175,7 +175,7 @@ def _count_columns(panels: int, height: float, width: float) -> int:
 
 
 def _drop_reverses(paths: Tensor) -> list[Tensor]:
-    """The paths but those that equal an earlier one or its reverse."""
+    """The paths, without those that equal an earlier one or its reverse."""
     kept: list[Tensor] = []
     for path in paths:
         if not any(path.equal(other) or path.equal(other.flip(0)) for other in kept):
@@ -207,7 +207,7 @@ def _new_figure(width: float, height: float) -> "Figure":
 
 
 def _add_panel(figure: "Figure", x: float, y: float, width: float, height: float) -> "Axes":
-    """Axes at a place given in inches from the lower left corner."""
+    """Axes at a position in inches from the lower left corner."""
     all_width, all_height = figure.get_size_inches()
     box = (x / all_width, y / all_height, width / all_width, height / all_height)
     axes = figure.add_axes(box)
@@ -225,7 +225,7 @@ def _write(
     bold: bool = False,
     center: bool = False,
 ) -> None:
-    """Text with its base line at a place given in inches from the lower left corner."""
+    """Write text with its baseline at a position in inches from the lower left corner."""
     width, height = figure.get_size_inches()
     figure.text(
         x / width,
@@ -239,12 +239,12 @@ def _write(
 
 
 def _draw_path(axes: "Axes", path: Tensor, view: _View, cell: float) -> None:
-    """One path over its grid.
+    """Draw one path over its grid.
 
     Args:
         axes: Where to draw.
         path: (T,), -1 where padded.
-        view: Of the grid.
+        view: Layout of the grid.
         cell: Side of a grid cell in inches.
     """
     from matplotlib.collections import LineCollection
@@ -292,7 +292,7 @@ def _draw_path(axes: "Axes", path: Tensor, view: _View, cell: float) -> None:
 
 
 def _draw_cells(axes: "Axes", view: _View, points: float) -> None:
-    """The grid: light cells with white gaps, `points` wide each."""
+    """Draw the grid: light cells with white gaps of `points` width."""
     from matplotlib.collections import LineCollection
     from matplotlib.patches import Polygon
 
@@ -308,7 +308,7 @@ def _draw_cells(axes: "Axes", view: _View, points: float) -> None:
 
 
 def _draw_legend(figure: "Figure", right: float, y: float) -> None:
-    """First step, colors of time, last step; on the base line y, up to `right`, in inches."""
+    """Draw first step, color scale of time, last step; on baseline y, up to `right`, in inches."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colors = LinearSegmentedColormap.from_list("time", TIME_COLORS)
@@ -325,7 +325,7 @@ def _draw_legend(figure: "Figure", right: float, y: float) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> Path:
-    """Write the picture, whole or not at all."""
+    """Write the picture, completely or not at all."""
     with write_whole(path) as part:
         figure.savefig(part, format=path.suffix.lstrip(".") or "png", facecolor="white")
     return path

@@ -1,4 +1,4 @@
-"""Checks that the operators share; every message names the argument and what would do."""
+"""Checks that the operators share; every message names the argument and what it should be."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, TypeGuard
@@ -19,19 +19,19 @@ _INTEGERS = (torch.int32, torch.int64)
 
 
 class _Finding(NamedTuple):
-    """What was found out about a table of paths, and for which contents."""
+    """The result of checking a path table, and the contents that it holds for."""
 
     # version of the contents, and the number of tokens
     state: tuple[int, int]
-    # the contents themselves; None on a GPU, where comparing would wait for it
+    # the contents themselves; None on a GPU, where comparing would synchronize
     values: Tensor | None
     # whether every path visits every token
     complete: bool
-    # the same table in int32, where somebody keeps one
+    # the same table in int32, if one is kept
     narrow: Tensor | None = None
 
 
-# by the tensor they were found out about
+# keyed by the checked tensor
 _good_paths = WeakIdKeyDictionary()
 
 
@@ -42,7 +42,7 @@ def check_types(
     *,
     optional: Collection[str],
 ) -> None:
-    """Check that all are tensors of a fitting dtype on one device.
+    """Check that all are tensors of a suitable dtype on one device.
 
     Args:
         activations: By argument's name; all have the dtype and device of the first.
@@ -73,7 +73,7 @@ def check_types(
 def _is_tensor(
     t: object, name: str, device: torch.device, first: str, optional: Collection[str]
 ) -> TypeGuard[Tensor]:
-    """Whether there is an argument, which is a tensor on the right device then."""
+    """Whether the argument is given; if so, check that it is a tensor on the right device."""
     if t is None and name in optional:
         return False
     if not isinstance(t, Tensor):
@@ -110,10 +110,10 @@ def expect_paths_shape(paths: Tensor | None, batch: int, k: int) -> None:
 
 
 def check_path_bounds(paths: Tensor, length: int) -> bool:
-    """Check that the entries of `paths` are in [-1, length): all that memory safety asks for.
+    """Check that the entries of `paths` are in [-1, length), which is enough for memory safety.
 
     Returns:
-        Whether every path visits every token, if none comes twice.
+        Whether every path visits every token, provided that no token repeats.
 
     Raises:
         ValueError: An entry is out of range.
@@ -131,7 +131,7 @@ def check_paths(paths: Tensor, length: int) -> None:
 
     `paths` is (K, T) or (B, K, T). This is done once for each tensor and again only after its
     values were changed in place; on a GPU, changes that torch does not see (by `.data`, say) are
-    not seen here either.
+    not noticed here either.
 
     Raises:
         ValueError: An entry is out of range.
@@ -154,7 +154,7 @@ def check_paths(paths: Tensor, length: int) -> None:
 
 
 def unwrapped(t: Tensor) -> Tensor:
-    """What transforms of torch.func have wrapped; samples that they map over come first."""
+    """The tensor that torch.func's transforms wrap; the mapped dimensions come first."""
     while is_functorch_wrapped_tensor(t):
         inner = get_unwrapped(t)
         t = inner.movedim(maybe_get_bdim(t), 0) if is_batchedtensor(t) else inner
@@ -164,7 +164,7 @@ def unwrapped(t: Tensor) -> Tensor:
 def remember_paths(
     paths: Tensor, length: int, *, complete: bool, narrow: Tensor | None = None
 ) -> None:
-    """Note, without reading them, that `paths` are good ones over so many tokens.
+    """Record, without reading it, that `paths` is valid for this number of tokens.
 
     Args:
         paths: (K, T).
@@ -182,7 +182,7 @@ def known_complete(paths: Tensor, length: int) -> bool:
 
 
 def narrow_paths(paths: Tensor, length: int) -> Tensor:
-    """The table in int32, contiguous: the one that is known or, where there is none, a copy."""
+    """The table in int32, contiguous: the one that is known or else a copy."""
     found = _known(paths, length)
     if found is not None and found.narrow is not None:
         return found.narrow
@@ -195,19 +195,20 @@ def _known(paths: Tensor, length: int) -> _Finding | None:
 
 
 def path_state(paths: Tensor, length: int) -> tuple[int, int]:
-    """What a finding about `paths` and so many tokens holds for: the version of the contents."""
+    """Version of the contents of `paths` and number of tokens that a check holds for."""
     return 0 if paths.is_inference() else paths._version, length
 
 
 def copy_values(paths: Tensor) -> Tensor | None:
-    """What to keep for `is_unchanged`."""
+    """The values to keep for `is_unchanged`."""
     return paths.detach().clone() if paths.device.type == "cpu" else None
 
 
 def is_unchanged(paths: Tensor, values: Tensor | None) -> bool:
     """Whether `paths` still has the values of the copy.
 
-    No version tells of changes through numpy or `.data`, nor of any in inference mode. To compare
-    4 paths of 3136 steps takes 9 microseconds on a CPU, a scan along them a thousand times that.
+    The version does not change with writes through numpy or `.data`, nor in inference mode.
+    Comparing 4 paths of 3136 steps takes 9 microseconds on a CPU, a scan along them a thousand
+    times as long.
     """
     return values is None or torch.equal(paths, values)

@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-# what the backends of all operators are called
+# names of the backends of all operators
 _ALL = ("triton", "cpu", "chunked", "reference")
 # the first Triton whose kernels take tuples
 _OLDEST_TRITON = (3, 3)
 
 
 def choose(backend: str, names: Sequence[str], obstacle: Callable[[str], str | None]) -> str:
-    """The name of the backend that `backend` and the environment ask for.
+    """The name of the backend that `backend` and the environment select.
 
     Args:
-        backend: One of `names` or "auto": what the environment variable VIMAMBA_BACKEND says, if
-            it is set and the operator has that backend, otherwise the first that can run.
+        backend: One of `names` or "auto": the one in the environment variable VIMAMBA_BACKEND if it
+            is set and the operator has it, otherwise the first that can run.
         names: The operator's backends, the slowest last.
         obstacle: Why a backend cannot run, or None.
 
@@ -69,7 +69,7 @@ def triton_obstacle(name: str, x: Tensor) -> str | None:
 
 @cache
 def _warn_of_slowness(why: str) -> None:
-    """Say once that a GPU is there and cannot be used well."""
+    """Warn once that the GPU cannot be used well."""
     warnings.warn(f"{why}; 'chunked' runs on the GPU instead, far more slowly", stacklevel=2)
 
 
@@ -86,9 +86,9 @@ def _installation_obstacle(found: str | None) -> str | None:
 
 @cache
 def _triton_version() -> str | None:
-    """The version of Triton, None if there is none; "" if its first lines do not tell it.
+    """The version of Triton, None if it is not installed, "" if its source does not state one.
 
-    It is not imported for that: then it would be fixed whether kernels are interpreted.
+    Triton is not imported for this: the import would fix whether kernels are interpreted.
     """
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:

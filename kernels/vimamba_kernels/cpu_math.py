@@ -1,4 +1,4 @@
-"""What the numba kernels share: how they are compiled, their vector functions and their tasks.
+"""Shared by the numba kernels: compilation, vector functions and tasks.
 
 A kernel is a C function `void kernel(uint64_t *frame)`, so that threads which know nothing of
 Python can run it. Every thread of a team calls it with the same frame, which holds 64-bit words:
@@ -56,7 +56,7 @@ def kernel(function: Any) -> CFunc:
 
 
 def uncached(compiled: CFunc) -> CFunc:
-    """The same kernel, not yet compiled and never to be cached."""
+    """The same kernel, not yet compiled and never cached."""
     return kernel(compiled.__wrapped__)
 
 

@@ -1,4 +1,4 @@
-"""How the numba kernels of all operators are compiled and driven.
+"""Compiles and runs the numba kernels of all operators.
 
 A kernel is C code, which a team of threads runs together. The team is PyTorch's own OpenMP one:
 its threads, still spinning after a matrix product, would otherwise take the cores from ours. Where
@@ -34,7 +34,7 @@ MAX_WIDTH, ROW = 96, 112
 
 
 def block_width(channels: int, rows: int, threads: int) -> int:
-    """Channels per task: as many as allowed, but so few that the threads share the work evenly."""
+    """Channels per task: as many as possible with the work shared evenly by the threads."""
     least = -(-channels // MAX_WIDTH)
     most = max(least, channels // 32)
     even = (n for n in range(least, most + 1) if (rows * n) % threads == 0)
@@ -44,7 +44,7 @@ def block_width(channels: int, rows: int, threads: int) -> int:
 
 
 def flat(t: Tensor | None) -> Tensor:
-    """The elements in float32 one after the other, the tensor itself if they are that already."""
+    """The elements in float32, contiguous; the tensor itself if it is so already."""
     assert t is not None
     if t.dtype != torch.float32:
         t = t.to(torch.float32)
@@ -52,9 +52,9 @@ def flat(t: Tensor | None) -> Tensor:
 
 
 def flat_rows(t: Tensor) -> Tensor:
-    """A tensor in float32 whose last dimension lies in a row; the others may lie anyhow.
+    """A tensor in float32 whose last dimension is contiguous; the others may have any strides.
 
-    A part of a projection's output is taken as it is.
+    A slice of a projection's output is not copied.
     """
     if t.dtype != torch.float32:
         t = t.to(torch.float32)
@@ -62,11 +62,11 @@ def flat_rows(t: Tensor) -> Tensor:
 
 
 def floats(*shape: int) -> Tensor:
-    """Uninitialized memory as the kernels take it, whatever torch's default dtype and device."""
+    """Uninitialized float32 memory on the CPU, whatever torch's default dtype and device."""
     return torch.empty(shape, dtype=torch.float32, device=_CPU)
 
 
-# a string would be read anew each time
+# a string would be parsed each time
 _CPU = torch.device("cpu")
 
 
@@ -84,7 +84,7 @@ class Table(NamedTuple):
 def flat_paths(paths: Tensor | None, length: int) -> Table:
     """The table, checked.
 
-    It is a copy, and kept while the tensor lives: all blocks of a model walk the same paths.
+    It is a copy, kept while the tensor lives: all blocks of a model use the same paths.
 
     Raises:
         ValueError: `paths` leads out of bounds.
@@ -178,7 +178,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 def _forget_threads() -> None:
-    """In a forked child: the parent's threads are not there, and its lock may be held forever."""
+    """In a forked child: the parent's threads are gone, and its lock may be held forever."""
     global _forked, _pool, _lock
     _forked, _pool, _lock = True, None, threading.Lock()
 
@@ -189,10 +189,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def compile_kernel(module: str, name: str) -> Kernel:
-    """A kernel, ready to be run; one line on stderr tells when compiling takes time.
+    """A kernel, ready to run; a line on stderr announces a compilation that takes time.
 
     Args:
-        module: Full name of the module that has it, imported only now because it needs numba.
+        module: Full name of its module, which is imported only now because it needs numba.
         name: The kernel's name there.
     """
     source = importlib.import_module(module)
@@ -207,7 +207,7 @@ def compile_kernel(module: str, name: str) -> Kernel:
             kernel.compile()
         except OSError:
             break  # the cache cannot be written
-        except Exception:  # what the cache holds is no such code: there is no end of errors
+        except Exception:  # a cache file that is not such code can raise anything
             _drop_cached(kernel)
         else:
             if name in kernel.native_name:
@@ -224,11 +224,11 @@ def _callable(kernel: Any) -> Kernel:
 
 
 def _is_cached(kernel: Any) -> bool:
-    """Whether the cache on disk holds the kernel; what cannot be read there is deleted."""
+    """Whether the cache on disk holds the kernel; unreadable files are deleted."""
     try:
         # only asks; `kernel._cache.load_overload` would load the code, and `compile` once more
         return kernel._cache._cache_file.load(_cache_key(kernel)) is not None
-    except Exception:  # truncated, empty, of another program: there is no end of errors
+    except Exception:  # truncated, empty or from another program: can raise anything
         _drop_cached(kernel)
         return False
 
@@ -253,11 +253,11 @@ def _drop_cached(kernel: Any) -> None:
 
 
 def _fill_cache(module: str, name: str) -> None:
-    """Compile in another process, whose only trace is the cache on disk.
+    """Compile in another process, which leaves only the cache on disk.
 
     Code that numba compiled in this process shares helper functions with the other kernels
     compiled here, which round differently in the last place from the kernel's own, cached ones.
-    With this, the first run computes what all later runs will. Where it fails (a cache that cannot
+    With this, the first run computes exactly what later runs do. If it fails (a cache that cannot
     be written), the kernel is compiled here.
     """
     code = (

@@ -1,4 +1,4 @@
-"""What the operators cost, for tools that count floating-point operations.
+"""Operation counts of the operators, for tools that count floating-point operations.
 
 A selective scan counts 9 operations per token, path, channel and state, the convention of the
 vision-Mamba papers (state-spaces/mamba, issue 110), and one for each multiplication and addition

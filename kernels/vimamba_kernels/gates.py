@@ -1,4 +1,4 @@
-"""The gate that multiplies what a scan has computed by silu(z)."""
+"""The gate that multiplies a scan's output by silu(z)."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""How the Triton kernels of several operators are launched; gpu_kernels.py holds what they share.
+"""Launches the Triton kernels of several operators; gpu_kernels.py has their shared functions.
 
 Sizes: K paths, L tokens, T steps.
 """
@@ -26,12 +26,12 @@ def kernel(name: str) -> Any:
 
 
 def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
-    """Run a kernel, as `kernel` names it, in so many programs; none is allowed."""
+    """Run a kernel, named as for `kernel`, in this many programs, possibly 0."""
     run(kernel(name), programs, warps=warps, **arguments)
 
 
 def run(function: Any, programs: int, *, warps: int, **arguments: Any) -> None:
-    """Run a Triton kernel on the GPU of its tensors in so many programs; none is allowed."""
+    """Run a Triton kernel on the GPU of its tensors in this many programs, possibly 0."""
     if programs > 0:
         with device_of(arguments.values()):
             # one stage: Triton would load ahead for matrix products, for which registers are short
@@ -39,9 +39,9 @@ def run(function: Any, programs: int, *, warps: int, **arguments: Any) -> None:
 
 
 def device_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
-    """Makes the GPU of the first tensor among `arguments` the current one, if it is not.
+    """Make the GPU of the first tensor among `arguments` the current one.
 
-    Triton launches on the current GPU and stream, whatever the tensors' own are.
+    Triton launches on the current GPU and stream, whatever those of the tensors.
     """
     device = next(value.device for value in arguments if isinstance(value, Tensor))
     if device.type != "cuda" or device.index == torch.cuda.current_device():
@@ -57,9 +57,9 @@ def processors(device: torch.device) -> int:
 
 
 def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """The table as kernels take it, in int32.
+    """The table in int32, as kernels expect it.
 
-    Its values are not read on a GPU, which would wait for it at every call.
+    On a GPU its values are not read, because that would synchronize at every call.
 
     Raises:
         ValueError: A table in the CPU's memory leads out of bounds.
@@ -72,7 +72,7 @@ def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
 
 
 def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """At which step each path visits each token, -1 for never; None without paths.
+    """The step at which each path visits each token, -1 for never; None without paths.
 
     `paths` is (K, T) or (B, K, T), the result (K, L) or (B, K, L) int32.
     """
@@ -87,7 +87,7 @@ def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
 
 
 def is_shared(paths: Tensor | None) -> bool:
-    """Whether all samples walk the same paths."""
+    """Whether all samples have the same paths."""
     return paths is None or paths.dim() == 2
 
 

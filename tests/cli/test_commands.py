@@ -116,7 +116,7 @@ Original Traceback (most recent call last):
         ("--model test_vim --model.objective.class_weights [1,2]", "2 values for 3 classes"),
     ],
 )
-def test_mistakes_are_told_in_a_line_that_names_the_option(args, message, folder, capsys):
+def test_mistakes_are_reported_in_a_line_that_names_the_option(args, message, folder, capsys):
     words = args.replace("scan_order:", "scan_order: ").split(" ")
     if "{scan_order:" in words:  # one word with a space in it
         words[-2:] = [" ".join(words[-2:])]
@@ -127,7 +127,7 @@ def test_mistakes_are_told_in_a_line_that_names_the_option(args, message, folder
 def test_one_class_is_not_enough(folder, tmp_path, capsys):
     shutil.copytree(folder / "fine", tmp_path / "only" / "fine")
     assert main(["fit", "--data", str(tmp_path / "only"), "--model", "test_vim"]) == 2
-    assert "one class only, ['fine']" in capsys.readouterr().err
+    assert "only one class, ['fine']" in capsys.readouterr().err
 
 
 def test_classes_that_a_split_lacks_are_noted(folder, tmp_path, capsys):
@@ -217,7 +217,7 @@ def test_a_run_that_fails_before_its_first_epoch_ends_leaves_its_name_free(
         patch.setattr(Classification, "training_step", stop)
         assert main([*given, "--out", str(out)]) == 130
     assert main([*given, "--out", str(out)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
 
 
 def stop(*args: object) -> None:
@@ -252,7 +252,7 @@ def test_the_help_of_fit_lists_every_task(capsys):
 
 def test_a_second_run_does_not_overwrite_the_first(run, recipe, capsys):
     assert main(["fit", "-c", str(recipe), "--out", str(run)]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
 
 
 def test_dry_run_writes_nothing(folder, tmp_path, capsys, monkeypatch):

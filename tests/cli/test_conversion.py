@@ -82,8 +82,8 @@ def test_weights_that_are_not_finite_are_not_written(start_folder, capsys):
     [
         (["gone.pth", "--out", "x.safetensors"], "gone.pth is not a file"),
         (["official.pth", "--out", "x.pth"], "--out x.pth must end in .safetensors, or name a"),
-        (["official.pth", "--out", "."], "is there and holds no model; it is not replaced"),
-        (["same.safetensors", "--out", "same.safetensors"], "is the file that is converted"),
+        (["official.pth", "--out", "."], "exists and has no model; it is not replaced"),
+        (["same.safetensors", "--out", "same.safetensors"], "is the file to convert"),
         (
             ["official.pth", "--out", "x.safetensors", "--model", "vmamba_tiny_v0"],
             f"--model vmamba_tiny_v0 does not fit the file, which is {MODEL}",

@@ -404,7 +404,7 @@ def test_folds_that_are_not_finished_do_not_answer(classified, photos, tmp_path,
     assert "fold 1 is not finished" in capsys.readouterr().err
     (out / "cross_validation.json").write_text('{"folds": "two"}')
     assert main(["predict", str(out), str(photos)]) == 2
-    assert "is no record of a cross-validation" in capsys.readouterr().err
+    assert "is not a record of a cross-validation" in capsys.readouterr().err
     args = ["predict", str(classified), str(photos), "--ckpt", "x.ckpt"]
     assert main([*args, "--out", str(tmp_path / "p.csv")]) == 2
     assert "it must be best or last" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_a_folder_of_something_else_is_not_replaced(run, start_folder, capsys):
     (start_folder / "photos").mkdir()
     (start_folder / "photos" / "only.jpg").write_text("the only copy")
     assert main(["export", str(run), "--to", "safetensors", "--out", "photos"]) == 2
-    assert "folder='photos' is there and holds no model" in capsys.readouterr().err
+    assert "folder='photos' exists and has no model" in capsys.readouterr().err
     assert (start_folder / "photos" / "only.jpg").read_text() == "the only copy"
 
 
@@ -145,7 +145,7 @@ def test_a_run_is_pushed_to_the_hub_with_its_classes(run, monkeypatch, capsys):
         (["vmamba_tinyy", "--to", "onnx"], "'vmamba_tinyy' is neither a model"),
         (["test_vim", "--to", "hub"], "--to hub needs --repo OWNER/NAME"),
         (["test_vim", "--to", "onnx", "--repo", "a/b"], "--repo is for --to hub, not for onnx"),
-        (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must read NAME=VALUE"),
+        (["test_vim", "--to", "onnx", "--model-kwargs", "depth"], "must have the form NAME=VALUE"),
         (["test_vim", "--to", "onnx", "--model-kwargs", "deep=1"], "keyword argument 'deep'"),
         (["test_vim", "--to", "onnx", "--checkpoint", "no.pth"], "no.pth is not a file"),
         (["test_vim", "--to", "onnx", "--img-size", "0"], "--img-size 0 must be at least 1"),

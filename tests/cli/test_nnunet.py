@@ -29,10 +29,21 @@ def test_the_command_plans(plans_json, tmp_path, monkeypatch, capsys):
     assert arch_kwargs["network_kwargs"] == {"img_size": 64, "head": "unet", "aux": True}
 
 
+@pytest.mark.parametrize("network", ["segmamba", "vss_unet_3d_small", "umamba_enc_3d"])
+def test_the_command_plans_networks_of_volumes(network, plans_json, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
+    assert main(["nnunet", "plan", "901", "--network", network, "--base", "3d_fullres"]) == 0
+    plans = json.loads(plans_json.with_name("nnUNetPlans_vimamba.json").read_text())
+    planned = plans["configurations"][f"3d_fullres_{network}"]
+    assert planned["inherits_from"] == "3d_fullres"
+    assert planned["architecture"]["arch_kwargs"]["network"] == network
+    assert len(planned["patch_size"]) == 3
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["plan", "77", "--network", "vm_unet"], "0 plans fit Dataset077_*/nnUNetPlans.json"),
+        (["plan", "77", "--network", "vm_unet"], "0 plans match Dataset077_*/nnUNetPlans.json"),
         (["plan", "901", "--network", "nothing_here"], "model='nothing_here' is unknown"),
         (["plan", "no.json", "--network", "vm_unet"], "no.json is not a file"),
         (
@@ -51,7 +62,7 @@ def test_the_command_names_mistakes(args, message, plans_json, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("epochs", "message"),
     [
-        ("1", "add one with `vimamba nnunet plan`, and give its plans with -p"),
+        ("1", "add one with `vimamba nnunet plan`, and select its plans with -p"),
         ("few", "VIMAMBA_NNUNET_EPOCHS=few must be a whole number from 1"),
     ],
 )

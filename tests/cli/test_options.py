@@ -20,6 +20,7 @@ from vimamba.cli.explaining import list_arguments, typed_options
 from vimamba.cli.metric_names import metric_names
 from vimamba.cli.options import translate
 from vimamba.cli.recipe import build
+from vimamba.cli.settings import BESIDE
 from vimamba.data import ImageFolder, MaskFolder
 from vimamba.data.augmentation import Augmentation
 from vimamba.data.masked.augmentation import MaskedAugmentation
@@ -174,13 +175,14 @@ def test_options_that_the_scores_do_not_follow_are_refused_by_test():
         if acts and option != "trainer.limit_val_batches":
             check_options("test", [f"--{option}=1"])
             continue
-        with pytest.raises(UsageError, match=f"--{option} changes nothing about the scores"):
+        with pytest.raises(UsageError, match=f"--{option} does not affect the scores"):
             check_options("test", [f"--{option}", "1"])
-    for option in ("--lr", "--epochs", "--model", "--pretrained", "--task"):
-        with pytest.raises(UsageError, match=f"{option} changes nothing"):
+    training = ("--lr", "--epochs", "--model", "--pretrained", "--task", "--patience", "--lr-find")
+    for option in (*training, "--logger"):
+        with pytest.raises(UsageError, match=f"{option} does not affect"):
             check_options("validate", [option, "1"])
     # what is refused exists
-    names = {f"--{option}" for option in known}
+    names = {f"--{option}" for option in (*known, *BESIDE)}
     assert set(OF_TRAINING) - names == {"--task", "--model.class_path"}
 
 
@@ -193,9 +195,9 @@ def test_options_that_the_scores_do_not_follow_are_refused_by_test():
         (["--seed", "9"], "--seed 9: the run was begun with 3"),
         (["--data.val_fraction", "0.4"], "--data.val_fraction 0.4: the run keeps"),
         (["--limit", "6"], "--data.limit 6: the run keeps"),
-        (["--epochs", "2"], "--epochs 2: the run has 4 epochs behind it"),
-        (["--trainer.max_steps", "3"], "--trainer.max_steps 3: the run has 16 steps"),
-        (["--out", "elsewhere"], "--out elsewhere: a run goes on in its own folder"),
+        (["--epochs", "2"], "--epochs 2: the run has already done 4 epochs"),
+        (["--trainer.max_steps", "3"], "--trainer.max_steps 3: the run has already done 16 steps"),
+        (["--out", "elsewhere"], "--out elsewhere: a run continues in its own folder"),
     ],
 )
 def test_what_a_resumed_run_cannot_follow_is_refused(options, message, run, capsys):
@@ -223,7 +225,7 @@ def test_a_resumed_run_follows_the_options_it_is_given(run, folder, tmp_path, ca
     said = capsys.readouterr().out
     assert "4 steps an epoch, 24 in all" in said
     assert "16 steps of 16 planned before are done" in said
-    assert "the best epoch is looked for anew" in said
+    assert "the search for the best epoch starts again" in said
     with (out / "metrics.csv").open() as file:
         rates = [float(row["lr"]) for row in csv.DictReader(file)]
     assert rates[4:] == pytest.approx([1e-6 + 0.004999 * (1 - step / 24) for step in (20, 24)])

@@ -35,7 +35,7 @@ from vimamba.tasks.outputs import (
         ("ünï", "ünï"),
     ],
 )
-def test_an_output_lies_below_its_folder_whatever_its_input_is_called(path, name):
+def test_an_output_stays_in_its_folder_whatever_its_inputs_name(path, name):
     assert output_name(path, ".png") == name
 
 
@@ -55,7 +55,7 @@ def test_long_names_are_cut_and_stay_apart():
         ("x.png", "x.png/y.png"),
     ],
 )
-def test_outputs_that_one_file_system_cannot_tell_apart_are_refused(names):
+def test_outputs_that_a_file_system_cannot_distinguish_are_refused(names):
     targets = [Target(Path("out") / name, f"input {i}") for i, name in enumerate(names)]
     with pytest.raises(UsageError, match=r"input [01].*input [01]"):
         check_apart(targets)
@@ -72,7 +72,7 @@ def test_links_do_not_lead_out_of_the_folder(tmp_path):
 def test_nothing_that_is_read_is_overwritten(tmp_path):
     (tmp_path / "list.csv").touch()
     (tmp_path / "link.csv").symlink_to(tmp_path / "list.csv")
-    with pytest.raises(UsageError, match="is read"):
+    with pytest.raises(UsageError, match="is an input"):
         check_no_input([Target(tmp_path / "link.csv", "x")], [tmp_path / "list.csv"])
 
 

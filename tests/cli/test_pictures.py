@@ -31,7 +31,7 @@ def test_images_of_one_view_share_one_range():
     assert find_view([dark, np.full((8, 8, 3), 0.8)]) == View((0, 1, 2), 3)
 
 
-def test_what_is_shown_is_said():
+def test_a_view_describes_what_is_shown():
     assert View((0, 1, 2), 3).text() == (
         "black is 0 %, white 100 % of the range of values everywhere"
     )

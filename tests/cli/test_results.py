@@ -157,11 +157,11 @@ def test_only_lists_and_sheets_of_ours_are_overwritten(run, folder, tmp_path, ca
     before = image.read_bytes()
     # the sheet of x.csv would be x.png
     assert main(["predict", str(run), str(image), "--out", str(tmp_path / "x.csv")]) == 2
-    assert "x.png is read" in capsys.readouterr().err
+    assert "x.png is an input" in capsys.readouterr().err
     assert image.read_bytes() == before
     (tmp_path / "list.csv").write_text("path,label\nx.png,fine\n")
     (tmp_path / "notes.csv").write_text("path,label\n")
-    for name, text in (("list", "is read"), ("notes", "no prediction of ours")):
+    for name, text in (("list", "is an input"), ("notes", "not one of our predictions")):
         args = ["predict", str(run), str(tmp_path / "list.csv")]
         assert main([*args, "--out", str(tmp_path / f"{name}.csv")]) == 2
         assert text in capsys.readouterr().err

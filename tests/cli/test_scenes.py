@@ -83,7 +83,7 @@ def test_scenes_become_maps_where_they_lie(folder, tmp_path, capsys):
     assert main([*argv, *more]) == 0
     assert states == {path: path.stat().st_mtime_ns for path in out.rglob("*.tif")}
     assert main([*argv, *more, "--tta", "hflip"]) == 3
-    assert "was made of another scene or checkpoint, or with other" in capsys.readouterr().err
+    assert "was made from another scene or checkpoint, or with other" in capsys.readouterr().err
 
 
 def test_a_map_is_the_mask_of_the_same_image_without_a_place(folder, tmp_path):
@@ -115,7 +115,7 @@ def test_what_does_not_suit_scenes_is_said(folder, tmp_path, capsys):
     Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
     out = ["--out", str(tmp_path / "out")]
     assert main(["predict", run, str(tmp_path / "a.png"), "--cog", *out]) == 2
-    assert "--cog is for GeoTIFF files that say where they lie" in capsys.readouterr().err
+    assert "--cog is for georeferenced GeoTIFF files" in capsys.readouterr().err
     scene = str(folder / "new" / "sub" / "s0.tif")
     assert main(["predict", run, scene, "--memory", "1e-6", *out]) == 3
     assert "a memory of 1e-06 GB is too little" in capsys.readouterr().err

@@ -415,7 +415,7 @@ def test_masks_stay_below_the_folder_and_overwrite_nothing(run, pairs, tmp_path,
     # what somebody put there since, and a name that stands for another image
     (out / "0.png").write_text("mine")
     assert main(["predict", str(run), str(pairs / "images"), "--out", str(out)]) == 2
-    assert "0.png is no prediction of ours" in capsys.readouterr().err
+    assert "0.png is not one of our predictions" in capsys.readouterr().err
     assert (out / "0.png").read_text() == "mine"
     shutil.copytree(tmp_path / "data", tmp_path / "other" / "data")
     other = tmp_path / "other" / "l.csv"

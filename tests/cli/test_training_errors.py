@@ -56,9 +56,9 @@ def fails(capsys):
         (["--trainer.logger=NoLogger"], "choose from .*CSVLogger"),
         (["--trainer.accelerator", "abacus"], "invalid accelerator name"),
         (["--trainer.max_time", "soon"], "not a valid duration"),
-        (["--trainer.barebones", "true"], "--trainer.barebones: a run has its metrics"),
+        (["--trainer.barebones", "true"], "--trainer.barebones: a run needs its metrics"),
         (["--trainer.default_root_dir", "x"], "--out RUN names the folder"),
-        (["--trainer.use_distributed_sampler", "true"], "share the images already"),
+        (["--trainer.use_distributed_sampler", "true"], "images are already distributed"),
         (["--trainer.accumulate_grad_batches", "0"], "must be at least 1"),
         (["--trainer.limit_train_batches", "0"], "leaves nothing to train on"),
         (
@@ -68,7 +68,7 @@ def fails(capsys):
         (["--out", "/proc/run"], "cannot be written"),
         (
             ["--data.split_csv", "x.csv", "--data.val_fraction", "0.2"],
-            "--data.val_fraction: the division is that of --data.split_csv already",
+            "--data.val_fraction: --data.split_csv already defines the split",
         ),
     ],
 )

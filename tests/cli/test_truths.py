@@ -54,7 +54,9 @@ def test_a_true_volume_must_lie_where_its_image_lies(tmp_path):
     nibabel.save(nibabel.Nifti1Image(truth[2:], there), tmp_path / "part.nii.gz")
     job = Job((tmp_path / "a.nii.gz",), "a")
     for name in ("lost", "part"):
-        with pytest.raises(DataError, match=rf"{name}.nii.gz \(6 x 6 x 4 voxels .* does not lie"):
+        with pytest.raises(
+            DataError, match=rf"{name}.nii.gz \(6 x 6 x 4 voxels .* is not on the grid"
+        ):
             open_truth(job, tmp_path / f"{name}.nii.gz", align=False)
     found = open_truth(job, tmp_path / "part.nii.gz", align=True)
     expected = open_truth(job, tmp_path / "a.nii.gz", align=False)

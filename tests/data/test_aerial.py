@@ -96,7 +96,7 @@ def test_crops_of_isaid_are_in_color_or_in_numbers(tmp_path):
 
 def test_a_folder_of_another_data_set_is_refused(tmp_path):
     write(tmp_path / "images" / "a.png")
-    with pytest.raises(DataError, match="holds no image whose path is like"):
+    with pytest.raises(DataError, match="has no image whose path matches"):
         splits(AerialFolder(str(tmp_path), layout="potsdam"))
     with pytest.raises(DataError, match=r"layout='dubai' is unknown; choose from \['isaid'"):
         AerialFolder(str(tmp_path), layout="dubai")

@@ -69,7 +69,7 @@ def test_deep_bands_get_ranges_means_and_deviations_of_their_own(make):
     assert image.shape[0] == 13
     assert image.mean().abs() < 0.15
     lines = describe_pixels(data, inspect_images(data))
-    assert "percentiles 0.5 and 99.5; --data.intensity overrules" in lines[0]
+    assert "percentiles 0.5 and 99.5; --data.intensity overrides them" in lines[0]
     assert "channel 12: 120" in lines[13]
 
 
@@ -112,7 +112,7 @@ def test_nodata_takes_no_part_and_becomes_0(make):
     seen = inspect_images(data)
     assert seen.unknown == pytest.approx(0.5)
     assert seen.mean[0] == pytest.approx(0.5, abs=0.02)
-    assert "unknown values (nodata, not finite): 50.00%; become 0" in describe_pixels(data, seen)
+    assert "invalid values (nodata, not finite): 50.00%; become 0" in describe_pixels(data, seen)
     item = data.catalogue.splits["train"][0]
     pixels = data.preprocessing.pixels(item)
     assert (pixels[:, :12] == 0).all()
@@ -152,7 +152,7 @@ def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
     assert describe_pixels(data, inspect_images(data)) == []
     # a deep image among them, or one that is predicted, is not divided by anything
     write(item.path, reflectance(0, 3))
-    with pytest.raises(DataError, match=r"say what is black and white: data\.intensity\.window"):
+    with pytest.raises(DataError, match=r"set black and white with data\.intensity\.window"):
         data.dataset("train")[0]
 
 
@@ -180,7 +180,7 @@ def test_8_bits_among_deeper_images_are_said(make):
         for index in range(len(samples)):
             assert data.dataset(split)[index][0].mean().abs() < 0.3
     lines = describe_pixels(data, inspect_images(data))
-    assert "8 bits among deeper images: 4 of 16 images; their values end at 255" in lines
+    assert "8-bit images among deeper ones: 4 of 16 images; for them 255 becomes 1" in lines
 
 
 def test_fractions_stay_and_what_leaves_0_and_1_gets_a_range(make):
@@ -219,9 +219,9 @@ def test_transparency_palettes_and_pages_are_counted(tmp_path, make_folder):
     data = ImageFolder(str(root))
     lines = describe_pixels(data, inspect_images(data))
     assert lines == [
-        "transparency left out: 1 of 17 images",
-        "palettes turned into colors: 1 of 17 images",
-        "further pages left out: 1 of 17 images",
+        "transparency dropped: 1 of 17 images",
+        "palettes converted to colors: 1 of 17 images",
+        "additional pages dropped: 1 of 17 images",
     ]
 
 

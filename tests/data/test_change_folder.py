@@ -83,7 +83,7 @@ def test_splits_come_from_first_words_and_from_lists(tmp_path):
     assert [pair.stem for pair in data.items("train")] == ["3", "1"]
     assert sizes(data) == {"train": 2, "val": 1, "test": 2}
     (root / "list" / "val.txt").write_text("0\n9.png\n")
-    with pytest.raises(DataError, match=r"val\.txt names pairs that are not there: 9\.png"):
+    with pytest.raises(DataError, match=r"val\.txt lists pairs that do not exist: 9\.png"):
         sizes(open_folder(root))
 
 
@@ -104,7 +104,7 @@ def test_what_does_not_match_by_name_is_named(tmp_path):
         sizes(open_folder(tmp_path))
     with pytest.raises(DataError, match=r"has no folders .*T1 and T2 and GT;"):
         sizes(open_folder(tmp_path / "train" / "A"))
-    with pytest.raises(DataError, match=r"has no folders time1 and time2 and label, neither"):
+    with pytest.raises(DataError, match=r"has no folders time1 and time2 and label, either"):
         sizes(open_folder(tmp_path, layout="sysu"))
 
 
@@ -141,7 +141,7 @@ def test_folders_may_have_names_of_their_own(tmp_path):
     cover = open_folder(tmp_path / "years", **dates, masks=["cover_2020", "cover_2025"])
     assert cover.kind == "semantic"
     assert cover.num_classes == 3
-    with pytest.raises(DataError, match=r"no folders 2020 and 2025 and label; .*say what yours"):
+    with pytest.raises(DataError, match=r"no folders 2020 and 2025 and label; .*name yours"):
         sizes(open_folder(tmp_path / "years", **dates))
     with pytest.raises(DataError, match=r"masks=\['a', 'b', 'c'\] must be one folder, of change"):
         open_folder(tmp_path / "years", **dates, masks=["a", "b", "c"])

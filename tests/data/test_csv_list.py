@@ -80,7 +80,7 @@ def test_columns_and_the_image_folder_can_be_named(make_list, tmp_path):
         (
             ["path,label", "images/a/0.png,x", "images/a/0.png,y"],
             {},
-            "lines 2 and 3: .* is there twice",
+            "lines 2 and 3: .* is listed twice",
         ),
         (["path,label", "images/a/0.png,x"], {"classes": ["y"]}, "label 'x' is not one of"),
         (["path,label,split", "images/a/0.png,x,holdout"], {}, "split 'holdout' is unknown"),
@@ -108,7 +108,7 @@ def test_an_image_without_a_group_is_alone(make_list):
     sizes = {split: len(samples) for split, samples in data.catalogue.splits.items()}
     assert all(3 <= sizes[split] <= 10 for split in ("val", "test"))
     assert sum(data.tallies()["groups"].values()) == 21
-    assert "20 of 24 rows have no group: each of these images is alone" in data.notes()
+    assert "20 of 24 rows have no group: each of these images is its own group" in data.notes()
 
 
 def test_classes_that_are_easily_mixed_up_have_a_fixed_order_and_are_named(make_list):
@@ -125,7 +125,7 @@ def test_classes_that_are_easily_mixed_up_have_a_fixed_order_and_are_named(make_
 
 
 def test_a_path_that_is_written_in_two_ways_is_there_twice(make_list):
-    with pytest.raises(DataError, match=r"lines 2 and 4: .* is there twice"):
+    with pytest.raises(DataError, match=r"lines 2 and 4: .* is listed twice"):
         CSVList(make_list(["path,label", "images/a/0.png,x", "", "images/a/../a/0.png,y"])).check()
 
 

@@ -160,9 +160,9 @@ def test_without_an_inner_split_all_the_rest_is_for_training(tmp_path):
         ({"fold": 3, "folds": 3}, r"fold=3 must lie in \[0, 2\]"),
         ({"fold": 0, "folds": 1}, "folds=1 must be at least 2"),
         ({"fold": 0, "folds": 9}, "8 images cannot be divided into folds=9"),
-        ({"group_pattern": "(p"}, r"group_pattern='\(p' is no regular expression"),
-        ({"group_pattern": "q"}, "group_pattern='q' fits nothing in a/p0_0.png"),
-        ({"group_pattern": "p0_0|(p1)"}, "fits nothing in a/p0_0.png"),
+        ({"group_pattern": "(p"}, r"group_pattern='\(p' is not a regular expression"),
+        ({"group_pattern": "q"}, "group_pattern='q' matches nothing in a/p0_0.png"),
+        ({"group_pattern": "p0_0|(p1)"}, "matches nothing in a/p0_0.png"),
     ],
 )
 def test_folds_that_cannot_be_are_named(arguments, message, tmp_path):

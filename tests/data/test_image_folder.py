@@ -92,7 +92,7 @@ def test_an_unusable_folder_is_named(make_folder, tmp_path, prepare, message):
 
 
 def test_one_class_is_an_error(make_folder):
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="only one class"):
         ImageFolder(str(make_folder({"a": 10}))).check()
 
 

@@ -24,7 +24,7 @@ def settle(*masks, **labels):
     return settle_labels(Labels(**labels), found, kinds, "data")
 
 
-def test_masks_of_1_beside_masks_of_255_are_refused_by_name():
+def test_masks_of_1_mixed_with_masks_of_255_are_refused_by_name():
     message = r"0 and 1, such as 0\.png, and others 0 and 255, such as 1\.png"
     with pytest.raises(DataError, match=message):
         settle({0, 1}, {0, 255})
@@ -37,7 +37,7 @@ def test_masks_of_1_beside_masks_of_255_are_refused_by_name():
     assert settle({0}, {0, 1}).values == [0, 1]
 
 
-def test_stray_values_are_named_and_all_values_told():
+def test_stray_values_are_named_and_all_values_listed():
     with pytest.raises(DataError, match=r"hold 0, 1, 2, 3, 77, but not 4; beyond it are 77 \(1\."):
         settle({0, 1, 2, 3}, {0, 77})
     with pytest.raises(DataError, match=r"hold 0, 128 and 255 to ignore, but not 1; beyond it are"):

@@ -27,7 +27,7 @@ def test_the_order_of_names_is_total_and_natural():
     assert look_alikes(["A", "b", "1", "a", "01"]) == [["A", "a"], ["1", "01"]]
 
 
-def test_what_systems_leave_behind_is_no_image_and_is_told(tmp_path):
+def test_files_left_by_operating_systems_are_ignored_and_reported(tmp_path):
     cat = tmp_path / "cat"
     for folder in ("@eaDir/1.png", "__MACOSX", ".thumbnails", "deep"):
         (cat / folder).mkdir(parents=True)

@@ -19,9 +19,9 @@ def test_a_list_is_read_however_it_was_saved(tmp_path, encoding):
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04rest", b"path\0label", b"\x81\x8d,label\n"])
-def test_what_is_no_text_is_named(tmp_path, content):
+def test_a_file_that_is_not_text_is_named(tmp_path, content):
     (tmp_path / "list.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"list\.csv is no text"):
+    with pytest.raises(DataError, match=r"list\.csv is not text"):
         read_text(tmp_path / "list.csv")
 
 

@@ -64,7 +64,7 @@ def test_given_splits_are_taken_and_may_not_share_a_patient(make_list):
     [
         ("path,mask", pair, r"lacks the column \['image'\]"),
         ("image,mask", lambda i: f"pairs/images/{i}.png,pairs/masks/9{i}.png", "line 2: mask .*90"),
-        ("image,mask", lambda i: pair(0), "lines 2 and 3: .* is there twice"),
+        ("image,mask", lambda i: pair(0), "lines 2 and 3: .* is listed twice"),
     ],
 )
 def test_an_unusable_list_says_where(make_list, header, row, message):
@@ -79,7 +79,7 @@ def test_images_without_a_mask_are_for_prediction_if_they_are_for_test(make_list
 
     data = MaskCSV(make_list("image,mask,split", row))
     assert len(data.catalogue.splits["test"]) == 1
-    assert "3 test images without masks, in no score" in data.notes()[0]
+    assert "3 test images without masks, not scored" in data.notes()[0]
     with pytest.raises(DataError, match="line 11: the mask is empty"):
         MaskCSV(
             make_list("image,mask,split", lambda i: row(i).replace("test", "val"))
@@ -90,4 +90,4 @@ def test_patients_are_counted(make_list):
     path = make_list("image,mask,patient", lambda i: f"{pair(i)},{f'p{i // 2}' if i < 8 else ''}")
     data = MaskCSV(path)
     assert sum(data.tallies()["patients"].values()) == 8
-    assert "4 of 12 rows have no patient: each of these images is alone" in data.notes()
+    assert "4 of 12 rows have no patient: each of these images is its own group" in data.notes()

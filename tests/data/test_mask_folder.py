@@ -46,7 +46,7 @@ def test_split_folders_in_both_arrangements(make_pairs, tmp_path):
         assert [len(data.catalogue.splits[s]) for s in ("train", "val", "test")] == [3, 3, 3]
 
 
-def test_val_is_drawn_from_train_beside_a_given_test(make_pairs, tmp_path):
+def test_val_is_drawn_from_train_next_to_a_given_test(make_pairs, tmp_path):
     make_pairs(10, tmp_path / "root" / "train")
     make_pairs(3, tmp_path / "root" / "test")
     data = MaskFolder(str(tmp_path / "root"), val_fraction=0.3)
@@ -73,7 +73,7 @@ def test_groups_and_folds_keep_patients_apart(make_pairs):
     data = MaskFolder(str(root), group_pattern=r"(p\d+)_")
     assert len({n.split("_")[0] for s in ("train", "val", "test") for n in names(data, s)}) == 10
     assert sum(len({n.split("_")[0] for n in names(data, s)}) for s in data.catalogue.splits) == 10
-    with pytest.raises(DataError, match=r"group_pattern='x\(\.\)' fits nothing in images/p0_0"):
+    with pytest.raises(DataError, match=r"group_pattern='x\(\.\)' matches nothing in images/p0_0"):
         MaskFolder(str(root), group_pattern="x(.)").catalogue  # noqa: B018
 
 
@@ -137,7 +137,7 @@ def test_masks_in_color(make_pairs, tmp_path):
     assert data.class_counts[1] > 0
     assert sum(data.class_counts) == len(data.catalogue.splits["train"]) * 20 * 24
     wrong = Labels(classes=names, colors=[*colors[:2], [1, 1, 1]])
-    with pytest.raises(DataError, match=r"holds the color \[0, 200, 30\], which is no class"):
+    with pytest.raises(DataError, match=r"holds the color \[0, 200, 30\], which is not a class"):
         MaskFolder(str(root), labels=wrong).check()
 
 
@@ -333,7 +333,7 @@ def test_test_images_without_masks_are_in_no_score(make_pairs, tmp_path, above):
     data = MaskFolder(str(root))
     data.check()
     assert sorted(data.catalogue.splits) == ["train", "val"]
-    assert any("3 images without masks, in no score" in note for note in data.notes())
+    assert any("3 images without masks, not scored" in note for note in data.notes())
     shutil.rmtree(root / "val" / "masks" if above else root / "masks" / "val")
     with pytest.raises(DataError, match="there are no masks for the images in"):
         MaskFolder(str(root)).check()

@@ -98,5 +98,5 @@ def test_bands_are_chosen_repeated_or_averaged():
     assert select_bands(rgb, 1, None, "x")[0, 0, 0] == pytest.approx(0.299)
     with pytest.raises(DataError, match="x has 4 bands, in_chans=3"):
         select_bands(pixels, 3, None, "x")
-    with pytest.raises(DataError, match=r"bands=\[0, 4\] are not all there"):
+    with pytest.raises(DataError, match=r"bands=\[0, 4\] do not all exist"):
         select_bands(pixels, 2, [0, 4], "x")

@@ -98,7 +98,7 @@ def test_a_second_date_is_warped_onto_the_first_or_refused(tmp_path):
         tmp_path / "b.tif", pixels, transform=from_origin(500_030, 4_999_980, 10, 10)
     )
     with Raster(first) as onto:
-        with pytest.raises(DataError, match=r"b\.tif .* does not lie on the grid of .*a\.tif"):
+        with pytest.raises(DataError, match=r"b\.tif .* is not on the grid of .*a\.tif"):
             Raster(second, onto=onto)
         with Raster(second, onto=onto, align=True) as raster:
             assert raster.size == onto.size
@@ -110,7 +110,7 @@ def test_a_second_date_is_warped_onto_the_first_or_refused(tmp_path):
         with pytest.raises(DataError, match="one has no CRS"):
             Raster(nowhere, onto=onto, align=True)
         other = write_raster(tmp_path / "d.tif", pixels, crs="EPSG:32634")
-        with pytest.raises(DataError, match=r"EPSG:32634.* does not lie on"):
+        with pytest.raises(DataError, match=r"EPSG:32634.* is not on"):
             Raster(other, onto=onto)
 
 

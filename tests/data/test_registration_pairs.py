@@ -116,9 +116,27 @@ def test_what_lies_elsewhere_is_refused_or_resampled(folder):
     affine = np.diag([1.0, 1, 1, 1])
     affine[0, 3] = 2
     write(folder / "images" / "p4.nii.gz", affine=affine)
-    with pytest.raises(DataError, match=r"p4.nii.gz .*does not lie where"):
+    with pytest.raises(DataError, match=r"p4.nii.gz .*is not on the grid of"):
         folder_data(folder).check()
     folder_data(folder, align=True).check()
+
+
+@pytest.mark.parametrize(
+    "given", [{"mean": [0.5]}, {"bands": [0]}, {"intensity": {"window": [0, 1000]}}], ids=str
+)
+def test_what_normalizes_images_is_refused(given, folder):
+    with pytest.raises(DataError, match="is not for pairs: each image becomes 0 to 1"):
+        folder_data(folder, **given)
+
+
+def test_images_are_divided_as_those_of_any_data_set(folder):
+    data = folder_data(folder, fold=1, folds=3, group_pattern=r"p(\d)", seed=3)
+    held = [
+        {case.name for case in folder_data(folder, fold=i, folds=3).cases("val")} for i in range(3)
+    ]
+    assert sorted(len(cases) for cases in held) == [3, 3, 3]
+    assert len(set.union(*held)) == 9
+    assert (data.hparams["fold"], data.hparams["seed"], data.hparams["workers"]) == (1, 3, 0)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +146,7 @@ def test_what_lies_elsewhere_is_refused_or_resampled(folder):
         (lambda f: write(f / "labels/p2.nii.gz", np.zeros(SHAPE)), r"p2.*nothing but 0"),
         (lambda f: write(f / "labels/p2.nii.gz", np.full(SHAPE, 0.5)), r"p2.*fractions"),
         (lambda f: write(f / "images/p2.nii.gz", np.ones((*SHAPE, 2))), r"p2.*2 channels"),
-        (lambda f: write(f / "images/p2.nii.gz", np.ones((6, 5, 3))), r"p2.*does not lie where"),
+        (lambda f: write(f / "images/p2.nii.gz", np.ones((6, 5, 3))), r"p2.*is not on the grid of"),
         (lambda f: (f / "labels/p2.nii.gz").unlink(), r"p2.*has no labels"),
         (lambda f: (f / "images/p2.nii.gz").write_bytes(b"\x1f\x8b\x08"), r"p2.*cannot be read"),
     ],

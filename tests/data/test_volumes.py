@@ -7,8 +7,9 @@ import pytest
 from nibabel import orientations
 
 from vimamba.data import DataError, Intensity, Labels, NiftiSlices, Synapse
-from vimamba.data.masked.nifti import cut_volume, open_volume, to_stored_axes, volume_limits
+from vimamba.data.masked.nifti import cut_volume
 from vimamba.data.splits import write_split
+from vimamba.data.volume_files import open_volume, to_stored_axes, volume_limits
 
 RNG = np.random.default_rng(0)
 
@@ -132,7 +133,9 @@ def test_the_layout_of_nnunet_with_two_channels(tmp_path):
 def test_trouble_with_volumes_is_named(tmp_path):
     root = make_cases(tmp_path / "x", ("a", "b"))
     write(root / "masks" / "a.nii.gz", np.zeros((8, 10, 5), np.uint8))
-    with pytest.raises(DataError, match=r"masks/a.nii.gz \(8 x 10 x 5 voxels .* does not lie"):
+    with pytest.raises(
+        DataError, match=r"masks/a.nii.gz \(8 x 10 x 5 voxels .* is not on the grid"
+    ):
         NiftiSlices(str(root)).check()
     root = make_cases(tmp_path / "y", ("a", "b"))
     (root / "images" / "b.nii.gz").write_bytes(b"nothing")
@@ -143,7 +146,7 @@ def test_trouble_with_volumes_is_named(tmp_path):
         NiftiSlices(str(root)).check()
     root = make_cases(tmp_path / "z", ("a", "b", "c"))
     data = NiftiSlices(str(root), img_size=8, intensity=Intensity(ranges=[]))
-    with pytest.raises(DataError, match=r"say what is black and white: data.intensity.window"):
+    with pytest.raises(DataError, match=r"set black and white with data.intensity.window"):
         data.dataset("train")[0]
 
 
@@ -236,7 +239,7 @@ def test_a_volume_of_probabilities_is_no_mask(tmp_path):
         NiftiSlices(str(root)).check()
 
 
-def test_volumes_are_counted_and_what_is_left_out_is_said(tmp_path):
+def test_volumes_are_counted_and_ignored_files_reported(tmp_path):
     make_cases(tmp_path, ("p1_a", "p1_b", "p2_a", "p3_a"), ("imagesTr", "labelsTr"))
     make_cases(tmp_path, ("t1", "t2"), ("imagesTs", "nothing"))
     (tmp_path / "imagesTr" / "readme.txt").touch()
@@ -245,7 +248,7 @@ def test_volumes_are_counted_and_what_is_left_out_is_said(tmp_path):
     assert data.tallies()["groups"] == {"train": 2, "val": 1}
     assert sum(data.tallies()["volumes"].values()) == 4
     said = " ".join(data.notes())
-    assert "imagesTs: 2 images without masks, in no score" in said
+    assert "imagesTs: 2 images without masks, not scored" in said
     assert "1 folder (imagesTr/p9), 1 .txt (imagesTr/readme.txt)" in said
 
 

@@ -1,11 +1,13 @@
 import gzip
 import json
+import re
+import struct
 
 import numpy as np
 import pytest
 import torch
 
-from tests.volumes import ORIENTATIONS, make_volume, store, write_cases
+from tests.volumes import ORIENTATIONS, make_volume, store, write_brats, write_cases
 from vimamba.data import ACDC, BraTS, DataError, VolumeAugmentation, VolumeFolder
 from vimamba.data.volumes.cases import VolumeCase
 from vimamba.data.volumes.planning import propose_patch, target_spacing
@@ -114,7 +116,7 @@ def break_case(path, how):
         store(mask, make_volume(3)[1], "PIL", spacing=(3.3, 1.0, 0.9))
     elif how == "flat":
         content = bytearray(gzip.decompress(image.read_bytes()))
-        content[254:256] = (1).to_bytes(2, "little")  # the sform counts,
+        content[254:256] = (1).to_bytes(2, "little")  # the sform is used,
         content[312:328] = bytes(16)  # whose last row is zero
         image.write_bytes(gzip.compress(bytes(content)))
     elif how == "nan":
@@ -128,21 +130,39 @@ def break_case(path, how):
     elif how == "truncated":
         content = image.read_bytes()
         image.write_bytes(content[: len(content) // 2])
+    elif how == "cut short":
+        content = gzip.decompress(image.read_bytes())
+        image.unlink()
+        image.with_suffix("").write_bytes(content[:-100])
+    elif how == "time":
+        store(image, np.stack([make_volume(3)[0]] * 30, -1)[..., None, :], "PIL")
     elif how == "fractions":
         store(mask, make_volume(3)[1] * 0.4, "PIL")
+    elif how == "nan in the mask":
+        values = make_volume(3)[1].astype(np.float32)
+        values[2, 3, 4] = np.nan
+        store(mask, values, "PIL")
+    elif how == "nan in the affine":
+        content = bytearray(gzip.decompress(image.read_bytes()))
+        content[280:284] = struct.pack("<f", np.nan)
+        image.write_bytes(gzip.compress(bytes(content)))
 
 
 @pytest.mark.parametrize(
     ("how", "words"),
     [
-        ("shape", "does not lie where"),
-        ("affine", "does not lie where"),
-        ("flat", "does not say where it lies"),
+        ("shape", "is not on the grid of"),
+        ("affine", "is not on the grid of"),
+        ("flat", "has no usable location"),
         ("nan", "1 values that are not finite"),
         ("channels", "differ in their number of channels"),
         ("mask of channels", "expected 3 axes, one class per voxel"),
         ("truncated", "cannot be read"),
+        ("cut short", "cannot be read"),
+        ("time", r"number of channels: 1 .*, 30 \(images/3"),
         ("fractions", "expected whole numbers"),
+        ("nan in the mask", "not finite; expected whole numbers"),
+        ("nan in the affine", "has no usable location"),
     ],
 )
 def test_a_broken_case_is_named_before_the_training(how, words, tmp_path):
@@ -150,7 +170,7 @@ def test_a_broken_case_is_named_before_the_training(how, words, tmp_path):
     break_case(root, how)
     with pytest.raises(DataError, match=words) as caught:
         folder(root).check()
-    assert "3.nii.gz" in str(caught.value) or how == "channels"
+    assert re.search(r"\b3\.nii", str(caught.value))
 
 
 def test_all_broken_cases_are_named_at_once_and_empty_masks_too(tmp_path):
@@ -164,6 +184,14 @@ def test_all_broken_cases_are_named_at_once_and_empty_masks_too(tmp_path):
     data = folder(empty)
     data.check()
     assert any("1 masks hold nothing but 0 (masks/2.nii.gz)" in note for note in data.notes())
+
+
+def test_masks_that_are_all_empty_are_refused(tmp_path):
+    for number in range(5):
+        store(tmp_path / "images" / f"{number}.nii.gz", make_volume(number)[0])
+        store(tmp_path / "masks" / f"{number}.nii.gz", np.zeros((12, 24, 20), np.uint8))
+    with pytest.raises(DataError, match=r"no training pixel of class \['foreground'\]"):
+        folder(tmp_path).check()
 
 
 def names(data):
@@ -199,18 +227,8 @@ def test_nnunet_and_the_decathlon_are_read_with_their_descriptions(tmp_path):
 
 @pytest.mark.parametrize("year", [2021, 2023])
 def test_brats_has_four_channels_regions_and_patients_in_one_split(year, tmp_path):
-    modalities = ("t1", "t1ce", "t2", "flair") if year == 2021 else ("t1n", "t1c", "t2w", "t2f")
-    mark, enhancing = ("_", 4) if year == 2021 else ("-", 3)
-    for number in range(8):
-        case = f"BraTS2021_{number:05}"
-        if year == 2023:
-            case = f"BraTS-GLI-{number // 2:05}-00{number % 2}"
-        image, mask = make_volume(number)
-        for place, modality in enumerate(modalities):
-            store(tmp_path / case / f"{case}{mark}{modality}.nii.gz", image + place)
-        mask[0, 0, 0] = enhancing
-        store(tmp_path / case / f"{case}{mark}seg.nii.gz", mask)
-    data = BraTS(str(tmp_path), workers=0)
+    enhancing = 4 if year == 2021 else 3
+    data = BraTS(str(write_brats(tmp_path, 8, year)), workers=0)
     splits = names(data)
     assert data.in_chans == 4
     assert data.label_values == [0, 1, 2, enhancing]

@@ -43,7 +43,7 @@ def test_the_command_writes_pictures_and_arrays(photos):
     [
         (["test_mlla", "photos/cat/0.jpg", "--what", "attention"], "has no selective scan"),
         (["test_vim", "none.jpg"], "none.jpg is not a file"),
-        (["test_vim", "photos/cat/0.jpg", "--target", "cat"], "--target cat is no class"),
+        (["test_vim", "photos/cat/0.jpg", "--target", "cat"], "--target cat is not a class"),
         (["test_vim", "photos/cat/0.jpg", "--what", "delta", "--layer", "x"], "--layer x is no"),
     ],
 )
@@ -67,5 +67,5 @@ def test_the_commands_and_snippets_of_the_page_run(photos):
         exec(compile(snippet, "explain.md", "exec"), {"__name__": "__main__"})
 
 
-def test_the_page_links_to_what_is_there():
+def test_the_page_links_to_existing_files():
     assert find_missing_links(DOCUMENT, ROOT / "docs") == []

@@ -54,7 +54,7 @@ def test_segmentation_explains_a_class_a_mask_or_a_pixel(backbone):
         ({"target": 4}, "target=4 must be a class from 0 to 3"),
         ({"method": "gladcam"}, "method='gladcam' is unknown"),
         ({"where": (0, 0)}, "where is for segmentation"),
-        ({"layers": ["stages.9"]}, "layers='stages.9' is no module"),
+        ({"layers": ["stages.9"]}, "layers='stages.9' is not a module"),
     ],
 )
 def test_wrong_arguments_are_named(options, message):
@@ -65,6 +65,6 @@ def test_wrong_arguments_are_named(options, message):
 def test_a_model_of_others_needs_its_layers_named():
     model = timm.create_model("test_resnet", num_classes=3).eval()
     image = torch.randn(3, 64, 64)
-    with pytest.raises(explain.ExplainError, match="name its layers"):
+    with pytest.raises(explain.ExplainError, match="name layers"):
         explain.cam(model, image)
     assert explain.cam(model, image, layers=["layer3"]).shape == (64, 64)

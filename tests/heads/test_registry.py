@@ -29,7 +29,7 @@ def own_heads(monkeypatch):
     monkeypatch.setattr(registry, "_HEADS", dict(registry._HEADS))
 
 
-def test_a_head_of_ones_own_goes_on_any_backbone():
+def test_a_custom_head_works_on_any_backbone():
     assert vimamba.register_head(Finest) is Finest
     assert "Finest" in vimamba.list_heads()
     net = vimamba.create_segmenter("test_vmamba", "Finest", num_classes=2)
@@ -42,7 +42,7 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="head 'own' is already registered; replace=True"):
         vimamba.register_head(Finest, name="own")
     vimamba.register_head(FPNHead, name="own", replace=True)
-    with pytest.warns(UserWarning, match="head 'fpn' takes the place of vimamba's own") as found:
+    with pytest.warns(UserWarning, match="head 'fpn' replaces vimamba's own") as found:
         vimamba.register_head(Finest, name="fpn")
     assert found[0].filename == __file__
     assert find_head("fpn") is Finest

@@ -167,11 +167,14 @@ def test_a_configuration_inherits_and_the_plans_stay_as_they_are(plans_json):
     ("kwargs", "message"),
     [
         ({"network": "vm_unet", "base": "4d"}, r"base='4d' must be one of \['2d', '3d_fullres'\]"),
-        ({"network": "vm_unet", "base": "3d_fullres"}, "is of 2 dimensions and the base of 3"),
-        ({"network": "umamba_bot_3d"}, "network='umamba_bot_3d' must be of 2 dimensions"),
+        ({"network": "vm_unet", "base": "3d_fullres"}, "has 2 dimensions and the base 3"),
+        ({"network": "umamba_bot_3d"}, "network='umamba_bot_3d' must have 2 dimensions"),
         ({"network": "vm_unet", "name": "2d"}, "name='2d' is a configuration of nnUNetPlans.json"),
         ({"network": "vm_unet", "name": "a__b"}, "name='a__b' must be letters, digits and single"),
-        ({"network": "vm_unet", "patch_size": [32]}, r"patch_size=\[32\] must be as '2d' has it"),
+        (
+            {"network": "vm_unet", "patch_size": [32]},
+            r"patch_size=\[32\] must have the dimensions of '2d'",
+        ),
         ({"network": "vm_unett"}, "model='vm_unett' is unknown; close names are vm_unet"),
         ({"network": "vm_unet", "aux": True}, "vm_unet has no auxiliary outputs"),
     ],

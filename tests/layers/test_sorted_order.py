@@ -98,7 +98,7 @@ def test_a_scripted_mixer_takes_paths():
     torch.testing.assert_close(scripted(x), model.mixer(x))
 
 
-def test_exported_files_sort_every_image_anew(tmp_path):
+def test_exported_files_sort_each_image_on_its_own(tmp_path):
     model, x = make()
     model = model.eval()
     names = {0: "batch", 1: "height", 2: "width"}

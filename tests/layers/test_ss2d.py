@@ -1,5 +1,7 @@
 """The mixers of tokens on grids of one, two and three axes, and along paths."""
 
+import inspect
+
 import pytest
 import torch
 
@@ -43,6 +45,33 @@ def test_mixers_of_other_grids_script_and_export(order, grid):
     assert expected.shape == x.shape
     assert_same(torch.jit.script(model)(x), expected)
     assert_same(torch.export.export(model, (x,)).module()(x), expected)
+
+
+def test_a_mixer_of_volumes_follows_an_order_of_ones_own(own_orders):
+    @vimamba.register_scan_order
+    def there_and_back(depth: int, height: int, width: int) -> torch.Tensor:
+        """Slice by slice, every other one backwards; and the same reversed."""
+        path = torch.arange(depth * height * width).view(depth, -1)
+        path[1::2] = path[1::2].flip(1)
+        return torch.stack([path.flatten(), path.flatten().flip(0)])
+
+    assert len(inspect.getsource(there_and_back).splitlines()) <= 8
+    torch.manual_seed(0)
+    mixer = SS2D(8, scan_order="there_and_back", dims=3)
+    # without neighbors, for the scan alone to know where slices lie
+    torch.nn.init.dirac_(mixer.conv.weight, groups=mixer.conv.groups)
+    known = SS2D(8, scan_order="bidirectional", dims=3)
+    known.load_state_dict(mixer.state_dict())
+
+    def turned(volume: torch.Tensor) -> torch.Tensor:
+        return torch.stack(
+            [part.flip(1, 2) if i % 2 else part for i, part in enumerate(volume.unbind(1))], dim=1
+        )
+
+    volume = torch.randn(2, 3, 4, 5, 8)
+    expected = turned(known(turned(volume)))
+    torch.testing.assert_close(mixer(volume), expected)
+    assert not torch.allclose(mixer(volume), known(volume))
 
 
 def test_the_axes_of_a_mixer_are_those_of_its_order():

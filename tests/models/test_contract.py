@@ -7,6 +7,7 @@ test models of all. timm's own tests run on the same models in `test_timm_suite.
 import copy
 import inspect
 import pickle
+from itertools import combinations
 
 import pytest
 import timm
@@ -67,19 +68,41 @@ def test_every_model_takes_an_order_of_another_number_of_paths(name, scan_order)
 
 
 @pytest.mark.parametrize("name", SCANNED)
-def test_the_scan_order_changes_the_result(name):
+def test_the_scan_order_changes_the_result_and_a_list_gives_blocks_their_own(name):
     # backwards, for class tokens in front of all to see something
-    model = stirred(build(name, scan_order="raster(reverse=True)")).eval().double()
-    other = build(name, scan_order="columns(reverse=True)").eval().double()
-    other.load_state_dict(model.state_dict())
-    image = image_for(model).double()
-    # rounding makes 1e-15
-    assert (model(image) - other(image)).norm() > 1e-6 * model(image).norm()
+    orders = ["raster(reverse=True)", "columns(reverse=True)"]
+    state = stirred(build(name, scan_order=orders[0])).state_dict()
+    answers = []
+    for order in (*orders, orders):
+        model = build(name, scan_order=order).eval()
+        model.load_state_dict(state)
+        answers.append(model.double()(image_for(model).double()))
+    for one, other in combinations(answers, 2):
+        # rounding makes 1e-15
+        assert (one - other).norm() > 1e-6 * one.norm()
+
+
+@pytest.mark.parametrize("name", SCANNED)
+def test_a_list_of_orders_that_cannot_be_is_refused_in_a_line(name):
+    for orders, message in (
+        ([], r"scan_order=\[\] must be the name of an order or a list of names"),
+        (["zigzagg", "raster"], "zigzagg"),
+        (["frames", "raster"], r"frames is for grids of 3 axes .*, not 2"),
+    ):
+        with pytest.raises(ValueError, match=message) as refusal:
+            timm.create_model(name, device="meta", scan_order=orders)
+        assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", [name for name in TEST_MODELS if name not in SCANNED])
+def test_a_model_without_paths_refuses_orders_in_a_line(name):
+    with pytest.raises(TypeError, match=r"has no scan and so no scan order: .* 'scan_order'"):
+        timm.create_model(name, device="meta", scan_order=["raster", "columns"])
 
 
 @SAVING
 @pytest.mark.parametrize("name", KINDS)
-def test_blocks_take_the_orders_of_a_list_by_turns_and_a_folder_keeps_it(name, tmp_path):
+def test_blocks_take_the_orders_of_a_list_in_turn_and_a_folder_keeps_it(name, tmp_path):
     orders = ["raster", "raster + columns(reverse=True)", "local(window=5)"]
     model = build(name, scan_order=orders).eval()
     counts = [m.num_paths for m in mixers(model)]
@@ -111,8 +134,6 @@ def test_an_unknown_scan_order_is_refused(name):
         # what its base class takes, but not this family
         ("test_plainmamba", "patch_size", "PlainMamba got an unexpected .* 'patch_size'"),
         ("test_damamba", "stage_norm", "DAMamba got an unexpected .* 'stage_norm'"),
-        ("test_mlla", "scan_order", "MLLA has no scan"),
-        ("test_vssd", "scan_order", "VSSD has no scan"),
     ],
 )
 def test_an_unknown_argument_is_refused_by_the_models_name(name, argument, message):
@@ -386,7 +407,7 @@ def test_a_saved_folder_makes_the_same_model(name, tmp_path):
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_is_a_model_of_its_own(name, copied):
+def test_a_copy_is_an_independent_model(name, copied):
     model = build(name).eval()
     image = image_for(model)
     expected = model(image)

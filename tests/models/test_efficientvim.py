@@ -9,6 +9,8 @@ from tests.parity.official import fill, filled_state, shapes_only
 from tests.parity.recorded import read_recording
 from vimamba.checkpoints import read_checkpoint
 from vimamba.hub import save_pretrained
+
+pytest.importorskip("timm.models.efficientvim", reason="of later versions of timm")
 from vimamba.models.efficientvim import match_efficientvim
 
 SIZES = [f"efficientvim_m{size}{kind}" for size in (1, 2, 3, 4) for kind in ("", "_dist")]

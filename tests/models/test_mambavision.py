@@ -52,7 +52,7 @@ def test_a_window_of_0_is_a_stage_of_convolutions():
     assert [type(stage) for stage in model.stages] == [Stage, WindowStage, Stage, WindowStage]
 
 
-def test_all_linear_layers_start_alike_and_the_steps_without_a_bias():
+def test_all_linear_layers_are_initialized_alike_and_step_size_biases_are_zero():
     torch.manual_seed(0)
     model = timm.create_model("mambavision_t", depths=(1, 1, 1, 1))
     for stage in model.stages[2:]:

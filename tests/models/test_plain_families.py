@@ -21,7 +21,7 @@ def test_plainmamba_names_the_way_of_every_step():
     ]
 
 
-def test_plainmamba_starts_anew_behind_a_zero_token_and_takes_the_longer_way():
+def test_plainmamba_restarts_after_a_zero_token_and_takes_the_longer_axis():
     # on 4 columns: a jump of one row and two columns, and one of two rows
     assert directions(torch.tensor([[0, 6, -1, 3, 11]]), 4).tolist() == [[0, 1, 0, 0, 4]]
 

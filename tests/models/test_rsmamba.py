@@ -38,7 +38,7 @@ def test_only_the_last_path_is_shuffled_over_the_same_cells():
     assert torch.equal(drawn[2].sort().values, paths[2].sort().values)
 
 
-def test_every_block_has_an_order_of_its_own():
+def test_every_block_has_its_own_order():
     orders = create(depth=3).scan_orders
     assert orders == [f"bidirectional + shuffle(seed={block})" for block in range(3)]
     assert create(scan_order="cross").blocks[0].gate.out_features == 4

@@ -25,7 +25,7 @@ def test_vmamba_names_the_mixers():
 
 
 @pytest.mark.parametrize(("height", "width"), [(131, 97), (132, 99), (129, 100)])
-def test_the_first_generation_drops_what_is_no_whole_patch(height, width):
+def test_the_first_generation_drops_partial_patches(height, width):
     """As the official stem does, one convolution with a stride of its kernel's four pixels."""
     torch.manual_seed(0)
     model = timm.create_model("vmamba_tiny_v0", depths=(1, 1), dims=(8, 16), num_classes=5).eval()

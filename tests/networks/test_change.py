@@ -140,11 +140,13 @@ def test_a_saved_network_is_loaded_as_what_it_is(tmp_path):
     (model, arguments), *_ = ON_BACKBONES
     folder = vimamba.save_pretrained(create(model, **arguments), tmp_path / "net")
     assert vimamba.load_change_detector(folder).fusion.channels == [16] * 4
-    with pytest.raises(ValueError, match="no segmentation network"):
+    with pytest.raises(ValueError, match="not a segmentation network"):
         vimamba.load_segmenter(folder)
     segmenter = vimamba.create_segmenter("test_vmamba", "fpn", num_classes=2)
     folder = vimamba.save_pretrained(segmenter, tmp_path / "segmenter")
-    with pytest.raises(CheckpointError, match="holds a BackboneSegmenter, no network for change"):
+    with pytest.raises(
+        CheckpointError, match="holds a BackboneSegmenter, not a network for change"
+    ):
         vimamba.load_change_detector(folder)
 
 
@@ -152,7 +154,10 @@ def test_a_saved_network_is_loaded_as_what_it_is(tmp_path):
     ("arguments", "message"),
     [
         ({"model": "mamba_bcd_tini"}, "model='mamba_bcd_tini' is unknown; close names are mamba_b"),
-        ({"model": "rsm_cd_tiny", "fusion": "difference"}, "fusion='difference' does not go with"),
+        (
+            {"model": "rsm_cd_tiny", "fusion": "difference"},
+            "fusion='difference' cannot be combined with",
+        ),
         ({"model": "rsm_cd_tiny", "pretrained": True}, "no weights for rsm_cd_tiny"),
         ({"model": "test_vmamba", "fusion": "differ"}, "fusion='differ' is unknown; close names"),
         ({"model": "test_vmamba", "num_classes": 0}, "num_classes=0 must be at least 1"),

@@ -67,7 +67,7 @@ def test_a_plain_backbone_is_read_at_every_quarter():
 
 
 def test_a_plain_backbone_needs_four_blocks():
-    with pytest.raises(ValueError, match=r"out_indices=\(0, 1\) must name four blocks of test_vit"):
+    with pytest.raises(ValueError, match=r"out_indices=\(0, 1\) must list four blocks of test_vit"):
         FeaturePyramid("test_vit", out_indices=(0, 1))
 
 

@@ -27,7 +27,7 @@ OFFICIAL = {
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_official_files_are_told_with_classes_and_channels(name):
+def test_official_files_are_identified_with_classes_and_channels(name):
     found = find_identity({"network_weights": shapes_only(name)})
     assert (found.variant, found.num_classes, found.in_chans) == OFFICIAL[name]
     # networks for hyperspectral cubes differ in bands and classes only
@@ -42,12 +42,12 @@ def test_official_files_are_told_with_classes_and_channels(name):
         ("vmambamorph_rec", ["vmambamorph_feat"]),
     ],
 )
-def test_registration_networks_of_one_layout_are_all_told(name, others):
+def test_all_registration_networks_with_the_same_layout_are_identified(name, others):
     found = find_identity(shapes_only(name))
     assert {found.variant, *(o.variant for o in found.others)} == {name, *others}
 
 
-def test_a_file_of_ours_is_told_written_and_loaded(tmp_path, monkeypatch, capsys):
+def test_our_own_file_is_identified_written_and_loaded(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     state = vimamba.create_network("vm_unet", num_classes=3, in_chans=2).state_dict()
     torch.save({"state_dict": {f"net.{k}": v for k, v in state.items()}}, "run.ckpt")

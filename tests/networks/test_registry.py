@@ -6,6 +6,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 import vimamba
+from vimamba.names import near_names
 from vimamba.networks import Network, registry
 
 
@@ -87,7 +88,7 @@ def test_a_name_is_given_once():
     with pytest.raises(ValueError, match="network 'sharpen' is already registered; replace=True"):
         register(Sharpen)
     vimamba.register_network(Sharpen, task="segmentation", name="sharpen", replace=True)
-    with pytest.warns(UserWarning, match="network 'vm_unet' takes the place of vimamba's own"):
+    with pytest.warns(UserWarning, match="network 'vm_unet' replaces vimamba's own"):
         vimamba.register_network(Sharpen, task="segmentation", name="vm_unet")
     with pytest.raises(ValueError, match="name='my net' of a network must be an identifier"):
         vimamba.register_network(Sharpen, task="restoration", name="my net")
@@ -98,7 +99,14 @@ def test_an_unknown_name_is_answered_with_near_ones():
         vimamba.create_network("vm_unett", num_classes=2)
 
 
-def test_what_is_no_network_is_refused():
+def test_close_names_are_of_the_kind_of_the_closest():
+    networks, backbones = ["vm_unet", "umamba_enc_2d"], ["vmamba_tiny", "vim_tiny", "unet_like"]
+    assert near_names("vm_unt", networks, backbones) == "close names are vm_unet"
+    assert near_names("vmamba_tny", networks, backbones) == "close names are vmamba_tiny, vim_tiny"
+    assert near_names("zzz", networks, backbones) == ""
+
+
+def test_anything_but_a_network_is_refused():
     vimamba.register_network(nn.Linear, task="restoration", name="line")
     with pytest.raises(TypeError, match="name='line' makes a Linear, not a"):
         vimamba.create_network("line", in_features=1, out_features=1)

@@ -145,14 +145,16 @@ def test_a_network_of_another_task_is_saved(tmp_path, monkeypatch):
     again = vimamba.load_network(folder)
     image = torch.randn(1, 3, 8, 8)
     assert_same(net(image), again(image))
-    with pytest.raises(ValueError, match="holds a Sharpen, no segmentation network"):
+    with pytest.raises(ValueError, match="holds a Sharpen, not a segmentation network"):
         vimamba.load_segmenter(folder)
     with pytest.raises(ValueError, match="2 label_names for 0 classes"):
         vimamba.save_pretrained(net, folder, label_names=["a", "b"])
 
 
 def test_what_could_not_be_made_again_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"made by its class, UMamba; .* vimamba\.create_network"):
+    with pytest.raises(
+        ValueError, match=r"created from its class, UMamba; .* vimamba\.create_network"
+    ):
         vimamba.save_pretrained(UMamba(3, 2), tmp_path / "net")
     net = vimamba.create_network("vm_unet", **VM_UNET, num_classes=1)
     with pytest.raises(ValueError, match="3 label_names for 2 classes"):

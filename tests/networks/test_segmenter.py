@@ -60,7 +60,7 @@ def orders_of(network):
 
 
 @pytest.mark.parametrize("model", NETWORKS)
-def test_whole_networks_take_scan_orders_by_turns(model):
+def test_whole_networks_take_scan_orders_in_turn(model):
     network = create(model, None, scan_order=["columns", "cross"]).eval()
     # the encoder's and the decoder's blocks, each from the first of the list
     parts = {
@@ -172,7 +172,7 @@ def test_auxiliary_outputs_follow_the_main_one_and_train_all(model):
 @pytest.mark.parametrize(
     "model", [n for n in [*BACKBONES, *NETWORKS] if not n.startswith("umamba")]
 )
-def test_gradient_checkpointing_changes_nothing_but_what_is_kept(model):
+def test_gradient_checkpointing_changes_only_what_is_kept(model):
     torch.manual_seed(0)
     network = create(model, "fpn" if model in BACKBONES else None).eval()
     image = torch.randn(1, 3, 64, 64)
@@ -263,12 +263,12 @@ def test_padding_leaves_whole_cells_alone():
             {"model": "resnet18", "head": "unett"},
             r"head='unett' is unknown; close names are unet",
         ),
-        ({"model": "vm_unet", "head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
+        ({"model": "vm_unet", "head": "fpn"}, "head='fpn' cannot be combined with model='vm_unet'"),
         ({"model": "vm_unet", "aux": True}, "aux=True: vm_unet has no auxiliary outputs"),
         ({"model": "vm_unet", "num_classes": 0}, "num_classes=0 must be at least 1"),
         ({"model": "vm_unet", "depths": (2, 2)}, r"depths=\(2, 2\), decoder_depths.* same stages"),
         ({"model": "vm_unet", "dims": (8, 16, 24, 32)}, r"dims=\(8, 16, 24, 32\) must double"),
-        ({"model": "swin_umamba", "dims": (8, 16)}, r"dims=\(8, 16\) must name the stem"),
+        ({"model": "swin_umamba", "dims": (8, 16)}, r"dims=\(8, 16\) must cover the stem"),
         ({"model": "umamba_bot_2d", "pretrained": True}, "no published weights of umamba_bot_2d"),
         ({"model": "umamba_bot_2d", "strides": [(1, 1)]}, r"strides=\[\(1, 1\)\].* same stages"),
         ({"model": "umamba_enc_2d", "patch_size": 64}, "patch_size=64 of umamba_enc_2d must be 2"),
@@ -279,7 +279,7 @@ def test_padding_leaves_whole_cells_alone():
         ),
         (
             {"model": "umamba_bot_2d", "spacing": (1, 2), "strides": [(1, 1), (2, 2)]},
-            r"spacing=\(1, 2\) does not go with strides",
+            r"spacing=\(1, 2\) cannot be combined with strides",
         ),
     ],
     ids=lambda value: "" if isinstance(value, str) else str(value),
@@ -289,7 +289,7 @@ def test_mistakes_are_named(arguments, message):
         vimamba.create_segmenter(**{"num_classes": 2, **arguments})
 
 
-def test_umamba_names_the_places_of_its_layers():
+def test_umamba_names_the_positions_of_its_layers():
     with pytest.raises(
         ValueError, match=r"patch_size=\(100, 64\) must be a multiple of \(64, 64\)"
     ):

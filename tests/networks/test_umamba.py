@@ -79,7 +79,7 @@ def test_padding_leaves_whole_cells_of_a_volume_alone():
 
 def test_an_image_is_no_volume():
     net = vimamba.create_network("umamba_bot_3d", **NARROW)
-    with pytest.raises(ValueError, match="x of 4 dimensions must have 5: batch, channels and 3 of"):
+    with pytest.raises(ValueError, match="must have 5: batch, channels and 3 spatial"):
         net(torch.zeros(1, 1, 8, 8))
 
 

@@ -72,10 +72,10 @@ def test_small_patches_have_fewer_stages():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"dims": (4, 8)}, "must name the same stages"),
+        ({"dims": (4, 8)}, "must have one entry per stage"),
         ({"strides": [[1, 1], [2, 2], [2, 2]]}, "three axes per stage"),
         ({"patch_size": (8, 8)}, "three sides"),
-        ({"spacing": (1.0, 1.0, 1.0)}, "there is none"),
+        ({"spacing": (1.0, 1.0, 1.0)}, "needs a patch_size"),
         ({"pretrained": True}, "no published weights"),
     ],
 )

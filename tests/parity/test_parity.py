@@ -13,7 +13,8 @@ import torch
 import vimamba
 from tests.parity.official import fill, filled_state, read_manifest, rows, shapes_only
 from tests.parity.recorded import read_recording
-from tests.parity.variants import PLAIN, STAGED, VARIANTS, Tap
+from tests.parity.rows import VARIANTS
+from tests.parity.variants import PLAIN, STAGED, Tap
 from vimamba.checkpoints import read_checkpoint
 
 

@@ -74,7 +74,7 @@ def test_an_order_that_comes_along_gives_way_to_ones_own(own_orders):
     def columns(height, width):
         return torch.arange(height * width)[None]
 
-    with pytest.warns(UserWarning, match="'columns' takes the place of vimamba's own"):
+    with pytest.warns(UserWarning, match="'columns' replaces vimamba's own"):
         register_scan_order(columns)
     assert scan_paths("columns", 2, 2).tolist() == [[0, 1, 2, 3]]
     with pytest.raises(ValueError, match="'columns' is already registered"):

@@ -27,7 +27,7 @@ def test_orders_are_listed_by_their_axes():
     assert {"raster", "spiral"} == {"spiral", "raster", "frames"} & set(list_scan_orders(dims=2))
 
 
-def test_blocks_take_the_orders_of_a_list_by_turns():
+def test_blocks_take_the_orders_of_a_list_in_turn():
     assert [order_of_block(["raster", "cross"], block) for block in range(3)] == [
         "raster",
         "cross",
@@ -42,7 +42,7 @@ def test_a_list_is_no_order_of_one_block():
 
 
 @pytest.mark.parametrize("orders", [[], ["cross", 2], None, 3, torch.arange(4)])
-def test_what_is_no_list_of_orders_is_named(orders):
+def test_a_wrong_list_of_orders_is_named(orders):
     with pytest.raises(ValueError, match="must be the name of an order or a list of names"):
         order_of_block(orders, 0)
 
@@ -67,7 +67,7 @@ def test_what_is_no_list_of_orders_is_named(orders):
         ("local(window=0)", r"window=0 of a scan order must be at least 1"),
         ("atrous(step=-1)", r"step=-1 of a scan order must be at least 1"),
         ("random(seed=-1)", r"seed=-1 of a scan order must be at least 0"),
-        ("local(7)", r"must read like 'cross', 'local\(window=7\)' or"),
+        ("local(7)", r"must look like 'cross', 'local\(window=7\)' or"),
         ("local(window=", "cannot be read"),
         ("local(**{'window': 7})", "cannot be read"),
         ("local(window=__import__('os').getpid())", "cannot be read"),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 import vimamba
+from tests.pairs import write_pairs
 from vimamba.cli import main
 from vimamba.data.paired.layouts import SECOND, XBD
 from vimamba.labels import IGNORE
@@ -69,26 +70,10 @@ def test_the_loss_of_semantic_change_is_the_published_sum():
 
 
 def test_a_network_that_answers_another_question_is_refused_by_name():
-    with pytest.raises(TaskError, match=r"answers binary questions, the labels are semantic; take"):
+    with pytest.raises(TaskError, match=r"predicts binary change, the labels are semantic; choose"):
         Change("test_vmamba", kind="semantic", num_classes=4)
     with pytest.raises(TaskError, match="num_classes=3 does not fit kind='binary'"):
         Change("test_vmamba", num_classes=3)
-
-
-def write_pairs(root, count=10, side=32, *, split=""):
-    """Squares that appear on noise, and light that changes."""
-    rng = np.random.default_rng(0)
-    for i in range(count):
-        before = rng.integers(60, 120, (side, side, 3))
-        after = np.roll(before, 1, axis=0) + 20
-        truth = np.zeros((side, side), dtype=np.uint8)
-        y, x = rng.integers(2, side - 12, 2)
-        after[y : y + 10, x : x + 10], truth[y : y + 10, x : x + 10] = 235, 255
-        for folder, image in (("A", before), ("B", after), ("label", truth)):
-            path = root / split / folder / f"{i}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image.astype(np.uint8)).save(path)
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +114,7 @@ def test_prediction_pairs_by_name_and_goes_on(run, capsys):
     assert (out / "1.png").stat().st_mtime_ns == stamp
     capsys.readouterr()
     assert main(["predict", str(run / "run"), str(before), "--out", str(out)]) == 2
-    assert "two images or folders, BEFORE AFTER; 1 are named" in capsys.readouterr().err
+    assert "two images or folders, BEFORE AFTER; got 1" in capsys.readouterr().err
 
 
 def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):

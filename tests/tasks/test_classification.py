@@ -84,7 +84,7 @@ def test_a_freeze_ends_with_its_epochs(tmp_path):
     assert seen == [True, False]
 
 
-def test_the_optimizer_honours_the_models_rules_and_layer_decay(tmp_path):
+def test_the_optimizer_honors_the_models_rules_and_layer_decay(tmp_path):
     task = small(optim=Optimization(lr=1e-2, weight_decay=0.1, layer_decay=0.5))
     trainer = fit(task, tmp_path, max_epochs=1)
     groups = trainer.optimizers[0].param_groups

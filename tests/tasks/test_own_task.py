@@ -33,7 +33,7 @@ def photos(tmp_path_factory):
     return folder
 
 
-def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
+def test_a_custom_task_works_with_all_commands(photos, tmp_path, capsys):
     run = tmp_path / "run"
     args = ["--task", "rotation", "--data", str(photos), "--model", "test_vmamba"]
     args += ["--img-size", "32", "--epochs", "2", "--lr", "3e-3", "--out", str(run)]
@@ -57,7 +57,7 @@ def test_a_task_of_ones_own_goes_through_all_commands(photos, tmp_path, capsys):
     assert "--topk is for classification runs" in capsys.readouterr().err
 
 
-def test_a_task_of_ones_own_is_cross_validated_and_its_folds_answer_together(
+def test_a_custom_task_is_cross_validated_and_its_folds_predict_together(
     photos, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(cross_validation, "run_fit", lambda args: main(["fit", *args]))
@@ -86,7 +86,7 @@ def test_a_task_of_ones_own_is_cross_validated_and_its_folds_answer_together(
 def test_folds_of_a_task_that_cannot_join_answers_do_not_answer(monkeypatch):
     task = tests.tasks.rotation.Rotation("test_vmamba", img_size=32)
     monkeypatch.delattr(type(task), "views")
-    with pytest.raises(TaskError, match=r"Rotation cannot answer with several networks.*`views`"):
+    with pytest.raises(TaskError, match=r"Rotation cannot combine several networks.*`views`"):
         join_tasks([task, task])
 
 
@@ -96,7 +96,7 @@ def test_tasks_are_found_by_name_and_a_near_one_is_proposed():
     assert class_path(Classification) == "vimamba.tasks.Classification"
     with pytest.raises(UsageError, match=r"--task rotatoin.*did you mean rotation"):
         find_task("rotatoin")
-    with pytest.raises(ValueError, match="'rotation' is the task Rotation already"):
+    with pytest.raises(ValueError, match="'rotation' is already the task Rotation"):
         register_task("rotation")(Task)
 
 

@@ -41,7 +41,7 @@ def run(cases, tmp_path_factory):
     return out
 
 
-def test_a_short_training_lays_labels_onto_one_another(run):
+def test_a_short_training_aligns_labels(run):
     report = json.loads((run / "metrics.json").read_text())["test"]
     assert report["pairs"] == 2
     assert report["dice"] > report["dice_before"] + 0.02
@@ -49,7 +49,7 @@ def test_a_short_training_lays_labels_onto_one_another(run):
     assert report["folded"] < 0.02
     assert {row["class"] for row in report["per_class"]} == {"1", "2", "3", "4"}
     assert {"data.png", "samples.png", "scores.png"} <= {path.name for path in run.iterdir()}
-    rows = list(csv.DictReader((run / "pairs_test.csv").open()))
+    rows = list(csv.DictReader((run / "cases_test.csv").open()))
     assert rows[0]["pair"] == "test/images/p6.nii.gz -> test/images/p7.nii.gz"
 
 
@@ -72,7 +72,7 @@ def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, c
     assert main(["predict", str(run), str(tmp_path / "pairs.csv"), "--out", str(out)]) == 0
     (row,) = csv.DictReader((out / "pairs.csv").open())
     report = json.loads((run / "metrics.json").read_text())["test"]
-    scored = next(r for r in csv.DictReader((run / "pairs_test.csv").open()))
+    scored = next(r for r in csv.DictReader((run / "cases_test.csv").open()))
     assert float(row["dice 2"]) == pytest.approx(float(scored["dice 2"]), abs=1e-4)
     assert set(report) >= {"dice", "hd95", "hd95_before"}
     fixed, labels = nibabel.load(paths[1]), nibabel.load(out / row["labels"])
@@ -92,6 +92,24 @@ def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, c
 def test_the_export_registers_without_lightning(run):
     net = vimamba.load_network(run / "export")
     assert net(*torch.rand(2, 1, 1, *SHAPE)).flow.shape == (1, 3, *SHAPE)
+
+
+def test_a_run_is_examined_and_exported(run, cases, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ["--img-size", "16x20x16"]
+    assert main(["doctor", str(run), *size]) == 0
+    assert "1 x 2 x 1 x 16 x 20 x 16" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", str(run), "--data", str(cases / "test" / "images")]) == 2
+    assert "mambamorph takes two" in capsys.readouterr().err
+    assert main(["export", str(run), "--to", "safetensors", "--out", "again", *size]) == 0
+    pair = torch.rand(2, 2, 1, *SHAPE)
+    ours, theirs = (vimamba.load_network(place).eval() for place in ("again", run / "export"))
+    with torch.no_grad():
+        expected = theirs(pair[:, 0], pair[:, 1])
+        assert torch.equal(ours(pair).flow, expected.flow)
+    assert main(["export", str(run), "--to", "torch-export", "--out", "pairs.pt2", *size]) == 0
+    found = torch.export.load("pairs.pt2").module()(pair)
+    torch.testing.assert_close(found.flow, expected.flow, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -221,14 +221,14 @@ def test_borders_of_a_scene_are_those_of_the_whole(tmp_path):
 def test_only_its_own_maps_are_taken_for_finished(tmp_path, scene):
     net, out = network(2), tmp_path / "map.tif"
     predict_raster([scene], net, {out: LEGEND}, num_scores=3)
-    with pytest.raises(UsageError, match="was made of another scene or checkpoint"):
+    with pytest.raises(UsageError, match="was made from another scene or checkpoint"):
         predict_raster([scene], net, {out: LEGEND}, num_scores=3, origin={"checkpoint": "b"})
     Image.new("L", (3, 3)).save(tmp_path / "other.tif")
-    with pytest.raises(UsageError, match=r"other\.tif is no map of ours"):
+    with pytest.raises(UsageError, match=r"other\.tif is not one of our maps"):
         predict_raster([scene], net, {tmp_path / "other.tif": LEGEND}, num_scores=3)
     (tmp_path / "b.unfinished").mkdir()
     (tmp_path / "b.unfinished" / "thesis.txt").touch()
-    with pytest.raises(UsageError, match="is no unfinished map of ours"):
+    with pytest.raises(UsageError, match="is not an unfinished map of ours"):
         predict_raster([scene], net, {tmp_path / "b.tif": LEGEND}, num_scores=3)
 
 

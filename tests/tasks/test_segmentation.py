@@ -231,7 +231,7 @@ def test_an_export_loads_by_its_folder(tmp_path):
     config = json.loads((tmp_path / "export" / "config.json").read_text())
     net = vimamba.load_segmenter(tmp_path / "export")
     assert not net.training
-    with pytest.raises(ValueError, match="holds no network that vimamba saved"):
+    with pytest.raises(ValueError, match="does not contain a network saved by vimamba"):
         vimamba.load_segmenter(tmp_path)
     image = torch.randn(1, 3, 16, 16)
     with torch.no_grad():
@@ -245,13 +245,13 @@ def test_an_export_loads_by_its_folder(tmp_path):
     [
         ({"model": "vm_une"}, "model='vm_une' is unknown; close names are vm_unet"),
         ({"model_kwargs": {"color": 1}}, r"does not take model_kwargs=\{'color': 1\}"),
-        ({"num_classes": 1, "class_names": ["a"]}, r"one class only, \['a'\]"),
+        ({"num_classes": 1, "class_names": ["a"]}, r"only one class, \['a'\]"),
         ({"model": "umamba_bot_3d", "model_kwargs": {"patch_size": [8, 8, 8]}}, "takes volumes"),
         ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
         ({"left_out": ["sky"]}, r"left_out=\['sky'\] must be some of the classes \['0', '1'\]"),
         ({"left_out": ["0", "1"]}, r"left_out=\['0', '1'\] must be some of the classes"),
         ({"border": -1}, r"border=-1 must be at least 0"),
-        ({"head": "fpn"}, "head='fpn' does not go with model='vm_unet'"),
+        ({"head": "fpn"}, "head='fpn' cannot be combined with model='vm_unet'"),
     ],
 )
 def test_arguments_that_cannot_be_are_named(arguments, message):

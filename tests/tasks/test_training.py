@@ -96,7 +96,7 @@ def test_the_schedule_ends_with_the_last_step(options, steps, photos, tmp_path):
 
 def test_a_training_without_an_end_needs_a_rate_that_stays(photos, tmp_path):
     endless = {"max_epochs": -1, "max_time": {"seconds": 1}}
-    with pytest.raises(TaskError, match="give max_epochs or max_steps, or take schedule='constant"):
+    with pytest.raises(TaskError, match="give max_epochs or max_steps, or use schedule='constant"):
         rates_of(endless, tmp_path, images(photos))
     rates, _ = rates_of(endless, tmp_path, images(photos), schedule="constant", warmup_epochs=0)
     assert set(rates) == {1.0}
@@ -211,7 +211,7 @@ def test_a_training_that_is_not_finite_stops_with_step_and_layer(way, photos, tm
     where = {
         "loss": "the loss is not finite; all layers' outputs are",
         "gradient": "the gradient is not finite; .*first gradient that is not: that of norm.bias",
-        "weights": "the weights of blocks.0.mlp.fc1.weight are not finite already",
+        "weights": "the weights of blocks.0.mlp.fc1.weight are already not finite",
     }
     with pytest.raises(NotFiniteError, match=f"step 7, epoch 2: .*{where[way]}"):
         trainer.fit(task, images(photos))

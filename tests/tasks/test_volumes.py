@@ -1,13 +1,19 @@
+import json
+
 import nibabel
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import torch.nn.functional as F
 from monai.inferers.utils import sliding_window_inference
 
 from tests.closeness import assert_same
+from tests.dicom_series import FIRST, OBLIQUE, write_series
+from tests.documents import find_snippets
 from tests.volumes import make_volume, store, write_cases
 from vimamba.cli import main
+from vimamba.cli.runs import find_checkpoint, load_task
 from vimamba.data import VolumeFolder
 from vimamba.lightning import Trainer
 from vimamba.tasks import Optimization, Segmentation, TaskError, Volumes
@@ -90,6 +96,44 @@ def test_predictions_lie_exactly_where_the_volumes_lie_and_go_on(root, run, tmp_
     assert (out / "3.nii.gz").exists()
 
 
+def test_a_dicom_series_is_answered_in_its_own_geometry(run, tmp_path, capsys):
+    image, _ = make_volume(1)
+    # a tilted gantry: the table does not move along the normal of the slices
+    step = (0.0, 0.0, 3.0)
+    (row, column), spacing = OBLIQUE, (1.0, 0.9)
+    files = write_series(tmp_path / "study" / "a" / "1", image, plane=OBLIQUE, step=step)
+    write_series(tmp_path / "study" / "b", make_volume(2)[0], number=2)
+    write_series(tmp_path / "other", make_volume(3)[0], number=3)
+    for path in sorted((tmp_path / "other").iterdir()):
+        path.rename(tmp_path / "study" / "b" / f"{path.name}.dcm")
+    out = tmp_path / "out"
+    command = ["predict", str(run), "--out", str(out)]
+    assert main([*command, str(tmp_path / "study")]) == 0
+    assert "left out" not in capsys.readouterr().out
+    assert [path.relative_to(out).as_posix() for path in sorted(out.rglob("*.nii.gz"))] == [
+        "a/1.nii.gz", "b/2 thorax soft.nii.gz", "b/3 thorax soft.nii.gz",
+    ]  # fmt: skip
+
+    found = nibabel.load(out / "a" / "1.nii.gz")
+    affine = np.eye(4)
+    affine[:3, :3] = np.stack([np.asarray(row) * spacing[1], np.asarray(column), step], 1)
+    affine[:3, 3] = FIRST
+    affine = np.diag([-1, -1, 1, 1]) @ affine
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+    # the same volume as NIfTI has the same answer
+    nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), affine), tmp_path / "same.nii.gz")
+    assert main([*command[:3], str(tmp_path / "nifti"), str(tmp_path / "same.nii.gz")]) == 0
+    same = nibabel.load(tmp_path / "nifti" / "same.nii.gz")
+    assert (np.asarray(found.dataobj) == np.asarray(same.dataobj)).mean() > 0.999
+
+    # any of its files names a series, all of them name one; a slice that is gone is missed
+    assert main([*command[:3], str(tmp_path / "named"), *map(str, files)]) == 0
+    assert [path.name for path in (tmp_path / "named").glob("*.nii.gz")] == ["1.nii.gz"]
+    files[4].unlink()
+    assert main([*command, str(tmp_path / "study")]) == 3
+    assert "slices are missing" in capsys.readouterr().err
+
+
 def test_channels_on_a_fourth_axis_are_predicted_in_three(tmp_path):
     for number in range(5):
         image, mask = make_volume(number)
@@ -103,6 +147,46 @@ def test_channels_on_a_fourth_axis_are_predicted_in_three(tmp_path):
     assert found.shape == (20, 24, 12)
     image = nibabel.load(tmp_path / "d" / "images" / "0.nii.gz")
     np.testing.assert_array_equal(found.affine, image.affine)
+
+
+def test_a_run_is_exported_and_examined(run, root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run), "--to", "onnx", "--out", "ct.onnx"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "input batch x 1 x 8 x 16 x 16" in said
+    assert "depth, height and width are fixed at 8x16x16: networks of volumes see windows" in said
+    windows = torch.randn(2, 1, 8, 16, 16)
+    (logits,) = onnxruntime.InferenceSession("ct.onnx").run(None, {"image": windows.numpy()})
+    task = load_task(run, find_checkpoint(run, "best"))
+    expected = task.scored_net(windows).detach()
+    torch.testing.assert_close(torch.from_numpy(logits), expected, rtol=1e-4, atol=1e-4)
+    report, config = (
+        json.loads(path.read_text())
+        for path in (tmp_path / "ct.onnx.json", run / "export" / "config.json")
+    )
+    assert report["preprocessing"] == config["preprocessing"]
+
+    # the folder's own card says how its network is used
+    assert main(["export", str(run), "--to", "safetensors", "--out", "ct"]) == 0
+    load, use = find_snippets((tmp_path / "ct" / "README.md").read_text())
+    names = {}
+    exec(compile(load, "README.md", "exec"), names)
+    (tmp_path / "ct" / "volume.nii.gz").write_bytes((root / "images" / "0.nii.gz").read_bytes())
+    with monkeypatch.context() as there, torch.no_grad():
+        there.chdir(tmp_path / "ct")
+        exec(compile(use, "README.md", "exec"), names)
+        (views,) = task.views(names["volume"])
+    torch.testing.assert_close(names["logits"], views, atol=2e-5, rtol=0)
+
+    capsys.readouterr()
+    assert main(["doctor", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "random volumes, 1 x 1 x 8 x 16 x 16" in said
+    for network in (str(run), "ct"):
+        data = ["--data", str(root / "images"), "--batch-size", "2"]
+        assert main(["doctor", network, *data, "--precision", "bf16-mixed"]) == 0
+        assert "2 x 1 x 8 x 16 x 16" in " ".join(capsys.readouterr().out.split())
+    assert main(["doctor", str(run), "--data", str(root / "nothing.nii.gz")]) == 2
 
 
 def test_windows_are_those_of_monai():
@@ -145,7 +229,7 @@ def test_mirrored_views_answer_for_the_volume_as_it_lies():
     assert any(torch.allclose(view, expected, atol=1e-5) for view in views)
 
 
-def test_regions_are_scored_besides_the_classes(root, tmp_path):
+def test_regions_are_scored_in_addition_to_classes(root, tmp_path):
     task = small(regions={"both": [1, 2]})
     data = VolumeFolder(str(root), workers=0, img_size=(8, 16, 16))
     trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path,

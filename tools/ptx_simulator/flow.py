@@ -1,7 +1,7 @@
-"""Where each thread stands: branches, barriers of programs, the end.
+"""Position of each thread: branches, barriers of programs, the end.
 
-All threads of all programs advance together. Those furthest behind go first, so threads that a
-branch has parted meet again where its ways do.
+All threads of all programs advance together. Those furthest behind go first, so threads that
+diverge at a branch reconverge where its paths meet.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,9 @@ Lanes = Any  # numbers of threads, or ALL
 
 
 class Flow:
-    """Where each thread stands.
+    """Position of each thread.
 
-    While all threads go the same way one place is kept for all, which saves most of the work.
+    While all threads take the same path, one position is kept for all, which saves most work.
     """
 
     def __init__(self, machine: "Machine") -> None:
@@ -51,7 +51,7 @@ class Flow:
                 self._go(place + 1, lanes)
 
     def _next(self) -> tuple[int, Lanes] | None:
-        """The place furthest behind and the threads that stand there; None at the end."""
+        """The position furthest behind and the threads there; None at the end."""
         if self.common is not None:
             return self.common, ALL
         while True:
@@ -79,7 +79,7 @@ class Flow:
         self.alive[lanes] = False
 
     def _guarded(self, instruction: Instruction, lanes: Lanes) -> Lanes:
-        """The threads that do not pass by."""
+        """The threads whose guard lets them execute the instruction."""
         if instruction.guard is None:
             return lanes
         takes = self.machine.register(instruction.guard)[lanes] ^ instruction.inverted
@@ -109,7 +109,7 @@ class Flow:
             self._release()
 
     def _release(self) -> None:
-        """Let go the programs all of whose threads wait or have ended."""
+        """Release the programs all of whose threads wait or have ended."""
         shape = (-1, self.machine.per_program)
         waiting = self.waiting.reshape(shape).sum(1)
         ready = (waiting > 0) & (waiting == self.alive.reshape(shape).sum(1))

@@ -61,8 +61,8 @@ def simulated(target: str, change: Change | None = None) -> Iterator[Report]:
 
     Args:
         target: An NVIDIA GPU, such as "sm_90".
-        change: Takes a kernel's name and its PTX and gives back the PTX to run: to see what a
-            change, such as a barrier less, does.
+        change: Takes a kernel's name and its PTX and returns the PTX to run, to see the effect of a
+            change such as a missing barrier.
 
     Yields:
         The report, which grows with every launch.

@@ -1,4 +1,4 @@
-"""Threads that execute a program, an instruction at a time; flow.py says which is whose turn."""
+"""Threads that execute a program, one instruction at a time, in the order that flow.py decides."""
 
 import re
 from collections import Counter
@@ -13,11 +13,11 @@ from ptx_simulator.memory import Clock, Finding, Memory
 from ptx_simulator.program import Instruction, Program, members
 from ptx_simulator.values import UNSIGNED, Array
 
-# the first address of a tensor, so that small numbers are no addresses
+# the first address of a tensor; small numbers are not valid addresses
 BASE = 1 << 20
 # bytes that belong to no tensor, before and behind each
 GAP = 256
-# what changes nothing here: asynchronous copies and products are at once complete
+# without effect here: asynchronous copies and products complete at once
 _WITHOUT_EFFECT = ("fence", "griddepcontrol", "prefetch", "setmaxnreg")
 
 
@@ -55,7 +55,7 @@ class Machine:
         }
         self.registers: dict[str, Array] = {}
         self.spans: list[tuple[int, Array]] = []
-        # Triton adds two parameters of its own, for scratch memory that is not asked for
+        # Triton adds two parameters, for scratch memory that is not used
         self.parameters = [*self._place(arguments), 0, 0]
         self.shared_size = max(16, -(-shared // 16) * 16)
         self.shared = self._memory(self.shared_size * programs, "shared")
@@ -357,7 +357,7 @@ class Machine:
         self._add_atomically(instruction, *instruction.operands, lanes=lanes, place=place)
 
     def _atom(self, instruction: Instruction, lanes: Lanes, place: int) -> None:
-        """The old value, which Triton does not look at here, is not given back."""
+        """Does not return the old value, which Triton does not use here."""
         self._add_atomically(instruction, *instruction.operands[1:], lanes=lanes, place=place)
 
     def _add_atomically(

@@ -1,4 +1,4 @@
-"""Global and shared memory, which know their bounds and in which order they were accessed.
+"""Global and shared memory, which check bounds and the order of accesses.
 
 Order is kept by cell, the two bytes of the smallest element that kernels store. Two accesses of
 different threads to a cell, one of which writes, have to be ordered by a barrier of their program,
@@ -23,7 +23,7 @@ class MemoryAccessError(Exception):
 
 
 class Finding(NamedTuple):
-    """Something that a GPU does not promise to do as it was simulated.
+    """Behavior that a GPU does not guarantee to match the simulation.
 
     Attributes:
         kind: "unordered" accesses, of which one writes; "tie", lanes of one instruction that store
@@ -85,7 +85,7 @@ class Memory:
         self.read_time = np.zeros((2, cells), np.int32)
 
     def load(self, at: Array, size: int, count: int, threads: Array, place: int) -> list[Array]:
-        """Elements that each thread reads one behind the other.
+        """Consecutive elements that each thread reads.
 
         Args:
             at: First byte, for each thread.

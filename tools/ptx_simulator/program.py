@@ -1,4 +1,4 @@
-"""PTX as Triton writes it, taken apart into instructions, labels, registers and parameters."""
+"""Parses Triton's PTX into instructions, labels, registers and parameters."""
 
 import re
 from typing import NamedTuple
@@ -37,7 +37,7 @@ class Program:
         registers: Name to type, such as "b32" or "pred".
 
     Args:
-        ptx: What `triton.compile` gives as `asm["ptx"]`.
+        ptx: `asm["ptx"]` of the result of `triton.compile`.
     """
 
     def __init__(self, ptx: str) -> None:
@@ -79,7 +79,7 @@ def _parse(text: str, line: str) -> Instruction:
 
 
 def _split(text: str) -> list[str]:
-    """Operands at the commas outside of {} and []."""
+    """Split operands at the commas outside {} and []."""
     groups = re.findall(r"\{[^}]*\}|\[[^\]]*\]|[^,{}\[\]]+", text)
     return [group.strip() for group in groups if group.strip()]
 

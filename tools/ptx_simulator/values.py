@@ -24,7 +24,7 @@ def width(kind: str) -> int:
 
 
 def dtype(kind: str) -> Any:
-    """NumPy's type for one of PTX; bits for those that NumPy has not."""
+    """NumPy's type for a PTX type; bits for those that NumPy lacks."""
     if kind == "pred":
         return np.bool_
     if kind in ("bf16", "bf16x2", "f16x2", "tf32"):
@@ -38,7 +38,7 @@ def widen_bfloat16(bits: Array) -> Array:
 
 
 def round_bfloat16(values: Array) -> Array:
-    """float32 to the bits of bfloat16, to the nearest and of two to the even one."""
+    """float32 to the bits of bfloat16, rounded to nearest even."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     rounded = ((bits + half) >> np.uint32(16)).astype(np.uint16)

@@ -1,4 +1,4 @@
-"""Honest timings: candidates take turns in one process, medians and ratios are what counts."""
+"""Fair timings: candidates alternate in one process; medians and ratios are reported."""
 
 from vimamba.benchmark.timing import Result, describe_machine, take_turns
 

@@ -1,4 +1,4 @@
-"""Times whole models beside what a user would pick instead, at several image sizes."""
+"""Times whole models and the usual alternatives at several image sizes."""
 
 import json
 import os
@@ -57,10 +57,10 @@ def make_run(name: str, size: ImageSize, batch: int, train: bool) -> Run:
 
 
 def peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> float | None:
-    """Peak MiB that a step adds to a process of its own; None where it cannot be told.
+    """Peak MiB that a step adds in a separate process; None if it cannot be measured.
 
-    The process has made a step with a small image before, so code that is loaded once, such as
-    compiled kernels, does not count.
+    The process first runs a step with a small image, so code that is loaded once, such as compiled
+    kernels, does not count.
     """
     if not torch.cuda.is_available() and not Path("/proc/self/statm").exists():
         return None
@@ -76,7 +76,7 @@ def _print_peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> N
 
 
 def added_memory(run: Run) -> float:
-    """Peak MiB of a call, on the GPU or (Linux) of this process beyond what it has already."""
+    """Peak MiB of a call, on the GPU or (Linux) of this process beyond its current memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         run()
@@ -97,7 +97,7 @@ def added_memory(run: Run) -> float:
 
 
 def _resident() -> int:
-    """Bytes of this process that are in memory now (Linux)."""
+    """Resident bytes of this process (Linux)."""
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -105,11 +105,11 @@ def _resident() -> int:
 def benchmark_models(
     names: Sequence[str], sizes: Sequence[ImageSize], *, batch: int, train: bool, seconds: float
 ) -> Iterator[list[Result]]:
-    """Time the models at every size, yielding a size's results as soon as they are there.
+    """Time the models at every size, yielding the results of each size when available.
 
     Args:
         names: timm names; ratios refer to the first.
-        sizes: Of the images, pixels.
+        sizes: Image sizes, pixels.
         batch: Images per step.
         train: Forward and backward instead of forward.
         seconds: About how long per size.

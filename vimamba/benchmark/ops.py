@@ -1,4 +1,4 @@
-"""Times the selective scan: our backends, explicit copies, and whatever else is at hand.
+"""Times the selective scan: our backends, explicit copies, and other available candidates.
 
 Sizes: B batch, L tokens, D channels, K paths, N states.
 """
@@ -45,7 +45,7 @@ CASES = (
 
 @dataclass(frozen=True)
 class Inputs:
-    """The tensors of one case, as `selective_scan` takes them."""
+    """The tensors of one case, as arguments of `selective_scan`."""
 
     u: Tensor
     delta: Tensor
@@ -58,12 +58,12 @@ class Inputs:
 
     @property
     def differentiable(self) -> list[Tensor]:
-        """All but the paths."""
+        """All except the paths."""
         return [self.u, self.delta, self.A, self.B, self.C, self.D, self.delta_bias]
 
 
 def make_inputs(case: Case, device: str, dtype: torch.dtype) -> Inputs:
-    """Random tensors of usual magnitudes, seeded."""
+    """Seeded random tensors of typical magnitudes."""
     torch.manual_seed(0)
     paths = scan_paths(case.order, case.height, case.width, device=device)
     k, length = len(paths), case.height * case.width
@@ -83,14 +83,14 @@ def make_inputs(case: Case, device: str, dtype: torch.dtype) -> Inputs:
 
 
 def scan(x: Inputs, backend: str) -> Tensor:
-    """Our scan: the table is walked, nothing is copied."""
+    """Our scan, which follows the table without copies."""
     options: dict[str, Any] = {"delta_bias": x.delta_bias, "delta_softplus": True}
     args = (x.u, x.delta, x.A, x.B, x.C, x.D)
     return selective_scan(*args, paths=x.paths, backend=backend, **options)
 
 
 def scan_with_copies(x: Inputs, backend: str) -> Tensor:
-    """What research code does: permute everything, scan K sequences, put back and add up."""
+    """As in research code: permute everything, scan K sequences, permute back and sum."""
     k = len(x.paths)
     u = x.u[:, x.paths]  # (B, K, L, D)
 
@@ -131,7 +131,7 @@ def with_backward(forward: Callable[[Inputs], Tensor], x: Inputs) -> Run:
 def candidates(
     x: Inputs, backward: bool, extras: dict[str, Extra], fastest: str, loop: bool
 ) -> Iterator[tuple[str, Run]]:
-    """Name and call of everything that can run this case."""
+    """Name and call of every candidate that can run this case."""
     forms: dict[str, Callable[[Inputs], Tensor]] = {
         f"vimamba {fastest}": lambda t: scan(t, fastest),
         f"vimamba {fastest}, explicit copies": lambda t: scan_with_copies(t, fastest),
@@ -154,14 +154,14 @@ def benchmark_ops(
     cases: Sequence[Case] = CASES,
     floor: str | None = None,
 ) -> Iterator[list[Result]]:
-    """Time every case, yielding its results as soon as they are there.
+    """Time every case, yielding its results as soon as they are available.
 
     Args:
-        extras: Further candidates by name.
+        extras: Additional candidates by name.
         backward: Forward and backward instead of forward.
         seconds: About how long per case.
-        cases: What to time.
-        floor: Name of the candidate that counts as the lower bound.
+        cases: The cases to time.
+        floor: Name of the candidate that is the lower bound.
     """
     gpu = torch.cuda.is_available()
     device, dtype = ("cuda", torch.bfloat16) if gpu else ("cpu", torch.float32)
@@ -176,7 +176,7 @@ def benchmark_ops(
 
 
 def _with_floor(result: Result, results: list[Result], floor: str | None) -> Result:
-    """The floor's time as it was in the same rounds: through the ratios, not the medians."""
+    """The lower bound in the same rounds: through the ratios, not the medians."""
     bound = next((r for r in results if r.candidate == floor), None)
     if bound is None:
         return result

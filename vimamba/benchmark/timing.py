@@ -1,4 +1,4 @@
-"""Takes the times, and writes what was found as table, CSV and picture."""
+"""Takes timings, and writes them as table, CSV and picture."""
 
 import csv
 import os
@@ -26,10 +26,10 @@ class Result:
         candidate: What computed it.
         milliseconds: Median over the rounds.
         spread: 90th percentile over the median.
-        rounds: How often every candidate had its turn.
+        rounds: Number of rounds.
         ratio: Median over the rounds of this candidate's time over the first one's.
-        floor: Lower bound in milliseconds, or None; what it is stands in the table's title.
-        memory: Peak MiB, where it was measured.
+        floor: Lower bound in milliseconds, or None; described in the table's title.
+        memory: Peak MiB, if measured.
     """
 
     case: str
@@ -51,15 +51,15 @@ def take_turns(
     most: int = 200,
     floor: float | None = None,
 ) -> list[Result]:
-    """Time candidates A B C A B C ..., so that a machine that slows down slows them all.
+    """Time candidates A B C A B C ..., so that a slowdown of the machine affects all.
 
     Args:
         case: Name for the results.
-        candidates: Name to a call without arguments; the first is what the ratios refer to.
+        candidates: Name to a call without arguments; ratios refer to the first.
         seconds: About how long to measure, all candidates together.
-        least: Rounds at least.
-        most: Rounds at the most.
-        floor: Handed on to the results, milliseconds.
+        least: Minimum rounds.
+        most: Maximum rounds.
+        floor: Passed on to the results, milliseconds.
 
     Returns:
         One result per candidate.
@@ -89,7 +89,7 @@ def take_turns(
 
 
 def _once(run: Run) -> float:
-    """Seconds of one call, work on the GPU included."""
+    """Seconds of one call, including work on the GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -124,10 +124,10 @@ def _version(package: str) -> str:
 
 
 def write_csv(path: Path, results: Sequence[Result], machine: str) -> None:
-    """Write all results with the machine in every row; a half-written file never appears.
+    """Write all results with the machine in every row, completely or not at all.
 
     Raises:
-        WriteError: It cannot be written.
+        WriteError: The file cannot be written.
     """
     with write_whole(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)] + ["machine"])
@@ -136,12 +136,12 @@ def write_csv(path: Path, results: Sequence[Result], machine: str) -> None:
 
 
 def _short(milliseconds: float) -> str:
-    """Three digits that count."""
+    """Three significant digits."""
     return f"{milliseconds:.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def as_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells of a table; columns that nothing was measured for are left out."""
+    """Heads and cells of a table, without columns that were not measured."""
     has_floor = any(r.floor is not None for r in results)
     has_memory = any(r.memory is not None for r in results)
     heads = ["case", "candidate", "ms", "spread", "ratio"]

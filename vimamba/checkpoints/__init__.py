@@ -1,13 +1,13 @@
-"""Published checkpoints: find the weights, rename to our parameters, load wholly or not at all.
+"""Published checkpoints: find the weights, rename them, load completely or not at all.
 
-    nesting.py    takes off the dictionaries and prefixes around the weights
+    nesting.py    removes the dictionaries and prefixes around the weights
     rename.py     official names to ours
-    fit.py        whether weights are a model's: names, shapes, kinds of numbers, finite values
-    families.py   what a family registers: rules, layouts, published accuracy, facts
-    identity.py   what a file is
-    loading.py    all of them in turn: the body of a model's `load_pretrained`
+    fit.py        checks weights against a model: names, shapes, dtypes, finite values
+    families.py   registry of families: rules, layouts, published accuracy, facts
+    identity.py   identifies a file
+    loading.py    combines all steps: implements a model's `load_pretrained`
 
-Files are read by `vimamba.reading`, as data and within bounds.
+Files are read by `vimamba.reading`, as data and within limits.
 """
 
 from vimamba.checkpoints.families import (

@@ -1,4 +1,4 @@
-"""Families of models: the names in their official files, and what is published of them."""
+"""Families of models: parameter names in their official files, and published facts."""
 
 import inspect
 import json
@@ -18,18 +18,18 @@ from vimamba.checkpoints.rename import Rules
 
 @dataclass(frozen=True)
 class Family:
-    """What is published of a family of models.
+    """Published facts of a family of models.
 
     Attributes:
-        name: As its authors write it.
+        name: Name as written by its authors.
         model_cls: Class of its models.
-        rules: Official names to ours, as `rename_keys` takes them; every name in an official file
-            matches one of them.
-        layouts: Arguments with which a registered model fits further official files, e.g. dense
+        rules: Official names to ours, for `rename_keys`; every name in an official file matches one
+            of them.
+        layouts: Arguments with which a registered model fits other official files, e.g. dense
             backbones. They change neither the number of blocks nor the stem's width.
         top1: Published ImageNet-1k accuracy in percent, by "model.tag".
-        remarks: For the list of models: where figures differ from the paper's and why, which
-            links of the authors lead elsewhere. Whole sentences.
+        remarks: Text for the list of models: where numbers differ from the paper and why, and wrong
+            links. Full sentences.
     """
 
     name: str
@@ -41,21 +41,21 @@ class Family:
 
     @cached_property
     def patterns(self) -> tuple[re.Pattern[str], ...]:
-        """What official names match."""
+        """Patterns of official names."""
         return tuple(re.compile(pattern) for pattern in self.rules)
 
     def is_official(self, key: str) -> bool:
-        """Whether a name is one of the official code's."""
+        """Whether a name is from the official code."""
         return any(pattern.fullmatch(key) for pattern in self.patterns)
 
     def list_models(self, *, tests: bool = False) -> list[str]:
-        """Registered names of its models, sorted; those made for tests only with `tests`."""
+        """Registered names of its models, sorted; test models only with `tests`."""
         module = self.model_cls.__module__.rpartition(".")[2]
         names = timm.list_models(module=module)
         return [n for n in names if n.startswith("test_") == tests and find_family(n) is self]
 
     def describe_accuracy(self, model: str) -> str:
-        """What is published of a model's official weights, by tag if there are several."""
+        """Text on the accuracy of a model's official weights, by tag if there are several."""
         found = {k.partition(".")[2]: v for k, v in self.top1.items() if k.split(".")[0] == model}
         if not found:
             return "no ImageNet-1k accuracy published"
@@ -65,12 +65,12 @@ class Family:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a model without making it, at its own image size and classes.
+    """Facts about a model, available without building it, at its own image size and classes.
 
     Attributes:
         params: Parameters.
-        gflops: 1e9 operations of one image, as papers count them: a multiplication and an addition
-            of a matrix product are one, a scan's are `vimamba_kernels.flops.scan_flops`.
+        gflops: 1e9 operations for one image, as papers count them: a multiply-add of a matrix
+            product is one, those of a scan are `vimamba_kernels.flops.scan_flops`.
         depth: Blocks.
         width: Channels of the first convolution's output; None if there is no such layer.
         features: Channels that the classifier reads; None if there is none.
@@ -87,10 +87,10 @@ _FAMILIES: dict[type[nn.Module], Family] = {}
 
 
 def register_family(name: str, model_cls: type[nn.Module], rules: Rules, **published: Any) -> None:
-    """Make a family known to `identify` and to the loading of its models; see `Family`.
+    """Register a family for `identify` and for loading its models; see `Family`.
 
     Raises:
-        ValueError: The class is registered.
+        ValueError: The class is already registered.
     """
     if model_cls in _FAMILIES:
         raise ValueError(
@@ -100,7 +100,7 @@ def register_family(name: str, model_cls: type[nn.Module], rules: Rules, **publi
 
 
 def list_families() -> list[Family]:
-    """All families, in the order in which they were registered."""
+    """All families, in order of registration."""
     return list(_FAMILIES.values())
 
 
@@ -112,7 +112,7 @@ def family_of(model_cls: type[nn.Module]) -> Family:
 def find_family(model: str) -> Family | None:
     """The family of a registered model; None for models of other packages.
 
-    Its entry point says so by the class that it returns, or where it says none, by its module.
+    It is found by the class that its entry point returns, or, without an annotation, by its module.
     """
     entrypoint = timm.model_entrypoint(model)
     made = inspect.get_annotations(entrypoint).get("return")
@@ -123,7 +123,7 @@ def find_family(model: str) -> Family | None:
 
 
 def find_facts(model: str) -> Facts | None:
-    """What a file `facts.json` beside a registered model's module says of it."""
+    """Facts about a registered model from `facts.json` next to its module."""
     module = sys.modules[timm.model_entrypoint(model).__module__]
     place = getattr(module, "__file__", None)
     found = _read_facts(Path(place).with_name("facts.json")).get(model) if place else None
@@ -136,6 +136,6 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def count_blocks(names: Mapping[str, Any]) -> int:
-    """Blocks of a model with parameters of these names of ours."""
+    """Number of blocks of a model with these parameter names (ours)."""
     found = (re.match(r".*?\bblocks\.\d+\.", name) for name in names)
     return len({match[0] for match in found if match})

@@ -1,4 +1,4 @@
-"""Whether weights fit a model: all of them, and shape by shape."""
+"""Checks that weights fit a model completely, shape by shape."""
 
 import logging
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ _logger = logging.getLogger("vimamba.checkpoints")
 
 
 def check_finite(state: Mapping[str, Tensor]) -> None:
-    """Fail on weights that are not numbers.
+    """Fail on weights that are not finite.
 
     Raises:
-        CheckpointError: NaN or infinite values; the first tensors are named and all counted.
+        CheckpointError: NaN or infinite values; the message names the first tensors and counts all.
     """
     broken = [key for key, value in state.items() if not _is_finite(value)]
     if broken:
@@ -29,29 +29,30 @@ def check_finite(state: Mapping[str, Tensor]) -> None:
 def _is_finite(value: Tensor) -> bool:
     if value.is_meta or not (value.is_floating_point() or value.is_complex()):
         return True
-    if value.itemsize == 1:  # torch has no isfinite for eight bits
+    if value.itemsize == 1:  # torch has no isfinite for 8-bit dtypes
         value = value.float()
     return bool(value.isfinite().all())
 
 
 def classifiers(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the last linear layers in a pretrained config; a distilled model has two."""
+    """Names of the classifier layers in a pretrained config; a distilled model has two."""
     names = cfg["classifier"]
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def check_fit(state: StateDict, model: nn.Module, *, fresh: tuple[str, ...] = ()) -> StateDict:
-    """Give `state` back if it fits `model` name by name and shape by shape.
+    """Return `state` if it fits `model` in all names and shapes.
 
-    What timm adapts is allowed: a classifier of another size, input channels of another number.
+    Differences that timm adapts are allowed: the size of the classifier, the number of input
+    channels.
 
     Args:
         state: Weights under our names.
         model: A model with a `pretrained_cfg`.
-        fresh: Prefixes of parameters that may start fresh; a warning names them.
+        fresh: Prefixes of parameters that may be missing; a warning names them.
 
     Raises:
-        CheckpointError: Lists what is missing, unexpected or of another shape.
+        CheckpointError: Lists missing and unexpected keys and wrong shapes.
     """
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     expected = model.state_dict()

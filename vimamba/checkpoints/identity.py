@@ -1,7 +1,7 @@
-"""Tells from names and shapes alone what a checkpoint file is.
+"""Identifies a checkpoint file by names and shapes only.
 
-Renaming needs no model: a name that no rule knows rules a family out. What is left is compared with
-models without memory, but only with those that have as many blocks, as wide as the file's.
+Renaming needs no model: a name that matches no rule excludes a family. The rest is compared with
+models on the meta device, but only with those of the file's depth and width.
 """
 
 import logging
@@ -30,18 +30,18 @@ from vimamba.reading import CheckpointError, read_checkpoint
 
 @dataclass(frozen=True)
 class Identity:
-    """What a checkpoint is.
+    """Identity of a checkpoint.
 
     Attributes:
         variant: Registered name of the model.
         family: Its family.
-        notes: What its authors or we say about it.
-        accuracy: Published with the official weights; "" of what is no classifier.
-        license: Of the official weights.
-        arguments: What the model has to be made with besides.
+        notes: Remarks of its authors or ours.
+        accuracy: Published for the official weights; "" if it is not a classifier.
+        license: License of the official weights.
+        arguments: Additional arguments of the model.
         in_chans: Channels of the images.
-        num_classes: Classes; 0 where the file has no classifier.
-        others: What the file may be as well, for names and shapes are the same.
+        num_classes: Classes; 0 if the file has no classifier.
+        others: Other models with the same names and shapes.
     """
 
     variant: str
@@ -56,14 +56,14 @@ class Identity:
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        """Of the model, without those that it has anyway."""
+        """All arguments of the model that differ from its defaults."""
         unusual = {"in_chans": (self.in_chans, (3,)), "num_classes": (self.num_classes, (0, 1000))}
         sizes = {key: value for key, (value, usual) in unusual.items() if value not in usual}
         return {**dict(self.arguments), **sizes}
 
     @property
     def create_line(self) -> str:
-        """The line that makes the model which this file fits, and loads it."""
+        """The line of code that builds the matching model and loads the file."""
         overlay = "pretrained_cfg_overlay=dict(file=FILE)"
         arguments = [f"{key}={value!r}" for key, value in self.all_arguments.items()]
         call = ", ".join([f'"{self.variant}"', "pretrained=True", *arguments, overlay])
@@ -74,17 +74,17 @@ class Identity:
         return self.create_line.replace("FILE", repr(str(file)))
 
     def folder_line(self, folder: str | Path) -> str:
-        """The line that loads the folder which `vimamba.save_pretrained` writes of the model."""
+        """The line of code that loads a folder from `vimamba.save_pretrained`."""
         return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
     def load(self, file: str | Path) -> nn.Module:
-        """What `create_line` makes of the file."""
+        """Build the model and load the file, as in `create_line`."""
         overlay = {"file": str(file)}
         arguments = {**self.all_arguments, "pretrained_cfg_overlay": overlay}
         return timm.create_model(self.variant, pretrained=True, **arguments)
 
     def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
-        """The weights in the file under our names, whole and finite.
+        """The weights in the file under our names, complete and finite.
 
         Raises:
             CheckpointError: Some are not.
@@ -94,7 +94,7 @@ class Identity:
         return state
 
     def skeleton(self) -> nn.Module:
-        """The model without memory for its weights."""
+        """The model on the meta device."""
         return timm.create_model(self.variant, device="meta", **self.all_arguments)
 
     def __str__(self) -> str:
@@ -104,7 +104,7 @@ class Identity:
         return f"{self.variant} ({self.accuracy})" if self.accuracy else self.variant
 
 
-# what files of any model are called
+# common file names that identify no model
 _ANY_FILE = {"", "model.safetensors", "model.pth", "pytorch_model.bin", "checkpoint.pth"}
 
 Matcher = Callable[[Mapping[str, Any]], list[Identity]]
@@ -113,16 +113,16 @@ _MATCHERS: list[Matcher] = []
 
 
 def register_matcher(matcher: Matcher) -> None:
-    """Let `identify` ask what else a checkpoint may be, before it looks through timm's models."""
+    """Add a matcher to `identify`, called before it searches timm's models."""
     _MATCHERS.append(matcher)
 
 
 def identify(path: str | Path) -> Identity:
-    """Tell from names and shapes which registered model a checkpoint file belongs to.
+    """Identify the registered model of a checkpoint file by names and shapes.
 
-    Any number of channels and classes will do. Where several models have these very names and
-    shapes, the first is given, and the others with it; unless the file is called as one of them
-    was published, which tells that it is this one.
+    Any number of channels and classes works. If several models have exactly these names and shapes,
+    the first one is returned along with the others, unless the file has the name under which one of
+    them was published.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -132,7 +132,7 @@ def identify(path: str | Path) -> Identity:
 
 
 def identify_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Identity:
-    """As `identify`, of a file that was read already.
+    """As `identify`, for a file that has already been read.
 
     Raises:
         CheckpointError: It fits no model.
@@ -144,8 +144,8 @@ def identify_checkpoint(checkpoint: Mapping[str, Any], path: str | Path) -> Iden
     found = find_identity(checkpoint)
     if found is None:
         raise CheckpointError(
-            f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. A whole network of "
-            "other sizes than the usual ones is tried with vimamba.create_network(NAME, ...)"
+            f"{str(path)!r} fits no model that vimamba knows; it holds {keys}. A whole "
+            "network with nondefault sizes can be tried with vimamba.create_network(NAME, ...)"
             ".load_pretrained(FILE)"
         )
     candidates = (found, *found.others)
@@ -163,7 +163,7 @@ def published_files(model: str) -> set[str]:
 
 
 def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
-    """What a checkpoint is; None if it fits nothing."""
+    """Identity of a checkpoint; None if it fits nothing."""
     for match in (*_MATCHERS, _match_models):
         with _silence():
             found = match(checkpoint)
@@ -173,10 +173,10 @@ def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
 
 
 def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
-    """The timm models of this package that a checkpoint fits, with the arguments that they take."""
+    """The timm models of this package that a checkpoint fits, with the arguments they need."""
     sample = thin_out(checkpoint)
     readings = [r for f in list_families() if (r := _read(checkpoint, sample, f))]
-    # a file that is some model's as it is may pass for another one's backbone, too
+    # a complete file of one model may also fit another one's backbone
     for layouts in (_as_registered, _without_classifier, _in_other_layouts, _at_another_size):
         found = [identity for reading in readings for identity in reading.fit(layouts)]
         if found:
@@ -186,7 +186,7 @@ def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """What a model that is only tried leaves out or starts fresh is not worth a warning."""
+    """Suppress warnings about models that are only tried."""
     logger = logging.getLogger("vimamba.checkpoints")
 
     def refuse(record: logging.LogRecord) -> bool:
@@ -201,11 +201,11 @@ def _silence() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Reading:
-    """A file as one family reads it.
+    """A file interpreted with one family's rules.
 
     Attributes:
         family: The family.
-        state: Weights out of their wrappers, under official names or ours.
+        state: Unwrapped weights, under official names or ours.
     """
 
     family: Family
@@ -213,13 +213,13 @@ class _Reading:
 
     @cached_property
     def renamed(self) -> StateDict:
-        """Weights under names of ours, as far as rules alone tell."""
+        """Weights under our names, as far as rules alone determine them."""
         names = {key: rename_key(key, self.family.rules) for key in self.state}
         return {new: self.state[key] for key, new in names.items() if new is not None}
 
     @cached_property
     def variants(self) -> list[str]:
-        """Models with as many blocks, as wide as those in the file, as far as is known."""
+        """Models with the file's depth and width, as far as known."""
         depth = count_blocks(self.renamed)
         return [n for n in self.family.list_models() if self._may_be(n, depth)]
 
@@ -229,18 +229,18 @@ class _Reading:
             return True
         stem, head = self.renamed.get(_stem(name)), self.renamed.get(_head(name))
         return (
-            depth in (0, facts.depth)  # 0: rules alone do not give a family's blocks their names
+            depth in (0, facts.depth)  # 0: rules alone do not determine the names of blocks
             and (stem is None or facts.width in (None, stem.shape[0]))
             # some official classifiers are convolutions
             and (head is None or facts.features in (None, head.flatten(1).shape[1]))
         )
 
     def has_classifier(self) -> bool:
-        """Whether logits come out of it."""
+        """Whether it includes a classifier."""
         return any(_head(name) in self.renamed for name in self.family.list_models())
 
     def fit(self, layouts: "_Layouts") -> Iterator[Identity]:
-        """The models that the file fits if they are made with the arguments of some layout."""
+        """The models that the file fits with the arguments of some layout."""
         for name in self.variants:
             tried = layouts(self, name)
             yield from (found for layout in tried if (found := self._fit(name, layout)))
@@ -286,7 +286,7 @@ def _without_classifier(reading: _Reading, _name: str) -> list[Mapping[str, Any]
 
 
 def _at_another_size(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
-    """Image sizes that a position embedding in the file may be for."""
+    """Image sizes that may match a position embedding in the file."""
     embedding = reading.renamed.get("pos_embed")
     model = _outline(timm.model_entrypoint(name), name, 3, ())
     find_sizes = getattr(model, "img_sizes_of", None)
@@ -299,7 +299,7 @@ def _at_another_size(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
 def _read(
     checkpoint: Mapping[str, Any], sample: Mapping[str, Any], family: Family
 ) -> _Reading | None:
-    """The weights, if a sample has the names of the official code, or most of them our own."""
+    """The weights, if a sample has official names, or mostly our own."""
 
     def is_ours(key: str) -> bool:
         return without_numbers(key) in _names_of(family.model_cls)
@@ -319,7 +319,7 @@ def _read(
 
 @lru_cache
 def _names_of(model_cls: type[nn.Module]) -> frozenset[str]:
-    """Names of ours in a family, with all numbers zero; those of its smallest models."""
+    """Our names in a family's smallest models, with all numbers set to zero."""
     family = next(f for f in list_families() if f.model_cls is model_cls)
     names = family.list_models(tests=True) or family.list_models()[:1]
     models = [_outline(timm.model_entrypoint(name), name, 3, ()) for name in names]
@@ -327,7 +327,7 @@ def _names_of(model_cls: type[nn.Module]) -> frozenset[str]:
 
 
 def _stem(name: str) -> str:
-    """Our name of a model's filters that read the image."""
+    """Our name of a model's first convolution."""
     return f"{timm.get_pretrained_cfg(name).first_conv}.weight"  # type: ignore[union-attr]
 
 
@@ -340,16 +340,16 @@ def _head(name: str) -> str:
 def _outline(
     entrypoint: Callable[..., nn.Module], name: str, in_chans: int, arguments: tuple[Any, ...]
 ) -> nn.Module:
-    """A model without memory for its weights; the entry point tells models of one name apart."""
+    """A model on the meta device; the entry point is part of the cache key."""
     with _NoNumbers():
         return timm.create_model(name, device="meta", in_chans=in_chans, **dict(arguments))
 
 
 class _NoNumbers(TorchFunctionMode):
-    """Draws no random numbers: without memory, too, they take a third of a model's time."""
+    """Skips random initialization, which takes a third of the time even on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave a tensor that layers would start as it is."""
+        """Return tensors unchanged instead of initializing them."""
         kwargs = kwargs or {}
         if getattr(func, "__name__", "") in ("kaiming_uniform_", "uniform_", "normal_", "erfinv_"):
             return args[0] if args else kwargs["tensor"]

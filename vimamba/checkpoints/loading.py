@@ -1,4 +1,4 @@
-"""Loads a published file into a model, or says what the file is instead."""
+"""Loads a published file into a model, or reports what the file is."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from vimamba.reading import CheckpointError, read_checkpoint
 
 
 def load_official(model: nn.Module, path: str | Path) -> None:
-    """Load a published file into a timm model strictly: the body of `model.load_pretrained`.
+    """Load a published file into a timm model strictly, for `model.load_pretrained`.
 
     Raises:
         CheckpointError: The file does not fit; the message says which variant it belongs to.

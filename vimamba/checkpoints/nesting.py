@@ -1,4 +1,4 @@
-"""Finds the weights in a checkpoint: takes off the dictionaries and prefixes around them."""
+"""Finds the weights in a checkpoint: removes the dictionaries and prefixes around them."""
 
 import logging
 from collections import Counter
@@ -13,8 +13,8 @@ from vimamba.reading import CheckpointError, Inert
 
 _logger = logging.getLogger("vimamba.checkpoints")
 
-# Where training code keeps the weights. Of several whole copies the first is taken: Vim's own
-# evaluation reads `model` even where an average (`model_ema`) lies beside it.
+# Where training code stores the weights. Of several complete copies the first is used: Vim's own
+# evaluation reads `model` even if there is an average (`model_ema`).
 _NESTING = (
     "model",
     "state_dict",
@@ -24,28 +24,28 @@ _NESTING = (
     "network_weights",
     "model_state_dict",
 )
-# the copy that a run of ours scores, where it keeps an average of the weights
+# the copy that our runs score, if they keep an average of the weights
 _SCORED = "average.module."
-# what counters of operations (thop) leave in every layer
+# entries that operation counters (thop) leave in every layer
 _COUNTERS = {"total_ops", "total_params"}
-# how deep wrappers lie in one another, as mappings and as dotted names
+# maximum nesting of wrappers, as mappings and as dotted names
 _MOST_WRAPPERS = 6
 
 
 class Bare(dict[str, Tensor]):
-    """Weights out of their wrappers, which are not looked for again."""
+    """Unwrapped weights, which need no further search."""
 
 
 @dataclass(frozen=True)
 class Weights:
-    """What was found in a checkpoint.
+    """Weights found in a checkpoint.
 
     Attributes:
         state: Weights without nesting and wrappers.
-        place: Where they lie in the checkpoint.
-        others: Where whole copies lie that were not taken.
-        foreign: Names of the tensors in the same place that belong to something else.
-        beside: Names of those around it.
+        place: Their location in the checkpoint.
+        others: Locations of complete copies that were not used.
+        foreign: Names of other tensors at the same location.
+        beside: Names of tensors around it.
     """
 
     state: StateDict
@@ -56,16 +56,16 @@ class Weights:
 
 
 def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDict:
-    """The weights inside a checkpoint, whatever they are wrapped in.
+    """The weights in a checkpoint, whatever they are wrapped in.
 
-    Weights are told by their names: those that fit best are taken, without the dictionaries and
-    prefixes around them. What lies beside them (losses, optimizers, counters, an average) is left
-    out and named in a warning. Of several whole copies that which our runs score is taken, else
-    the first; the warning names the others.
+    Weights are recognized by their names: the best match is used, without the dictionaries and
+    prefixes around it. Other entries (losses, optimizers, counters, an average) are skipped and
+    listed in a warning. Of several complete copies, the one that our runs score is used, else the
+    first; the warning names the others.
 
     Args:
-        checkpoint: As it was read.
-        known: Whether a name belongs to the model; None takes the first weights as they are.
+        checkpoint: The checkpoint as read.
+        known: Whether a name belongs to the model; None accepts the first weights.
 
     Raises:
         CheckpointError: There are no tensors in it.
@@ -84,7 +84,7 @@ def unwrap(checkpoint: Mapping[str, Any], known: Known | None = None) -> StateDi
 
 
 def find_weights(checkpoint: Mapping[str, Any], known: Known | None = None) -> Weights:
-    """As `unwrap`, with what was left out.
+    """As `unwrap`, with the skipped entries.
 
     Raises:
         CheckpointError: There are no tensors in it.
@@ -123,7 +123,7 @@ def find_weights(checkpoint: Mapping[str, Any], known: Known | None = None) -> W
 def _holders(
     content: Mapping[str, Any], place: tuple[str, ...], seen: set[int]
 ) -> Iterator[tuple[tuple[str, ...], StateDict]]:
-    """Every dictionary that holds tensors, with its place; first where weights usually are."""
+    """Every dictionary with tensors, with its location; usual locations first."""
     if id(content) in seen or len(place) > _MOST_WRAPPERS:
         return
     seen.add(id(content))
@@ -140,7 +140,7 @@ def _holders(
 
 
 def _count_prefixes(state: StateDict, known: Known) -> Counter[str]:
-    """How many known names follow each prefix."""
+    """Number of known names after each prefix."""
     counts: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
@@ -151,7 +151,7 @@ def _count_prefixes(state: StateDict, known: Known) -> Counter[str]:
 
 
 def thin_out(checkpoint: Mapping[str, Any]) -> dict[str, StateDict]:
-    """Every dictionary of tensors, with one of each kind: names that differ by numbers only."""
+    """Every dictionary of tensors, keeping one of the names that differ only by numbers."""
     sample: dict[str, StateDict] = {}
     for place, state in _holders(checkpoint, (), set()):
         kinds: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Names of published weights to ours, by rules of regular expressions."""
+"""Renames published weights by rules with regular expressions."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,15 +14,15 @@ Known = Callable[[str], bool]
 
 
 def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
-    r"""Rename every key by the first rule whose pattern matches it whole.
+    r"""Rename every key by the first rule whose pattern matches it completely.
 
     Args:
         state_dict: The published weights.
-        rules: Regular expression to replacement, e.g. `{r"layers\.(.*)": r"blocks.\1"}`; None
-            leaves the entry out (buffers that are computed).
+        rules: Regular expression to replacement, e.g. `{r"layers\.(.*)": r"blocks.\1"}`; None drops
+            the entry (computed buffers).
 
     Raises:
-        CheckpointError: Keys match no rule, or two keys get one name.
+        CheckpointError: Keys match no rule, or two keys get the same name.
     """
     out: StateDict = {}
     unknown = []
@@ -42,9 +42,9 @@ def rename_keys(state_dict: Mapping[str, Tensor], rules: Rules) -> StateDict:
 
 
 def average_classifiers(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Make one classifier, `head.fc`, of it and `head.taught`, which learned from a teacher.
+    """Average `head.fc` and the distillation head `head.taught` into one classifier, `head.fc`.
 
-    The official code averages their logits: the logits of the averaged weights.
+    The official code averages their logits, which equals averaging the weights.
     """
     state = dict(state_dict)
     for leaf in ("weight", "bias"):
@@ -54,7 +54,7 @@ def average_classifiers(state_dict: Mapping[str, Tensor]) -> StateDict:
 
 
 def rename_key(key: str, rules: Rules) -> str | None:
-    """What the first rule for a key makes of it: a name, None to drop it, or the key itself."""
+    """The result of the first rule for a key: a name, None to drop it, or the key itself."""
     pattern = next((p for p in rules if re.fullmatch(p, key)), None)
     return key if pattern is None else _replaced(key, pattern, rules[pattern])
 
@@ -64,26 +64,26 @@ def _replaced(key: str, pattern: str, replacement: Replacement) -> str | None:
 
 
 def known_names(model: nn.Module, rules: Rules) -> Known:
-    """Whether a name is one of the model's, or one that the rules rename."""
+    """A function that tells whether a name belongs to the model or is renamed by the rules."""
     ours = model.state_dict().keys()
     patterns = [re.compile(pattern) for pattern in rules]
     return lambda key: key in ours or any(pattern.fullmatch(key) for pattern in patterns)
 
 
 def in_official_names(state: Mapping[str, Tensor], model: nn.Module, rules: Rules) -> bool:
-    """Whether weights have names of the official code that are none of ours, whatever the depth."""
+    """Whether weights have official names that are not ours, at any depth."""
     ours = {without_numbers(key) for key in model.state_dict()}
     others = (key for key in state if without_numbers(key) not in ours)
     return any(rename_key(key, rules) != key for key in others)
 
 
 def without_numbers(key: str) -> str:
-    """A name with all numbers zero, which blocks of one kind have in common."""
+    """A name with all numbers set to zero, common to blocks of one kind."""
     return re.sub(r"\d+", "0", key)
 
 
 def listed(what: str, keys: list[str], most: int = 6) -> str:
-    """So many things, and the first of them: "7 missing keys: a, b, c, d, e, f and 1 more"."""
+    """A count of things and the first of them: "7 missing keys: a, b, c, d, e, f and 1 more"."""
     plural = what if len(keys) == 1 else re.sub(r"\b(key|tensor|part)\b", r"\1s", what)
     rest = f" and {len(keys) - most} more" if len(keys) > most else ""
     return f"{len(keys)} {plural}: {', '.join(keys[:most])}{rest}"

@@ -16,11 +16,13 @@ Command = Callable[[list[str]], int]
 
 
 def _command(name: str) -> Command | None:
-    """The function of a subcommand, imported only now."""
+    """Import and return the function of a subcommand."""
     if name == "fit":
         from vimamba.cli.training import fit as command
     elif name == "cross-validate":
         from vimamba.cli.cross_validation import cross_validate as command
+    elif name == "compare":
+        from vimamba.cli.compare import compare as command
     elif name in ("validate", "test"):
         from functools import partial
 
@@ -59,8 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments after the program's name; those of the process by default.
 
     Returns:
-        0, or 2 for an error of the user's, or 3 where `predict` has no answer to some of its
-        inputs, or 130 after Ctrl-C.
+        0, 2 for a user error, 3 if `predict` failed on some of its inputs, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if text := answer(args):
@@ -73,14 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             named = repr(args[0]) if args else "none"
             print(f"error: unknown command {named}\n\n{HELP}", end="", file=sys.stderr)
             return 2
-        # their tasks are in the help of `fit`
+        # the help of `fit` lists their tasks
         if args[0] == "fit" or not {"-h", "--help"} & set(args):
             from vimamba.plugins import load_plugins
 
             load_plugins(own)
         return command(args[1:])
-    except SystemExit as end:  # argparse, after a help text or a mistake
-        if isinstance(end.code, str):  # as Python itself does with a text
+    except SystemExit as end:  # argparse, after help or a usage error
+        if isinstance(end.code, str):  # as Python itself does with a string
             print(end.code, file=sys.stderr)
             return 1
         return end.code or 0
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except VimambaError as error:
         print(f"error: {_last_line(str(error))}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
@@ -135,7 +136,7 @@ def split_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, names
 
 
-# the packages that an extra of pyproject.toml brings, by the names they are imported under
+# packages that an extra of pyproject.toml installs, by import name
 EXTRAS = {
     "train": (
         "pytorch_lightning",
@@ -149,22 +150,22 @@ EXTRAS = {
     ),
     "explain": ("pytorch_grad_cam", "ttach"),
     "export": ("onnx", "onnxscript", "onnxruntime"),
-    "medical": ("monai", "nibabel", "h5py", "scipy"),
+    "medical": ("monai", "nibabel", "h5py", "scipy", "pydicom"),
     "geo": ("rasterio",),
     "nnunet": ("nnunetv2",),
 }
 
 
 def _extra_of(error: ImportError) -> str | None:
-    """The extra that brings the package whose import failed."""
-    # an error that comes from a worker process has its text only
+    """The extra that installs the package whose import failed."""
+    # an error from a worker process only has its text
     named = re.search(r"No module named '(\w+)", str(error))
     package = (error.name or (named[1] if named else "")).split(".")[0]
     return next((extra for extra, packages in EXTRAS.items() if package in packages), None)
 
 
 def _last_line(text: str) -> str:
-    """The message itself, where a worker process has put its traceback before it."""
+    """The message itself, without the traceback that a worker process puts before it."""
     if "Original Traceback" not in text:
         return text
     lines = re.split(r"^[\w.]+(?:Error|Exception): ", text.strip(), flags=re.MULTILINE)[-1]

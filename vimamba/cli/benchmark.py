@@ -1,4 +1,4 @@
-"""`vimamba benchmark`: ops and models, side by side with what one would pick instead."""
+"""`vimamba benchmark`: times ops and models next to the usual alternatives."""
 
 from argparse import Namespace
 from collections.abc import Iterable, Mapping
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from vimamba.benchmark.timing import Result
 
 HELP = """\
-Times the selective scan (ops) or whole models (models). Candidates take turns; medians are shown,
-and the ratio of each to the first. On a GPU everything runs there, in bfloat16.
+Times the selective scan (ops) or whole models (models). Candidates alternate; medians are shown,
+and the ratio of each to the first. If there is a GPU, everything runs on it, in bfloat16.
 
   vimamba benchmark ops --backward --threads 1
   vimamba benchmark models vmamba_tiny_s1l8 swin_tiny_patch4_window7_224 --sizes 224 1024 --train
 """
-# what each kind takes, with the defaults
+# options of each kind, with defaults
 OPTIONS = {
     "ops": {"backward": False, "cases": ""},
     "models": {"sizes": [224], "batch_size": 1, "train": False},
@@ -39,11 +39,11 @@ def parse(args: list[str]) -> Namespace:
     both = "forward and backward"
     parser.add_argument("--train", action="store_true", default=None, help=f"models: {both}")
     parser.add_argument("--backward", action="store_true", default=None, help=f"ops: {both}")
-    parser.add_argument("--cases", help="ops: only those whose name contains this")
+    parser.add_argument("--cases", help="ops: only cases whose name contains this")
     parser.add_argument("--threads", type=int, help="CPU threads; all by default")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long per case")
-    parser.add_argument("--csv", type=Path, help="also write the figures to this file")
-    parser.add_argument("--png", type=Path, help="also draw them")
+    parser.add_argument("--csv", type=Path, help="also write the results to this file")
+    parser.add_argument("--png", type=Path, help="also plot them to this file")
     given = parser.parse_args(args)
     if given.what == "ops" and given.names:
         raise UsageError(f"{given.names[0]}: names are for models; --cases chooses among the ops")
@@ -65,8 +65,8 @@ def benchmark(
 
     Args:
         args: Options.
-        extras: Further candidates for the ops, by name.
-        floor: Which of them counts as the lower bound.
+        extras: Additional candidates for the ops, by name.
+        floor: Which of them is the lower bound.
     """
     given = parse(args)
     import torch
@@ -118,7 +118,7 @@ def _models(given: Namespace) -> Iterable[list["Result"]]:
 
 
 def _show(groups: Iterable[list["Result"]]) -> list["Result"]:
-    """Print a table per case as soon as it is there."""
+    """Print the table of each case as soon as it is done."""
     from vimamba.benchmark.timing import as_rows
 
     results = []

@@ -1,4 +1,4 @@
-"""What a run writes while it trains: metrics.csv, a line per epoch, best.ckpt and last.ckpt."""
+"""What a run writes while it trains, metrics.csv, lines and checkpoints, and when it stops."""
 
 import io
 import math
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vimamba.console import say
+from vimamba.errors import UsageError
 from vimamba.files import write_rows, write_whole
 from vimamba.lightning import (
     Callback,
@@ -19,13 +20,14 @@ from vimamba.lightning import (
     TrainerFn,
     callbacks,
 )
+from vimamba.runs import update_record
 from vimamba.tasks.schedule import Schedule, count_steps
 
 Row = dict[str, float]
 
 
 class EpochBar(callbacks.RichProgressBar):
-    """Lightning's bar, with epochs counted as everywhere else here: from 1."""
+    """Lightning's bar, with epochs counted from 1, as everywhere else here."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         text = f"Epoch {current_epoch + 1}/{self.trainer.max_epochs}"
@@ -35,9 +37,9 @@ class EpochBar(callbacks.RichProgressBar):
 class EpochLog(Callback):
     """One row per epoch in metrics.csv and one line on the screen.
 
-    A row holds what is true of its step: scores only of a validation of those weights. A validation
-    within an epoch has a row of its own, whose epoch is a fraction. The rows are part of the
-    checkpoint, so a resumed run continues the file.
+    Each row belongs to one step: it has scores only if those weights were validated. A validation
+    within an epoch has its own row, with a fractional epoch. The rows are part of the checkpoint,
+    so a resumed run continues the file.
 
     Args:
         path: The CSV file.
@@ -57,7 +59,7 @@ class EpochLog(Callback):
         self.rows = state_dict["rows"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how long the training will be."""
+        """Print how long training will be."""
         say(plan_line(trainer))
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,7 +72,7 @@ class EpochLog(Callback):
             self._add(trainer, validated=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the row of the epoch, and the line."""
+        """Write the row of the epoch and print its line."""
         row = self._add(trainer, validated=False)
         if trainer.is_global_zero:
             scores = getattr(pl_module, "headline_scores", {})
@@ -96,14 +98,14 @@ class EpochLog(Callback):
 
 
 def highest_rate(trainer: Trainer) -> float:
-    """The learning rate of the group that has the highest."""
+    """The highest learning rate of all parameter groups."""
     return float(max(group["lr"] for group in trainer.optimizers[0].param_groups))
 
 
 def plan_line(trainer: Trainer) -> str:
-    """How many steps the training has, and how the learning rate goes along them."""
+    """A line with the number of training steps and the learning-rate schedule."""
     steps, an_epoch = count_steps(trainer)
-    whole = "without an end" if steps == math.inf else f"{steps:.0f} in all"
+    whole = "no end" if steps == math.inf else f"{steps:.0f} in all"
     parts = [f"{an_epoch:.0f} step{'s' * (an_epoch != 1)} an epoch, {whole}"]
     schedule = trainer.lr_scheduler_configs[0].scheduler if trainer.lr_scheduler_configs else None
     if isinstance(schedule, Schedule):
@@ -124,17 +126,17 @@ def plan_line(trainer: Trainer) -> str:
 
 
 def is_scored(trainer: Trainer) -> bool:
-    """Whether a validation that ends belongs to a training and was of its weights."""
+    """Whether the validation that just ended is part of training and used its current weights."""
     return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
 
 
 def epoch_line(row: Row, epochs: int | None, scores: Mapping[str, str]) -> str:
-    """A row as a line to read.
+    """A row as a line of text.
 
     Args:
-        row: Of the epoch.
-        epochs: How many there will be, if that is known.
-        scores: Those to show and what they are called.
+        row: Row of the epoch.
+        epochs: Total number of epochs, if known.
+        scores: Scores to show, with their names.
     """
     of = f"/{epochs}" if epochs and epochs > 0 else ""
     width = max(len(of) - 1, 1)
@@ -146,14 +148,57 @@ def epoch_line(row: Row, epochs: int | None, scores: Mapping[str, str]) -> str:
     return "  ".join(parts)
 
 
+class Patience(callbacks.EarlyStopping):
+    """Ends a training after a number of validations in a row that have not raised the best score.
+
+    A resumed training goes on waiting where it was, for as long as is asked for now.
+
+    Args:
+        monitor: Score that decides which checkpoint is best, higher is better.
+        patience: Number of validations.
+        anew: A resumed run is scored on other images than before, so no score counts any longer.
+    """
+
+    def __init__(self, monitor: str, patience: int, *, anew: bool = False) -> None:
+        super().__init__(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
+        self.anew = anew
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has waited long enough."""
+        return self.wait_count >= self.patience
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what was waited so far."""
+        if not self.anew:
+            super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Train no further epoch of a run that had stopped and is to wait no longer than then."""
+        trainer.should_stop = trainer.should_stop or self.is_over
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the score.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if is_scored(trainer) and self.monitor not in trainer.callback_metrics:
+            raise UsageError(
+                f"--patience {self.patience} waits for {self.monitor}, which the val images do not "
+                "tell; --trainer.callbacks+=EarlyStopping waits for any other metric"
+            )
+        super().on_validation_end(trainer, pl_module)
+
+
 class WholeCheckpointIO(TorchCheckpointIO):
-    """Checkpoints that appear whole or not at all, without a copy in the system's /tmp."""
+    """Writes checkpoints completely or not at all, without a copy in the system's /tmp."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write one file; only the process that writes comes here."""
-        # by way of memory, because torch's own writer has no OSError for a full disk
+        """Write one file; called only in the process that writes."""
+        # through memory, because torch's own writer raises no OSError for a full disk
         content = io.BytesIO()
         torch.save(checkpoint, content)
         with write_whole(path) as part:
@@ -161,19 +206,20 @@ class WholeCheckpointIO(TorchCheckpointIO):
 
 
 class RunCheckpoints(callbacks.Checkpoint):
-    """Writes last.ckpt after every epoch and best.ckpt after every validation that is not beaten.
+    """Writes last.ckpt after every epoch and best.ckpt after every validation that is the best yet.
 
-    Of equal validations the later one is kept: its learning rate is lower. Where the score cannot
-    be told, because the val split has no image of any class it is the mean of, the validation of
-    the lowest loss is best; where nothing is validated, the last epoch is.
+    In a tie the later validation is kept: its learning rate is lower. If the score is undefined,
+    because the val split has no image of any class that it averages over, the validation with the
+    lowest loss is best; if nothing is validated, the last epoch is.
 
-    last.ckpt always stands for the end of an epoch: an interrupted epoch is run again from its
-    beginning, with the same random numbers. Files appear whole or not at all.
+    last.ckpt always holds the end of an epoch: an interrupted epoch is repeated from its beginning,
+    with the same random numbers. Files are written completely or not at all.
 
     Args:
         folder: Where to write.
         monitor: Score to improve, higher is better.
-        anew: A resumed run is scored on other images than before, so no score counts any longer.
+        anew: The resumed run is scored on other images than before, so earlier scores are
+            discarded.
     """
 
     def __init__(self, folder: Path, monitor: str, *, anew: bool = False) -> None:
@@ -186,7 +232,7 @@ class RunCheckpoints(callbacks.Checkpoint):
         self.untrained = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far, and the metric that it is of."""
+        """The best score so far, and its metric."""
         return {"best": self.best, "by": self.by}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -195,7 +241,7 @@ class RunCheckpoints(callbacks.Checkpoint):
             self.best, self.by = state_dict["best"], state_dict.get("by", self.monitor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave something to resume from even if the first epoch is interrupted."""
+        """Write a checkpoint to resume from even if the first epoch is interrupted."""
         if not (self.folder / "last.ckpt").exists():
             self._save(trainer, "last")
             self.untrained = True
@@ -203,35 +249,38 @@ class RunCheckpoints(callbacks.Checkpoint):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Free the folder of a new run that fails before anything of it is worth keeping.
+        """Free the folder of a new run that fails before it has anything worth keeping.
 
-        A run that is interrupted or preempted, which is no `Exception`, can be resumed.
+        A run that is interrupted or preempted (not an `Exception`) can be resumed.
         """
         failed = isinstance(exception, Exception) and trainer.is_global_zero
         if failed and self.untrained and self.best is None:
             (self.folder / "last.ckpt").unlink(missing_ok=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep the weights that were just scored, if nothing was better."""
+        """Save the weights that were just scored, if they are the best so far."""
         if is_scored(trainer):
             self.keep_better(trainer)
 
     def keep_better(self, trainer: Trainer) -> bool:
-        """Write best.ckpt if the last scores are not beaten; returns whether they are not."""
+        """Write best.ckpt if the last scores are the best so far; returns whether they are."""
         scores = trainer.callback_metrics
         if self.monitor in scores:
             by, score = self.monitor, float(scores[self.monitor])
         else:
             by, score = "val/loss", -float(scores["val/loss"])
             if self.by != by and trainer.is_global_zero:
-                say(f"note: {self.monitor} cannot be told here: the lowest val/loss decides")
-        # a score counts for more than the lack of one
+                say(f"note: {self.monitor} is undefined here: the lowest val/loss decides")
+        # any score is better than none
         if by == self.by and self.best is not None and score < self.best:
             return False
         if by != self.by and self.best is not None and self.by == self.monitor:
             return False
         self.best, self.by = score, by
         self._save(trainer, "best")
+        if trainer.is_global_zero:
+            best = {"step": trainer.global_step, "metric": by, "value": float(scores[by])}
+            update_record(self.folder.parent, best=best)
         return True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,8 +12,8 @@ from vimamba.console import say
 from vimamba.errors import UsageError
 
 HELP = """\
-Writes the weights of a checkpoint, official or of a training, under vimamba's names. What the file
-is is told from names and shapes; --model is needed where several models have the same.
+Writes the weights of an official or training checkpoint under vimamba's names. The model is
+identified from names and shapes; --model is needed if several models share them.
 
   vimamba convert vssm1_tiny_0230s_ckpt_epoch_264.pth --out model.safetensors
   vimamba convert vim_t_midclstok_76p1acc.pth --out vim_tiny    a folder, for transformers as well
@@ -36,7 +36,7 @@ def convert(args: list[str]) -> int:
         raise UsageError(f"--out {given.out} must end in .safetensors, or name a folder")
     check_destination(given.out, folder=not to_file)
     if given.out.exists() and given.out.samefile(given.file):
-        raise UsageError(f"--out {given.out} is the file that is converted; name another")
+        raise UsageError(f"--out {given.out} is the file to convert; choose another")
 
     import vimamba  # registers the models
     from vimamba.checkpoints import identify_checkpoint, read_checkpoint
@@ -63,14 +63,14 @@ def convert(args: list[str]) -> int:
 
 
 def choose(found: Identity, model: str | None) -> Identity:
-    """What a file is, among what it may be by its names and shapes.
+    """Choose the model of a file among those that fit its names and shapes.
 
     Args:
-        found: What was identified.
+        found: The result of identification.
         model: Registered name that the user gives.
 
     Raises:
-        UsageError: The file is no such model, or may be several.
+        UsageError: The file does not hold that model, or several models fit.
     """
     candidates = [found, *found.others]
     fitting = [one for one in candidates if model in (None, one.variant)]
@@ -85,11 +85,11 @@ def choose(found: Identity, model: str | None) -> Identity:
 
 
 def write_weights(checkpoint: Mapping[str, Any], found: Identity, out: Path) -> None:
-    """Write weights under our names, as they are in the file otherwise.
+    """Write weights under our names, otherwise unchanged.
 
     Raises:
-        CheckpointError: They are not finite.
-        WriteError: The disk is full, the folder cannot be written, or the like.
+        CheckpointError: The weights are not finite.
+        WriteError: The disk is full, the folder is not writable, or similar.
     """
     from safetensors.torch import save_file
 
@@ -103,4 +103,4 @@ def write_weights(checkpoint: Mapping[str, Any], found: Identity, out: Path) -> 
         part.touch()
         mode = part.stat().st_mode
         save_file(whole, part, metadata={"format": "pt", "architecture": found.variant})
-        part.chmod(mode)  # safetensors lets only the owner read it
+        part.chmod(mode)  # safetensors makes it readable by the owner only

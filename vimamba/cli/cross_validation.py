@@ -1,7 +1,7 @@
-"""`vimamba cross-validate`: every fold a run of its own, then the scores of all held-out cases.
+"""`vimamba cross-validate`: every fold is its own run, then all held-out cases are scored.
 
-Each fold is trained by `vimamba fit` in a process of its own, so all that holds for a run holds for
-a fold, on several devices too, and nothing of one is left in the memory of the next.
+Each fold is trained by `vimamba fit` in its own process, so a fold behaves like any run, on several
+devices too, and leaves nothing in memory for the next.
 """
 
 import ctypes
@@ -16,11 +16,12 @@ from typing import Any
 import yaml
 
 from vimamba.cli.folds import Record, fold_folder, read_record
-from vimamba.cli.options import translate
+from vimamba.cli.options import TYPED_TO_SHORT, translate
 from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
+from vimamba.runs import flatten
 from vimamba.tasks.tools import fold_tools_of
 
 HELP = """\
@@ -28,24 +29,24 @@ Trains one network per fold of the data and scores each image by the one that ne
 
   vimamba cross-validate --data photos --model vim_tiny_patch16_224 --folds 5 --out cv/photos
   vimamba cross-validate --task segmentation --data ct --model vm_unet --out cv/ct
-  vimamba cross-validate --resume cv/ct          go on after Ctrl-C; so does the same command
+  vimamba cross-validate --resume cv/ct          continue after Ctrl-C; so does the same command
   vimamba predict cv/ct new/ --out masks         the mean of all folds' probabilities
 
 All other options are those of `vimamba fit`. OUT/fold0, OUT/fold1 ... are ordinary runs. Images of
 one group (a patient, a volume) are never in two folds, nor in a fold's training and its val split;
---data.group_pattern "(p\\d+)_" finds groups in names. Images of a test split that the data set
-brings along take no part.
+--data.group_pattern "(p\\d+)_" finds groups in names. Images of the data set's own test split are
+not used.
 """
 # the settings of every fold; not config.yaml, which makes a folder a run
 RECIPE = "recipe.yaml"
-# of Linux: the signal that a process gets when the one that started it ends
+# Linux: the signal that a process gets when its parent ends
 PR_SET_PDEATHSIG = 1
-# the settings of the data that say which images a fold has
+# the settings of the data that decide which images a fold has
 DIVISION = ("fold", "folds", "fold_as", "val_fraction", "split_csv")
 
 
 def cross_validate(args: list[str]) -> int:
-    """Train and score all folds, or go on where an earlier call stopped.
+    """Train and score all folds, or continue where an earlier call stopped.
 
     Args:
         args: Options of this command and of `vimamba fit`.
@@ -86,10 +87,10 @@ def cross_validate(args: list[str]) -> int:
 
 
 def parse(args: list[str]) -> tuple[Namespace, list[str]]:
-    """Split off the options that are not of `vimamba fit`.
+    """Split off the options that do not belong to `vimamba fit`.
 
     Raises:
-        UsageError: A value cannot be used, or an option is that of a single run.
+        UsageError: A value is invalid, or an option is for a single run only.
     """
     parser = ArgumentParser(
         prog="vimamba cross-validate",
@@ -98,7 +99,7 @@ def parse(args: list[str]) -> tuple[Namespace, list[str]]:
         allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, help="folder to write")
-    parser.add_argument("--resume", type=Path, metavar="OUT", help="go on with a cross-validation")
+    parser.add_argument("--resume", type=Path, metavar="OUT", help="continue a cross-validation")
     parser.add_argument("--folds", type=int, help="number of folds; 5 by default")
     parser.add_argument(
         "--choose",
@@ -129,12 +130,12 @@ def prepare(requested: Record, options: list[str], out: Path) -> str:
     """Check data and settings before anything is trained or written.
 
     Args:
-        requested: What is asked for.
-        options: Those of `vimamba fit`, short or typed.
+        requested: The requested cross-validation.
+        options: Options of `vimamba fit`, short or typed.
         out: The folder to write.
 
     Returns:
-        The recipe of every fold, but for its number: YAML.
+        The recipe of every fold, without its number: YAML.
 
     Raises:
         UsageError: An option cannot be used.
@@ -155,7 +156,7 @@ def prepare(requested: Record, options: list[str], out: Path) -> str:
 
 
 def adopt(requested: Record, config: str, out: Path) -> Record:
-    """What to go on with in a folder that is ours alone: what it holds, or a new beginning.
+    """Continue what the folder holds, or start anew.
 
     Args:
         requested: What is asked for.
@@ -179,7 +180,7 @@ def adopt(requested: Record, config: str, out: Path) -> Record:
 
 
 def show_folds(data: Any, record: Record) -> None:
-    """Fail on a fold that cannot be trained or scored; print what each of them holds."""
+    """Fail on a fold that cannot be trained or scored; print the contents of each."""
     rows = []
     splits = ("train", "val", "test") if record.choose == "inner" else ("train", "test")
     for fold in range(record.folds):
@@ -195,13 +196,11 @@ def show_folds(data: Any, record: Record) -> None:
 def refuse_others(
     requested: Record, before: Record, config: dict[str, Any], kept: dict[str, Any], out: Path
 ) -> None:
-    """Fail if a folder was begun with other options."""
+    """Fail if a folder was started with other options."""
     for name in ("folds", "choose"):
         now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
-    from vimamba.cli.explaining import TYPED_TO_SHORT
-
     now, then = flatten(config), flatten(kept)
     for name in sorted(now.keys() | then.keys()):
         if name != "trainer.default_root_dir" and now.get(name) != then.get(name):
@@ -212,18 +211,8 @@ def refuse_others(
             )
 
 
-def flatten(config: Any, name: str = "") -> dict[str, Any]:
-    """Dotted names of a nested dictionary's values."""
-    if not isinstance(config, dict):
-        return {name: config}
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        found |= flatten(value, f"{name}.{key}" if name else str(key))
-    return found
-
-
 def train_fold(out: Path, fold: int, folds: int) -> int:
-    """Train one fold, or go on with it.
+    """Train one fold, or resume it.
 
     Returns:
         Exit code: 130 after Ctrl-C.
@@ -241,14 +230,14 @@ def train_fold(out: Path, fold: int, folds: int) -> int:
 
 
 def fit_command(args: list[str]) -> list[str]:
-    """`vimamba fit` as Lightning can start it again for further devices."""
+    """`vimamba fit` in a form that Lightning can start again for more devices."""
     return [sys.executable, "-m", "vimamba", "fit", *args]
 
 
 def run_fit(args: list[str]) -> int:
-    """`vimamba fit` in a process of its own, which gets each signal to stop once.
+    """Run `vimamba fit` in its own process, which gets each stop signal once.
 
-    Where the system can (Linux), it is also told to stop if this process is killed.
+    On Linux it is also stopped if this process is killed.
 
     Returns:
         Its exit code.
@@ -265,9 +254,9 @@ def run_fit(args: list[str]) -> int:
         for process in started:
             process.send_signal(number)
 
-    # before the start, as a process inherits what its parent ignores
+    # before the start, because a process inherits its parent's ignored signals
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module of the working directory
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # import nothing from the working directory
     try:
         started.append(
             subprocess.Popen(

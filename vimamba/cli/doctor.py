@@ -1,4 +1,4 @@
-"""`vimamba doctor`: where the numbers of a network grow too large for a precision."""
+"""`vimamba doctor`: finds where a network's values overflow a precision."""
 
 import contextlib
 from argparse import Namespace
@@ -18,12 +18,12 @@ from vimamba.errors import UsageError
 from vimamba.networks.change import ChangeDetector
 
 HELP = """\
-Runs one batch, and tells between which numbers the output of every layer lies, and of every
-scan. The exit code is 1 if one is not finite, or beyond what float16 holds (65504), and the first
-such layer is named.
+Runs one batch and shows the range of the output of every layer and every scan. The exit code is 1
+if a value is not finite or beyond the range of float16 (65504), and the first such layer is named.
 
   vimamba doctor vmamba_tiny_s1l8 --pretrained --precision 16-mixed
   vimamba doctor runs/photos --data photos --all
+  vimamba doctor runs/ct --data ct/images              # a run on volumes
 
 Of two dates, --data names a folder of pairs with labels, as in training, or both dates. What does
 not match (names, sizes, maps, places, bands, values, labels) is named, and the exit code is 1.
@@ -42,11 +42,11 @@ class Range:
     """Range of an output.
 
     Attributes:
-        layer: Its name in the network, and the operator's if it is one's.
+        layer: Name in the network, with the operator's name if the output is an operator's.
         kind: Class of the layer.
         low: The lowest finite number.
         high: The highest finite number.
-        broken: How many are not finite.
+        broken: How many numbers are not finite.
     """
 
     layer: str
@@ -62,15 +62,15 @@ class Range:
 
     @property
     def overflows(self) -> bool:
-        """Whether float16 does not hold it."""
+        """Whether it exceeds the range of float16."""
         return self.reach > LARGEST
 
 
 class Observer(TorchDispatchMode):
-    """Records, while it is entered, what the network's layers and our operators give.
+    """Records the outputs of the network's layers and our operators while it is active.
 
     Attributes:
-        ranges: In the order in which they were computed.
+        ranges: In the order of computation.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -81,7 +81,7 @@ class Observer(TorchDispatchMode):
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Record what happens inside."""
+        """Record within this context."""
         before = nn.modules.module.register_module_forward_pre_hook(self._enter)
         after = nn.modules.module.register_module_forward_hook(self._leave)
         try:
@@ -96,13 +96,13 @@ class Observer(TorchDispatchMode):
 
     def _leave(self, module: nn.Module, _: Any, output: Any) -> None:
         name = self._running.pop()
-        # what has layers inside shows by them, and what does nothing by what is before it
+        # containers and identities are skipped: their children or inputs are recorded
         inner = any(module.children()) or isinstance(module, nn.Identity)
         if isinstance(output, Tensor) and name and not inner:
             self._record(name, type(module).__name__, output)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call an operator; record what ours give."""
+        """Call an operator; record the outputs of ours."""
         output = func(*args, **(kwargs or {}))
         if func.namespace == "vimamba":
             first = output if isinstance(output, Tensor) else output[0]
@@ -114,7 +114,7 @@ class Observer(TorchDispatchMode):
     def _record(self, layer: str, kind: str, output: Tensor) -> None:
         if not output.is_floating_point() or output.numel() == 0:
             return
-        # below the mode that calls this, or it would see its own operators
+        # outside this dispatch mode, which would otherwise see its own operators
         with torch._C._DisableTorchDispatch():
             output = output.detach().float()
             finite = output[output.isfinite()]
@@ -129,7 +129,7 @@ def observe(net: nn.Module, image: Tensor, dtype: torch.dtype | None) -> list[Ra
     Args:
         net: In eval mode.
         image: Its input.
-        dtype: Of autocast; None for float32.
+        dtype: Autocast dtype; None for float32.
     """
     observer = Observer(net)
     autocast = torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None)
@@ -139,20 +139,24 @@ def observe(net: nn.Module, image: Tensor, dtype: torch.dtype | None) -> list[Ra
 
 
 def doctor(args: list[str]) -> int:
-    """Print the ranges; returns 1 if one of them is too large."""
+    """Print the ranges; returns 1 if any overflows."""
     parser = make_parser("doctor", HELP)
     add_arguments(parser)
-    what = "image, or folder of images; of two dates a folder of pairs or both; random by default"
-    parser.add_argument("--data", type=Path, nargs="+", help=what)
+    what = "image or volume, or a folder of them; of two dates a folder of pairs, or both dates"
+    parser.add_argument("--data", type=Path, nargs="+", help=f"{what}; random by default")
     choices = tuple(PRECISIONS)
     parser.add_argument("--precision", default="32-true", choices=choices, help="of the run")
-    parser.add_argument("--batch-size", type=int, default=4, help="images")
+    parser.add_argument("--batch-size", type=int, help="images; 4, of volumes 1")
     shown = parser.add_mutually_exclusive_group()
-    shown.add_argument("--rows", type=int, default=20, help="layers to show, the largest numbers")
+    shown.add_argument(
+        "--rows", type=int, default=20, help="layers to show, those of largest values"
+    )
     shown.add_argument("--all", action="store_true", help="show all layers")
     given = parser.parse_args(args)
     check_at_least(given, batch_size=1, rows=1)
     network = open_network(given)
+    if given.batch_size is None:
+        given.batch_size = 4 if len(network.image_size) == 3 else 1
     image = _batch(network, given)
     if image is None:
         return 1
@@ -162,7 +166,7 @@ def doctor(args: list[str]) -> int:
 
 
 def _batch(network: Network, given: Namespace) -> Tensor | None:
-    """Images of the input size, as the network is given them; None of pairs that do not match."""
+    """Preprocessed images or volumes of the input size; None of pairs that do not match."""
     stack = getattr(network.net, "stack", ())
     if given.data is None:
         shape = (given.batch_size, *stack, *network.image_size)
@@ -176,18 +180,33 @@ def _batch(network: Network, given: Namespace) -> Tensor | None:
         )
         matched = pairs_match(pairs, truths)
         return read_batch(network, pairs[: given.batch_size]) if matched else None
+    if stack:
+        raise UsageError(f"--data is for networks of one image; {network.name} takes two")
+    if len(given.data) > 1:
+        raise UsageError(f"--data takes one file or folder; {len(given.data)} are named")
+    (place,) = given.data
+    of_volumes = len(network.image_size) == 4
+    find = _find_volumes if of_volumes else _find_images
+    found = find(place, network.image_size[0])
+    if not found:
+        kind = "volume" if of_volumes else "image"
+        raise UsageError(f"--data {place}: no {kind}s found")
+    return torch.stack([network.read(paths) for paths in found[: given.batch_size]])
+
+
+def _find_images(place: Path, channels: int) -> list[tuple[Path, ...]]:
+    """Image files of a folder, or the one file."""
     from vimamba.data.listing import list_images
 
-    if len(network.image_size) != 3 or stack:
-        takes = "images to lay onto one another" if stack else "volumes"
-        raise UsageError(f"--data is for networks of images; {network.name} takes {takes}")
-    if len(given.data) > 1:
-        raise UsageError(f"--data takes one image or folder; {len(given.data)} are named")
-    (place,) = given.data
     files = list_images(place) if place.is_dir() else [place]
-    if not files or not files[0].exists():
-        raise UsageError(f"--data {place}: there is no image")
-    return torch.stack([network.read(file) for file in files[: given.batch_size]])
+    return [(file,) for file in files if file.exists()]
+
+
+def _find_volumes(place: Path, channels: int) -> list[tuple[Path, ...]]:
+    """The files of each volume of a folder, or of the one."""
+    from vimamba.tasks.segmentation.jobs import find_jobs
+
+    return [job.paths for job in find_jobs([place], channels) if job.is_volume]
 
 
 def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor) -> None:
@@ -200,7 +219,8 @@ def _show(network: Network, given: Namespace, ranges: list[Range], image: Tensor
         [entry.layer, entry.kind, f"{entry.low:.4g}", f"{entry.high:.4g}", entry.broken or "-"]
         for entry in shown
     ]
-    what = "random images" if given.data is None else ", ".join(map(str, given.data))
+    random = "random images" if len(network.image_size) == 3 else "random volumes"
+    what = random if given.data is None else ", ".join(map(str, given.data))
     size = " x ".join(map(str, image.shape))
     title = f"{network.name} in {given.precision}, {what}, {size}: {len(ranges)} layers"
     if len(shown) < len(ranges):

@@ -87,4 +87,4 @@ def pairs_match(pairs: Sequence[DatePair], truths: Truths | None) -> bool:
 
 def read_batch(network: Network, pairs: Sequence[DatePair]) -> Tensor:
     """(N, 2, C, H, W): pairs as the network takes them, cut to the input size."""
-    return torch.stack([torch.stack([network.read(i.path) for i in p.images()]) for p in pairs])
+    return torch.stack([torch.stack([network.read([i.path]) for i in p.images()]) for p in pairs])

@@ -1,4 +1,4 @@
-"""The former place of `UsageError`."""
+"""The former location of `UsageError`."""
 
 from vimamba.errors import UsageError
 

@@ -13,14 +13,17 @@ Scores a run's checkpoint on its {split} split and prints a table of all classes
   vimamba {name} runs/digits
   vimamba {name} runs/digits --tta flips --ckpt last --batch-size 128 --workers 4
 
-Other options are those of `vimamba fit` that are about data, scores and devices. With --data
+Other options are those of `vimamba fit` for data, scores and devices. With --data
 FOLDER, all images of another folder are scored, or its {split} folder if it has one; with
---data.split_csv FILE, those that the file calls {split}. A run can be scored while it trains.
+--data.split_csv FILE, those listed as {split} in the file. A run can be scored while it trains.
 """
 
-# options of `vimamba fit` that change nothing about the scores of weights that exist
+# options of `vimamba fit` that do not affect the scores of existing weights
 OF_TRAINING = (
     "--task",
+    "--patience",
+    "--lr_find",
+    "--logger",
     "--model.class_path",
     "--model.model",
     "--model.head",
@@ -64,10 +67,10 @@ OF_TRAINING = (
 
 
 def check_split(data: Any, split: str, run: Path) -> None:
-    """Fail on a split that a run's data does not have, with the command that fits what it has.
+    """Fail if a run's data lacks a split, suggesting the command for the splits it has.
 
     Raises:
-        UsageError: It is not there.
+        UsageError: The split is missing.
     """
     have = data.catalogue.splits
     if split not in have:
@@ -126,7 +129,7 @@ def evaluate(name: str, args: list[str]) -> int:
     print(kind.headline(split, report))
     if split == "val" and checkpoint.name == "best.ckpt":
         print(
-            "note: the best epoch was chosen on these images, so the scores are a little too good; "
+            "note: the best epoch was chosen on these images, so the scores are optimistic; "
             "`vimamba cross-validate` chooses it on others"
         )
     print(f"written to {results}")
@@ -134,11 +137,11 @@ def evaluate(name: str, args: list[str]) -> int:
 
 
 def check_options(name: str, options: list[str]) -> None:
-    """Fail on options that would change nothing.
+    """Fail on options without effect.
 
     Args:
         name: "validate" or "test".
-        options: As they were given.
+        options: As given.
 
     Raises:
         UsageError: Names the option.
@@ -150,5 +153,5 @@ def check_options(name: str, options: list[str]) -> None:
         if any(option == known or option.startswith(f"{known}.") for known in idle):
             short = given.partition("=")[0]
             raise UsageError(
-                f"{short} changes nothing about the scores of a run: it is of training"
+                f"{short} does not affect the scores of a run: it is a training option"
             )

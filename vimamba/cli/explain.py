@@ -19,23 +19,23 @@ from vimamba.explain import pictures
 HELP = """\
 Shows what a network looks at in images:
 
-  cam        where the evidence for a class is: Grad-CAM and its kin
-  attention  what the result of a selective scan at a token is made of, over all paths and for each
-  erf        how far the middle of the last map sees; one picture for all images
-  delta      the scans' step sizes: what is written into the state and what is passed over
-  paths      the way of the scans over the image
+  cam        where the evidence for a class is: Grad-CAM and related methods
+  attention  which tokens the result of a selective scan at a token depends on, in total and per
+  path erf        effective receptive field of the center of the last map; one picture for all
+  images delta      the scans' step sizes: what is written into the state and what is skipped
+  paths      the paths of the scans over the image
 
   vimamba explain runs/photos cat.jpg dog.jpg --out seen
   vimamba explain runs/photos cat.jpg --what cam --target dog --method layercam --out seen
   vimamba explain vmamba_tiny_s1l8 --pretrained cat.jpg --what attention --point 80 120 --out seen
   vimamba explain runs/nuclei cell.png --what cam --target nucleus --out seen
 
-IMAGE_WHAT.png is written for every image, erf.png for all of them, and beside the pictures the
-arrays, IMAGE.npz and erf.npz. A segmentation's evidence is that for the pixels that it gives the
-class, or for the pixel at --point.
+IMAGE_WHAT.png is written for every image, erf.png for all of them, and the arrays next to them, as
+IMAGE.npz and erf.npz. For segmentation, the evidence is for the pixels predicted as the class, or
+for the pixel at --point.
 """
 WHATS = ("cam", "attention", "erf", "delta", "paths")
-# of delta and paths in one picture; the arrays are of all
+# scans of delta and paths in one picture; the arrays hold all
 MOST_LAYERS = 4
 
 
@@ -46,13 +46,13 @@ def explain(args: list[str]) -> int:
     parser.add_argument("images", type=Path, nargs="+", help="image files")
     parser.add_argument("--what", nargs="+", choices=WHATS, default=["cam"], help="what to explain")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--target", help="cam: class, its name or number; the predicted by default")
+    parser.add_argument("--target", help="cam: name or number of a class; default: the predicted")
     choices = tuple(explaining.METHODS)
-    parser.add_argument("--method", choices=choices, default="gradcam", help="cam: which one")
-    place = "attention: token, and cam of a segmentation: pixel, at Y X of the network's input"
+    parser.add_argument("--method", choices=choices, default="gradcam", help="cam: method")
+    place = "attention: token; cam of a segmentation: pixel; at Y X of the network's input"
     parser.add_argument("--point", nargs=2, type=int, metavar=("Y", "X"), help=place)
     parser.add_argument("--layer", help="attention, delta, paths: name of one scan")
-    through = "attention: also through all layers, of networks whose blocks share one grid"
+    through = "attention: also through all layers, for networks whose blocks share one grid"
     parser.add_argument("--rollout", action="store_true", help=through)
     given = parser.parse_args(args)
     for image in given.images:
@@ -61,9 +61,9 @@ def explain(args: list[str]) -> int:
     check_destination(given.out, folder=True)
     network = open_network(given)
     if len(network.image_size) != 3:
-        raise UsageError(f"{network.name} takes volumes; explain is for networks of images")
+        raise UsageError(f"{network.name} takes volumes; explain is for image networks")
     names = _names(given.images)
-    images = [network.read(image) for image in given.images]
+    images = [network.read([image]) for image in given.images]
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, image in zip(names, images, strict=True):
@@ -88,7 +88,7 @@ def _draw_field(network: Network, images: Tensor, out: Path) -> None:
     center = np.asarray(field.center)
     np.savez_compressed(out / "erf.npz", map=field.map, center=center, **radii)  # type: ignore[arg-type]
     for share, radius in field.radii.items():
-        say(f"{100 * share:.0f} % of what the middle of the map sees is within {radius:.0f} pixels")
+        say(f"{100 * share:.0f} % of the receptive field is within {radius:.0f} pixels")
 
 
 def _names(images: list[Path]) -> list[str]:
@@ -123,8 +123,8 @@ def _class(network: Network, wish: str | None) -> int | None:
         return None if wish is None else int(wish)
     labels = network.label_names or []
     if wish not in labels:
-        known = ", ".join(labels[:20]) or "a number, for the network has no names of classes"
-        raise UsageError(f"--target {wish} is no class; choose from {known}")
+        known = ", ".join(labels[:20]) or "a number, since the network has no class names"
+        raise UsageError(f"--target {wish} is not a class; choose from {known}")
     return labels.index(wish)
 
 
@@ -177,22 +177,22 @@ def _paths(
 
 
 def _some(found: dict[str, Any], layer: str | None) -> list[str]:
-    """The layer that was asked for, or a few from the first to the last.
+    """The requested layer, or a few from the first to the last.
 
     Raises:
-        UsageError: There is none of this name.
+        UsageError: No layer has this name.
     """
     layers = list(found)
     if layer is not None:
         if layer not in layers:
-            raise UsageError(f"--layer {layer} is no selective scan; choose from {layers}")
+            raise UsageError(f"--layer {layer} is not a selective scan; choose from {layers}")
         return [layer]
     count = min(len(layers), MOST_LAYERS)
     return [layers[round(i)] for i in np.linspace(0, len(layers) - 1, count)]
 
 
 def _short(layer: str) -> str:
-    """A scan's name without what is in all of them."""
+    """A scan's name without the part that all share."""
     return layer.removesuffix(".scan").removesuffix(".mixer")
 
 

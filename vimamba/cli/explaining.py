@@ -1,4 +1,4 @@
-"""What jsonargparse and Lightning say of wrong settings, in one line that names the option."""
+"""Turns errors of jsonargparse and Lightning about settings into one line with the option."""
 
 import dataclasses
 import difflib
@@ -9,20 +9,19 @@ from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from vimamba.cli.options import ALIASES, FLAGS
+from vimamba.cli.options import ALIASES, FLAGS, TYPED_TO_SHORT
 from vimamba.errors import UsageError, VimambaError
 from vimamba.lightning import MisconfigurationException, Trainer, callbacks, loggers
 
-TYPED_TO_SHORT = {typed: short for short, typed in ALIASES.items() if short != "-c"}
 TYPE_WORDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
-# names of other tools, and ours
+# option names of other tools, and ours
 ELSEWHERE = {"ckpt_path": "--resume RUN", "ckpt-path": "--resume RUN", "max_epochs": "--epochs N"}
-# where the classes are that an option names
+# modules of the classes that an option can name
 CLASSES = {
     "trainer.callbacks": callbacks,
     "trainer.logger": loggers,
 }
-# where Lightning looks for metrics while it trains
+# where Lightning looks up metrics during training
 WAITING = ("early_stopping", "model_checkpoint")
 SETTINGS_OF = (
     *("pytorch_lightning", "lightning_fabric", "lightning.", "lightning_utilities"),
@@ -35,8 +34,8 @@ def settings_errors() -> Iterator[None]:
     """Lightning's errors about settings as ours, in one line.
 
     Raises:
-        UsageError: In place of one of Lightning's.
-        VimambaError: One of ours that they wrap.
+        UsageError: Replaces an error of Lightning's.
+        VimambaError: Our own error, if they wrap one.
     """
     try:
         yield
@@ -49,7 +48,7 @@ def settings_errors() -> Iterator[None]:
             raise ours from None
         if not origin(error).startswith(SETTINGS_OF):
             raise
-        # the error of a part's own constructor, of which jsonargparse makes a list
+        # the error of a part's own constructor, which jsonargparse turns into a list
         first = error.__cause__ or error
         raise UsageError(explain_part(str(error)) or first_line(first)) from None
     except RuntimeError as error:
@@ -59,7 +58,7 @@ def settings_errors() -> Iterator[None]:
 
 
 def find_ours(error: BaseException) -> VimambaError | None:
-    """The error of ours that led to another one."""
+    """Our own error that caused another one."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, VimambaError):
         cause = cause.__cause__ or cause.__context__
@@ -75,16 +74,16 @@ def origin(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a message that is not empty."""
+    """The first nonempty line of a message."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def explain(error: ArgumentError, options: Sequence[str], known: Sequence[str]) -> str:
-    """One line that names the option as the user knows it, instead of a message about types.
+    """One line with the option as the user typed it, instead of a message about types.
 
     Args:
-        error: Of jsonargparse.
-        options: Typed options, as they were given.
+        error: Error of jsonargparse.
+        options: Typed options, as given.
         known: Names of all typed options, such as "trainer.devices".
     """
     text = str(error)
@@ -115,7 +114,7 @@ def explain(error: ArgumentError, options: Sequence[str], known: Sequence[str]) 
 
 
 def explain_part(text: str) -> str | None:
-    """What is the matter with a class that an option names, if that is it."""
+    """Describe the problem with a class named by an option, if that is the cause."""
     found = re.search(r"Problem with given class_path '([\w.]+)':\s*\n\s*(.+)", text)
     if not found or 'Parser key "' in found[2]:
         return None
@@ -129,7 +128,7 @@ def explain_part(text: str) -> str | None:
 
 
 def wanted_values(text: str) -> list[str]:
-    """The choices and kinds of values that a message about types names."""
+    """The choices and kinds of values listed in a message about types."""
     wanted = []
     for choices in re.findall(r"Expected a typing\.Literal\[(.*?)\](?:\.|$)", text, re.MULTILINE):
         wanted += re.findall(r"[^\s,']+", choices)
@@ -139,7 +138,7 @@ def wanted_values(text: str) -> list[str]:
 
 
 def find_bare(options: Sequence[str]) -> str:
-    """The option that no value follows, as the user knows it."""
+    """The option without a value, as the user typed it."""
     following = [*options[1:], "--"]
     bare = [
         option
@@ -151,7 +150,7 @@ def find_bare(options: Sequence[str]) -> str:
 
 
 def unknown_option(name: str, known: Sequence[str]) -> str:
-    """Names the option and those that are written nearly the same."""
+    """Name the option and those with similar spelling."""
     if name in ELSEWHERE:
         return f"--{name} is unknown; here it is {ELSEWHERE[name]}"
     whole, _, last = name.rpartition(".")
@@ -160,7 +159,8 @@ def unknown_option(name: str, known: Sequence[str]) -> str:
     near = [f"--{option}" for end, option in ends.items() if initials(end) == last]
     near += [f"--{ends[end]}" for end in difflib.get_close_matches(last, ends, n=3, cutoff=0.6)]
     if not whole:
-        short = [*ALIASES, *FLAGS, "--out", "--resume", "--task", "--config"]
+        own = ("--out", "--resume", "--task", "--config", "--patience", "--logger")
+        short = [*ALIASES, *FLAGS, *own]
         near = difflib.get_close_matches(f"--{name}", short, n=3, cutoff=0.6)
     if not near:  # the same name elsewhere
         near = [f"--{option}" for option in known if option.rpartition(".")[2] == last][:3]
@@ -172,7 +172,7 @@ def unknown_option(name: str, known: Sequence[str]) -> str:
 
 
 def unknown_class(place: str, name: str) -> str:
-    """Names a class that is not there, and those that are."""
+    """Name an unknown class, and the ones that exist."""
     known = [entry for entry in CLASSES[place].__all__ if entry not in ("Callback", "Logger")]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) or known
     return f"--{place} {name}: there is no such class; choose from {', '.join(near)}"

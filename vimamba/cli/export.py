@@ -14,23 +14,23 @@ from vimamba.exporting import TARGETS, Report, export_folder, export_model
 HELP = """\
 Writes a model, or a run's network, for other programs:
 
-  onnx          ONNX's own operators only, for onnxruntime and others
+  onnx          standard ONNX operators only, for onnxruntime and others
   torch-export  for torch.export.load, in a program that imports vimamba
   aoti          compiled for this machine, for torch._inductor.aoti_load_package, likewise
   safetensors   a folder of weights and config.json, for timm.create_model("local-dir:FOLDER"), or
-                for vimamba.load_network("FOLDER") where it is a whole network
-  hub           the same, as a repository of the Hugging Face Hub
+                for vimamba.load_network("FOLDER") if it is a whole network
+  hub           the same, as a repository on the Hugging Face Hub
 
-Every file is run and compared with the model before it is put in its place; what was tried, and
-which sizes of the input are free, is printed and written beside it, as FILE.json, with the classes
-and the preprocessing that the network expects.
+Every file is run and compared with the model before it is kept. The checks, and which sizes of the
+input are dynamic, are printed and written next to it, as FILE.json, with the classes and the
+preprocessing that the network expects.
 
   vimamba export vmamba_tiny_s1l8 --pretrained --to onnx
   vimamba export vim_tiny_patch16_224 --model-kwargs dynamic_img_size=true --to onnx
   vimamba export runs/photos --to onnx --out photos.onnx
   vimamba export runs/photos --to hub --repo OWNER/NAME
 """
-# what each target takes, with the defaults
+# options of each target, with defaults
 OPTIONS = {
     **{target: {"out": None, "fixed_size": False} for target in TARGETS},
     "safetensors": {"out": None},
@@ -73,7 +73,7 @@ def export(args: list[str]) -> int:
 
 
 def _described(network: Network) -> dict[str, Any]:
-    """What whoever uses the weights has to know besides."""
+    """Additional information for users of the weights."""
     return {
         "label_names": network.label_names,
         "data_config": network.data_config,
@@ -91,7 +91,7 @@ def _push(network: Network, given: Namespace) -> int:
 
 
 def _show(report: Report, out: Path) -> None:
-    """Print what was written and tried."""
+    """Print what was written and checked."""
     size = " x ".join(str(size) for size in report.input)
     rows = [
         [" x ".join(map(str, check.shape)), f"{check.difference:.1e}", f"{check.relative:.1e}"]

@@ -45,7 +45,7 @@ def draw_folds(pooled: Pooled, folds: int, path: Path) -> None:
 
 
 def color_of(fold: int) -> str:
-    """The color of a fold; beyond eight they come again."""
+    """The color of a fold; they repeat after eight."""
     return COLORS[fold % len(COLORS)]
 
 

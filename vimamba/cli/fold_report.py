@@ -1,4 +1,4 @@
-"""What came out of a cross-validation: tables over all held-out cases, over classes and folds."""
+"""Results of a cross-validation: tables over all held-out cases, classes and folds."""
 
 import csv
 import json
@@ -11,13 +11,14 @@ from vimamba.cli.runs import read_config
 from vimamba.cli.settings import task_class
 from vimamba.console import command_line, number, say, show_table
 from vimamba.files import write_rows, write_whole
+from vimamba.tasks.ensemble import can_join
 from vimamba.tasks.folds import Folds, Row, plus_minus, spread
 from vimamba.tasks.registry import task_name
 from vimamba.tasks.tools import fold_tools_of
 
 
 def report_folds(out: Path, record: Record) -> None:
-    """Write cases.csv, folds.csv, summary.json and the pictures; print what matters.
+    """Write cases.csv, folds.csv, summary.json and the pictures; print a summary.
 
     Args:
         out: Folder of a cross-validation whose folds are finished.
@@ -55,8 +56,8 @@ def report_folds(out: Path, record: Record) -> None:
         ("fold0 ...", "a run for each fold"),
     ):
         say(f"  {out / name}: {what}")
-    answers = command_line("predict", out, "IMAGE_OR_FOLDER", "--out", tools.PREDICTIONS)
-    say(f"next: {answers}")
+    run = out if can_join(task) else fold_folder(out, 0)
+    say(f"next: {command_line('predict', run, *tools.INPUTS, '--out', tools.PREDICTIONS)}")
 
 
 def read_folds(out: Path, record: Record, names: Mapping[str, str]) -> Folds:
@@ -91,14 +92,14 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def fold_row(folder: Path, report: Row, names: Mapping[str, str]) -> Row:
-    """Scores of one fold in a row, with the epoch that they are of."""
+    """Scores of one fold in a row, with their epoch."""
     content = read_checkpoint(folder / "checkpoints" / Path(report["checkpoint"]).name)
     scores = {name: report[name] for name in names if isinstance(report.get(name), float)}
     return {"images": report["images"], "epoch": content["epoch"] + 1, **scores}
 
 
 def show_folds(folds: Folds, record: Record, names: Mapping[str, str]) -> None:
-    """Print the scores of each fold, their means and deviations."""
+    """Print the scores of each fold, their means and standard deviations."""
     known = [name for name in names if name in folds.over_folds]
     rows = [
         [str(row["fold"]), row["epoch"], row["images"], *(number(row.get(name)) for name in known)]

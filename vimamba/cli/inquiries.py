@@ -12,7 +12,7 @@ from vimamba.errors import UsageError
 
 
 def make_parser(name: str, description: str) -> ArgumentParser:
-    """A parser that shows its description as it is written."""
+    """A parser that shows its description verbatim."""
     return ArgumentParser(
         prog=f"vimamba {name}",
         description=description,
@@ -22,7 +22,7 @@ def make_parser(name: str, description: str) -> ArgumentParser:
 
 
 def check_at_least(given: Namespace, **least: int) -> None:
-    """Fail on a number that is too small; one that was not given is None.
+    """Fail on a number that is too small; None means it was not given.
 
     Raises:
         UsageError: Names the option.
@@ -39,12 +39,12 @@ def check_at_least(given: Namespace, **least: int) -> None:
 def settle_options(
     given: Namespace, kind: str, options: Mapping[str, Mapping[str, Any]], what: str = "{}"
 ) -> None:
-    """Give the options of the chosen kind their defaults; refuse those that only others take.
+    """Set the defaults of the chosen kind's options; reject options of other kinds.
 
     Args:
-        given: Parsed; an option that was not given is None.
-        kind: What was chosen.
-        options: What each kind takes, with the defaults.
+        given: Parsed arguments; an option that was not given is None.
+        kind: The chosen kind.
+        options: Options of each kind, with defaults.
         what: How the error names kinds, such as "{} runs".
 
     Raises:
@@ -62,10 +62,11 @@ def settle_options(
 
 
 def check_destination(out: Path, *, folder: bool) -> None:
-    """Refuse, before the long work, what cannot be written.
+    """Fail early if the output cannot be written.
 
     Raises:
-        UsageError: A file is where a folder must be, the reverse, or nothing can be written there.
+        UsageError: There is a file instead of a folder, or vice versa, or nothing can be written
+            there.
     """
     parent = next(place for place in out.absolute().parents if place.exists())
     if out.exists() and out.is_dir() != folder:

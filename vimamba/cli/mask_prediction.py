@@ -1,4 +1,4 @@
-"""The former place of what `vimamba.tasks.segmentation.predict` does."""
+"""The former location of `vimamba.tasks.segmentation.predict`."""
 
 from vimamba.tasks.segmentation.jobs import find_jobs
 from vimamba.tasks.segmentation.record import keep_record

@@ -1,4 +1,4 @@
-"""Names of the metrics that a training logs, for callbacks that wait for one of them."""
+"""Names of the metrics logged in training, for callbacks that monitor one of them."""
 
 from typing import TYPE_CHECKING
 
@@ -11,21 +11,32 @@ if TYPE_CHECKING:
 TRAINING = ("train/loss",)
 
 
+def is_validated(cli: "RecipeCLI") -> bool:
+    """Whether a training is scored while it goes on."""
+    return bool(cli.trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
+
+
 def metric_names(cli: "RecipeCLI") -> list[str] | None:
-    """What a run logs, or None for a task that does not say."""
+    """The metrics a run logs, or None if the task does not declare them."""
     scores = cli.model.logged_scores()
     if scores is None:
         return None
-    validated = cli.trainer.limit_val_batches and "val" in cli.datamodule.catalogue.splits
-    return [*TRAINING, *(f"val/{name}" for name in scores if validated)]
+    return [*TRAINING, *(f"val/{name}" for name in scores if is_validated(cli))]
 
 
 def check_monitors(cli: "RecipeCLI") -> None:
-    """Fail on a callback that waits for a metric which is never logged.
+    """Fail on a callback that monitors a metric which is never logged.
 
     Raises:
-        UsageError: Names the callback, and the metrics there are.
+        UsageError: Names the callback and the available metrics.
     """
+    patience = cli.config.patience
+    if patience is not None and patience < 1:
+        raise UsageError(f"--patience {patience} must be at least 1")
+    if patience is not None and not is_validated(cli):
+        raise UsageError(
+            f"--patience {patience} waits for {cli.model.monitor}, but nothing is validated"
+        )
     known = metric_names(cli)
     lower = {*TRAINING, *(f"val/{name}" for name in cli.model.lower_is_better)}
     for callback in vars(cli.trainer)["callbacks"]:

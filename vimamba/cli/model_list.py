@@ -1,4 +1,4 @@
-"""`vimamba list-models`: what is known of models without making them."""
+"""`vimamba list-models`: facts about models, without building them."""
 
 import json
 import re
@@ -13,16 +13,16 @@ from vimamba.errors import UsageError
 
 @dataclass(frozen=True)
 class Row:
-    """What the list says about one model.
+    """One row of the list.
 
     Attributes:
         name: Registered name.
-        family: Its family; None of models that are timm's or the user's.
-        params: Parameters; None of timm's own models, which would have to be made.
-        gflops: 1e9 operations of an image of this size, as papers count them.
+        family: Its family; None for models of timm or the user.
+        params: Parameters; None for timm's own models, which would have to be built.
+        gflops: 1e9 operations for an image of this size, as papers count them.
         input_size: Channels, height and width.
         top1: Published ImageNet-1k accuracy, percent.
-        license: Of the published weights, by the Hub's name.
+        license: License of the published weights, as named by the Hub.
         pretrained: Whether they can be downloaded.
     """
 
@@ -46,13 +46,13 @@ def list_models(args: list[str]) -> int:
         "  vimamba list-models --family VMamba --max-params 50 --license mit",
     )
     parser.add_argument("pattern", nargs="?", default="*", help="name with * and ?")
-    parser.add_argument("--family", help="only those of a family, as its authors write it")
+    parser.add_argument("--family", help="only models of this family, as its authors write it")
     parser.add_argument(
-        "--max-params", type=float, metavar="M", help="only those with at most M million parameters"
+        "--max-params", type=float, metavar="M", help="only models up to M million parameters"
     )
-    parser.add_argument("--license", metavar="NAME", help="only weights with it, such as mit")
+    parser.add_argument("--license", metavar="NAME", help="only this license, such as mit")
     parser.add_argument(
-        "--pretrained", action="store_true", help="only those whose weights can be downloaded"
+        "--pretrained", action="store_true", help="only models whose weights can be downloaded"
     )
     parser.add_argument(
         "--all", action="store_true", help="also timm's own models, whose sizes are not known"
@@ -84,10 +84,10 @@ def list_models(args: list[str]) -> int:
 
 
 def find_rows(given: Namespace) -> list[Row]:
-    """The models that a user asks for.
+    """The models that the user asked for.
 
     Raises:
-        UsageError: There is no such family or license.
+        UsageError: The family or license is unknown.
     """
     pattern = given.pattern if re.search(r"[*?\[]", given.pattern) else f"*{given.pattern}*"
     rows = [describe_model(name) for name in find_models(pattern, everything=given.all)]
@@ -127,7 +127,7 @@ def _checked_family(asked: str) -> str:
 
 
 def find_models(pattern: str, *, everything: bool = False) -> list[str]:
-    """Names that fit a pattern: ours and the user's own, or all that timm knows."""
+    """Names that match a pattern: ours and the user's own, or all that timm knows."""
     import timm
 
     import vimamba  # noqa: F401  registers the models
@@ -142,7 +142,7 @@ def find_models(pattern: str, *, everything: bool = False) -> list[str]:
 
 
 def describe_model(name: str) -> Row:
-    """What is known about a model; one of the user's own is made for it, without memory."""
+    """Facts about a model; the user's own models are built for this, without memory."""
     import timm
     from timm.models import PretrainedCfg
 

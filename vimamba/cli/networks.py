@@ -1,12 +1,14 @@
-"""The network that a command line names: a timm model or a run, with the input it was made for."""
+"""The network given on a command line: a timm model or a run, with the input it was made for."""
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
@@ -23,12 +25,13 @@ class Network:
 
     Attributes:
         net: The network.
-        name: Of the model.
-        image_size: Channels, height and width of its input, pixels; depth before them of volumes.
+        name: Name of the model.
+        image_size: Channels, height and width of its input, pixels; for volumes channels, depth,
+            height, width. Of each image for networks that take two.
         data_config: Mean, standard deviation and the like, by timm's names.
         label_names: Classes in the order of the logits, if they are known.
-        label_values: Of a segmentation network: the value of each class in masks.
-        preprocessing: Of a run: the fields of its `vimamba.data.Preprocessing`.
+        label_values: For a segmentation network: the value of each class in masks.
+        preprocessing: For a run: the fields of its `vimamba.data.Preprocessing`.
     """
 
     net: nn.Module
@@ -39,11 +42,36 @@ class Network:
     label_values: list[int] | None = None
     preprocessing: dict[str, Any] | None = None
 
-    def read(self, file: Path) -> Tensor:
-        """(C, H, W): an image file as a network of images takes it, cut to the input size."""
-        image, (_, height, width) = self._prepare.file(file), self.image_size
-        top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-        return image[:, top : top + height, left : left + width]
+    def read(self, paths: Sequence[Path]) -> Tensor:
+        """Read an image, or a volume of one or more files, cropped to the input size.
+
+        Returns:
+            (C, *sides); a smaller volume is padded with zeros.
+        """
+        _, *sides = self.image_size
+        whole = self._volume(paths) if len(sides) == 3 else self._prepare.file(paths[0])
+        for axis, side in enumerate(sides, 1):
+            have = whole.shape[axis]
+            if have >= side:
+                whole = whole.narrow(axis, (have - side) // 2, side)
+                continue
+            before = (side - have) // 2
+            # `pad` takes the last axis first
+            whole = F.pad(whole, [0, 0] * (whole.ndim - axis - 1) + [before, side - have - before])
+        return whole
+
+    def _volume(self, paths: Sequence[Path]) -> Tensor:
+        """(C, d, h, w) at the network's spacing."""
+        from vimamba.data.volumes.cases import VolumeCase
+        from vimamba.data.volumes.preprocessing import VolumePreprocessing
+
+        if self.preprocessing is None:
+            raise UsageError(
+                f"{self.name} does not say how volumes are preprocessed; leave out --data"
+            )
+        case = VolumeCase(tuple(paths), None, paths[0].parent)
+        case.check()
+        return VolumePreprocessing.from_settings(self.preprocessing).volume(case)
 
     @cached_property
     def _prepare(self) -> "Preprocessing":
@@ -54,32 +82,34 @@ class Network:
         settings = self.preprocessing
         if settings is None:
             settings = {"in_chans": channels, "interpolation": "bicubic", **self.data_config}
-            for name in ("mean", "std"):  # of published weights, for other channels than theirs
+            for name in ("mean", "std"):  # of published weights, for a different number of channels
                 values = settings[name]
                 settings[name] = values if len(values) == channels else [mean(values)] * channels
         prepare = Preprocessing.from_settings({**settings, "img_size": (height, width)})
-        # one batch holds one size: no image is left as large as it is
+        # all images of a batch have one size: none keeps its own
         window = prepare.fit == "window"
         return replace(prepare, fit="crop", scale_to=None) if window else prepare
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """The arguments that name a network."""
-    what = "model name, a folder that `vimamba fit` wrote or timm loads, or hf-hub:OWNER/NAME"
+    """Add the arguments that specify a network."""
+    what = "model name, a folder written by `vimamba fit` or loadable by timm, or hf-hub:OWNER/NAME"
     parser.add_argument("model", help=what)
-    parser.add_argument("--pretrained", action="store_true", help="a model's published weights")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="load a model's published weights"
+    )
     parser.add_argument("--checkpoint", type=Path, help="a file with a model's weights")
-    parser.add_argument("--ckpt", help="of a run: best (default), last or a file")
-    parser.add_argument("--img-size", help="of the input, pixels: a side, or 96x160")
-    note = "of a model's constructor, as in num_classes=10 dynamic_img_size=true"
+    parser.add_argument("--ckpt", help="for a run: best (default), last or a file")
+    parser.add_argument("--img-size", help="input size in pixels: a side, 96x160 or 32x96x96")
+    note = "arguments of a model's constructor, such as num_classes=10 dynamic_img_size=true"
     parser.add_argument("--model-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help=note)
 
 
 def open_network(given: Namespace) -> Network:
-    """Make the network that the arguments name.
+    """Build the network that the arguments specify.
 
     Raises:
-        UsageError: There is none, or an argument does not fit it.
+        UsageError: It does not exist, or an argument does not fit it.
     """
     size = None if given.img_size is None else read_size(given.img_size, None, name="--img-size")
     run = Path(given.model.removeprefix("local-dir:"))
@@ -106,8 +136,8 @@ def _of_model(given: Namespace, size: ImageSize | None) -> Network:
     name, kwargs = given.model, parse_pairs(given.model_kwargs)
     if ":" not in name and not timm.is_model(name):
         raise UsageError(
-            f"{name!r} is neither a model (see `vimamba list-models`; one of your own is made "
-            "known with --import MODULE_OR_FILE) nor a folder"
+            f"{name!r} is neither a model (see `vimamba list-models`; register your "
+            "own with --import MODULE_OR_FILE) nor a folder"
         )
     if given.checkpoint is not None:
         if not given.checkpoint.is_file():
@@ -116,7 +146,7 @@ def _of_model(given: Namespace, size: ImageSize | None) -> Network:
     try:
         if size is not None and _is_fixed(name, kwargs):
             kwargs.setdefault("img_size", size)
-        # an address is that of weights
+        # an address always has weights
         pretrained = given.pretrained or given.checkpoint is not None or ":" in name
         net = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (TypeError, ValueError, RuntimeError, OSError) as error:
@@ -160,9 +190,9 @@ def _of_folder(folder: Path, img_size: ImageSize | None) -> Network:
         network = _of_timm(net, str(config["architecture"]), img_size)
         return replace(network, preprocessing=preprocessing)
     if preprocessing is not None and not isinstance(preprocessing, dict):
-        raise CheckpointError(f"{folder / 'config.json'}: preprocessing must hold names and values")
+        raise CheckpointError(f"{folder / 'config.json'}: preprocessing must be a mapping")
     sides = net.pretrained_cfg["input_size"][1:]
-    size = img_size or net.config.get("img_size")
+    size = img_size or (preprocessing or net.config).get("img_size")
     names, values = config.get("label_names"), config.get("label_values")
     return Network(
         net,
@@ -176,7 +206,7 @@ def _of_folder(folder: Path, img_size: ImageSize | None) -> Network:
 
 
 def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
-    """Whether the model has to be made for an image size."""
+    """Whether the model has to be built for one image size."""
     from vimamba.hub import create_skeleton
 
     probe = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
@@ -187,21 +217,35 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 def _of_run(run: Path, requested: str, img_size: ImageSize | None) -> Network:
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
     from vimamba.console import quieten
-    from vimamba.data.preprocessing import Preprocessing
 
     quieten()
     task = load_task(run, find_checkpoint(run, requested))
-    hparams, data = task.hparams, read_config(run)["data"]["init_args"]
-    sides = height_and_width(img_size or hparams["img_size"] or data["img_size"])
+    net, hparams, data = task.scored_net, task.hparams, read_config(run)["data"]["init_args"]
+    size = img_size or hparams.get("img_size") or data.get("img_size")
+    if size is None:  # pairs come in any size
+        sides = tuple(2 * side for side in net.cell)
+    else:
+        sides = sides_of(size, len(getattr(net, "cell", (1, 1))))
     return Network(
-        task.scored_net.eval(),
+        net.eval(),
         hparams["model"],
         (hparams["in_chans"], *sides),
         _data_config({"crop_mode": "center", **data} if "crop_pct" in data else data),
         list(task.class_names) if hasattr(task, "class_names") else None,
         getattr(task, "label_values", None),
-        asdict(Preprocessing.from_settings(data)),
+        _preprocessing(data),
     )
+
+
+def _preprocessing(data: dict[str, Any]) -> dict[str, Any] | None:
+    """Fields of the preprocessing that a run's settings of data say; None of pairs."""
+    from vimamba.data.preprocessing import Preprocessing
+    from vimamba.data.volumes.preprocessing import VolumePreprocessing
+
+    if "img_size" not in data:
+        return None
+    kind = VolumePreprocessing if "spacing" in data else Preprocessing
+    return asdict(kind.from_settings(data))
 
 
 def _data_config(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -215,6 +259,6 @@ def parse_pairs(pairs: list[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--model-kwargs {pair} must read NAME=VALUE")
+            raise UsageError(f"--model-kwargs {pair} must have the form NAME=VALUE")
         parsed[name] = yaml.safe_load(value)
     return parsed

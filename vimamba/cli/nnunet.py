@@ -64,16 +64,16 @@ def _plan(args: list[str]) -> int:
         "  vimamba nnunet plan 7 --network umamba_enc_2d\n"
         "  vimamba nnunet plan 7 --network vmamba_tiny_s1l8 --model-kwargs head=unet",
     )
-    parser.add_argument("dataset", help="number or name of the data set, or its plans' file")
+    parser.add_argument("dataset", help="number or name of the data set, or its plans file")
     parser.add_argument("--network", required=True, help="umamba_bot_2d, a model, ...")
-    parser.add_argument("--name", help="of the configuration; base and network by default")
-    parser.add_argument("--base", default="2d", help="configuration to take the rest from")
+    parser.add_argument("--name", help="name of the configuration; base and network by default")
+    parser.add_argument("--base", default="2d", help="configuration to take everything else from")
     parser.add_argument("--plans", default="nnUNetPlans", help="plans to add to")
     parser.add_argument("--plans-name", default="nnUNetPlans_vimamba", help="plans to write")
     parser.add_argument("--patch-size", nargs="+", type=int, help="pixels; the base's by default")
     parser.add_argument("--batch-size", type=int, help="patches; the base's by default")
     parser.add_argument("--no-amp", action="store_true", help="run the network in float32")
-    note = "further arguments of the network, such as head=unet or pretrained=true"
+    note = "other arguments of the network, such as head=unet or pretrained=true"
     parser.add_argument("--model-kwargs", nargs="+", default=[], metavar="NAME=VALUE", help=note)
     given = parser.parse_args(args)
     try:
@@ -110,8 +110,8 @@ def _find_plans(dataset: str, plans: str) -> Path:
     found = sorted(Path(root).glob(f"{folder}/{plans}.json"))
     if len(found) != 1:
         raise UsageError(
-            f"{len(found)} plans fit {folder}/{plans}.json in {root}; "
-            f"`nnUNetv2_plan_and_preprocess -d {dataset}` makes them"
+            f"{len(found)} plans match {folder}/{plans}.json in {root}; "
+            f"`nnUNetv2_plan_and_preprocess -d {dataset}` creates them"
         )
     return found[0]
 
@@ -150,7 +150,7 @@ def _predict(args: list[str]) -> int:
 
 @contextmanager
 def _as_command(name: str, args: list[str]) -> Iterator[None]:
-    """Let nnU-Net read its arguments, and the processes that it starts find our trainers."""
+    """Pass arguments to nnU-Net, and let the processes that it starts find our trainers."""
     from vimamba.integrations.nnunet import trainer_folder
 
     folders = [str(trainer_folder()), os.environ.get(TRAINERS, "")]
@@ -175,7 +175,7 @@ def _check(args: list[str]) -> int:
 
 
 def _check_versions() -> Iterator[list[str]]:
-    """Whether what nnU-Net and its networks need is installed."""
+    """Check the packages that nnU-Net and its networks need."""
     from packaging.requirements import Requirement
 
     old = _version("nnunetv2") < (2, 7)
@@ -198,19 +198,19 @@ def _check_versions() -> Iterator[list[str]]:
 
 
 def _check_settings() -> Iterator[list[str]]:
-    """Whether nnU-Net's environment variables are such that it can work."""
+    """Check nnU-Net's environment variables."""
     for variable in PATHS:
         value = os.environ.get(variable)
         if value is None:
             yield [variable, "not set", f"export {variable}=FOLDER"]
         else:
-            yield [variable, value, "" if Path(value).is_dir() else "make this folder"]
+            yield [variable, value, "" if Path(value).is_dir() else "create this folder"]
     if os.environ.get(WORKERS) == "0":
         yield [WORKERS, "0", "unset it for planning, which fails with 0"]
 
 
 def _check_trainers() -> Iterator[list[str]]:
-    """Whether nnU-Net finds our trainers."""
+    """Check that nnU-Net finds our trainers."""
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 

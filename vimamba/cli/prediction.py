@@ -1,4 +1,4 @@
-"""`vimamba predict`: what a run's checkpoint says about new images."""
+"""`vimamba predict`: predictions of a run's checkpoint for new images."""
 
 from pathlib import Path
 from typing import Any
@@ -6,34 +6,35 @@ from typing import Any
 from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
 
 HELP = """\
-Uses a run's checkpoint on new images.
+Applies a run's checkpoint to new images.
 
   vimamba predict runs/digits new/ --out predictions.csv
   vimamba predict runs/digits a.png b.png --topk 3 --out predictions.json
-  vimamba predict runs/digits list.csv --tta flips       # its column "path" names the images
+  vimamba predict runs/digits list.csv --tta flips       # column "path" lists the images
   vimamba predict runs/nuclei new/ --out masks           # a segmentation run writes a folder
   vimamba predict runs/nuclei new/ --out masks --masks truth/    # and scores it
   vimamba predict runs/land scene.tif --out maps --cog --polygons geojson
 
-A classification run writes a list (CSV or JSON, by the ending of --out) and, beside it, a contact
-sheet with the answers. Its columns: path; label, the likeliest class (of several labels per image,
-all with 0.5 or more, joined by ;); probability, of the likeliest class; label_1, probability_1,
-label_2 and so on, the --topk likeliest. The sheet has the list's name with .png.
+A classification run writes a list (CSV or JSON, by the suffix of --out) and, next to it, a contact
+sheet with the predictions. Its columns: path; label, the most likely class (with several labels per
+image, all with 0.5 or more, joined by ;); probability, of the most likely class; label_1,
+probability_1, label_2 and so on, the --topk most likely. The sheet has the list's name with .png.
 
 A segmentation run writes a mask per image, in the values of the training masks (PNG; for NIfTI
-volumes NIfTI with the same affine), overlays, a contact sheet and masks.csv, which says what image
-each mask is of. Masks that are there already are not made again, so after Ctrl-C or a crash the
-same command goes on. Images are called by their path below the folder that was named, or by the
-path in the list, without drive, root, . and .. in it: nothing is written outside --out.
+volumes NIfTI with the same affine), overlays, a contact sheet and masks.csv, which lists the image
+of each mask. Existing masks are not computed again, so after Ctrl-C or a crash the same command
+continues. Images are named by their path relative to the given folder, or by the path in the list,
+without drive, root, . and .. in it: nothing is written outside --out.
 
-A run on change compares two images, or two folders whose files match by name, BEFORE and AFTER, and
+A change run compares two images, or two folders whose files match by name, BEFORE and AFTER, and
 writes a folder in the same way: maps of 0, 1, 2 and so on in the order of the classes.
 
   vimamba predict runs/growth 2020.tif 2025.tif --out maps
 
-A GeoTIFF that says where it lies, of any size, becomes a GeoTIFF map on the same grid, read and
-written by windows (pip install "vimamba[geo]"). Interrupted, the same command goes on within the
-scene. Several scenes are shared out over the processes of `torchrun --no-python vimamba predict`.
+A georeferenced GeoTIFF of any size becomes a GeoTIFF map on the same grid, read and written by
+windows (pip install "vimamba[geo]"). After an interruption, the same command continues within the
+scene. Several scenes are distributed over the processes of
+`torchrun --no-python vimamba predict`.
 
 A registration run takes two files, the moving and the fixed one, or CSV lists with the columns
 moving and fixed (and moving_labels, fixed_labels):
@@ -43,14 +44,17 @@ moving and fixed (and moving_labels, fixed_labels):
 It writes the warped volume, the displacement field in millimeters as ITK and ANTs read it, a
 checkerboard of each pair, warped labels, and pairs.csv with scores.
 
-Of a cross-validation, all folds answer together: the mean of their probabilities decides.
+A volume is a NIfTI file, or a DICOM series: a folder with its slices, or any of these files.
 
-Only files that `vimamba predict` wrote are ever overwritten. An image that cannot be read, or for
-which the network's output is not finite, gets no answer and does not cost the others theirs; it is
+For a cross-validation, the probabilities of all folds are averaged, and so are those of several
+runs: `vimamba predict runs/a new/ --with runs/b --with runs/c/checkpoints/last.ckpt`.
+
+Only files written by `vimamba predict` are ever overwritten. An image that cannot be read, or for
+which the network's output is not finite, gets no prediction and does not affect the others; it is
 named at the end.
 
-Exit codes: 0 all inputs have an answer; 2 a mistake in the command, or nothing could be written;
-3 some or all of the inputs have no answer; 130 interrupted.
+Exit codes: 0 all inputs were processed; 2 an error in the command, or nothing could be written;
+3 some or all of the inputs failed; 130 interrupted.
 """
 
 
@@ -64,23 +68,27 @@ def predict(args: list[str]) -> int:
         Exit code.
     """
     parser = make_parser("predict", HELP)
-    written = "folder that `vimamba fit` or `vimamba cross-validate` wrote"
+    written = "folder written by `vimamba fit` or `vimamba cross-validate`"
     parser.add_argument("run", type=Path, help=written)
     parser.add_argument("inputs", type=Path, nargs="+", help="images, folders or CSV lists")
     out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--ckpt", help="best (default), last or a file")
+    further = "a run, or a checkpoint file of one, that answers with RUN; may be repeated"
+    parser.add_argument(
+        "--with", dest="others", type=Path, action="append", default=[], metavar="RUN", help=further
+    )
     views = "average over mirrored views: left-right, or all four"
     parser.add_argument("--tta", default="none", choices=("none", "hflip", "flips"), help=views)
     parser.add_argument("--batch-size", type=int, help="images, slices or windows at a time")
     parser.add_argument("--workers", type=int, default=0, help="processes that load images")
-    parser.add_argument("--topk", type=int, help="classes to name per image")
-    overlap = "part that neighboring windows share, in [0, 1); as in the run by default"
+    parser.add_argument("--topk", type=int, help="classes to list per image")
+    overlap = "overlap of neighboring windows, in [0, 1); as in the run by default"
     parser.add_argument("--overlap", type=float, help=overlap)
     parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
-    scores = "of volumes, write the probabilities of all classes, too"
+    scores = "for volumes, also write the probabilities of all classes"
     parser.add_argument("--softmax", action="store_true", default=None, help=scores)
     scenes = parser.add_argument_group("GeoTIFF scenes")
     add_scene_options(scenes)
@@ -100,20 +108,20 @@ def predict(args: list[str]) -> int:
     options = {name: kind.PREDICT_OPTIONS for name, kind in kinds.items()}
     own = next((name for name, kind in kinds.items() if kind is tools), "these")
     settle_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
-    return tools.predict(finished_run(given.run, given.ckpt), given)
+    return tools.predict(finished_run(given.run, given.ckpt, given.others), given)
 
 
 def add_scene_options(group: Any) -> None:
     """Options for maps of scenes; see `vimamba.tasks.scenes.predict_raster`."""
     cog = "write Cloud Optimized GeoTIFFs, with overviews"
     group.add_argument("--cog", action="store_true", default=None, help=cog)
-    bands = "write a band per class of 8 bits, too, 254 for certain"
+    bands = "also write the probabilities, one 8-bit band per class, 254 for certain"
     group.add_argument("--probabilities", action="store_true", default=None, help=bands)
-    polygons = "write polygons with areas in square meters, too"
+    polygons = "also write polygons with areas in square meters"
     group.add_argument("--polygons", choices=("geojson", "gpkg"), help=polygons)
-    align = "of change: warp a second date that lies elsewhere onto the grid of the first"
+    align = "for change: warp a second date on another grid onto the grid of the first"
     group.add_argument("--align", action="store_true", default=None, help=align)
-    window = "side, or HEIGHTxWIDTH, of windows in pixels of the scene; those of the training"
+    window = "side, or HEIGHTxWIDTH, of windows in pixels of the scene; default: as in training"
     group.add_argument("--window-size", help=window)
-    memory = "GB that scores and strips of a scene may take besides the network; 0.5 by default"
+    memory = "GB for scores and strips of a scene, in addition to the network; 0.5 by default"
     group.add_argument("--memory", type=float, help=memory)

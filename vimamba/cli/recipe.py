@@ -1,4 +1,4 @@
-"""Recipes: typed settings through LightningCLI, with what one part decides linked to the others."""
+"""Recipes: typed settings through LightningCLI, with settings that depend on others linked."""
 
 import inspect
 import os
@@ -14,7 +14,7 @@ import vimamba.data
 import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.explaining import explain, settings_errors, typed_options
 from vimamba.cli.options import find_class, last_value
-from vimamba.cli.settings import store_settings
+from vimamba.cli.settings import BESIDE, store_settings
 from vimamba.console import is_terminal, quieten
 from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
@@ -30,16 +30,16 @@ from vimamba.tasks import Classification, Task
 from vimamba.tasks.registry import class_path
 
 RUN_VARIABLE = "VIMAMBA_RUN_FOLDER"
-# where neither epochs nor steps are given
+# if neither epochs nor steps are given
 EPOCHS = 30
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI with a default task and data set, and settings linked between them.
+    """LightningCLI with a default task and data set, and linked settings.
 
     Args:
         args: Typed options.
-        out: Run folder; made up from the time and model if None.
+        out: Run folder; named after the time and model if None.
     """
 
     def __init__(self, args: list[str], out: Path | None) -> None:
@@ -72,7 +72,9 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Set the defaults and links of the task that is asked for."""
+        """Set the defaults and links of the requested task."""
+        for name, hint in BESIDE.items():
+            parser.add_argument(f"--{name}", type=hint, default=None)
         task, data = self.parts
         parser.set_defaults({"model": {"class_path": task}, "data": {"class_path": data}})
         cls, offered = find_class(task), find_class(data)
@@ -85,7 +87,7 @@ class RecipeCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def before_instantiate_classes(self) -> None:
-        """Fill in what the model's published settings decide, and the run folder."""
+        """Fill in the model's published settings and the run folder."""
         data, model = self.config.data.init_args, self.config.model.init_args
         task: Any = find_class(self.parts[0])
         cfg = task.find_cfg(model.model, model.get("model_kwargs"))
@@ -93,7 +95,7 @@ class RecipeCLI(LightningCLI):
             wanted = data.img_size
             if wanted is None:
                 wanted = (model.get("model_kwargs") or {}).get("img_size") or cfg.input_size[1:]
-            # of no length where the data proposes one
+            # no patch size if the data proposes one
             if wanted != ():
                 size = read_size(wanted, task.axes)
                 data.img_size = size if isinstance(size, int) else list(size)
@@ -109,19 +111,19 @@ class RecipeCLI(LightningCLI):
         self._check_trainer()
 
     def _check_trainer(self) -> None:
-        """Fail on settings of the trainer that a run of ours would not follow."""
+        """Fail on trainer settings that our runs would not follow."""
         trainer = self.config.trainer
         callbacks = (
             trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
         )
         names = [str(getattr(callback, "class_path", "")) for callback in callbacks]
-        if any(name.endswith("Checkpoint") for name in names):  # beside those of ours
+        if any(name.endswith("Checkpoint") for name in names):  # in addition to ours
             trainer.enable_checkpointing = True
         if trainer.barebones:
-            raise UsageError("--trainer.barebones: a run has its metrics and checkpoints; leave it")
+            raise UsageError("--trainer.barebones: a run needs its metrics and checkpoints")
         if trainer.use_distributed_sampler:
             raise UsageError(
-                "--trainer.use_distributed_sampler: processes share the images already, leave it"
+                "--trainer.use_distributed_sampler: leave it unset, images are already distributed"
             )
         if trainer.accumulate_grad_batches < 1:
             raise UsageError(
@@ -132,7 +134,7 @@ class RecipeCLI(LightningCLI):
             raise UsageError("--trainer.limit_train_batches 0 leaves nothing to train on")
 
     def _settle_length(self) -> None:
-        """The number of epochs: the usual one, or no limit beside a number of steps."""
+        """Set the number of epochs: the default, or no limit if a number of steps is given."""
         trainer, optim = self.config.trainer, self.config.model.init_args.get("optim")
         if trainer.max_steps != -1 and trainer.max_steps < 1:
             raise UsageError(f"--trainer.max_steps {trainer.max_steps} must be at least 1")
@@ -152,7 +154,7 @@ class RecipeCLI(LightningCLI):
         trainer, requested = self.config.trainer, self.config.trainer.enable_progress_bar
         trainer.enable_progress_bar = is_terminal() if requested is None else requested
         logger = trainer.logger
-        trainer.logger = logger or False  # nothing would be Lightning's own, in scoring as well
+        trainer.logger = logger or False  # None would mean Lightning's default
         super().instantiate_classes()
         data, cfg = self.datamodule, self.published
         if cfg is not None and isinstance(data, ImageData):
@@ -161,10 +163,10 @@ class RecipeCLI(LightningCLI):
 
 
 def choose_parts(options: list[str]) -> tuple[str, str]:
-    """The classes of task and data set that options and recipes name last, or the usual ones.
+    """The classes of task and data set that options and recipes name last, or the defaults.
 
-    Defaults are those of these classes, because jsonargparse would hand the arguments of a default
-    class on to another one.
+    The parser's defaults are taken from these classes, because jsonargparse would pass the
+    arguments of a default class on to another one.
     """
     found: dict[str, str] = {}
     for place, option in enumerate(options):
@@ -183,7 +185,7 @@ def choose_parts(options: list[str]) -> tuple[str, str]:
 
 
 def use_one_lightning(options: list[str]) -> list[str]:
-    """Options and recipes with Lightning's classes under the package in use."""
+    """Rename Lightning's classes in options and recipes to the Lightning package in use."""
     changed: list[str] = []
     for option in options:
         follows = changed[-1:] == ["--config"]
@@ -197,10 +199,10 @@ def use_one_lightning(options: list[str]) -> list[str]:
 
 
 def name_run(model: str) -> Path:
-    """A new run folder; the further processes of a distributed run get the name of the first.
+    """Name a new run folder; other processes of a distributed run get the name from the first.
 
     Raises:
-        UsageError: Something else started the processes, so that each would name one.
+        UsageError: An external launcher started the processes, so each would choose its own name.
     """
     tasks = os.environ.get("SLURM_NTASKS", "1") if "SLURM_PROCID" in os.environ else "1"
     named = RUN_VARIABLE in os.environ

@@ -1,4 +1,4 @@
-"""What every run tells: a dry run; scores, pictures and the export at its end."""
+"""Output of every run: a dry run; scores, pictures and the export at its end."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 
 from vimamba.console import command_line, say
 from vimamba.files import write_whole
+from vimamba.runs import update_record
 from vimamba.tasks.tools import tools_of
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ def dry_run(cli: "RecipeCLI") -> None:
     say(f"{cli.model.hparams['model']}: {count / 1e6:.2f} M parameters")
     if torch.cuda.is_available():
         say(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
-    say("the dry run went through; nothing was written")
+    say("the dry run succeeded; nothing was written")
 
 
 def write_metrics(path: Path, split: str, report: dict[str, Any]) -> None:
-    """Put the report of one split into metrics.json, beside those of the others."""
+    """Add the report of one split to metrics.json."""
     content = json.loads(path.read_text()) if path.exists() else {}
     content[split] = report
     with write_whole(path) as part:
@@ -50,7 +51,7 @@ def score(cli: "RecipeCLI", split: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def finish(cli: "RecipeCLI") -> None:
-    """Score the best checkpoint, export it, draw the pictures and say where all of it lies."""
+    """Score the best checkpoint, export it, draw the pictures and list the files."""
     from vimamba.cli.runs import load_task
     from vimamba.tasks.pictures import draw_curves
 
@@ -58,7 +59,7 @@ def finish(cli: "RecipeCLI") -> None:
     best = out / "checkpoints" / "best.ckpt"
     held_out = [name for name in ("test", "val") if name in cli.datamodule.catalogue.splits]
     report = None
-    # training, and scoring again, may leave each process with a part of the weights
+    # after training, and after scoring, each process may hold only a part of the weights
     cli.model = load_task(out, best)
     if held_out:
         report = score(cli, held_out[0], best)
@@ -76,9 +77,10 @@ def finish(cli: "RecipeCLI") -> None:
         say(kind.headline(held_out[0], report))
     else:
         say("no image is held out: there are no scores")
+    update_record(out, finished=True)
     pictures = kind.RESULTS if report else ()
     for name, what in (
-        ("checkpoints/best.ckpt", "the best epoch; last.ckpt beside it is for --resume"),
+        ("checkpoints/best.ckpt", "the best epoch; last.ckpt next to it is for --resume"),
         ("export", kind.export_hint(out / "export")),
         ("metrics.csv", "one row per epoch; metrics.json has the scores"),
         *pictures,

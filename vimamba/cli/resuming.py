@@ -1,4 +1,4 @@
-"""What `vimamba fit --resume` can change of a run, and what it cannot."""
+"""Checks of what `vimamba fit --resume` can change in a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,28 +12,28 @@ from vimamba.errors import UsageError
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
-# arguments of the data by which a division is drawn; a run keeps the one it has in split.csv
+# arguments of the data that determine a split; a run keeps the one in its split.csv
 DRAWN_BY = ("val_fraction", "test_fraction", "fold", "folds", "fold_as", "group_pattern", "limit")
 
 
 def check_one_division(options: list[str]) -> None:
-    """Fail if the options name a division and also say how to draw one.
+    """Fail if the options give a split and also say how to make one.
 
     Raises:
-        UsageError: Names the option that would not act.
+        UsageError: Names the option without effect.
     """
     if last_value(options, "--data.split_csv") is None:
         return
     for name in DRAWN_BY:
         if name != "limit" and last_value(options, f"--data.{name}") is not None:
-            raise UsageError(f"--data.{name}: the division is that of --data.split_csv already")
+            raise UsageError(f"--data.{name}: --data.split_csv already defines the split")
 
 
 def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
     """Fail on options that a resumed run would not follow, before anything is written.
 
     Args:
-        cli: The run as it is asked for now.
+        cli: The run as now requested.
         checkpoint: Its last.ckpt.
 
     Raises:
@@ -46,7 +46,7 @@ def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
         raise UsageError(f"--seed {cli.model.seed}: the run was begun with {begun['seed']}")
     if cli.model.hparams["pretrained"] and not begun["pretrained"]:
         raise UsageError("--pretrained: a resumed run goes on from its own weights")
-    # nothing was fetched, but the run started from what it started from
+    # nothing is downloaded now, but keep the record of what the run started from
     cli.config.model.init_args["pretrained"] = begun["pretrained"]
     cli.model.hparams["pretrained"] = begun["pretrained"]
     cli.model.check_continues(begun)
@@ -55,7 +55,7 @@ def check_resumed(cli: "RecipeCLI", checkpoint: Path) -> None:
 
 
 def check_division(cli: "RecipeCLI") -> None:
-    """Fail on another way to draw what is drawn already."""
+    """Fail on options that would change an existing split."""
     kept = cli.out / "split.csv"
     if not kept.exists():
         return
@@ -63,19 +63,19 @@ def check_division(cli: "RecipeCLI") -> None:
     for name in DRAWN_BY:
         if before.get(name) != now.get(name):
             raise UsageError(
-                f"--data.{name} {now.get(name)}: the run keeps its images and their division "
-                f"({name} {before.get(name)}); --data.split_csv FILE gives it another one"
+                f"--data.{name} {now.get(name)}: the run keeps its images and their split "
+                f"({name} {before.get(name)}); --data.split_csv FILE replaces it"
             )
 
 
 def check_length(cli: "RecipeCLI", content: dict[str, Any]) -> None:
-    """Fail on an end that lies behind; say so if it is reached."""
+    """Fail if the requested end is already past; print a note if it is just reached."""
     epochs, steps = cli.trainer.max_epochs, cli.trainer.max_steps
     done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     behind = content["global_step"]
     if epochs is not None and 0 < epochs < done:
-        raise UsageError(f"--epochs {epochs}: the run has {done} epochs behind it")
+        raise UsageError(f"--epochs {epochs}: the run has already done {done} epochs")
     if 0 < steps < behind:
-        raise UsageError(f"--trainer.max_steps {steps}: the run has {behind} steps behind it")
+        raise UsageError(f"--trainer.max_steps {steps}: the run has already done {behind} steps")
     if epochs == done or steps == behind:
-        say("the training is at its end already; its results are written again")
+        say("training is already complete; its results are written again")

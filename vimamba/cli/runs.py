@@ -1,4 +1,4 @@
-"""Reads what a finished run left: its settings, its task and its weights."""
+"""Reads a finished run: its settings, its task and its weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,10 +39,10 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def load_weights(task: torch.nn.Module, checkpoint: Path) -> None:
-    """Load a checkpoint's weights into a task of the same form.
+    """Load a checkpoint's weights into a task of the same architecture.
 
     Raises:
-        CheckpointError: They cannot be read, do not fit or are not finite.
+        CheckpointError: The weights cannot be read, do not fit or are not finite.
     """
     _load(task, read_checkpoint(checkpoint), checkpoint)
 
@@ -50,7 +50,7 @@ def load_weights(task: torch.nn.Module, checkpoint: Path) -> None:
 def _load(task: torch.nn.Module, content: dict[str, Any], checkpoint: Path) -> None:
     state = content.get("state_dict")
     if not isinstance(state, dict):
-        raise CheckpointError(f"{checkpoint} holds no state_dict, as a run's checkpoint does")
+        raise CheckpointError(f"{checkpoint} has no state_dict, which a run's checkpoint must have")
     try:
         check_finite({k: v for k, v in state.items() if isinstance(v, torch.Tensor)})
         task.load_state_dict(state)
@@ -62,10 +62,10 @@ def _load(task: torch.nn.Module, content: dict[str, Any], checkpoint: Path) -> N
 
 
 def read_arguments(task: type, content: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Arguments of the task that a checkpoint was made by.
+    """Arguments of the task that wrote a checkpoint.
 
     Raises:
-        CheckpointError, UsageError: They are not there, or are not the plain values of a task.
+        CheckpointError, UsageError: They are missing, or are not plain values for the task.
     """
     from vimamba.cli.settings import check_arguments, check_model
 
@@ -80,11 +80,11 @@ def read_arguments(task: type, content: dict[str, Any], checkpoint: Path) -> dic
 
 
 def load_task(run: Path, checkpoint: Path) -> Any:
-    """Build the task of a run with a checkpoint's weights; the data set is not needed.
+    """Build the task of a run with a checkpoint's weights, without its data set.
 
     Raises:
-        CheckpointError, UsageError: Something is missing, of another form, or names what a run
-            must not name; see docs/SECURITY.md.
+        CheckpointError, UsageError: Something is missing, malformed, or names something that a run
+        must not name; see docs/SECURITY.md.
     """
     from vimamba.cli.settings import task_class
     from vimamba.tasks import TaskError
@@ -104,10 +104,10 @@ def load_task(run: Path, checkpoint: Path) -> Any:
 
 @contextmanager
 def _named(source: Path) -> Iterator[None]:
-    """Errors of what is built from a run's values as one that names where they stand.
+    """Turn errors in building from a run's values into one that names their source.
 
-    The values have the right types and are still somebody's: what they make of a network's
-    constructor is theirs, too.
+    The values have the right types but are still untrusted: a network's constructor may fail on
+    them in any way.
     """
     try:
         yield
@@ -119,15 +119,15 @@ def _named(source: Path) -> Iterator[None]:
             first = first.__cause__ or first.__context__ or first
         text = " ".join(str(first).split())[:300]
         raise UsageError(
-            f"{source}: its values build nothing: {type(first).__name__}: {text}"
+            f"{source}: nothing can be built from its values: {type(first).__name__}: {text}"
         ) from error
 
 
 def build_run(options: list[str], run: Path) -> "RecipeCLI":
-    """`vimamba.cli.recipe.build` with options that a run's settings are among.
+    """`vimamba.cli.recipe.build` with options that include a run's settings.
 
     Raises:
-        UsageError: They build nothing.
+        UsageError: Nothing can be built from them.
     """
     from vimamba.cli.recipe import build
 
@@ -136,15 +136,15 @@ def build_run(options: list[str], run: Path) -> "RecipeCLI":
 
 
 def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
-    """Options that stand for the settings of a run.
+    """The settings of a run as options.
 
-    Weights come from a checkpoint, so that nothing published is fetched. A model that was named
+    Weights come from a checkpoint, so no published weights are downloaded. A model that was named
     by an address is built as the checkpoint describes it.
 
     Args:
         run: The run folder.
         checkpoint: One of the run's.
-        training: Whether callbacks, loggers and the like are wanted.
+        training: Whether to include callbacks, loggers and similar.
     """
     from vimamba.cli.settings import check_trainer, store_settings, task_class, without_parts
 
@@ -153,7 +153,7 @@ def run_options(run: Path, checkpoint: Path, *, training: bool) -> list[str]:
     check_trainer(run, settings)
     content = read_checkpoint(checkpoint)
     if training and holds_objects(content):
-        raise CheckpointError(f"{checkpoint} holds objects that need code of their own")
+        raise CheckpointError(f"{checkpoint} contains objects that are not plain data")
     arguments = read_arguments(task_class(settings), content, checkpoint)
     own = settings["model"]["init_args"]
     if ":" in str(own.get("model")):
@@ -167,13 +167,13 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
 
     Args:
         run: The run folder.
-        args: Options that overrule the run's own, short or typed.
-        split: What is going to be scored: all of a data set that `args` name, unless it is split.
+        args: Options that override the run's own, short or typed.
+        split: The split to score: all of a data set that `args` name, unless it is split.
     """
     last = run / "checkpoints" / "last.ckpt"
     last = last if last.is_file() else find_checkpoint(run, "best")
     first, other = run_options(run, last, training=False), last_value(rename(args), "--data.root")
-    if (run / "split.csv").exists() and other is None:  # before the options, which may name another
+    if (run / "split.csv").exists() and other is None:  # before the options, which may override it
         first.append(f"--data.split_csv={run / 'split.csv'}")
     options = translate([*first, *args])
     cli = build_run(options, run)
@@ -181,7 +181,7 @@ def open_run(run: Path, args: list[str], split: str) -> "RecipeCLI":
         cli.datamodule.take_whole(split)
     given, arguments = cli.datamodule.class_names, read_checkpoint(last)["hyper_parameters"]
     trained = arguments.get("class_names")
-    # a task may do without classes
+    # a task may have no classes
     if "class_names" in arguments and given != trained:
         raise UsageError(f"the data has the classes {given}, the run was trained on {trained}")
     return cli

@@ -1,8 +1,8 @@
-"""Settings of a run folder, which somebody may have sent: they are data and name no code.
+"""Settings of a run folder, which may be untrusted: they are data and name no code.
 
-`vimamba fit -c RECIPE` may name any class, as a recipe is the user's own word. What lies in a run
-folder may name tasks and data sets that are imported already, and the parts of Lightning in `PARTS`
-with plain arguments; everything else is refused by its name.
+`vimamba fit -c RECIPE` may name any class, as the user trusts the recipe. The settings in a run
+folder may only name tasks and data sets that are already imported, and the parts of Lightning in
+`PARTS` with plain arguments; everything else is refused with its name.
 """
 
 import atexit
@@ -26,14 +26,21 @@ from vimamba.tasks import Task
 from vimamba.tasks.backbone import is_address
 
 SECTIONS = ("seed_everything", "trainer", "model", "data")
-# in a mapping of a settings file these say that a class is to be built
+Logger = Literal["csv", "tensorboard", "wandb", "mlflow"]
+# options of `vimamba fit` outside these sections, with the types of their values
+BESIDE: dict[str, Any] = {
+    "patience": int | None,
+    "lr_find": bool | None,
+    "logger": list[Logger] | None,
+}
+# keys of a mapping in a settings file that mean: build this class
 _BUILDERS = {"class_path", "init_args", "dict_kwargs", "__path__", "__default_config__"}
-# files that timm's builders read, whatever weights a run has
+# arguments that make timm's builders read files, whatever weights a run has
 _FILES = {"checkpoint_path"}
 
 _LOG = {"name", "version", "prefix", "save_dir"}
 # parts of Lightning that a run folder may name for --resume, with those of their arguments that
-# are plain data: none takes a function or an object, and none names a computer
+# are plain data: none takes a function or an object, and none names a host
 PARTS: dict[str, dict[str, set[str]]] = {
     "callbacks": {
         "EarlyStopping": {
@@ -96,15 +103,15 @@ _HOMES: dict[str, Any] = {
     "strategy": strategies,
     "profiler": profilers,
 }
-# of these Lightning has names of its own, such as "ddp"
+# for these Lightning has short names, such as "ddp"
 _NAMED = ("strategy", "accelerator", "profiler")
-# what could be taken for the name of a class
+# text that could be taken for a class name
 _DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)+")
-_OWN = "one of your own is made known with --import MODULE_OR_FILE"
+_OWN = "register your own with --import MODULE_OR_FILE"
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """Settings of a run, checked: they can be handed to what builds from settings.
+    """Read and check the settings of a run, so that it is safe to build from them.
 
     Raises:
         UsageError: There is no run, or its settings name something that a run must not name.
@@ -114,15 +121,18 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise UsageError(f"{run} is not a run folder: there is no {path}")
     settings = read_yaml(path, UsageError)
     for name in settings:
-        if name not in SECTIONS:
-            raise UsageError(f"{path}: {name} is no section of a run's settings")
+        if name not in (*SECTIONS, *BESIDE):
+            raise UsageError(f"{path}: {name} is not a section of a run's settings")
+    for name, hint in BESIDE.items():
+        if not _fits(value := settings.get(name), hint):
+            raise UsageError(f"{path}: {name} is {value!r:.60}; expected {hint}")
     if not isinstance(settings.get("seed_everything"), int | None):
         raise UsageError(f"{path}: seed_everything must be a whole number, true or false")
     for part, base in (("model", Task), ("data", ImageData)):
         _check_part(path, part, settings.get(part), base)
     trainer = settings.setdefault("trainer", {}) or {}
     if not isinstance(trainer, dict):
-        raise UsageError(f"{path}: trainer must hold names and values")
+        raise UsageError(f"{path}: trainer must be a mapping")
     trainer = {k: v for k, v in trainer.items() if k != "default_root_dir"}
     settings["trainer"] = name_in_use(trainer)
     data = find_loaded(settings["data"]["class_path"], ImageData)
@@ -133,7 +143,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def store_settings(settings: dict[str, Any]) -> str:
-    """Write settings to a file that is there until the process ends; returns its path."""
+    """Write settings to a file that exists until the process ends; returns its path."""
     folder = Path(tempfile.mkdtemp(prefix="vimamba-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -141,7 +151,7 @@ def store_settings(settings: dict[str, Any]) -> str:
 
 
 def without_parts(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings without what acts in training only: callbacks, loggers and the like."""
+    """The settings without those for training only: callbacks, loggers and similar."""
     left_out = ("callbacks", "logger", "profiler", "plugins")
     trainer = {k: v for k, v in settings["trainer"].items() if k not in left_out}
     return {**settings, "trainer": trainer}
@@ -151,7 +161,7 @@ def check_trainer(run: Path, settings: dict[str, Any]) -> None:
     """Fail on anything in the trainer's settings that is neither plain nor one of `PARTS`.
 
     Raises:
-        UsageError: It is named.
+        UsageError: Names the setting.
     """
     for name, value in settings["trainer"].items():
         where = f"{run / 'config.yaml'}: trainer.{name}"
@@ -172,13 +182,13 @@ def check_trainer(run: Path, settings: dict[str, Any]) -> None:
 def _check_lightning(entry: dict[str, Any], name: str, where: str) -> None:
     path, arguments = entry.get("class_path"), entry.get("init_args") or {}
     if not entry.keys() <= {"class_path", "init_args"} or not isinstance(arguments, dict):
-        raise UsageError(f"{where} must hold class_path and init_args only")
+        raise UsageError(f"{where} may only have class_path and init_args")
     check_plain(arguments, f"{where}.init_args")
     found = find_loaded(path, object)
     if found is not None and is_plugin(found.__module__):
         names = [v for v in arguments.values() if isinstance(v, str) and _DOTTED.fullmatch(v)]
         if names:
-            raise UsageError(f"{where}: {path} must not be given {names[0]!r} by a run folder")
+            raise UsageError(f"{where}: {path} must not get {names[0]!r} from a run folder")
         return
     if found is None or found is not getattr(_HOMES.get(name), found.__name__, None):
         allowed = None
@@ -186,40 +196,40 @@ def _check_lightning(entry: dict[str, Any], name: str, where: str) -> None:
         allowed = PARTS[name].get(found.__name__)
     if allowed is None:
         raise UsageError(
-            f"{where}: {path!r} is nothing that a run folder may name; name it on the command "
+            f"{where}: {path!r} must not be named by a run folder; give it on the command "
             f"line, with -c RECIPE or as an option, or {_OWN}"
         )
     if foreign := sorted(arguments.keys() - allowed):
         raise UsageError(
-            f"{where}: {path} must not be given {', '.join(foreign)} by a run folder; "
-            "name it on the command line"
+            f"{where}: {path} must not get {', '.join(foreign)} from a run folder; "
+            "give it on the command line"
         )
 
 
 def _check_part(path: Path, part: str, content: Any, base: type) -> None:
     """Fail unless a section names a loaded class and plain arguments of the right types."""
     if not isinstance(content, dict) or not content.keys() <= {"class_path", "init_args"}:
-        raise UsageError(f"{path}: {part} must hold class_path and init_args")
+        raise UsageError(f"{path}: {part} must have class_path and init_args")
     found = find_loaded(content.get("class_path"), base)
     if found is None:
         kind = "task" if part == "model" else "data set"
         named = content.get("class_path")
-        raise UsageError(f"{path}: {part}.class_path={named!r} is no {kind} known here; {_OWN}")
+        raise UsageError(f"{path}: {part}.class_path={named!r} is not a known {kind}; {_OWN}")
     arguments = content.setdefault("init_args", {})
     check_arguments(found, arguments, f"{path}: {part}.init_args")
 
 
 def check_arguments(cls: type, arguments: Any, where: str) -> None:
-    """Fail unless these are plain values of the types that a class declares.
+    """Fail unless the arguments are plain values of the types that a class declares.
 
-    Types are compared here and not by jsonargparse, which takes a text for the name of a class
-    wherever a class can stand, and imports it.
+    Types are checked here and not by jsonargparse, which takes a string for a class name wherever a
+    class is allowed, and imports it.
 
     Raises:
         UsageError: The argument is named.
     """
     if not isinstance(arguments, dict):
-        raise UsageError(f"{where} must hold names and values")
+        raise UsageError(f"{where} must be a mapping")
     check_plain(arguments, where)
     hints: dict[str, Any] = {}
     for parent in reversed(cls.__mro__):
@@ -234,7 +244,7 @@ def check_arguments(cls: type, arguments: Any, where: str) -> None:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is what a type hint stands for; no value stands for an object."""
+    """Whether a plain value matches a type hint; no value matches an object."""
     kind, inner = get_origin(hint) or hint, get_args(hint)
     if hint is Any:
         return True
@@ -264,7 +274,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def check_plain(value: Any, where: str) -> None:
-    """Fail on what is not plain data, or would be taken for a class to build.
+    """Fail on values that are not plain data, or would be taken for a class to build.
 
     Raises:
         UsageError: It is named.
@@ -272,7 +282,7 @@ def check_plain(value: Any, where: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in _BUILDERS or key in _FILES or not isinstance(key, str | int):
-                raise UsageError(f"{where} must not hold {key!r}: a run folder names no code")
+                raise UsageError(f"{where} must not have {key!r}: a run folder names no code")
             check_plain(inner, f"{where}.{key}")
     elif isinstance(value, list | tuple):
         for inner in value:
@@ -289,12 +299,12 @@ def task_class(settings: dict[str, Any]) -> type[Task]:
 
 
 def check_model(model: Any, where: str) -> None:
-    """Fail on a model that a name outside the registry points to.
+    """Fail on a model name that points outside the registry.
 
     Raises:
-        UsageError: Something would have to be fetched or read from elsewhere.
+        UsageError: Something would have to be downloaded or read from elsewhere.
     """
     if isinstance(model, str) and is_address(model):
         raise UsageError(
-            f"{where}: model={model!r} names files outside the run, which are not fetched for one"
+            f"{where}: model={model!r} names files outside the run, which are not downloaded"
         )

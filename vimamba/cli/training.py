@@ -1,6 +1,6 @@
 """`vimamba fit`: the run folder, training, resuming.
 
-Lightning is imported only once the options have been looked at, so that help comes fast.
+Lightning is imported only after the options have been parsed, so that help is fast.
 """
 
 import contextlib
@@ -8,28 +8,28 @@ import shutil
 import signal
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vimamba.cli.options import fit_help, translate
 from vimamba.console import command_line, say
 from vimamba.errors import UsageError
-from vimamba.files import lock_folder, write_whole
+from vimamba.files import lock_folder, write_rows, write_whole
+from vimamba.runs import RECORD, update_record
 
 if TYPE_CHECKING:
     from vimamba.cli.callbacks import RunCheckpoints
     from vimamba.cli.recipe import RecipeCLI
 
 CONFIG_HEAD = """\
-# What `vimamba fit` was told. Besides the logger and callbacks below, a run has its own:
-# metrics.csv, checkpoints/best.ckpt and last.ckpt, and TensorBoard's log where tensorboard is
-# installed and `logger` is null.
+# The settings of `vimamba fit`. In addition to the logger and callbacks below, a run has its own:
+# metrics.csv, run.json, checkpoints/best.ckpt and last.ckpt, and a TensorBoard log if tensorboard
+# is installed and both `logger` and `trainer.logger` are null.
 """
 
 
 def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
-    """Split off the options that are about the run folder."""
+    """Split off the options for the run folder."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--resume")
@@ -37,10 +37,10 @@ def parse_run(args: list[str]) -> tuple[Namespace, list[str]]:
 
 
 def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
-    """What to continue.
+    """Find the run to continue.
 
     Returns:
-        The run folder if it is known already, and the checkpoint to continue; None: a new run.
+        The run folder if it is already known, and the checkpoint to continue; None: a new run.
     """
     if run.resume is None:
         if run.out is not None:
@@ -51,7 +51,7 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
         if not last.is_file():
             raise UsageError(f"--resume {run.resume}: there is no {last}")
         if run.out is not None and run.out.resolve() != Path(run.resume).resolve():
-            raise UsageError(f"--out {run.out}: a run goes on in its own folder, {run.resume}")
+            raise UsageError(f"--out {run.out}: a run continues in its own folder, {run.resume}")
         return Path(run.resume), last
     if run.out is None:
         raise UsageError("--resume auto needs --out RUN, or name the run: --resume RUN")
@@ -59,7 +59,7 @@ def find_resume(run: Namespace) -> tuple[Path | None, Path | None]:
 
 
 def last_of(folder: Path) -> Path:
-    """The checkpoint that a run goes on from."""
+    """The checkpoint from which a run continues."""
     return folder / "checkpoints" / "last.ckpt"
 
 
@@ -67,12 +67,12 @@ def check_free(folder: Path) -> None:
     """Fail if a folder holds a run."""
     if last_of(folder).exists():
         raise UsageError(
-            f"--out {folder} holds a run already; add --resume auto or name another folder"
+            f"--out {folder} already holds a run; add --resume auto or choose another folder"
         )
 
 
 def fit(args: list[str]) -> int:
-    """Train, score, export and draw.
+    """Train, score, export and draw pictures.
 
     Args:
         args: Options, short or typed.
@@ -100,6 +100,7 @@ def fit(args: list[str]) -> int:
             first.append(f"--data.split_csv={folder / 'split.csv'}")
     typed = translate([*first, *rest])
     from vimamba.cli import reporting
+    from vimamba.cli.loggers import check_loggers
     from vimamba.cli.recipe import build
     from vimamba.cli.resuming import check_one_division, check_resumed
     from vimamba.cli.runs import build_run
@@ -109,6 +110,9 @@ def fit(args: list[str]) -> int:
         check_one_division(typed)
 
     cli = build_run(typed, folder) if checkpoint and folder else build(typed, folder)
+    check_loggers(cli)
+    if checkpoint and cli.config.lr_find:
+        raise UsageError("--lr-find: a run that is resumed has its rate; --lr X gives it another")
     kind = tools_of(type(cli.model))
     if vars(cli.trainer)["fast_dev_run"]:
         kind.show_data(cli.datamodule)
@@ -120,15 +124,17 @@ def fit(args: list[str]) -> int:
             check_resumed(cli, checkpoint)
         kind.show_data(cli.datamodule)
         check_training(cli)
+        if cli.config.lr_find:
+            settle_rate(cli)
         anew = checkpoint is not None and is_divided_anew(cli)
         if cli.trainer.is_global_zero:
-            prepare_folder(cli)
+            prepare_folder(cli, new=checkpoint is None)
             kind.draw_data(cli.datamodule, cli.out)
         say(f"writing to {cli.out}")
         if checkpoint:
             say(f"continuing {checkpoint}")
         if anew:
-            say("the images to score are others than before: the best epoch is looked for anew")
+            say("the images to score have changed: the search for the best epoch starts again")
         if not train(cli, checkpoint, anew=anew):
             say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
             return 130
@@ -138,11 +144,11 @@ def fit(args: list[str]) -> int:
 
 @contextlib.contextmanager
 def holding(cli: "RecipeCLI", *, new: bool) -> Iterator[None]:
-    """Be the only run that writes into its folder; of several processes the first holds it.
+    """Lock the run's folder against other runs; the first of several processes holds the lock.
 
     Args:
         cli: The run.
-        new: There must not be a run yet; another one may have begun since that was looked at.
+        new: There must not be a run yet; another one may have started since this was checked.
     """
     if not cli.trainer.is_global_zero:
         yield
@@ -154,11 +160,11 @@ def holding(cli: "RecipeCLI", *, new: bool) -> Iterator[None]:
 
 
 def check_training(cli: "RecipeCLI") -> None:
-    """Fail before the work on what would fail in its midst, and say what may surprise.
+    """Fail early on settings that would fail during training, and print notes on surprising ones.
 
     Raises:
-        UsageError: A callback waits for a metric that does not exist.
-        TaskError: Batches are too small for the network's norms.
+        UsageError: A callback monitors a metric that does not exist.
+        TaskError: Batches are too small for the network's normalization.
     """
     from vimamba.cli.metric_names import check_monitors
 
@@ -174,8 +180,36 @@ def check_training(cli: "RecipeCLI") -> None:
         say(f"note: freeze_epochs={frozen} of {epochs} epochs: what can be pretrained never trains")
 
 
+def settle_rate(cli: "RecipeCLI") -> None:
+    """Look for a learning rate and take it as if it had been asked for.
+
+    Raises:
+        UsageError: None is found.
+        TaskError: The rate is not the task's to set.
+    """
+    from vimamba.cli.run_pictures import draw_rates
+    from vimamba.tasks.rate_finder import STEPS, find_rate
+
+    if "optim" not in cli.config.model.init_args:
+        raise UsageError(f"--lr-find: {type(cli.model).__name__} has no optim.lr to set")
+    if not isinstance(strategy := cli.config.trainer.strategy, str):
+        raise UsageError(f"--lr-find goes with a --trainer.strategy by its name, not {strategy}")
+    say(f"looking for a learning rate: {STEPS} steps at most, which the training does not know of")
+    found = find_rate(cli.model, cli.datamodule, cli.instantiate_trainer)
+    picture, rate = cli.out / "lr_find.png", found.suggestion
+    if cli.trainer.is_global_zero:
+        write_rows(picture.with_suffix(".csv"), found.rows)
+        draw_rates(found, picture)
+    if rate is None:
+        raise UsageError(f"--lr-find: no rate makes the loss fall, see {picture}; give --lr X")
+    say(f"--lr {rate:g} is where the loss falls fastest; see {picture}")
+    cli.model.lr = cli.config.model.init_args.optim.lr = rate
+    # the settings are now those of a run that is told the rate
+    cli.config.lr_find = None
+
+
 def is_divided_anew(cli: "RecipeCLI") -> bool:
-    """Whether other images are held out than in the run that is resumed."""
+    """Whether different images are held out than in the resumed run."""
     before = cli.out / "split.csv"
     given = cli.datamodule.split_csv
     if given is None or not before.exists() or given.resolve() == before.resolve():
@@ -183,9 +217,10 @@ def is_divided_anew(cli: "RecipeCLI") -> bool:
     return given.read_bytes() != before.read_bytes()
 
 
-def prepare_folder(cli: "RecipeCLI") -> None:
-    """Make the run folder with config.yaml and, where a split was drawn, split.csv."""
+def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
+    """Create the run folder with config.yaml, run.json and, if a split was made, split.csv."""
     from vimamba.data.splits import write_split
+    from vimamba.tasks.registry import task_name
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     for name, value in cli.datamodule.settled().items():
@@ -195,6 +230,16 @@ def prepare_folder(cli: "RecipeCLI") -> None:
     catalogue = cli.datamodule.catalogue
     if catalogue.drawn:
         write_split(cli.out / "split.csv", catalogue.splits, cli.datamodule.class_names)
+    if new:  # of a run that failed before there was anything to keep
+        (cli.out / RECORD).unlink(missing_ok=True)
+    update_record(
+        cli.out,
+        task=task_name(type(cli.model)),
+        monitor=cli.model.monitor,
+        parameters=sum(parameter.numel() for parameter in cli.model.net.parameters()),
+        finished=False,
+        stopped=None,
+    )
 
 
 def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> bool:
@@ -203,33 +248,42 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     Args:
         cli: Data set, task and trainer.
         checkpoint: Where to continue.
-        anew: Look for the best epoch as if there had been none.
+        anew: Ignore earlier scores when choosing the best epoch.
 
     Returns:
         Whether the end was reached.
 
     Raises:
-        NotFiniteError: The training broke down; the text says what is left of it.
+        NotFiniteError: Training diverged; the message says which checkpoints remain.
     """
-    from vimamba.cli.callbacks import EpochBar, EpochLog, RunCheckpoints, WholeCheckpointIO
+    from vimamba.cli.callbacks import (
+        EpochBar,
+        EpochLog,
+        Patience,
+        RunCheckpoints,
+        WholeCheckpointIO,
+    )
     from vimamba.cli.explaining import settings_errors
-    from vimamba.lightning import TrainerStatus, callbacks, loggers
+    from vimamba.cli.loggers import start_loggers
+    from vimamba.lightning import TrainerStatus, callbacks
     from vimamba.tasks import NotFiniteError
 
     trainer: Any = cli.trainer
     if type(trainer.strategy.checkpoint_io) in WholeCheckpointIO.__bases__:  # no plug-in
         trainer.strategy.checkpoint_io = WholeCheckpointIO()
     log = EpochLog(cli.out / "metrics.csv")
-    if cli.config.trainer.logger is None and find_spec("tensorboard"):
-        trainer.loggers = [loggers.TensorBoardLogger(cli.out, name="tensorboard", version="")]
+    start_loggers(cli)
     bars = [EpochBar() if type(c) is callbacks.RichProgressBar else c for c in trainer.callbacks]
     checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
-    trainer.callbacks = [*bars, log, checkpoints]
+    asked, monitor = cli.config.patience, cli.model.monitor
+    patience = [] if asked is None else [Patience(monitor, asked, anew=anew)]
+    # the checkpoint holds what the others have seen
+    trainer.callbacks = [*bars, log, *patience, checkpoints]
     try:
         with settings_errors():
             trainer.fit(cli.model, cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     except SystemExit:
-        # what Lightning makes of Ctrl-C, after which it ignores the next one
+        # Lightning's status after Ctrl-C, after which it ignores the next one
         if trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -238,28 +292,38 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
         best = cli.out / "checkpoints" / "best.ckpt"
         kept = f"{best} is the best epoch before it" if best.exists() else "no epoch was finished"
         raise NotFiniteError(f"{error}; {kept}, nothing is exported") from None
+    if any(one.is_over for one in patience):
+        say(f"stopped: {asked} validations in a row have not raised {monitor}")
+        if trainer.is_global_zero:
+            update_record(cli.out, stopped="stopped early")
     settle_best(cli, checkpoints)
     return True
 
 
 def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
-    """Score weights averaged at the very end; without any validation, the last are the best."""
+    """Score weights averaged at the very end; without any validation, the last epoch is best."""
+    from vimamba.cli.metric_names import is_validated
     from vimamba.lightning import callbacks
 
     trainer: Any = cli.trainer
     best = checkpoints.folder / "best.ckpt"
     averaging = callbacks.StochasticWeightAveraging
     averaged = any(isinstance(callback, averaging) for callback in trainer.callbacks)
-    validated = bool(trainer.limit_val_batches) and "val" in cli.datamodule.catalogue.splits
-    if averaged and validated:
+    if averaged and is_validated(cli):
         trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
         better = checkpoints.keep_better(trainer)
         say(f"the averaged weights are {'now' if better else 'not'} the best")
-    elif averaged:
+        return
+    if averaged:
         trainer.save_checkpoint(best)
         say("nothing was validated: the averaged weights count as the best")
-    elif not best.exists():
+    elif best.exists():
+        return
+    else:
         if trainer.is_global_zero:
             with write_whole(best) as part:
                 shutil.copyfile(checkpoints.folder / "last.ckpt", part)
         say("nothing was validated: the last epoch counts as the best")
+    if trainer.is_global_zero:
+        done = {"step": trainer.global_step, "metric": "epoch", "value": trainer.current_epoch}
+        update_record(cli.out, best=done)

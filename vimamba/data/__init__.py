@@ -24,9 +24,11 @@ from vimamba.data.paired.pair_csv import PairCSV
 from vimamba.data.paired.registration import RegistrationData
 from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.data.volumes.augmentation import VolumeAugmentation
+from vimamba.data.volumes.cases import VolumeCase
 from vimamba.data.volumes.challenges import ACDC, BraTS
 from vimamba.data.volumes.data import VolumeData
 from vimamba.data.volumes.folders import VolumeFolder
+from vimamba.data.volumes.preprocessing import VolumePreprocessing
 
 __all__ = [
     "ACDC",
@@ -56,6 +58,8 @@ __all__ = [
     "SegmentationData",
     "Synapse",
     "VolumeAugmentation",
+    "VolumeCase",
     "VolumeData",
     "VolumeFolder",
+    "VolumePreprocessing",
 ]

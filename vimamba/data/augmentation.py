@@ -1,7 +1,7 @@
-"""Random changes to images: pixels and a seed in, a tensor out; the only door to albumentations.
+"""Seeded albumentations pipelines: pixels and a seed in, a tensor out.
 
-Every random number of an image comes from the seed handed in with it, so the result depends
-neither on which worker process runs nor on what was drawn before.
+Every random number of an image comes from the seed passed with it, so the result depends neither on
+the worker process nor on earlier images.
 """
 
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 from vimamba.data.resizing import Size, cover, crop_center, random_box, resize, resize_mask
 from vimamba.sizes import ImageSize, height_and_width
 
-# what OpenCV turns and bends images with; bilinear for names it has no like of
+# OpenCV's interpolation for rotations and warps; bilinear for names it does not have
 CV_INTERPOLATIONS = {"nearest": 0, "bilinear": 1, "bicubic": 2}
 
 Transform = Callable[[NDArray, int], Tensor]
@@ -27,17 +27,17 @@ Cut = Callable[[NDArray, NDArray | None, np.random.Generator], tuple[NDArray, ND
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes to a training image; 0 turns one off.
+    """Random changes to a training image; 0 disables one.
 
     Attributes:
-        crop: Smallest part of the image's area that a random crop keeps, in (0, 1].
-        aspect: Largest stretch of the crop's sides against each other, at least 1.
-        hflip: Probability of mirroring left and right.
-        vflip: Probability of mirroring top and bottom.
+        crop: Smallest fraction of the image's area that a random crop keeps, in (0, 1].
+        aspect: Largest change of the crop's aspect ratio, at least 1.
+        hflip: Probability of a horizontal flip.
+        vflip: Probability of a vertical flip.
         rotate90: Probability of a random number of quarter turns.
         rotate: Largest rotation, degrees.
-        shift: Largest translation, as a part of the side.
-        zoom: Largest change of scale, as a part: 0.1 is 0.9 to 1.1.
+        shift: Largest translation, as a fraction of the side.
+        zoom: Largest change of scale, as a fraction: 0.1 is 0.9 to 1.1.
         color: Strength of brightness, contrast, saturation and hue changes, in [0, 1].
         blur: Probability of a slight Gaussian blur.
         noise: Probability of Gaussian noise.
@@ -62,7 +62,7 @@ DEFAULT_AUGMENTATION = Augmentation()
 
 
 def import_albumentations() -> Any:
-    """Import the library without its look for updates on the network."""
+    """Import the library without its online check for updates."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     import albumentations
 
@@ -70,7 +70,7 @@ def import_albumentations() -> Any:
 
 
 def normalize(pixels: NDArray, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
-    """Pixels as a network gets them.
+    """Normalize pixels for a network.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].
@@ -94,7 +94,7 @@ def normalize(pixels: NDArray, mean: Sequence[float] | None, std: Sequence[float
 
 @dataclass(frozen=True)
 class RandomCut:
-    """Cuts a random part out of an image and its mask and brings it to the network's size.
+    """Crops a random part of an image and its mask and resizes it to the network's size.
 
     Attributes:
         size: Height and width of the output, pixels.
@@ -122,13 +122,13 @@ class RandomCut:
 
 @dataclass(frozen=True)
 class QuarterTurn:
-    """Turns an image and its mask by a random number of quarter turns before they are cut.
+    """Rotates an image and its mask by a random number of quarter turns before they are cut.
 
-    What is cut to two different sides cannot be turned after it.
+    Crops with unequal sides cannot be turned afterwards.
 
     Attributes:
-        probability: Of turning at all.
-        cut: What follows.
+        probability: Probability of turning.
+        cut: The cut that follows.
     """
 
     probability: float
@@ -144,7 +144,7 @@ class QuarterTurn:
 
 
 def turning_first(cut: Cut, augmentation: Augmentation, size: Size) -> Cut:
-    """A cut to `size`, after quarter turns where these have to come first."""
+    """A cut to `size`, after quarter turns if these have to come first."""
     if size[0] == size[1] or not augmentation.rotate90:
         return cut
     return QuarterTurn(augmentation.rotate90, cut)
@@ -154,7 +154,7 @@ class TrainTransform:
     """A random cut, an albumentations pipeline, normalization and a tensor.
 
     Args:
-        cut: What to cut out.
+        cut: The random cut.
         steps: albumentations transforms.
         mean: Per-channel mean, in [0, 1]; None for the image's own.
         std: Per-channel standard deviation, in [0, 1]; None for the image's own.
@@ -196,7 +196,7 @@ def train_transform(
         mean: Per-channel mean, in [0, 1]; None for each image's own.
         std: Per-channel standard deviation, in [0, 1]; None for each image's own.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
-        in_chans: Channels, where `mean` does not tell.
+        in_chans: Channels, if `mean` is None.
     """
     a, sides = augmentation, height_and_width(size)
     channels = in_chans or len(mean or ())
@@ -206,7 +206,7 @@ def train_transform(
 
 
 def placement(augmentation: Augmentation, interpolation: str, size: Size) -> list[Any]:
-    """Mirroring, turning and shifting.
+    """Flips, rotations and shifts.
 
     Args:
         augmentation: What to change and how much.
@@ -227,7 +227,7 @@ def placement(augmentation: Augmentation, interpolation: str, size: Size) -> lis
                 translate_percent=(-a.shift, a.shift),
                 rotate=(-a.rotate, a.rotate),
                 interpolation=CV_INTERPOLATIONS.get(interpolation, 1),
-                border_mode=2,  # mirror what lies at the edge
+                border_mode=2,  # reflect at the edge
                 p=1.0,
             )
         )
@@ -235,7 +235,7 @@ def placement(augmentation: Augmentation, interpolation: str, size: Size) -> lis
 
 
 def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
-    """Changes of the values, which leave everything where it is.
+    """Changes of the values that do not move pixels.
 
     Args:
         augmentation: What to change and how much.
@@ -259,12 +259,12 @@ def appearance(augmentation: Augmentation, in_chans: int) -> list[Any]:
 def resize_and_crop(
     pixels: NDArray, size: ImageSize, crop_pct: float, interpolation: str
 ) -> NDArray:
-    """Resize to cover size / crop_pct and cut the center, to the pixel as timm does.
+    """Resize to cover size / crop_pct and crop the center, exactly as timm does.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].
         size: Side of the output, or height and width, pixels.
-        crop_pct: Part of the resized image's shorter side that is kept, in (0, 1].
+        crop_pct: Fraction of the resized image's shorter side that is kept, in (0, 1].
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
     """
     height, width = height_and_width(size)

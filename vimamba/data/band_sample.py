@@ -1,4 +1,4 @@
-"""What a sample of the training images tells of their bands: ranges, means and deviations.
+"""Statistics of the bands in a sample of the training images: ranges, means, deviations.
 
 Sizes: N values, C channels.
 """
@@ -18,24 +18,24 @@ from vimamba.data.preprocessing import EIGHT_BITS, Preprocessing, extremes, scal
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# bounds of the sample: images, evenly spread, and pixels of each, on a grid
+# limits of the sample: images, evenly spread, and pixels of each, on a grid
 MOST_IMAGES, MOST_PIXELS = 200, 10_000
-# what becomes 0 and 1: robust against single hot pixels and clouds
+# percentiles that become 0 and 1: robust against single hot pixels and clouds
 PERCENTILES = (0.5, 99.5)
 
 
 @dataclass(frozen=True)
 class BandSample:
-    """What was found.
+    """Statistics of the sample.
 
     Attributes:
-        images: Images that were opened.
-        ranges: Ends for each channel; none where all images had 8 bits, and where the intensity
-            was given.
-        reach: The least and the greatest value of each channel.
+        images: Number of images opened.
+        ranges: Low and high end for each channel; none if all images had 8 bits, or if the
+            intensity was given.
+        reach: The minimum and the maximum of each channel.
         mean: Per channel, in [0, 1].
         std: Per channel, in [0, 1].
-        is_measured: Mean and deviation are those of the images rather than ImageNet's.
+        is_measured: Mean and standard deviation are those of the images rather than ImageNet's.
     """
 
     images: int
@@ -47,14 +47,14 @@ class BandSample:
 
 
 def sample_bands(items: Sequence[Item], prepare: Preprocessing) -> BandSample:
-    """Look at training images, as far as the arguments leave something open.
+    """Estimate from training images what the arguments leave open.
 
     Args:
-        items: Of the training.
-        prepare: What the arguments say.
+        items: Training items.
+        prepare: The given arguments.
 
     Raises:
-        DataError: An image cannot be read; the text names it.
+        DataError: An image cannot be read; the message names it.
     """
     images = [image for place in spread(len(items)) for image in items[place].images()]
     intensity, channels = prepare.intensity, prepare.in_chans
@@ -74,13 +74,13 @@ def sample_bands(items: Sequence[Item], prepare: Preprocessing) -> BandSample:
 
 
 def spread(count: int) -> list[int]:
-    """Up to `MOST_IMAGES` places of `count`, evenly spread."""
+    """Up to `MOST_IMAGES` of `count` indices, evenly spread."""
     places = np.linspace(0, count - 1, min(count, MOST_IMAGES)).round().astype(int)
     return places.tolist()
 
 
 def is_eight_bit(image: StoredImage) -> bool:
-    """Whether an image holds whole numbers from 0 to 255; of a file the head tells."""
+    """Whether an image has 8-bit values; for a file the header decides."""
     head = image.head()
     return image.image().dtype in EIGHT_BITS if head is None else not head.deep
 
@@ -94,11 +94,11 @@ def measure(
 
     Args:
         items: The sample.
-        prepare: What the arguments say.
-        usual: Mean and deviation of images that need no scaling.
+        prepare: The given arguments.
+        usual: Mean and standard deviation of images that need no scaling.
     """
     channels, is_open = prepare.in_chans, prepare.intensity.is_open
-    deep, light = [], []  # values as stored, and values in [0, 1] as they are
+    deep, light = [], []  # values as stored, and values already in [0, 1]
     whole_numbers = False
     bar = tqdm(items, desc="looking at the bands", unit="image", leave=False, disable=None)
     for item in bar:
@@ -135,13 +135,13 @@ def thin(pixels: NDArray) -> NDArray[np.float32]:
 
 
 def pairs(low: NDArray, high: NDArray) -> list[tuple[float, float]]:
-    """Ends of each channel, to six digits; those of a flat or unknown one are made a range."""
+    """Ends of each channel, to six digits; those of a constant or invalid channel are widened."""
     ends = ((float(f"{x:.6g}"), float(f"{y:.6g}")) for x, y in zip(low, high, strict=True))
     return [(least, most if most > least else least + 1) for least, most in ends]
 
 
 def moments(parts: list[NDArray[np.float32]], channels: int) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel over what is known, to four digits."""
+    """Mean and standard deviation of each channel over valid pixels, to four digits."""
     values = np.concatenate(parts)
     found: list[tuple[float, float]] = []
     for band in values.T:
@@ -150,7 +150,7 @@ def moments(parts: list[NDArray[np.float32]], channels: int) -> tuple[list[float
             found.append((0.0, 1.0))
             continue
         mean, std = known.mean(dtype=np.float64), known.std(dtype=np.float64)
-        # a flat channel is left alone rather than divided by next to nothing
+        # a constant channel is left alone rather than divided by almost 0
         found.append((float(f"{mean:.4g}"), float(f"{std:.4g}") if std > 1e-6 else 1.0))
     assert len(found) == channels, (len(found), channels)
     return [mean for mean, _ in found], [std for _, std in found]

@@ -1,4 +1,4 @@
-"""What every data set of images has in common: splits, loaders and progress for resuming."""
+"""Base class of all data sets: splits, loaders and progress for resuming."""
 
 import dataclasses
 from abc import abstractmethod
@@ -40,40 +40,39 @@ T = TypeVar("T", bound=Item)
 
 
 class ImageData(LightningDataModule):
-    r"""Base of all data sets: a kind of data `plan`s its preprocessing and makes a `dataset`.
+    r"""Base of all data sets: a kind of data defines its preprocessing (`plan`) and `dataset`.
 
-    A data set then only has to `read`: to find its items, whatever they are stored in.
+    A data set then only has to `read`: to find its items, whatever their storage format.
 
     Args:
-        root: Folder or file that holds the data.
+        root: Folder or file with the data.
         in_chans: Channels: 3 for RGB, 1 for gray, or as many as the files have bands. By default as
-            many as `bands` names, or else as the first image has; gray is repeated to 3.
-        bands: Places of the channels in files of many bands, from 0.
+            many as `bands` lists, or else as the first image has; gray is repeated to 3.
+        bands: Indices of the channels in files with many bands, from 0.
         intensity: How stored values become numbers in [0, 1].
-        mean: Per-channel mean in [0, 1]. By default ImageNet's for three channels of 8 bits; else
+        mean: Per-channel mean in [0, 1]. By default ImageNet's for three 8-bit channels; otherwise
             that of a sample of the training images.
-        std: Per-channel standard deviation in [0, 1]; likewise.
+        std: Per-channel standard deviation in [0, 1]; same default.
         batch_size: Images per step, of each process if there are several.
         workers: Processes that load images; 0 loads in the main process.
-        val_fraction: Part of the training images to hold out where there is no val split.
-        test_fraction: Part to hold out for a test where nothing is split yet.
-        split_csv: Take the division from this file (as a run writes it) instead of drawing one.
+        val_fraction: Fraction of the training images to hold out if there is no val split.
+        test_fraction: Fraction to hold out for the test if nothing is split yet.
+        split_csv: Take the split from this file (as a run writes it) instead of making one.
         limit: Use at most this many images of each split.
-        group_pattern: Regular expression for the part of a name that says which images belong
+        group_pattern: Regular expression for the part of a name that identifies images that belong
             together, such as "(patient\d+)"; they are then never in two splits.
-        fold: Which of `folds` equal parts is held out, from 0; parts are drawn from all images that
-            are not given as test split.
+        fold: Which of `folds` equal parts is held out, from 0; parts are made from all images
+            outside a given test split.
         folds: Number of parts.
-        fold_as: The split that the part is: "val", by which then the best epoch is chosen, or
-            "test", and a val split is drawn from the rest; a test split that is given takes no
-            part.
-        seed: Start of all random streams.
+        fold_as: What the held-out part becomes: "val", which then chooses the best epoch, or
+            "test", with a val split made from the rest; a given test split is not used.
+        seed: Seed of all random streams.
     """
 
-    # what the splits of a fold are counted in
+    # unit in which the splits of a fold are counted
     unit: ClassVar[str] = "images"
     img_size: int | tuple[int, ...]
-    # arguments that a run keeps as the data has them, and that later commands need
+    # arguments saved with a run as inferred from the data, needed by later commands
     settles: ClassVar[tuple[str, ...]] = ("img_size", "in_chans", "mean", "std")
 
     def __init__(
@@ -120,7 +119,7 @@ class ImageData(LightningDataModule):
         check_fold(fold, folds)
         if in_chans is not None:
             self._check_given(in_chans)
-        # as plain values, so that a checkpoint holds them and loads without running its code
+        # as plain values, so that loading them from a checkpoint runs no code
         self.save_hyperparameters(logger=False)
         for name, value in self.hparams.items():
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -132,15 +131,15 @@ class ImageData(LightningDataModule):
 
     @abstractmethod
     def plan(self) -> Preprocessing:
-        """What the arguments say of the way from pixels to the network's input."""
+        """The preprocessing as far as the arguments define it."""
 
     @abstractmethod
     def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
-        """Images of a split, as the network gets them."""
+        """Preprocessed images of a split."""
 
     @property
     def class_names(self) -> list[str]:
-        """Names in the order of the labels; none where there are no classes."""
+        """Names in the order of the labels; empty if there are no classes."""
         return list(self.catalogue.class_names)
 
     @property
@@ -160,7 +159,7 @@ class ImageData(LightningDataModule):
         """Channels of the network's input.
 
         Raises:
-            DataError: An image has to tell and cannot be read; the text names it.
+            DataError: It depends on an image that cannot be read; the message names it.
         """
         if self.given_chans is not None:
             return self.given_chans
@@ -175,7 +174,7 @@ class ImageData(LightningDataModule):
         return 3 if have == 1 else have
 
     def sampled_items(self) -> Sequence[Item]:
-        """Those that tell what the arguments leave open: of the training, if there is one."""
+        """Items for estimating what the arguments leave open: training items, if there are any."""
         splits = self.catalogue.splits
         return next((splits[split] for split in SPLITS if split in splits), ())
 
@@ -186,19 +185,19 @@ class ImageData(LightningDataModule):
         return self.plan()
 
     def _check_given(self, in_chans: int) -> None:
-        """Fail on settings of channels that are not as many."""
+        """Fail on per-channel settings of the wrong length."""
         check_channels(in_chans, self.bands, self.intensity)
         for name, value in (("mean", self.given_mean), ("std", self.given_std)):
             if value is not None and len(value) != in_chans:
                 raise DataError(f"{name}={value} needs {in_chans} values")
 
     def take_published(self, mean: Sequence[float], std: Sequence[float], crop_pct: float) -> None:
-        """Normalize as published weights expect it, where the data has the channels they had.
+        """Normalize as published weights expect it, if the data has the same channels.
 
         Args:
-            mean: Per channel; a `mean` given to the data set goes before.
+            mean: Per channel; a `mean` given to the data set takes precedence.
             std: Per channel; likewise.
-            crop_pct: Part of an image that evaluation keeps, where the data set takes one.
+            crop_pct: Fraction of an image that evaluation keeps, if the data set has this setting.
         """
         if len(mean) != self.in_chans:
             return
@@ -209,10 +208,10 @@ class ImageData(LightningDataModule):
 
     @cached_property
     def band_sample(self) -> BandSample:
-        """What a sample of the training images tells of their bands.
+        """Statistics of the bands in a sample of the training images.
 
         Raises:
-            DataError: An image cannot be read; the text names it.
+            DataError: An image cannot be read; the message names it.
         """
         return sample_bands(self.sampled_items(), self.planned)
 
@@ -247,16 +246,16 @@ class ImageData(LightningDataModule):
         return dataclasses.replace(found, splits=splits)
 
     def prepare_data(self) -> None:
-        """Find the images before anything is built on them, so that what is wrong is said first."""
+        """Find the images before anything is built, so that errors come first."""
         self.catalogue  # noqa: B018
 
     def notes(self) -> list[str]:
-        """Lines on what `read` left out and on what is odd about the data."""
+        """Lines on what `read` skipped and on oddities of the data."""
         self.catalogue  # noqa: B018  has it read
         return self.remarks.lines()
 
     def tallies(self) -> dict[str, dict[str, int]]:
-        """How many of what there are in each split besides images: groups, volumes, patients."""
+        """Numbers of groups, volumes, patients in each split."""
         groups = {split: self.groups_of(items) for split, items in self.catalogue.splits.items()}
         if all(found is None for found in groups.values()):
             return {}
@@ -275,37 +274,38 @@ class ImageData(LightningDataModule):
         return self.catalogue.splits[split]
 
     def check_splits(self) -> None:
-        """Fail unless there is something to train on and to choose the best epoch by.
+        """Fail unless there are images to train on and to choose the best epoch by.
 
-        There need be nothing to choose by where that is asked for: with val_fraction=0, or a
-        division of one's own.
+        The latter are not needed with val_fraction=0 or a user-defined split.
         """
         wanted = ["train"]
         if self.fractions["val"] > 0 and self.split_csv is None:
             wanted.append("val")
         for split in wanted:
             if split not in self.catalogue.splits:
-                raise DataError(f"root={str(self.root)!r}: there is no image in the {split} split")
+                raise DataError(
+                    f"root={str(self.root)!r}: there are no images in the {split} split"
+                )
 
     def check_division(self) -> None:
-        """Fail on a fold that cannot be trained or scored, without reading all its images.
+        """Fail on a fold that cannot be trained or scored, without reading all of its images.
 
         Raises:
-            DataError: The text says what is missing and where.
+            DataError: The message says what is missing and where.
         """
         self.check_splits()
 
     def count_units(self, split: str) -> int:
-        """How many of its `unit` a split has."""
+        """Number of units (see `unit`) in a split."""
         return len(self.items(split))
 
     def take_whole(self, split: str) -> None:
-        """Where a division would be drawn, take all images as one split: to score other data."""
+        """Use all images as one split instead of making a split, to score other data."""
         self.whole = split
         self.__dict__.pop("catalogue", None)
 
     def take_fold(self, fold: int) -> None:
-        """Take another fold of the same cross-validation."""
+        """Switch to another fold of the same cross-validation."""
         self.fold = fold
         self.__dict__.pop("catalogue", None)
 
@@ -315,11 +315,11 @@ class ImageData(LightningDataModule):
         *,
         val_only: bool = False,
     ) -> dict[str, tuple[T, ...]]:
-        """Divide images that come without splits; those of one group stay together.
+        """Split images that come without splits; groups stay together.
 
         Args:
             items: All images.
-            val_only: A test split exists already.
+            val_only: A test split already exists.
         """
         if self.whole:
             return {} if val_only else {self.whole: items}
@@ -336,7 +336,7 @@ class ImageData(LightningDataModule):
     def draw(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a fold, or a division by the fractions, from the seed."""
+        """Make a fold, or a split by the fractions, from the seed."""
         if self.fold is None:
             return self.draw_parts(items, groups, fractions)
         apart = split_fold(self.strata(items), groups, self.fold, self.folds, self.seed)
@@ -353,16 +353,16 @@ class ImageData(LightningDataModule):
     def draw_parts(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a division by the fractions."""
+        """Make a split by the fractions."""
         labels = self.strata(items)
         if groups is None:
             return split_stratified(labels, fractions, self.seed)
         return split_by_group(labels, groups, fractions, self.seed)
 
     def groups_of(self, items: Sequence[Item]) -> list[str] | None:
-        """Group of each image: what `group_pattern` finds in its name, or what the data says.
+        """Group of each image: by `group_pattern` in its name, or as given by the data.
 
-        None where each image stands alone.
+        None if each image is its own group.
         """
         if self.group_pattern is not None:
             return find_groups(self.group_pattern, (item.name for item in items))
@@ -372,27 +372,27 @@ class ImageData(LightningDataModule):
 
     @property
     def draws_fold(self) -> bool:
-        """Of a data set that is given in splits, a fold is drawn."""
+        """Whether a fold is made from a data set that comes with splits."""
         return self.fold is not None and self.whole is None
 
     def pool_for_fold(self, splits: dict[str, tuple[T, ...]]) -> dict[str, tuple[T, ...]]:
-        """Add the images given as val to those for training where a fold is drawn from both."""
+        """Merge val images into the training images if a fold is made from both."""
         if not (self.draws_fold and {"train", "val"} <= splits.keys()):
             return splits
         rest = {split: items for split, items in splits.items() if split != "val"}
         return {**rest, "train": splits["train"] + splits["val"]}
 
     def hold_out(self, splits: dict[str, tuple[T, ...]]) -> dict[str, tuple[T, ...]]:
-        """Draw a val split or a fold from the training images; a given test split stays.
+        """Make a val split or a fold from the training images; a given test split is kept.
 
-        With `split_csv` all images are divided anew.
+        With `split_csv` all images are split again.
         """
         if self.split_csv is not None:
             return self.divide(tuple(chain.from_iterable(splits.values())))
         return {**splits, **self.divide(splits["train"], val_only=True)}
 
     def with_val(self, splits: dict[str, tuple[T, ...]]) -> Catalogue:
-        """Given splits, with a val split or a fold drawn where it is needed; see `hold_out`.
+        """Given splits, with a val split or a fold made if needed; see `hold_out`.
 
         Raises:
             DataError: Images that belong together are in two of the given splits.
@@ -412,12 +412,12 @@ class ImageData(LightningDataModule):
         return Catalogue(self.hold_out(splits), drawn=True)
 
     def strata(self, items: Sequence[Any]) -> NDArray:
-        """Labels whose proportions every split keeps; one for all images unless overridden."""
+        """Labels to stratify by; the same for all images unless overridden."""
         return np.zeros(len(items), dtype=np.int64)
 
     @property
     def shard(self) -> dict[str, int]:
-        """This process and how many there are."""
+        """This process's rank and the number of processes."""
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
@@ -429,7 +429,7 @@ class ImageData(LightningDataModule):
         collate: Callable[[list[Any]], Any] | None = None,
         **batches: Any,
     ) -> DataLoader[Any]:
-        """A loader of batches that `batches`, arguments of torch's, describe."""
+        """A loader with batches defined by `batches`, arguments of torch's `DataLoader`."""
         return DataLoader(
             cast(Any, dataset),
             num_workers=self.workers,
@@ -442,14 +442,14 @@ class ImageData(LightningDataModule):
         )
 
     def state_dict(self) -> dict[str, int]:
-        """Epochs that are finished, for the checkpoint."""
+        """Finished epochs, for the checkpoint."""
         if self.trainer is None:
             return {"epochs": self.first_epoch}
         progress: Any = self.trainer.fit_loop.epoch_progress.current
         return {"epochs": progress.processed}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Begin with the epoch after those: workers fetch its images before Lightning names it."""
+        """Start with the next epoch: workers load its images before Lightning sets it."""
         self.first_epoch = state_dict["epochs"]
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -471,7 +471,7 @@ class ImageData(LightningDataModule):
     def _eval_loader(
         self, split: str, *, whole: bool = False, collate: Callable[[list[Any]], Any] | None = None
     ) -> DataLoader[Any]:
-        """Images of a split in order: of several processes each gets a share, or `whole` all."""
+        """Images of a split in order: each process gets its share, or all with `whole`."""
         dataset, shard = self.dataset(split), self.shard
         if whole or shard["world_size"] == 1:
             return self._loader(dataset, collate=collate, batch_size=self.batch_size)
@@ -479,7 +479,7 @@ class ImageData(LightningDataModule):
         return self._loader(dataset, collate=collate, batch_sampler=batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Validation images in order; no loader where there are none."""
+        """Validation images in order; no loader if there are none."""
         return self.eval_dataloader("val") if "val" in self.catalogue.splits else []
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -487,22 +487,22 @@ class ImageData(LightningDataModule):
         return self.eval_dataloader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The images to score in order, of the first split there is of test, val and train.
+        """The images to predict, in order, from the first existing split of test, val and train.
 
-        Batches are those of the evaluation, labels or masks included; of several processes, each
-        gets a share.
+        Batches are those of evaluation, including labels or masks; each of several processes gets a
+        share.
         """
         split = next(name for name in ("test", "val", "train") if name in self.catalogue.splits)
         return self.eval_dataloader(split)
 
 
 def restore_settings(kind: type[Settings], value: Settings | dict[str, Any]) -> Settings:
-    """Settings as given, or from the plain values that a checkpoint holds."""
+    """Return settings as given, or build them from the plain values of a checkpoint."""
     return kind(**value) if isinstance(value, dict) else value
 
 
 def check_positive(**values: int | None) -> None:
-    """Fail on a number below 1, by its name."""
+    """Fail on a number below 1, naming it."""
     for name, value in values.items():
         if value is not None and value < 1:
             raise DataError(f"{name}={value} must be at least 1")

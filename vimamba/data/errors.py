@@ -1,7 +1,7 @@
-"""The error a user's data can cause, kept apart from bugs."""
+"""Error caused by a user's data, as opposed to bugs."""
 
 from vimamba.errors import VimambaError
 
 
 class DataError(VimambaError):
-    """The data on disk or an argument that describes it cannot be used; the text says why."""
+    """The data on disk or an argument describing it is invalid; the message says why."""

@@ -1,4 +1,4 @@
-"""Division of images into the parts of a cross-validation.
+"""Splits images into the folds of a cross-validation.
 
 Sizes: N images, G groups, C classes.
 """
@@ -13,7 +13,7 @@ from vimamba.data.errors import DataError
 
 
 def check_fold(fold: int | None, folds: int) -> None:
-    """Fail on a fold that is none of `folds` parts."""
+    """Fail unless the fold is one of `folds` parts."""
     if folds < 2:
         raise DataError(f"folds={folds} must be at least 2")
     if fold is not None and not 0 <= fold < folds:
@@ -21,21 +21,21 @@ def check_fold(fold: int | None, folds: int) -> None:
 
 
 def find_groups(pattern: str, names: Iterable[str]) -> list[str]:
-    """Group of each name: what a regular expression finds in it, or what its first group does.
+    """Group of each name: the match of a regular expression, or of its first group.
 
     Raises:
-        DataError: It is no regular expression, or finds nothing in a name.
+        DataError: It is not a regular expression, or does not match a name.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"group_pattern={pattern!r} is no regular expression: {error}") from None
+        raise DataError(f"group_pattern={pattern!r} is not a regular expression: {error}") from None
     groups = []
     for name in names:
         found = expression.search(name)
         group = found and found[min(expression.groups, 1)]
         if not group:
-            raise DataError(f"group_pattern={pattern!r} fits nothing in {name}")
+            raise DataError(f"group_pattern={pattern!r} matches nothing in {name}")
         groups.append(group)
     return groups
 
@@ -43,13 +43,13 @@ def find_groups(pattern: str, names: Iterable[str]) -> list[str]:
 def split_fold(
     labels: NDArray, groups: Sequence[str] | None, fold: int, folds: int, seed: int
 ) -> dict[str, NDArray[np.int64]]:
-    """One division of a cross-validation; every group is in the val split of exactly one fold.
+    """One split of a cross-validation; every group is in the val split of exactly one fold.
 
     Args:
-        labels: (N,) int64 or (N, C) multi-hot. Parts have the classes in nearly the same
-            proportions; if all labels are equal, parts are as equal in groups as possible.
+        labels: (N,) int64 or (N, C) multi-hot. Class proportions are nearly equal in all parts; if
+            all labels are equal, numbers of groups are as equal as possible.
         groups: N group names; None: every image is a group.
-        fold: Which part is val, from 0.
+        fold: Index of the val part, from 0.
         folds: Number of parts.
         seed: Same seed, same parts.
 
@@ -69,7 +69,7 @@ def split_fold(
 
 
 def count_classes(labels: NDArray, group_of: NDArray, size: int) -> NDArray[np.float64]:
-    """Images of each class in each group, (G, C); one of one class where there are no classes."""
+    """Images of each class in each group, (G, C); without classes, groups count once."""
     if labels.ndim == 1:
         classes, labels = np.unique(labels, return_inverse=True)
         if len(classes) == 1:
@@ -81,12 +81,12 @@ def count_classes(labels: NDArray, group_of: NDArray, size: int) -> NDArray[np.f
 
 
 def deal_groups(counts: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.int64]:
-    """The part of each group, (G,): large groups first, each to the part that lacks its classes.
+    """The part of each group, (G,): large groups first, each to the part most short of its classes.
 
     Args:
         counts: (G, C).
         folds: Number of parts.
-        seed: Decides between groups that are alike.
+        seed: Breaks ties between equal groups.
     """
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts.sum(1)[order], kind="stable")]
@@ -94,7 +94,7 @@ def deal_groups(counts: NDArray[np.float64], folds: int, seed: int) -> NDArray[n
     held, sizes = np.zeros((folds, counts.shape[1])), np.zeros(folds)
     part = np.empty(len(counts), dtype=np.int64)
     for group in order:
-        # the sum over the classes of a part's excess, were the group to come to it
+        # the sum over the classes of a part's excess if the group were added to it
         excess = (held @ shares[group]).round(9)
         chosen = np.lexsort((sizes, excess))[0]
         part[group] = chosen

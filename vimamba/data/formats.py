@@ -1,7 +1,7 @@
-"""Image files of every kind under one face: what the head says, the bands, the values as stored.
+"""One interface to all image formats: header, bands, and values as stored.
 
-TIFF is read by tifffile, deep color by imagecodecs, all else by Pillow. Everything comes upright,
-as the orientation tag of the file asks.
+TIFF is read by tifffile, deep color by imagecodecs, everything else by Pillow. Images are rotated
+upright according to the file's orientation tag.
 
 Sizes: H x W pixels, C bands.
 """
@@ -21,15 +21,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 ORIENTATION_TAG, NODATA_TAG = 0x0112, 42113
-# for each orientation: exchange the axes, then mirror the rows, then the columns
+# for each orientation: swap the axes, then flip the rows, then the columns
 TURNS = {
     2: (False, False, True), 3: (False, True, True), 4: (False, True, False),
     5: (True, False, False), 6: (True, False, True), 7: (True, True, True), 8: (True, True, False),
 }  # fmt: skip
-# little- and big-endian, of 32 and of 64 bits
+# little- and big-endian, 32 and 64 bits
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 BLURRING = ("JPEG", "MPO")
-# compressions of TIFF: JPEG of several kinds, and what else is turned into RGB while it is decoded
+# TIFF compressions: several kinds of JPEG, and others that are converted to RGB in decoding
 BLURRING_TIFF = (6, 7, 33007, 34892)
 RGB_TIFF = (*BLURRING_TIFF, 33003, 33005, 34712)
 _PILLOW_LIMIT = threading.Lock()
@@ -37,16 +37,16 @@ _PILLOW_LIMIT = threading.Lock()
 
 @dataclass(frozen=True)
 class Head:
-    """What a file says of its image.
+    """Header information of an image file.
 
     Attributes:
         size: Height and width, upright.
-        bands: Without transparency.
-        deep: The values are other than whole numbers from 0 to 255.
-        transparent: There is a band of transparency, or a color that stands for it.
-        palette: The values are places in a table of colors.
-        pages: Images in the file, without smaller copies of the first.
-        nodata: Value of pixels of which nothing is known.
+        bands: Number of bands without transparency.
+        deep: The values are not 8-bit integers.
+        transparent: There is an alpha band or a transparent color.
+        palette: The values are indices into a color table.
+        pages: Images in the file, without reduced-resolution copies of the first.
+        nodata: Value of invalid pixels.
     """
 
     size: tuple[int, int]
@@ -62,8 +62,8 @@ class ImageFile(ABC):
     """An open file.
 
     Attributes:
-        head: What it says.
-        blurring: Its compression changes values a little.
+        head: Its header information.
+        blurring: Its compression is lossy.
     """
 
     head: Head
@@ -75,15 +75,15 @@ class ImageFile(ABC):
 
     @abstractmethod
     def stored(self) -> NDArray:
-        """Values as they are, (H, W) or (H, W, C): palettes are not turned into colors."""
+        """Stored values, (H, W) or (H, W, C), without converting palettes to colors."""
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageFile]:
-    """Open a file by its content, whatever it is called.
+    """Open a file by its content, whatever its name.
 
     Raises:
-        Exception: Of any kind, as decoders raise on what is damaged.
+        Exception: Of any kind, as raised by decoders for damaged files.
     """
     with path.open("rb") as file:
         is_tiff = file.read(4) in TIFF_STARTS
@@ -98,7 +98,7 @@ def open_image(path: Path) -> Iterator[ImageFile]:
 
 
 def _open_pillow(path: Path) -> Image.Image:
-    """`Image.open` without its bound on pixels; `check_memory` has one that knows the machine."""
+    """`Image.open` without its pixel limit; `check_memory` checks the available memory instead."""
     with _PILLOW_LIMIT:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -108,21 +108,21 @@ def _open_pillow(path: Path) -> Image.Image:
 
 
 def check_memory(needed: int) -> None:
-    """Refuse what cannot be held, before a damaged or malicious head makes the machine swap.
+    """Fail if an image does not fit into memory; a damaged header may claim any size.
 
     Args:
         needed: Bytes of the decoded image.
 
     Raises:
-        MemoryError: There are fewer.
+        MemoryError: Less memory is free.
     """
-    # small images are not worth the look
+    # not worth checking for small images
     if needed > 1 << 28 and (free := free_memory()) is not None and needed > free:
         raise MemoryError(f"{needed / 1e9:.1f} GB as pixels, {free / 1e9:.1f} GB are free")
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping, as far as the system tells."""
+    """Bytes available without swapping, if the system reports them."""
     if sys.platform.startswith("linux"):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -134,7 +134,7 @@ def free_memory() -> int | None:
 
 
 def turn_upright(pixels: NDArray, orientation: int) -> NDArray:
-    """(H, W, ...) as the orientation tag asks; a view."""
+    """Apply the orientation tag to (H, W, ...); returns a view."""
     exchange, rows, columns = TURNS.get(orientation, (False, False, False))
     pixels = pixels.swapaxes(0, 1) if exchange else pixels
     return pixels[:: -1 if rows else 1, :: -1 if columns else 1]
@@ -146,15 +146,15 @@ def upright_size(height: int, width: int, orientation: int) -> tuple[int, int]:
 
 
 def as_numbers(pixels: NDArray, nodata: float | None) -> NDArray:
-    """Values in one of few types, with NaN where there is none.
+    """Convert values to one of a few types, with NaN for nodata.
 
     Args:
         pixels: Any type.
-        nodata: The value that stands for "unknown".
+        nodata: Value of invalid pixels.
 
     Returns:
-        uint8 and uint16 as they are; what else there is as float32. Of 8 bits with gaps float16,
-        which holds both the values and NaN.
+        uint8 and uint16 unchanged; everything else as float32. 8-bit values with nodata become
+        float16, which represents both the values and NaN.
     """
     if pixels.dtype.kind not in "biuf":
         raise ValueError(f"it holds values of type {pixels.dtype}")
@@ -176,9 +176,9 @@ def as_numbers(pixels: NDArray, nodata: float | None) -> NDArray:
 
 
 def as_type(number: float, dtype: np.dtype) -> Any:
-    """A number as an array of a type holds it; None where it cannot be there."""
+    """A number converted to an array's dtype; None if it cannot occur there."""
     if dtype.kind == "f":
-        # -3.4028234663852886e+38, as GDAL writes it, is float32's lowest number
+        # GDAL writes float32's lowest number as -3.4028234663852886e+38
         with np.errstate(over="ignore"):
             return dtype.type(number)
     if dtype.kind == "b" or not np.isfinite(number) or number != int(number):
@@ -188,15 +188,15 @@ def as_type(number: float, dtype: np.dtype) -> Any:
 
 
 def read_orientation(image: Any, path: Path) -> int:
-    """How an image that Pillow has opened must be turned."""
-    # Pillow decodes a whole PNG to look for a tag behind the pixels, which hardly any has
+    """Orientation of an image opened by Pillow."""
+    # Pillow decodes the whole PNG to look for a tag after the pixels, which is rare
     if image.format != "PNG" or "exif" in image.info or has_exif(path):
         return image.getexif().get(ORIENTATION_TAG, 1)
     return Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
 
 
 def has_exif(path: Path) -> bool:
-    """Whether a PNG has an EXIF chunk, before or behind its pixels."""
+    """Whether a PNG has an EXIF chunk, before or after its pixels."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
@@ -207,17 +207,17 @@ def has_exif(path: Path) -> bool:
 
 
 class PillowImage(ImageFile):
-    """All formats but TIFF.
+    """All formats except TIFF.
 
     Args:
-        image: As opened.
-        path: Of the file, for decoders other than Pillow's.
+        image: The opened image.
+        path: The file, for decoders other than Pillow's.
     """
 
     def __init__(self, image: Any, path: Path) -> None:
         self.image, self.path = image, path
         self._check_memory()
-        # before the orientation, for which Pillow may have to decode and forget its tiles
+        # before the orientation, for which Pillow may have to decode and drop its tiles
         self.decoder = self._deep_decoder()
         mode, tile = image.mode, str(getattr(image, "tile", ""))
         self.orientation = read_orientation(image, path)
@@ -235,7 +235,7 @@ class PillowImage(ImageFile):
         )
 
     def _deep_decoder(self) -> Any:
-        """What reads color of 16 bits, which Pillow cuts to 8; None where it is not needed."""
+        """Decoder for 16-bit color, which Pillow reduces to 8 bits; None if not needed."""
         image, tiles = self.image, getattr(self.image, "tile", ())
         if len(image.getbands()) < 3 or not tiles:
             return None
@@ -273,12 +273,12 @@ class PillowImage(ImageFile):
         elif image.mode == "F":
             pixels = np.asarray(image)
         elif image.mode.startswith("I"):
-            # PGM and PNG have no more than 16 bits, though Pillow may take 32 for them
+            # PGM and PNG have at most 16 bits, though Pillow may use 32 for them
             is_long = image.mode == "I" and image.format not in ("PPM", "PNG")
             pixels = np.asarray(image).astype(np.int32 if is_long else np.uint16)
         else:
             keep = head.transparent and wanted == head.bands + 1
-            # colors beside a table of transparency cannot be had without it
+            # colors with a transparency table cannot be read without it
             if keep or (head.transparent and image.mode == "P"):
                 image = image.convert(f"{self.mode}A")
             if not keep and image.mode != self.mode:
@@ -288,12 +288,12 @@ class PillowImage(ImageFile):
         return as_numbers(pixels, None)
 
     def stored(self) -> NDArray:
-        """Values as they are."""
+        """Stored values."""
         return turn_upright(np.asarray(self.image), self.orientation)
 
 
 class TiffImage(ImageFile):
-    """The first page of a TIFF that is no smaller copy of another.
+    """The first page of a TIFF that is not a reduced copy of another.
 
     Args:
         file: An open `tifffile.TiffFile`.
@@ -320,7 +320,7 @@ class TiffImage(ImageFile):
         tag = page.tags.get(ORIENTATION_TAG)
         self.orientation = int(tag.value) if tag else 1
         samples = page.samplesperpixel
-        # transparency that is not the last band, or there twice, cannot be told from data
+        # transparency that is not the last band, or occurs twice, cannot be distinguished from data
         alphas = [int(extra) in (1, 2) for extra in page.extrasamples]
         self.transparent = samples > 1 and sum(alphas) == 1 and alphas[-1]
         colors = 3 if self.photometric in (kinds.PALETTE, kinds.SEPARATED) else samples
@@ -336,7 +336,7 @@ class TiffImage(ImageFile):
         )
 
     def stored(self) -> NDArray:
-        """Values as they are."""
+        """Stored values."""
         return turn_upright(self._read(self.page), self.orientation)
 
     def _read(self, page: Any) -> NDArray:
@@ -346,9 +346,9 @@ class TiffImage(ImageFile):
         parts = zip(page.dataoffsets, page.databytecounts, strict=True)
         if any(offset + count > end for offset, count in parts):
             raise ValueError("it is cut off")
-        # one thread each: the processes that load images share the cores
+        # one thread each: the loading processes share the cores
         pixels = page.asarray(maxworkers=1)
-        if page.axes.startswith("S"):  # bands stored one after another
+        if page.axes.startswith("S"):  # bands stored separately
             pixels = np.moveaxis(pixels, 0, -1)
         return pixels
 
@@ -369,7 +369,7 @@ class TiffImage(ImageFile):
         return as_numbers(pixels, self.head.nodata)
 
     def _colors(self, pixels: NDArray) -> NDArray:
-        """Values that mean what they do elsewhere: 0 is black, bands are data or RGB."""
+        """Convert to the usual meaning: 0 is black, bands are data or RGB."""
         import tifffile
 
         kinds, bits, kind = tifffile.PHOTOMETRIC, self.page.bitspersample, self.photometric
@@ -390,18 +390,18 @@ class TiffImage(ImageFile):
 
 
 def parse_nodata(page: Any) -> float | None:
-    """GDAL's value for "unknown" of a page."""
+    """GDAL's nodata value of a page."""
     tag = page.tags.get(NODATA_TAG)
     if tag is None:
         return None
     try:
         return float(str(tag.value).strip(" \0"))
     except ValueError:
-        raise ValueError(f"its GDAL_NODATA is {tag.value!r}, no number") from None
+        raise ValueError(f"its GDAL_NODATA is {tag.value!r}, which is not a number") from None
 
 
 def cmyk_to_rgb(pixels: NDArray) -> NDArray:
-    """(H, W, 4) unsigned integers, 0 for no ink, as (H, W, 3) of the same type."""
+    """(H, W, 4) unsigned integers, 0 for no ink, to (H, W, 3) of the same type."""
     full = np.iinfo(pixels.dtype).max
     light = np.float32(full) - pixels.astype(np.float32)
     return np.rint(light[:, :, :3] * light[:, :, 3:] / full).astype(pixels.dtype)

@@ -1,7 +1,7 @@
-"""Where the pixels of a file lie: volumes in the patient, GeoTIFF files on their map.
+"""Grids of files: volumes in patient coordinates, GeoTIFF files in map coordinates.
 
-Files of one case (an image, its further channels, its mask) must have one grid: no pixel of one may
-lie farther from the same pixel of the other than `TOLERANCE` of the distance between neighbors.
+Files of one case (an image, its other channels, its mask) must share one grid: no pixel may be
+farther from its counterpart in another file than `TOLERANCE` times the pixel spacing.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.data.listing import stamp
 
-# of the smallest distance between neighbors; headers hold rounded numbers
+# relative to the smallest spacing; headers have rounded numbers
 TOLERANCE = 0.1
 TIFF_SUFFIXES = (".tif", ".tiff")
 # tags and keys of GeoTIFF 1.1
@@ -34,8 +34,8 @@ class Grid:
     Attributes:
         shape: Pixels along each of D axes.
         affine: (D + 1, D + 1), from indices to coordinates.
-        frame: What the coordinates refer to, where that is known.
-        text: The grid in words.
+        frame: Coordinate system, if known.
+        text: Description of the grid.
     """
 
     shape: tuple[int, ...]
@@ -49,7 +49,7 @@ class Grid:
         return tuple(np.linalg.norm(self.affine[:-1, :-1], axis=0).tolist())
 
     def agrees(self, other: "Grid") -> bool:
-        """Whether both have the same pixels in the same places."""
+        """Whether both have the same pixels at the same positions."""
         if self.shape != other.shape or not self.same_frame(other):
             return False
         corners = np.asarray([[*c, 1] for c in product(*((0, n - 1) for n in self.shape))])
@@ -57,11 +57,11 @@ class Grid:
         return bool(apart <= TOLERANCE * min(self.spacing))
 
     def same_frame(self, other: "Grid") -> bool:
-        """Whether coordinates can be compared; what is not known is taken to be the same."""
+        """Whether coordinates are comparable; an unknown system is assumed to be the same."""
         return not (self.frame and other.frame) or self.frame == other.frame
 
     def overlaps(self, other: "Grid") -> bool:
-        """Whether a pixel of this grid lies within the other one."""
+        """Whether a pixel of this grid is inside the other one."""
         steps = [np.linspace(0, n - 1, min(n, 33)) for n in self.shape]
         indices = np.stack([axis.ravel() for axis in np.meshgrid(*steps, indexing="ij")])
         there = (np.linalg.inv(other.affine) @ self.affine)[:-1]
@@ -73,41 +73,41 @@ class Grid:
 def check_grids(
     first: Grid, other: Grid, first_path: Path, path: Path, *, align: bool = False
 ) -> None:
-    """Fail unless two files of a case lie in the same place, or can be brought there.
+    """Fail unless two files of a case share one grid, or can be resampled.
 
     Args:
         first: Grid of the image.
         other: Grid of another file of the case.
         first_path: The image.
         path: The other file.
-        align: Other grids are accepted if they overlap.
+        align: Accept other grids if they overlap.
 
     Raises:
-        DataError: The text names both files and both grids.
+        DataError: The message names both files and both grids.
     """
     if first.agrees(other):
         return
     here, there = f"{first_path} ({first.text})", f"{path} ({other.text})"
     if not first.same_frame(other):
-        raise DataError(f"{there} is on another map than {here}")
+        raise DataError(f"{there} has another CRS than {here}")
     if not align:
         raise DataError(
-            f"{there} does not lie where {here} lies; correct the header that is wrong, or have "
-            "the first resampled onto the second: --data.align true"
+            f"{there} is not on the grid of {here}; correct the wrong header, or "
+            "resample the former onto the latter: --data.align true"
         )
     if not first.overlaps(other):
-        raise DataError(f"{there} lies wholly beside {here}")
+        raise DataError(f"{there} does not overlap {here}")
 
 
 def resample(values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside: float) -> NDArray:
-    """Values of one grid at the places of another.
+    """Resample values from one grid onto another.
 
     Args:
         values: (*grid.shape) or (*grid.shape, C).
-        grid: Where they lie.
-        onto: Where they are wanted.
-        nearest: Take the nearest value, for masks; else mix neighbors linearly, to float32.
-        outside: Value of what lies beyond the grid.
+        grid: Their grid.
+        onto: The target grid.
+        nearest: Take the nearest value, for masks; otherwise interpolate linearly, to float32.
+        outside: Value outside the grid.
 
     Returns:
         (*onto.shape) or (*onto.shape, C).
@@ -131,7 +131,7 @@ def resample(values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside:
     else:
         channels = [affine_transform(values[..., i], **place) for i in range(values.shape[-1])]
         found = np.stack(channels, axis=-1)
-    if not nearest:  # where the nearest pixel is one of the grid's, its edge goes on; not beyond
+    if not nearest:  # extend edge values half a pixel outward, not beyond
         place |= {"order": 0, "mode": "grid-constant", "cval": 0}
         inside = affine_transform(np.ones(grid.shape, dtype=np.uint8), **place)
         found[inside == 0] = outside
@@ -139,11 +139,11 @@ def resample(values: NDArray, grid: Grid, onto: Grid, *, nearest: bool, outside:
 
 
 def describe_volume(shape: Sequence[int], affine: NDArray) -> str:
-    """A volume's grid in words.
+    """Description of a volume's grid.
 
     Args:
         shape: Voxels along the three axes.
-        affine: (4, 4), in millimeters to the right, the front and the top of the patient.
+        affine: (4, 4), in millimeters toward the right, front and top of the patient.
     """
     from nibabel import aff2axcodes
 
@@ -158,16 +158,16 @@ def describe_volume(shape: Sequence[int], affine: NDArray) -> str:
 
 
 def is_straight(affine: NDArray) -> bool:
-    """Whether each axis runs along one coordinate."""
+    """Whether each axis is parallel to a coordinate axis."""
     part = np.abs(affine[:3, :3])
     return bool((part.max(0) >= 0.999 * np.linalg.norm(part, axis=0)).all())
 
 
 def raster_grid(path: Path) -> Grid | None:
-    """Grid of a GeoTIFF in the coordinates of its map; None if the file does not say where it is.
+    """Grid of a GeoTIFF in map coordinates; None if the file is not georeferenced.
 
     Raises:
-        DataError: The file cannot be read; the text names it.
+        DataError: The file cannot be read; the message names it.
     """
     is_tiff = path.suffix.lower() in TIFF_SUFFIXES
     return _read_raster_grid(path, stamp(path)) if is_tiff else None
@@ -204,7 +204,7 @@ def _read_raster_grid(path: Path, _stamp: tuple[int, int]) -> Grid | None:
 
 
 def read_keys(directory: Sequence[int]) -> dict[int, int]:
-    """Keys of a GeoTIFF whose values are numbers."""
+    """The numeric keys of a GeoTIFF."""
     rows = [tuple(directory[i : i + 4]) for i in range(4, len(directory) - 3, 4)]
     return {int(key): int(value) for key, place, _, value in rows if place == 0}
 
@@ -214,7 +214,7 @@ def map_affine(tags: dict[int, tuple[float, ...]], *, point: bool) -> NDArray[np
 
     Args:
         tags: Values of a GeoTIFF's tags.
-        point: Its coordinates are those of centers rather than of upper left corners.
+        point: Coordinates refer to pixel centers rather than upper left corners.
     """
     if len(matrix := tags.get(TRANSFORMATION, ())) == 16:
         full = np.asarray(matrix, dtype=np.float64).reshape(4, 4)
@@ -237,5 +237,5 @@ def by(numbers: Sequence[float] | NDArray) -> str:
 
 
 def number(value: float) -> str:
-    """A number in at most seven digits, without a sign before 0."""
+    """A number with at most seven digits, and no minus sign before 0."""
     return f"{value + 0.0:.7g}" if abs(value) > 1e-9 else "0"

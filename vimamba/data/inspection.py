@@ -1,4 +1,4 @@
-"""A look at the images before training: can they be read, how large and how bright are they?"""
+"""Inspects the images before training: readability, sizes and values."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -18,20 +18,20 @@ MOST_BANDS = 16
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen.
+    """Results of the inspection.
 
     Attributes:
         total: Images in all splits.
-        seen: Images that were opened; fewer than `total` only if time ran out.
+        seen: Number of images opened; fewer than `total` only if time ran out.
         smallest: Smallest height and width.
         largest: Largest height and width.
         mean: Per-channel mean in [0, 1].
         std: Per-channel standard deviation in [0, 1].
-        unknown: Part of the values that are not known: nodata, or not finite.
-        eight_bits: Images of 8 bits.
-        transparent: Images whose transparency is left out.
-        palettes: Images of palettes, which become colors.
-        paged: Images behind which further pages are left out.
+        unknown: Fraction of invalid values: nodata, or not finite.
+        eight_bits: Number of 8-bit images.
+        transparent: Images whose transparency is dropped.
+        palettes: Images with palettes, which become colors.
+        paged: Images with additional pages, which are dropped.
     """
 
     total: int
@@ -54,7 +54,7 @@ def in_turns(size: int) -> Iterator[int]:
 
 
 def spread_images(items: Sequence[Item], end: float) -> Iterator[StoredImage]:
-    """Images of some items, evenly spread, until a time of `time.monotonic`."""
+    """Images of some items, evenly spread, until the time `end` of `time.monotonic`."""
     for index in in_turns(len(items)):
         if time.monotonic() > end:
             return
@@ -69,12 +69,12 @@ def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
         budget: Seconds.
 
     Raises:
-        DataError: An image cannot be read; the text names it.
+        DataError: An image cannot be read; the message names it.
     """
     splits, prepare = list(data.catalogue.splits.values()), data.preprocessing
     wanted = wanted_bands(prepare.in_chans, prepare.bands)
     start, sizes = time.monotonic(), []
-    # of each channel: images, sums of their means and mean squares
+    # per channel: images, sums of their means and mean squares
     weight, total, squares = (np.zeros(data.in_chans) for _ in range(3))
     unknown, eight_bits, transparent, palettes, paged = 0.0, 0, 0, 0, 0
     for number, items in enumerate(splits, 1):
@@ -115,23 +115,23 @@ def inspect_images(data: ImageData, budget: float = BUDGET) -> Inspection:
 
 
 def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
-    """What a user should know of the images' values, a line each; none of plain photographs.
+    """Lines on the images' values that a user should know; none for ordinary photographs.
 
     Args:
         data: The data set.
-        seen: What `inspect_images` found.
+        seen: The result of `inspect_images`.
     """
     lines: list[str] = []
     if data.intensity.is_open and (sample := data.band_sample).ranges:
         low, high = PERCENTILES
         lines.append(
-            f"values become [0, 1] by ranges found in {sample.images} training images "
-            f"(percentiles {low:g} and {high:g}; --data.intensity overrules):"
+            f"values are scaled to [0, 1] by ranges found in {sample.images} training images "
+            f"(percentiles {low:g} and {high:g}; --data.intensity overrides them):"
         )
         for number, (ends, reach) in enumerate(
             zip(sample.ranges[:MOST_BANDS], sample.reach, strict=False)
         ):
-            whole = f"values reach from {reach[0]:g} to {reach[1]:g}"
+            whole = f"all values: {reach[0]:g} to {reach[1]:g}"
             lines.append(f"  channel {number}: {ends[0]:g} to {ends[1]:g}; {whole}")
         if (more := len(sample.ranges) - MOST_BANDS) > 0:
             lines.append(f"  and {more} more in config.yaml")
@@ -142,13 +142,15 @@ def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
     of = f"of {seen.seen} images"
     if seen.unknown > 0:
         becomes = "the mean of their channel" if data.intensity.zscore else "0"
-        lines.append(f"unknown values (nodata, not finite): {seen.unknown:.2%}; become {becomes}")
+        lines.append(f"invalid values (nodata, not finite): {seen.unknown:.2%}; become {becomes}")
     if 0 < seen.eight_bits < seen.seen:
-        lines.append(f"8 bits among deeper images: {seen.eight_bits} {of}; their values end at 255")
+        lines.append(
+            f"8-bit images among deeper ones: {seen.eight_bits} {of}; for them 255 becomes 1"
+        )
     for count, text in (
-        (seen.transparent, "transparency left out"),
-        (seen.palettes, "palettes turned into colors"),
-        (seen.paged, "further pages left out"),
+        (seen.transparent, "transparency dropped"),
+        (seen.palettes, "palettes converted to colors"),
+        (seen.paged, "additional pages dropped"),
     ):
         if count:
             lines.append(f"{text}: {count} {of}")
@@ -156,6 +158,6 @@ def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
 
 
 def show(values: Sequence[float]) -> str:
-    """Numbers in a few digits; too many are cut."""
+    """Numbers with a few digits; a long list is cut off."""
     more = ", …" if len(values) > MOST_BANDS else ""
     return ", ".join(f"{value:.3g}" for value in values[:MOST_BANDS]) + more

@@ -1,7 +1,7 @@
-"""What a data set is a list of: images with a target, read when they are asked for.
+"""Items of data sets: images with a target, read on demand.
 
-A kind of data adds its target to an item: a label, a mask, another image. Items that hold one image
-are `StoredImage`s themselves; those of several, such as pairs, name them in `images`.
+A kind of data adds its target to an item: a label, a mask, another image. Items with one image are
+`StoredImage`s themselves; those with several, such as pairs, list them in `images`.
 
 Sizes: H x W pixels, C bands.
 """
@@ -20,29 +20,29 @@ T = TypeVar("T")
 
 
 class StoredImage(Protocol):
-    """One image, read when asked for."""
+    """One image, read on demand."""
 
     @property
     def name(self) -> str:
-        """What to call the image in a table or an error."""
+        """Name of the image in tables and errors."""
         ...
 
     def image(self, wanted: int | None = None) -> NDArray:
-        """(H, W, C) uint8, uint16, or float32, with NaN where nothing is known.
+        """(H, W, C) uint8, uint16, or float32, with NaN for invalid pixels.
 
         Args:
-            wanted: How many bands are looked for; see `vimamba.data.pixels.read_pixels`.
+            wanted: Number of bands to look for; see `vimamba.data.pixels.read_pixels`.
         """
         ...
 
     def head(self) -> Head | None:
-        """What its file says of it; None where it has no file of its own."""
+        """Its file's header; None if it has no file of its own."""
         ...
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray] | None:
         """Percentiles of the values of the case, for each band, (C,) each.
 
-        None where the case is this image alone.
+        None if the case is only this image.
         """
         ...
 
@@ -52,36 +52,36 @@ class Item(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in a table, an error or split.csv."""
+        """Name in tables, errors and split.csv."""
         ...
 
     @property
     def group(self) -> str:
-        """Items of one group, such as a patient, are never in two splits; "" stands alone."""
+        """Items of one group, such as a patient, are never in two splits; "" for none."""
         ...
 
     def images(self) -> Sequence[StoredImage]:
-        """Its images, of which the network's input is made."""
+        """Its images, from which the network's input is made."""
         ...
 
     def target_text(self, class_names: Sequence[str]) -> str:
-        """The target in words: the classes, or the name of a file."""
+        """The target as text: the classes, or the name of a file."""
         ...
 
 
 class OneImage:
-    """What items that are one image have in common; each says more where it knows more."""
+    """Base of items with one image; subclasses override what they know better."""
 
     def images(self) -> Sequence[StoredImage]:
         """The image itself."""
         return (cast(Any, self),)
 
     def head(self) -> Head | None:
-        """There is no file."""
+        """None: there is no file."""
         return None
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray] | None:
-        """The image is a case by itself."""
+        """None: the case is only this image."""
         return None
 
 
@@ -91,7 +91,7 @@ class FileImage(OneImage):
 
     Attributes:
         path: The file.
-        root: Folder that its name is given relative to.
+        root: Folder that its name is relative to.
     """
 
     path: Path
@@ -107,7 +107,7 @@ class FileImage(OneImage):
         return read_pixels(self.path, wanted)
 
     def head(self) -> Head:
-        """Read without the pixels."""
+        """The header, read without the pixels."""
         return read_head(self.path)
 
     def size(self) -> tuple[int, int]:
@@ -121,7 +121,7 @@ class ArrayImage(OneImage):
 
     Attributes:
         pixels: (H, W) or (H, W, C).
-        name: What to call it.
+        name: Its name.
     """
 
     pixels: NDArray
@@ -134,12 +134,12 @@ class ArrayImage(OneImage):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What a data set holds.
+    """Contents of a data set.
 
     Attributes:
         splits: Items of "train", "val" and "test", as far as they exist.
         drawn: The split was generated here, not shipped with the data set.
-        class_names: In the order of the labels, where finding the items finds them.
+        class_names: In the order of the labels, if they are found with the items.
     """
 
     splits: dict[str, tuple[Any, ...]]
@@ -153,5 +153,5 @@ def take(items: Sequence[T], indices: Iterable[Any]) -> tuple[T, ...]:
 
 
 def relative_name(path: Path, root: Path) -> str:
-    """Path relative to the root where it lies below it, with forward slashes."""
+    """Path relative to the root if it is inside, with forward slashes."""
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()

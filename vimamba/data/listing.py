@@ -1,7 +1,7 @@
-"""Finds files and folders, everywhere in the same order, without what systems leave behind.
+"""Lists files and folders in the same order on every system, without system files.
 
-Names are compared in their composed form (NFC): an accent written as a letter of its own, as Macs
-write it, makes no other name. Linked folders are followed unless they lead back.
+Names are compared in their composed form (NFC): an accent encoded as a separate character, as on
+macOS, does not make a different name. Linked folders are followed unless they lead back.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from vimamba.data.errors import DataError
 from vimamba.data.remarks import Remarks, some
 
-# folders of thumbnails and waste: Synology and QNAP, archives made on a Mac, Windows, Linux
+# folders of thumbnails and trash: Synology and QNAP, archives made on macOS, Windows, Linux
 STRAY_FOLDERS = (
     "@eadir", "@recycle", "#recycle", "$recycle.bin", "__macosx", "system volume information",
     "lost+found",
@@ -28,7 +28,7 @@ NaturalKey = tuple[list[tuple[int, int | str]], str, str]
 
 
 def composed(name: str) -> str:
-    """A name in the form in which names are compared."""
+    """A name in the form used for comparison."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -48,10 +48,10 @@ def look_alikes(names: Iterable[str]) -> list[list[str]]:
 
 
 def check_files(paths: Iterable[Path]) -> None:
-    """Fail on what no training can use: files of 0 bytes, names that no list can hold.
+    """Fail on unusable files: those of 0 bytes, and names that cannot be written to a list.
 
     Raises:
-        DataError: The text names them.
+        DataError: The message names them.
     """
     empty = []
     for path in paths:
@@ -70,8 +70,8 @@ def list_folder(folder: Path, remarks: Remarks | None = None) -> tuple[list[Path
     """Folders and files of a folder in natural order, without hidden and stray ones.
 
     Args:
-        folder: Where to look.
-        remarks: Gets what is left out.
+        folder: Folder to search.
+        remarks: Receives what is skipped.
 
     Raises:
         DataError: The folder cannot be read.
@@ -103,8 +103,8 @@ def subfolders(folder: Path, remarks: Remarks | None = None) -> list[Path]:
     """Folders of a folder in natural order, without hidden and stray ones.
 
     Args:
-        folder: Where to look.
-        remarks: Gets what is left out, the files among it.
+        folder: Folder to search.
+        remarks: Receives what is skipped, including the files.
     """
     folders, files = list_folder(folder, remarks)
     if remarks is not None:
@@ -120,8 +120,8 @@ def list_files(
 
     Args:
         folder: Where to look; linked folders are followed.
-        endings: Endings wanted, in lower case.
-        remarks: Gets what is left out.
+        endings: Allowed suffixes, in lower case.
+        remarks: Receives what is skipped.
 
     Raises:
         DataError: A folder cannot be read.
@@ -140,7 +140,7 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[Path]:
 
     Args:
         folder: Where to look; linked folders are followed.
-        remarks: Gets what is left out: hidden files, thumbnails, other kinds of files.
+        remarks: Receives what is skipped: hidden files, thumbnails, other kinds of files.
 
     Raises:
         DataError: A folder cannot be read.
@@ -149,13 +149,11 @@ def list_images(folder: Path, remarks: Remarks | None = None) -> list[Path]:
 
 
 def walk(folder: Path, remarks: Remarks | None = None) -> Iterator[Path]:
-    """Files at any depth; no folder is entered twice, nor is one that holds `folder`."""
+    """Files at any depth; no folder is entered twice, nor is one that contains `folder`."""
     entered = {_identity(parent) for parent in folder.resolve().parents}
     below, linked = [folder], []
     while below or linked:
-        here = (
-            below.pop() if below else linked.pop(0)
-        )  # links last: what is really here comes first
+        here = below.pop() if below else linked.pop(0)  # links last: actual folders come first
         if _identity(here) in entered:
             (remarks or Remarks()).leave_out("linked folder", here.relative_to(folder.parent))
             continue
@@ -172,7 +170,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def stamp(path: Path) -> tuple[int, int]:
-    """Tells a file from what stands under its name later; (0, 0) if there is none."""
+    """Identifies a file's current content; (0, 0) if it does not exist."""
     try:
         state = path.stat()
     except OSError:
@@ -181,26 +179,26 @@ def stamp(path: Path) -> tuple[int, int]:
 
 
 def find_file(path: Path) -> Path | None:
-    """The file of that name, in whichever form its accents are written; None if there is none."""
+    """The file with that name, however its accents are encoded; None if there is none."""
     for form in (None, "NFC", "NFD"):
         tried = Path(unicodedata.normalize(form, str(path))) if form else path
         try:
             if tried.is_file():
                 return tried
-        except (OSError, ValueError):  # a name that no file can have
+        except (OSError, ValueError):  # an invalid file name
             return None
     return None
 
 
 def check_distinct(names: Iterable[str], source: object) -> None:
-    """Fail on names that differ only in the way their accents are written.
+    """Fail on names that differ only in the encoding of their accents.
 
     Raises:
-        DataError: The text names one of them.
+        DataError: The message names one of them.
     """
     seen: dict[str, str] = {}
     for name in names:
         if seen.setdefault(composed(name), name) != name:
             raise DataError(
-                f"{source}: {name!r} is there twice, with its accents written in two ways"
+                f"{source}: {name!r} occurs twice, with its accents encoded in two ways"
             )

@@ -1,4 +1,4 @@
-"""Lists in text files: CSV in whichever way a spreadsheet saves it, and plain lines."""
+"""Lists in text files: CSV as saved by any spreadsheet, and plain lines."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from vimamba.data.remarks import Remarks
 
 LIST_SUFFIXES = (".csv", ".tsv", ".txt")
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-# how files begin that say what they are; the longer one first
+# byte order marks; the longer one first
 MARKS = {
     b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16",
@@ -19,10 +19,10 @@ MARKS = {
 
 
 class Row(dict[str, str]):
-    """Cells of a line by their column.
+    """Cells of a line by column.
 
     Attributes:
-        line: Where it begins in the file, from 1.
+        line: Its first line in the file, from 1.
     """
 
     def __init__(self, cells: dict[str, str], line: int) -> None:
@@ -31,21 +31,21 @@ class Row(dict[str, str]):
 
 
 def read_text(path: Path, remarks: Remarks | None = None) -> str:
-    """A text file in UTF-8, UTF-16 or, where it is neither, Windows' cp1252.
+    """Read a text file in UTF-8, UTF-16 or else Windows' cp1252.
 
     Args:
         path: The file.
-        remarks: Told of cp1252, which any bytes may be.
+        remarks: Receives a note on cp1252, which cannot be verified.
 
     Raises:
-        DataError: The file cannot be read or is no text.
+        DataError: The file cannot be read or is not text.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if content.startswith(b"PK\x03\x04"):
-        raise DataError(f"{path} is no text but a workbook or archive; save the sheet as CSV")
+        raise DataError(f"{path} is not text but a workbook or archive; save the sheet as CSV")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if encoding is None:
         # half of the bytes of Latin letters in UTF-16 are 0
@@ -62,28 +62,28 @@ def read_text(path: Path, remarks: Remarks | None = None) -> str:
         if name == "cp1252" and remarks is not None:
             remarks.say(f"{path} is not UTF-8 and was read as cp1252")
         return text
-    raise DataError(f"{path} is no text in UTF-8, UTF-16 or cp1252; save it as UTF-8")
+    raise DataError(f"{path} is not text in UTF-8, UTF-16 or cp1252; save it as UTF-8")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file that are not blank, without the space around them."""
+    """Nonblank lines of a text file, stripped."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_rows(path: Path, columns: Sequence[str], remarks: Remarks | None = None) -> list[Row]:
-    """Rows of a CSV file that must have certain columns.
+    """Rows of a CSV file with required columns.
 
-    Cells are separated by commas, semicolons or tabs, as the first line shows. Blank lines are
+    Cells are separated by commas, semicolons or tabs, detected in the first line. Blank lines are
     skipped.
 
     Args:
         path: The file.
-        columns: Columns it must have.
-        remarks: Told how it was read, if that is not certain.
+        columns: Required columns.
+        remarks: Receives a note if the encoding is uncertain.
 
     Raises:
         DataError: The file is missing or empty, lacks a column or has it twice, or a line has more
-            or fewer cells than columns; the text names the line.
+            or fewer cells than columns; the message names the line.
     """
     if not path.is_file():
         raise DataError(f"{str(path)!r} is not a CSV file")
@@ -119,7 +119,7 @@ def read_rows(path: Path, columns: Sequence[str], remarks: Remarks | None = None
 
 
 def choose_delimiter(head: str, columns: Sequence[str]) -> str:
-    """What separates the cells of a first line: what shows most columns, those wanted above all."""
+    """The delimiter of a first line: the one that finds most columns, required ones above all."""
 
     def fit(delimiter: str) -> tuple[int, int]:
         cells = [cell.strip(' "') for cell in head.split(delimiter)]
@@ -129,7 +129,7 @@ def choose_delimiter(head: str, columns: Sequence[str]) -> str:
 
 
 def check_columns(have: list[str], wanted: Sequence[str], path: Path) -> list[str]:
-    """The names of the columns, if all that are wanted are there and none is there twice."""
+    """The column names, if all required ones are present and none occurs twice."""
     missing = [column for column in wanted if column not in have]
     if missing:
         raise DataError(f"{path} lacks the column {missing}; it has {have}")
@@ -142,17 +142,17 @@ def check_columns(have: list[str], wanted: Sequence[str], path: Path) -> list[st
 def find_listed(
     rows: Sequence[Row], column: str, folder: Path, source: Path, what: str = "image"
 ) -> list[Path]:
-    """The files that a column names.
+    """The files listed in a column.
 
     Args:
         rows: Lines of a list.
         column: Column of the paths.
         folder: Where relative paths start.
-        source: The list, to name it in errors.
-        what: What to call the files in errors.
+        source: The list, for errors.
+        what: Name of the files in errors.
 
     Raises:
-        DataError: A file does not exist or is empty; the text names the line.
+        DataError: A file does not exist or is empty; the message names the line.
     """
     paths: list[Path] = []
     for row in rows:
@@ -167,15 +167,17 @@ def find_listed(
 
 
 def check_once(rows: Sequence[Row], paths: Sequence[Path], source: Path) -> None:
-    """Fail on a file that two lines name, however they write its path."""
+    """Fail on a file that is listed in two lines, however its path is written."""
     lines: dict[Path, int] = {}
     for row, path in zip(rows, paths, strict=True):
         first = lines.setdefault(path.resolve(), row.line)
         if first != row.line:
-            raise DataError(f"{source}, lines {first} and {row.line}: {path} is there twice")
+            raise DataError(f"{source}, lines {first} and {row.line}: {path} is listed twice")
 
 
 def say_alone(remarks: Remarks, count: int, total: int, column: str) -> None:
-    """Say that some of the rows name no group."""
+    """Note that some of the rows have no group."""
     if 0 < count < total:
-        remarks.say(f"{count} of {total} rows have no {column}: each of these images is alone")
+        remarks.say(
+            f"{count} of {total} rows have no {column}: each of these images is its own group"
+        )

@@ -21,14 +21,14 @@ def stream_seed(*key: int) -> int:
 
 
 class SizedDataset(Protocol):
-    """Images of a split, by index or (epoch, index) pair."""
+    """Images of a split, indexed by index or (epoch, index) pair."""
 
     def __len__(self) -> int:
         """Number of images."""
         ...
 
     def __getitem__(self, key: int | tuple[int, int]) -> Any:
-        """One image with what belongs to it."""
+        """One image with its target."""
         ...
 
 
@@ -37,10 +37,10 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     Args:
         size: Number of images.
-        seed: Start of the orders.
-        rank: This process, of `world_size`.
-        world_size: Processes that share an epoch; each gets equally many images.
-        epoch: The first epoch. Workers fetch ahead before `set_epoch` is called.
+        seed: Seed of the orders.
+        rank: Rank of this process.
+        world_size: Number of processes that share an epoch; each gets the same number of images.
+        epoch: The first epoch. Workers prefetch before `set_epoch` is called.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class ShardedBatches(Sampler[list[int]]):
     """One process's batches of images in order.
 
-    Every image is in one batch of one process. All processes get equally many batches, so that none
-    waits for another in vain; a batch holds one image more than asked for where that is needed.
+    Every image is in exactly one batch of one process. All processes get the same number of
+    batches, so that none waits for another forever; a batch has one extra image if needed.
 
     Args:
         size: Number of images.
         batch_size: Images in a batch.
-        rank: This process, of `world_size`.
-        world_size: Processes that share the images.
+        rank: Rank of this process.
+        world_size: Number of processes that share the images.
     """
 
     def __init__(self, size: int, batch_size: int, *, rank: int, world_size: int) -> None:
@@ -88,7 +88,7 @@ class ShardedBatches(Sampler[list[int]]):
         self.batches = [part.tolist() for part in parts[rank::world_size]]
 
     def __len__(self) -> int:
-        """Batches of every process."""
+        """Number of batches per process."""
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -97,7 +97,7 @@ class ShardedBatches(Sampler[list[int]]):
 
 
 def start_worker(worker_id: int) -> None:
-    """Keep each worker process to one thread: the workers themselves share the cores."""
+    """Limit each worker process to one thread: the workers themselves share the cores."""
     import cv2
 
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Reads images: any format, depth and number of bands, always upright.
+"""Reads images of any format, depth and number of bands, always upright.
 
 This is the one reader of all tasks and commands; masks are read by `masked.items`.
 
@@ -16,17 +16,17 @@ from PIL import Image
 from vimamba.data.errors import DataError
 from vimamba.data.formats import Head, open_image
 
-# BT.601, what Pillow makes gray of RGB with
+# BT.601, Pillow's weights for RGB to gray
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @contextmanager
 def reading(path: Path, what: str = "image") -> Iterator[None]:
-    """Whatever goes wrong while a file is read becomes an error that names it.
+    """Turn any exception in reading a file into an error that names it.
 
     Args:
         path: The file.
-        what: What it is.
+        what: Kind of the file.
     """
     try:
         yield
@@ -36,7 +36,7 @@ def reading(path: Path, what: str = "image") -> Iterator[None]:
         raise DataError(f"{what} {path} does not exist") from None
     except MemoryError as error:
         raise DataError(f"{what} {path} does not fit into memory: {error}") from None
-    except Exception as error:  # decoders raise all there is on damaged files
+    except Exception as error:  # decoders may raise anything on damaged files
         plain = isinstance(error, OSError | ValueError)
         reason = str(error) if plain else f"{type(error).__name__}: {error}"
         raise DataError(f"{what} {path} cannot be read: {' '.join(reason.split())}") from error
@@ -45,28 +45,28 @@ def reading(path: Path, what: str = "image") -> Iterator[None]:
 def read_pixels(path: Path, wanted: int | None = None) -> NDArray:
     """Pixels of an image file.
 
-    Palettes, CMYK and YCbCr become RGB, one bit 0 and 255. Pixels that the file calls unknown
-    (GDAL's nodata, what is not finite) become NaN.
+    Palettes, CMYK and YCbCr become RGB, 1-bit images 0 and 255. Invalid pixels (GDAL's nodata, or
+    not finite) become NaN.
 
     Args:
         path: The file.
-        wanted: How many bands are looked for. Transparency, and further pages of one band each,
-            count as bands only if they make up this number; otherwise they are left out.
+        wanted: Number of bands to look for. Transparency, and additional pages of one band each,
+            count as bands only if they add up to this number; otherwise they are dropped.
 
     Returns:
-        (H, W, C) uint8, uint16, or float32 for all other types. Images of 8 bits with unknown
-        pixels come as float16, which holds both.
+        (H, W, C) uint8, uint16, or float32 for all other types. 8-bit images with invalid pixels
+        are returned as float16, which represents both.
 
     Raises:
-        DataError: The file is missing, damaged, no image or larger than the memory; the text names
-            it.
+        DataError: The file is missing, damaged, not an image or larger than the memory; the message
+            names it.
     """
     with reading(path), open_image(path) as image:
         return image.bands(wanted)
 
 
 def read_head(path: Path) -> Head:
-    """What a file says of its image, without reading all of it.
+    """The header of an image file, without reading all of it.
 
     Raises:
         DataError: As for `read_pixels`.
@@ -76,20 +76,20 @@ def read_head(path: Path) -> Head:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width, upright, from the file's head."""
+    """Height and width, upright, from the file's header."""
     return read_head(path).size
 
 
 def select_bands(
     pixels: NDArray, in_chans: int, bands: Sequence[int] | None, source: str
 ) -> NDArray:
-    """The channels that the network gets.
+    """Select the network's input channels.
 
     Args:
         pixels: (H, W, C).
-        in_chans: Channels wanted; gray is repeated for 3 and RGB averaged for 1.
-        bands: Places of the channels in the file, from 0; None takes all.
-        source: What to call the image in an error.
+        in_chans: Number of channels; gray is repeated for 3 and RGB converted to gray for 1.
+        bands: Indices of the channels in the file, from 0; None takes all.
+        source: Name of the image in errors.
 
     Returns:
         (H, W, in_chans).
@@ -97,7 +97,7 @@ def select_bands(
     have = pixels.shape[2]
     if bands is not None:
         if max(bands) >= have:
-            raise DataError(f"{source} has {have} bands; bands={list(bands)} are not all there")
+            raise DataError(f"{source} has {have} bands; bands={list(bands)} do not all exist")
         return pixels[:, :, list(bands)]
     if have == in_chans:
         return pixels
@@ -111,7 +111,7 @@ def select_bands(
 
 
 def to_grey(pixels: NDArray) -> NDArray:
-    """(H, W, 3) as (H, W, 1) of the same type; 8 bits exactly as Pillow does it."""
+    """(H, W, 3) to (H, W, 1) of the same type; 8 bits exactly as in Pillow."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
     gray = pixels.astype(np.float32, copy=False) @ LUMA
@@ -134,7 +134,7 @@ def percentile_limits(pixels: NDArray, percentiles: tuple[float, float]) -> tupl
     found = []
     for values in channels:
         known = values if values.dtype.kind in "ui" else values[np.isfinite(values)]
-        # float16, which 8 bits with gaps come as, has too few digits to interpolate
+        # float16, used for 8 bits with invalid pixels, is too coarse to interpolate
         known = known.astype(np.float32) if known.dtype == np.float16 else known
         found.append(np.percentile(known, percentiles) if known.size else (0, 1))
     low, high = np.asarray(found, dtype=np.float32).T
@@ -142,13 +142,13 @@ def percentile_limits(pixels: NDArray, percentiles: tuple[float, float]) -> tupl
 
 
 def as_view(pixels: NDArray) -> NDArray[np.uint8]:
-    """Values as stored, to look at.
+    """Convert stored values to a viewable image.
 
-    The first three bands are shown, or the first. What has more than 8 bits is stretched to its own
-    range; where there is none, it keeps its place in the range of its type.
+    The first three bands are shown, or the first. Deeper values are stretched to their own range; a
+    constant image keeps its position in the range of its type.
 
     Args:
-        pixels: (H, W, C) as `read_pixels` gives them.
+        pixels: (H, W, C) as returned by `read_pixels`.
 
     Returns:
         (H, W, 3) or (H, W, 1).
@@ -159,7 +159,7 @@ def as_view(pixels: NDArray) -> NDArray[np.uint8]:
     if shown.dtype == np.float16:
         return np.nan_to_num(shown).astype(np.uint8)
     low, high = percentile_limits(shown, (0.5, 99.5))
-    # one range for all bands, or colors would change
+    # one range for all bands, to preserve colors
     least, most = np.float32(low.min()), np.float32(high.max())
     if least == most:
         least, most = np.float32(0), np.float32(65535 if shown.dtype == np.uint16 else 1)
@@ -168,17 +168,17 @@ def as_view(pixels: NDArray) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, in_chans: int = 3) -> NDArray[np.uint8]:
-    """An image file to look at; networks get theirs from `vimamba.data.preprocessing`.
+    """Read an image file for viewing; networks use `vimamba.data.preprocessing`.
 
     Args:
         path: The file.
         in_chans: 1 (gray) or 3 (RGB).
 
     Returns:
-        (H, W, in_chans); of more than 8 bits stretched to the image's own range, of many bands the
-        first three.
+        (H, W, in_chans); more than 8 bits are stretched to the image's own range, of many bands the
+        first three are used.
 
     Raises:
-        DataError: The file is missing, damaged or no image; the text names it.
+        DataError: The file is missing, damaged or not an image; the message names it.
     """
     return select_bands(as_view(read_pixels(path)), in_chans, None, f"image {path}")

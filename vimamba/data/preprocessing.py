@@ -1,4 +1,4 @@
-"""From stored pixels to what a network gets; kept with a run, its export and used in predict.
+"""From stored pixels to a network's input; saved with a run and its export, used in predict.
 
 Sizes: H x W pixels, C channels.
 """
@@ -6,7 +6,7 @@ Sizes: H x W pixels, C channels.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,28 +19,29 @@ from vimamba.data.pixels import percentile_limits, select_bands, wanted_bands
 from vimamba.data.resizing import as_fractions, check_interpolation, resize, shorter_to
 from vimamba.sizes import height_and_width, read_size
 
-# resize whole images, or keep their resolution and take windows; classification crops the middle
+# resize whole images, or keep their resolution and use windows; classification crops the center
 Fit = Literal["squash", "window"]
-# numbers from 0 to 255; the second with gaps
+Kind = TypeVar("Kind", bound="Preprocessing")
+# values from 0 to 255; the second with invalid pixels
 EIGHT_BITS = (np.uint8, np.float16)
 
 
 @dataclass(frozen=True)
 class Intensity:
-    """How stored values become numbers in [0, 1]; what lies beyond is cut off.
+    """How stored values become numbers in [0, 1]; values beyond are clipped.
 
-    At most one of window, ranges and percentiles can be given. Without any, images of 8 bits end at
-    255, and for all others a sample of the training images tells the ranges, which are then kept
-    with the run; fractions that lie in [0, 1] stay as they are.
+    At most one of window, ranges and percentiles can be given. Without any, 8-bit images range up
+    to 255, and for all others the ranges are estimated from a sample of the training images and
+    saved with the run; fractions in [0, 1] are left unchanged.
 
     Attributes:
-        window: Low and high end of the values, such as [-125, 275] HU for abdominal CT.
-        ranges: Low and high end for each channel; none ([]) where the training images had 8 bits.
-            Images of 8 bits end at 255 whatever is said here.
+        window: Low and high end, such as [-125, 275] HU for abdominal CT.
+        ranges: Low and high end for each channel; none ([]) if the training images had 8 bits.
+            8-bit images always range up to 255.
         percentiles: The ends are these percentiles of each case and channel: [0.5, 99.5] for MRI
-            and other images without a scale of their own, [0, 100] for the least and the greatest
-            value.
-        zscore: Give every image mean 0 and deviation 1 per channel, instead of `mean` and `std`.
+            and other images without a scale of their own, [0, 100] for the minimum and the maximum.
+        zscore: Give every image mean 0 and standard deviation 1 per channel, instead of `mean` and
+            `std`.
     """
 
     window: tuple[float, float] | None = None
@@ -63,7 +64,7 @@ class Intensity:
 
     @property
     def is_open(self) -> bool:
-        """Whether the training images have to tell what becomes 0 and 1."""
+        """Whether the values that become 0 and 1 depend on the training images."""
         return self.window is None and self.ranges is None and self.percentiles is None
 
 
@@ -74,7 +75,7 @@ DEFAULT_INTENSITY = Intensity()
 class Preprocessing:
     """Arguments as in the data sets; `fit` is "crop" in classification.
 
-    `mean` and `std` may be missing only while they are being found.
+    `mean` and `std` may be missing only until they are estimated.
     """
 
     img_size: int | tuple[int, ...]
@@ -94,15 +95,15 @@ class Preprocessing:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing is left for the training images to tell."""
+        """Whether nothing is left to estimate from the training images."""
         return not self.intensity.is_open and self.mean is not None and self.std is not None
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "Preprocessing":
-        """From the arguments of a data set as a run's config.yaml or an export's config.json says.
+    def from_settings(cls: type[Kind], settings: Mapping[str, Any]) -> Kind:
+        """Build from the data arguments in a run's config.yaml or an export's config.json.
 
         Args:
-            settings: By name; of classification there is no `fit`.
+            settings: Settings by name; without `fit` for classification.
         """
         names = cls.__dataclass_fields__.keys() - {"intensity", "fit", "crop_pct"}
         fields: dict[str, Any] = {name: settings.get(name) for name in names}
@@ -112,11 +113,11 @@ class Preprocessing:
         return cls(**fields, intensity=Intensity(**(settings.get("intensity") or {})))
 
     def file(self, path: str | Path) -> Tensor:
-        """(C, h, w): an image file as evaluation gives it to the network."""
+        """The network's input (C, h, w) in evaluation, from an image file."""
         return self.image(FileImage(Path(path)))
 
     def image(self, item: StoredImage) -> Tensor:
-        """(C, h, w): the whole image as evaluation gives it to the network."""
+        """The network's input (C, h, w) in evaluation, from a whole image."""
         return self.tensor(self.resize(self.values(item)))
 
     def pixels(self, item: StoredImage) -> NDArray[np.float32]:
@@ -124,26 +125,26 @@ class Preprocessing:
         return as_fractions(self.values(item))
 
     def values(self, item: StoredImage) -> NDArray:
-        """Numbers that are fit to be resized and changed.
+        """Values ready for resizing and augmentation.
 
         Args:
             item: The image.
 
         Returns:
-            (H, W, in_chans): uint8 as stored where 255 is white, else float32 in [0, 1]. What is
-            not known is 0, or the mean of the channel where images are given mean 0.
+            (H, W, in_chans): uint8 as stored if 255 is white, else float32 in [0, 1]. Invalid
+            pixels are 0, or the mean of the channel if images are normalized to mean 0.
         """
         return self.filled(self.known(item))
 
     def filled(self, known: NDArray) -> NDArray:
-        """As `values`, from what `known` gave."""
+        """As `values`, from the result of `known`."""
         if known.dtype == np.uint8:
             return known
         filled = fill(known, mean=self.intensity.zscore)
         return filled.astype(np.uint8) if known.dtype == np.float16 else filled
 
     def known(self, item: StoredImage) -> NDArray:
-        """As `values`, but NaN where nothing is known: uint8, float16 of 0 to 255, or float32."""
+        """As `values`, but NaN for invalid pixels: uint8, float16 of 0 to 255, or float32."""
         stored = self.stored(item)
         limits = self._limits(item, stored)
         if limits is None and stored.dtype in EIGHT_BITS:
@@ -152,14 +153,14 @@ class Preprocessing:
         return values if limits is None else scale(values, *limits)
 
     def stored(self, item: StoredImage) -> NDArray:
-        """The channels that the network gets, (H, W, in_chans), with the file's values."""
+        """The network's input channels, (H, W, in_chans), with the file's values."""
         return self._select(item.image(wanted_bands(self.in_chans, self.bands)), item)
 
     def _select(self, stored: NDArray, item: StoredImage) -> NDArray:
         return select_bands(stored, self.in_chans, self.bands, f"image {item.name}")
 
     def _limits(self, item: StoredImage, stored: NDArray) -> tuple[NDArray, NDArray] | None:
-        """What becomes 0 and 1, () or (in_chans,); None for what already is as it should be."""
+        """Values that become 0 and 1, () or (in_chans,); None if no scaling is needed."""
         intensity = self.intensity
         if intensity.window is not None:
             low, high = intensity.window
@@ -179,8 +180,8 @@ class Preprocessing:
         least, most = extremes(stored)
         if stored.dtype == np.uint16 or least < 0 or most > 1:
             raise DataError(
-                f"image {item.name} holds values from {least:g} to {most:g}; say what is black and "
-                "white: data.intensity.window, data.intensity.ranges or data.intensity.percentiles"
+                f"image {item.name} has values from {least:g} to {most:g}; set black "
+                "and white with data.intensity.window, .ranges or .percentiles"
             )
         return None
 
@@ -190,14 +191,14 @@ class Preprocessing:
 
     @property
     def normalization(self) -> tuple[Sequence[float] | None, Sequence[float] | None]:
-        """Mean and deviation to normalize with; None for each image's own."""
+        """Mean and standard deviation for normalization; None for each image's own."""
         if self.intensity.zscore:
             return None, None
         assert self.mean is not None, "the mean has not been found yet"
         return self.mean, self.std
 
     def resize(self, pixels: NDArray) -> NDArray:
-        """Bring (H, W, C) to the size that evaluation gives to the network."""
+        """Resize (H, W, C) to the network's size in evaluation."""
         if self.fit == "crop":
             return resize_and_crop(pixels, self.img_size, self.crop_pct, self.interpolation)
         if self.fit == "squash":
@@ -209,19 +210,19 @@ class Preprocessing:
     def settled(
         self, ranges: list[tuple[float, float]] | None, mean: Sequence[float], std: Sequence[float]
     ) -> "Preprocessing":
-        """The same with what the training images told.
+        """The same with estimates from the training images.
 
         Args:
-            ranges: Of each channel; None leaves the intensity as it is.
-            mean: Per channel.
-            std: Per channel.
+            ranges: Range of each channel; None leaves the intensity unchanged.
+            mean: Mean per channel.
+            std: Standard deviation per channel.
         """
         intensity = self.intensity if ranges is None else replace(self.intensity, ranges=ranges)
         return replace(self, intensity=intensity, mean=self.mean or mean, std=self.std or std)
 
 
 def check_channels(in_chans: int, bands: Sequence[int] | None, intensity: Intensity) -> None:
-    """Fail on settings of channels that are not as many as the network's.
+    """Fail on per-channel settings whose length is not the network's channels.
 
     Raises:
         DataError: Names the setting.
@@ -236,21 +237,21 @@ def check_channels(in_chans: int, bands: Sequence[int] | None, intensity: Intens
 
 
 def scale(values: NDArray[np.float32], low: NDArray, high: NDArray) -> NDArray[np.float32]:
-    """Bring (..., C) from between low and high to [0, 1], in place; NaN stays."""
+    """Scale (..., C) from [low, high] to [0, 1], in place; NaN is kept."""
     values -= low
     values /= np.where(high > low, high - low, 1).astype(np.float32)
     return np.clip(values, 0, 1, out=values)
 
 
 def extremes(values: NDArray) -> tuple[float, float]:
-    """The least and the greatest value that is known; 0 and 0 where none is."""
+    """The minimum and maximum of the valid values; 0 and 0 if there are none."""
     with np.errstate(invalid="ignore"):
         least, most = float(np.fmin.reduce(values, None)), float(np.fmax.reduce(values, None))
     return (0.0, 0.0) if np.isnan(least) else (least, most)
 
 
 def fill(values: NDArray, *, mean: bool) -> NDArray:
-    """Replace NaN in (H, W, C), in place: by 0, or by the mean of what is known of the channel."""
+    """Replace NaN in (H, W, C), in place: by 0, or by the mean of the channel's valid values."""
     missing = np.isnan(values)
     if missing.any():
         middle = np.zeros(values.shape[2], dtype=np.float32)

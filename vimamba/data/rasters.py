@@ -1,6 +1,6 @@
-"""Scenes: rasters on a map, of any size, read window by window through GDAL.
+"""Scenes: georeferenced rasters of any size, read window by window through GDAL.
 
-Where nothing is known (nodata, NaN, a mask, no opacity) values come as NaN, as everywhere else.
+Invalid pixels (nodata, NaN, masked, transparent) are NaN, as everywhere else.
 Sizes: H x W pixels, C bands.
 """
 
@@ -24,13 +24,13 @@ from vimamba.data.formats import as_numbers, as_type
 from vimamba.data.masked.labels import LabelTable, mask_values
 from vimamba.labels import IGNORE
 
-# GDAL's own cache: every block is decoded once and then kept here, in strips
+# size of GDAL's own cache: every block is decoded once and then kept here, in strips
 CACHE_BYTES = 64 << 20
-# lines of a strip, about, where the file has lower blocks
+# approximate lines of a strip if the file has lower blocks
 STRIP = 256
-# of a pixel's side: how far the corners of two grids may lie apart
+# largest distance between the corners of two equal grids, in pixels
 TOLERANCE = 0.1
-# windows of a sample, and pixels along their sides
+# number of windows of a sample, and their sides in pixels
 SAMPLES, SAMPLE_SIDE = 36, 64
 
 Role = Literal["image", "labels"]
@@ -38,13 +38,13 @@ Role = Literal["image", "labels"]
 
 @contextmanager
 def gdal_errors(path: Path) -> Iterator[None]:
-    """What GDAL says of a file as an error that names it; a file without a place is no news."""
+    """Turn GDAL's exceptions into an error that names the file; a missing georeference is fine."""
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             yield
     except RasterioError as error:
-        # the text proper is the cause's, where "Read failed. See previous exception" stands
+        # after "Read failed. See previous exception", the cause has the actual message
         text = " ".join(str(error.__cause__ or error).split())
         raise DataError(f"raster {path} cannot be read: {text}") from error
 
@@ -54,23 +54,23 @@ class Raster:
 
     Args:
         path: Any file that GDAL reads.
-        bands: Places of the bands to read, from 0, in order; by default all, without opacity.
-        wanted: Opacity counts as a band where this number of bands is looked for, as in four-band
-            files whose near infrared is called so.
-        onto: The raster on whose grid to read: a second date, or the scene of these labels.
-        align: Warp what lies on another grid onto it, images with bilinear and labels with nearest
-            resampling; it is an error otherwise.
-        role: What the values are.
+        bands: Indices of the bands to read, from 0, in order; by default all, without alpha.
+        wanted: Number of bands to look for; alpha counts as a band if it makes up this number, as
+            in four-band files whose near infrared is labeled alpha.
+        onto: The raster on whose grid to read: a first date, or the scene of these labels.
+        align: Warp a raster on another grid onto it, images with bilinear and labels with nearest
+            resampling; otherwise it is an error.
+        role: Kind of the values.
 
     Attributes:
         size: H and W.
-        count: Bands that `read` gives.
-        crs: What the coordinates refer to; None where that is not known.
+        count: Number of bands returned by `read`.
+        crs: Coordinate reference system; None if unknown.
         transform: From (column, row) to coordinates.
 
     Raises:
-        DataError: It cannot be read, a band is not there, or it does not lie where `onto` lies; the
-            text names it.
+        DataError: It cannot be read, a band does not exist, or it is not on the grid of `onto`; the
+            message names it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Raster:
         plain = [i for i in range(count) if not alphas[i]] if count != wanted else range(count)
         chosen = list(plain if bands is None else bands)
         if not chosen or max(chosen) >= count:
-            raise DataError(f"raster {path} has {count} bands; bands={chosen} are not all there")
+            raise DataError(f"raster {path} has {count} bands; bands={chosen} do not all exist")
         self._indexes = [band + 1 for band in chosen]
         self._opacity = self._find_opacity(chosen)
         self._nodata = [self._file.nodatavals[band] for band in chosen]
@@ -114,10 +114,10 @@ class Raster:
         return file
 
     def _lies_on(self, onto: "Raster") -> bool:
-        """Whether the pixels are those of the other grid; an unknown map is taken to be the same.
+        """Whether the grids are equal; an unknown CRS is assumed to be the same.
 
         Raises:
-            DataError: Nothing says where it lies, and its size is another.
+            DataError: It is not georeferenced and differs in size.
         """
         file = self._file
         if file.crs and onto.crs and file.crs != onto.crs:
@@ -126,7 +126,7 @@ class Raster:
         if not placed:
             if file.shape != onto.size:
                 raise DataError(
-                    f"raster {self.path} has {file.shape} pixels and no place on a map, "
+                    f"raster {self.path} has {file.shape} pixels and no georeference, "
                     f"{onto.path} has {onto.size}"
                 )
             return True
@@ -138,27 +138,27 @@ class Raster:
         return file.shape == onto.size and bool(apart.max() <= TOLERANCE * side)
 
     def _check_same_map(self, onto: "Raster", *, align: bool) -> None:
-        """Fail unless a raster that lies elsewhere can and shall be warped."""
+        """Fail unless a raster on another grid can and should be warped."""
         here, there = (
             f"{name} ({file.crs or 'no CRS'}, {tuple(round(v, 6) for v in file.transform[:6])})"
             for name, file in ((self.path, self._file), (onto.path, onto))
         )
         if not align:
             raise DataError(
-                f"raster {here} does not lie on the grid of {there}; have it warped onto it with "
+                f"raster {here} is not on the grid of {there}; have it warped with "
                 "align=True, or warp it yourself"
             )
         if (self._file.crs is None) != (onto.crs is None):
             raise DataError(f"raster {here} cannot be warped onto {there}: one has no CRS")
 
     def _warped(self, onto: "Raster", role: Role) -> Any:
-        """A view of the file on another grid, without values beyond its own."""
+        """A view of the file on another grid, nodata outside its own."""
         file = self._file
         options: dict[str, Any] = {}
         if role == "image" and file.nodata is None and np.dtype(file.dtypes[0]).kind == "f":
             options = {"src_nodata": np.nan, "nodata": np.nan}
         elif role == "labels" or file.nodata is None:
-            # a label's nodata may be a class: what lies beyond the file must not become one
+            # a label's nodata may be a class: pixels outside the file must not become one
             options = {"add_alpha": ColorInterp.alpha not in file.colorinterp}
             options["src_nodata"] = None
         resampling = Resampling.nearest if role == "labels" else Resampling.bilinear
@@ -175,7 +175,7 @@ class Raster:
         )
 
     def _find_opacity(self, chosen: Sequence[int]) -> int | None:
-        """The place of the band of opacity, from 1; 0 for a mask beside the bands."""
+        """Index of the alpha band, from 1; 0 for a separate mask."""
         kinds = list(self._file.colorinterp)
         alpha = kinds.index(ColorInterp.alpha) if ColorInterp.alpha in kinds else None
         if alpha is not None:
@@ -184,7 +184,7 @@ class Raster:
         return 0 if MaskFlags.per_dataset in flags else None
 
     def _find_palette(self) -> NDArray[np.uint8] | None:
-        """(256, 3), where values are places in a table of colors."""
+        """Color table, (256, 3), if values are indices into it."""
         if len(self._indexes) > 1 or self._file.colorinterp[0] != ColorInterp.palette:
             return None
         table = np.zeros((256, 3), dtype=np.uint8)
@@ -194,23 +194,23 @@ class Raster:
 
     @property
     def has_gaps(self) -> bool:
-        """Whether there can be pixels of which nothing is known."""
+        """Whether there can be invalid pixels."""
         named = any(value is not None for value in self._nodata)
         return named or self._opacity is not None or self.dtype.kind == "f"
 
     @property
     def strip_height(self) -> int:
-        """Lines to read at a time: whole blocks."""
+        """Lines to read at a time, in whole blocks."""
         block = max(height for height, _ in self._file.block_shapes)
         return block * max(1, STRIP // block)
 
     @property
     def line_bytes(self) -> int:
-        """Of one pixel, as stored."""
+        """Bytes of one stored line."""
         return self.dtype.itemsize * len(self._indexes) + (self._opacity is not None)
 
     def load(self, rows: slice, columns: slice) -> tuple[NDArray, NDArray[np.bool_] | None]:
-        """Values as they are, (C, h, w), and where they are opaque, (h, w), if that is stored."""
+        """Stored values, (C, h, w), and the opaque pixels, (h, w), if stored."""
         window = Window.from_slices(rows, columns)
         with gdal_errors(self.path):
             values = self._file.read(self._indexes, window=window)
@@ -221,9 +221,9 @@ class Raster:
             return values, self._file.read_masks(1, window=window) > 0
 
     def numbers(self, values: NDArray, opaque: NDArray[np.bool_] | None) -> NDArray:
-        """(H, W, C) uint8, uint16 or float32, float16 of 8 bits with gaps, from what `load` gave.
+        """(H, W, C) uint8, uint16, float32, or float16 for 8 bits with gaps, from `load`.
 
-        NaN stands where nothing is known.
+        Invalid pixels are NaN.
         """
         bands = [as_numbers(*pair) for pair in zip(values, self._nodata, strict=True)]
         dtype = np.result_type(*bands)
@@ -237,7 +237,7 @@ class Raster:
         return found
 
     def known(self, values: NDArray, opaque: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-        """(H, W): where something is known of at least one band, of what `load` gave."""
+        """(H, W): pixels with at least one valid band, from `load`'s result."""
         found = np.zeros(values.shape[1:], dtype=bool)
         for band, nodata in zip(values, self._nodata, strict=True):
             here = np.isfinite(band) if band.dtype.kind == "f" else np.ones(band.shape, dtype=bool)
@@ -248,21 +248,21 @@ class Raster:
         return found if opaque is None else found & opaque
 
     def read(self, rows: slice, columns: slice) -> NDArray:
-        """A window, (h, w, C), with NaN where nothing is known."""
+        """A window, (h, w, C), with NaN for invalid pixels."""
         return self.numbers(*self.load(rows, columns))
 
     def labels(self, rows: slice, columns: slice, table: LabelTable) -> NDArray[np.uint8]:
-        """Classes of a window of labels, (h, w); `IGNORE` where nothing is known.
+        """Classes of a window of labels, (h, w); `IGNORE` for invalid pixels.
 
-        A nodata value that is one of the classes is that class.
+        A nodata value that is also a class counts as that class.
 
         Args:
-            rows: Of the window.
-            columns: Of the window.
-            table: What the values mean.
+            rows: Rows of the window.
+            columns: Columns of the window.
+            table: Meaning of the values.
 
         Raises:
-            DataError: A value is no class.
+            DataError: A value is not a class.
         """
         values, opaque = self.load(rows, columns)
         gaps = np.zeros(values.shape[1:], dtype=bool) if opaque is None else ~opaque
@@ -279,10 +279,10 @@ class Raster:
         return found
 
     def sample(self, bar: Callable[..., Any] = tqdm) -> NDArray:
-        """Windows spread over the scene, one beside the other, (h, w, C).
+        """Windows spread over the scene, concatenated, (h, w, C).
 
         Args:
-            bar: Shows how far it is.
+            bar: Progress bar.
         """
         sides = [min(length, SAMPLE_SIDE) for length in self.size]
         steps = int(SAMPLES**0.5)
@@ -299,7 +299,7 @@ class Raster:
         return np.concatenate(found, axis=1)
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         while self._files:
             self._files.pop().close()
 
@@ -311,11 +311,11 @@ class Raster:
 
 
 class Strips:
-    """The lines of a raster that are looked at, each decoded once.
+    """The current lines of a raster, each decoded once.
 
     Args:
         raster: The raster.
-        columns: The part of every line that is looked at.
+        columns: The part of every line to keep.
     """
 
     def __init__(self, raster: Raster, columns: slice) -> None:
@@ -324,25 +324,25 @@ class Strips:
 
     @staticmethod
     def most(raster: Raster, lines: int) -> int:
-        """Strips that so many lines lie in, at most."""
+        """Maximum number of strips that `lines` lines can overlap."""
         return min(-(-lines // raster.strip_height) + 1, -(-raster.size[0] // raster.strip_height))
 
     def hold(self, rows: slice) -> None:
-        """Read what is missing of some lines, and let go of all others."""
+        """Read missing strips of some lines, and drop all others."""
         places = range(rows.start // self.height, (rows.stop - 1) // self.height + 1)
         kept = {place: self._held[place] for place in places if place in self._held}
-        self._held = kept  # before the rest is read, so that there are never more
+        self._held = kept  # before reading the rest, to limit memory
         for place in places:
             if place not in kept:
                 end = min((place + 1) * self.height, self.raster.size[0])
                 kept[place] = self.raster.load(slice(place * self.height, end), self.columns)
 
     def cut(self, rows: slice, columns: slice) -> NDArray:
-        """A window of the lines that are held, (h, w, C)."""
+        """A window of the current lines, (h, w, C)."""
         return self.raster.numbers(*self._cut(rows, columns))
 
     def known(self, rows: slice) -> NDArray[np.bool_]:
-        """Where something is known, (h, w), of some of the lines that are held."""
+        """Valid pixels, (h, w), of some of the current lines."""
         if not self.raster.has_gaps:
             return np.ones((rows.stop - rows.start, self.columns.stop - self.columns.start), bool)
         return self.raster.known(*self._cut(rows, self.columns))

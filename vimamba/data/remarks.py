@@ -1,9 +1,9 @@
-"""What a data set leaves out and what is odd about it, kept to be said before the training."""
+"""Skipped files and oddities of a data set, collected for the summary before training."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
-# kinds of things that are left out, of which several are said with an s
+# kinds of skipped things that take a plural s
 COUNTED = ("file", "folder", "link")
 
 
@@ -15,20 +15,20 @@ class Remarks:
         self._left_out: dict[str, list[str]] = {}
 
     def say(self, line: str) -> None:
-        """Keep a line; the same one is said once."""
+        """Add a line, unless it is already there."""
         self._said[line] = None
 
     def leave_out(self, kind: str, path: Path) -> None:
-        """Count something that is not used.
+        """Count a skipped file or folder.
 
         Args:
-            kind: What it is, after a number: ".txt", "broken link".
-            path: What to name as an example.
+            kind: Its kind, as printed after a number: ".txt", "broken link".
+            path: Path to give as an example.
         """
         self._left_out.setdefault(kind, []).append(path.as_posix())
 
     def lines(self) -> list[str]:
-        """What was said, then `left out: 3 .txt (notes.txt, ...), 1 broken link (a.png)`."""
+        """The lines, then `left out: 3 .txt (notes.txt, ...), 1 broken link (a.png)`."""
         parts = []
         for kind, names in self._left_out.items():
             plural = "s" if len(names) > 1 and kind.endswith(COUNTED) else ""

@@ -1,7 +1,8 @@
-"""Resizing with the filters of Pillow and timm: what shrinks is averaged, not sampled.
+"""Resizing with the antialiasing filters of Pillow and timm.
 
-One path for training, evaluation, prediction and what exports promise. Pixel centers lie at halves,
-so that masks, whose values are never mixed, stay in step with their images.
+The same code is used in training, evaluation and prediction, and documented in exports. Pixel
+centers are at half-integers, so that masks, whose values are never interpolated, stay aligned with
+their images.
 
 Sizes: H x W pixels, C channels.
 """
@@ -16,7 +17,7 @@ from PIL import Image
 
 from vimamba.data.errors import DataError
 
-# by timm's names; area is timm's box
+# timm's names; area is timm's box
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -26,7 +27,7 @@ INTERPOLATIONS = {
     "hamming": Image.Resampling.HAMMING,
     "lanczos": Image.Resampling.LANCZOS,
 }
-# computed by torch, with Pillow's coefficients and several times as fast
+# computed by torch, with Pillow's coefficients but several times faster
 OF_TORCH = ("bilinear", "bicubic")
 
 Size = tuple[int, int]
@@ -39,20 +40,20 @@ def check_interpolation(name: str) -> None:
 
 
 def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
-    """Bring an image to another size.
+    """Resize an image.
 
     Args:
         pixels: (H, W, C) uint8, or float32 in [0, 1].
-        size: Height and width to get.
+        size: Target height and width.
         interpolation: A key of `INTERPOLATIONS`.
 
     Returns:
-        (*size, C) of the same type and range.
+        (*size, C) with the same dtype and range.
     """
     if pixels.shape[:2] == size:
         return pixels
     if interpolation in OF_TORCH:
-        # torch takes neither mirrored views nor what must not be written to
+        # torch accepts neither arrays with negative strides nor read-only ones
         whole = np.require(pixels, requirements=["C", "W"])
         image = torch.from_numpy(whole).permute(2, 0, 1)[None]
         found = F.interpolate(image, size=size, mode=interpolation, antialias=True)
@@ -65,13 +66,13 @@ def resize(pixels: NDArray, size: Size, interpolation: str) -> NDArray:
             [np.asarray(band.resize((width, height), method)) for band in bands], axis=-1
         )
     if resized.dtype.kind == "f":
-        # bicubic and Lanczos overshoot at edges; 8-bit numbers stop there by themselves
+        # bicubic and Lanczos overshoot at edges; 8-bit values saturate by themselves
         np.clip(resized, 0, 1, out=resized)
     return resized
 
 
 def resize_mask(mask: NDArray, size: Size) -> NDArray:
-    """(H, W) or (H, W, maps) at another size: each pixel takes the value at its center."""
+    """Resize (H, W) or (H, W, maps): each pixel takes the value at its center."""
     if mask.shape[:2] == size:
         return mask
     rows, columns = (
@@ -90,7 +91,7 @@ def shorter_to(side: int, shape: Sequence[int]) -> Size:
 
 
 def cover(size: Size, shape: Sequence[int]) -> Size:
-    """Size at which an image just covers another size, rounded as timm's transforms do."""
+    """Smallest size at which an image covers another size, rounded as in timm's transforms."""
     if size[0] == size[1]:
         return shorter_to(size[0], shape)
     ratio = min(length / side for length, side in zip(shape, size, strict=False))
@@ -99,7 +100,7 @@ def cover(size: Size, shape: Sequence[int]) -> Size:
 
 
 def crop_center(pixels: NDArray, size: Size) -> NDArray:
-    """The middle of (H, W, ...), at torchvision's offsets."""
+    """The center of (H, W, ...), at torchvision's offsets."""
     top, left = (round((a - b) / 2) for a, b in zip(pixels.shape, size, strict=False))
     return pixels[top : top + size[0], left : left + size[1]]
 
@@ -112,13 +113,13 @@ def random_box(
     *,
     ratio: float = 1.0,
 ) -> tuple[slice, slice]:
-    """A random part of an image, as in torchvision's RandomResizedCrop.
+    """A random crop of an image, as in torchvision's RandomResizedCrop.
 
     Args:
         shape: Height and width.
-        least: Smallest part of the area, in (0, 1].
+        least: Smallest fraction of the area, in (0, 1].
         stretch: Largest change of `ratio`, as a factor of at least 1.
-        rng: Source of chance.
+        rng: Random generator.
         ratio: Width over height.
 
     Returns:
@@ -132,7 +133,7 @@ def random_box(
         if 0 < w <= width and 0 < h <= height:
             top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
             return slice(top, top + h), slice(left, left + w)
-    # nothing fits into what is this narrow: the largest part of an allowed shape in the middle
+    # the image is too narrow: take the largest centered crop of an allowed shape
     w = min(width, round(height * stretch * ratio))
     h = min(height, round(width * stretch / ratio))
     top, left = (height - h) // 2, (width - w) // 2
@@ -140,7 +141,7 @@ def random_box(
 
 
 def as_fractions(pixels: NDArray) -> NDArray[np.float32]:
-    """uint8 as float32 in [0, 1]; what is float32 already stays."""
+    """Convert uint8 to float32 in [0, 1]; float32 is returned unchanged."""
     if pixels.dtype != np.uint8:
         return pixels
     return np.divide(pixels, np.float32(255), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""The former place of `read_image`."""
+"""The former location of `read_image`."""
 
 from vimamba.data.pixels import read_image
 

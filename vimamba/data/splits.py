@@ -1,4 +1,4 @@
-"""Seeded division of labeled images into train, val and test, and its record split.csv."""
+"""Seeded splits of labeled images into train, val and test, and their record split.csv."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ Division = dict[str, NDArray[np.int64]]
 
 
 def parts_of(size: int, fractions: Mapping[str, float]) -> dict[str, int]:
-    """How many of `size` images go to each held-out split: at least one, if three are there."""
+    """Number of `size` images in each held-out split: at least one, if there are three."""
     counts = {}
     for split, fraction in fractions.items():
         least = 1 if fraction > 0 and size >= 3 else 0
@@ -39,7 +39,7 @@ def parts_of(size: int, fractions: Mapping[str, float]) -> dict[str, int]:
 
 
 def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Fail unless every fraction lies in [0, 1) and something is left for training."""
+    """Fail unless every fraction is in [0, 1) and something is left for training."""
     for split, fraction in fractions.items():
         if not 0 <= fraction < 1:
             raise DataError(f"{split}_fraction={fraction} must lie in [0, 1)")
@@ -48,14 +48,14 @@ def check_fractions(fractions: Mapping[str, float]) -> None:
 
 
 def split_stratified(labels: NDArray, fractions: Mapping[str, float], seed: int) -> Division:
-    """Divide so that every split has the classes in the same proportions.
+    """Split so that all splits have the same class proportions.
 
-    Multi-label data, whose combinations can be unique, is divided at random.
+    Multi-label data, whose combinations can be unique, is split at random.
 
     Args:
         labels: (N,) int64 or (N, C) multi-hot.
-        fractions: Part held out for "val" and "test".
-        seed: Same seed, same division.
+        fractions: Fractions held out for "val" and "test".
+        seed: The same seed gives the same split.
 
     Returns:
         Sorted indices of each split.
@@ -77,13 +77,13 @@ def split_stratified(labels: NDArray, fractions: Mapping[str, float], seed: int)
 def split_by_group(
     labels: NDArray, groups: Sequence[str], fractions: Mapping[str, float], seed: int
 ) -> Division:
-    """Divide so that no group (a patient, a scene) is in two splits; classes nearly in proportion.
+    """Split so that no group (a patient, a scene) is in two splits; nearly stratified by class.
 
     Args:
         labels: (N,) int64 or (N, C) multi-hot.
         groups: N group names.
-        fractions: Part held out for "val" and "test".
-        seed: Same seed, same division.
+        fractions: Fractions held out for "val" and "test".
+        seed: The same seed gives the same split.
 
     Returns:
         Sorted indices of each split.
@@ -117,7 +117,7 @@ def split_by_group(
 
 
 def check_groups(division: Division, groups: Sequence[str]) -> None:
-    """Fail if a group is in two splits, as then the test would see what training saw."""
+    """Fail if a group is in two splits, which would leak training data into the test."""
     seen: dict[str, str] = {}
     for split, indices in division.items():
         for index in indices:
@@ -139,21 +139,21 @@ def write_split(
 
 
 def read_split(path: Path, items: Sequence[Item], remarks: Remarks | None = None) -> Division:
-    """Read split.csv back and find each of its images among some items.
+    """Read split.csv and find each of its images among some items.
 
     Args:
         path: The file.
         items: All images.
-        remarks: Told how many of them the file does not name.
+        remarks: Receives a note on images that are not in the file.
 
     Raises:
-        DataError: The file is missing, or names an image that is not there or one twice.
+        DataError: The file is missing, or lists an unknown image or one twice.
     """
     if not path.is_file():
         raise DataError(f"split_csv={str(path)!r} does not exist")
     rows = read_rows(path, ["path", "split"], remarks)
     names = [item.name for item in items]
-    # copied between systems, a name may come back with its accents written in another way
+    # copying between systems may change the encoding of accents in a name
     place = {composed(name).strip(): index for index, name in enumerate(names)}
     place |= {name: index for index, name in enumerate(names)}
     chosen: dict[int, str] = {}
@@ -163,7 +163,7 @@ def read_split(path: Path, items: Sequence[Item], remarks: Remarks | None = None
         if index is None:
             raise DataError(f"{where}: {name!r} is not in the data set")
         if index in chosen:
-            raise DataError(f"{where}: {name!r} is there twice")
+            raise DataError(f"{where}: {name!r} is listed twice")
         chosen[index] = split_word(row["split"], where)
     if remarks is not None and len(chosen) < len(names):
         left = next(name for index, name in enumerate(names) if index not in chosen)
@@ -175,17 +175,17 @@ def read_split(path: Path, items: Sequence[Item], remarks: Remarks | None = None
 
 
 def given_division(rows: Sequence[Row], column: str, source: Path) -> Division:
-    """The division that a column of splits gives.
+    """The split given by a column.
 
     Raises:
-        DataError: A word is no split; the text names the line.
+        DataError: A word is not a split; the message names the line.
     """
     words = [split_word(row[column], f"{source}, line {row.line}") for row in rows]
     return {word: np.flatnonzero(np.asarray(words) == word) for word in dict.fromkeys(words)}
 
 
 def split_word(word: str, source: object) -> str:
-    """The split a word stands for: `valid` is val."""
+    """The split for a word, such as val for `valid`."""
     split = SPLIT_WORDS.get(word.strip().lower())
     if split is None:
         raise DataError(f"{source}: split {word!r} is unknown; use train, val or test")
@@ -193,10 +193,10 @@ def split_word(word: str, source: object) -> str:
 
 
 def split_folders(folders: Sequence[Path]) -> dict[str, Path]:
-    """Those of some folders that are named as splits, by the split.
+    """Folders named after splits, by split.
 
     Raises:
-        DataError: Two stand for the same split.
+        DataError: Two name the same split.
     """
     found: dict[str, Path] = {}
     for folder in folders:

@@ -1,11 +1,13 @@
-"""What a network looks at: maps of its answers, of its scans and of its field of view.
+"""What a network looks at: maps of its evidence, of its scans and of its receptive field.
 
-cam                evidence for a class: Grad-CAM and its kin
-attention, rollout what a scan's result at a token is made of, in one layer or through all
-erf                how far a cell of the last map sees
-delta              step sizes: what is written into the state and what is passed over
-paths              the way of every scan over the image
-deletion_curve     whether a map tells what the network goes by
+    cam                evidence for a class: Grad-CAM and related methods
+    attention, rollout which tokens a scan's result depends on, in one layer or through all
+    erf                effective receptive field of a cell of the last map
+    delta              step sizes: what is written into the state and what is skipped
+    paths              the path of every scan over the image
+    deletion_curve     whether a map is faithful to the network
+
+All but `erf`, which takes several, take one image as the network does; all return arrays.
 """
 
 from vimamba.explain.attention import attention, rollout

@@ -1,8 +1,8 @@
 """The hidden attention of selective scans (Ali et al. 2024, arXiv:2403.01590).
 
-With its step sizes, B and C held fixed, a scan is a matrix for each channel: entry (t, s) is how
-much of token s is in the result at token t. The rows of chosen tokens are what the operator's
-backward pass makes of ones at these tokens, so they cost a scan each and no matrix is made.
+With its step sizes, B and C held fixed, a scan is a matrix for each channel: entry (t, s) is the
+contribution of token s to the result at token t. The rows of chosen tokens are the operator's
+backward pass applied to ones at these tokens, so each row costs one scan and no matrix is formed.
 
 Sizes: Q chosen tokens, K paths, h and w grid, P prefix tokens, D channels.
 """
@@ -28,26 +28,25 @@ def attention(
     signed: bool = False,
     per_path: bool = False,
 ) -> NDArray[np.float32]:
-    """What the results of a scan at chosen tokens are made of.
+    """The tokens that the results of a scan at chosen tokens depend on.
 
-    The skip of a scan, each token times D, is left out. The sum over paths is that of mixers that
-    add their paths up; those that weigh or concatenate them are shown without their weights.
+    The skip of a scan, each token times D, is left out. The sum over paths applies to mixers that
+    sum their paths; those that weight or concatenate them are shown without their weights.
 
     Args:
         model: In eval mode.
-        image: (C, H, W), as the network takes it.
-        points: (y, x) of Q places of the image, pixels. By default the prefix tokens, class token
+        image: (C, H, W), preprocessed.
+        points: (y, x) of Q points of the image, pixels. By default the prefix tokens, class token
             or registers, that the classifier reads, or the middle of the image if there are none.
-        layer: Name of a scan, as `delta` lists them; the last one by default.
-        signed: Means over the channels of the entries themselves; of their absolute values if
-            False.
-        per_path: One map for each path; their sum if False, which is taken before absolute values.
+        layer: Name of a scan, as returned by `delta`; the last one by default.
+        signed: Average the signed entries over the channels; their absolute values if False.
+        per_path: Return one map per path; if False their sum, taken before absolute values.
 
     Returns:
         (Q, h, w), or (Q, K, h, w) with `per_path`.
 
     Raises:
-        ExplainError: The network has no selective scan, or none of this name; a point is outside.
+        ExplainError: The network has no selective scan, or none with this name; a point is outside.
     """
     image = as_input(model, image)
     scan = choose_scan(observe_scans(model, image), layer)
@@ -65,9 +64,9 @@ def attention_row(scan: Scan, cell: int, *, signed: bool, merge: bool = False) -
 
     Args:
         scan: The scan.
-        cell: Of the grid, or h * w + i for prefix token i.
+        cell: Cell of the grid, or h * w + i for prefix token i.
         signed: As in `attention`.
-        merge: Add the paths up.
+        merge: Sum the paths.
 
     Returns:
         (K, h * w + P), or with `merge` (1, h * w + P): means over the channels.
@@ -84,15 +83,15 @@ def rollout(
 ) -> NDArray[np.float32]:
     """Attention through all layers of a network whose blocks share one grid.
 
-    As in the roll-out of attention (Abnar and Zuidema 2020, arXiv:2005.00928), a layer is the mean
-    of the identity and of its attention with rows that sum to 1. The entries are those of the scan
-    with |B| and |C|: products of such rows need no matrix, and where S is 1 they are the absolute
-    values of the scan's own.
+    As in attention rollout (Abnar and Zuidema 2020, arXiv:2005.00928), a layer is the mean of the
+    identity and its row-normalized attention. The entries are those of the scan with |B| and |C|:
+    products of such rows need no matrix, and if S is 1 they are the absolute values of the scan's
+    own entries.
 
     Args:
         model: In eval mode.
         image: (C, H, W), as the network takes it.
-        points: As of `attention`.
+        points: As in `attention`.
 
     Returns:
         (Q, h, w); each map, with its prefix tokens, sums to 1.
@@ -123,7 +122,7 @@ def _roll_back(scan: Scan, row: Tensor) -> Tensor:
     """A row (h * w + P) times one layer."""
     ones = scan.spread(torch.ones_like(row))
     sums = scan.gather(scan.apply(_to_channels(scan, ones))).sum(0).mean(-1)
-    # a token that reads nothing keeps what it has
+    # a token that reads nothing keeps its own value
     weights = torch.where(sums > 0, row / sums.clamp(min=torch.finfo(row.dtype).tiny), 0.0)
     attended = scan.gather(scan.adjoint(_to_channels(scan, scan.spread(weights)))).sum(0).mean(-1)
     return (row + attended + torch.where(sums > 0, 0.0, row)) / 2
@@ -134,22 +133,22 @@ def _to_channels(scan: Scan, values: Tensor) -> Tensor:
 
 
 def choose_scan(scans: Sequence[Scan], layer: str | None) -> Scan:
-    """The scan of this name, or the last one.
+    """The scan with this name, or the last one.
 
     Raises:
-        ExplainError: There is none of this name.
+        ExplainError: No scan has this name.
     """
     found = [scan for scan in scans if layer in (None, scan.layer)]
     if not found:
         names = ", ".join(dict.fromkeys(scan.layer for scan in scans))
-        raise ExplainError(f"layer={layer!r} is no selective scan; choose from {names}")
+        raise ExplainError(f"layer={layer!r} is not a selective scan; choose from {names}")
     return found[-1]
 
 
 def find_cells(
     scan: Scan, points: Sequence[tuple[float, float]] | None, size: tuple[int, int]
 ) -> list[int]:
-    """Cells of places in an image of this height and width; see `attention` for None.
+    """Cells of points in an image of this height and width; see `attention` for None.
 
     Raises:
         ExplainError: A point is outside.

@@ -1,6 +1,6 @@
-"""Class activation maps: Grad-CAM and its kin, through the package grad-cam.
+"""Class activation maps: Grad-CAM and related methods, through the package grad-cam.
 
-Here are the layers whose maps are weighed, and how the tokens of each family become such maps.
+This module chooses the layers whose maps are weighted, and converts each family's tokens to maps.
 
 Sizes: N batch, H and W image, h and w grid, P prefix tokens, L patches, C channels.
 """
@@ -21,17 +21,17 @@ from vimamba.layers import split_tokens
 from vimamba.models._plain import PlainBackbone
 from vimamba.models._staged import StagedBackbone
 
-# ways to weigh the channels, by the classes of pytorch_grad_cam
+# methods for weighting the channels, by their classes in pytorch_grad_cam
 METHODS = {
     "gradcam": "GradCAM",  # arXiv:1610.02391
     "gradcam++": "GradCAMPlusPlus",  # arXiv:1710.11063
     "xgradcam": "XGradCAM",  # arXiv:2008.02312
     "hirescam": "HiResCAM",  # arXiv:2011.08891
     "layercam": "LayerCAM",  # doi:10.1109/TIP.2021.3089943
-    "eigencam": "EigenCAM",  # arXiv:2008.00299, of no class
+    "eigencam": "EigenCAM",  # arXiv:2008.00299, class-agnostic
     "eigengradcam": "EigenGradCAM",
 }
-# of the shorter side of the coarsest map that tells one place from another
+# minimum cells of the shorter side of a map with useful resolution
 FEWEST_CELLS = 4
 
 
@@ -44,22 +44,23 @@ def cam(
     method: str = "gradcam",
     layers: Sequence[str] | None = None,
 ) -> NDArray[np.float32]:
-    """Where in an image the evidence for a class is.
+    """Locate the evidence for a class in an image.
 
-    The map is that of the deepest layer that still tells places apart: in a pyramid the last stage
-    of 4 x 4 cells or more; among tokens the last block, or the last but one where the classifier
-    reads a class token or registers, for behind the last block no patch reaches these.
+    The map is from the deepest layer with useful spatial resolution: in a pyramid the last stage
+    with at least 4 x 4 cells; in a plain network the last block, or the last but one if the
+    classifier reads a class token or registers, since patches no longer affect these after the last
+    block.
 
     Args:
         model: A classifier or a segmentation network in eval mode.
-        image: (C, H, W), as the network takes it.
-        target: Class; by default the predicted one, of a segmentation that of the most pixels, or
-            the one at the point `where`.
-        where: Of a segmentation: the pixels whose logits count, a mask (H, W), or one pixel (y, x).
-            By default those that are predicted to be of the class.
+        image: (C, H, W), preprocessed.
+        target: Class; by default the predicted one, for segmentation the one of most pixels, or the
+            one at the point `where`.
+        where: For segmentation: the pixels whose logits count, a mask (H, W), or one pixel (y, x).
+            By default those predicted as the class.
         method: One of `METHODS`.
-        layers: Names of the modules whose outputs are the maps, instead of ours; of several, the
-            mean. Their outputs are (N, C, h, w), or laid out as this backbone's.
+        layers: Names of modules whose outputs to use as maps instead; the mean if there are
+            several. Their outputs must be (N, C, h, w), or in the layout of this backbone.
 
     Returns:
         (H, W) in [0, 1].
@@ -79,7 +80,7 @@ def cam(
     modules = dict(model.named_modules())
     unknown = [name for name in names if name not in modules]
     if unknown:
-        raise ExplainError(f"layers={unknown[0]!r} is no module of model={type(model).__name__}")
+        raise ExplainError(f"layers={unknown[0]!r} is not a module of model={type(model).__name__}")
     if to_map is None:
         to_map = _guess_maps(model, image)
     with _untouched(model):
@@ -96,26 +97,27 @@ def choose_score(
     target: int | None,
     where: Tensor | tuple[int, int] | None,
 ) -> Callable[[Tensor], Tensor]:
-    """What of the logits of one image, (classes,) or (classes, H, W), is to be explained.
+    """The score to explain, from the logits of one image, (classes,) or (classes, H, W).
 
     Raises:
-        ExplainError: The network gives no logits of one image, or the class or place is not there.
+        ExplainError: The network does not return logits of one image, or the class or point is
+            invalid.
     """
     with torch.no_grad():
         logits = model(image)
     if not isinstance(logits, Tensor) or logits.ndim not in (2, 4):
         raise ExplainError(
-            f"model={type(model).__name__} gives neither logits of an image nor of its pixels"
+            f"model={type(model).__name__} returns neither logits of an image nor of its pixels"
         )
     logits = logits[0]
     count = len(logits)
-    # one logit tells two classes apart
+    # one logit distinguishes two classes
     classes = 2 if logits.ndim == 3 and count == 1 else count
     if target is not None and not 0 <= target < classes:
         raise ExplainError(f"target={target} must be a class from 0 to {classes - 1}")
     if logits.ndim == 1:
         if where is not None:
-            raise ExplainError("where is for segmentation; a classifier has one answer per image")
+            raise ExplainError("where is for segmentation; a classifier has one output per image")
         chosen = int(logits.argmax()) if target is None else target
         return lambda output: output[chosen]
     answer = (logits[0] > 0).long() if count == 1 else logits.argmax(0)
@@ -128,7 +130,7 @@ def choose_score(
 def _choose_pixels(
     answer: Tensor, target: int | None, where: Tensor | tuple[int, int] | None
 ) -> tuple[Tensor, int]:
-    """A mask of the pixels that count, of the predicted classes (H, W), and the class."""
+    """A mask of the pixels to count, from the predicted classes (H, W), and the class."""
     mask = torch.zeros_like(answer, dtype=torch.bool)
     if isinstance(where, Tensor):
         mask[: where.shape[0], : where.shape[1]] = where.to(answer.device) != 0
@@ -151,10 +153,10 @@ def _choose_pixels(
 def find_maps(
     model: nn.Module, image: Tensor
 ) -> tuple[list[str], Callable[[Tensor], Tensor] | None]:
-    """Names of the layers to weigh, and what makes maps (N, C, h, w) of their outputs.
+    """Names of the layers to weight, and a function from their outputs to maps (N, C, h, w).
 
     Raises:
-        ExplainError: There is none of our backbones in the network.
+        ExplainError: The network has none of our backbones.
     """
     backbone = find_backbone(model)
     names = {module: name for name, module in model.named_modules()}
@@ -171,17 +173,17 @@ def find_maps(
         if reads_prefix and len(blocks) == 1:
             return [names[backbone.pos_drop]], _guess_maps(model, image)
         block = blocks[-2 if reads_prefix else -1]
-        # such a block is not called: the backbone adds what its mixer gives itself
+        # such a block is not called: the backbone adds the mixer's output itself
         module = block.mixer if backbone.shows_updates else block
         return [names[module]], _guess_maps(model, image)
     raise ExplainError(
-        f"model={type(model).__name__} has no backbone of ours inside; name its layers, whose "
+        f"model={type(model).__name__} has none of our backbones; name layers whose "
         "outputs are maps (N, C, h, w)"
     )
 
 
 def _guess_maps(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor] | None:
-    """What makes maps of outputs in the layout of a network's backbone."""
+    """A function from outputs in the layout of a network's backbone to maps."""
     backbone = find_backbone(model)
     if isinstance(backbone, StagedBackbone):
         return None if backbone.is_nchw else _from_nhwc
@@ -204,7 +206,7 @@ def _from_nhwc(x: Tensor) -> Tensor:
 
 @contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
-    """Keep gradients, and what may have them, as they are: grad-cam clears and fills them."""
+    """Preserve gradients and `requires_grad`, which grad-cam modifies."""
     kept = [(p, p.requires_grad, p.grad) for p in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
     for p, _, _ in kept:

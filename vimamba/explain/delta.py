@@ -1,8 +1,8 @@
 """Step sizes of selective scans as maps.
 
 A step of size delta multiplies the state by exp(delta A) and writes delta B u into it: where steps
-are large the state takes the token in and lets go of what it held, where they are near zero the
-token is passed over (Gu and Dao 2023, arXiv:2312.00752, 3.5).
+are large the state takes in the token and forgets earlier ones, where they are near zero the token
+is skipped (Gu and Dao 2023, arXiv:2312.00752, 3.5).
 """
 
 import numpy as np
@@ -18,11 +18,10 @@ def delta(model: nn.Module, image: Tensor) -> dict[str, NDArray[np.float32]]:
 
     Args:
         model: In eval mode.
-        image: (C, H, W), as the network takes it.
+        image: (C, H, W), preprocessed.
 
     Returns:
-        By the name of the scan: (K, h, w), one map for each path; NaN in cells that it does not
-        visit.
+        By name of the scan: (K, h, w), one map per path; NaN in cells that it does not visit.
 
     Raises:
         ExplainError: The network has no selective scan.

@@ -1,7 +1,7 @@
 """The effective receptive field (Luo et al. 2016, arXiv:1701.04128).
 
-What a cell of the last map depends on: the gradient of its channels by the pixels. The channels are
-added with random signs, so that a norm, which makes their sum a constant, does not hide it.
+The pixels that a cell of the last map depends on: the gradient of its channels with respect to the
+pixels. The channels are summed with random signs, because a norm may make their plain sum constant.
 
 Sizes: N images, H and W image.
 """
@@ -25,9 +25,9 @@ class ReceptiveField:
     """A receptive field.
 
     Attributes:
-        map: (H, W), how much each pixel counts; sums to 1.
-        center: (y, x) of the middle of the cell, pixels.
-        radii: By the share: radius in pixels of the disk around the center that holds it.
+        map: (H, W), contribution of each pixel; sums to 1.
+        center: (y, x) of the center of the cell, pixels.
+        radii: By fraction: radius in pixels of the disk around the center that contains it.
     """
 
     map: NDArray[np.float32]
@@ -38,15 +38,14 @@ class ReceptiveField:
 def erf(
     model: nn.Module, images: Tensor, *, probes: int = 4, seed: int = 0, level: int = -1
 ) -> ReceptiveField:
-    """Mean over images of the absolute gradient of the middle of a map.
+    """Mean over images of the absolute gradient of the center of a map.
 
     Args:
-        model: In eval mode: a backbone, whose features it is of, or a network for pixels, whose
-            logits it is of.
-        images: (N, C, H, W), as the network takes them.
-        probes: Draws of signs per image.
-        seed: Of the signs.
-        level: Which of a backbone's features, as `forward_intermediates` counts them.
+        model: In eval mode: a backbone, for its features, or a dense network, for its logits.
+        images: (N, C, H, W), preprocessed.
+        probes: Random signs per image.
+        seed: Seed of the signs.
+        level: Index of a backbone's features, as in `forward_intermediates`.
 
     Raises:
         ExplainError: The images do not fit, or nothing depends on the pixels.
@@ -76,27 +75,27 @@ def erf(
         cell = padded.shape[-2] / values.shape[-2], padded.shape[-1] / values.shape[-1]
         center = ((row + 0.5) * cell[0], (column + 0.5) * cell[1])
     if not total.sum() > 0:
-        raise ExplainError(f"model={type(model).__name__}: no pixel changes the middle of its map")
+        raise ExplainError(f"model={type(model).__name__}: no pixel affects the center of its map")
     field = (total / total.sum()).numpy()
     radii = {share: _radius(field, center, share) for share in SHARES}
     return ReceptiveField(field.astype(np.float32), center, radii)
 
 
 def _read(model: nn.Module, image: Tensor, level: int) -> Tensor:
-    """The map (1, C, h, w) whose middle is asked about."""
+    """The map (1, C, h, w) whose center is differentiated."""
     if find_backbone(model) is model:
         features = cast(Any, model).forward_intermediates(image, intermediates_only=True)
         return features[level]
     values = model(image)
     if not isinstance(values, Tensor) or values.ndim != 4:
         raise ExplainError(
-            f"model={type(model).__name__} must be a backbone of ours or give a map (N, C, H, W)"
+            f"model={type(model).__name__} must be a backbone of ours or return a map (N, C, H, W)"
         )
     return values
 
 
 def _radius(field: NDArray[np.float64], center: tuple[float, float], share: float) -> float:
-    """Radius of the disk that holds this share of a map that sums to 1."""
+    """Radius of the disk that contains this fraction of a map that sums to 1."""
     y, x = np.indices(field.shape) + 0.5
     distance = np.hypot(y - center[0], x - center[1]).ravel()
     order = np.argsort(distance, kind="stable")

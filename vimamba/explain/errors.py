@@ -1,7 +1,7 @@
-"""What cannot be explained, as the user's errors."""
+"""Errors of explanations caused by the user."""
 
 from vimamba.errors import VimambaError
 
 
 class ExplainError(VimambaError):
-    """A model, an image or a choice that an explanation cannot use; the text says what can be."""
+    """A model, image or option that cannot be explained; the message says what can be."""

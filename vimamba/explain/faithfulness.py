@@ -1,4 +1,4 @@
-"""Whether a map tells what a network goes by: deletion and insertion (arXiv:1806.07421).
+"""Faithfulness of maps: deletion and insertion (arXiv:1806.07421).
 
 Sizes: H and W image, h and w map.
 """
@@ -25,19 +25,19 @@ def deletion_curve(
     steps: int = 32,
     kind: Literal["deletion", "insertion"] = "deletion",
 ) -> NDArray[np.float32]:
-    """Probability of a class while pixels are taken out, the most important ones first.
+    """Probability of a class while pixels are removed, the most important ones first.
 
-    The mean of the curve is the area below it: the lower for deletion, and the higher for
+    The mean of the curve is the area under it: the lower for deletion, and the higher for
     insertion, the better the map.
 
     Args:
         model: A classifier in eval mode.
-        image: (C, H, W), as the network takes it.
-        importance: (h, w), enlarged bilinearly to the image if it is smaller.
+        image: (C, H, W), preprocessed.
+        importance: (h, w), resized bilinearly to the image if smaller.
         target: Class; the predicted one by default.
-        blank: What a pixel without information is: a number, or an image (C, H, W).
-        steps: Equal parts of the pixels that are taken one after another.
-        kind: "insertion" starts with the blank and puts the pixels in.
+        blank: Value of a removed pixel: a number, or an image (C, H, W).
+        steps: Number of equal parts in which the pixels are removed.
+        kind: "insertion" starts with the blank and inserts the pixels.
 
     Returns:
         (steps + 1,), in [0, 1].

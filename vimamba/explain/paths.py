@@ -1,4 +1,4 @@
-"""The paths that scans walk over an image."""
+"""The paths of scans over an image."""
 
 import numpy as np
 import torch
@@ -9,15 +9,15 @@ from vimamba.explain.scans import as_input, observe_scans
 
 
 def paths(model: nn.Module, image: Tensor) -> dict[str, NDArray[np.float32]]:
-    """Where every step of every path is, in pixels of the image.
+    """Position of every step of every path, in pixels of the image.
 
     Args:
         model: In eval mode.
-        image: (C, H, W), as the network takes it.
+        image: (C, H, W), preprocessed.
 
     Returns:
-        By the name of the scan: (K, T, 2), y and x of the middle of the token of each step; NaN
-        where a step is at a class token or register, or reads a zero.
+        By name of the scan: (K, T, 2), y and x of the center of each step's token; NaN if a step is
+        at a class token or register, or reads a zero.
 
     Raises:
         ExplainError: The network has no selective scan.

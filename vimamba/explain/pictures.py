@@ -24,12 +24,12 @@ _DPI = 110
 # inches
 _PANEL, _TITLE = 2.1, 0.28
 _COLUMNS = 5
-# steps that have room for their numbers
+# maximum number of steps that are numbered
 _MOST_NUMBERS = 64
 
 
 def as_picture(image: Tensor) -> NDArray[np.float32]:
-    """An image (C, H, W), as a network takes it, as (H, W, 3) in [0, 1], low to high."""
+    """A preprocessed image (C, H, W) as (H, W, 3), rescaled to [0, 1]."""
     shown = image[:3] if len(image) >= 3 else image[:1].expand(3, -1, -1)
     pixels = shown.detach().float().cpu().movedim(0, -1).numpy()
     low, high = float(pixels.min()), float(pixels.max())
@@ -44,14 +44,14 @@ def draw_maps(
     smooth: bool = False,
     points: Sequence[tuple[float, float]] = (),
 ) -> None:
-    """The image, and beside it every map laid over its gray.
+    """Draw the image, and next to it every map over a gray version.
 
     Args:
-        image: (C, H, W), as the network takes it.
-        maps: (h, w) by title; those with negative numbers in red and blue, the others bright where
-            they are high.
+        image: (C, H, W), preprocessed.
+        maps: (h, w) by title; those with negative values in red and blue, the others bright where
+            high.
         path: PNG to write.
-        smooth: Interpolate the maps; their cells are seen if False.
+        smooth: Interpolate the maps; if False, their cells are visible.
         points: (y, x), marked in all of them.
     """
     picture = as_picture(image)
@@ -81,7 +81,7 @@ def draw_maps(
 
 
 def draw_field(field: ReceptiveField, path: Path) -> None:
-    """A receptive field, in powers of ten, with the disks that hold its shares."""
+    """Draw a receptive field on a log scale, with the disks of its fractions."""
     from matplotlib.patches import Circle
 
     height, width = field.map.shape
@@ -101,11 +101,11 @@ def draw_field(field: ReceptiveField, path: Path) -> None:
 
 
 def draw_walks(image: Tensor, places: Mapping[str, NDArray[np.float32]], path: Path) -> None:
-    """Paths over the image, colored from the first step to the last; few steps are numbered.
+    """Draw paths over the image, colored from first to last step; short paths are numbered.
 
     Args:
-        image: (C, H, W), as the network takes it.
-        places: (T, 2) of one path by title, as `paths` gives them.
+        image: (C, H, W), preprocessed.
+        places: (T, 2) of one path by title, as from `paths`.
         path: PNG to write.
     """
     from matplotlib.collections import LineCollection
@@ -136,7 +136,7 @@ def draw_walks(image: Tensor, places: Mapping[str, NDArray[np.float32]], path: P
 
 
 def _new_figure(panels: int, aspect: float, scale: float = 1.0) -> tuple["Figure", list["Axes"]]:
-    """A figure with so many panels of one shape, height over width; no pyplot, so no window."""
+    """A figure with panels of one aspect (height / width); without pyplot, so no window."""
     from matplotlib.figure import Figure
 
     columns = min(panels, _COLUMNS)

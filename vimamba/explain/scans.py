@@ -1,8 +1,8 @@
-"""The scans of a network while it reads one image: what they are given, and where their tokens lie.
+"""Records a network's scans on one image: their inputs, and the positions of their tokens.
 
 A selective scan with its step sizes, B and C held fixed is linear in its tokens. `Scan.apply` is
 this operator and `Scan.adjoint` its transpose, by the operator's own backward pass; either costs as
-much as a scan, and no matrix of tokens times tokens is made.
+much as a scan, and no tokens x tokens matrix is formed.
 
 Sizes: M samples of the operator's batch (windows, or paths), K paths of T steps, L tokens, D
 channels, H heads, S states, h and w grid, P prefix tokens.
@@ -34,19 +34,19 @@ Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Scan:
-    """One call of a scan, of one image.
+    """One call of a scan on one image.
 
     Attributes:
         layer: Name of the module in the network.
-        grid: (h, w), of the map that the tokens are of.
+        grid: (h, w), of the map of the tokens.
         num_prefix: P.
-        cells: (M, K, L): the cell h * w that each token is, h * w + i of prefix token i, or -1 of
-            what only fills up.
+        cells: (M, K, L): the cell of each token in h * w, h * w + i for prefix token i, or -1 for
+            padding.
         paths: (K, T) or (M, K, T): indices of tokens, -1 is a zero; None visits all in order.
         is_window: The samples are windows of one map; else they are paths.
-        shape: Of the tokens, (M, K, L, D).
+        shape: Shape of the tokens, (M, K, L, D).
         steps: (M, K, L, D or H): step sizes, after the softplus.
-        operator: From tokens (M, K, L, D), B and C to the results, without the skip.
+        operator: Function from tokens (M, K, L, D), B and C to the results, without the skip.
         B, C: (M, K, L, S).
     """
 
@@ -64,11 +64,11 @@ class Scan:
 
     @property
     def num_cells(self) -> int:
-        """Cells of the grid, and prefix tokens."""
+        """Number of cells of the grid and prefix tokens."""
         return self.grid[0] * self.grid[1] + self.num_prefix
 
     def apply(self, u: Tensor) -> Tensor:
-        """What the scan makes of tokens (M, K, L, D), its step sizes, B and C as they were."""
+        """Apply the scan to tokens (M, K, L, D) with its recorded step sizes, B and C."""
         return self.operator(u, self.B, self.C)
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -78,16 +78,16 @@ class Scan:
             return torch.autograd.grad(self.apply(u), u, y)[0]
 
     def majorant(self) -> "Scan":
-        """The same scan with |B| and |C|: no entry of the other's matrix is larger than of this."""
+        """The same scan with |B| and |C|, whose matrix bounds that of this scan."""
         return replace(self, B=self.B.abs(), C=self.C.abs())
 
     def spread(self, values: Tensor) -> Tensor:
-        """Numbers (..., cells) to all tokens, (..., M, K, L); 0 where a token is no cell."""
+        """Values (..., cells) to all tokens, (..., M, K, L); 0 for padding."""
         padded = F.pad(values, (0, 1))
         return padded[..., torch.where(self.cells < 0, self.num_cells, self.cells)]
 
     def gather(self, values: Tensor) -> Tensor:
-        """Sums of tokens (M, K, L, D) in every cell: (paths, cells, D)."""
+        """Sum tokens (M, K, L, D) in every cell: (paths, cells, D)."""
         samples, count, _, channels = values.shape
         target = torch.where(self.cells < 0, self.num_cells, self.cells)
         total = values.new_zeros((samples, count, self.num_cells + 1, channels))
@@ -96,7 +96,7 @@ class Scan:
         return total.sum(0) if self.is_window else total.flatten(0, 1)
 
     def walk(self) -> Tensor:
-        """(M, K, T): the cell of every step, -1 of a zero."""
+        """(M, K, T): the cell of every step, -1 for a zero."""
         if self.paths is None:
             return self.cells
         paths = self.paths.expand(*self.cells.shape[:2], -1)
@@ -104,14 +104,14 @@ class Scan:
 
 
 def observe_scans(model: nn.Module, image: Tensor) -> list[Scan]:
-    """Run a network on one image and keep what its scans are given.
+    """Run a network on one image and record the inputs of its scans.
 
     Args:
         model: In eval mode.
         image: (1, C, H, W).
 
     Returns:
-        In the order in which they ran, those of more than one cell.
+        Scans over more than one cell, in order of execution.
 
     Raises:
         ExplainError: The network has no selective scan.
@@ -123,7 +123,7 @@ def observe_scans(model: nn.Module, image: Tensor) -> list[Scan]:
     if not scans:
         raise ExplainError(
             f"model={type(model).__name__} has no selective scan on a map, so neither hidden "
-            "attention nor step sizes nor paths; cam and erf do without one"
+            "attention nor step sizes nor paths; cam and erf work without one"
         )
     return scans
 
@@ -132,7 +132,7 @@ def as_input(model: nn.Module, image: Tensor) -> Tensor:
     """An image (C, H, W), or a batch of one, as (1, C, H, W), padded as the network itself would.
 
     Raises:
-        ExplainError: It is no image.
+        ExplainError: It is not an image.
     """
     image = image[None] if image.ndim == 3 else image
     if image.ndim != 4 or len(image) != 1:
@@ -145,27 +145,27 @@ def as_input(model: nn.Module, image: Tensor) -> Tensor:
 
 
 def find_backbone(model: nn.Module) -> Backbone | None:
-    """The first of our backbones in a network, itself among them."""
+    """The first of our backbones in a network, possibly the network itself."""
     return next((part for part in model.modules() if isinstance(part, Backbone)), None)
 
 
 class _Observer(TorchDispatchMode):
-    """Records scans by hooks, and the tables of paths that mixers ask for."""
+    """Records scans by hooks, and the path tables that mixers request."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.scans: list[Scan] = []
         self._modules = dict(model.named_modules())
         self._names = {module: name for name, module in self._modules.items()}
-        # the last grid and table of paths, of all orders and of each
+        # the last grid and path table, over all orders and of each
         self._last: tuple[tuple[int, int], Tensor] | None = None
         self._by_order: dict[str, tuple[tuple[int, int], Tensor]] = {}
-        # what PlainMamba's mixer walks, which it lays out itself
+        # the paths of PlainMamba's mixer, which it computes itself
         self._snake: Tensor | None = None
 
     @contextlib.contextmanager
     def watch(self) -> Iterator[None]:
-        """Record what happens inside."""
+        """Record within this context."""
         hook = nn.modules.module.register_module_forward_pre_hook(self._enter)
         try:
             with self:
@@ -174,7 +174,7 @@ class _Observer(TorchDispatchMode):
             hook.remove()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call an operator; keep the table of a scan order."""
+        """Call an operator; record the table of a scan order."""
         output = func(*args, **(kwargs or {}))
         if func.name() == "vimamba::scan_paths":
             grid = grid_of(args[0], args[2] if len(args) > 2 else None)
@@ -186,12 +186,12 @@ class _Observer(TorchDispatchMode):
         if isinstance(module, SnakeMixer):
             self._snake = args[1]
         if isinstance(module, SelectiveScan | StateSpaceDuality) and module in self._names:
-            # below the mode, or it would see what is computed here
+            # outside this dispatch mode, which would otherwise see these operators
             with torch._C._DisableTorchDispatch():
                 self._record(self._names[module], module, args)
 
     def _record(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._last is None:  # no scan of a map
+        if self._last is None:  # not a scan of a map
             return
         u, dt, B, C, paths = args[:5]
         samples, count, length = dt.shape[:3]

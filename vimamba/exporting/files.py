@@ -1,7 +1,8 @@
-"""From a model to a file in one of the formats, held to the model's numbers before it is put down.
+"""Exports a model to a file, which is compared with the model before it is kept.
 
-The batch size is always free. Height and width are where the model takes any size, and, in formats
-without our operators, where its scan orders can be computed from the size.
+The batch size is always dynamic. Height and width are dynamic if the model takes any size, and, in
+formats without our operators, if its scan orders can be computed from the size. Volumes have a
+fixed size.
 """
 
 import os
@@ -31,11 +32,13 @@ from vimamba.files import write_whole
 from vimamba.hub import save_pretrained
 from vimamba.networks import Network, load_network
 
-# format -> the ending of its files
+# format -> suffix of its files
 TARGETS = {"onnx": ".onnx", "torch-export": ".pt2", "aoti": ".aoti.pt2"}
-# pixels; more than two cells of the coarsest map of any of these networks
+# names of the axes of images and volumes
+_AXES = {2: ("height", "width"), 3: ("depth", "height", "width")}
+# pixels; more than two cells of the coarsest map of any of our networks
 _ROOMY = 128
-_NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` before, for the operators"
+_NEEDS_VIMAMBA = "a program that loads it has to `import vimamba` first, for the operators"
 
 
 def export_model(
@@ -50,28 +53,28 @@ def export_model(
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Report:
-    """Write a model as one file, and beside it PATH.json, the report.
+    """Write a model as one file, and PATH.json, the report, next to it.
 
-    The file is written in a folder of its own, run on random images of several shapes, and put in
-    its place only if it gives what the model gives, to 1e-4 of the largest output.
+    The file is written in a temporary folder, run on random images of several shapes, and moved
+    into place only if its outputs agree with the model's to 1e-4 of the largest output.
 
     Args:
-        model: In float32 on the CPU; is set to eval mode.
-        path: Replaced if it is there.
-        target: "onnx" (ONNX's own operators only), "torch-export" (for `torch.export.load`) or
+        model: In float32 on the CPU; set to eval mode.
+        path: File to write or replace.
+        target: "onnx" (standard ONNX operators only), "torch-export" (for `torch.export.load`) or
             "aoti" (compiled, for `torch._inductor.aoti_load_package`). A program that loads one of
             the last two has to import vimamba.
-        image_size: Channels, height and width, pixels; those of the model's pretrained config if
-            None.
-        fixed_size: Fix height and width even if they can be free.
-        name: Of the model in the report.
+        image_size: Channels, height and width, pixels; for volumes channels, depth, height and
+            width. Those of the model's pretrained config if None.
+        fixed_size: Fix height and width even if they could be dynamic.
+        name: Name of the model in the report.
         label_names: For the report; see `Report`.
         data_config: The same.
         preprocessing: The same.
 
     Raises:
         CheckpointError: Weights are not finite.
-        ExportError: The model cannot be exported like this, or the file gives other numbers.
+        ExportError: The model cannot be exported this way, or the file's outputs differ.
     """
     path = Path(path)
     if target not in TARGETS:
@@ -83,33 +86,34 @@ def export_model(
     check_finite(model.state_dict())
     model.eval()
     channels, *sides = image_size or _input_size(model)
-    if len(sides) != 2:
-        raise ExportError(f"the model takes {len(sides)} dimensions; files are for images, of two")
-    height, width = sides
-    notes = [] if fixed_size else _obstacles(model, target)
+    if len(sides) not in _AXES:
+        raise ExportError(f"the model takes {len(sides)} dimensions, expected two or three")
+    axes = _AXES[len(sides)]
+    notes = [] if fixed_size else _obstacles(model, target, len(sides))
     any_size = not fixed_size and not notes
     example = _example(model, channels)
-    free = {len(example) + 1: "height", len(example) + 2: "width"} if any_size else {}
-    names = {0: "batch", **free}
-    roomy = (_roomy(height), _roomy(width)) if any_size else (height, width)
+    names = {0: "batch", **(dict(enumerate(axes, len(example) + 1)) if any_size else {})}
+    roomy = [_roomy(side) if any_size else side for side in sides]
     program = _capture(model, _blank(*example, *roomy), names, target)
     least = _smallest(program, names)
-    if height < least.get("height", 0) or width < least.get("width", 0):
-        sizes = f"{least['height']}x{least['width']}"
-        notes.append(f"a file that takes any size takes none below {sizes}")
+    if any(side < least.get(name, 0) for name, side in zip(axes, sides, strict=True)):
+        sizes = "x".join(str(least[name]) for name in axes)
+        notes.append(f"a file with dynamic sizes needs at least {sizes}")
         any_size, names = False, {0: "batch"}
-        program = _capture(model, _blank(*example, height, width), names, target)
+        program = _capture(model, _blank(*example, *sides), names, target)
         least = _smallest(program, names)
-    notes = [f"height and width are fixed at {height}x{width}: {note}" for note in notes]
+    fixed = f"{', '.join(axes[:-1])} and width are fixed at {'x'.join(map(str, sides))}"
+    notes = [f"{fixed}: {note}" for note in notes]
     if target != "onnx":
         notes.append(_NEEDS_VIMAMBA)
-    # that they are not 1 is assumed of all
+    # that they are not 1 is assumed for all
     notes += [f"{name} must be at least {size}" for name, size in least.items() if size > 2]
 
-    shapes = [(1, *example, height, width), (3, *example, height, width)]
+    shapes = [(1, *example, *sides), (3, *example, *sides)]
     if any_size:
+        height, width = sides
         shapes.append((2, *example, height + 32, width + 64))
-        if hasattr(model, "cell"):  # a network for pixels, which pads what is no whole cell
+        if hasattr(model, "cell"):  # a dense network, which pads to a multiple of its stride
             shapes.append((1, *example, height + 11, width + 37))
     with write_whole(path) as part:
         run = _write(program, names, part, target)
@@ -143,21 +147,20 @@ def export_folder(
     data_config: dict[str, Any] | None = None,
     preprocessing: dict[str, Any] | None = None,
 ) -> Report:
-    """Write weights and config.json of a model or network as a folder, and beside it FOLDER.json.
+    """Write weights and config.json of a model or network to a folder, and FOLDER.json next to it.
 
     Args:
         model: As in `export_model`.
-        folder: Replaced if it is there and holds a model.
+        folder: Folder to write; replaced if it has a model.
         image_size: As in `export_model`.
         name: The same.
         label_names: Classes in the order of the logits.
         label_values: See `vimamba.hub.save_pretrained`.
-        data_config: Of timm's transform; see `vimamba.hub.save_pretrained`.
+        data_config: For timm's transform; see `vimamba.hub.save_pretrained`.
         preprocessing: See `vimamba.hub.save_pretrained`.
 
     Raises:
-        ExportError: The folder holds something else, or the model that is made of it again gives
-            other numbers.
+        ExportError: The folder has other content, or the outputs of the reloaded model differ.
     """
     folder = Path(folder)
     model.eval()
@@ -195,43 +198,44 @@ def export_folder(
 
 
 def _input_size(model: nn.Module) -> tuple[int, ...]:
-    """Channels, height and width that a model was made for; of volumes depth before them."""
+    """Channels, height and width that a model was created for; for volumes also depth."""
     cfg: Any = getattr(model, "pretrained_cfg", None)
     if cfg is None:
-        raise ExportError("the model has no pretrained_cfg that says its input; give image_size")
+        raise ExportError("the model has no pretrained_cfg with its input size; give image_size")
     channels, *sides = cfg["input_size"]
-    # a model with a position embedding may have been made for another size
+    # a model with a position embedding may have been created for another size
     embed = getattr(model, "patch_embed", None)
     sides = getattr(embed, "img_size", None) or sides
     return getattr(model, "in_chans", channels), *sides
 
 
 def _example(model: nn.Module, channels: int) -> tuple[int, ...]:
-    """What stands before height and width in the one input: channels, behind the dates if any."""
+    """Input dimensions before height and width: channels, after the dates if any."""
     return *getattr(model, "stack", ()), channels
 
 
-def _obstacles(model: nn.Module, target: str) -> list[str]:
-    """Why height and width cannot be free."""
+def _obstacles(model: nn.Module, target: str, dims: int) -> list[str]:
+    """Reasons why the sides of the input cannot be dynamic."""
+    if dims == 3:
+        return ["networks of volumes see windows of one size"]
     cfg: Any = getattr(model, "pretrained_cfg", None) or {}
     if cfg.get("fixed_input_size") and not getattr(model, "dynamic_img_size", False):
-        return ["the model takes one size; made with dynamic_img_size=True it takes any"]
+        return ["the model takes one size; created with dynamic_img_size=True it takes any"]
     if target != "onnx":
         return []
     orders: set[Any] = {m.scan_order for m in model.modules() if hasattr(m, "scan_order")}
     orders.update(*(m.scan_orders for m in model.modules() if hasattr(m, "scan_orders")))  # type: ignore[arg-type]
     return [
-        f"the paths of scan_order={order!r} cannot be computed in the file from a size that is not "
-        "known"
+        f"the paths of scan_order={order!r} cannot be computed in the file from a dynamic size"
         for order in sorted(orders)
         if not computes_from_size(order)
     ]
 
 
 def _roomy(side: int) -> int:
-    """A multiple of a side, for an example without maps of one cell.
+    """A multiple of a side, for an example without single-cell maps.
 
-    Where one has one cell, torch.export takes it for a dimension that is repeated.
+    torch.export treats a single cell as a broadcast dimension.
     """
     return side * max(1, -(-_ROOMY // side))
 
@@ -249,18 +253,18 @@ def _capture(
     try:
         with torch.no_grad(), own:
             return torch.export.export(model, (image,), dynamic_shapes=(sizes,))
-    except Exception as error:  # torch.export runs anybody's code on symbols: no end of errors
+    except Exception as error:  # user code run on symbolic sizes can raise anything
         reason = first_line(error)
         if len(names) == 1:
             raise ExportError(f"torch.export does not accept the model: {reason}") from error
         raise ExportError(
-            f"the model cannot be exported with a free height and width ({reason}); fixed_size=True"
-            " (--fixed-size) fixes them"
+            f"the model cannot be exported with dynamic height and width ({reason});"
+            " fixed_size=True (--fixed-size) fixes them"
         ) from error
 
 
 def _smallest(program: ExportedProgram, names: dict[int, str]) -> dict[str, int]:
-    """What the program assumes of its input's free sizes."""
+    """The program's lower bounds on dynamic sizes of its input."""
     (image,) = program.graph_signature.user_inputs
     node = next(node for node in program.graph.nodes if node.name == image)
     symbols = {name: node.meta["val"].shape[i].node.expr for i, name in names.items()}
@@ -270,16 +274,16 @@ def _smallest(program: ExportedProgram, names: dict[int, str]) -> dict[str, int]
 def _write(
     program: ExportedProgram, names: dict[int, str], path: Path, target: str
 ) -> Callable[[Tensor], Iterable[Tensor]]:
-    """Write the file; gives back what runs it.
+    """Write the file; returns a function that runs it.
 
     Raises:
-        ExportError: What writes or reads the format does not take the program.
+        ExportError: The format's writer or reader does not accept the program.
     """
     try:
         return _write_and_read(program, names, path, target)
     except (ImportError, OSError, VimambaError):
         raise
-    except Exception as error:  # of torch.onnx, onnxruntime or Inductor: there is no end of classes
+    except Exception as error:  # torch.onnx, onnxruntime and Inductor can raise anything
         raise ExportError(
             f"the model cannot be written as {target}: {first_line(error)}"
         ) from error

@@ -1,6 +1,6 @@
-"""A model as an ONNX file that needs ONNX's own operators only.
+"""A model as an ONNX file with standard operators only.
 
-The scan is ONNX's `Scan`, so the graph has one step whatever the number of tokens.
+The scan is ONNX's `Scan`, so the graph has one step for any number of tokens.
 """
 
 import operator
@@ -20,9 +20,9 @@ from vimamba.exporting.onnx_operators import causal_conv_along_paths, selective_
 from vimamba.exporting.report import ExportError
 from vimamba.scan_orders import scan_paths
 
-# what torch.onnx writes without converting
+# operators that torch.onnx writes without conversion
 OPSET = 18
-# protobuf reads no file of 2 GiB; some of it are names and numbers of the graph
+# protobuf cannot read files of 2 GiB; the margin is for the graph itself
 SINGLE_FILE_BYTES = 2**31 - 2**26
 
 op: Any = opset18
@@ -35,26 +35,41 @@ def constant_paths(like: Any, order: str, grid: Sequence[int] | None = None) -> 
 
 
 def floor_quotient(a: Any, b: Any) -> Any:
-    """A // b of sizes; ONNX's own quotient of integers is rounded toward zero."""
+    """Floor division of sizes; ONNX's integer division rounds toward zero."""
     return op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
 def stable_sort(x: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """`torch.sort`, which torch.onnx cannot write if stable; equal numbers keep their order."""
+    """`torch.sort`, which torch.onnx cannot write if stable; equal values keep their order."""
     size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]))
     return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+
+def conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Any:
+    """`torch.nn.functional.conv3d`: torch.onnx gives one of groups without a bias one too short."""
+    strides, pads, dilations = (list(n) * (3 // len(n)) for n in (stride, padding, dilation))
+    inputs = (x, weight) if bias is None else (x, weight, bias)
+    return op.Conv(*inputs, strides=strides, pads=pads * 2, dilations=dilations, group=groups)
 
 
 def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> None:
     """Translate a program.
 
     Args:
-        program: Of a float32 model with one input.
-        names: Of the input's free dimensions: the batch, or that, height and width.
-        path: Where to write. Weights of 2 GiB and more go to PATH.data beside it.
+        program: Program of a float32 model with one input.
+        names: Names of the input's dynamic dimensions: the batch, or batch, height and width.
+        path: File to write. Weights of 2 GiB and more go to PATH.data next to it.
 
     Raises:
-        ExportError: It calls an operator without a form in ONNX.
+        ExportError: It calls an operator without an ONNX translation.
     """
     translations: dict[Any, Any] = {
         torch.ops.vimamba.selective_scan.default: selective_scan,
@@ -62,10 +77,11 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
         torch.ops.vimamba.scan_paths.default: constant_paths,
         operator.floordiv: floor_quotient,
         torch.ops.aten.sort.stable: stable_sort,
+        torch.ops.aten.conv3d.default: conv3d,
     }
     _refuse_unknown(program, translations)
     size = sum(t.numel() * t.element_size() for t in program.state_dict.values())
-    # what onnxscript's optimizer would rewrite onnxruntime rewrites as well, in no time
+    # onnxruntime does the rewrites of onnxscript's optimizer much faster
     written = torch.onnx.export(
         program,
         (),
@@ -90,22 +106,22 @@ def output_names(program: ExportedProgram) -> list[str] | None:
 
 
 def _refuse_unknown(program: ExportedProgram, translations: Mapping[Any, Any]) -> None:
-    """Refuse a program that calls an operator of ours without a form in ONNX.
+    """Fail if a program calls one of our operators that has no ONNX translation.
 
     Raises:
-        ExportError: It does.
+        ExportError: It calls one.
     """
     for node in program.graph.nodes:
         name = str(node.target)
         if name.startswith("vimamba.") and node.target not in translations:
             raise ExportError(
-                f"{name.removesuffix('.default')} has no form in ONNX's operators; export the "
+                f"{name.removesuffix('.default')} has no ONNX translation; export the "
                 'model to "torch-export" or "aoti" instead'
             )
 
 
 def _tidy(model: onnx_ir.Model) -> None:
-    """Leave standard operators, each once, and every constant once."""
+    """Inline functions and deduplicate constants."""
     passes.InlinePass()(model)
     optimizer.fold_constants(model)
     for change in (
@@ -118,19 +134,19 @@ def _tidy(model: onnx_ir.Model) -> None:
         passes.CommonSubexpressionEliminationPass(),
         passes.OutputFixPass(),
         passes.NameFixPass(),
-        # where in Python each node comes from: a sixth of a file of Vim-T
+        # the Python origin of each node, a sixth of Vim-T's file
         passes.ClearMetadataAndDocStringPass(),
     ):
         change(model)
 
 
 class OnnxRunner:
-    """An ONNX file, run by onnxruntime on the CPU."""
+    """Runs an ONNX file with onnxruntime on the CPU."""
 
     def __init__(self, path: Path) -> None:
         self.session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def __call__(self, image: Tensor) -> Iterable[Tensor]:
-        """An input to the outputs."""
+        """Run one input; returns the outputs."""
         outputs = self.session.run(None, {"image": image.numpy()})
         return [torch.from_numpy(output) for output in outputs]  # type: ignore[arg-type]

@@ -1,19 +1,19 @@
-"""The selective scan and the convolution along paths in ONNX's own operators.
+"""The selective scan and the convolution along paths in standard ONNX operators.
 
-What costs time in a runtime is the number of times that its memory is walked and the number of
-nodes that a step runs. So the tokens are gathered in the order of the steps once, with the steps
-first, which is what `Scan` slices without copying; everything that needs no state is computed for
-all steps at once; and the channels come last, so that every operator walks whole rows.
+The time in a runtime depends on the number of passes over memory and the number of nodes per step.
+So the tokens are gathered once in the order of the steps, with the steps first, which `Scan` slices
+without copying; everything that needs no state is computed for all steps at once; and the channels
+are last, so that every operator processes whole rows.
 
-Where a channel has one state, a step is too little work for its nodes. There each path is cut into
-P chunks that are walked side by side from a zero state; a second walk over the P chunks finds the
-states before them, whose decayed values are added.
+If a channel has one state, a step is too little work for its nodes. Then each path is cut into P
+chunks that are processed in parallel from a zero state; a second pass over the P chunks computes
+the states before them, whose decayed values are added.
 
 All of this works on rows: a tensor of tokens (B, L, D) gets a row of zeros for steps without a
 token, and rows (B * (L + 1), D) are gathered.
 
 Sizes: B batch, K paths, L tokens, T steps in P chunks of Q, D channels in G groups, N states,
-R rank, W taps; S is B for paths of every sample's own and 1 otherwise.
+R rank, W taps; S is B for separate paths per sample and 1 otherwise.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ import onnx_ir
 from onnxscript import FLOAT, INT64, graph, opset18, script
 from onnxscript.values import Opset
 
-# functions under `script` are read, not run: their types are ONNX's
+# functions under `script` are parsed, not run: their types are ONNX's
 op: Any = opset18
 if TYPE_CHECKING:
     X = Any
@@ -31,14 +31,14 @@ else:
     X, Y = FLOAT[...], INT64[...]
 _OURS = Opset("vimamba", 1)
 
-# numbers that the nodes of a step should work on: less is lost in calling them, more in the caches
+# elements per node of a step: fewer cost call overhead, more cost cache misses
 _STEP_SIZE = 16384
 _MOST_CHUNKS = 64
 
 
 @script(_OURS, default_opset=op)
 def walk(dt: X, A: X, write: X, B: X, C: X) -> X:
-    """All paths side by side, a step after the other; what they read, (T, K, B, 1, D).
+    """Run all paths in parallel, step by step; returns their outputs, (T, K, B, 1, D).
 
     dt and write are (T, K, B, 1, D), A (K, 1, N, D), B (T, K, B, N, 1), C (T, K, B, 1, N).
     """
@@ -57,7 +57,7 @@ def walk(dt: X, A: X, write: X, B: X, C: X) -> X:
 
 @script(_OURS, default_opset=op)
 def walk_chunks(decay: X, write: X, C: X, chunked: Y) -> X:
-    """All chunks side by side, with one state a channel; what they read, (Q, K, P * B, D).
+    """Run all chunks in parallel, with one state per channel; returns (Q, K, P * B, D).
 
     decay and write are (Q, K, P * B, D), C (Q, K, P * B, 1), `chunked` is the shape (K, P, B, D).
     """
@@ -150,7 +150,7 @@ def _scan(
     if delta_bias is not None:
         dt = op.Add(dt, op.Unsqueeze(delta_bias, [1]))
     if delta_softplus:
-        # onnxruntime's own Softplus computes number by number, some ten times as long
+        # onnxruntime's own Softplus is not vectorized and about ten times slower
         dt = op.Where(op.Greater(dt, 20.0), dt, op.Log(op.Add(op.Exp(dt), 1.0)))
     write = op.Mul(dt, u_steps)
     B_steps, C_steps = way.steps(B), way.steps(C)
@@ -163,7 +163,7 @@ def _scan(
         dt, write, C_steps = (op.Unsqueeze(t, [3]) for t in (dt, write, C_steps))
         y = op.Squeeze(walk(dt, A, write, op.Unsqueeze(B_steps, [4]), C_steps), [3])
 
-    # where the paths share their tokens and their sum is wanted, that of their D will do
+    # if the paths share their tokens and are summed, the sum of their D suffices
     skip_late = shared and merge
     if D is not None and not skip_late:
         y = op.Add(y, op.Mul(op.Unsqueeze(D, [1]), u_steps))
@@ -187,7 +187,7 @@ def _scan_of_groups(
     delta_softplus: bool,
     merge: bool,
 ) -> Any:
-    """The scan without its gate, B and C (B, K, G, L, N): a path for every group of a path."""
+    """The scan without its gate, B and C (B, K, G, L, N): one path per group of each path."""
     count, channels, states = A.shape
     groups = B.shape[2]
     ways, width = count * groups, channels // groups
@@ -234,7 +234,7 @@ def causal_conv_along_paths(
     activation: str | None = None,
     backend: str = "auto",
 ) -> Any:
-    """`torch.ops.vimamba.causal_conv_along_paths`: a tap gathers the tokens of a step before."""
+    """`torch.ops.vimamba.causal_conv_along_paths`: each tap gathers earlier tokens."""
     count, _, taps = weight.shape
     way = _Way(x, paths, count, 1)
     y = None
@@ -250,11 +250,11 @@ def causal_conv_along_paths(
 
 
 class _Way:
-    """Tables of rows: from tokens to the steps of the paths, and back.
+    """Index tables from tokens to the steps of the paths, and back.
 
     Attributes:
         batch: (1,), B.
-        visited: (S, K, L), 1 where a path meets a token and 0 elsewhere.
+        visited: (S, K, L), 1 where a path visits a token and 0 elsewhere.
     """
 
     def __init__(self, tokens: Any, paths: Any, count: int, chunks: int) -> None:
@@ -267,7 +267,7 @@ class _Way:
             paths = op.Expand(_range(self.length), _sizes([1, count], self.length))
         elif len(paths.shape) == 2:
             paths = op.Unsqueeze(paths, [0])
-        # (S, K, T); a step without a token reads the row behind the last
+        # (S, K, T); a step without a token reads the row after the last
         self.at = op.Where(op.Less(paths, 0), self.length, paths)
         self.number = _range(self.batch)
 
@@ -276,10 +276,10 @@ class _Way:
         padding = _sizes([0] * 5, op.Sub(op.Mul(turns, chunks), steps))
         padded = op.Pad(self.at, padding, op.Squeeze(self.length))
         split = op.Reshape(padded, _sizes([-1, count, chunks], turns))
-        # here (Q, K, P, S): Q steps that K * P chunks take side by side
+        # here (Q, K, P, S): Q steps of K * P parallel chunks
         self.order = op.Transpose(split, perm=[3, 1, 2, 0])
 
-        # where a path meets a token: its step, and the row of that among all steps of one image
+        # for each token on a path: its step, and the row of the step among all steps of one image
         step = _range(steps)
         self.step = self._by_token(step)
         place = op.Add(op.Mul(op.Mod(step, turns), count * chunks), op.Div(step, turns))
@@ -288,7 +288,7 @@ class _Way:
         self.visited = op.Cast(op.GreaterOrEqual(self.step, 0), to=1)
 
     def _by_token(self, values: Any) -> Any:
-        """Of every step, (T,) or (K, T), to every token, (S, K, L); -1 where there is no step."""
+        """Values of every step, (T,) or (K, T), to every token, (S, K, L); -1 without a step."""
         size = _sizes(op.Shape(self.at, start=0, end=2), self.rows)
         none = op.Expand(op.Constant(value_int=-1), size)
         values = op.Expand(values, op.Shape(self.at))
@@ -305,7 +305,7 @@ class _Way:
         return op.Gather(_flat(x), op.Reshape(rows, [0, 0, -1]), axis=0)
 
     def earlier(self, x: Any, lag: int) -> Any:
-        """What each path read `lag` steps before it met a token, (B, K, L, D); zeros before all."""
+        """Inputs of each path `lag` steps before each token, (B, K, L, D); zeros if none."""
         step = op.Sub(self.step, lag)
         at = op.GatherElements(self.at, op.Max(step, 0), axis=2)
         at = op.Where(op.Less(step, 0), self.length, at)
@@ -325,7 +325,7 @@ class _Way:
 
 
 def _reshape(x: Any, sizes: list[int], dtype: Any = onnx_ir.DataType.FLOAT) -> Any:
-    """`x` in another shape, which it knows itself, as what comes from the model does."""
+    """Reshape `x`, with the static shape recorded as for the model's own values."""
     y = op.Reshape(x, sizes)
     y.dtype = dtype
     y.shape = onnx_ir.Shape([size if size > 0 else None for size in sizes])
@@ -333,7 +333,7 @@ def _reshape(x: Any, sizes: list[int], dtype: Any = onnx_ir.DataType.FLOAT) -> A
 
 
 def _flat(x: Any) -> Any:
-    """(..., L, D) with a row of zeros behind each L rows, (-1, D)."""
+    """(..., L, D) with a row of zeros after every L rows, (-1, D)."""
     axes = len(x.shape)
     padding = [0] * (2 * axes)
     padding[-2] = 1
@@ -341,7 +341,7 @@ def _flat(x: Any) -> Any:
 
 
 def _range(size: Any) -> Any:
-    """0, 1, ... of a size (1,)."""
+    """0, 1, ... up to a size (1,)."""
     zero, one = op.Constant(value_int=0), op.Constant(value_int=1)
     return op.Range(zero, op.Squeeze(size), one)
 

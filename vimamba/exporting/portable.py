@@ -1,6 +1,6 @@
-"""What a model calls, while it is captured for a format without our operators, in place of some.
+"""Replaces operators while a model is captured for a format without them.
 
-The scan and the convolution along paths remain: a format says itself how it writes them.
+The scan and the convolution along paths remain; each format translates them itself.
 """
 
 from collections.abc import Sequence
@@ -15,16 +15,16 @@ from torch.overrides import TorchFunctionMode
 from vimamba.scan_orders import grid_of, path_function, scan_paths
 from vimamba_kernels.ssd.chunked import ssd_chunked
 
-# grids on which an order's function, traced with symbolic sizes, must give the order's paths
+# grids on which an order's function, traced with symbolic sizes, must return the order's paths
 _GRIDS = ((6, 9), (9, 6), (8, 8), (7, 3), (4, 11))
 
 
 class Substitutes(TorchFunctionMode):
-    """Puts compositions of PyTorch's own operators in the place of functions that a model calls.
+    """Replaces functions that a model calls by compositions of PyTorch's own operators.
 
     Args:
         any_size: Compute the scan orders' paths and the cells of adaptive pools from the image's
-            size. Otherwise `vimamba::scan_paths` remains, whose sizes are then numbers.
+            size. Otherwise `vimamba::scan_paths` remains, with fixed sizes.
     """
 
     def __init__(self, *, any_size: bool) -> None:
@@ -35,14 +35,14 @@ class Substitutes(TorchFunctionMode):
             self.table[F.adaptive_avg_pool2d] = _adaptive_avg_pool2d
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the substitute, if there is one."""
+        """Call the replacement, if there is one."""
         return self.table.get(func, func)(*args, **kwargs or {})
 
 
 def computes_from_size(scan_order: str) -> bool:
-    """Whether a scan order's function gives its paths for symbolic sizes, too.
+    """Whether a scan order's function also works for symbolic sizes.
 
-    One that loops over rows in Python, recurses or looks a table up does not.
+    A function that loops over rows in Python, recurses or looks up a table does not.
     """
     grids = [torch.empty(size, dtype=torch.float32, device="cpu") for size in _GRIDS]
     sizes = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
@@ -51,12 +51,12 @@ def computes_from_size(scan_order: str) -> bool:
         traced = program.module()
         pairs = zip(grids, _GRIDS, strict=True)
         return all(torch.equal(traced(grid), scan_paths(scan_order, *size)) for grid, size in pairs)
-    except Exception:  # anybody's code met symbols in place of numbers: there is no end of errors
+    except Exception:  # user code run on symbolic sizes can raise anything
         return False
 
 
 class _Paths(nn.Module):
-    """A scan order as a module, of an input that has the size of the grid."""
+    """A scan order as a module, whose input has the size of the grid."""
 
     def __init__(self, scan_order: str) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ def _adaptive_avg_pool2d(x: Tensor, output_size: Any) -> Tensor:
 
 
 def _pool_weights(size: int, count: int, like: Tensor) -> Tensor:
-    """What each of `count` cells takes of `size` numbers in their mean, (count, size).
+    """Weights of `size` values in the means of `count` cells, (count, size).
 
-    Cell i goes from floor(i * size / count) to ceil((i + 1) * size / count).
+    Cell i extends from floor(i * size / count) to ceil((i + 1) * size / count).
     """
     cell = torch.arange(count, dtype=torch.int64, device=like.device)[:, None]
     start = cell * size // count

@@ -1,4 +1,4 @@
-"""What an exported file is held to: the model's own numbers, at several input shapes."""
+"""Compares an exported file with the model at several input shapes."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from vimamba.errors import VimambaError
 from vimamba.files import write_whole
 
-# of the largest number that the model gives; float32 sums in another order differ by some 1e-6
+# relative to the model's largest output; reordered float32 sums differ by about 1e-6
 TOLERANCE = 1e-4
 
 
 class ExportError(VimambaError):
-    """A model cannot be exported as asked; the text says why and what would do."""
+    """A model cannot be exported as requested; the message says why and what would work."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class Check:
     """The largest difference between the file and the model at one input shape.
 
     Attributes:
-        shape: Of the input.
-        difference: The largest of any number.
-        relative: That, over the largest number that the model gives.
+        shape: Input shape.
+        difference: The largest difference of any element.
+        relative: The difference divided by the model's largest output.
     """
 
     shape: tuple[int, ...]
@@ -37,17 +37,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Report:
-    """What was written, and how far it was tried.
+    """What was written, and how it was checked.
 
     Attributes:
         target: Name of the format.
         model: Name of the model.
-        input: Sizes of the input; a name stands for a free one.
-        notes: What the user should know, a sentence each.
-        versions: Of the packages that took part, and of the ONNX operators.
-        checks: Every shape that was tried.
+        input: Sizes of the input; a name stands for a dynamic one.
+        notes: Notes for the user, a sentence each.
+        versions: Versions of the packages used, and of the ONNX operators.
+        checks: All checked shapes.
         label_names: Classes in the order of the logits, if they are known.
-        data_config: Mean, standard deviation and the like of the input, by timm's names.
+        data_config: Mean, standard deviation and so on of the input, by timm's names.
         preprocessing: Fields of a `vimamba.data.Preprocessing`, from a file to the input.
     """
 
@@ -69,7 +69,7 @@ def write_report(report: Report, path: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of other code says, in one line."""
+    """The message of a third-party error, in one line."""
     lines = (line.strip() for line in str(error).splitlines())
     return next((line for line in lines if line), type(error).__name__)
 
@@ -80,12 +80,12 @@ def compare(
     run: Callable[[Tensor], Iterable[Tensor]],
     shapes: Iterable[tuple[int, ...]],
 ) -> tuple[Check, ...]:
-    """Run a file and the model it was made of on the same random images.
+    """Run a file and its model on the same random images.
 
     Args:
         model: In eval mode.
-        run: An input to the file's outputs.
-        shapes: Of the inputs.
+        run: Function from an input to the file's outputs.
+        shapes: Input shapes.
 
     Raises:
         ExportError: They differ by more than `TOLERANCE`, or the file cannot be run.
@@ -100,12 +100,12 @@ def compare(
         difference = max(float((a - b).abs().max()) for a, b in pairs)
         largest = max(float(a.abs().max()) for a in expected)
         check = Check(shape, difference, difference / max(largest, 1e-30))
-        # not "greater": a difference may be nan
+        # not ">": a difference may be NaN
         if not check.relative <= TOLERANCE:
             raise ExportError(
                 f"the file differs from the model by {difference:.2g} at the input shape {shape}, "
                 f"{check.relative:.2g} of the largest output; at most {TOLERANCE:g} is accepted "
-                "(a model that computes with its input's size may need a fixed one)"
+                "(a model whose computation depends on its input's size may need a fixed size)"
             )
         checks.append(check)
     return tuple(checks)
@@ -114,13 +114,14 @@ def compare(
 def _run(run: Callable[[Tensor], Iterable[Tensor]], image: Tensor) -> list[Tensor]:
     try:
         return list(run(image))
-    except Exception as error:  # whatever runs the file has errors of its own
+    except Exception as error:  # runtimes can raise anything
         raise ExportError(
             f"the file does not run at the input shape {tuple(image.shape)}: {first_line(error)}; "
-            "fixed_size=True (--fixed-size) or a larger image size may do"
+            "fixed_size=True (--fixed-size) or a larger image size may help"
         ) from error
 
 
-def as_list(output: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
-    """What a model gives, as a list."""
-    return [output] if isinstance(output, Tensor) else list(output)
+def as_list(output: Tensor | Sequence[Tensor | None]) -> list[Tensor]:
+    """A model's output, as a list without what is None."""
+    found = [output] if isinstance(output, Tensor) else list(output)
+    return [part for part in found if part is not None]

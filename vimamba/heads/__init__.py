@@ -1,4 +1,4 @@
-"""Segmentation heads: they see the channels and strides of a pyramid, never what made it."""
+"""Segmentation heads: they only see the channels and strides of a pyramid, not its backbone."""
 
 from vimamba.heads.fcn import FCNHead
 from vimamba.heads.fpn import FPNHead

@@ -1,4 +1,4 @@
-"""What several heads are made of."""
+"""Blocks shared by several heads."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from vimamba.timm_layers import ConvNormAct as ConvNormActBase
 
 
 def check_pyramid(channels: list[int], strides: list[int]) -> None:
-    """Refuse a pyramid that no head can use.
+    """Fail on a pyramid that no head can use.
 
     Raises:
         ValueError: Fewer than two levels, or `strides` that do not grow.
@@ -21,7 +21,7 @@ def check_pyramid(channels: list[int], strides: list[int]) -> None:
 
 
 class ConvNormAct(ConvNormActBase):
-    """Convolution, BatchNorm and ReLU that start as mmcv's ConvModule does."""
+    """Convolution, BatchNorm and ReLU, initialized as in mmcv's ConvModule."""
 
     def __init__(self, dim_in: int, dim: int, kernel_size: int) -> None:
         super().__init__(dim_in, dim, kernel_size)
@@ -30,12 +30,12 @@ class ConvNormAct(ConvNormActBase):
 
 
 class Classifier(nn.Module):
-    """Drop whole channels, then project every pixel to classes.
+    """Channel dropout, then a projection of every pixel to classes.
 
     Args:
         dim: Channels in.
         num_classes: Channels out.
-        drop_rate: Of whole channels.
+        drop_rate: Rate of channel dropout.
     """
 
     def __init__(self, dim: int, num_classes: int, *, drop_rate: float = 0.1) -> None:
@@ -51,11 +51,11 @@ class Classifier(nn.Module):
 
 
 class ScanBlock(nn.Module):
-    """A block of VMamba's second generation on a map whose channels come first.
+    """A block of VMamba's second generation on channels-first maps.
 
     Args:
         dim_in, dim: Channels in and out.
-        project: Project every cell to `dim` channels before.
+        project: First project every cell to `dim` channels.
         mlp_ratio, drop_path: See `VSSBlock`.
         **scan: To `SS2D`.
     """

@@ -1,6 +1,6 @@
 """A few convolutions on one level of the pyramid (Long et al. 2015, arXiv:1411.4038).
 
-As mmseg's `FCNHead`, which stands as the auxiliary head beside UPerNet.
+As mmseg's `FCNHead`, used as the auxiliary head with UPerNet.
 """
 
 from itertools import pairwise
@@ -14,11 +14,11 @@ class FCNHead(nn.Module):
     """Logits from the second coarsest level, for an auxiliary loss.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse.
+        channels, strides: Channels and strides of the pyramid, fine to coarse.
         num_classes: Output channels.
         width: Channels inside the head.
         depth: 3x3 convolutions before the classifier.
-        drop_rate: Of whole channels before the classifier.
+        drop_rate: Rate of channel dropout before the classifier.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Panoptic FPN's semantic branch (Kirillov et al. 2019, arXiv:1901.02446), as mmseg arranges it.
+"""Panoptic FPN's semantic branch (Kirillov et al. 2019, arXiv:1901.02446), as in mmseg.
 
-A feature pyramid (Lin et al. 2017, arXiv:1612.03144) merges top-down; every level is then brought
-to the finest, a convolution per doubling, and all are added.
+A feature pyramid (Lin et al. 2017, arXiv:1612.03144) merges top-down; every level is then upsampled
+to the finest, with a convolution per doubling, and all are added.
 """
 
 from itertools import pairwise
@@ -16,14 +16,14 @@ from vimamba.layers import resize
 
 @register_head(name="fpn")
 class FPNHead(nn.Module):
-    """Merge a pyramid top-down and add its levels up at the finest.
+    """Merge a pyramid top-down and sum its levels at the finest.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse.
+        channels, strides: Channels and strides of the pyramid, fine to coarse.
         num_classes: Output channels.
         pyramid_width: Channels of the merged pyramid.
         width: Channels on the way to the finest level.
-        drop_rate: Of whole channels before the classifier.
+        drop_rate: Rate of channel dropout before the classifier.
     """
 
     finest_stride: ClassVar[int] = 4

@@ -1,7 +1,7 @@
-"""From the pyramids of two dates to one, which any head reads: how change is looked for.
+"""Fusion of the pyramids of two dates into one for any head.
 
-difference     how much each channel has changed
-concatenation  both dates side by side, projected back to the channels of one
+difference     absolute change of each channel
+concatenation  both dates concatenated, projected back to the channels of one
 change_mamba   scans over both dates at once, arranged in three ways (arXiv:2404.03425)
 """
 
@@ -25,12 +25,12 @@ def register_fusion(
     """Make a fusion available by name; a decorator, bare or with options, or a plain call.
 
     Args:
-        fusion: A class that is made with the channels of a pyramid, fine to coarse, and gives one
-            pyramid of the same strides for two, [(N, C_i, H_i, W_i), ...] each. Its attribute
-            `channels` are those of what it gives.
+        fusion: A class constructed with the channels of a pyramid, fine to coarse, that maps two
+            pyramids, [(N, C_i, H_i, W_i), ...] each, to one with the same strides. Its attribute
+            `channels` has the channels of the result.
         name: The class's own name by default.
-        replace: Overwrite a fusion of the same name. One that comes with vimamba gives way in any
-            case, with a warning.
+        replace: Overwrite a fusion of the same name. One that comes with vimamba is always
+            replaced, with a warning.
 
     Raises:
         ValueError: The name is taken.
@@ -44,7 +44,7 @@ def register_fusion(
 
 
 def list_fusions() -> list[str]:
-    """Names of the ways in which `vimamba.create_change_detector` joins two dates."""
+    """Names of the fusions for `vimamba.create_change_detector`."""
     return sorted(_FUSIONS)
 
 
@@ -64,7 +64,7 @@ class DifferenceFusion(nn.Module):
     """The absolute difference of the dates, at every level (Daudt et al. 2018, arXiv:1810.08462).
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -78,12 +78,12 @@ class DifferenceFusion(nn.Module):
 
 @register_fusion(name="concatenation")
 class ConcatenationFusion(nn.Module):
-    """Both dates side by side in the channels, projected to those of one.
+    """Concatenate both dates along the channels and project to the channels of one.
 
-    RSM-CD does so (Zhao et al. 2024, arXiv:2404.02668).
+    As in RSM-CD (Zhao et al. 2024, arXiv:2404.02668).
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
@@ -98,7 +98,7 @@ class ConcatenationFusion(nn.Module):
 
 
 class ScanFusionLevel(nn.Module):
-    """One block for each arrangement of two maps, and a projection of what all of them give.
+    """One block for each arrangement of two maps, and a projection of their outputs.
 
     Args:
         dim_in, dim: Channels of the maps and of the result.
@@ -129,10 +129,10 @@ class ScanFusion(nn.Module):
     """Scans over both dates at once, at every level (ChangeMamba, arXiv:2404.03425).
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         dim: Channels of every level of the result.
         arrangements: Some of `vimamba.layers.ARRANGEMENTS`, each once.
-        **block: `scan_order`, `d_state`, `expand` and further arguments of `SS2D`, `mlp_ratio`
+        **block: `scan_order`, `d_state`, `expand` and other arguments of `SS2D`, `mlp_ratio`
             and `drop_path` of `VSSBlock`.
     """
 

@@ -1,4 +1,4 @@
-"""ChangeMamba's way down a pyramid (Chen et al. 2024, arXiv:2404.03425).
+"""ChangeMamba's top-down decoder (Chen et al. 2024, arXiv:2404.03425).
 
 From the coarsest level to the finest: resize, add the next level, convolve in a residual block.
 """
@@ -16,12 +16,12 @@ from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 @register_head(name="top_down")
 class TopDownHead(nn.Module):
-    """Add the levels up from coarse to fine, with a residual block after each addition.
+    """Sum the levels from coarse to fine, with a residual block after each addition.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse.
+        channels, strides: Channels and strides of the pyramid, fine to coarse.
         num_classes: Output channels.
-        width: Channels inside the head; levels of other channels are projected.
+        width: Channels inside the head; levels with other channels are projected.
     """
 
     finest_stride: ClassVar[int] = 4

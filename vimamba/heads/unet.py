@@ -1,7 +1,7 @@
 """U-Net's decoder (Ronneberger et al. 2015, arXiv:1505.04597) and that of Attention U-Net.
 
-From the coarsest level upwards: double the map, put the skip beside it, convolve twice. Below the
-finest skip it goes on without skips until it reaches the image's own resolution.
+From the coarsest level up: upsample by 2, concatenate the skip, convolve twice. Beyond the finest
+skip it continues without skips up to the image's own resolution.
 """
 
 import math
@@ -18,7 +18,7 @@ from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 
 class AttentionGate(nn.Module):
-    """Weigh the cells of a skip by what the coarser map asks for (Oktay et al. 2018).
+    """Weight the cells of a skip by attention from the coarser map (Oktay et al. 2018).
 
     Additive attention, arXiv:1804.03999, figure 2.
 
@@ -34,12 +34,12 @@ class AttentionGate(nn.Module):
         self.weight = ConvNorm(inner, 1, act_layer=nn.Sigmoid)
 
     def forward(self, skip: Tensor, gate: Tensor) -> Tensor:
-        """(N, C, H, W) and the doubled map (N, C_g, H, W) to (N, C, H, W)."""
+        """(N, C, H, W) and the upsampled map (N, C_g, H, W) to (N, C, H, W)."""
         return skip * self.weight(F.relu(self.skip(skip) + self.gate(gate)))
 
 
 class UpBlock(nn.Module):
-    """Double the map, put the skip beside it if there is one, convolve twice."""
+    """Upsample by 2, concatenate the skip if there is one, convolve twice."""
 
     def __init__(self, dim_in: int, dim_skip: int, dim: int, *, attention: bool) -> None:
         super().__init__()
@@ -58,13 +58,13 @@ class UpBlock(nn.Module):
 
 @register_head(name="unet")
 class UNetHead(nn.Module):
-    """A U-Net's way up, to the image's own resolution.
+    """A U-Net decoder up to the image's own resolution.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse.
+        channels, strides: Channels and strides of the pyramid, fine to coarse.
         num_classes: Output channels.
         width: Channels at the coarsest skip; each step halves them.
-        attention: Weigh the skips by an attention gate.
+        attention: Weight the skips by an attention gate.
     """
 
     finest_stride: ClassVar[int] = 2
@@ -99,7 +99,7 @@ class UNetHead(nn.Module):
 
 @register_head(name="attention_unet")
 class AttentionUNetHead(UNetHead):
-    """Attention U-Net's way up: `UNetHead` whose skips are weighed by attention gates."""
+    """Attention U-Net's decoder: `UNetHead` with attention gates on the skips."""
 
     def __init__(self, channels: list[int], strides: list[int], num_classes: int) -> None:
         super().__init__(channels, strides, num_classes, attention=True)

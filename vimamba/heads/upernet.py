@@ -1,7 +1,7 @@
 """UPerNet's semantic head (Xiao et al. 2018, arXiv:1807.10221), as mmseg's `UPerHead`.
 
 The coarsest level is pooled to a few grids (PSPNet, arXiv:1612.01105); a feature pyramid carries it
-down to the finest level, where all levels are put together.
+down to the finest level, where all levels are concatenated.
 """
 
 from typing import ClassVar
@@ -16,7 +16,7 @@ from vimamba.layers import resize
 
 
 class PyramidPooling(nn.Module):
-    """Put what a map holds at several coarse grids beside it.
+    """Concatenate a map with versions of it pooled to several coarse grids.
 
     Args:
         dim_in, dim: Channels in and out.
@@ -39,14 +39,14 @@ class PyramidPooling(nn.Module):
 
 @register_head(name="upernet")
 class UPerNetHead(nn.Module):
-    """Pyramid pooling, top-down merge, and all levels together at the finest.
+    """Pyramid pooling, top-down merge, and concatenation of all levels at the finest.
 
     Args:
-        channels, strides: Of the pyramid, fine to coarse.
+        channels, strides: Channels and strides of the pyramid, fine to coarse.
         num_classes: Output channels.
         width: Channels inside the head.
         pool_scales: Sides of the pooled grids, cells.
-        drop_rate: Of whole channels before the classifier.
+        drop_rate: Rate of channel dropout before the classifier.
     """
 
     finest_stride: ClassVar[int] = 4

@@ -1,7 +1,7 @@
 """A U-shaped decoder of VSS blocks: that of Swin-UMamba-D (Liu et al. 2024, arXiv:2402.03302).
 
-From the coarsest level upwards: expand every cell to four, put the skip beside it, project, mix
-with the blocks of VMamba's first generation.
+From the coarsest level up: expand every cell to four, concatenate the skip, project, mix with the
+blocks of VMamba's first generation.
 """
 
 from collections.abc import Sequence
@@ -51,15 +51,15 @@ class VSSUpBlock(nn.Module):
 
 @register_head(name="vss_unet")
 class VSSHead(nn.Module):
-    """A way up of VSS blocks, to the image's own resolution.
+    """A decoder of VSS blocks up to the image's own resolution.
 
     Args:
         channels, strides: Of the pyramid, fine to coarse; neighboring strides differ by two.
         num_classes: Output channels.
         depth: Blocks per level.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        drop_path_rate: Of the last block; the others' grow linearly toward it.
+            sum; or a list of them, which the blocks take in turn.
+        drop_path_rate: Drop rate of the last block; earlier rates grow linearly to it.
         deep_supervision: Also classify the levels below the finest.
     """
 
@@ -98,7 +98,7 @@ class VSSHead(nn.Module):
         self.aux_classifiers = nn.ModuleList(nn.Conv2d(c, num_classes, 1) for c in coarse)
 
     def forward_all(self, features: list[Tensor]) -> list[Tensor]:
-        """Logits of `forward`; with `deep_supervision` then of every level, fine to coarse."""
+        """Logits of `forward`; with `deep_supervision` also of every level, fine to coarse."""
         x, *skips = (f.permute(0, 2, 3, 1) for f in reversed(features))
         levels = []
         for block, skip in zip(self.blocks, skips, strict=True):

@@ -1,4 +1,4 @@
-"""What a tool needs beyond a timm model's name; one module per tool, imported by its own name.
+"""Adapters for tools that need more than a timm model's name; one module per tool.
 
-docs/integrations.md and docs/nnunet.md show these, and the tools that need nothing.
+docs/integrations.md and docs/nnunet.md show these, and the tools that need no adapter.
 """

@@ -13,15 +13,15 @@ _STRIDES = (4, 8, 16, 32)
 
 
 class TimmEncoder(nn.Module):
-    """A timm model below a convolution that gives the map of half the image's size.
+    """A timm model with an additional convolution for the map of stride 2.
 
     Args:
         model: timm name of a model with maps of strides 4, 8, 16 and 32.
         stem_channels: Channels of the map of stride 2.
         spatial_dims: 2.
-        in_channels: Of the image.
+        in_channels: Channels of the image.
         pretrained: Load the model's published weights.
-        **kwargs: Further arguments of `timm.create_model`.
+        **kwargs: Additional arguments of `timm.create_model`.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TimmEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if spatial_dims != 2:
-            raise ValueError(f"spatial_dims={spatial_dims} must be 2: {model} is a model of images")
+            raise ValueError(f"spatial_dims={spatial_dims} must be 2: {model} is for images")
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, stem_channels, 3, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(stem_channels),
@@ -48,13 +48,14 @@ class TimmEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, C, H, W), sides multiples of 32, to five maps of strides 2, 4, 8, 16 and 32."""
-        # elsewhere these maps are rounded up, and FlexibleUNet's decoder expects them rounded down
+        # for other sizes these maps are rounded up, but FlexibleUNet's decoder expects them rounded
+        # down
         x = expect_whole_cells(x, 32)
         return [self.stem(x)] + self.body(x)  # noqa: RUF005  scripts know no other form
 
 
 def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> str:
-    """Make a timm model known to `FlexibleUNet`.
+    """Register a timm model with `FlexibleUNet`.
 
     Args:
         model: timm name, or address, of a model with maps of strides 4, 8, 16 and 32.
@@ -62,7 +63,7 @@ def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> 
         **kwargs: Arguments of `timm.create_model`.
 
     Returns:
-        The name for `FlexibleUNet(backbone=...)`: that of the model.
+        The name for `FlexibleUNet(backbone=...)`, which is the model's name.
 
     Raises:
         ValueError: The model has other strides.
@@ -72,7 +73,7 @@ def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> 
     if tuple(info.reduction()) != _STRIDES:
         raise ValueError(
             f"model={model!r} has maps of strides {info.reduction()}, not {list(_STRIDES)}; "
-            "a Vim gets these with pyramid=(…), four of its blocks"
+            "a Vim needs pyramid=(…), four of its blocks"
         )
     parameters = {
         "model": model,
@@ -85,7 +86,7 @@ def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> 
     channels = (stem_channels, *info.channels())
 
     class Encoder(TimmEncoder, BaseEncoder):
-        """What the registry asks a class for, of this model."""
+        """The class methods that the registry calls, for this model."""
 
         @classmethod
         def get_encoder_names(cls) -> list[str]:

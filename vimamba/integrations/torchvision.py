@@ -10,12 +10,12 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 
 
 class FPNBackbone(nn.Module):
-    """A timm model under a feature pyramid network, for `FasterRCNN` and its kin.
+    """A timm model with a feature pyramid network, for `FasterRCNN` and similar detectors.
 
     Args:
         model: timm name or address.
         out_channels: Channels of every level.
-        extra_blocks: Makes further, coarser levels; one, by pooling, if None. torchvision's
+        extra_blocks: Module for additional, coarser levels; one, by pooling, if None. torchvision's
             anchors fit four levels of the model and this one.
         **kwargs: Arguments of `timm.create_model`.
     """

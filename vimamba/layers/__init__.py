@@ -1,8 +1,8 @@
 """Mixers and blocks that two or more families share.
 
 There are two kinds of mixers. A map mixer (SS2D, SSD2D) takes tokens on a grid, (N, *grid, C), and
-finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths over them, which a
-backbone with a class token or registers gives it.
+finds its own paths. A token mixer (MambaMixer) takes tokens (N, L, C) and paths over them, as
+needed by a backbone with a class token or registers.
 """
 
 from vimamba.layers.cells import crop, pad_to_cells

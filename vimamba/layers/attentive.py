@@ -1,4 +1,4 @@
-"""Attention to cells near and far, whose weights average the states of a scan, too.
+"""Attention to near and far cells, whose weights also average the states of a scan.
 
 A2Mamba's mixer (Lou et al. 2025, arXiv:2507.16624).
 Sizes: N batch, H and W map, L = H * W, C channels, h heads of d channels, w side of a window, K
@@ -20,14 +20,13 @@ from vimamba.scan_orders import num_paths
 
 
 class StateAverage(ProjectedScan):
-    """A scan, whose states are averaged as a layer attends before they are read.
+    """A scan whose states are averaged by attention weights before they are read.
 
     Args:
         dim: C.
         heads: h.
-        scan_order: Of the scan. Of an order with several paths the states of each are averaged
-            and read, and the results added up.
-        device, dtype: Of the parameters.
+        scan_order: Order of the scan. With several paths, the states of each are averaged and read,
+        and the results are summed. device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, heads: int, *, scan_order: str, **dd: Any) -> None:
@@ -49,11 +48,11 @@ class StateAverage(ProjectedScan):
         """(N, C, H, W) to (N, C, H, W).
 
         Args:
-            x: What is scanned.
+            x: Input of the scan.
             q: Unused.
             k: Unused.
-            near: Weights of the first half of the heads, and the rows that they are of.
-            far: Those of the second half.
+            near: Attention weights of the first half of the heads, and their rows.
+            far: The same for the second half.
         """
         height, width = x.shape[2], x.shape[3]
         x = self.act(self.conv(x)).permute(0, 2, 3, 1)
@@ -78,13 +77,12 @@ class StateAverage(ProjectedScan):
 
 
 class GlobalAverage(nn.Module):
-    """Attention of all cells to all.
+    """Global attention.
 
     Args:
         heads: h.
-        size: Height and width of the map that the biases are learned for; those of others are
-            resampled, bicubic, as a picture of L x L.
-        device, dtype: Of the parameters.
+        size: Height and width of the map for which the biases are learned; for other sizes they are
+        resampled bicubically as an L x L image. device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, heads: int, size: tuple[int, int], **dd: Any) -> None:
@@ -94,7 +92,7 @@ class GlobalAverage(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start without a preference."""
+        """Initialize the biases to zero."""
         nn.init.zeros_(self.bias)
 
     def forward(
@@ -108,7 +106,7 @@ class GlobalAverage(nn.Module):
         """(N, C, H, W) to (N, C, H, W).
 
         Args:
-            x: What is averaged.
+            x: Map to average.
             q: (N, h, H, W, d).
             k: The same.
             near: Unused.
@@ -123,21 +121,21 @@ class GlobalAverage(nn.Module):
 
 
 def resample_biases(bias: Tensor, old: int, new: int) -> Tensor:
-    """Biases (h, L, L) of as many cells as `old` for `new` ones."""
+    """Resample biases (h, L, L) from `old` to `new` cells."""
     picture = bias.flatten(1).T.unsqueeze(0)
     found = resample_tokens(picture, (old, old), (new, new), antialias=False)
     return found.squeeze(0).T.unflatten(1, (new, new))
 
 
 class AttentiveMixer(nn.Module):
-    """Attention to what is near and to what is far, then an average of all that is kept.
+    """Attention to near and far cells, then an average of states or of the whole map.
 
     Args:
         dim: C.
         heads: h, even.
         window: w, odd.
-        average: From the attention's output, queries, keys and weights to a map.
-        device, dtype: Of the parameters.
+        average: Module from the attention's output, queries, keys and weights to a map.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, heads: int, window: int, average: nn.Module, **dd: Any) -> None:
@@ -161,7 +159,7 @@ class AttentiveMixer(nn.Module):
         nn.init.zeros_(self.bias)
 
     def reset_parameters(self) -> None:
-        """Start without a preference for distances; the layers start themselves."""
+        """Initialize the distance biases to zero; other layers initialize themselves."""
         nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -179,7 +177,7 @@ class AttentiveMixer(nn.Module):
         (q1, q2), (k1, k2), (v1, v2) = q.chunk(2, dim=1), k.chunk(2, dim=1), v.chunk(2, dim=1)
         near, far = self.near(q1, k1, self.bias), self.far(q2, k2, self.bias)
         v1 = near[0] @ neighbor_rows(v1, near[1])
-        # those far apart read what those nearby have gathered
+        # far attention reads the output of near attention
         v2 = far[0] @ neighbor_rows(v1 + v2, far[1])
         y = torch.cat([v1, v2], dim=1).permute(0, 1, 4, 2, 3).flatten(1, 2)
         y = self.average(y, q, k, near, far)

@@ -1,6 +1,6 @@
-"""Images of any size for networks that need whole cells: padding before, cropping after.
+"""Padding to whole cells and cropping, for networks that need multiples of a stride.
 
-Zeros fill the image up at the end of each axis, right and below, so cells lie on pixels exactly.
+Zeros are added at the end of each axis, right and below, so that cells stay aligned with pixels.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from vimamba.layers.tracing import decide_when_run
 
 @decide_when_run
 def pad_to_cells(x: Tensor, cell: list[int], fewest: int) -> Tensor:
-    """Zeros at the end of each axis of a grid (N, C, *grid), to whole cells of so many pixels.
+    """Pad a grid (N, C, *grid) with zeros at the end of each axis to multiples of `cell`.
 
     Args:
         x: An image, a volume or a sequence: a grid of one to three axes.
         cell: Pixels per cell, for each axis.
-        fewest: Cells per side, at least.
+        fewest: Minimum cells per side.
     """
     padding: list[int] = []
     for side, pixels in zip(x.shape[2:], cell):  # noqa: B905  TorchScript knows no `strict`
@@ -28,18 +28,17 @@ def pad_to_cells(x: Tensor, cell: list[int], fewest: int) -> Tensor:
 
 
 def crop(x: Tensor, size: Sequence[int], padded: Sequence[int]) -> Tensor:
-    """Leave the padding's share out of what a network made of a padded grid.
+    """Crop the padding from a network's output for a padded grid.
 
     Args:
-        x: (N, C, *grid), finer, coarser or as fine as the input; a cell that is padded in part is
-            kept.
-        size: Pixels of the input along each axis, before it was padded.
-        padded: Those after.
+        x: (N, C, *grid), at any resolution; a partly padded cell is kept.
+        size: Pixels of the input along each axis, before padding.
+        padded: The same after padding.
     """
     for axis, (wanted, whole) in enumerate(zip(size, padded, strict=True), start=2):
         kept = -(-wanted * x.shape[axis] // whole)
         if torch.compiler.is_exporting():
-            # a view would be exported either for whole cells only or for no whole cells
+            # a view would be exported either only for whole cells or only for partial ones
             cells = torch.arange(kept, dtype=torch.int64, device=x.device)
             x = x.index_select(axis, cells)
         else:

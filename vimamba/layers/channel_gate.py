@@ -1,7 +1,7 @@
-"""Gates on channels that read the mean token: what EfficientVMamba and LocalMamba call BiAttn.
+"""Channel gates computed from the mean token, called BiAttn in EfficientVMamba and LocalMamba.
 
-LocalMamba (Huang et al. 2024, arXiv:2403.09338, section 3.4) draws a gate on channels and one on
-tokens; the official code of both networks has the first only.
+LocalMamba (Huang et al. 2024, arXiv:2403.09338, section 3.4) shows a gate on channels and one on
+tokens; the official code of both networks only has the first.
 
 Sizes: L tokens, C channels.
 """
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 
 class ChannelGate(nn.Module):
-    """Scale every channel by a gate that the mean of the normed tokens opens.
+    """Scale every channel by a gate computed from the mean of the normalized tokens.
 
     Args:
         dim: C.
-        reduction: C over the channels between the two layers.
-        device, dtype: Of the parameters.
+        reduction: C divided by the channels between the two layers.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, reduction: int = 8, **dd: Any) -> None:
@@ -35,7 +35,7 @@ class ChannelGate(nn.Module):
 
 
 def channel_gate_rules(theirs: str, ours: str) -> dict[str, str]:
-    """Rules for one gate as both official codes name it.
+    """Rules for one gate, named as in both official codes.
 
     Args:
         theirs: Pattern of everything before a parameter's name.

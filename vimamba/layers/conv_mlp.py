@@ -1,4 +1,4 @@
-"""An MLP whose hidden tokens take in their neighbors, as of PVTv2 (Wang et al. 2022).
+"""An MLP with a depthwise convolution in between, as in PVTv2 (Wang et al. 2022).
 
 Source: arXiv:2106.13797. Sizes: N batch, H and W grid, C channels.
 """
@@ -11,13 +11,13 @@ from vimamba.layers.mlla import DepthwiseConv
 
 
 class ConvMlp(nn.Module):
-    """Two linear layers, and between them a 3x3 convolution of every hidden channel by itself.
+    """Two linear layers with a depthwise 3x3 convolution between them.
 
     Args:
         dim: C.
         hidden: Channels between the linear layers.
-        residual: Add the convolution to what it reads.
-        device, dtype: Of the parameters.
+        residual: Add the convolution's input to its output.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, hidden: int, *, residual: bool = False, **dd: Any) -> None:

@@ -1,4 +1,4 @@
-"""Convolutions around the mixers of pyramids whose maps have their channels first.
+"""Convolutional parts of pyramids with channels-first maps.
 
 DAMamba (arXiv:2502.12627) and A2Mamba (arXiv:2507.16624) share stem, downsampling and MLP.
 Sizes: N batch, H and W image or map, C channels.
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions, each with a norm: a quarter of the image's side."""
+    """Four 3x3 convolutions, each with a norm, with a total stride of 4."""
 
     def __init__(self, in_chans: int, dim: int, *, bias: bool = True, **dd: Any) -> None:
         layers: list[nn.Module] = []
@@ -35,7 +35,7 @@ class ConvDownsample(nn.Sequential):
 
 
 class MapMlp(nn.Module):
-    """An MLP with a depthwise convolution that is added to what it reads."""
+    """An MLP with a residual depthwise convolution."""
 
     def __init__(self, dim: int, hidden: int, **dd: Any) -> None:
         super().__init__()

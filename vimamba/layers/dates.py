@@ -1,10 +1,10 @@
-"""Maps of two dates as one map, for scans that walk over both (Chen et al. 2024, arXiv:2404.03425).
+"""Joins maps of two dates into one, for scans over both (Chen et al. 2024, arXiv:2404.03425).
 
 ChangeMamba arranges them in three ways, whatever the scan order and the mixer are:
 
-    parallel     side by side in the channels: a step reads one place at both dates
-    interleaved  columns by turns: the second date of a place follows the first along its row
-    sequential   one after the other along the width: a row of the first date, then of the second
+    parallel     concatenated in the channels: a step reads one position at both dates
+    interleaved  alternating columns: the second date of a position follows the first along its row
+    sequential   concatenated along the width: a row of the first date, then of the second
 
 Sizes: N batch, C channels, H and W map.
 """
@@ -28,11 +28,11 @@ def join_dates(before: Tensor, after: Tensor, arrangement: str) -> Tensor:
 
 
 def part_dates(x: Tensor, arrangement: str) -> list[Tensor]:
-    """What a mixer made of joined maps, on the grid (H, W) again.
+    """Split a mixer's output for joined maps back to the grid (H, W).
 
     Args:
         x: (N, C, H, W) if "parallel", else (N, C, H, 2 W).
-        arrangement: The same as of `join_dates`.
+        arrangement: The same as in `join_dates`.
 
     Returns:
         One map (N, C, H, W) if "parallel", else two, the first date's before the second's.
@@ -51,7 +51,7 @@ def part_dates(x: Tensor, arrangement: str) -> list[Tensor]:
 
 
 def check_arrangement(arrangement: str) -> None:
-    """Refuse what is none of the three.
+    """Fail on an unknown arrangement.
 
     Raises:
         ValueError: It is unknown.

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 def drop_path_rates(last: float, depths: Sequence[int]) -> list[list[float]]:
     """Rates that rise linearly from 0 in the first block to `last` in the last, by stage.
 
-    In Python's own numbers: timm's function reads tensors, which fake ones have no values for.
+    Computed with Python floats: timm's function reads tensors, which fails with fake tensors.
 
     Args:
-        last: Of the last block.
+        last: Rate of the last block.
         depths: Blocks of each stage.
     """
     total = sum(depths)

@@ -1,4 +1,4 @@
-"""Whether a module, when called, does more than its own `forward`."""
+"""Detects hooks on a module."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether somebody looks at or changes what goes in and out of a module."""
+    """Whether a module has hooks, so that calling it does more than its `forward`."""
     return (
         "forward" in vars(module)
         or any(getattr(module, hooks) for hooks in _HOOKS)

@@ -1,8 +1,8 @@
-"""The Mamba mixer along K paths: what Vim and its descendants put between two norms.
+"""The Mamba mixer along K paths, used in the blocks of Vim and its descendants.
 
 Mamba (arXiv:2312.00752, figure 3) reads one sequence with a causal convolution and a selective
 scan. Vim (arXiv:2401.09417, algorithm 1) reads the same tokens along two paths, each with its own
-convolution and its own scan parameters, and averages. Here K paths do that, whatever they are.
+convolution and scan parameters, and averages the results. Here there are K arbitrary paths.
 
 Sizes: N batch, L tokens, C channels, D = expand * C, K paths of T steps, S states, W taps.
 """
@@ -31,7 +31,7 @@ class MambaMixer(nn.Module):
         d_conv: W.
         dt_rank: Rank of the step-size projection; C / 16 rounded up if None.
         average_paths: Divide the sum over the paths by K.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class MambaMixer(nn.Module):
 
         Args:
             x: All tokens; a class token is one of them.
-            paths: (K, T), or (N, K, T) with paths of its own for every image, over all L tokens:
+            paths: (K, T), or (N, K, T) with separate paths for every image, over all L tokens:
                 `insert_class_token` adds a class token to paths over a grid.
         """
         if not torch.jit.is_scripting():
@@ -87,7 +87,7 @@ class MambaMixer(nn.Module):
         return y / self.num_paths if self.average_paths else y
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the scan needs of each path's tokens (N, K, L, D): dt, B and C, (N, K, L, ...)."""
+        """Scan inputs dt, B and C, (N, K, L, ...), from each path's tokens (N, K, L, D)."""
         projected = []
         for k, x_proj in enumerate(self.x_proj):
             projected.append(x_proj(u[:, k]))
@@ -122,7 +122,7 @@ class VimBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, L, C), unless the path is dropped."""
+        """The block's residual update of the tokens (N, L, C), with drop path."""
         return self.mixer(self.norm(x), paths)
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
@@ -133,12 +133,12 @@ class VimBlock(nn.Module):
 def make_vim_block(
     dim: int, _number: int, drop_path: float, num_paths: int, dd: dict[str, Any], **mixer: Any
 ) -> VimBlock:
-    """One of a stack of blocks that differ in their paths and rates only."""
+    """One of a stack of blocks that differ only in their paths and drop rates."""
     return VimBlock(dim, drop_path=drop_path, dd=dd, num_paths=num_paths, **mixer)
 
 
 def init_vim_blocks_(blocks: nn.ModuleList) -> None:
-    """As Vim: only the first path gets the step sizes of Mamba, deep stacks small outputs."""
+    """As in Vim: only the first path gets Mamba's step sizes; outputs shrink with depth."""
     for block in blocks:
         mixer: MambaMixer = block.mixer  # type: ignore[assignment]
         with torch.no_grad():
@@ -148,19 +148,19 @@ def init_vim_blocks_(blocks: nn.ModuleList) -> None:
 
 
 def mamba_rules(theirs: str, ours: str, suffixes: Sequence[str]) -> dict[str, str]:
-    """Rules that rename the parameters of one mixer, as the networks after Vim name them.
+    """Rules that rename the parameters of one mixer from the names used since Vim.
 
-    What belongs to path k and is part of one parameter of ours ends in "@k" then, and
-    `join_branches` puts it together.
+    A tensor of path k that is a part of one of our parameters gets the ending "@k"; `join_branches`
+    then joins the parts.
 
     Args:
         theirs: Pattern of everything before a parameter's name.
         ours: Its replacement.
-        suffixes: What the names of each path's parameters end in, e.g. ("", "_b").
+        suffixes: Suffixes of each path's parameter names, e.g. ("", "_b").
     """
     rules = {f"{theirs}(?P<leaf>(?:in_proj|out_proj)\\..*)": f"{ours}\\g<leaf>"}
     for k, suffix in enumerate(suffixes):
-        # a letter stands in the middle of A's name, a number at its end
+        # in A's name, a letter suffix is in the middle, a number suffix at the end
         decay = f"A_log{suffix}" if suffix.strip("_").isdigit() else f"A{suffix}_log"
         names = {
             rf"x_proj{suffix}\.weight": f"x_proj.{k}.weight",
@@ -176,7 +176,7 @@ def mamba_rules(theirs: str, ours: str, suffixes: Sequence[str]) -> dict[str, st
 
 
 def join_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put together what `mamba_rules` marked as one path's part of a parameter.
+    """Join the parts of parameters that `mamba_rules` marked by path.
 
     Raises:
         CheckpointError: A path's part is missing.
@@ -192,7 +192,7 @@ def join_branches(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     count = max((max(part) + 1 for part in parts.values()), default=0)
     for name, part in parts.items():
         if len(part) < count:
-            raise CheckpointError(f"{name!r} is there for {len(part)} of {count} paths only")
+            raise CheckpointError(f"{name!r} exists for only {len(part)} of {count} paths")
         join = torch.cat if ".conv." in name else torch.stack
         state[name] = join([part[k] for k in range(count)])
     return state

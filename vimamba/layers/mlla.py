@@ -1,4 +1,4 @@
-"""Stem, downsampling, block and linear attention of MLLA, which VSSD and Spatial-Mamba kept.
+"""Stem, downsampling, block and linear attention of MLLA, also used by VSSD and Spatial-Mamba.
 
 MLLA (Han et al. 2024, arXiv:2405.16605). Sizes: N batch, H and W image or grid, C channels, L
 tokens, S features of queries and keys, P of values. Maps are channels-last.
@@ -14,7 +14,7 @@ from vimamba.timm_layers import ConvNormAct, Mlp
 
 
 class ResidualStem(nn.Module):
-    """Five convolutions with batch norms, two of them strided, two around a shortcut."""
+    """Five convolutions with batch norms, two of them strided, two in a residual branch."""
 
     def __init__(self, in_chans: int, dim: int, **dd: Any) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class BottleneckDownsample(nn.Module):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """A 3x3 convolution of every channel by itself, of channels-last maps."""
+    """A depthwise 3x3 convolution of channels-last maps."""
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__(dim, dim, 3, padding=1, groups=dim, **dd)
@@ -65,14 +65,14 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class PositionedBlock(nn.Module):
-    """Pre-norm residual block, a mixer and an MLP, each after a convolution for the position.
+    """Pre-norm residual block: a mixer and an MLP, each after a position-encoding convolution.
 
     Args:
         dim: C.
-        mixer: From (N, H, W, C) to the same shape.
-        mlp_ratio: Hidden channels of the MLP over C.
+        mixer: Module from (N, H, W, C) to the same shape.
+        mlp_ratio: Hidden channels of the MLP divided by C.
         drop_path: Rate of stochastic depth.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class PositionedBlock(nn.Module):
 def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention without a softmax, divided by the number of tokens: q (k^T v) / L.
 
-    In half precision a mean fits where the sum over many tokens does not.
+    In half precision a mean is representable where the sum over many tokens is not.
 
     Args:
         q: (..., M, S).
@@ -113,13 +113,13 @@ def mean_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _downsample(match: re.Match[str]) -> str:
-    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    """The official code downsamples at the end of a stage, ours at the start of the next."""
     layer = "norm" if match[3] == "norm" else ("expand", "depthwise", "project")[int(match[2])]
     return f"stages.{int(match[1]) + 1}.downsample.{layer}.{match[4]}"
 
 
 def positioned_rules() -> dict[str, Any]:
-    """Rules for all but the mixers, as MLLA's files name it, which the networks after it kept."""
+    """Rules for everything except the mixers, for MLLA's names, which later networks kept."""
     block = r"layers\.(\d+)\.blocks\.(\d+)\."
     return {
         r"patch_embed\.(conv\d(?:\.\d)?)\.conv\.(.*)": r"stem.\1.conv.\2",

@@ -1,4 +1,4 @@
-"""timm's classifier with layers between the pooling and the linear one.
+"""timm's classifier with layers between the pooling and the linear layer.
 
 Sizes: N batch, C channels.
 """
@@ -12,13 +12,13 @@ from vimamba.timm_layers import ClassifierHead
 
 
 class NeckedHead(ClassifierHead):
-    """timm's classifier with a neck that reads the pooled features; of a map there is none.
+    """timm's classifier with a neck on the pooled features; unpooled maps skip it.
 
     Args:
         in_features, num_classes, pool_type, drop_rate: As in timm.
-        neck: From C to what makes (N, C) of (N, C).
+        neck: Function from C to a module from (N, C) to (N, C).
         input_fmt: Layout of the maps, "NHWC" or "NCHW".
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class NeckedHead(ClassifierHead):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        """Replace the last linear layer, and the neck where it is of other features."""
+        """Replace the last linear layer, and the neck if its number of features differs."""
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         before = self.global_pool.is_identity(), self.num_features
         super().reset(num_classes, pool_type, reset_other, in_features, **dd)

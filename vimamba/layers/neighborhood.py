@@ -1,7 +1,7 @@
-"""Attention of every cell of a map to the cells around it, or to as many spread over the map.
+"""Attention of every cell to the cells around it, or to as many spread over the map.
 
-Neighborhood attention (Hassani et al. 2022, arXiv:2204.07143), dilated (arXiv:2209.15001), in
-products of a row of queries with the rows of their neighbors; it needs no kernels of its own.
+Neighborhood attention (Hassani et al. 2022, arXiv:2204.07143), dilated (arXiv:2209.15001), computed
+as products of a row of queries with the rows of their neighbors, without special kernels.
 Sizes: N batch, H and W map, h heads of d channels, w side of a window.
 """
 
@@ -12,27 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-# a symbolic trace keeps these calls: it has no numbers for the sizes
+# a symbolic trace keeps these calls, since it has no numbers for the sizes
 @torch.fx.wrap
 def find_neighbors(
     x: Tensor, axis: int, window: int, dilated: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `window` nearest cells of every cell along one axis of n cells, itself among them.
+    """The `window` nearest cells of every cell along one axis of n cells, including itself.
 
     Args:
-        x: Has the map's sides.
-        axis: Of `x`.
+        x: A tensor with the map's size.
+        axis: Axis of `x`.
         window: w.
-        dilated: Neighbors are so far apart that they reach over the whole axis, but w at most.
+        dilated: Spread the neighbors over the whole axis, at most w of them.
 
     Returns:
         Indices of the neighbors (n, w); their distances in steps, plus w - 1, (n, w); the same
-        distances between all cells (n, n). What is no neighbor has 2 w - 1.
+        distances between all cells (n, n), with 2 w - 1 for cells that are not neighbors.
     """
     cells = torch.arange(x.shape[axis], dtype=torch.int64, device=x.device)
     length = cells[-1:] + 1
     step = (length // window).clamp(1, window) if dilated else torch.ones_like(length)
-    # every so many cells are a class, in which neighbors are adjacent
+    # cells with the same index modulo the dilation form a class, in which neighbors are adjacent
     place, start = cells // step, cells % step
     count = (length - start + step - 1) // step
     first = torch.minimum(place - window // 2, count - window).clamp(min=0)
@@ -49,10 +49,10 @@ def find_neighbors(
 def turn_by_cell(q: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines and sines (H, W, d) of a rotary embedding for q (N, h, H, W, d).
 
-    Rows turn the first half of the channels, columns the second.
+    Row positions rotate the first half of the channels, column positions the second.
     """
     height, width, quarter = q.shape[2], q.shape[3], q.shape[4] // 4
-    # the angles are of float32 in any precision, as in the official files
+    # the angles are computed in float32 at any precision, as in the official files
     step = torch.linspace(0, 1, quarter, dtype=torch.float32, device=q.device)
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     angle = (1.0 / 10000.0**step).repeat_interleave(2).to(dtype)
@@ -64,13 +64,13 @@ def turn_by_cell(q: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn neighboring pairs of channels of (N, h, H, W, d)."""
+    """Rotate adjacent pairs of channels of (N, h, H, W, d)."""
     turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
     return (x * cos + turned * sin).type_as(x)
 
 
 def neighbor_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Of x (N, h, H, W, d) the rows (H, w) that each row has to do with: (N, h, H, w * W, d)."""
+    """Gather from x (N, h, H, W, d) the neighbor rows (H, w) of each row: (N, h, H, w * W, d)."""
     found = x.index_select(2, rows.flatten())
     return found.unflatten(2, (-1, rows.shape[1])).flatten(3, 4)
 
@@ -88,17 +88,17 @@ class NeighborWeights(nn.Module):
         self.window, self.dilated = window, dilated
 
     def forward(self, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (N, h, H, W, w * W) and the rows (H, w) that they are of.
+        """Weights (N, h, H, W, w * W) and their rows (H, w).
 
         Args:
             q: (N, h, H, W, d).
             k: The same.
-            table: (h, 2 w - 1, 2 w - 1), what is added by the distance in rows and in columns.
+            table: (h, 2 w - 1, 2 w - 1), biases by the distance in rows and in columns.
         """
         rows, down, _ = find_neighbors(q, 2, self.window, self.dilated)
         _, _, across = find_neighbors(q, 3, self.window, self.dilated)
         table = F.pad(table, (0, 1, 0, 1), value=-math.inf)
-        # by the column of the query and that of the key, then by row and neighbor
+        # indexed by the columns of query and key, then by row and neighbor
         by_column = table.index_select(2, across.flatten())
         bias = by_column.index_select(1, down.flatten())
         bias = bias.unflatten(1, (-1, self.window)).unflatten(3, (-1, across.shape[1]))

@@ -13,16 +13,16 @@ from vimamba.timm_layers import ClassifierHead
 
 
 class ProjectedHead(ClassifierHead):
-    """A 1x1 convolution, norm and activation, then timm's classifier; a map is left as it is.
+    """A 1x1 convolution, norm and activation, then timm's classifier; unpooled maps are unchanged.
 
     Args:
         in_features: C.
         num_classes, pool_type, drop_rate: As in timm.
-        hidden: Channels that are pooled.
-        act: Makes the activation before the pooling.
+        hidden: Channels to pool.
+        act: Constructor of the activation before the pooling.
         bias: Give the convolution a bias.
         input_fmt: Layout of the maps, "NHWC" or "NCHW".
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ProjectedHead(ClassifierHead):
         input_fmt: str,
         **dd: Any,
     ) -> None:
-        # what is pooled has its channels first
+        # the pooling is channels-first
         super().__init__(hidden, num_classes, pool_type, drop_rate, **dd)
         self.hidden, self.bias, self.act = hidden, bias, act()
         self.channels_last = input_fmt == "NHWC"
@@ -61,7 +61,7 @@ class ProjectedHead(ClassifierHead):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        """Replace the last linear layer; without pooling, "", the projection is left out, too."""
+        """Replace the last linear layer; without pooling, "", the projection is removed, too."""
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         pool_type = self.global_pool.pool_type if pool_type is None else pool_type
         in_features = in_features or self.in_features

@@ -1,4 +1,4 @@
-"""Selective scans with one projection to their step sizes, B and C, of sequences and of maps.
+"""Selective scans of sequences and maps with one projection to step sizes, B and C.
 
 Sizes: N batch, L tokens, H and W map, D channels, S states, K paths of T steps.
 """
@@ -14,15 +14,15 @@ from vimamba.scan_orders import num_paths
 
 
 class ProjectedScan(nn.Module):
-    """What mixers hold that scan with one projection to step sizes, B and C of all paths.
+    """A scan with one projection to step sizes, B and C of all paths.
 
     Args:
         dim: D.
         num_paths: K.
         d_state: S.
         dt_rank: Rank of the step-size projection.
-        bias_scale: As of `SelectiveScan`.
-        device, dtype: Of the parameters.
+        bias_scale: As in `SelectiveScan`.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class ProjectedScan(nn.Module):
         self.scan = SelectiveScan(dim, bias_scale=bias_scale, **sizes, **dd)
 
     def reset_parameters(self) -> None:
-        """Start the parameters of the scan; other layers start themselves."""
+        """Initialize the parameters of the scan; other layers initialize themselves."""
         self.x_proj.reset_parameters()
         self.scan.reset_parameters()
 
 
 class MapScan(ProjectedScan):
-    """What mixers hold that scan maps with the channels first, and norm the results.
+    """A scan of channels-first maps, followed by a norm.
 
     Args:
         dim: D.
@@ -56,8 +56,8 @@ class MapScan(ProjectedScan):
             sum.
         d_state: S.
         dt_rank: Rank of the step-size projection.
-        eps: Of the norm.
-        device, dtype: Of the parameters.
+        eps: Epsilon of the norm.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MapScan(ProjectedScan):
 
 
 def init_map_scans_(module: nn.Module) -> None:
-    """Start convolutions and linear layers inside a module alike, but scans as Mamba's."""
+    """Initialize convolutions and linear layers in a module the same way, but scans as in Mamba."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             trunc_normal_(layer.weight, std=0.02)

@@ -1,4 +1,4 @@
-"""Resizing of grids of one to three axes, by linear interpolation or to the nearest cell."""
+"""Resizing of grids of one to three axes, by linear or nearest interpolation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -16,17 +16,17 @@ def resize(
     mode: Literal["linear", "nearest"] = "linear",
     antialias: bool = False,
 ) -> Tensor:
-    """(N, C, *grid) at another size, (N, C, *size); the borders of both grids coincide.
+    """Resize (N, C, *grid) to (N, C, *size) with aligned borders (`align_corners=False`).
 
     Args:
         x: A grid of one to three axes.
         size: Cells along each axis.
         mode: "linear" along each axis, or "nearest".
-        antialias: Average what shrinks, as for images; for "linear" only.
+        antialias: Antialias when shrinking; for "linear" only.
 
     Raises:
-        ValueError: `size` has not as many axes as `x`, there are more than three, or "nearest" is
-            to average.
+        ValueError: `size` does not have as many axes as `x`, there are more than three, or
+            `antialias` is used with "nearest".
     """
     axes = x.ndim - 2
     if axes not in _LINEAR or len(size) != axes:
@@ -41,14 +41,14 @@ def resize(
 
 
 def _average(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize with an average over what shrinks."""
+    """Resize with antialiasing."""
     if x.shape[2:] == tuple(size):
         return x
     if len(size) == 2:
         return F.interpolate(
             x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True
         )
-    # PyTorch averages images only: axis after axis, each as an image of one row
+    # PyTorch antialiases images only: so one axis at a time, each as an image of one row
     for axis, cells in enumerate(size, start=2):
         line = x.movedim(axis, -1)
         shape = (*line.shape[:-1], cells)

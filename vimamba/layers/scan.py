@@ -1,9 +1,9 @@
-"""The operators as modules: the parameters of K scans, how they start, and the call.
+"""The operators as modules: the parameters of K scans, their initialization, and the call.
 
     SelectiveScan       Mamba's (arXiv:2312.00752): a decay for every channel and state
     StateSpaceDuality   Mamba-2's (arXiv:2405.21060): one for every head of channels
 
-A mixer projects its tokens to step sizes, B and C in its own way and gives them to one of these.
+A mixer projects its tokens to step sizes, B and C in its own way and passes them to one of these.
 
 Sizes: N batch, L tokens, K paths of T steps, D channels, S states, R rank of the step size.
 """
@@ -30,8 +30,8 @@ class SelectiveScan(nn.Module):
         num_paths: K.
         d_state: S.
         dt_rank: R.
-        bias_scale: Of the step sizes' bias, 2 for networks whose code adds it twice.
-        device, dtype: Of the parameters.
+        bias_scale: Factor of the step-size bias, 2 for networks whose code adds it twice.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class SelectiveScan(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as Mamba does."""
+        """Initialize as in Mamba."""
         for projection in self.dt_proj:
             init_step_projection_(projection)  # type: ignore[arg-type]
         init_step_bias_(self.dt_bias)
@@ -76,17 +76,17 @@ class SelectiveScan(nn.Module):
         merge: bool = True,
         skip: bool = True,
     ) -> Tensor:
-        """Scan, and add the paths' results up if `merge`.
+        """Scan, and sum the paths' results if `merge`.
 
         Args:
-            u: (N, L, D), or (N, K, L, D) with tokens of its own for every path.
+            u: (N, L, D), or (N, K, L, D) with separate tokens for every path.
             dt: (N, K, L, R).
             B: (N, K, L, S).
             C: (N, K, L, S).
             paths: (K, T) or (N, K, T); None visits all tokens in order.
             gate: (N, L, D); the result is multiplied by its SiLU.
             merge: Return the sum over the paths.
-            skip: Add every token times D to its own result.
+            skip: Add the skip term D * u.
 
         Returns:
             (N, L, D), or (N, K, L, D) without `merge`.
@@ -110,11 +110,11 @@ class SelectiveScan(nn.Module):
         )
 
     def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
-        """Scan with what one projection of the tokens made for all paths.
+        """Scan with the joint projection for all paths.
 
         Args:
             u: (N, L, D).
-            projected: (N, L, K * (R + 2 S)): of every path step size, B and C.
+            projected: (N, L, K * (R + 2 S)): step size, B and C of every path.
             paths: As in `forward`.
             merge: As in `forward`.
 
@@ -127,7 +127,7 @@ class SelectiveScan(nn.Module):
         return self(u, dt, B, C, paths, None, merge)
 
     def states(self, u: Tensor, projected: Tensor, paths: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What is kept of the tokens, of scans with one state a channel, before it is read.
+        """States of scans with one state per channel, before they are read by C.
 
         Args:
             u: As in `mix`.
@@ -135,11 +135,11 @@ class SelectiveScan(nn.Module):
             paths: As in `mix`.
 
         Returns:
-            The states (N, K, L, D), and what they are to be multiplied by, (N, K, L, 1).
+            The states (N, K, L, D), and C, (N, K, L, 1), by which to multiply them.
         """
         projected = projected.unflatten(-1, (self.num_paths, self.dt_rank + 2))
         dt, B, C = projected.transpose(1, 2).split([self.dt_rank, 1, 1], dim=-1)
-        # read by ones, and without the skip, the result of a scan is its state
+        # with C = 1 and no skip, the result of a scan is its state
         return self(u, dt, B, torch.ones_like(B), paths, None, False, False), C
 
 
@@ -150,7 +150,7 @@ class StateSpaceDuality(nn.Module):
         heads: H.
         head_dim: P; H * P = D.
         num_paths: K.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class StateSpaceDuality(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as VMamba's second generation does."""
+        """Initialize as in VMamba's second generation."""
         nn.init.uniform_(self.dt_bias, 0.0, 0.1)
         nn.init.zeros_(self.A_log)
         nn.init.ones_(self.D)
@@ -178,10 +178,10 @@ class StateSpaceDuality(nn.Module):
         paths: Tensor | None,
         merge: bool = True,
     ) -> Tensor:
-        """Scan, and add the paths' results up if `merge`.
+        """Scan, and sum the paths' results if `merge`.
 
         Args:
-            u: (N, L, H, P), or (N, K, L, H, P) with tokens of its own for every path.
+            u: (N, L, H, P), or (N, K, L, H, P) with separate tokens for every path.
             dt: (N, K, L, H).
             B: (N, K, L, S).
             C: (N, K, L, S).

@@ -6,11 +6,11 @@ from torch import Tensor, nn
 
 
 class SimplePyramid(nn.Module):
-    """Bring four maps of one size to 4, 2, 1 and 1/2 of it, as Vim's segmentation backbone does.
+    """Resize four maps of one size by factors 4, 2, 1 and 1/2, as in Vim's segmentation backbone.
 
     Args:
         dim: Channels in and out.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, device: Any = None, dtype: Any = None) -> None:
@@ -33,7 +33,7 @@ class SimplePyramid(nn.Module):
     def forward(self, x: Tensor, level: int) -> Tensor:
         """(N, C, h, w) to (N, C, h * s, w * s), s = 4, 2, 1, 1/2 for level 0, 1, 2, 3."""
         y = x
-        for i, layers in enumerate(self.levels):  # a script has no other way to choose one
+        for i, layers in enumerate(self.levels):  # TorchScript has no other way to choose one
             if i == level:
                 y = layers(x)
         return y

@@ -1,7 +1,7 @@
-"""Layers that see each token for itself, some tokens at a time, for the sake of a CPU's cache.
+"""Runs tokenwise layers on some tokens at a time, to stay within a CPU's cache.
 
-At 1024 pixels the hidden numbers of an MLP in VMamba's first stage take 100 MB. All tokens at once
-write and read them in main memory, in pages that the system has to clear first.
+At 1024 pixels the hidden activations of an MLP in VMamba's first stage take 100 MB. Processing all
+tokens at once writes and reads them in main memory, in pages that the system has to clear first.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,20 +14,20 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from vimamba.layers.hooks import is_hooked
 
-# numbers in the tokens. Hidden ones of an MLP are four times as many, 32 MB, which malloc asks the
-# system for at every call
+# elements in the tokens. An MLP's hidden activations are four times as many, 32 MB, which malloc
+# requests from the system at every call
 LARGE = 2**21
 
 
 def slab_size(x: Tensor, layers: Sequence[nn.Module]) -> int:
-    """How many tokens of x (..., C) to take at once through an MLP; 0 for all of them.
+    """Number of tokens of x (..., C) to process at once in an MLP; 0 for all of them.
 
-    All where there are few, on other devices, in training, for derivatives, for whoever follows
-    what is computed (a trace, an export, a hook), and where tokens do not lie in rows.
+    All of them if there are few, on other devices, in training, for derivatives, under tracing,
+    export or hooks, and if tokens are not contiguous rows.
 
     Args:
         x: Tokens.
-        layers: What they go through, one after the other.
+        layers: The layers, in order.
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
         return 0
@@ -40,12 +40,12 @@ def slab_size(x: Tensor, layers: Sequence[nn.Module]) -> int:
     parts = (part for layer in layers for part in layer.modules())
     if any(part.training or is_hooked(part) for part in parts):
         return 0
-    # every slab reads the weights anew, 8 C * C numbers, and has four times as many hidden ones
+    # every slab reads the weights again, 8 C * C elements, and has four times as many activations
     return 8 * x.shape[-1] * torch.get_num_threads()
 
 
 def by_slabs(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """What `function` gives for x (..., C), taken `size` tokens at a time: the same shape."""
+    """Apply `function` to x (..., C), `size` tokens at a time: the same shape."""
     y = torch.empty_like(x)
     pairs = zip(x.flatten(0, -2).split(size), y.flatten(0, -2).split(size), strict=True)
     for before, after in pairs:

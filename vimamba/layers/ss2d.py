@@ -1,10 +1,10 @@
 """Mixers of image tokens: a convolution, a state space along a scan order's paths, a norm.
 
-The tokens stay where they are: the scan walks the path table, so an order costs no copy. One
-projection makes the step sizes, B and C of all paths at once, since they read the same tokens.
+Tokens are not reordered: the scan follows the path table, so an order costs no copy. One projection
+computes the step sizes, B and C of all paths at once, since they read the same tokens.
 
     SS2D   the scan of Mamba: a decay for every channel and state (VMamba, arXiv:2401.10166)
-    SSD2D  that of Mamba-2: one for every head of channels, which affords many more states
+    SSD2D  that of Mamba-2: one for every head of channels, which allows many more states
 
 Sizes: N batch, H and W grid, or *grid of 1 to 3 axes, L tokens on it, C channels, D = expand * C,
 K paths, S states.
@@ -24,7 +24,7 @@ _CONV: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 class ScanMixer(nn.Module):
-    """What these mixers have in common: all but the scan and its projection.
+    """Base of these mixers: everything except the scan and its projection.
 
     Args:
         dim: C.
@@ -35,7 +35,7 @@ class ScanMixer(nn.Module):
         gated: Multiply the normed output by an activated gate.
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
-        combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
+        combine: Module from the paths' results (N, K, L, D) to (N, L, D); their sum if None.
         dd: Device and dtype of the parameters.
     """
 
@@ -70,8 +70,8 @@ class ScanMixer(nn.Module):
 
         Args:
             x: Tokens on a grid.
-            paths: (K, T), or (N, K, T) with paths of its own for every image, walked instead of
-                the scan order's; entries as `vimamba_kernels.selective_scan` takes them.
+            paths: (K, T), or (N, K, T) with separate paths for every image, used instead of the
+                scan order's; entries as in `vimamba_kernels.selective_scan`.
         """
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
@@ -88,7 +88,7 @@ class ScanMixer(nn.Module):
         return self.out_proj(y)
 
     def mix_grid(self, x: Tensor, paths: Tensor) -> Tensor:
-        """As `mix`, of tokens on their grid, (N, *grid, D): for mixers that need to know it."""
+        """As `mix`, for tokens on their grid, (N, *grid, D); for mixers that need the grid."""
         return self.mix(x.flatten(1, -2), paths)
 
     def mix(self, u: Tensor, paths: Tensor) -> Tensor:
@@ -96,13 +96,13 @@ class ScanMixer(nn.Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
+        """Initialize the parameters of the scan; other layers initialize themselves."""
         self.x_proj.reset_parameters()  # type: ignore[operator]
         self.scan.reset_parameters()  # type: ignore[operator]
 
 
 class SS2D(ScanMixer):
-    """Mix image tokens with one selective scan per path and add the results up.
+    """Mix image tokens with one selective scan per path and sum the results.
 
     Args:
         dim: C.
@@ -115,7 +115,7 @@ class SS2D(ScanMixer):
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
         combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -154,10 +154,9 @@ class SS2D(ScanMixer):
 
 
 class SSD2D(ScanMixer):
-    """Mix image tokens with one scan of scalar decays per path and add the results up.
+    """Mix image tokens with one scan of scalar decays per path and sum the results.
 
-    The D channels stand in R heads of P; the step sizes, one per head, need no projection of their
-    own.
+    The D channels form R heads of P; the step sizes, one per head, need no separate projection.
 
     Args:
         dim: C.
@@ -170,7 +169,7 @@ class SSD2D(ScanMixer):
         conv_bias: Give the depthwise convolution a bias.
         dims: Axes of the grid, 1 to 3.
         combine: From the paths' results (N, K, L, D) to one (N, L, D); their sum if None.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -213,7 +212,7 @@ class SSD2D(ScanMixer):
 
 
 def ss2d_rules(theirs: str, ours: str) -> dict[str, str]:
-    """Rules for one SS2D as VMamba's files name it, which the networks after it kept.
+    """Rules for one SS2D with the names in VMamba's files, which later networks kept.
 
     Args:
         theirs: Pattern of everything before a parameter's name.
@@ -234,7 +233,7 @@ def ss2d_rules(theirs: str, ours: str) -> dict[str, str]:
 
 
 def split_paths(state_dict: dict[str, Tensor], num_paths: int = 4) -> dict[str, Tensor]:
-    """Give what renamed SS2D parameters hold for each path an axis or a layer of its own."""
+    """Split renamed SS2D parameters into an axis or a layer per path."""
     state: dict[str, Tensor] = {}
     for key, value in state_dict.items():
         leaf = key.rsplit(".", 1)[-1]

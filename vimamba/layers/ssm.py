@@ -1,4 +1,4 @@
-"""Parameters that every selective-scan mixer has, and how they start.
+"""Parameters of every selective-scan mixer, and their initialization.
 
 Sizes: B batch, L tokens, K paths, D inner channels, N states, R rank of the step size.
 """
@@ -15,19 +15,19 @@ from vimamba.layers.hooks import is_hooked
 
 
 class StepProjection(nn.ModuleList):
-    """The linear layers from R to D, one for each path, that make the step sizes.
+    """The linear layers from R to D, one for each path, that compute the step sizes.
 
-    Their weights are given to the scan, which multiplies by them itself, unless a layer is more
-    than a weight: an adapter, a quantized or a hooked layer is called.
+    Their weights are passed to the scan, which does the multiplication, unless a layer is more than
+    a weight: adapters, quantized and hooked layers are called.
     """
 
     def forward(self, dt: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the scan takes as `delta` and `delta_weight` for the factors dt (B, K, L, R).
+        """Arguments `delta` and `delta_weight` of the scan for the factors dt (B, K, L, R).
 
         Returns:
             `dt` itself and the weights (K, D, R), or the step sizes (B, K, L, D) and None.
         """
-        # a script cannot look at its modules, and calls them
+        # TorchScript cannot inspect its modules, and calls them
         if not torch.jit.is_scripting():  # noqa: SIM102  the compiler knows this form
             if all(_is_only_a_weight(layer) for layer in self):
                 return dt, torch.stack([cast(nn.Linear, layer).weight for layer in self])
@@ -42,7 +42,7 @@ def _is_only_a_weight(layer: nn.Module) -> bool:
     weight = layer._parameters.get("weight")
     return (
         type(layer) is nn.Linear
-        # no subclass, which may mean more by a product; export puts fake tensors in its place
+        # no subclass, whose product may differ; export replaces it by fake tensors
         and type(weight) in (nn.Parameter, FakeTensor)
         and weight is not None
         and weight.is_floating_point()
@@ -52,14 +52,14 @@ def _is_only_a_weight(layer: nn.Module) -> bool:
 
 
 def scan_parameters(module: nn.Module) -> set[str]:
-    """Names of all A_log, D and dt_bias, which weight decay would pull away from their meaning."""
+    """Names of the SSM parameters (A_log, D, dt_bias), which must not be decayed."""
     names = (name for name, _ in module.named_parameters())
     return {name for name in names if name.rpartition(".")[2] in ("A_log", "D", "dt_bias")}
 
 
 def init_state_decay_(A_log: Tensor) -> None:
     """ln(1..N) in every channel: the real part of S4D (Gu et al. 2022, arXiv:2206.11893)."""
-    if A_log.is_meta:  # there is nothing to start, and the operations take long there
+    if A_log.is_meta:  # nothing to initialize, and the operations are slow there
         return
     states = torch.arange(1, A_log.shape[-1] + 1, device=A_log.device, dtype=torch.float32)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""From an image to tokens: patches, positions, and the class token's place on the scan paths."""
+"""From images to tokens: patches, positions, and class tokens on scan paths."""
 
 from typing import Any
 
@@ -10,17 +10,17 @@ from vimamba.layers.tracing import expect_size
 
 
 def to_pair(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
-    """Height and width, from both or from the side of a square."""
+    """Height and width, from both or from a single side."""
     height, width = (size, size) if isinstance(size, int) else size
     return int(height), int(width)
 
 
 class GridEmbed(nn.Module):
-    """What every patch embedding knows: the sizes of its images and of their grids of tokens.
+    """Base of patch embeddings: sizes of images and of their token grids.
 
     Args:
         img_size: Height and width of the images.
-        patch_size, stride: Pixels that a token reads at least, and from one token to the next.
+        patch_size, stride: Minimum pixels that a token reads, and distance between tokens.
         dynamic_img_size: Take images of any size.
     """
 
@@ -47,14 +47,14 @@ class GridEmbed(nn.Module):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Grid of an image of this size."""
+        """Grid size for an image size."""
         return (
             (img_size[0] - self.patch_size[0]) // self.stride[0] + 1,
             (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
         )
 
     def checked(self, x: Tensor) -> Tensor:
-        """Images (N, C_in, H, W) of the size that they must have."""
+        """Check the size of images (N, C_in, H, W)."""
         if self.strict_img_size and torch.jit.is_tracing():
             advice = "set_input_size() before tracing changes it, dynamic_img_size=True takes any"
             x = expect_size(x, list(self.img_size), advice)
@@ -73,7 +73,7 @@ class GridEmbed(nn.Module):
 
 
 class PatchEmbed(GridEmbed):
-    """Patches, overlapping if `stride` is below `patch_size`, to tokens in raster order."""
+    """Patches to tokens, overlapping if `stride` is below `patch_size`."""
 
     def __init__(
         self,
@@ -95,23 +95,23 @@ class PatchEmbed(GridEmbed):
 
 
 def init_patches_(embed: nn.Module) -> None:
-    """Start a patch convolution as Vim does."""
+    """Initialize a patch convolution as in Vim."""
     proj: nn.Conv2d = embed.proj  # type: ignore[assignment]
     lecun_normal_(proj.weight)
     nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
 
 
-# a symbolic trace keeps the call: it has no numbers for the sizes
+# a symbolic trace keeps the call, since it has no numbers for the sizes
 @torch.fx.wrap
 def _grid_angles(
     like: Tensor, height: int, width: int, dim: int, cells: int | None, single: bool
 ) -> Tensor:
-    """(L, C) angles of a grid, in float64 if `like` is and `single` does not forbid it."""
-    # half precision would turn by angles of up to 14 that are a thirtieth off
+    """(L, C) angles of a grid, in float64 if `like` is and `single` is false."""
+    # in half precision, angles of up to 14 would be off by a thirtieth
     is_double = like.dtype == torch.float64 and cells is not None and not single
     dtype = torch.float64 if is_double else torch.float32
     steps = torch.arange(0, dim // 2, 2, device=like.device, dtype=dtype)
-    # in float32 a power of the negative would differ from the official tables in the last bit
+    # in float32 a negative exponent would differ from the official tables in the last bit
     frequency = (1.0 / 10000.0 ** (2 * steps / dim)).repeat_interleave(2)
     rows = torch.arange(height, device=like.device, dtype=dtype)
     cols = torch.arange(width, device=like.device, dtype=dtype)
@@ -123,14 +123,14 @@ def _grid_angles(
 
 
 class RotaryEmbed(nn.Module):
-    """Axial rotary embedding: rows turn one half of the channels, columns the other.
+    """Axial rotary embedding: rows rotate one half of the channels, columns the other.
 
     No parameters.
 
     Args:
         dim: C.
-        cells: Positions run over so many cells whatever the grid, as in Vim's first generation;
-            over the grid's own if None, as in MLLA, whose angles are of float32 in any precision.
+        cells: Positions are scaled to this many cells for any grid, as in Vim's first generation;
+            not scaled if None, as in MLLA, whose angles are float32 at any precision.
     """
 
     def __init__(self, dim: int, cells: int | None = 14) -> None:
@@ -155,7 +155,7 @@ class RotaryEmbed(nn.Module):
 def resample_tokens(
     x: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
 ) -> Tensor:
-    """Bicubic resampling, as `torch.nn.functional.interpolate` does it.
+    """Bicubic resampling, as in `torch.nn.functional.interpolate`.
 
     Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
 
@@ -163,8 +163,8 @@ def resample_tokens(
         x: (N, L, C), L the cells of the grid.
         old: Height and width of the grid.
         new: Height and width of the result.
-        antialias: Stretch the kernel where the grid shrinks. Without, the kernel is another one
-            (a = -0.75, not -0.5), and cells at the edge stand for those beyond it.
+        antialias: Stretch the kernel when shrinking. Without, the kernel is different (a = -0.75,
+            not -0.5), and edge cells are repeated.
 
     Returns:
         (N, L', C), L' the cells of the result.
@@ -179,12 +179,12 @@ def resample_tokens(
 
 
 def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): what each new sample takes of each old one (Keys' kernel, a = -0.5)."""
+    """(new, old): weight of each old sample in each new one (Keys' kernel, a = -0.5)."""
     scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
     center = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
     place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
     distance = (place - center.unsqueeze(1)).abs()
-    # where the grid shrinks, the kernel is stretched over the cells that become one
+    # when shrinking, the kernel is stretched over the cells that become one
     weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
     return weight / weight.sum(1, keepdim=True)
 
@@ -209,7 +209,7 @@ def _keys_kernel(x: Tensor, a: float) -> Tensor:
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:
-    """Put tokens (N, P, C) among x (N, L, C) so that they stand at `places`, rising, of the result.
+    """Insert tokens (N, P, C) into x (N, L, C) at indices `places`, ascending, of the result.
 
     Returns:
         (N, P + L, C).
@@ -228,12 +228,12 @@ def pick_tokens(x: Tensor, places: list[int]) -> Tensor:
     """The tokens of x (N, P + L, C) at P `places`: (N, P, C)."""
     if len(places) == 0:
         return x[:, :0]
-    # no index tensor, which a trace would keep
+    # no index tensor, which a trace would store as a constant
     return torch.cat([x[:, place : place + 1] for place in places], dim=1)
 
 
 def split_tokens(x: Tensor, places: list[int]) -> tuple[Tensor, Tensor]:
-    """The other tokens of x (N, P + L, C) and those at P `places`, rising: (N, L, C), (N, P, C)."""
+    """Split x (N, P + L, C) into tokens (N, L, C) and those at P ascending `places`, (N, P, C)."""
     if len(places) == 0:
         return x, x[:, :0]
     parts: list[Tensor] = []
@@ -246,15 +246,15 @@ def split_tokens(x: Tensor, places: list[int]) -> tuple[Tensor, Tensor]:
 
 
 def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Tensor:
-    """Let every path visit tokens that were inserted among those of the grid.
+    """Extend every path to visit tokens that were inserted among those of the grid.
 
-    A path that runs from the front of the grid to its back meets a token after the share of its
-    cells that stands in front of it; one that runs the other way counts from its end, so that the
-    reverse of a path stays its reverse. Steps that only pad do not count.
+    A forward path visits an inserted token after the fraction of its cells that precede the token;
+    a backward path counts from its end, so that the reverse of a path stays its reverse. Padding
+    steps do not count.
 
     Args:
         paths: (K, T) over a grid of L tokens, or (N, K, T).
-        places: Indices of the P inserted tokens, rising, among all P + L.
+        places: Indices of the P inserted tokens, ascending, among all P + L.
         num_patches: L.
 
     Returns:
@@ -263,19 +263,19 @@ def insert_into_paths(paths: Tensor, places: list[int], num_patches: int) -> Ten
     if len(places) == 0:
         return paths
     length = paths.shape[-1]
-    # no list of numbers, which a trace would keep
+    # no list of numbers, which a trace would store as constants
     place = torch.cat([torch.full((1,), p, dtype=torch.int64, device=paths.device) for p in places])
     order = torch.arange(len(places), dtype=torch.int64, device=paths.device)
-    ahead = place - order  # patches in front of each token
+    ahead = place - order  # patches before each token
     shifted = paths + (paths.unsqueeze(-1) >= ahead).sum(-1)
-    # patches up to each step, that one included, and from it on
+    # patches up to and including each step, and from it on
     seen = (paths >= 0).cumsum(-1)
     total = seen[..., -1:]
     rest = total - seen + (paths >= 0)
     first, last = (seen < 1).sum(-1, keepdim=True), (seen < total).sum(-1, keepdim=True)
     # a path may visit nothing
     ends = [paths.gather(-1, end.clamp(max=length - 1)) for end in (first, last)]
-    # rounded so that a token in the middle is met after half of any path's tokens
+    # rounded so that a token in the middle is visited after half of any path's tokens
     share = (total * ahead + (num_patches - 1) // 2) // num_patches
     some, share = (share > 0).to(share.dtype), share.unsqueeze(-1)
     forward = (seen.unsqueeze(-2) < share).sum(-1) + some

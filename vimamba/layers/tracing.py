@@ -1,7 +1,7 @@
-"""What torch.jit.trace would decide once and for all: checks and branches on an image's size.
+"""Keeps checks and branches on an image's size dynamic under torch.jit.trace.
 
-A trace keeps what Python decided for the example. A scripted function that a traced model calls
-decides anew at every size.
+A trace records Python's decisions for the example. A scripted function called by a traced model
+decides again at every size.
 """
 
 import warnings
@@ -18,10 +18,10 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 def decide_when_run(function: FunctionT) -> FunctionT:
-    """Let traced models call a function as a script; all else calls it as it is.
+    """Let traced models call a function as TorchScript; otherwise it is called directly.
 
     Args:
-        function: Takes sizes from its tensors, and compiles as TorchScript.
+        function: Must take sizes from its tensors and compile as TorchScript.
     """
 
     @wraps(function)
@@ -34,14 +34,14 @@ def decide_when_run(function: FunctionT) -> FunctionT:
 @cache
 def _script(function: Callable[..., Any]) -> Any:
     with warnings.catch_warnings():
-        # torch 2.10 and later discourage both scripts and traces
+        # torch 2.10 and later warn about both scripting and tracing
         warnings.simplefilter("ignore")
         return torch.jit.script(function)
 
 
 @decide_when_run
 def expect_size(x: Tensor, size: list[int], advice: str) -> Tensor:
-    """`x` itself, if it is an image of this size (N, C, *size).
+    """Return `x` if it is an image of this size (N, C, *size).
 
     Raises:
         ValueError: It has another size; `advice` ends the message.
@@ -53,7 +53,7 @@ def expect_size(x: Tensor, size: list[int], advice: str) -> Tensor:
 
 @decide_when_run
 def expect_whole_cells(x: Tensor, cell: int) -> Tensor:
-    """`x` itself, if the sides of the image (N, C, H, W) are multiples of `cell`.
+    """Return `x` if the sides of the image (N, C, H, W) are multiples of `cell`.
 
     Raises:
         ValueError: A side is not.
@@ -66,10 +66,10 @@ def expect_whole_cells(x: Tensor, cell: int) -> Tensor:
 
 @torch.compiler.assume_constant_result
 def refuse_plain_onnx() -> None:
-    """Say where to go instead of `torch.onnx.export(model)`, which ends in an unknown operator.
+    """Point to the right function instead of `torch.onnx.export(model)`, which would fail.
 
     Raises:
-        VimambaError: A model runs within it.
+        VimambaError: The model is being exported by it.
     """
     if torch.onnx.is_in_onnx_export():
         raise VimambaError(

@@ -1,4 +1,4 @@
-"""Blocks of VMamba's first generation, which most medical networks are built from.
+"""Blocks of VMamba's first generation, used by most medical networks.
 
 Sizes: N batch, H and W image or grid, P patch, C channels. Everything is channels-last.
 """
@@ -15,15 +15,15 @@ from vimamba.layers.slabs import by_slabs, slab_size
 from vimamba.layers.ss2d import ScanMixer
 from vimamba.timm_layers import LayerScale, Mlp
 
-# arguments of its SS2D
+# arguments of SS2D in that generation
 GATED_SS2D: dict[str, Any] = {"d_state": 16, "expand": 2.0, "gated": True, "conv_bias": True}
 
 
 class PatchStem(nn.Module):
-    """One convolution whose patches do not overlap, and a norm.
+    """A convolution with nonoverlapping patches, and a norm.
 
-    What is no whole patch, at the right and below, is dropped, as the official code does; who needs
-    maps of every pixel completes the patches of `patch_size` pixels before.
+    Incomplete patches at the right and bottom are dropped, as in the official code; to cover every
+    pixel, pad the image to multiples of `patch_size` first.
     """
 
     def __init__(self, in_chans: int, dim: int, *, patch_size: int = 4, **dd: Any) -> None:
@@ -38,7 +38,7 @@ class PatchStem(nn.Module):
 
 
 class OverlapStem(nn.Module):
-    """Two strided 3x3 convolutions, each with a norm: a quarter of the image's side."""
+    """Two strided 3x3 convolutions, each with a norm, with a total stride of 4."""
 
     def __init__(self, in_chans: int, dim: int, *, eps: float = 1e-5, **dd: Any) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ class OverlapDownsample(nn.Module):
 class PatchMerging(nn.Module):
     """Concatenate 2x2 neighbors, norm, project (Swin, arXiv:2103.14030).
 
-    An odd side is completed by zeros, as VMamba's code does today. The code that it was trained
-    with, and MedMamba's, drop the last row instead: nothing would be left of images of 28 pixels.
+    An odd side is padded with zeros, as in VMamba's current code. The code used for its training,
+    and MedMamba's, drop the last row instead: nothing would be left of images of 28 pixels.
     """
 
     def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
@@ -97,7 +97,7 @@ class PatchExpand(nn.Module):
     Args:
         dim_in, dim: Channels in and out.
         scale: Side of the square, cells.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim_in: int, dim: int, *, scale: int = 2, **dd: Any) -> None:
@@ -117,12 +117,12 @@ class VSSBlock(nn.Module):
 
     Args:
         dim: C.
-        mixer: From tokens (N, ..., C) to the same shape.
-        mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
-        drop_path: Probability to leave out what mixer and MLP add.
-        layer_scale: Start of learned factors of what they add; 0 for no factors.
-        eps: Of the norms.
-        device, dtype: Of the parameters.
+        mixer: Module from tokens (N, ..., C) to the same shape.
+        mlp_ratio: Hidden channels of the MLP divided by C; 0 for no MLP.
+        drop_path: Probability of dropping the mixer's and the MLP's update.
+        layer_scale: Initial value of learned factors of the updates; 0 for no factors.
+        eps: Epsilon of the norms.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -183,19 +183,19 @@ class Stage(nn.Module):
 
 
 class NormedStage(Stage):
-    """A stage whose output is normed, for the next one, too."""
+    """A stage whose output is normalized, also as input of the next one."""
 
     def __init__(self, downsample: nn.Module, blocks: list[nn.Module], norm: nn.Module) -> None:
         super().__init__(downsample, blocks)
         self.norm = norm
 
     def forward(self, x: Tensor) -> Tensor:
-        """As `Stage`, in the layout of channels that its parts take."""
+        """As `Stage`, in the channel layout of its parts."""
         return self.norm(self.mix(self.downsample(x)))
 
 
 def init_vss_(module: nn.Module) -> None:
-    """Start linear layers and scans inside a module as VMamba's code does."""
+    """Initialize linear layers and scans in a module as in VMamba's code."""
     for layer in module.modules():
         if isinstance(layer, nn.Linear):
             trunc_normal_(layer.weight, std=0.02)

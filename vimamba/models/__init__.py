@@ -1,6 +1,7 @@
 """Backbones, one file per family. Importing this package registers them all with timm."""
 
-from vimamba.models import efficientvim as _efficientvim  # noqa: F401  tells its files
+from importlib.util import find_spec
+
 from vimamba.models.a2mamba import A2Mamba
 from vimamba.models.adventurer import Adventurer
 from vimamba.models.arm import ARM
@@ -26,6 +27,9 @@ from vimamba.models.vim import VisionMamba
 from vimamba.models.vimf import VimF
 from vimamba.models.vmamba import VMamba
 from vimamba.models.vssd import VSSD
+
+if find_spec("timm.models.efficientvim"):  # later versions of timm have the models
+    from vimamba.models import efficientvim as _efficientvim  # noqa: F401  tells their files
 
 __all__ = [
     "ARM",

@@ -1,11 +1,11 @@
-"""What every backbone is to timm: initialization, decay rules, official files.
+"""What all backbones share: timm's initialization and decay rules, and official files.
 
 A family makes its parts (stem or patch embedding, blocks, norms) and hands them to one of
 
     StagedBackbone   a stem, and stages that halve the grid: a pyramid of maps (_staged.py)
     PlainBackbone    tokens of one grid, perhaps with a class token or registers (_plain.py)
 
-which hold timm's contract: everything that users of a backbone call and that no family changes.
+which implement timm's contract: everything that users of a backbone call and no family changes.
 """
 
 import inspect
@@ -36,7 +36,7 @@ __all__ = ["Backbone", "Options", "take_orders"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Arguments that all families take and hand to their base class, spelled as in timm."""
+    """Arguments that all families take and pass to their base class, spelled as in timm."""
 
     in_chans: int = 3
     num_classes: int = 1000
@@ -48,20 +48,20 @@ class Options:
 
     @property
     def dd(self) -> dict[str, Any]:
-        """Device and dtype of the parameters, as layers take them."""
+        """Device and dtype of the parameters, as keyword arguments of layers."""
         return {"device": self.device, "dtype": self.dtype}
 
 
 class Backbone(nn.Module):
-    """What both kinds have in common: arguments, initialization and official files.
+    """Base of both kinds: arguments, initialization and official files.
 
     A family may override `init_parameters`, `from_official` and `adapt`.
 
     Attributes:
-        prefers_average: Where files hold the weights and their average, `model_ema`, the published
-            accuracy is that of the average, which is loaded.
-        options: What the constructor takes besides the arguments that it names.
-        lacks: Names of options that mean nothing to a family.
+        prefers_average: Load the average, `model_ema`, from files that have both it and the
+            weights, because the published accuracy is that of the average.
+        options: The constructor's arguments apart from those that it names.
+        lacks: Names of options that do not apply to a family.
         dense: Arguments for dense prediction: norms of all features, images of any size.
     """
 
@@ -89,11 +89,11 @@ class Backbone(nn.Module):
 
     @classmethod
     def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
-        """Indices of the features that `features_only` takes of a model with these arguments."""
+        """Indices of the features that `features_only` takes from a model with these arguments."""
         raise NotImplementedError
 
     def read_options(self, given: Mapping[str, Any]) -> Any:
-        """What the constructor did not name itself.
+        """The arguments that the constructor does not name itself.
 
         Raises:
             TypeError: An argument is unknown.
@@ -107,21 +107,21 @@ class Backbone(nn.Module):
     def _refusal(self, name: str, known: Mapping[str, Any]) -> str:
         model = type(self).__name__
         if name == "scan_order":
-            return f"{model} has no scan, so no order of one: unexpected keyword argument {name!r}"
+            return f"{model} has no scan and so no scan order: unexpected keyword argument {name!r}"
         hint = near_names(name, known) or f"choose from {sorted(known)}"
         return f"{model} got an unexpected keyword argument {name!r}; {hint}"
 
     def init_weights(self, mode: str = "", needs_reset: bool = True) -> None:
-        """Start all parameters as the official code does.
+        """Initialize all parameters as the official code does.
 
         Args:
             mode: Only "" is known.
-            needs_reset: Also reset layers that start themselves, as after `to_empty()`.
+            needs_reset: Also reset layers that initialize themselves, as after `to_empty()`.
         """
         if mode:
             raise ValueError(f"mode={mode!r} is unknown; only '' is")
         if any(p.is_meta for p in self.parameters()):
-            # nothing to start, and drawing no numbers takes seconds
+            # no values to set, and drawing random numbers takes seconds even on "meta"
             return
         if needs_reset:
             for module in self.modules():
@@ -130,7 +130,7 @@ class Backbone(nn.Module):
         self.init_parameters()
 
     def init_parameters(self) -> None:
-        """What the official code starts otherwise than the layers themselves do."""
+        """Initialize what the official code initializes differently from the layers themselves."""
         init_vss_(self)
 
     def no_weight_decay(self) -> set[str]:
@@ -146,18 +146,19 @@ class Backbone(nn.Module):
         return rename_keys(state_dict, family_of(type(self)).rules)
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Change weights under our names to the arguments this model was made with."""
+        """Adapt weights under our names to the arguments of this model."""
         return state
 
     def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
-        """Prefixes of parameters that start fresh where a file lacks them."""
+        """Prefixes of parameters that keep their initial values if a file lacks them."""
         return ()
 
     def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
         """A state dict for this model from a checkpoint, under official names or ours.
 
         Raises:
-            CheckpointError: It does not fit; lists what is missing, unexpected or of another shape.
+            CheckpointError: It does not fit; lists missing and unexpected keys and shapes that
+                differ.
         """
         rules = family_of(type(self)).rules
         average = checkpoint.get("model_ema") if self.prefers_average else None
@@ -170,7 +171,7 @@ class Backbone(nn.Module):
             state = self.adapt(state)
         except CheckpointError:
             raise
-        # where shapes are another's, or parts are missing that belong together
+        # shapes of another model, or only some of the parts that belong together
         except (RuntimeError, ValueError, LookupError) as error:
             raise CheckpointError(f"the layout is another: {error}") from error
         return check_fit(state, self, fresh=self.may_be_missing(state))
@@ -181,5 +182,5 @@ class Backbone(nn.Module):
 
 
 def take_orders(scan_order: str | Sequence[str]) -> Iterator[str]:
-    """The scan orders of all blocks, one after another, without end."""
+    """The scan orders of all blocks, one after another, repeated endlessly."""
     return (order_of_block(scan_order, block) for block in count())

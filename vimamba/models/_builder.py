@@ -28,13 +28,13 @@ ModelT = TypeVar("ModelT", bound=Backbone)
 
 
 class WeightsError(CheckpointError, RuntimeError):
-    """Published weights cannot be had; the text says what to do. timm raises a RuntimeError."""
+    """Published weights are not available; the message says what to do. timm: a RuntimeError."""
 
 
 class FeatureMaps(FeatureGetterNet):
-    """timm's extractor of feature maps, which compiles as TorchScript, too.
+    """timm's extractor of feature maps, which also compiles as TorchScript.
 
-    The model's `forward_maps(x, indices, norm)` gives a script its maps (N, C, H, W).
+    A script gets its maps (N, C, H, W) from the model's `forward_maps(x, indices, norm)`.
     """
 
     def __init__(self, model: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -58,17 +58,17 @@ def build_model(
     given: Mapping[str, Any],
     **sizes: Any,
 ) -> ModelT:
-    """Build a registered model, and with `features_only` the extractor of its feature maps.
+    """Build a registered model, or with `features_only` the extractor of its feature maps.
 
     A file or address that the user gives is read by the model's own `load_pretrained`, which is
-    strict and runs no code of the file.
+    strict and does not run code from the file.
 
     Args:
         model_cls: The family's class.
         variant: Registered name.
         pretrained: Load the weights of the pretrained config.
         given: The user's arguments: the model's and those of timm's `create_model`.
-        **sizes: The model's arguments where the user gives none.
+        **sizes: The model's arguments that the user does not give.
 
     Raises:
         WeightsError: There are no published weights, or they cannot be fetched.
@@ -77,10 +77,10 @@ def build_model(
     kwargs = {**sizes, **given}
     feature_cfg: dict[str, Any] = {"out_indices": tuple(model_cls.default_features(kwargs))}
     if kwargs.get("features_only"):
-        kwargs.setdefault("num_classes", 0)  # so that a file without a classifier loads, too
+        kwargs.setdefault("num_classes", 0)  # a file without a classifier loads, too
         if kwargs.get("feature_cls", "getter") == "getter":
             kwargs["feature_cls"] = FeatureMaps
-            # whatever the model computes in
+            # whatever dtype the model computes in
             feature_cfg["output_fmt"] = "NCHW"
     if overlay := kwargs.get("pretrained_cfg_overlay"):
         kwargs["pretrained_cfg_overlay"] = {"custom_load": "hf", **overlay}
@@ -122,14 +122,15 @@ def make_cfgs(
     """The pretrained configs of a family, as timm's registry takes them.
 
     Args:
-        rows: By "model.tag": what is a row's own of `timm.models.PretrainedCfg`, and in short
-            `size`, the side of the images, 224 pixels; `file`, the weights' name at the address
-            that all share; `by_hand`, where they are if no program can fetch them; `note`.
+        rows: By "model.tag": the fields of `timm.models.PretrainedCfg` that a row has of its own,
+            and these short forms: `size`, the side of the images, 224 pixels by default; `file`,
+            the weights' file name at the shared address; `by_hand`, where the weights are if no
+            program can download them; `note`.
         license: Of the weights; rows tagged "untrained" have none.
-        hub: Repository of the files on the Hub; a row may have one of its own.
-        folder: Or address of the folder that they are in.
-        cell: Pixels to a cell of the last map; None of models of tokens.
-        notes: What `identify` says of all, besides accuracy and license.
+        hub: Repository of the files on the Hub; a row may have its own.
+        folder: Address of the folder that they are in, instead of `hub`.
+        cell: Pixels per cell of the last map; None for models of tokens.
+        notes: What `identify` says about all, apart from accuracy and license.
         **shared: Further fields of all configs.
     """
 
@@ -163,8 +164,8 @@ class _Source:
     """Where published weights come from.
 
     Attributes:
-        failure: What is to be said if that fails.
-        way_out: And what to do about it.
+        failure: The error message if that fails.
+        way_out: What to do about it.
     """
 
     failure: str
@@ -172,11 +173,11 @@ class _Source:
 
 
 def _published_source(variant: str, cfg: PretrainedCfg) -> _Source | None:
-    """Where the weights are fetched from; None if they are at hand.
+    """Where the weights are downloaded from; None if they are already here.
 
     Raises:
-        WeightsError: There are none, or the Hub cannot be reached, which huggingface_hub would
-            try for half a minute.
+        WeightsError: There are none, or the Hub cannot be reached; huggingface_hub would keep
+            trying for half a minute.
     """
     if cfg.file or cfg.state_dict or cfg.source:
         return None

@@ -1,4 +1,4 @@
-"""A backbone of tokens of one grid, perhaps with a class token or registers, with timm's contract.
+"""A backbone of tokens on one grid, with optional class token or registers and timm's contract.
 
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, P prefix tokens, C channels.
 """
@@ -39,7 +39,7 @@ PREFIXES = ("none", "first", "middle", "last", "spread")
 
 @dataclass(frozen=True, kw_only=True)
 class PlainOptions(Options):
-    """What every model of tokens takes besides."""
+    """Further arguments of every model of tokens."""
 
     global_pool: str = "token"
     img_size: int | tuple[int, int] = 224
@@ -54,7 +54,7 @@ def embed_patches(
     stride: int | None = None,
     kind: type[PatchEmbed] = PatchEmbed,
 ) -> PatchEmbed:
-    """One convolution that makes the tokens, side by side unless `stride` is another."""
+    """One convolution that makes the tokens; patches do not overlap unless `stride` is smaller."""
     return kind(
         to_pair(options.img_size),
         options.patch_size,
@@ -67,32 +67,32 @@ def embed_patches(
 
 
 def rms_norm(dim: int, **dd: Any) -> nn.Module:
-    """The norm of Vim and of what is built on it."""
+    """The norm of Vim and of the models built on it."""
     return RmsNorm(dim, eps=1e-5, **dd)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainParts:
-    """What a family puts into a model of tokens.
+    """The parts that a family supplies for a model of tokens.
 
     Attributes:
         depth: Blocks.
         dim: C.
-        block: From (number, drop path rate, number of its paths, device and dtype) to a block: from
-            tokens (N, P + L, C) and paths (K, T) over them to such tokens.
-        scan_order: Of all blocks, or a list that they take by turns.
-        embed: From (options, C) to what makes tokens (N, h, w, C) of an image.
+        block: From (number, drop path rate, number of its paths, device and dtype) to a block,
+            which maps tokens (N, P + L, C) and paths (K, T) over them to tokens of the same shape.
+        scan_order: One for all blocks, or a list that they take in turn.
+        embed: From (options, C) to a module that turns an image into tokens (N, h, w, C).
         norm: Of the tokens, before the classifier.
-        fc_norm: Of what is pooled.
-        prefix: Where prefix tokens stand: "none"; "first", "middle" or "last" for one; "spread" for
-            registers at even distances.
+        fc_norm: Of the pooled features.
+        prefix: Position of the prefix tokens: "none"; "first", "middle" or "last" for one; "spread"
+            for evenly spaced registers.
         num_prefix_tokens: P, where `prefix` is "spread".
         pos_embed: Learn an embedding of every token's position.
         taps: Blocks whose outputs are features; all if None.
-        tap_norms: What makes a norm for each of them.
-        shows_updates: Features are what `block.update` gives, which a block adds to the tokens.
-        antialias: Resample the position embedding with antialiasing, as timm does and few official
-            codes.
+        tap_norms: Makes a norm for each of them.
+        shows_updates: Features are the outputs of `block.update`, which a block adds to the tokens.
+        antialias: Resample the position embedding with antialiasing, as timm does, but little
+            official code.
     """
 
     depth: int
@@ -113,7 +113,7 @@ class PlainParts:
     def make_blocks(
         self, scan_orders: Sequence[str], drop_path_rate: float, dd: dict[str, Any]
     ) -> nn.ModuleList:
-        """The blocks, with drop path rates that rise to the last one's."""
+        """The blocks, with drop path rates that increase up to that of the last."""
         (rates,) = drop_path_rates(drop_path_rate, [self.depth])
         return nn.ModuleList(
             self.block(i, rate, num_paths(order), dd)
@@ -122,21 +122,21 @@ class PlainParts:
 
 
 class PlainBackbone(Backbone):
-    """Patches of one grid, prefix tokens at fixed places among them, blocks, a norm, a classifier.
+    """Patches of one grid, prefix tokens at fixed positions among them, blocks, norm, classifier.
 
     Args:
-        parts: What the family puts into it.
+        parts: The family's parts.
         img_size: Height and width that fix the position embedding.
         patch_size: Side of a patch.
         in_chans, num_classes, drop_rate, drop_path_rate: As in timm.
         global_pool: "token" (the prefix tokens), "avg" (the patches) or "".
-        dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        dynamic_img_size: Accept any image size and resample the position embedding in each pass.
+        device, dtype: Device and dtype of the parameters.
     """
 
     options = PlainOptions
     dense: ClassVar[Mapping[str, Any]] = {"dynamic_img_size": True}
-    # TorchScript leaves out the branch that is not taken
+    # TorchScript does not compile the branch that is not taken
     __constants__ = ("shows_updates",)
 
     def __init__(self, parts: PlainParts, /, **given: Any) -> None:
@@ -198,7 +198,7 @@ class PlainBackbone(Backbone):
         return head.train(self.training)
 
     def init_parameters(self) -> None:
-        """Embeddings and classifier as DeiT's."""
+        """Initialize embeddings and classifier as in DeiT."""
         for embedding in (self.pos_embed, self.cls_token):
             if embedding is not None:
                 trunc_normal_(embedding, std=0.02)
@@ -207,7 +207,7 @@ class PlainBackbone(Backbone):
             nn.init.zeros_(self.head.bias)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the embeddings and of the scans' parameters."""
+        """Names of the embeddings and the scans' parameters."""
         embeddings = {name for name in ("pos_embed", "cls_token") if name in self._parameters}
         return embeddings | scan_parameters(self)
 
@@ -227,7 +227,7 @@ class PlainBackbone(Backbone):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer; 0 classes leave pooled features."""
+        """Replace the last linear layer; with 0 classes, the output is the pooled features."""
         self.num_classes = num_classes
         if global_pool is not None:
             self.global_pool = self._checked_pool(global_pool)
@@ -238,10 +238,10 @@ class PlainBackbone(Backbone):
         img_size: int | tuple[int, int] | None = None,
         patch_size: int | tuple[int, int] | None = None,
     ) -> None:
-        """Resample the position embedding, around the prefix tokens, to another image size.
+        """Resample the position embedding, except for the prefix tokens, to another image size.
 
         Raises:
-            ValueError: `patch_size` is another than the model's.
+            ValueError: `patch_size` differs from the model's.
         """
         if patch_size is not None and to_pair(patch_size) != self.patch_embed.patch_size:
             raise ValueError(f"patch_size={patch_size} must stay {self.patch_embed.patch_size}")
@@ -254,10 +254,11 @@ class PlainBackbone(Backbone):
         update_model_input_size(self, self.patch_embed.img_size)
 
     def img_sizes_of(self, num_rows: int) -> list[int | tuple[int, int]]:
-        """Image sizes that a position embedding of so many rows may be for.
+        """Image sizes that a position embedding with this many rows may be for.
 
-        The prefix tokens' may be among the rows, or beside them in an official file. Of grids with
-        as many cells the one nearest to a square is taken.
+        The rows may include those of the prefix tokens, or an official file stores these
+        separately. Of the grids with the right number of cells, the one closest to a square is
+        taken.
         """
         embed = self.patch_embed
         found: list[int | tuple[int, int]] = []
@@ -272,7 +273,7 @@ class PlainBackbone(Backbone):
         return found
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Resample a position embedding of the variant's own size; others belong to others."""
+        """Resample a position embedding of the variant's default size; other sizes are refused."""
         embedding = state.get("pos_embed")
         if embedding is None or self.pos_embed is None:
             return state
@@ -285,7 +286,7 @@ class PlainBackbone(Backbone):
         return {**state, "pos_embed": embedding}
 
     def places(self, num_patches: int) -> list[int]:
-        """Indices of the prefix tokens among all tokens."""
+        """Indices of the prefix tokens in the sequence of all tokens."""
         if self.prefix == "none":
             return []
         if self.prefix == "spread":
@@ -311,7 +312,7 @@ class PlainBackbone(Backbone):
         return paths
 
     def embed(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Tokens (N, P + L, C), the prefix tokens among them, and the paths of each scan order."""
+        """Tokens (N, P + L, C) including the prefix tokens, and the paths of each scan order."""
         x = self.patch_embed(x)
         height, width = x.shape[1], x.shape[2]
         paths = self.grid_paths(x)
@@ -330,11 +331,11 @@ class PlainBackbone(Backbone):
         return self.pos_drop(x), paths
 
     def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
-        """Let paths over the L patches visit the prefix tokens, too."""
+        """Extend paths over the L patches by the prefix tokens."""
         return insert_into_paths(paths, places, num_patches)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to normed tokens (N, P + L, C), the prefix tokens among them."""
+        """(N, C_in, H, W) to normalized tokens (N, P + L, C), including the prefix tokens."""
         none = torch.jit.annotate(list[int], [])
         return self.norm(self.run_blocks(x, none, len(self.blocks) - 1, False)[0])
 
@@ -343,7 +344,7 @@ class PlainBackbone(Backbone):
         if self.global_pool != "":
             places = self.places(x.shape[1] - self.num_prefix_tokens)
             if self.global_pool == "token":
-                # no plain index: torch.compile would make a program for each position
+                # not a plain index, for which torch.compile would make a program per position
                 x = pick_tokens(x, places).mean(dim=1)
             else:
                 x = self.average(split_tokens(x, places)[0])
@@ -351,7 +352,7 @@ class PlainBackbone(Backbone):
         return x if pre_logits else self.head(x)
 
     def average(self, patches: Tensor) -> Tensor:
-        """What "avg" makes of the patches (N, L, C): (N, C)."""
+        """Pool the patches (N, L, C) for "avg": (N, C)."""
         return patches.mean(dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -383,7 +384,7 @@ class PlainBackbone(Backbone):
         return features if intermediates_only else (self.norm(x), features)
 
     def forward_maps(self, x: Tensor, indices: list[int], norm: bool) -> list[Tensor]:
-        """Features (N, C, h, w) of the chosen taps, in TorchScript, too."""
+        """Features (N, C, h, w) of the chosen taps; also in TorchScript."""
         height, width = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
         features = self.run_blocks(x, indices, len(self.blocks) - 1, norm)[1]
         return self.to_maps(self._split_prefix(features)[0], indices, height, width)
@@ -391,7 +392,7 @@ class PlainBackbone(Backbone):
     def run_blocks(
         self, x: Tensor, take: list[int], last: int, norm: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
+        """Tokens after block `last`, and the features of the taps `take`."""
         grid = self.patch_embed.dynamic_feat_size((x.shape[2], x.shape[3]))
         x, paths = self.embed(x)
         paths, context = self.prepare(x, paths, grid)
@@ -416,7 +417,7 @@ class PlainBackbone(Backbone):
     def prepare(
         self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
     ) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The paths as blocks take them, and whatever else `enter_block` needs for all blocks."""
+        """The paths as blocks take them, and what else `enter_block` needs for all blocks."""
         return paths, torch.jit.annotate(list[Tensor], [])
 
     def enter_block(
@@ -427,11 +428,11 @@ class PlainBackbone(Backbone):
         context: list[Tensor],
         grid: tuple[int, int],
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What a block reads, and the paths for it and those behind it."""
+        """The input of a block, and the paths for it and later blocks."""
         return x, paths
 
     def shown(self, block: int, feature: Tensor, context: list[Tensor]) -> Tensor:
-        """The feature as it is given away."""
+        """The feature in the form that is returned."""
         return feature
 
     def tap(
@@ -453,7 +454,7 @@ class PlainBackbone(Backbone):
         return maps
 
     def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Take the prefix tokens (N, P, C) out of every feature."""
+        """Separate the prefix tokens (N, P, C) from every feature."""
         patches: list[Tensor] = []
         prefix: list[Tensor] = []
         for feature in features:

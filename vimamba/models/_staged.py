@@ -34,31 +34,33 @@ def plain_stage(
 
 @dataclass(frozen=True, kw_only=True)
 class StagedOptions(Options):
-    """What every pyramid takes besides."""
+    """Further arguments of every pyramid."""
 
     stage_norm: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagedParts:
-    """What a family puts into a pyramid. Whatever makes a layer is given its device and dtype.
+    """The parts that a family supplies for a pyramid; all factories also get device and dtype.
 
     Attributes:
         depths: Blocks of the stages.
         dims: Channels of the stages.
-        stem: From (channels of the images, those of the first stage) to what makes its map. Its
-            `patch_size`, if it has one, says of how many pixels it needs multiples to use them all.
+        stem: From (channels of the images, channels of the first stage) to the module that makes
+            the first stage's map. Its `patch_size`, if it has one, is the number of pixels that the
+            image size must be a multiple of if all pixels are to be used.
         block: From (stage, number in the stage, channels, drop path rate, scan orders) to a block,
-            which takes the next order if it scans.
-        downsample: From the channels before and those of the stage to what halves the grid.
-        stage: From (stage, what halves the grid, blocks) to the stage.
-        scan_order: Of all blocks that scan, or a list that they take by turns.
+            which takes the next scan order if it scans.
+        downsample: From the channels of the stage before and of this stage to a module that halves
+            the grid.
+        stage: From (stage, the module that halves the grid, blocks) to the stage.
+        scan_order: One for all blocks that scan, or a list that they take in turn.
         norm: Of the last stage, before the classifier.
         dense_norm: Of every stage's features in a dense backbone.
-        head: From (channels of the last stage, classes, pooling, drop rate) and the layout of the
-            map to the classifier.
+        head: From (channels of the last stage, classes, pooling, drop rate) and the map's layout to
+            the classifier.
         stride: Of the first stage, image pixels per cell.
-        output_fmt: Layout of the maps inside, "NHWC" or "NCHW".
+        output_fmt: Internal layout of the maps, "NHWC" or "NCHW".
     """
 
     depths: Sequence[int]
@@ -75,7 +77,7 @@ class StagedParts:
     output_fmt: str = "NHWC"
 
     def make_stages(self, drop_path_rate: float, dd: dict[str, Any]) -> Iterator[nn.Module]:
-        """The stages, with drop path rates that rise to the last block's."""
+        """The stages, with drop path rates that increase up to that of the last block."""
         orders = take_orders(self.scan_order)
         for i, rates in enumerate(drop_path_rates(drop_path_rate, self.depths)):
             dim = self.dims[i]
@@ -96,9 +98,9 @@ def positioned_parts(
     Args:
         depths: Blocks of the stages.
         dims: Channels of the stages.
-        mixer: From (stage, channels, scan orders) to a mixer, which takes the next order if it
+        mixer: From (stage, channels, scan orders) to a mixer, which takes the next scan order if it
             scans.
-        mlp_ratio: Hidden channels of the MLPs over channels.
+        mlp_ratio: Hidden channels of the MLPs divided by channels.
         scan_order: As of `StagedParts`.
     """
 
@@ -126,7 +128,7 @@ class StagedBackbone(Backbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     options = StagedOptions
@@ -166,13 +168,13 @@ class StagedBackbone(Backbone):
         return range(len({**cls.arguments(), **given}["depths"]))
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Leave the classifier out of a dense backbone, which may start from one."""
+        """Drop the classifier for a dense backbone, which may start from a classifier's file."""
         if not self.has_stage_norms:
             return state
         return {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
 
     def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
-        """The norms of a dense backbone, which may start from a classifier."""
+        """The norms of a dense backbone, which may start from a classifier's file."""
         return ("stage_norms.",) if self.has_stage_norms else ()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -180,7 +182,7 @@ class StagedBackbone(Backbone):
         fine = [
             (r"^stages\.(\d+)\.downsample", (0,)),
             (r"^stages\.(\d+)\.blocks\.(\d+)", None),
-            # with the group before, the last block's
+            # in the group before, that of the last block
             (r"^stages\.(\d+)\.norm", (99999,)),
             (r"^(?:stage_)?norm", (99999,)),
         ]
@@ -213,8 +215,8 @@ class StagedBackbone(Backbone):
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Features of the chosen stages; see timm's `forward_intermediates`.
 
-        With `norm`, the last stage's features are normed; the others have no norm of their own
-        unless the model was made with `stage_norm`, which always norms all.
+        With `norm`, the last stage's features are normalized; the others have no norm unless the
+        model was made with `stage_norm`, which always normalizes all.
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt={output_fmt!r} is unknown; choose NCHW or NHWC")
@@ -237,14 +239,15 @@ class StagedBackbone(Backbone):
     def _run_stages(
         self, x: Tensor, take: list[int], last: int, norm: bool
     ) -> tuple[Tensor, list[Tensor]]:
-        """Map behind stage `last`, and features of the stages `take`, in the layout inside."""
+        """Map after stage `last`, and features of the stages `take`, in the internal layout."""
         patch = self.patch_size
         if patch > 1:
-            # maps leave no pixel out, as those of other backbones; logits do, as the official ones
+            # feature maps cover all pixels, as in other backbones; logits do not, as in official
+            # code
             x = F.pad(x, (0, -x.shape[3] % patch, 0, -x.shape[2] % patch))
         x = self.stem(x)
         features: list[Tensor] = []
-        # TorchScript knows no `strict`
+        # TorchScript does not support `strict`
         for i, (stage, stage_norm) in enumerate(zip(self.stages, self.stage_norms)):  # noqa: B905
             if i <= last:
                 x = stage(x)
@@ -280,7 +283,7 @@ class StagedBackbone(Backbone):
         return self.norm(self.stage_norms[-1](self.stages(self.stem(x))))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last stage's map, normed, to (N, num_classes)."""
+        """The last stage's normalized map to (N, num_classes)."""
         return self.head(x, pre_logits=pre_logits)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,12 +1,12 @@
 """A2Mamba (Lou et al. 2025, arXiv:2507.16624): attention averages what a scan keeps of the tokens.
 
-Half of a block's heads attend to the cells around each cell, the other half to as many that are
-spread over the whole map; both sets of weights then average the states of a scan, too. The last
-stage attends to all cells instead. Neighborhood attention (arXiv:2204.07143) is written as products
-of a row of queries with the rows of their neighbors.
+Half of a block's heads attend to the cells around each cell, the other half to the same number of
+cells spread over the whole map; both sets of weights then also average the states of a scan. The
+last stage attends to all cells instead. Neighborhood attention (arXiv:2204.07143) is written as
+products of a row of queries with the rows of their neighbors.
 
-The official code needs maps of at least the windows' sides, images of 224 pixels; here cells of a
-smaller map have fewer neighbors.
+The official code needs maps at least as large as the windows, that is, images of 224 pixels; here
+cells of a smaller map have fewer neighbors.
 
 Official code: https://github.com/LMMMEng/A2Mamba (no license)
 Sizes: N batch, H and W image or map, C channels.
@@ -47,23 +47,23 @@ class Affine(nn.Conv2d):
         super().__init__(dim, dim, 1, groups=dim, **dd)
 
     def reset_parameters(self) -> None:
-        """Start with one factor for all."""
+        """Set the same factor for all channels."""
         nn.init.constant_(self.weight, self.start)
         nn.init.zeros_(self.bias)  # type: ignore[arg-type]
 
 
 class AttentiveBlock(nn.Module):
-    """Mixer and MLP, each behind a depthwise convolution.
+    """Mixer and MLP, each after a depthwise convolution.
 
     Args:
         dim: C.
         mixer: From (N, C, H, W) to the same shape.
-        mlp_ratio: Hidden channels of the MLP over channels.
-        scaled: What learned factors and offsets change: "branch", what mixer and MLP add, "stream",
-            what they add it to, or "none".
-        scale: Start of the factors.
-        drop_path: Probability to leave out what mixer and MLP add.
-        device, dtype: Of the parameters.
+        mlp_ratio: Hidden channels of the MLP divided by channels.
+        scaled: What learned factors and offsets apply to: "branch", the outputs of mixer and MLP;
+            "stream", the residual stream; or "none".
+        scale: Initial value of the factors.
+        drop_path: Probability of dropping the update.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -111,19 +111,19 @@ class A2Mamba(StagedBackbone):
 
     Args:
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
-        img_size: Of the images that the last stage's biases are learned for, pixels, or height and
-            width; images of other sizes resample them.
+        img_size: Size of the images that the last stage's biases are learned for, pixels, or height
+            and width; they are resampled for images of other sizes.
         depths: Blocks per stage.
         dims: Channels per stage.
         heads: Heads per stage.
-        windows: Side of the windows per stage, cells.
-        mlp_ratios: Hidden channels of the MLPs over channels, per stage.
+        windows: Side of the windows in cells, per stage.
+        mlp_ratios: Hidden channels of the MLPs divided by channels, per stage.
         scaled: What each stage's blocks scale; see `AttentiveBlock`.
-        scales: Start of the factors, per stage.
-        hidden: Channels that are pooled.
+        scales: Initial value of the factors, per stage.
+        hidden: Channels of the pooled features.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks that scan take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks that scan take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})
@@ -207,7 +207,7 @@ def _downsample(match: re.Match[str]) -> str:
 
 
 def _in_block(ours: str) -> Any:
-    """Replacement for a name in a block; its own groups begin with the third."""
+    """Replacement for a name in a block; its groups start at the third."""
 
     def rename(match: re.Match[str]) -> str:
         return f"stages.{int(match[1]) // 2}.blocks.{match[2]}.{match.expand(ours)}"

@@ -1,9 +1,9 @@
 """Adventurer (Wang et al. 2024, arXiv:2410.07599): causal Mamba-2 behind a token of the mean.
 
-Patches go one way, and the class token stands behind them all. So that the first patches know
-something of the rest, each block begins with the mean of all tokens. Paper and comments have every
-second pair of blocks go backwards; the code, with which the weights were trained, only the blocks 2
-and 3, and so does this one.
+Patches are scanned in one direction, and the class token comes last. Each block starts with the
+mean of all tokens, which tells the first patches about the rest. According to paper and comments,
+every second pair of blocks scans backwards; in the code that trained the weights only blocks 2 and
+3 do, and so they do here.
 
 Official code: https://github.com/wangf3014/Adventurer (no license file)
 Sizes: N batch, H and W image, L patches, C channels, D = 2 C, H heads of P channels, K paths,
@@ -32,7 +32,7 @@ __all__ = ["Adventurer"]
 
 
 def published_orders(depth: int) -> list[str]:
-    """Forwards, but for the blocks 2 and 3."""
+    """Forwards, except for blocks 2 and 3."""
     return ["raster(reverse=True)" if block in (2, 3) else "raster" for block in range(depth)]
 
 
@@ -45,7 +45,7 @@ class Mamba2Mixer(nn.Module):
         d_state: S.
         head_dim: P.
         d_conv: Taps of the causal convolution.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Mamba2Mixer(nn.Module):
 
 
 class HeadScan(StateSpaceDuality):
-    """Mamba-2's own scan: one skip for every head, and its way to start."""
+    """Mamba-2's own scan: one skip per head, and its initialization."""
 
     def __init__(self, heads: int, head_dim: int, *, num_paths: int, **dd: Any) -> None:
         super().__init__(heads, head_dim, num_paths=num_paths, **dd)
@@ -104,7 +104,7 @@ class HeadScan(StateSpaceDuality):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Step sizes as Mamba's, decays uniform in [1, 16], skips 1."""
+        """Initialize step sizes as in Mamba, decays uniformly in [1, 16], skips as 1."""
         init_step_bias_(self.dt_bias)
         with torch.no_grad():
             self.A_log.uniform_(1, 16).log_()
@@ -142,14 +142,15 @@ class Adventurer(PlainBackbone):
         global_pool: "token" (class token, the last), "avg" or "".
         embed_dim: C.
         depth: Blocks.
-        mlp_ratio: Hidden channels of an MLP over C.
+        mlp_ratio: Hidden channels of an MLP divided by C.
         d_state: S.
         head_dim: P.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. None is that of the weights; the
-            paper's is ["raster", "raster", "raster(reverse=True)", "raster(reverse=True)"].
+            sum; or a list of them, which the blocks take in turn. None is the order of the
+            published weights; the paper's is ["raster", "raster", "raster(reverse=True)",
+            "raster(reverse=True)"].
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class Adventurer(PlainBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Embeddings and classifier as DeiT's, small outputs of mixers, no biases."""
+        """Embeddings and classifier as in DeiT, small outputs of mixers, biases 0."""
         super().init_parameters()
         init_patches_(self.patch_embed)
         for module in self.modules():
@@ -190,7 +191,7 @@ class Adventurer(PlainBackbone):
                     module.out_proj.weight /= math.sqrt(len(self.blocks))
 
     def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
-        """Let every path (K, T) begin at the mean token, L + 1, and end at the class token, L."""
+        """Let every path (K, T) start at the mean token, L + 1, and end at the class token, L."""
         begin = torch.full_like(paths[:, :1], num_patches + 1)
         end = torch.full_like(paths[:, :1], num_patches)
         return torch.cat([begin, paths, end], dim=1)

@@ -1,12 +1,12 @@
 """ARM (Ren et al. 2025, arXiv:2406.07537): a plain stack of Mamba along four paths, and MLPs.
 
-Published for its autoregressive pre-training, of which this is what comes out: the classifier. Each
-block reads rows, columns and both reversed, each with a convolution and a scan of its own, and
-averages. The class token stands in the middle; what is classified are the patches, the mean of
-those in front of it and the mean of those behind it in equal parts.
+The paper is about autoregressive pre-training; this is the resulting classifier. Each block scans
+rows, columns and both reversed, each with its own convolution and scan, and averages. The class
+token stands in the middle; the classifier reads the patches: the mean of those before the class
+token and the mean of those after it, in equal parts.
 
 Official code: https://github.com/OliverRensu/ARM (no license file). With an odd number of patches
-its mixer takes one of them for the class token; here all agree on where that stands.
+its mixer takes one of them for the class token; here all agree on its position.
 Sizes: N batch, H and W image, L patches, C channels, K paths.
 """
 
@@ -64,9 +64,9 @@ class ARM(PlainBackbone):
         mlp_ratio: Hidden channels of an MLP without a gate over C; the gated one has two thirds.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class ARM(PlainBackbone):
         """Mean of the means on both sides of the class token: (N, L, C) to (N, C)."""
         count = patches.shape[1]
         half = count // 2
-        # a single patch stands on both sides, for lack of another
+        # a single patch counts for both sides
         before, after = patches[:, : half + 1 // count], patches[:, half:]
         return (before.mean(dim=1) + after.mean(dim=1)) / 2
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the four paths hold.
+        """Rename, and join the parameters of the four paths.
 
         Raises:
             CheckpointError: A key matches no rule, or the file lacks a path.
@@ -130,7 +130,7 @@ RULES = {
     _LAYER + r"mlp\.w1\.(weight|bias)": r"blocks.\1.mlp.fc1_g.\2",
     _LAYER + r"mlp\.w2\.(weight|bias)": r"blocks.\1.mlp.fc1_x.\2",
     _LAYER + r"mlp\.w3\.(weight|bias)": r"blocks.\1.mlp.fc2.\2",
-    # in the order of "cross": the columns before the reverse of the rows
+    # in the order of "cross": columns before reversed rows
     **mamba_rules(_LAYER + r"mixer\.", r"blocks.\1.mixer.", ("", "_c", "_b", "_c_b")),
 }
 register_family(
@@ -138,8 +138,8 @@ register_family(
     ARM,
     RULES,
     top1={"arm_base_patch16_224.in1k": 83.2, "arm_huge_patch16_224.in1k": 85.0},
-    remarks="These are the classifiers after fine-tuning; files of the pre-training alone, which "
-    "hold one of the four paths, do not load.",
+    remarks="These are the fine-tuned classifiers; files from pre-training alone, which hold "
+    "one of the four paths, do not load.",
 )
 
 _WEIGHTS = {"by_hand": "https://huggingface.co/OliverRen/ARM, whose files the authors do not list"}

@@ -1,7 +1,7 @@
 """DAMamba (Li et al. 2025, arXiv:2502.12627): a scan of features that are fetched from elsewhere.
 
-Before each scan, groups of channels are sampled anew at offsets that the map itself determines.
-One scan then walks over the resampled map. Every stage ends in a norm of the stream itself.
+Before each scan, groups of channels are resampled at offsets that the map itself determines. One
+scan then visits the resampled map. Every stage ends with a norm of the residual stream.
 
 Official code: https://github.com/ltzovo/DAMamba (Apache-2.0 by its README). Its deformable operator
 is `grid_sample` here.
@@ -39,12 +39,12 @@ __all__ = ["DAMamba"]
 
 
 class Resample(nn.Module):
-    """Fetch every group of channels from an offset that another map determines at each cell.
+    """Sample every group of channels at offsets that another map determines for each cell.
 
     Args:
         dim: C.
         head_dim: C / G.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, head_dim: int, **dd: Any) -> None:
@@ -58,12 +58,12 @@ class Resample(nn.Module):
         self.offset = nn.Linear(dim, 2 * self.groups, **dd)
 
     def forward(self, x: Tensor, guide: Tensor) -> Tensor:
-        """Sample x (N, C, H, W) bilinearly as the map `guide` of the same shape says."""
+        """Sample x (N, C, H, W) bilinearly at offsets from the map `guide` of the same shape."""
         height, width = x.shape[2], x.shape[3]
         offset = self.offset(self.act(self.norm(self.conv(guide).permute(0, 2, 3, 1))))
         # each group's steps along the width and the height, cells
         right, down = offset.unflatten(3, (self.groups, 2)).permute(0, 3, 1, 2, 4).unbind(4)
-        # in float32 at least, since coordinates in half precision are whole cells off
+        # at least float32: coordinates in half precision are off by whole cells
         column = right + torch.arange(width, dtype=torch.float32, device=x.device)
         row = down + torch.arange(height, dtype=torch.float32, device=x.device).unsqueeze(1)
         place = torch.stack([(2 * column + 1) / width - 1, (2 * row + 1) / height - 1], dim=4)
@@ -80,7 +80,7 @@ class DynamicScan(MapScan):
         dim: C.
         head_dim: Channels that are fetched from one place.
         scan_order: Of the scan over the resampled map.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, head_dim: int, *, scan_order: str, **dd: Any) -> None:
@@ -137,12 +137,13 @@ class DAMamba(StagedBackbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage.
-        mlp_ratios: Hidden channels of the MLPs over channels, for each stage.
-        layer_scales: Start of learned factors of what the blocks of each stage add; 0 for none.
+        mlp_ratios: Hidden channels of the MLPs divided by channels, for each stage.
+        layer_scales: Initial value of learned factors on each stage's residual branches; 0 for
+            none.
         head_dim: Channels that are fetched from one place.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum, over the resampled map; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum, over the resampled map; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})
@@ -186,7 +187,7 @@ class DAMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Convolutions and linear layers alike, those of the offsets, too; the scans as Mamba's."""
+        """All convolutions and linear layers alike, also those of offsets; scans as in Mamba."""
         init_map_scans_(self)
 
     def from_official(self, state_dict: StateDict) -> StateDict:

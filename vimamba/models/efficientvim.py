@@ -1,7 +1,7 @@
 """EfficientViM (Lee et al. 2024, arXiv:2411.15241), which timm has: tells its official files.
 
 timm registers the models, `efficientvim_m1` to `_m4` and `_dist`, and publishes their weights;
-nothing is registered here. tests/models/test_efficientvim.py holds them to the original's outputs.
+nothing is registered here. tests/models/test_efficientvim.py compares them with the original.
 
 Official code: https://github.com/mlvlab/EfficientViM (MIT)
 """
@@ -47,7 +47,7 @@ _NAMES = re.compile(r"(?:patch_embed|stages|norm|heads|heads_dist)\..+|weights(?
 
 
 class EfficientViMIdentity(Identity):
-    """As timm reads the files, which prefers the average of the weights."""
+    """Reads files as timm does, which prefers the average of the weights."""
 
     def read_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
         """The weights in the file under timm's names, whole and finite.
@@ -70,9 +70,9 @@ def _find(checkpoint: Mapping[str, Any]) -> StateDict:
 
 
 def _fit(state: StateDict, model: nn.Module) -> StateDict | None:
-    """Weights as timm's model names and shapes them; None if they are another's."""
+    """Weights with the names and shapes of timm's model; None if they belong to another model."""
     if ("weights_dist" in state) != hasattr(model, "weights_dist"):
-        return None  # timm would leave a second classifier out
+        return None  # timm would ignore a second classifier
     expected = {key: value.shape for key, value in model.state_dict().items()}
     try:
         fitting = checkpoint_filter_fn(state, model)
@@ -82,7 +82,7 @@ def _fit(state: StateDict, model: nn.Module) -> StateDict | None:
 
 
 def match_efficientvim(checkpoint: Mapping[str, Any]) -> list[Identity]:
-    """The model of timm's that a checkpoint is of."""
+    """The timm model that a checkpoint belongs to."""
     state = _find(checkpoint)
     stem, head = (state.get(f"{name}.weight") for name in ("patch_embed.conv.0.conv", "heads.0"))
     if "weights" not in state or stem is None or stem.ndim != 4 or head is None:

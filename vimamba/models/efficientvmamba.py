@@ -34,7 +34,7 @@ __all__ = ["EfficientVMamba"]
 
 
 class ScanConvBlock(nn.Module):
-    """A mixer and a depthwise convolution of the same tokens, gated by one set of weights."""
+    """A mixer and a depthwise convolution on the same tokens, gated by one set of weights."""
 
     def __init__(self, dim: int, mixer: nn.Module, *, drop_path: float, **dd: Any) -> None:
         super().__init__()
@@ -87,10 +87,10 @@ class EfficientVMamba(StagedBackbone):
         dims: Channels per stage.
         scan_stages: Stages that scan, counted from the first; the others convolve.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -122,12 +122,12 @@ class EfficientVMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give each path's parameters an axis or a layer of its own."""
+        """Rename, and split each path's parameters into an axis or a layer."""
         return split_paths(super().from_official(state_dict))
 
 
 def _block_of(theirs: str, leaf: str) -> dict[str, Any]:
-    """A rule for a part of an inverted residual; official code counts a permutation as layer 0."""
+    """Rule for a part of an inverted residual; in official code a permutation is layer 0."""
     return {
         rf"layers\.(\d+)\.(\d+)\.{theirs}\.(.*)": lambda match: (
             f"stages.{match[1]}.blocks.{int(match[2]) - 1}.mixer.{leaf}.{match[3]}"

@@ -1,8 +1,9 @@
 """GroupMamba (Shaker et al. 2024, arXiv:2407.13772): a pyramid that scans groups of channels.
 
-Four groups of channels each scan along one path of their own, and a gate that reads the mean token
-mixes them. The pooled vector passes a block of its own before the classifier. Official files have
-two, one of which learned from a teacher, and average their logits; their average is read.
+Four groups of channels are each scanned along a different path, and a gate that reads the mean
+token mixes them. The pooled vector passes through another block before the classifier. Official
+models have two classifiers, one distilled from a teacher, and average their logits; here their
+averaged weights are loaded.
 
 Official code: https://github.com/Amshaker/GroupMamba (MIT)
 Sizes: N batch, H and W image or grid, L cells, C channels of a stage, D = C / 4 of a group, K paths
@@ -35,7 +36,7 @@ GROUPS = 4
 
 
 class ConvStem(nn.Module):
-    """Three convolutions at half of the image's side, and a strided one to a quarter."""
+    """Three convolutions at 1/2 of the image's side, and a strided one to 1/4."""
 
     def __init__(self, in_chans: int, dim: int, *, hidden: int, **dd: Any) -> None:
         super().__init__()
@@ -54,7 +55,7 @@ class ConvStem(nn.Module):
 
 
 class Downsample(nn.Module):
-    """The norm of the stage before, a strided 3x3 convolution, a norm."""
+    """The norm of the previous stage, a strided 3x3 convolution, a norm."""
 
     def __init__(self, dim_in: int, dim: int, **dd: Any) -> None:
         super().__init__()
@@ -69,17 +70,17 @@ class Downsample(nn.Module):
 
 
 class GroupScan(nn.Module):
-    """A gated scan with convolution, as SS2D, in each of four groups of channels.
+    """A gated scan with convolution, as in SS2D, in each of four groups of channels.
 
     Group g scans along the paths g, g + 4, g + 8, ... of the order, and adds up; an order of fewer
-    paths gives them to the groups by turns. The groups run side by side in one operator.
+    paths deals them to the groups in turn. The groups run side by side in one operator.
 
     Args:
         dim: C, a multiple of 4.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum.
         d_state: S.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str, d_state: int = 1, **dd: Any) -> None:
@@ -148,19 +149,19 @@ class GroupScan(nn.Module):
         return self.scan(u, dt, B, C, paths, merge=False)
 
     def reset_parameters(self) -> None:
-        """Start the parameters of the scan; the other layers start themselves."""
+        """Initialize the scan's parameters; other layers initialize themselves."""
         for x_proj in self.x_proj:
             x_proj.reset_parameters()  # type: ignore[operator]
         self.scan.reset_parameters()
 
 
 class ModulatedGroups(nn.Module):
-    """Norm, scan in groups, and scale by the tokens themselves and by a gate on channels.
+    """Normalize, scan in groups, and multiply by the tokens themselves and by a channel gate.
 
     Args:
         dim: C.
         scan_order: As of `GroupScan`.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str, **dd: Any) -> None:
@@ -174,7 +175,7 @@ class ModulatedGroups(nn.Module):
         self.proj = nn.Linear(dim, dim, **dd)
 
     def reset_parameters(self) -> None:
-        """Start the scale of the skip; the layers start themselves."""
+        """Initialize the scale of the skip; other layers initialize themselves."""
         nn.init.ones_(self.skip_scale)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -188,7 +189,7 @@ class ModulatedGroups(nn.Module):
 
 
 class GroupBlock(nn.Module):
-    """Residual block: the mixer, which norms by itself, then an MLP."""
+    """Residual block: the mixer, which has its own norm, then an MLP."""
 
     def __init__(
         self, dim: int, *, scan_order: str, mlp_ratio: float, drop_path: float, **dd: Any
@@ -218,13 +219,13 @@ class ClassBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C) to (N, C)."""
         x = x[:, None, None]
-        # what the mixer gives is normed, not what it reads
+        # the mixer's output is normalized, not its input
         x = x + self.norm1(self.mixer(x))
         return (x + self.mlp(self.norm2(x))).flatten(1)
 
 
 def make_neck(dim: int, *, scan_order: str, mlp_ratio: float, **dd: Any) -> nn.Module:
-    """What the pooled vector passes before the classifier."""
+    """The layers between pooling and the classifier."""
     post = ClassBlock(dim, scan_order=scan_order, mlp_ratio=mlp_ratio, **dd)
     return nn.Sequential(OrderedDict(post=post, norm=nn.LayerNorm(dim, eps=1e-6, **dd)))
 
@@ -232,18 +233,18 @@ def make_neck(dim: int, *, scan_order: str, mlp_ratio: float, **dd: Any) -> nn.M
 class GroupMamba(StagedBackbone):
     """GroupMamba with a classifier.
 
-    Where H and W differ, the official code has wrong gradients along columns; here they are right.
+    If H and W differ, the official code has wrong gradients along columns; here they are right.
 
     Args:
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage, multiples of 4.
         stem_dim: Hidden channels of the stem.
-        mlp_ratios: Hidden channels of the MLPs over channels, per stage.
+        mlp_ratios: Hidden channels of the MLPs divided by channels, per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns, that of the pooled vector last.
+            sum; or a list of them, which the blocks take in turn, that of the pooled vector last.
             The paths are dealt out to four groups of channels.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})
@@ -281,7 +282,7 @@ class GroupMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Linear layers as VMamba's, convolutions by their fan-out, scans as Mamba's."""
+        """Linear layers as in VMamba, convolutions by their fan-out, scans as in Mamba."""
         init_vss_(self)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -293,11 +294,11 @@ class GroupMamba(StagedBackbone):
                 module.reset_parameters()
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, join what the groups hold, and average the classifiers."""
+        """Rename, join the parameters of the groups, and average the classifiers."""
         state = super().from_official(state_dict)
         for key, value in state.items():
             if re.search(r"x_proj|dt_proj|dt_bias", key):
-                state[key] = value.flatten(0, 1)  # of one path
+                state[key] = value.flatten(0, 1)  # one path
         return average_classifiers(join_branches(state))
 
 

@@ -48,7 +48,7 @@ SEARCHED = local_orders("""h v_flip w7 w7_flip; h_flip w2_flip w7 w7_flip; h h_f
 
 
 class PaddedPatchEmbed(PatchEmbed):
-    """Patches side by side; those that the image does not fill are completed by zeros."""
+    """Adjacent patches; those that the image does not fill are padded with zeros."""
 
     def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
         """Grid of an image of this size."""
@@ -66,7 +66,7 @@ class ResampledRotary(RotaryEmbed):
 
     Args:
         dim: C.
-        side: Cells of a side of the grid that the angles are for.
+        side: Cells per side of the grid that the angles are for.
     """
 
     def __init__(self, dim: int, side: int = 14) -> None:
@@ -88,23 +88,23 @@ class ResampledRotary(RotaryEmbed):
 
 
 def pad_tokens(x: Tensor, paths: Tensor) -> Tensor:
-    """Zero tokens behind tokens (N, L, C), as many as paths (K, T) have steps beyond L."""
+    """Zero tokens after tokens (N, L, C), as many as paths (K, T) have steps beyond L."""
     # a slice beyond the end is empty, also in a trace
     zeros = x.new_zeros((1, paths.shape[-1], 1))[:, x.shape[1] :]
     return torch.cat([x, zeros.expand(x.shape[0], -1, x.shape[2])], dim=1)
 
 
 def visit_padding(paths: Tensor, num_tokens: int) -> Tensor:
-    """Let paths (K, T) over L tokens visit those of `pad_tokens` where they visit none."""
+    """Let paths (K, T) over L tokens visit those of `pad_tokens` where they visit no token."""
     missing = paths < 0
     extra = num_tokens - 1 + missing.cumsum(-1)
     return torch.where(missing & (extra < paths.shape[-1]), extra, paths)
 
 
 class LocalMixer(MambaMixer):
-    """The Mamba mixer along paths whose results pass a gate on channels before they add up.
+    """The Mamba mixer along paths whose results pass through a channel gate and are then summed.
 
-    Cells that fill a window up are tokens like others to the convolution and to the scan.
+    Cells that pad a window are tokens like others to the convolution and the scan.
     """
 
     def __init__(self, dim: int, *, num_paths: int, scrambled: bool = False, **dd: Any) -> None:
@@ -143,7 +143,7 @@ class LocalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, L, C), unless the path is dropped."""
+        """The block's update of the tokens (N, L, C), unless the path is dropped."""
         return self.mixer(self.norm(x), paths)
 
     def forward(self, x: Tensor, paths: Tensor) -> Tensor:
@@ -162,19 +162,19 @@ class LocalVim(PlainBackbone):
         embed_dim: C.
         depth: Blocks.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        class_token: A class token in the middle, also of every path, in place of the rotary
-            embedding, which turns the residual stream before every block.
+            sum; or a list of them, which the blocks take in turn.
+        class_token: A class token in the middle, also of every path, instead of the rotary
+            embedding, which rotates the residual stream before every block.
         rotary_cells: Side of the grid for which the rotary embedding is made; it is resampled for
             others.
-        stage_norm: What the last block of each quarter adds, normed, as features, LayerNorms in the
-            blocks and no classifier: the layout of the published segmentation and detection
+        stage_norm: Normalized updates of the last block of each quarter as features, LayerNorms in
+            the blocks and no classifier: the layout of the published segmentation and detection
             backbones.
         scrambled_columns: Put the results of paths along columns where the official code puts them:
             on grids that are not square in other cells than their own. None does so with
             `stage_norm`, for those weights were trained on such grids.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True, "dynamic_img_size": True}
@@ -228,7 +228,7 @@ class LocalVim(PlainBackbone):
         return range(len(found)) if given.get("stage_norm") else found
 
     def init_parameters(self) -> None:
-        """All linear layers alike, those of the step sizes, too; deep stacks small outputs."""
+        """All linear layers, including those of the step sizes, alike; small outputs if deep."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -245,10 +245,10 @@ class LocalVim(PlainBackbone):
             nn.init.zeros_(self.cls_token)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the paths hold.
+        """Rename, and join the parameters of the paths.
 
         Raises:
-            CheckpointError: The file is of the other kind, or lacks a path.
+            CheckpointError: The file is for the other kind, or lacks a path.
         """
         rotary = "rope.freqs_cos" in state_dict
         if rotary != (self.rotary is not None):
@@ -256,19 +256,19 @@ class LocalVim(PlainBackbone):
         return join_branches(super().from_official(state_dict))
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Resample the position embedding; leave the classifier out of a dense backbone."""
+        """Resample the position embedding; drop the classifier for a dense backbone."""
         if self.has_tap_norms:
             state = {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
         return super().adapt(state)
 
     def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
-        """What a dense backbone has that starts from a classifier."""
+        """The norms of a dense backbone that starts from a classifier."""
         if not self.has_tap_norms:
             return ()
         return ("tap_norms.", *(f"blocks.{i}.norm.bias" for i in range(len(self.blocks))))
 
     def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
-        """Put the class token into the middle of every path, as counted without padding."""
+        """Put the class token into the middle of every path, not counting padding."""
         shifted = torch.where(paths >= places[0], paths + 1, paths)
         token = torch.full_like(paths[:, :1], places[0])
         return torch.cat([shifted[:, : places[0]], token, shifted[:, places[0] :]], dim=1)

@@ -69,10 +69,10 @@ _SMALL = """h v v_flip w7_flip; h h_flip v w7; h_flip v v_flip w7; h_flip v w2_f
 
 
 def scrambled_cells(paths: Tensor, like: Tensor) -> Tensor:
-    """From which cell the official code takes what it writes to each cell as a path's result.
+    """The cell that the official code reads a path's result from, for each cell it writes.
 
-    It goes back from a path along columns by taking its permutation once more, in place of the
-    inverse. On a square grid that is the same.
+    The code undoes a path along columns by applying its permutation again instead of the inverse.
+    On a square grid that is the same.
 
     Args:
         paths: (K, T) or (N, K, T), T >= L.
@@ -89,19 +89,19 @@ def scrambled_cells(paths: Tensor, like: Tensor) -> Tensor:
 
 
 def take_cells(y: Tensor, cells: Tensor) -> Tensor:
-    """Results (N, K, L, D) of the cells (K, L) or (N, K, L) of each path."""
+    """Results (N, K, L, D) at the cells (K, L) or (N, K, L) of each path."""
     return y.gather(2, cells.unsqueeze(-1).expand(y.shape))
 
 
 class LocalSS2D(SS2D):
-    """SS2D whose paths' results pass a gate on channels, the same for all, before they add up.
+    """SS2D whose paths' results pass through one shared channel gate and are then summed.
 
     Args:
         dim: C.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum.
         scrambled_columns: Put the results of paths along columns where the official code does.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -127,13 +127,13 @@ class LocalVMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
         scrambled_columns: Put the results of paths along columns where the official code puts them:
             on maps that are not square in other cells than their own. None does so with
             `stage_norm`, for those weights were trained on such maps.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class LocalVMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give each path's parameters an axis or a layer of its own."""
+        """Rename, and split each path's parameters into an axis or a layer."""
         return split_paths(super().from_official(state_dict))
 
 
@@ -195,7 +195,7 @@ RELEASE = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0"
 
 default_cfgs = make_cfgs(
     {
-        # published in the paper only: no file of a classifier was released
+        # published in the paper only: no classifier was released
         "localvmamba_tiny.in1k": {},
         "localvmamba_small.in1k": {"file": "local_vssm_small.ckpt"},
         "test_localvmamba.untrained": {"size": 96},

@@ -1,7 +1,8 @@
 """Mamba-ND (Li et al. 2024, arXiv:2402.05892), its models of images: one direction in every block.
 
-Blocks go along rows, back, down columns and back, by turns. What a block skips is what it normed,
-so there is no residual stream. In the middle of the stack 2x2 tokens become one.
+Blocks scan rows, reversed rows, columns and reversed columns in turn. A block's skip connection
+carries the normalized input, so there is no residual stream. In the middle of the stack 2x2 tokens
+become one.
 
 Official code: https://github.com/jacklishufan/Mamba-ND (no license file). Its columns work on
 square grids only; here they do on all.
@@ -28,12 +29,12 @@ ALTERNATING = ("raster", "raster(reverse=True)", "columns", "columns(reverse=Tru
 
 
 def halves(merge_after: int, depth: int) -> list[int]:
-    """Middle and last block of both grids, where features are taken."""
+    """Middle and last block on either grid, where features are taken."""
     return sorted({merge_after // 2, merge_after, (merge_after + depth) // 2, depth - 1})
 
 
 class NormedBlock(nn.Module):
-    """A norm, and a mixer beside it: the norm's output is what is skipped."""
+    """A norm and a mixer; the skip connection carries the norm's output."""
 
     def __init__(self, dim: int, *, drop_path: float, dd: dict[str, Any], **mixer: Any) -> None:
         super().__init__()
@@ -60,9 +61,9 @@ class MambaND(PlainBackbone):
         merge_after: Block after which 2x2 tokens become one.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. Mixers average over paths.
+            sum; or a list of them, which the blocks take in turn. Mixers average over paths.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class MambaND(PlainBackbone):
 
     @classmethod
     def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
-        """All of them, two of either grid."""
+        """All of them, two on each grid."""
         sizes = {**cls.arguments(), **given}
         return range(len(halves(sizes["merge_after"], sizes["depth"])))
 
@@ -112,7 +113,7 @@ class MambaND(PlainBackbone):
         return {**groups, "blocks": [*groups["blocks"], (r"^merge", (self.merge_after,))]}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and put the four tokens that become one in the order of `PatchMerging`.
+        """Rename, and reorder the four tokens that become one as in `PatchMerging`.
 
         Raises:
             CheckpointError: A key matches no rule.

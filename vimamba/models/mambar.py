@@ -1,7 +1,7 @@
 """Mamba-R, also Mamba-Reg (Wang et al. 2024, arXiv:2405.14858): Vim with registers.
 
-They are many class tokens, which stand at even distances among the patches. What they hold in the
-end is shortened, joined and classified.
+The registers are class tokens, evenly spaced among the patches. At the end their outputs are
+reduced, concatenated and classified.
 
 Official code: https://github.com/wangf3014/Mamba-Reg (no license file)
 Sizes: N batch, H and W image, L patches, P registers, C channels, Q reduction.
@@ -50,7 +50,7 @@ class RegisterPool(nn.Module):
 
 
 class MeanPool(nn.Module):
-    """What a model without a classifier gives: the mean of the registers."""
+    """Output of a model without a classifier: the mean of the registers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, P, C) to (N, C)."""
@@ -72,9 +72,9 @@ class MambaReg(PlainBackbone):
         reduction: Q, a divisor of C; 1 leaves the registers as they are.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MambaReg(PlainBackbone):
         self.init_weights(needs_reset=False)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the last linear layer, and the registers' pool if it comes or goes."""
+        """Replace the last linear layer, and add or remove the registers' pool."""
         pool = self._checked_pool(self.global_pool if global_pool is None else global_pool)
         if pool != "token":
             self.pool = MeanPool()
@@ -121,7 +121,7 @@ class MambaReg(PlainBackbone):
         super().reset_classifier(num_classes, pool)
 
     def init_parameters(self) -> None:
-        """Embeddings, neck and classifier as DeiT's, blocks as Vim's."""
+        """Embeddings, neck and classifier as in DeiT, blocks as in Vim."""
         super().init_parameters()
         init_patches_(self.patch_embed)
         for module in self.pool.modules():
@@ -133,8 +133,8 @@ class MambaReg(PlainBackbone):
         """Rename, join the two branches, and put the registers' positions among the patches'.
 
         Raises:
-            CheckpointError: A key matches no rule, a direction is missing, or the file has another
-                number of registers.
+            CheckpointError: A key matches no rule, a direction is missing, or the number of
+                registers differs.
         """
         state = join_branches(super().from_official(state_dict))
         registers = state.pop("pos_embed_registers", None)
@@ -148,7 +148,7 @@ class MambaReg(PlainBackbone):
         return {**state, "pos_embed": insert_tokens(patches, registers, places)}
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Resample the position embedding; leave the neck out where the model has none."""
+        """Resample the position embedding; drop the neck if the model has none."""
         if not isinstance(self.pool, RegisterPool):
             state = {k: v for k, v in state.items() if not k.startswith("pool.")}
         return super().adapt(state)

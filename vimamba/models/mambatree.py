@@ -1,8 +1,8 @@
 """MambaTree, in code GrootV (Xiao et al. 2024, arXiv:2406.02395): a scan along a tree of the map.
 
-The tree joins neighboring cells of the map that are most alike. Every cell takes in all others,
-times the decays on the way between both: sums that run up to the root and down again. The tree
-itself has no gradient.
+The tree connects the most similar neighboring cells of the map. Every cell sums all others, each
+multiplied by the decays on the path between the two; the sums run up to the root and down again.
+The tree itself has no gradient.
 
 Official code: https://github.com/EasonXiao-888/GrootVL (MIT by its README)
 Sizes: N batch, H and W image or map, L = H * W, C channels, D = 2 C. Everything is channels-last.
@@ -39,11 +39,11 @@ __all__ = ["MambaTree"]
 
 
 class TreeMixer(ProjectedScan):
-    """Mix tokens along the tree of their map, gated; no path is walked.
+    """Mix tokens along the tree of their map, gated; there are no paths.
 
     Args:
         dim: C.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, **dd: Any) -> None:
@@ -65,7 +65,7 @@ class TreeMixer(ProjectedScan):
         parents = similarity_tree(x.detach())
         u = x.flatten(1, 2)
         dt, B, C = self.x_proj(u).split([self.dt_rank, 1, 1], dim=-1)
-        # a product of many decays close to one is far off in half precision
+        # a product of many decays close to 1 is inaccurate in half precision
         step = F.softplus(widened(self.scan.dt_proj[0](dt)) + self.scan.dt_bias)
         decay = torch.exp(-step * self.scan.A_log.squeeze(-1).exp())
         states = filter_tree(step * B * u, decay, parents).type_as(x)
@@ -74,7 +74,7 @@ class TreeMixer(ProjectedScan):
         return self.out_proj(y * self.act(gate))
 
 
-# a symbolic trace keeps the call: it has no dtypes
+# kept as a call in symbolic traces, which have no dtypes
 @torch.fx.wrap
 def widened(x: Tensor) -> Tensor:
     """The tensor in float32 at least."""
@@ -82,7 +82,7 @@ def widened(x: Tensor) -> Tensor:
 
 
 def similarity_tree(x: Tensor) -> Tensor:
-    """Parents (N, L) of the cells of a map (N, H, W, D) in the tree of its most similar ones."""
+    """Parents (N, L) of the cells of a map (N, H, W, D) in the tree of most similar neighbors."""
     x = widened(x)
     down = torch.exp(-F.cosine_similarity(x, x.roll(-1, 1), dim=-1, eps=1e-8))
     right = torch.exp(-F.cosine_similarity(x, x.roll(-1, 2), dim=-1, eps=1e-8))
@@ -90,7 +90,7 @@ def similarity_tree(x: Tensor) -> Tensor:
 
 
 def filter_tree(x: Tensor, decay: Tensor, parents: Tensor) -> Tensor:
-    """Of each token the sum of all, each times the decays on the way.
+    """For each token the sum of all tokens, each multiplied by the decays on the path to it.
 
     Args:
         x: (N, L, D).
@@ -99,7 +99,7 @@ def filter_tree(x: Tensor, decay: Tensor, parents: Tensor) -> Tensor:
     """
     decay = decay.masked_fill((parents < 0).unsqueeze(-1), 0.0)
     below = torch.ops.vimamba.tree_sum(x, decay, parents, True)
-    # what comes from the parent holds what it has of the token itself
+    # the parent's sum contains the token's own share
     return torch.ops.vimamba.tree_sum((1 - decay * decay) * below, decay, parents, False)
 
 
@@ -110,9 +110,9 @@ class MambaTree(StagedBackbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage.
-        mlp_ratio: Hidden channels of the MLPs over channels.
-        layer_scale: Start of learned factors of what the blocks add; 0 for none.
-        device, dtype: Of the parameters.
+        mlp_ratio: Hidden channels of the MLPs divided by channels.
+        layer_scale: Initial value of learned factors on the residual branches; 0 for none.
+        device, dtype: Device and dtype of the parameters.
     """
 
     # the official configurations average the weights
@@ -155,7 +155,7 @@ class MambaTree(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Linear layers as VMamba's, scans as Mamba's; convolutions start themselves."""
+        """Linear layers as in VMamba, scans as in Mamba; convolutions initialize themselves."""
         init_vss_(self)
         for module in self.modules():
             if isinstance(module, TreeMixer):

@@ -1,12 +1,12 @@
 """MambaVision (Hatamizadeh and Kautz 2024, arXiv:2407.08083): convolutions, scans, attention.
 
 The first two stages convolve; the last two cut the map into windows, mix each by selective scans in
-the first half of their blocks and by attention in the second. A scan's gate is no factor but half
-of the output's channels.
+the first half of their blocks and by attention in the second. A scan's gate is not a factor but
+half of the output's channels.
 
-Written from the paper and from what the official model computes, without its code, which may not
-be used commercially (https://github.com/NVlabs/MambaVision, NVIDIA Source Code License-NC). Nor may
-its weights (CC-BY-NC-SA-4.0).
+Written from the paper and the official model's outputs, without its code, which may not be used
+commercially (https://github.com/NVlabs/MambaVision, NVIDIA Source Code License-NC). Neither may its
+weights (CC-BY-NC-SA-4.0).
 Sizes: N batch, H and W image or map, C channels, w side of a window, L = w * w tokens.
 """
 
@@ -79,23 +79,23 @@ class ConvBlock(nn.Module):
 
 
 class WindowScan(ProjectedScan):
-    """Scan half of the channels inside a window; the other half goes around the scan.
+    """Scan half of the channels inside a window; the other half bypasses the scan.
 
-    Both halves are convolved first, over the three tokens around each, row by row.
+    Both halves are convolved first, with a kernel of three tokens in raster order.
 
     Args:
         dim: C.
         window: w.
         scan_order: Of the scan inside the window.
         d_state: States per channel of the scan.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
         self, dim: int, window: int, *, scan_order: str, d_state: int = 8, **dd: Any
     ) -> None:
         sizes = {"d_state": d_state, "dt_rank": math.ceil(dim / 16)}
-        # the official code adds the step sizes' bias in the projection and again in the scan
+        # the official code adds the step size bias in the projection and again in the scan
         super().__init__(
             dim // 2, num_paths=num_paths(scan_order, 2), bias_scale=2.0, **sizes, **dd
         )
@@ -120,10 +120,11 @@ class WindowScan(ProjectedScan):
 
 
 class WindowStage(Stage):
-    """Halve the grid, cut the map into windows, run the blocks on each, put the map together.
+    """Halve the grid, cut the map into windows, run the blocks on each, reassemble the map.
 
-    Zeros complete the last windows, and even a single larger than the map. They are tokens as any:
-    the published scores of dense tasks, whose windows are larger than many maps, depend on them.
+    Zeros pad the last windows, even a single one larger than the map. They are tokens like any
+    other: the published scores of dense tasks, whose windows are larger than many maps, depend on
+        them.
     """
 
     def __init__(self, downsample: nn.Module, blocks: list[nn.Module], *, window: int) -> None:
@@ -138,10 +139,10 @@ class WindowStage(Stage):
         cells = height * width
         x = x.permute(0, 2, 3, 1)
         path = torch.ops.vimamba.scan_paths(x, self.order)[0]
-        # behind the map's cells stands a zero, which completes windows
+        # after the map's cells comes a zero, which pads windows
         cell = torch.where(path < 0, cells, path)
         x = F.pad(x.flatten(1, 2), (0, 0, 0, 1))
-        # merged with the samples and parted again, no number of windows is a special case
+        # windows are merged into the batch and split again, so no number of windows is special
         windows = x.index_select(1, cell).flatten(0, 1).unflatten(0, (-1, self.tokens))
         windows = self.mix(windows).flatten(0, 1).unflatten(0, (samples, -1))
         blank = windows.new_zeros((samples, cells + 1, windows.shape[2]))
@@ -156,16 +157,16 @@ class MambaVision(StagedBackbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage.
-        windows: Side of the windows of each stage; 0 for a stage of convolutions. No weight depends
-            on it, but what they were trained with: the published dense models have larger ones.
-        heads: Of the attention of each stage that has windows.
+        windows: Side of the windows of each stage; 0 for a stage of convolutions. No shape depends
+            on it, but weights are trained with one: the published dense models have larger windows.
+        heads: Attention heads of each stage that has windows.
         stem_dim: Channels between the stem's convolutions.
-        layer_scale: Start of learned factors of what a block in windows adds; 0 for no factors.
+        layer_scale: Initial value of learned factors on residual branches in windows; 0 for none.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum, inside each window; or a list of them, which the blocks that scan take by turns.
+            sum, inside each window; or a list of them, which the blocks that scan take in turn.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -220,7 +221,7 @@ class MambaVision(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """All linear layers alike, those of the step sizes, too, as the official code does."""
+        """All linear layers, including those of the step sizes, alike, as in the official code."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, SelectiveScan):
@@ -237,7 +238,7 @@ def _stem(match: re.Match[str]) -> str:
 
 
 def _next_stage(match: re.Match[str]) -> str:
-    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    """Official code downsamples at the end of a stage, ours at the start of the next."""
     return f"stages.{int(match[1]) + 1}.downsample.weight"
 
 

@@ -1,7 +1,7 @@
 """MedMamba (Yue and Li 2024, arXiv:2403.03849): VMamba's pyramid with two branches in a block.
 
-Half of a block's channels go through convolutions, the other half through a gated SS2D of the first
-generation; a channel shuffle mixes the halves.
+Half of a block's channels pass through convolutions, the other half through a gated SS2D of the
+first generation; a channel shuffle mixes the halves.
 
 Official code: https://github.com/YubiaoYue/MedMamba (no license file)
 Sizes: N batch, H and W image or grid, C channels of a stage. Everything is channels-last.
@@ -68,8 +68,8 @@ class MedMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage, even.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})
@@ -105,14 +105,14 @@ class MedMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Linear layers and scans as VMamba's, convolutions by their fan-out."""
+        """Linear layers and scans as in VMamba, convolutions by their fan-out."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give each path's parameters an axis or a layer of its own."""
+        """Rename, and split each path's parameters into an axis or a layer."""
         return split_paths(super().from_official(state_dict))
 
 
@@ -130,8 +130,8 @@ register_family(
     "MedMamba",
     MedMamba,
     RULES,
-    remarks="There is no classifier of ImageNet but a file for each of several medical data sets, "
-    "on Baidu only. The repository has no license file. With 6 classes, as in the original script, "
+    remarks="There is no ImageNet classifier, only a file for each of several medical data sets, "
+    "on Baidu. The repository has no license file. With 6 classes, as in the original script, "
     "the models have 14.5, 18.6 and 39.9 M parameters.",
 )
 

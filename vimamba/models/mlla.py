@@ -1,11 +1,11 @@
 """MLLA, also MILA (Han et al. 2024, arXiv:2405.16605): linear attention in Mamba's block.
 
-The paper reads Mamba as linear attention with a forget gate and keeps of it the block: a
-convolution before the mixing and a gate after it. Positions (a rotary embedding and convolutions)
-do what the forget gate does, so there is no scan, and no scan order to be exchanged.
+The paper interprets Mamba as linear attention with a forget gate and keeps its block: a convolution
+before the mixing and a gate after it. A rotary embedding and convolutions replace the forget gate,
+so there is no scan and no scan order to choose.
 
 The official code holds the rotary embedding in buffers of one size, for square images of 224
-pixels; here it is computed for the image at hand.
+pixels; here it is computed for each image.
 
 Official code: https://github.com/LeapLabTHU/MLLA (MIT)
 Sizes: N batch, H and W image or grid, L tokens, C channels. Everything is channels-last.
@@ -31,8 +31,8 @@ class GatedLinearAttention(nn.Module):
 
     Args:
         dim: C.
-        heads: Of the attention.
-        device, dtype: Of the parameters.
+        heads: Attention heads.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, heads: int, **dd: Any) -> None:
@@ -56,7 +56,7 @@ class GatedLinearAttention(nn.Module):
         q, k = self.split(qk).unbind(0)
         turned_q, turned_k = self.split(self.rotary(qk, angles)).unbind(0)
         values = self.split(v.flatten(1, 2).unsqueeze(2))[0]
-        # a sum of what was not turned, and is positive
+        # a sum of the keys before rotation, which are positive
         total = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True)
         y = mean_attention(turned_q, turned_k, values) / (total + 1e-6)
         y = y.transpose(1, 2).flatten(2).view_as(v) + self.lepe(v)
@@ -75,10 +75,10 @@ class MLLA(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage, multiples of 4.
         heads: Heads of the attention per stage.
-        mlp_ratio: Hidden channels of the MLP over channels.
+        mlp_ratio: Hidden channels of the MLP divided by channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """MobileMamba (He et al. 2024, arXiv:2411.15941): a light three-stage pyramid, strides 16 to 64.
 
-A block's mixer parts the channels in three: a scan along rows and back beside a convolution of the
-map's Haar wavelet, a depthwise convolution, and what stays as it is. The block adds to its input
-what began with that input, so the stream doubles in every block; the weights are trained so.
+A block's mixer splits the channels in three: a scan along rows and back in parallel with a
+convolution of the map's Haar wavelet, a depthwise convolution, and an identity. What the block adds
+to its input contains this input again, so the residual stream doubles in every block; the weights
+are trained this way.
 
 Official code: https://github.com/lewandofskee/MobileMamba (MIT). Its fallback for machines without
 Triton mixes the images of a batch; here, as on a GPU, it does not.
@@ -31,7 +32,7 @@ __all__ = ["MobileMamba"]
 
 
 def make_stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
-    """Four strided 3x3 convolutions: a sixteenth of the image's side."""
+    """Four strided 3x3 convolutions: 1/16 of the image's side."""
     widths = [in_chans, *(dim // part for part in (8, 4, 2, 1))]
     convs = [
         ConvNormAct(widths[i], widths[i + 1], 3, stride=2, apply_act=i < 3, **dd) for i in range(4)
@@ -74,7 +75,7 @@ class Downsample(nn.Module):
 
 
 class ConvSS2D(SS2D):
-    """SS2D of one state on maps, whose projections are convolutions with a norm."""
+    """SS2D with one state on maps, whose projections are convolutions with a norm."""
 
     def __init__(self, dim: int, *, scan_order: str, expand: float, **dd: Any) -> None:
         super().__init__(
@@ -96,7 +97,7 @@ class ConvSS2D(SS2D):
         return self.out_proj(y * self.act(gate))
 
     def reset_parameters(self) -> None:
-        """Start the scan's parameters as the official code does, small step sizes uniformly."""
+        """Initialize the scan as the official code does, with small, uniform step sizes."""
         super().reset_parameters()
         for projection in self.scan.dt_proj:
             nn.init.uniform_(projection.weight, 0.0, 0.1)  # type: ignore[arg-type]
@@ -104,18 +105,18 @@ class ConvSS2D(SS2D):
 
 
 def haar(x: Tensor) -> Tensor:
-    """Wavelet of every four channels, the pixels of a square: the transform and its inverse.
+    """Haar wavelet of every four channels, the pixels of a square; its own inverse.
 
     Args:
         x: (N, 4 C, H, W): top left, top right, bottom left, bottom right; or what this gives.
 
     Returns:
-        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals; each of twice the size.
+        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals, each doubled.
     """
     a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
     top, bottom, top_step, bottom_step = a + b, c + d, a - b, c - d
     bands = [top + bottom, top - bottom, top_step + bottom_step, top_step - bottom_step]
-    # as the official filters hold it, the square of the float32 next to sqrt(1/2)
+    # as in the official filters, the square of the float32 nearest to sqrt(1/2)
     return 0.4999999701976776 * torch.stack(bands, dim=2).flatten(1, 2)
 
 
@@ -137,20 +138,20 @@ class WaveletScan(nn.Module):
         right, below = -x.shape[3] % 2, -x.shape[2] % 2
         bands = haar(F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), 2))
         details = F.pixel_shuffle(haar(self.conv_scale(self.conv(bands))), 2)
-        # not sliced: whether the memory has gaps then would be another program for odd sizes
+        # not sliced: strides that depend on the size would need another program for odd sizes
         return self.scale(self.mixer(x)) + F.pad(details, (0, -right, 0, -below))
 
 
 class SplitMixer(nn.Module):
-    """A scan on some channels, a depthwise convolution on others, and one projection of all.
+    """A scan on some channels, a depthwise convolution on others, and a projection of all.
 
     Args:
         dim: C.
         kernel: Side of the convolutions.
-        widths: Channels that are scanned and that are convolved.
+        widths: Numbers of scanned and of convolved channels.
         scan_order: Of the scan.
         expand: Inner channels of the scan over its channels.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -200,7 +201,7 @@ class MobileBlock(nn.Module):
 
 
 def split_widths(dim: int, wide: float, local: float) -> tuple[int, int]:
-    """Channels that are scanned, the nearest multiple of 16, and that are convolved.
+    """Numbers of scanned channels, the nearest multiple of 16, and of convolved channels.
 
     Raises:
         ValueError: One of them is 0.
@@ -220,14 +221,14 @@ class MobileMamba(StagedBackbone):
     Args:
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
-        dims: Channels per stage, multiples of 8 in the first.
+        dims: Channels per stage, a multiple of 8 in the first.
         kernels: Side of the convolutions in each stage's mixers.
         scan_ratios: Share of the channels that each stage scans, in multiples of 16.
         conv_ratios: Share of the channels that each stage's mixers convolve only.
         expand: Inner channels of the scan over its channels.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"stage_norm"})
@@ -269,7 +270,7 @@ class MobileMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Blocks that add nothing at the start but their input."""
+        """Initialize blocks so that they add only their input."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, LocalBlock):
@@ -279,7 +280,7 @@ class MobileMamba(StagedBackbone):
                     nn.init.zeros_(conv.bn.weight)  # type: ignore[arg-type]
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, give each path's parameters an axis or a layer, and scales one dimension."""
+        """Rename, split each path's parameters into an axis or a layer, make scales 1-D."""
         state = split_paths(super().from_official(state_dict), num_paths=2)
         ours: StateDict = {}
         for key, value in state.items():
@@ -298,7 +299,7 @@ def _stem(match: re.Match[str]) -> str:
 
 
 def _local(match: re.Match[str]) -> str:
-    """Convolution and MLP, of a block numbered by its halves, or in a sequence."""
+    """Convolution and MLP of a block, which is numbered by its halves or in a sequence."""
     block, kind, number, layer, leaf = match.groups()
     half = ("before.", "after.")[int(number)] if kind else ""
     is_conv = kind == "dw" or (not kind and number == "0")
@@ -311,7 +312,7 @@ def _merge(match: re.Match[str]) -> str:
 
 
 def _place(match: re.Match[str]) -> str:
-    """The official stages after the first start with three parts that halve the grid."""
+    """Official stages after the first start with three modules that halve the grid."""
     stage, number = int(match[1]) - 1, int(match[2])
     if stage and number < 3:
         return f"stages.{stage}.downsample.{('before', 'merge', 'after')[number]}"

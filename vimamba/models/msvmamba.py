@@ -1,8 +1,8 @@
 """MSVMamba (Shi et al. 2024, arXiv:2405.14174): VMamba that scans most paths at half resolution.
 
 A block scans its full map along one path, and a map of half the height and width, which a strided
-convolution makes, along the other three. Those run on: the state at the end of a path is that at
-the beginning of the next. Squeeze-and-excitation and MLPs with a convolution surround the scans.
+convolution makes, along the other three. These are chained: the final state of a path is the
+initial state of the next. Squeeze-and-excitation and MLPs with a convolution complete the block.
 
 Official code: https://github.com/YuHengsss/MSVMamba (no license file); the third version is on its
 branch v2. Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S states, K
@@ -70,18 +70,18 @@ def unchain(y: Tensor, paths: Tensor, count: int, like: Tensor) -> Tensor:
 
 
 class MultiscaleSS2D(nn.Module):
-    """A scan of the full map, others of one of half its sides, and squeeze-and-excitation.
+    """A scan of the full map, scans of a map of half the size, and squeeze-and-excitation.
 
     Args:
         dim: C.
-        scan_order: As in `SS2D`. Its first path is walked on the full map, the others on that of
-            half its sides; one path alone is walked on both.
+        scan_order: As in `SS2D`. Its first path scans the full map, the others the half-size map; a
+            single path scans both.
         d_state: S.
         expand: D / C.
         gated: Multiply the output by a SiLU gate.
-        version: 1 norms either map and adds them up, the half one enlarged bilinearly; 3 enlarges
-            it by repetition and norms the sum.
-        device, dtype: Of the parameters.
+        version: 1 normalizes both maps and adds them, the smaller one upsampled bilinearly; 3
+        upsamples it by repetition and normalizes the sum. device, dtype: Device and dtype of the
+        parameters.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class MultiscaleSS2D(nn.Module):
 
 
 class MultiscaleBlock(nn.Module):
-    """Residual block of a mixer and an MLP, normed before, the MLP of version 3 after."""
+    """Residual block of a mixer and an MLP, normalized before; the MLP of version 3 after."""
 
     def __init__(
         self,
@@ -179,18 +179,18 @@ class MSVMamba(StagedBackbone):
         in_chans, num_classes, global_pool, drop_rate, drop_path_rate: As in timm.
         depths: Blocks per stage.
         dims: Channels per stage.
-        version: 1, with patches and merged patches, or 3, with strided convolutions and another
-            order of norms and sums; see `MultiscaleSS2D` and `MultiscaleBlock`.
+        version: 1, with patch embedding and patch merging, or 3, with strided convolutions and a
+            different order of norms and sums; see `MultiscaleSS2D` and `MultiscaleBlock`.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. The first path is walked at full
-            resolution, the others, one after another, at half; one path alone at both.
+            sum; or a list of them, which the blocks take in turn. The first path scans at full
+            resolution, the others, chained, at half; a single path at both.
         d_state: States per channel of the scans.
-        expand: Inner channels of the mixer over channels.
-        mlp_ratio: Hidden channels of the MLP over channels.
+        expand: Inner channels of the mixer divided by channels.
+        mlp_ratio: Hidden channels of the MLP divided by channels.
         gated: Gate the mixer's output.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class MSVMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Linear layers as VMamba's, but those of the scans and what are convolutions there."""
+        """Linear layers as in VMamba, except those of the scans and VMamba's convolutions."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, PathScan):
@@ -241,7 +241,7 @@ class MSVMamba(StagedBackbone):
                 module.fc2.reset_parameters()
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give either scan its part of the stacked parameters."""
+        """Rename, and split the stacked parameters between the two scans."""
         state: StateDict = {}
         for key, value in super().from_official(state_dict).items():
             mixer, is_scan, leaf = key.partition(".both.")

@@ -1,11 +1,11 @@
 """PlainMamba (Yang et al. 2024, arXiv:2403.17695): one scan's parameters along four snakes.
 
-Tokens are mixed along serpentine rows and columns and their reverses. Every step knows the
-direction it was made in, by a learned row that is added to its B.
+Tokens are mixed along serpentine rows and columns and their reverses. A learned vector for the
+direction of each step is added to its B.
 
-Two things are as the published weights were trained. Only what is scanned follows a path: step t
-of it reads the step size, B and C of the t-th token in raster order. And the bias of the step sizes
-is added twice.
+Two details follow the training of the published weights. Only the scan's input follows a path: step
+t reads the step size, B and C of the t-th token in raster order. And the step size bias is added
+twice.
 
 Official code: https://github.com/ChenhongyiYang/PlainMamba (Apache-2.0)
 Sizes: N batch, h and w grid, L = h * w tokens, C channels, D = 2 C, K paths of T steps, S states.
@@ -32,7 +32,7 @@ __all__ = ["PlainMamba"]
 
 
 class ConvStem(GridEmbed):
-    """Convolutions at half the image's size, then patches of 8 x 8, completed by zeros."""
+    """Convolutions at half the image's size, then patches of 8 x 8, zero-padded."""
 
     def __init__(
         self, img_size: tuple[int, int], in_chans: int, dim: int, num_convs: int, **dd: Any
@@ -54,19 +54,19 @@ class ConvStem(GridEmbed):
 
 
 def directions(paths: Tensor, width: int) -> Tensor:
-    """The way that every step was made: 0 a start, 1 right, 2 left, 3 up, 4 down.
+    """The direction of every step: 0 a start, 1 right, 2 left, 3 up, 4 down.
 
-    A step that is no neighbor of the last counts as one along the axis where it is farther.
+    A step to a cell that is not a neighbor counts along the axis with the larger distance.
 
     Args:
-        paths: (K, T); what follows a zero token, -1, starts anew.
-        width: Of the grid.
+        paths: (K, T); a step after a zero token, -1, counts as a start.
+        width: Width of the grid.
 
     Returns:
         (K, T) int64.
     """
     row = paths.div(width, rounding_mode="floor")
-    column = paths - row * width  # ONNX knows no remainder by a size
+    column = paths - row * width  # ONNX has no remainder by a dynamic size
     down, right = row[:, 1:] - row[:, :-1], column[:, 1:] - column[:, :-1]
     last, here = paths[:, :-1], paths[:, 1:]
     across = torch.where(right > 0, 1, 2)
@@ -82,7 +82,7 @@ class SnakeMixer(nn.Module):
     Args:
         dim: C.
         d_state: S.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, d_state: int = 16, **dd: Any) -> None:
@@ -100,7 +100,7 @@ class SnakeMixer(nn.Module):
         nn.init.trunc_normal_(self.direction_B, std=0.02)
 
     def reset_parameters(self) -> None:
-        """Start the directions' rows; the other layers start themselves."""
+        """Initialize the direction vectors; other layers initialize themselves."""
         nn.init.trunc_normal_(self.direction_B, std=0.02)
 
     def forward(self, x: Tensor, paths: Tensor, ways: Tensor) -> Tensor:
@@ -109,14 +109,14 @@ class SnakeMixer(nn.Module):
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         x = F.silu(self.conv(x.permute(0, 3, 1, 2))).flatten(2).transpose(1, 2)
         length, count, steps = x.shape[1], paths.shape[0], paths.shape[1]
-        # of paths that have more or fewer steps than there are tokens, the token as far on
+        # if paths have more or fewer steps than there are tokens, the token at the same fraction
         token = torch.arange(steps, device=x.device, dtype=torch.int64) * length
         token = token.div(steps, rounding_mode="floor")
         projected = self.x_proj(x)[:, token].unsqueeze(1).expand(-1, count, -1, -1)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         B = B + self.direction_B[ways]
         u = F.pad(x, (0, 0, 0, 1))[:, paths]  # -1 is the row of zeros at the end
-        # the paths share all parameters, so they are so many sequences
+        # the paths share all parameters, so they become part of the batch
         y = self.scan(
             u.flatten(0, 1),
             dt.flatten(0, 1).unsqueeze(1),
@@ -141,7 +141,7 @@ class SnakeMixer(nn.Module):
 
 
 class PlainMambaBlock(nn.Module):
-    """Pre-norm residual block, and perhaps a depthwise convolution behind it."""
+    """Pre-norm residual block, optionally followed by a depthwise convolution."""
 
     def __init__(
         self, dim: int, *, d_state: int, convolve: bool, drop_path: float, **dd: Any
@@ -169,14 +169,13 @@ class PlainMamba(PlainBackbone):
         global_pool: "avg" or "".
         embed_dim: C.
         depth: Blocks.
-        stem_convs: Convolutions of the stem that keep the size.
+        stem_convs: Stem convolutions that keep the size.
         conv_blocks: Blocks with a depthwise convolution.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        stage_norm: Norm the features, as the published dense backbones do, and take them after
-            each quarter of the blocks only.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        stage_norm: Normalize the features, as the published dense backbones do, and take them only
+        after each quarter of the blocks. device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"patch_size", "dynamic_img_size"})
@@ -227,7 +226,7 @@ class PlainMamba(PlainBackbone):
         return range(len(found)) if given.get("stage_norm") else found
 
     def init_parameters(self) -> None:
-        """Linear layers as DeiT's, so that the step sizes start at softplus(0); the classifier."""
+        """Linear layers as in DeiT, which makes step sizes softplus(0) at first; the classifier."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -240,12 +239,12 @@ class PlainMamba(PlainBackbone):
             nn.init.normal_(self.head.weight, std=0.01)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the position embedding, of the directions' rows and of the scans' parameters."""
+        """Names of the position embedding, the direction vectors and the scans' parameters."""
         rows = {name for name, _ in self.named_parameters() if name.endswith("direction_B")}
         return super().no_weight_decay() | rows
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give what all paths share an axis of one path.
+        """Rename, and give the parameters that all paths share an axis of one path.
 
         Raises:
             CheckpointError: A key matches no rule.
@@ -324,7 +323,7 @@ RULES = {
     _PREFIX + r"ln1\.(.*)": r"norm.\1",
     _PREFIX + r"norm_layer(\d)\.(.*)": r"tap_norms.\1.\2",
     r"head\.fc\.(.*)": r"head.\1",
-    # averages of all weights, of which the others are copies
+    # averages of all weights; the other entries are copies of them
     r"ema_.*": None,
 }
 _TOP1 = {"plainmamba_l1.in1k": 77.9, "plainmamba_l2.in1k": 81.6, "plainmamba_l3.in1k": 82.3}

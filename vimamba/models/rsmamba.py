@@ -1,10 +1,10 @@
 """RSMamba (Chen et al. 2024, arXiv:2403.19654): one mixer along three paths, for remote sensing.
 
-Every block reads the patches forwards, backwards and in a random order with one and the same Mamba
-mixer, and adds the results up with weights that their means decide. All blocks share a norm.
+Every block scans the patches forwards, backwards and in a random order with the same Mamba mixer,
+and sums the results with weights computed from their means. All blocks share one norm.
 
-The official code draws the random order anew in every block and pass, in evaluation, too, so its
-answers vary from call to call. Here evaluation has one order for each block, that of a seed.
+The official code draws a new random order in every block and pass, even in evaluation, so its
+outputs vary from call to call. Here evaluation uses one seeded order per block.
 
 Official code: https://github.com/KyanChen/RSMamba (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L patches, C channels, K paths of T steps.
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, trunc_normal_
-from timm.models import checkpoint, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
@@ -33,7 +33,7 @@ __all__ = ["RSMamba"]
 
 @decide_when_run
 def complete_patches(x: Tensor, patch: int, stride: int) -> Tensor:
-    """Zeros right and below an image (N, C, H, W), so that a patch begins at every stride."""
+    """Zero-pad an image (N, C, H, W) right and below: a patch starts at every stride."""
     height, width = x.shape[2], x.shape[3]
     below = max((-(-height // stride) - 1) * stride + patch - height, 0)
     right = max((-(-width // stride) - 1) * stride + patch - width, 0)
@@ -41,7 +41,7 @@ def complete_patches(x: Tensor, patch: int, stride: int) -> Tensor:
 
 
 class CornerPatchEmbed(PatchEmbed):
-    """Overlapping patches, the last ones completed by zeros (mmcv's "corner" padding), no bias."""
+    """Overlapping patches, the last ones zero-padded (mmcv's "corner" padding), no bias."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,14 +63,14 @@ def layer_norm(dim: int, **dd: Any) -> nn.Module:
 
 
 class MultiPathBlock(nn.Module):
-    """Residual block: what one mixer makes of the tokens along each path, weighed.
+    """Residual block: the weighted sum of one mixer's outputs along each path.
 
     Args:
         dim: C.
         paths: K.
         d_state: States per channel of the scan.
-        gated: Learn the weights from the means of the paths' results; else all weigh the same.
-        drop_path: Probability to leave the block out.
+        gated: Compute the weights from the means of the paths' outputs; equal weights if False.
+        drop_path: Probability of dropping the block.
         dd: Device and dtype of the parameters.
     """
 
@@ -90,10 +90,11 @@ class MultiPathBlock(nn.Module):
         self.gate = nn.Linear(paths * dim, paths, bias=False, **dd) if gated else None
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, normed: Tensor, paths: Tensor) -> Tensor:
-        """Tokens (N, L, C), and the same normed, along paths (K, T) to (N, L, C)."""
+    def forward(self, tokens: Tensor, paths: Tensor) -> Tensor:
+        """Tokens and the same normed, (2, N, L, C), along paths (K, T) to (N, L, C)."""
+        x, normed = tokens[0], tokens[1]
         images, steps = x.shape[0], paths.shape[1]
-        # each path is a batch of its own, whose table is its one path
+        # each path is a separate batch with a table of one path
         tables = paths.unsqueeze(1).expand(-1, images, -1).reshape(-1, 1, steps)
         along = self.mixer(normed.repeat(self.num_paths, 1, 1), tables)
         along = along.unflatten(0, (self.num_paths, images))
@@ -114,13 +115,13 @@ class RSMamba(PlainBackbone):
         depth: Blocks.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. By default forwards, backwards
+            sum; or a list of them, which the blocks take in turn. By default forwards, backwards
             and a shuffle whose seed is the number of the block.
-        reshuffle: In training, shuffle the steps of the last path anew in every block and pass, by
+        reshuffle: In training, reshuffle the steps of the last path in every block and pass, with
             torch's random numbers.
-        gated: Weigh the paths by what their results are; all the same if False.
+        gated: Weight the paths by their outputs; equally if False.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class RSMamba(PlainBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Patches by their fan-in, the step sizes' bias as that of any linear layer."""
+        """Patch embedding by its fan-in, the step size bias like that of any linear layer."""
         super().init_parameters()
         proj: Any = self.patch_embed.proj
         trunc_normal_(proj.weight, std=1.0 / math.sqrt(proj.weight[0].numel()))
@@ -176,25 +177,21 @@ class RSMamba(PlainBackbone):
         """Rename, and give the mixers' one path an axis of its own."""
         return join_branches(super().from_official(state_dict))
 
-    def run_blocks(
-        self, x: Tensor, take: list[int], last: int, norm: bool
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens behind block `last`, and the features of the taps `take`."""
-        x, paths = self.embed(x)
-        features: list[Tensor] = []
-        for i, block in enumerate(self.blocks):
-            if i <= last:
-                table = self.shuffle_last(paths[self.scan_orders[i]])
-                normed = self.pre_norm(x)
-                if self.grad_checkpointing and not torch.jit.is_scripting():
-                    x = checkpoint(block, x, normed, table)
-                else:
-                    x = block(x, normed, table)
-                self.tap(i, x, take, norm, features)
-        return x, features
+    def enter_block(
+        self,
+        block: int,
+        x: Tensor,
+        paths: dict[str, Tensor],
+        context: list[Tensor],
+        grid: tuple[int, int],
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The tokens and the same normed, (2, N, L, C), as all blocks share the norm."""
+        order = self.scan_orders[block]
+        paths[order] = self.shuffle_last(paths[order])
+        return torch.stack([x, self.pre_norm(x)]), paths
 
     def shuffle_last(self, paths: Tensor) -> Tensor:
-        """The paths (K, T), in training with `reshuffle` the last one's steps in a new order."""
+        """The paths (K, T); with `reshuffle`, training shuffles the last one's steps."""
         if not (self.training and self.reshuffle):
             return paths
         order = torch.randperm(paths.shape[1], dtype=torch.int64, device=paths.device)
@@ -216,11 +213,11 @@ register_family(
     RSMamba,
     RULES,
     remarks="The weights are for scenes of three data sets of remote sensing: UC Merced (21 "
-    "classes), AID (30) and NWPU-RESISC45 (45). The names of the files are not known here, so they "
-    "are fetched by hand.",
+    "classes), AID (30) and NWPU-RESISC45 (45). The names of the files are not known here, so "
+    "download them by hand.",
 )
 
-# means and deviations of 8-bit RGB, from the official configurations
+# means and standard deviations of 8-bit RGB, from the official configurations
 _STATISTICS = {
     "ucmerced": (
         21,
@@ -241,7 +238,7 @@ _STATISTICS = {
 
 
 def _row(name: str) -> dict[str, Any]:
-    """What differs between data sets; the statistics are those of pixels from 0 to 1."""
+    """The fields that differ between data sets; statistics of pixels from 0 to 1."""
     num_classes, mean, std = _STATISTICS[name]
     return {
         "num_classes": num_classes,

@@ -1,11 +1,11 @@
 """Spatial-Mamba (Xiao et al. 2024, arXiv:2410.15091): states of one scan, fused on the grid.
 
-One path leaves a state at every token. Before it is read, each state takes in those around it on
-the grid by dilated convolutions: the neighbors that a path passes long before or after. Stem,
-downsampling and blocks are MLLA's.
+One path leaves a state at every token. Before they are read, dilated convolutions mix each state
+with those around it on the grid, which the path visits much earlier or later. Stem, downsampling
+and blocks are MLLA's.
 
-The official code merges the convolutions' kernels when it first evaluates, and keeps the merged one
-whatever becomes of the weights; here there is nothing to be kept.
+The official code merges the convolutions' kernels in the first evaluation and keeps the merged
+kernel even if the weights change; here nothing is cached.
 
 Official code: https://github.com/EdwardChasel/Spatial-Mamba (Apache-2.0)
 Sizes: N batch, H and W image or grid, L tokens, C channels, D = 2 C, K paths. Everything is
@@ -33,7 +33,7 @@ __all__ = ["SpatialMamba"]
 class StateFusion(nn.Module):
     """A weighted sum of depthwise 3x3 convolutions with dilations of 1, 3 and 5 cells.
 
-    Outside the grid is what lies at its edge.
+    The grid is padded with its edge values.
     """
 
     def __init__(self, dim: int, **dd: Any) -> None:
@@ -44,7 +44,7 @@ class StateFusion(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as sums of all cells in reach."""
+        """Initialize as sums of all cells in reach."""
         nn.init.ones_(self.weight)
         nn.init.ones_(self.alpha)
 
@@ -62,14 +62,14 @@ class StateFusion(nn.Module):
 
 
 class FusedScan(ScanMixer):
-    """A selective scan of one state a channel, which is fused on the grid before it is read.
+    """A selective scan with one state per channel, which is fused on the grid before it is read.
 
-    Of an order with several paths the states of each are fused and read, and the results added up.
+    If an order has several paths, the states of each are fused and read, and the results summed.
 
     Args:
         dim: C.
         scan_order: As in `SS2D`.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, *, scan_order: str = "raster", **dd: Any) -> None:
@@ -111,11 +111,11 @@ class SpatialMamba(StagedBackbone):
         depths: Blocks per stage.
         dims: Channels per stage.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        mlp_ratio: Hidden channels of the MLP over channels.
+            sum; or a list of them, which the blocks take in turn.
+        mlp_ratio: Hidden channels of the MLP divided by channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
 """TinyViM (Ma et al. 2024, arXiv:2411.17473): convolutions, and scans of what is coarse in a map.
 
-Most blocks are convolutions. The last of a stage parts its channels: some become a pyramid of one
-step, whose coarse level is scanned at a 32nd of the image's side and whose details go around the
-scan; the others go through a depthwise convolution.
+Most blocks are convolutions. The last block of a stage splits its channels: some become a one-level
+pyramid, whose coarse level is scanned at 1/32 of the image's side and whose details bypass the
+scan; the others pass through a depthwise convolution.
 
 Official code: https://github.com/xwmaxwma/TinyViM (no license file). It takes images of multiples
-of 32 pixels; this, all. It has two classifiers, one of which learned from a teacher and which are
-averaged; here the average of their weights, which is the same, is read from the file.
+of 32 pixels; this one, all. It averages two classifiers, one distilled from a teacher; here the
+average of their weights, which is equivalent, is loaded.
 Sizes: N batch, H and W image or map, C channels.
 """
 
@@ -40,7 +40,7 @@ def make_stem(in_chans: int, dim: int, **dd: Any) -> nn.Module:
 
 
 class RepConv(nn.Module):
-    """A depthwise convolution, one of single pixels and the map itself, added up and normed."""
+    """A depthwise convolution, a 1x1 convolution and the map itself, summed and normalized."""
 
     def __init__(self, dim: int, kernel: int | tuple[int, int] = 3, **dd: Any) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class RepConv(nn.Module):
 
 
 class AxisConv(nn.Module):
-    """Convolutions along the columns of one half of the channels, along the rows of the other."""
+    """Convolutions along columns on one half of the channels, along rows on the other."""
 
     def __init__(self, dim: int, **dd: Any) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class LaplaceMixer(MapScan):
         pool: Side of the squares whose means are the coarse part; 1 scans the map itself.
         scan_order: Of the scan.
         d_state: States per channel of the scan.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -101,17 +101,17 @@ class LaplaceMixer(MapScan):
         return self.out_proj(torch.cat([low, self.local_conv(high)], dim=1))
 
     def mix_coarse(self, x: Tensor, scale: float) -> Tensor:
-        """Scan means of squares, of which those on the right and below may be cut off."""
+        """Scan means of squares, of which the last ones, right and below, may be partial."""
         coarse = F.avg_pool2d(x, self.pool, ceil_mode=True)
         flat = F.interpolate(coarse, scale_factor=scale, mode="nearest")
         change = F.interpolate(self.mix(coarse), scale_factor=scale, mode="bilinear") - flat
         below, right = x.shape[2] - change.shape[2], x.shape[3] - change.shape[3]
-        # not sliced: whether the memory has gaps then would be another program for other sizes
+        # not sliced: strides that depend on the size would need another program for other sizes
         return x + F.pad(change, (0, right, 0, below))
 
 
 def make_mlp(dim: int, **dd: Any) -> nn.Sequential:
-    """Two convolutions of single pixels, each with a norm."""
+    """Two 1x1 convolutions, each with a norm."""
     fc1 = ConvNormAct(dim, 4 * dim, act_layer=nn.GELU, **dd)
     return nn.Sequential(OrderedDict(fc1=fc1, fc2=ConvNorm(4 * dim, dim, **dd)))
 
@@ -132,7 +132,7 @@ class LocalBlock(nn.Module):
 
 
 class ScanBlock(nn.Module):
-    """A mixer, then an MLP, each in a residual branch of its own."""
+    """A mixer, then an MLP, each in its own residual branch."""
 
     def __init__(self, dim: int, mixer: nn.Module, *, drop_path: float, **dd: Any) -> None:
         super().__init__()
@@ -151,17 +151,17 @@ class TinyViM(StagedBackbone):
 
     Args:
         in_chans, num_classes, global_pool, drop_rate: As in timm.
-        depths: Blocks per stage, the last of which scans.
+        depths: Blocks per stage; the last of each scans.
         dims: Channels per stage.
-        scans: For each stage, the blocks that scan besides the last.
+        scans: For each stage, the blocks that scan in addition to the last.
         pools: Side of the squares whose means each stage scans.
         low_ratios: Share of the channels that each stage scans.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks that scan take by turns.
+            sum; or a list of them, which the blocks that scan take in turn.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
         drop_path_rate: As in timm; the published models were trained without.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class TinyViM(StagedBackbone):
         init_map_scans_(self)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, give each path's parameters an axis or a layer, and average the classifiers."""
+        """Rename, split each path's parameters into an axis or a layer, average the classifiers."""
         state: StateDict = {}
         for key, value in split_paths(super().from_official(state_dict)).items():
             name = re.sub(r"^network\.(\d)\.(\d+)", _place, key)

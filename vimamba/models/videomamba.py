@@ -1,7 +1,7 @@
 """VideoMamba (Li et al. 2024, arXiv:2403.06977), its models of images: Vim with less around it.
 
-The class token stands in front of the patches, the two paths of a block are summed, and every
-linear layer starts as in a ViT, the step sizes' too.
+The class token stands before the patches, the two paths of a block are summed, and every linear
+layer, including those of the step sizes, is initialized as in a ViT.
 
 Official code: https://github.com/OpenGVLab/VideoMamba (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
@@ -36,9 +36,9 @@ class VideoMamba(PlainBackbone):
         depth: Blocks.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class VideoMamba(PlainBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """All linear layers as DeiT's, and the step sizes start at softplus(0)."""
+        """All linear layers as in DeiT, and initial step sizes of softplus(0)."""
         super().init_parameters()
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -74,7 +74,7 @@ class VideoMamba(PlainBackbone):
             nn.init.zeros_(self.cls_token)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the two branches hold.
+        """Rename, and join the parameters of the two branches.
 
         Raises:
             CheckpointError: A key matches no rule, or a direction is missing.
@@ -84,9 +84,9 @@ class VideoMamba(PlainBackbone):
 
 RULES = {
     **VIM_RULES,
-    # what compares with a teacher in training
+    # for the comparison with a teacher in training
     r"distill_head\..*": None,
-    # a file with rotary embeddings is Vim's; ours has no such name, and refuses it
+    # a file with rotary embeddings is Vim's and refused, because no name here matches
     r"rope\.(.*)": r"rope.\1",
 }
 _TOP1 = {
@@ -105,7 +105,7 @@ register_family("VideoMamba", VideoMamba, RULES, top1=_TOP1)
 
 
 def _rows(size: str, *resolutions: str) -> dict[str, dict[str, Any]]:
-    """Rows of one size, whose larger images were trained after the smaller ones."""
+    """Rows of one size; models of larger images were fine-tuned from those of smaller ones."""
     rows = {}
     for number, resolution in enumerate(resolutions, start=1):
         file = f"videomamba_{size[0]}16_in1k_res{'to'.join(resolutions[:number])}.pth"

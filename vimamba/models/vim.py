@@ -1,7 +1,7 @@
 """Vim, Vision Mamba (Zhu et al. 2024, arXiv:2401.09417): a plain stack of bidirectional Mamba.
 
 Patches become tokens, the class token stands in their middle, and every block mixes them along a
-path and its reverse. The residual stream is never normed; each block norms what it reads.
+path and its reverse. The residual stream is never normalized; each block normalizes its input.
 
 Official code: https://github.com/hustvl/Vim (Apache-2.0)
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
@@ -44,17 +44,17 @@ class VisionMamba(PlainBackbone):
         depth: Blocks.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         class_token: "middle", "first" or "none".
         average_paths: Divide a mixer's sum over the paths by their number.
         rotary: Rotate the residual stream before every block (first generation, detection).
-        pyramid: Four blocks whose outputs, without the residual stream, become maps of strides
-            4, 8, 16 and 32: the published tiny segmentation backbone. It has no classifier. True
-            takes the last block of each quarter.
+        pyramid: Four blocks whose outputs, without the residual stream, become maps of strides 4,
+            8, 16 and 32: the published tiny segmentation backbone. It has no classifier. True
+            selects the last block of each quarter.
         pyramid_residual: The maps come from the residual stream, as the next block reads it: the
             published small segmentation backbone, which is also `rotary`.
         dynamic_img_size: Take any image size and resample the position embedding on the way.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     dense: ClassVar[Mapping[str, Any]] = {
@@ -111,16 +111,16 @@ class VisionMamba(PlainBackbone):
         return range(4) if given.get("pyramid") else super().default_features(given)
 
     def init_parameters(self) -> None:
-        """Embeddings and classifier as DeiT's; only the first path gets the step sizes of Mamba."""
+        """Embeddings and classifier as in DeiT; only the first path gets Mamba's step sizes."""
         init_patches_(self.patch_embed)
         super().init_parameters()
         init_vim_blocks_(self.blocks)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the two branches hold.
+        """Rename, and join the parameters of the two branches.
 
         Raises:
-            CheckpointError: The file is of the other generation, or lacks a direction.
+            CheckpointError: The file is for the other generation, or lacks a direction.
         """
         rotary = "rope.freqs_cos" in state_dict
         if rotary != (self.rotary is not None):
@@ -129,7 +129,7 @@ class VisionMamba(PlainBackbone):
         return self._without_class_token(state, first=rotary)
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Leave the class token out where the model has none, resample the position embedding."""
+        """Drop the class token if the model has none, resample the position embedding."""
         return super().adapt(self._without_class_token(state, first=False))
 
     def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
@@ -192,7 +192,7 @@ class VisionMamba(PlainBackbone):
         return maps
 
 
-# of all that are built on Vim's code
+# for all models built on Vim's code
 VIM_RULES = {
     r"(cls_token|pos_embed)": r"\1",
     r"(patch_embed\.proj|head)\.(weight|bias)": r"\1.\2",
@@ -222,7 +222,7 @@ register_family(
         "vim_tiny_rope_patch16_224.in1k": 73.1,
     },
     remarks="With a stride of 8, patches of 16 pixels overlap without padding: 27 x 27 of them, "
-    "not 28 x 28. The rotary model, of January 2024, was superseded by the one without.",
+    "not 28 x 28. The rotary model, of January 2024, was superseded by the one without rotation.",
 )
 
 

@@ -1,7 +1,7 @@
 """Vim-F (Zhang et al. 2024, arXiv:2405.18679): Vim with a convolutional stem and Fourier spectra.
 
-The first blocks add to the tokens that their mixer reads the amplitudes of these tokens' Fourier
-transform, over sequence and channels. There is no position embedding.
+In the first blocks, the mixer's input is the tokens plus the amplitudes of their Fourier transform
+over sequence and channels. There is no position embedding.
 
 Official code: https://github.com/yws-wxs/Vim-F (no license file), its second release
 Sizes: N batch, H and W image, h and w grid, L = h * w patches, C channels.
@@ -26,7 +26,7 @@ __all__ = ["VimF"]
 
 
 class ConvStem(GridEmbed):
-    """Three convolutions, to an 1/4, 1/8 and 1/16 of the image's sides, to tokens."""
+    """Three convolutions, to 1/4, 1/8 and 1/16 of the image's sides, to tokens."""
 
     def __init__(
         self, img_size: tuple[int, int], in_chans: int, dims: tuple[int, int, int], **dd: Any
@@ -55,11 +55,11 @@ class ConvStem(GridEmbed):
         return self.downsamples(self.norm(self.conv(x))).permute(0, 2, 3, 1)
 
 
-# a symbolic trace keeps the call: it does not know the dtype
+# kept as a call in symbolic traces, which do not know the dtype
 @torch.fx.wrap
 def amplitudes(x: Tensor) -> Tensor:
-    """Of the orthonormal Fourier transform of x (N, L, C) over tokens and channels."""
-    # torch transforms no half precision
+    """Amplitudes of the orthonormal Fourier transform of x (N, L, C) over tokens and channels."""
+    # torch's transform does not support half precision
     wide = x if x.dtype == torch.float64 else x.float()
     return torch.fft.fft2(wide, norm="ortho").abs().to(x.dtype)
 
@@ -74,11 +74,11 @@ class FourierBlock(VimBlock):
         nn.init.ones_(self.weights)
 
     def reset_parameters(self) -> None:
-        """Start with equal weights; the other layers start themselves."""
+        """Initialize with equal weights; other layers initialize themselves."""
         nn.init.ones_(self.weights)
 
     def update(self, x: Tensor, paths: Tensor) -> Tensor:
-        """What the block adds to the tokens (N, L, C)."""
+        """The update that the block adds to the tokens (N, L, C)."""
         x = self.norm(x)
         return self.mixer(self.mlp(self.weights[0] * x + self.weights[1] * amplitudes(x)), paths)
 
@@ -93,11 +93,11 @@ class VimF(PlainBackbone):
         stem_dims: Channels after the first two convolutions of the stem.
         embed_dim: C.
         depth: Blocks.
-        fourier_blocks: The first so many read spectra.
+        fourier_blocks: Number of first blocks that read spectra.
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        device, dtype: Of the parameters.
+            sum; or a list of them, which the blocks take in turn.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"patch_size", "dynamic_img_size"})
@@ -135,7 +135,7 @@ class VimF(PlainBackbone):
         self.init_weights(needs_reset=False)
 
     def init_parameters(self) -> None:
-        """Class token and classifier as DeiT's, blocks as Vim's."""
+        """Class token and classifier as in DeiT, blocks as in Vim."""
         super().init_parameters()
         init_vim_blocks_(self.blocks)
         for block in self.blocks:
@@ -143,7 +143,7 @@ class VimF(PlainBackbone):
                 nn.init.zeros_(block.mlp.bias)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and join what the two branches hold.
+        """Rename, and join the parameters of the two branches.
 
         Raises:
             CheckpointError: A key matches no rule, or a direction is missing.

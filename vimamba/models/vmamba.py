@@ -46,17 +46,17 @@ class VMamba(StagedBackbone):
         dims: Channels per stage.
         mixer: "ss2d", the scan of Mamba, or "ssd2d", that of Mamba-2.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
+            sum; or a list of them, which the blocks take in turn.
         d_state: States per channel of the scan.
-        expand: Inner channels of the mixer over channels.
-        mlp_ratio: Hidden channels of the MLP over channels; 0 for none.
+        expand: Inner channels of the mixer divided by channels.
+        mlp_ratio: Hidden channels of the MLP divided by channels; 0 for none.
         gated: Gate the mixer's output.
         conv_bias: Give the mixer's depthwise convolution a bias.
         overlapping: Strided 3x3 convolutions in stem and between stages; patchify and merge if
             False (first generation).
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class VMamba(StagedBackbone):
         self.init_weights(needs_reset=False)
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give each path's parameters an axis or a layer of its own."""
+        """Rename, and split each path's parameters into an axis or a layer."""
         state = split_paths(super().from_official(state_dict))
         for key, value in state.items():
             if "conv" not in key and value.ndim == 4:  # a Linear2d stored as a 1x1 convolution
@@ -105,7 +105,7 @@ class VMamba(StagedBackbone):
 
 
 def next_stage(match: re.Match[str]) -> str:
-    """Official code downsamples at the end of a stage, ours at the beginning of the next."""
+    """Official code downsamples at the end of a stage, ours at the start of the next."""
     leaf = {"1": "conv", "3": "norm"}.get(match[2], match[2])
     return f"stages.{int(match[1]) + 1}.downsample.{leaf}.{match[3]}"
 
@@ -141,8 +141,8 @@ register_family(
         "vmamba_small_v0.in1k": 83.5,
         "vmamba_base_v0.in1k": 83.7,
     },
-    remarks="`s1l8` has mixers as wide as the block and 8 blocks in its third stage, `s2l5` twice "
-    "as wide ones and 5. `v0` is the first generation, `m2` has Mamba-2's scan.",
+    remarks="`s1l8` has mixers as wide as the block and 8 blocks in its third stage; `s2l5` has "
+    "mixers twice as wide and 5 blocks. `v0` is the first generation, `m2` has Mamba-2's scan.",
 )
 
 _V2, _V0 = "%23v2cls", "%23v0cls"

@@ -1,9 +1,8 @@
 """VSSD (Shi et al. 2024, arXiv:2407.18559): MLLA's pyramid with a scan that has no direction.
 
-Without the decay from token to token, Mamba-2's scan adds every token to one state, whatever the
-order, and all tokens read the sum: linear attention whose keys are B, queries C and values the
-tokens times their step sizes. The last stage has attention with a softmax. There is no scan order
-to be exchanged.
+Without the decay from token to token, Mamba-2's scan adds all tokens to one state, in any order,
+and all tokens read the sum: linear attention with keys B, queries C and the tokens times their step
+sizes as values. The last stage has softmax attention. There is no scan order to choose.
 
 Official code: https://github.com/YuHengsss/VSSD (no license file)
 Sizes: N batch, H and W image or grid, L tokens, C channels, D = expand * C, S states. Everything is
@@ -28,14 +27,14 @@ __all__ = ["VSSD"]
 
 
 class NonCausalSSD(nn.Module):
-    """Mamba-2's mixer whose one state all tokens add to and read.
+    """Mamba-2's mixer with one state that all tokens add to and read.
 
     Args:
         dim: C.
-        heads: Of the D channels, each with a step size of its own.
+        heads: Heads that the D channels are split into, each with its own step size.
         d_state: S.
         expand: D / C.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class NonCausalSSD(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start as Mamba-2 does."""
+        """Initialize as Mamba-2 does."""
         init_step_bias_(self.dt_bias)
         with torch.no_grad():
             self.A_log.uniform_(1, 16).log_()
@@ -74,13 +73,13 @@ class NonCausalSSD(nn.Module):
         weight = F.softplus(dt + self.dt_bias) * self.A_log.exp()
         read = mean_attention(C, B, (weight.flatten(1, 2).unsqueeze(-1) * x).flatten(-2))
         skip = (self.D[:, None] * x).flatten(-2)
-        # the skip is in float32 where autocast is on, and so is the sum
+        # under autocast the skip is in float32, and so is the sum
         y = self.out_norm(read.to(skip.dtype) * x.shape[1] + skip)
         return self.out_proj(y.view_as(gate) * gate)
 
 
 class GridAttention(nn.Module):
-    """Attention with a softmax between all cells of a grid."""
+    """Softmax attention between all cells of a grid."""
 
     def __init__(self, dim: int, heads: int, **dd: Any) -> None:
         super().__init__()
@@ -100,10 +99,10 @@ class VSSD(StagedBackbone):
         dims: Channels per stage.
         heads: Heads of the mixers per stage.
         d_state: States of the mixers in all stages but the last.
-        mlp_ratio: Hidden channels of the MLP over channels.
+        mlp_ratio: Hidden channels of the MLP divided by channels.
         stage_norm: A norm on each stage's output and no classifier: the layout of the published
             segmentation and detection backbones.
-        device, dtype: Of the parameters.
+        device, dtype: Device and dtype of the parameters.
     """
 
     prefers_average = True

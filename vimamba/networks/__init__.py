@@ -1,4 +1,4 @@
-"""Whole networks by name: a folder for each task, and what all of them have in common."""
+"""Whole networks by name: a folder for each task, and shared code."""
 
 from vimamba.networks.change import (
     RSMCD,

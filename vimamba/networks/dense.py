@@ -1,7 +1,7 @@
-"""What networks that answer every pixel have in common, whatever the question and the images.
+"""Base class of networks for dense prediction.
 
 Every network pads its images with zeros, right and below, to whole cells of its coarsest map and
-crops the logits, so any height and width will do, and cells lie on pixels exactly.
+crops the logits, so any height and width works, and cells stay aligned with pixels.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class DenseNetwork(Network):
         pretrained_cfg: See `Network`.
     """
 
-    # per side of the coarsest map; an instance norm needs more than one
+    # minimum cells per side of the coarsest map; an instance norm needs more than one
     fewest_cells = 1
 
     def __init__(
@@ -43,7 +43,7 @@ class DenseNetwork(Network):
         self.num_classes = num_classes
 
     def pad(self, x: Tensor) -> Tensor:
-        """(N, C_in, *size) with zeros at the end of each axis, to whole cells.
+        """Pad (N, C_in, *size) with zeros at the end of each axis to whole cells.
 
         Raises:
             ValueError: `x` has another number of dimensions.
@@ -51,17 +51,17 @@ class DenseNetwork(Network):
         if x.ndim != len(self.cell) + 2:
             raise ValueError(
                 f"x of {x.ndim} dimensions must have {len(self.cell) + 2}: batch, channels and "
-                f"{len(self.cell)} of space"
+                f"{len(self.cell)} spatial"
             )
         return pad_to_cells(x, list(self.cell), self.fewest_cells)
 
     def to_pixels(self, logits: Tensor, size: Size, padded: Size) -> Tensor:
-        """Logits of a padded image, at any resolution, for every pixel of the image.
+        """Resize and crop logits of a padded image to every pixel of the image.
 
         Args:
             logits: (N, num_classes, *cells).
-            size: Of the image.
-            padded: Of the padded image.
+            size: Size of the image.
+            padded: Size of the padded image.
         """
         if logits.shape[2:] != padded:
             logits = resize(logits, padded)
@@ -69,7 +69,7 @@ class DenseNetwork(Network):
 
 
 def list_whole(task: str, on_backbone: str) -> list[str]:
-    """Names of the networks for a task but the one that puts a head on a backbone."""
+    """Names of the networks for a task, except the one with a head on a backbone."""
     return [name for name in list_networks(task) if name != on_backbone]
 
 
@@ -82,15 +82,15 @@ def create_dense(
     defaults: Mapping[str, Any],
     arguments: Mapping[str, Any],
 ) -> Network:
-    """Make a whole network by its name, or a head on a timm model.
+    """Create a whole network by name, or a head on a timm model.
 
     Args:
         model: A name of either kind.
-        task: What the network is for.
-        on_backbone: Registered name of the network that puts a head on a backbone.
-        parts: Arguments of that one alone; None leaves what is in `defaults`.
+        task: Task of the network.
+        on_backbone: Registered name of the network with a head on a backbone.
+        parts: Arguments for that one only; None means the value in `defaults`.
         defaults: See `parts`.
-        arguments: Of all networks for the task.
+        arguments: Arguments of all networks for the task.
 
     Raises:
         ValueError: An unknown name, or an argument that does not fit the model.
@@ -102,7 +102,7 @@ def create_dense(
     if model in whole:
         for name, value in given.items():
             raise ValueError(
-                f"{name}={value!r} does not go with model={model!r}, which has its own"
+                f"{name}={value!r} cannot be combined with model={model!r}, which has its own"
             )
         return create_network(model, **arguments)
     if model in list_networks():
@@ -110,10 +110,10 @@ def create_dense(
         raise ValueError(f"model={model!r} is a network for {other}, not for {task}")
     if not is_timm_model(model):
         among = f"take a timm name or one of vimamba.list_networks({task!r})"
-        raise ValueError(unknown_name("model", model, [*whole, *timm.list_models()], among=among))
+        raise ValueError(unknown_name("model", model, whole, timm.list_models(), among=among))
     net = create_network(on_backbone, model=model, **{**defaults, **given}, **arguments)
     if is_address(model) and net.config is not None:
-        # the files may be gone when it is made again
+        # the files may be gone when it is rebuilt
         name, of_files = read_address(model)
         net.config = {**of_files, **net.config, "model": name}
     return net

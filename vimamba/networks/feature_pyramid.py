@@ -1,4 +1,4 @@
-"""The feature pyramid of any timm backbone: what a head is given."""
+"""Feature pyramid of any timm backbone, the input of heads."""
 
 import inspect
 import math
@@ -15,9 +15,10 @@ from vimamba.sizes import ImageSize, read_size, sides_of
 class FeaturePyramid(nn.Module):
     """Feature maps of any timm backbone, fine to coarse.
 
-    A backbone whose features all have one stride s gives four maps of strides s/4, s/2, s and 2s,
-    made from evenly spaced blocks: by the backbone itself, if its class says so, or here. A class
-    says by its attribute `dense` what arguments its models take for dense prediction.
+    A backbone whose features all have one stride s yields four maps of strides s/4, s/2, s and 2s,
+    computed from evenly spaced blocks, either by the backbone itself, if its class supports it, or
+    here. The class attribute `dense` has the arguments its models are created with for dense
+    prediction.
 
     Args:
         backbone: timm model name.
@@ -26,7 +27,7 @@ class FeaturePyramid(nn.Module):
         in_chans: Channels of the images; pretrained filters are adapted.
         img_size: Side of the images, or height and width, pixels; for backbones whose weights
             depend on it.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
 
     Attributes:
         channels: Channels of each map.
@@ -50,10 +51,10 @@ class FeaturePyramid(nn.Module):
         probe = timm.create_model(backbone, device="meta", **described)
         takes = _arguments(type(probe))
         dense = getattr(type(probe), "dense", None)
-        if dense is None:  # timm's own models have no more than this
+        if dense is None:  # timm's own models only support this
             dense = {"dynamic_img_size": True} if "dynamic_img_size" in takes else {}
         kwargs = {**dense, **kwargs}
-        if dense:  # which may leave other features
+        if dense:  # which may change the features
             described |= {k: kwargs[k] for k in dense}
             probe = timm.create_model(backbone, device="meta", **described)
         strides: list[int] = [level["reduction"] for level in probe.feature_info]  # type: ignore[union-attr]
@@ -62,7 +63,7 @@ class FeaturePyramid(nn.Module):
             quarters = (math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4))
             kwargs.setdefault("out_indices", tuple(quarters))
         else:
-            # of blocks with maps of one stride, the last
+            # the last of the blocks with maps of one stride
             last = {stride: i for i, stride in enumerate(strides) if stride >= finest_stride}
             kwargs.setdefault("out_indices", list(last.values()))
         if img_size is not None and "img_size" in takes:
@@ -84,7 +85,7 @@ class FeaturePyramid(nn.Module):
         if plain:
             if len(self.channels) != 4:
                 raise ValueError(
-                    f"out_indices={kwargs['out_indices']} must name four blocks of {backbone}, "
+                    f"out_indices={kwargs['out_indices']} must list four blocks of {backbone}, "
                     f"whose features all have stride {strides[0]}"
                 )
             stride = strides[0]
@@ -100,6 +101,6 @@ class FeaturePyramid(nn.Module):
 
 
 def _arguments(model_cls: type[nn.Module]) -> Collection[str]:
-    """What the constructor of a model takes; ours say so themselves."""
+    """Arguments of a model's constructor; our models declare them."""
     listed = getattr(model_cls, "arguments", None)
     return listed() if listed else inspect.signature(model_cls.__init__).parameters

@@ -1,7 +1,7 @@
-"""Which whole network a checkpoint is of, for `vimamba.identify`.
+"""Identifies checkpoints of whole networks, for `vimamba.identify`.
 
-Names tell the network, as those of models do. How many classes and channels it has is read from the
-file, at the places where the network's own shapes change with them.
+The network is identified by names, like models. The numbers of classes and channels are read from
+the shapes in the file that depend on them.
 """
 
 import inspect
@@ -19,68 +19,68 @@ from vimamba.checkpoints import CheckpointError, Identity, find_weights, registe
 from vimamba.networks.network import Network
 from vimamba.networks.registry import Entry, create_network, find_network, list_networks
 
-# arguments that a file tells, with two values to compare the network's shapes at
+# arguments inferred from a file, with two values at which to compare the network's shapes
 _SIZES = {"num_classes": (5, 7), "in_chans": (3, 6)}
-# those of networks for other tasks than segmentation
+# the same for networks of other tasks than segmentation
 _SIZES_OF_TASK = {"registration": ("in_chans",)}
 
 
 @dataclass(frozen=True)
 class NetworkIdentity(Identity):
-    """What a checkpoint of a whole network is; `arguments` are all that it is made with."""
+    """Identity of a whole network's checkpoint; `arguments` are all of its arguments."""
 
     @property
     def all_arguments(self) -> dict[str, Any]:
-        """Of the network."""
+        """All arguments of the network."""
         return dict(self.arguments)
 
     @property
     def create_line(self) -> str:
-        """The line that makes the network which this file fits, and loads it."""
+        """The line of code that builds the matching network and loads the file."""
         arguments = [f"{key}={value!r}" for key, value in self.arguments]
         call = ", ".join([f'"{self.variant}"', *arguments])
         return f"network = vimamba.create_network({call}); network.load_pretrained(FILE)"
 
     def folder_line(self, folder: str | Path) -> str:
-        """The line that loads the folder which `vimamba.save_pretrained` writes of the network."""
+        """The line of code that loads a folder from `vimamba.save_pretrained`."""
         return f'vimamba.load_network("{folder}")'
 
     def load(self, file: str | Path) -> nn.Module:
-        """What `create_line` makes of the file."""
+        """Build the network and load the file, as in `create_line`."""
         network = create_network(self.variant, **self.all_arguments)
         network.load_pretrained(file)
         return network
 
     def skeleton(self) -> nn.Module:
-        """The network without memory for its weights."""
+        """The network on the meta device."""
         return _outline(find_network(self.variant), self.arguments)
 
 
 def match_networks(checkpoint: Mapping[str, Any]) -> list[Identity]:
-    """The networks that a checkpoint fits, made with as many classes and channels as it has."""
+    """The networks that a checkpoint fits, with its number of classes and channels."""
     sample = thin_out(checkpoint)
     entries = [find_network(name) for name in list_networks()]
     likely = [e for e in entries if e.network_cls and _has_names(sample, e.network_cls)]
     found = [(entry, fit) for entry in likely if (fit := _fit(checkpoint, entry)) is not None]
-    # of networks that differ in nothing else, first the one whose own sizes these are
+    # of networks that differ in nothing else, the one with these default sizes comes first
     return [fit for _, fit in sorted(found, key=lambda pair: -_count_own_sizes(*pair))]
 
 
 def _count_own_sizes(entry: Entry, found: NetworkIdentity) -> int:
-    """How many sizes of a file are what the network has by default."""
+    """Number of sizes in a file that equal the network's defaults."""
     takes = inspect.signature(entry.build).parameters
     return sum(key in takes and takes[key].default == size for key, size in found.arguments)
 
 
 def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:
-    """Whether most names are official ones, or the parts of the network are among ours."""
+    """Whether most names are official, or the network's parts occur among our names."""
     rules = network_cls.official_rules()
     patterns = [re.compile(pattern) for pattern in rules]
     found = find_weights(sample, lambda key: any(p.fullmatch(key) for p in patterns))
     known = sum(any(p.fullmatch(key) for p in patterns) for key in found.state)
     if 2 * known > len(found.state) + len(found.foreign) + len(found.beside):
         return True
-    # parts of ours are what rules put first: "decoder" of r"decoder.\1.upsample.\2"
+    # our parts are the first words of replacements: "decoder" in r"decoder.\1.upsample.\2"
     firsts = (re.match(r"(\w+)\.", new) for new in rules.values() if isinstance(new, str))
     parts = {first[1] for first in firsts if first}
     present = {part for state in sample.values() for key in state for part in key.split(".")}
@@ -88,7 +88,7 @@ def _has_names(sample: Mapping[str, Any], network_cls: type[Network]) -> bool:
 
 
 def _fit(checkpoint: Mapping[str, Any], entry: Entry) -> NetworkIdentity | None:
-    """What the file is if it fits a network whose sizes it tells."""
+    """Identity of the file if it fits a network with the inferred sizes."""
     sizes = _sizes_of(entry)
     usual = _outline(entry, _usual(sizes))
     try:
@@ -115,23 +115,23 @@ def _fit(checkpoint: Mapping[str, Any], entry: Entry) -> NetworkIdentity | None:
 
 
 def _read_size(state: Mapping[str, Tensor], entry: Entry, size: str) -> int:
-    """The size that weights have where the network's shapes change with it.
+    """Infer a size from the shapes of weights that depend on it.
 
     Raises:
-        CheckpointError: They have none of these places, or several sizes.
+        CheckpointError: None of these weights exist, or their sizes disagree.
     """
     places = [place for place in _places(entry, size) if place[0] in state]
     found = {
         state[key].shape[axis] // times for key, axis, times in places if axis < state[key].ndim
     }
     if len(found) != 1:
-        raise CheckpointError(f"{size} cannot be told from the weights")
+        raise CheckpointError(f"{size} cannot be inferred from the weights")
     return found.pop()
 
 
 @lru_cache
 def _places(entry: Entry, size: str) -> tuple[tuple[str, int, int], ...]:
-    """Names and axes of the shapes that are as long as an argument says, or so many times that."""
+    """Names and axes of shapes proportional to an argument, with the factor."""
     few, many = _SIZES[size]
     sizes = _sizes_of(entry)
     outlines = (_outline(entry, _usual({**sizes, size: (n, n)})) for n in (few, many))
@@ -154,7 +154,7 @@ def _usual(sizes: Mapping[str, tuple[int, int]]) -> tuple[tuple[str, int], ...]:
 
 @lru_cache(maxsize=64)
 def _outline(entry: Entry, arguments: tuple[tuple[str, Any], ...]) -> Network:
-    """A network without memory for its weights."""
+    """A network on the meta device."""
     with torch.device("meta"):
         return create_network(entry.name, **dict(arguments))
 

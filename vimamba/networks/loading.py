@@ -1,6 +1,6 @@
-"""Makes a network again from the folder or Hub repository that `save_pretrained` wrote.
+"""Loads a network from a folder or Hub repository written by `save_pretrained`.
 
-What somebody wrote there is data: it names a registered network and plain arguments.
+Its content is untrusted data: it names a registered network and plain arguments.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ from vimamba.reading import read_json
 
 _HUB = "hf-hub:"
 _FILES = ("config.json", "model.safetensors")
-# arguments of timm's and ours that read files
+# arguments of timm and ours that read files
 _ELSEWHERE = {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 
 
 def load_network(place: str | Path) -> Network:
-    """Make a network that was saved, in evaluation mode.
+    """Load a saved network, in evaluation mode.
 
     Args:
-        place: A folder that `vimamba.save_pretrained` or a training wrote, or "hf-hub:OWNER/NAME"
-            or "hf-hub:OWNER/NAME@REVISION". Its config.json also has the names of the classes and
-            how pixels become the network's input.
+        place: A folder written by `vimamba.save_pretrained` or a run, or "hf-hub:OWNER/NAME" or
+            "hf-hub:OWNER/NAME@REVISION". Its config.json also has the class names and the
+            preprocessing.
 
     Raises:
         CheckpointError: There is no such network, or one whose weights do not fit or are not
@@ -39,18 +39,18 @@ def load_network(place: str | Path) -> Network:
     settings = read_json(config, CheckpointError) if config.is_file() else {}
     network = settings.get("network")
     if not isinstance(network, dict) or not weights.is_file():
-        raise CheckpointError(f"{str(place)!r} holds no network that vimamba saved")
+        raise CheckpointError(f"{str(place)!r} does not contain a network saved by vimamba")
     for key, value in _entries(network):
         if key in _ELSEWHERE or (isinstance(value, str) and ":" in value):
             raise CheckpointError(f"{config}: {key}={value!r} names files outside the folder")
-    # its weights are those of the folder
+    # the weights come from the folder
     arguments = {key: value for key, value in network.items() if key != "pretrained"}
     state: Any = read_checkpoint(weights)
     try:
         check_finite(state)
         net = create_network(**arguments)
         load_model(net, weights)
-    # values that no network can be built from
+    # values from which no network can be built
     except Exception as error:
         text = " ".join(str(error).split())[:300]
         raise CheckpointError(f"{str(place)!r}: {text}") from error
@@ -63,13 +63,13 @@ def load_network(place: str | Path) -> Network:
 
 
 def _fetch(address: str) -> Path:
-    """The folder of a Hub repository's copy on this machine."""
+    """The local folder of a Hub repository."""
     repo, _, revision = address.removeprefix(_HUB).partition("@")
     return Path(snapshot_download(repo, revision=revision or None, allow_patterns=list(_FILES)))
 
 
 def _entries(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value inside of dictionaries and lists, with the name that it is under."""
+    """Every value in nested dictionaries and lists, with its key."""
     yield key, values
     if isinstance(values, dict):
         for name, value in values.items():

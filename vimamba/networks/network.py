@@ -1,7 +1,8 @@
-"""What all whole networks have in common, whatever their task.
+"""Base class of all whole networks.
 
-A network is a registered name and arguments (`config`), which make it again, and a published file,
-which fits it strictly. A part of it, its `body`, may be a timm model with weights of its own.
+A network has a registered name and arguments (`config`), from which it can be rebuilt, and possibly
+a published file, which fits it strictly. A part of it, its `body`, may be a timm model with its own
+weights.
 """
 
 import math
@@ -32,20 +33,20 @@ class Network(nn.Module):
 
     Args:
         in_chans: Channels of the images.
-        pretrained_cfg: What is known about images and weights, as timm keeps it: `architecture`,
+        pretrained_cfg: Facts about images and weights, in timm's form: `architecture`,
             `input_size`, `license`, `origin_url`, `paper_ids`; without `mean` and `std`,
             ImageNet's.
 
     Attributes:
-        config: Arguments of `vimamba.create_network` that make it again, `name` among them; None
-            if it was made by its class.
-        license: Of the published weights that it started from, by the Hub's name; None if there
-            were none.
+        config: Arguments of `vimamba.create_network` from which it can be rebuilt, including
+            `name`; None if it was created from its class.
+        license: License of the published weights that it started from, by the Hub's name; None if
+            there were none.
     """
 
-    # prefixes of parameters that a file may have and a network was made without
+    # prefixes of parameters that a file may have but the network lacks
     optional: ClassVar[tuple[str, ...]] = ()
-    # of a classifier of timm's, which is adapted to other classes; weights here fit or do not
+    # needed by timm to adapt classifiers; weights of networks are never adapted
     num_classes: int = 0
 
     def __init__(self, in_chans: int, *, pretrained_cfg: dict[str, Any]) -> None:
@@ -65,25 +66,25 @@ class Network(nn.Module):
 
     @property
     def body(self) -> nn.Module | None:
-        """The timm model inside, which can be pretrained; None if there is none."""
+        """The timm model inside, which may be pretrained; None if there is none."""
         return None
 
     def note_start(self, model: nn.Module) -> None:
-        """Keep the license of a timm model's published weights, which this network starts from."""
+        """Record the license of the published timm weights that this network starts from."""
         cfg: Any = model.pretrained_cfg
         self.license = cfg.get("license")
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """Parameters of what can be pretrained."""
+        """Parameters of the pretrainable part."""
         return [] if self.body is None else list(self.body.parameters())
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the scans' parameters, and what the body names."""
+        """Names of the scans' parameters, and those named by the body."""
         names = getattr(self.body, "no_weight_decay", set)()
         return scan_parameters(self) | {f"{self._body_prefix()}{name}" for name in names}
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """The body's layer groups for layer-wise learning rates; all else is the last one."""
+        """The body's layer groups for layer-wise learning rates; the rest is the last group."""
         body: Any = self.body
         if body is None:
             return lambda name: math.inf
@@ -96,7 +97,7 @@ class Network(nn.Module):
         """Trade compute for memory in the body.
 
         Raises:
-            ValueError: There is no body that can.
+            ValueError: There is no body that supports it.
         """
         body: Any = self.body
         if body is not None:
@@ -105,13 +106,13 @@ class Network(nn.Module):
             raise ValueError(f"enable=True: {type(self).__name__} has no gradient checkpointing")
 
     def _body_prefix(self) -> str:
-        """What stands before the body's names among those of the network."""
+        """Prefix of the body's parameter names in the network."""
         body = self.body
         return next((f"{name}." for name, module in self.named_modules() if module is body), "")
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed; none if there is no such file."""
+        """Rules for renaming an official file's parameters; empty if there is no such file."""
         return {}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -120,10 +121,10 @@ class Network(nn.Module):
         return split_paths(rename_keys(state_dict, rules)) if rules else state_dict
 
     def rename_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
-        """Weights of a checkpoint under our names, without what is `optional` and not there.
+        """Weights of a checkpoint under our names, without `optional` ones that the network lacks.
 
         Raises:
-            CheckpointError: A name is none of the official code's, or there are no weights.
+            CheckpointError: A name is not from the official code, or there are no weights.
         """
         ours = self.state_dict()
         state = unwrap(checkpoint, known_names(self, self.official_rules()))
@@ -135,19 +136,19 @@ class Network(nn.Module):
         """A state dict for this network from a checkpoint, under official names or ours.
 
         Raises:
-            CheckpointError: It does not fit; lists what is missing, unexpected or of another shape.
+            CheckpointError: It does not fit; lists missing and unexpected keys and wrong shapes.
         """
         return check_fit(self.rename_weights(checkpoint), self)
 
     def load_pretrained(self, path: str | Path) -> None:
         """Load a file of the official code, or weights under our names, strictly.
 
-        Wrappers are taken off, as `vimamba.checkpoints.unwrap` does. What is `optional` in a file
-        is left out where the network was made without it.
+        Wrappers are removed as in `vimamba.checkpoints.unwrap`. `optional` parameters in a file are
+        skipped if the network lacks them.
 
         Raises:
             FileNotFoundError: There is no such file.
-            CheckpointError: The file does not fit; the message lists what does not.
+            CheckpointError: The file does not fit; the message lists the differences.
         """
         checkpoint = read_checkpoint(path)
         try:

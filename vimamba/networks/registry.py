@@ -1,4 +1,4 @@
-"""Names of the whole networks, and the function that makes any of them."""
+"""Names of the whole networks, and the function that creates them."""
 
 import inspect
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from typing import Any
 from vimamba.names import check_free, unknown_name
 from vimamba.networks.network import Network
 
-# say where weights come from, which a network that is made again does not ask
+# arguments on the source of weights, which are not needed to rebuild a network
 _WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
 
 
@@ -18,9 +18,9 @@ class Entry:
     """A registered network.
 
     Attributes:
-        name: What it is called.
-        task: What it is for.
-        build: Makes it.
+        name: Registered name.
+        task: Task of the network.
+        build: Function or class that builds it.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Entry:
 
     @property
     def network_cls(self) -> type[Network] | None:
-        """Class of the network, where `build` is that or says so by its annotation."""
+        """Class of the network, if `build` is a class or annotates its return type."""
         made = self.build
         if not isinstance(made, type):
             made = inspect.get_annotations(made).get("return")
@@ -49,24 +49,25 @@ def register_network(
     """Make a network available by name; a decorator with options, or a plain call.
 
     Args:
-        build: A function or class that makes the network from keyword arguments: plain values, if
-            it is to be saved. It starts from published weights on request only (`pretrained`). Of
-            the task "segmentation", it takes `num_classes`, `in_chans`, `pretrained`, `img_size`
-            and `aux` as `vimamba.create_segmenter` does, and gives a `vimamba.networks.Segmenter`;
-            of the task "change", all but `aux`, and it gives a `vimamba.networks.ChangeDetector`.
-        task: What the network is for, as in "segmentation".
+        build: A function or class that builds the network from keyword arguments, which must be
+            plain values if it is to be saved. It starts from published weights only on request
+            (`pretrained`). For the task "segmentation", it takes `num_classes`, `in_chans`,
+            `pretrained`, `img_size` and `aux` like `vimamba.create_segmenter`, and returns a
+            `vimamba.networks.Segmenter`; for the task "change", all but `aux`, and it returns a
+            `vimamba.networks.ChangeDetector`.
+        task: Task of the network, such as "segmentation".
         name: The function's own name by default.
-        replace: Overwrite a network of the same name. One that comes with vimamba gives way in
-            any case, with a warning.
+        replace: Overwrite a network of the same name. One that comes with vimamba is always
+            replaced, with a warning.
 
     Raises:
-        ValueError: The name is taken or no identifier.
+        ValueError: The name is taken or not an identifier.
     """
     if build is None:
         return lambda build: register_network(build, task=task, name=name, replace=replace)
     name = str(name or getattr(build, "__name__", ""))
     if not name.isidentifier():
-        raise ValueError(f"name={name!r} of a network must be an identifier, as in 'my_network'")
+        raise ValueError(f"name={name!r} of a network must be an identifier, such as 'my_network'")
     there = _NETWORKS.get(name)
     taken = there and there.build
     check_free(name, taken, kind="network", home="vimamba.networks", replace=replace)
@@ -75,7 +76,7 @@ def register_network(
 
 
 def list_networks(task: str | None = None) -> list[str]:
-    """Names of the registered networks, sorted: all, or those for one task.
+    """Names of the registered networks, sorted: all, or only those for one task.
 
     Raises:
         ValueError: No network is for this task.
@@ -87,7 +88,7 @@ def list_networks(task: str | None = None) -> list[str]:
 
 
 def find_network(name: str) -> Entry:
-    """What was registered under a name.
+    """The registered entry of a name.
 
     Raises:
         ValueError: No network has this name.
@@ -98,11 +99,11 @@ def find_network(name: str) -> Entry:
 
 
 def create_network(name: str, **kwargs: Any) -> Network:
-    """Make a whole network by its registered name.
+    """Create a whole network by its registered name.
 
     Args:
         name: One of `list_networks()`.
-        **kwargs: Of the network.
+        **kwargs: Arguments of the network.
 
     Raises:
         ValueError: The name is unknown, or an argument does not fit.

@@ -1,7 +1,7 @@
-"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): what its two networks have in common.
+"""RS-Mamba (Zhao et al. 2024, arXiv:2404.02668): shared code of its two networks.
 
-A VMamba of eight paths, rows, columns, wrapped diagonals and all reversed, encodes; a U of 1x1
-convolutions decodes.
+The encoder is a VMamba with eight paths: rows, columns, wrapped diagonals, and all reversed; the
+decoder is a U-Net with 1x1 convolutions.
 
 Official code: https://github.com/walking-shadow/Official_Remote_Sensing_Mamba (Apache-2.0); there
 are no published weights. Sizes: N batch, C channels, H and W map.
@@ -9,36 +9,26 @@ are no published weights. Sizes: N batch, C channels, H and W map.
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from vimamba.checkpoints import StateDict, rename_keys
+from vimamba.checkpoints import Rules, StateDict, rename_keys
 from vimamba.heads.blocks import ConvNormAct
 from vimamba.layers import GATED_SS2D, resize, split_paths, ss2d_rules
 from vimamba.models.vmamba import VMamba
+from vimamba.networks.dense import DenseNetwork
 from vimamba.timm_layers import ConvNormAct as ConvNorm
 
-DEPTHS = (2, 2, 9, 2)
 DIMS = (96, 192, 384, 768)
 
 
-def make_encoder(
-    in_chans: int, depths: Sequence[int], dims: Sequence[int], **kwargs: Any
-) -> VMamba:
-    """A VMamba with a gate, many states and an MLP, whose last stage is as raw as the others."""
-    args = {**GATED_SS2D, "depths": tuple(depths), "dims": tuple(dims), **kwargs}
-    encoder = VMamba(in_chans=in_chans, num_classes=0, **args)
-    encoder.prune_intermediate_layers(len(depths), prune_norm=True)
-    return encoder
-
-
 class Decoder(nn.Module):
-    """From a pyramid to logits of every pixel, with the skips side by side.
+    """From a pyramid to logits of every pixel, with concatenated skips.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         num_classes: Output channels.
     """
 
@@ -63,19 +53,8 @@ class Decoder(nn.Module):
         return self.classifier(self.upsample(x))
 
 
-def published(name: str, in_chans: int) -> dict[str, Any]:
-    """What is known about a network, as timm keeps it."""
-    return {
-        "architecture": name,
-        "input_size": (in_chans, 256, 256),
-        "license": "apache-2.0",
-        "origin_url": "https://github.com/walking-shadow/Official_Remote_Sensing_Mamba",
-        "paper_ids": "arXiv:2404.02668",
-    }
-
-
 def _numbered(ours: str) -> Any:
-    """A replacement for names with a number from 1 upwards."""
+    """A replacement for names numbered from 1."""
     return lambda match: ours.format(int(match["stage"]) - 1) + match.expand(r"\g<rest>")
 
 
@@ -109,20 +88,89 @@ RULES: dict[str, Any] = {
     r"patch_embed\.5\.(.*)": r"encoder.stem.conv2.\1",
     r"patch_embed\.7\.(.*)": r"encoder.stem.norm2.\1",
     **_stage_rules(),
-    # spelled so
+    # sic
     r"deocder_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("decoder.fuse.{}.conv."),
     r"deocder_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("decoder.fuse.{}.bn."),
     r"upsample_x4\.0\.(.*)": r"decoder.upsample.0.conv.\1",
     r"upsample_x4\.1\.(.*)": r"decoder.upsample.0.bn.\1",
     r"upsample_x4\.4\.(.*)": r"decoder.upsample.2.conv.\1",
     r"upsample_x4\.5\.(.*)": r"decoder.upsample.2.bn.\1",
-}
-FUSION_RULES: dict[str, Any] = {
+    # of change
     r"fuse_block(?P<stage>\d)\.fuse\.0\.(?P<rest>.*)": _numbered("fusion.convs.{}.conv."),
     r"fuse_block(?P<stage>\d)\.fuse\.1\.(?P<rest>.*)": _numbered("fusion.convs.{}.bn."),
 }
 
 
-def rename(state_dict: StateDict, rules: Any) -> StateDict:
-    """Rename, and give each of the eight paths' parameters an axis or a layer of its own."""
-    return split_paths(rename_keys(state_dict, rules), 8)
+class RSMambaNetwork(DenseNetwork):
+    """The encoder, the decoder and the official names, for a subclass that `predict`s.
+
+    Args:
+        num_classes: Channels of the logits; published with one, of a binary mask.
+        in_chans: Channels of the images.
+        depths: Blocks per stage of the encoder.
+        dims: Channels of the encoder's stages.
+        d_state: States per channel of the scans.
+        scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
+            sum; or a list of them, which the blocks take by turns.
+        drop_path_rate: Of the last block.
+    """
+
+    # its registered name, and that of the last layer in the official code
+    published_name: ClassVar[str]
+    official_classifier: ClassVar[str]
+
+    def __init__(
+        self,
+        num_classes: int = 1,
+        in_chans: int = 3,
+        *,
+        depths: Sequence[int] = (2, 2, 9, 2),
+        dims: Sequence[int] = DIMS,
+        d_state: int = 16,
+        scan_order: str | Sequence[str] = "omni_wrap",
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        cell = 4 * 2 ** (len(dims) - 1)
+        super().__init__(
+            (cell, cell),
+            num_classes=num_classes,
+            in_chans=in_chans,
+            pretrained_cfg={
+                "architecture": self.published_name,
+                "input_size": (in_chans, 256, 256),
+                "license": "apache-2.0",
+                "origin_url": "https://github.com/walking-shadow/Official_Remote_Sensing_Mamba",
+                "paper_ids": "arXiv:2404.02668",
+            },
+        )
+        # with a gate, many states and an MLP
+        self.encoder = VMamba(
+            in_chans=in_chans,
+            num_classes=0,
+            depths=tuple(depths),
+            dims=tuple(dims),
+            scan_order=scan_order,
+            drop_path_rate=drop_path_rate,
+            **{**GATED_SS2D, "d_state": d_state},
+        )
+        # its last stage is as raw as the others
+        self.encoder.prune_intermediate_layers(len(depths), prune_norm=True)
+        self.decoder = Decoder(dims, num_classes)
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder, a VMamba of eight paths."""
+        return self.encoder
+
+    def encode(self, x: Tensor) -> Any:
+        """Images (N, C_in, H, W) to the maps of all stages, fine to coarse."""
+        return self.encoder.forward_intermediates(x, intermediates_only=True)
+
+    @classmethod
+    def official_rules(cls) -> Rules:
+        """How the parameters of an official file are renamed."""
+        return {**RULES, rf"{cls.official_classifier}\.(.*)": r"decoder.classifier.\1"}
+
+    def from_official(self, state_dict: StateDict) -> StateDict:
+        """Rename, and give each of the eight paths' parameters an axis or a layer of its own."""
+        return split_paths(rename_keys(state_dict, self.official_rules()), 8)

@@ -1,18 +1,18 @@
-"""Scan orders: the rules that turn a grid of tokens into sequences.
+"""Scan orders: rules that turn a grid of tokens into sequences.
 
 A scan order maps a grid, that of an image, a volume or a video, to K *paths*. A path lists raster
-indices (row * width + column) in the order in which the state space visits them; -1 is a zero
-token, which pads a path. Together the paths of one order visit every cell equally often. To add an
-order, write a function in `orders.py` (or in your own code) and decorate it; nothing else needs to
-change. Its parameters without a default are the axes of the grid, the others are options:
+indices (row * width + column) in the order in which the state space model visits them; -1 is a zero
+token for padding. Together the paths of one order visit every cell equally often. To add an order,
+write a function in `orders.py` (or in your own code) and decorate it; nothing else needs to change.
+Its parameters without a default are the axes of the grid, the others are options:
 
     @register_scan_order
     def upwards(height: int, width: int) -> Tensor:
         return torch.arange(height * width).view(height, width).flip(0).reshape(1, -1)
 
-Everywhere a model takes `scan_order`, it takes the name of an order with or without parameters, or
-a sum of some: "cross", "local(window=7)", "raster + raster(reverse=True) + interslice". A list has
-one for every block, by turns. `registry.py` holds the names, the checks and the tables, `op.py` the
+Wherever a model takes `scan_order`, it takes the name of an order with or without parameters, or a
+sum of orders: "cross", "local(window=7)", "raster + raster(reverse=True) + interslice". Blocks take
+the entries of a list in turn. `registry.py` holds the names, the checks and the tables, `op.py` the
 op, `orders.py` the orders themselves.
 """
 

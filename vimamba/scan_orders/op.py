@@ -1,9 +1,8 @@
 """The op `scan_paths` that models call: for TorchScript, FX, compile, export, vmap and GPUs.
 
-A kernel that knows that every path visits every token clears nothing beforehand and skips nothing.
-On a GPU that is not to be found out without waiting for it, but a scan order's table was looked at
-on the CPU when it was made. And a kernel reads tokens in 32 bits, of which all tables of a scan
-order share one copy.
+If a kernel knows that every path visits every token, it need not clear or skip anything. On a GPU
+this cannot be checked without synchronizing, but a scan order's table was checked on the CPU when
+it was made. Kernels read tokens as int32; all tables of a scan order share one int32 copy.
 """
 
 import math
@@ -27,12 +26,12 @@ _library.define(
     "scan_paths(Tensor like, str order, SymInt[]? grid=None) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-# integers have no derivative; an autograd function in its place would keep torch.func out
+# integers have no derivative; an autograd function instead would not work with torch.func
 _library.impl("scan_paths", torch.library.fallthrough_kernel, "Autograd")
 
 
 def grid_of(like: Tensor, grid: Sequence[int] | None) -> tuple[int, ...]:
-    """The grid that the op `scan_paths` is for: that given, or that of a tensor (N, *grid, C).
+    """The grid of the op `scan_paths`: the given one, or that of a tensor (N, *grid, C).
 
     Raises:
         ValueError: None is given, and `like` has none.
@@ -60,12 +59,12 @@ def _scan_paths_fake(like: Tensor, order: str, grid: Sequence[int] | None = None
 
 
 def scan_paths_known(like: Tensor, order: str, grid: Sequence[int] | None = None) -> Tensor:
-    """The op for a GPU: the table, with what the kernels should know about it.
+    """The op on a GPU: the table, marked for the kernels as checked.
 
-    What is remembered ends with the tensor and with the first change of its values in place.
+    The mark is dropped when the tensor is freed or modified in place.
     """
     sizes = grid_of(like, grid)
-    # an inference tensor would not tell that it was changed
+    # an inference tensor does not track modifications
     with torch.inference_mode(False):
         paths = scan_paths(order, *sizes, device=like.device)
         narrow = shared_paths(order, *sizes, device=like.device)

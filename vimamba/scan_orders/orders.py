@@ -1,7 +1,7 @@
 """Every scan order of the package, one function each.
 
 Sizes: H, W grid of an image; n axes of a grid; L cells; K paths; T steps of a path, L unless padded
-or shared out.
+    or divided among paths.
 """
 
 import math
@@ -24,7 +24,7 @@ def _grid(*grid: int) -> Tensor:
 
 
 def _along_each_axis(cells: Tensor) -> list[Tensor]:
-    """The cells with each axis in turn, the last first, put behind all others: n views."""
+    """Views of the cells with each axis in turn, last axis first, moved to the end: n views."""
     return [cells.movedim(axis, -1) for axis in reversed(range(cells.ndim))]
 
 
@@ -65,9 +65,9 @@ def columns(height: int, width: int) -> Tensor:
 
 @register_scan_order
 def transposed(*grid: int) -> Tensor:
-    """Raster of the grid with its first two axes exchanged. K = 1.
+    """Raster of the grid with its first two axes swapped. K = 1.
 
-    Columns of an image; of a volume one of VMambaMorph's (arXiv:2404.05105).
+    On an image these are the columns; on a volume, one of VMambaMorph's paths (arXiv:2404.05105).
     """
     cells = _grid(*grid)
     return (cells.transpose(0, 1) if len(grid) > 1 else cells).flatten()[None]
@@ -90,13 +90,13 @@ def cross(*grid: int) -> Tensor:
 
 @register_scan_order
 def cross_rot90(height: int, width: int) -> Tensor:
-    """Raster of the grid turned left by 0, 90, 180 and 270 degrees (VMamba's code). K = 4."""
+    """Raster of the grid rotated left by 0, 90, 180 and 270 degrees (VMamba's code). K = 4."""
     grid = _grid(height, width)
     return torch.stack([grid.rot90(turns).flatten() for turns in range(4)])
 
 
 def _snake(cells: Tensor) -> Tensor:
-    """Row by row, every second row backwards; so the rows of a slice, so the slices."""
+    """Row by row, every second row backwards; likewise for the slices of a volume."""
     while cells.ndim > 1:
         odd = _count(cells.shape[-2]) % 2 == 1
         cells = torch.where(odd[:, None], cells.flip(-1), cells).flatten(-2)
@@ -107,7 +107,7 @@ def _snake(cells: Tensor) -> Tensor:
 def serpentine(*grid: int) -> Tensor:
     """Along each axis in alternating direction, each followed by its reverse. K = 2 n.
 
-    On an image the continuous scan of PlainMamba (arXiv:2403.17695).
+    On an image it is the continuous scan of PlainMamba (arXiv:2403.17695).
     """
     views = _along_each_axis(_grid(*grid))
     return torch.cat([_both_ways(_snake(view)) for view in views])
@@ -156,7 +156,7 @@ def _windows_steps(*grid: int, size: int) -> int:
 def windows(*grid: int, size: int = 7) -> Tensor:
     """Row by row inside windows, windows row by row. K = 1.
 
-    Windows that the grid does not fill are padded, so T is a multiple of size ** n.
+    Incomplete windows are padded, so T is a multiple of size ** n.
     """
     _require_positive(size=size)
     n = len(grid)
@@ -173,8 +173,8 @@ def _local_steps(*grid: int, window: int) -> int:
 def local(*grid: int, window: int = 7) -> Tensor:
     """Row by row inside windows, windows row by row, and reversed. K = 2.
 
-    LocalMamba (arXiv:2403.09338) with window 2 and 7. Windows that the grid does not fill are
-    padded, so T is a multiple of window ** n.
+    As in LocalMamba (arXiv:2403.09338) with windows of 2 and 7. Incomplete windows are padded, so T
+    is a multiple of window ** n.
     """
     _require_positive(window=window)
     return _both_ways(windows(*grid, size=window)[0])
@@ -188,11 +188,11 @@ def _atrous_steps(*grid: int, step: int) -> int:
 def atrous(*grid: int, step: int = 2) -> Tensor:
     """Every `step`-th cell along each axis; each cell is in one of the paths. K = step ** n.
 
-    On an image the efficient scan of EfficientVMamba (arXiv:2403.09977), step 2: path (column
-    offset) * step + row offset goes row by row if the row offset is even, column by column if odd.
-    In general the offset of the first axis changes fastest from path to path, and the sum of all
-    offsets but the last, modulo n, says which axis runs fastest, counted from the last. Ends that
-    the grid does not fill are padded.
+    On an image with step 2 it is the efficient scan of EfficientVMamba (arXiv:2403.09977): path
+    (column offset) * step + row offset goes row by row if the row offset is even, column by column
+    if odd. In general the offset of the first axis changes fastest from path to path, and the sum
+    of all offsets except the last, modulo n, is the axis that runs fastest, counted from the last.
+    Incomplete ends are padded.
     """
     _require_positive(step=step)
     n = len(grid)
@@ -246,7 +246,7 @@ def _omni(cross: Tensor, diagonal: Tensor, anti_diagonal: Tensor) -> Tensor:
 
 @register_scan_order
 def omni(height: int, width: int) -> Tensor:
-    """Cross, then diagonals, anti-diagonals and both reversed, as RS-Mamba's paper draws it. K = 8.
+    """Cross, then diagonals, anti-diagonals and both reversed, as in RS-Mamba's paper. K = 8.
 
     arXiv:2404.02668; its code wraps the diagonals around, see `omni_wrap`.
     """
@@ -266,11 +266,11 @@ def omni_wrap(height: int, width: int) -> Tensor:
 
 @register_scan_order(adjacent=True)
 def hilbert(*grid: int) -> Tensor:
-    """Hilbert's curve, the same from the opposite corner, both reversed. K = 4.
+    """Hilbert curve, the same from the opposite corner, both reversed. K = 4.
 
-    For images and volumes of every size, without a jump. The curve joins two corners of the longest
-    side, or of the longest even one if there is any: on a chessboard, corners of an odd side have
-    one color, and a walk over an even number of cells must change it.
+    For images and volumes of any size, without jumps. The curve connects two corners of the longest
+    side, or of the longest even one if there is any: on a checkerboard, corners of an odd side have
+    the same color, but a walk over an even number of cells must end on the other color.
     """
     if len(grid) > 3:
         raise ValueError(f"hilbert is for grids of 1 to 3 axes, not {len(grid)}")
@@ -288,8 +288,8 @@ Side = tuple[int, int]
 def _hilbert_walk(start: int, along: Side, *across: Side) -> list[int]:
     """Walk over all cells of a box, from the corner `start` to the other end of `along`.
 
-    Either the cells of `along` are even in number, or those of all sides are odd. Every part keeps
-    to that: one that leads away from `along` gets an even number of cells where it can be chosen.
+    Either the number of cells of `along` is even, or those of all sides are odd. Every part
+    preserves this: a part that leads away from `along` gets an even number of cells where possible.
     """
     size, step = along
     across = tuple(side for side in across if side[0] > 1)
@@ -318,10 +318,10 @@ def _hilbert_walk(start: int, along: Side, *across: Side) -> list[int]:
 
 
 def _hilbert_octants(start: int, along: Side, near: Side, far: Side) -> list[int]:
-    """`_hilbert_walk` over the octants of a box, pairs of which are walked over in one go.
+    """`_hilbert_walk` over the octants of a box, some of which are walked in pairs.
 
-    Up `near`, out along `far`, `along`, back along `far` and down `near`. The cells of `along` and
-    `far` are even in number.
+    Up `near`, out along `far`, `along`, back along `far` and down `near`. The numbers of cells of
+    `along` and `far` are even.
     """
     (size, step), (height, up), (depth, out) = along, near, far
     half, rise, reach = size // 2, _even_half(height), depth // 2
@@ -343,7 +343,7 @@ def _hilbert_octants(start: int, along: Side, near: Side, far: Side) -> list[int
 
 
 def _even_half(size: int) -> int:
-    """Half of a side, even unless that would be all of it."""
+    """Half of a side, even unless that would be the whole side."""
     half = size // 2
     return half + half % 2 if size > 2 else half
 
@@ -352,8 +352,8 @@ def _even_half(size: int) -> int:
 def morton(*grid: int) -> Tensor:
     """Z-order: by interleaved bits of the coordinates, each axis in turn last; reversed. K = 2 n.
 
-    On an image MambaAD's zorder (arXiv:2404.06564): bits of row and column, then of column and row.
-    Grids that are no power of two skip the missing cells.
+    On an image it is MambaAD's zorder (arXiv:2404.06564): bits of row and column, then of column
+    and row. If sides are not powers of two, missing cells are skipped.
     """
     cells = _count(math.prod(grid))
     n, places = len(grid), []
@@ -382,9 +382,9 @@ def spiral(height: int, width: int) -> Tensor:
 
 @register_scan_order
 def shuffle(*grid: int, seed: int = 0) -> Tensor:
-    """A shuffle that depends on the size and the seed only. K = 1.
+    """A shuffle that depends only on the size and the seed. K = 1.
 
-    As the third path of RSMamba (arXiv:2403.19654), whose code draws a new one in every pass.
+    As the third path of RSMamba (arXiv:2403.19654), whose code reshuffles in every pass.
     """
     if seed < 0:
         raise ValueError(f"seed={seed} of a scan order must be at least 0")
@@ -406,7 +406,7 @@ def _frames_steps(time: int, height: int, width: int, order: str) -> int:
 
 @register_scan_order(steps=_frames_steps)
 def frames(time: int, height: int, width: int, order: str = "cross") -> Tensor:
-    """A scan order of images inside every frame, the frames one after another. K as the order's."""
+    """An image scan order in every frame, frames one after another. K is the order's."""
     paths = path_function(order)(height, width)[:, None]
     shifted = paths + height * width * _count(time)[:, None]
     return torch.where(paths < 0, -1, shifted).flatten(1)
@@ -414,10 +414,10 @@ def frames(time: int, height: int, width: int, order: str = "cross") -> Tensor:
 
 @register_scan_order(num_paths=1)
 def interslice(*grid: int, pieces: int = 0) -> Tensor:
-    """A cell of every slice, then the next of every slice: SegMamba's (arXiv:2401.13560). K = 1.
+    """The first cell of every slice, then the second: SegMamba (arXiv:2401.13560). K = 1.
 
-    With `pieces`, of as many equal parts of the raster in place of slices. The official code has
-    64, 32, 16 and 8 in its four stages: slices only where the volume has 128 of them.
+    With `pieces`, that many equal parts of the raster are used instead of slices. The official code
+    uses 64, 32, 16 and 8 in its four stages, which are slices only if the volume has 128 of them.
     """
     cells = _grid(*grid).flatten()
     if pieces < 0 or (pieces and len(cells) % pieces):

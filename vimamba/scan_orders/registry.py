@@ -1,7 +1,7 @@
 """The registry of scan orders: names, parameters, checks and the cache of their paths.
 
 Sizes: grid, the cells along each of its axes; L their product; K paths; T steps of a path, L unless
-padded or shared out.
+    padded or divided among paths.
 """
 
 import ast
@@ -26,12 +26,12 @@ PathFunction = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class ScanOrder:
-    """A registered scan order and what it promises.
+    """A registered scan order and its declared properties.
 
     Attributes:
-        name: What models are given.
-        function: Makes the paths.
-        axes: Names of the axes of its grids, as `function` calls them; None for any number of axes.
+        name: Name for models.
+        function: Computes the paths.
+        axes: Names of the axes of its grids, as in `function`; None for any number of axes.
         parameters: Name and default of each other parameter of `function`.
         num_paths: K, or None if it depends on the parameters or the number of axes; then it is
             counted on a grid of one cell.
@@ -49,7 +49,7 @@ class ScanOrder:
     adjacent: bool = False
 
     def fits(self, dims: int) -> bool:
-        """Whether it has paths for grids of so many axes."""
+        """Whether it has paths for grids with `dims` axes."""
         return self.axes is None or len(self.axes) == dims
 
 
@@ -79,18 +79,18 @@ def register_scan_order(
     Args:
         function: (*grid, **parameters) -> (K, T) integer paths. Its parameters without a default
             are the axes of the grid, (height, width) of an image, (time, height, width) of a video;
-            `*grid` takes any number of axes. Those with a default are options. It should accept
-            any grid; what it returns is checked.
+            `*grid` takes any number of axes. Those with a default are options. It should accept any
+            grid; its result is checked.
         name: An identifier; the function's own name by default.
         num_paths: K; needed only if `function` cannot make paths for a grid of one cell.
         steps: See `ScanOrder.steps`; needed only if T is not L.
         adjacent: See `ScanOrder.adjacent`.
-        replace: Overwrite an order of the same name, as when a notebook cell runs again. One that
-            comes with vimamba gives way in any case, with a warning: a name that it takes later
-            must not break what others have registered.
+        replace: Overwrite an order of the same name, for example when a notebook cell runs again.
+            One that comes with vimamba gives way in any case, with a warning: names added to
+            vimamba later must not break users' registrations.
 
     Raises:
-        ValueError: The name is taken or no identifier, or the parameters are not as above.
+        ValueError: The name is taken or not an identifier, or the parameters are not as above.
     """
     if function is None:
         return lambda function: register_scan_order(
@@ -103,7 +103,7 @@ def register_scan_order(
         )
     name = str(name or getattr(function, "__name__", ""))
     if not name.isidentifier():
-        raise ValueError(f"name={name!r} of a scan order must be an identifier, as in 'my_order'")
+        raise ValueError(f"name={name!r} of a scan order must be an identifier, such as 'my_order'")
     there = getattr(_SCAN_ORDERS.get(name), "function", None)
     home = "vimamba.scan_orders.orders"
     check_free(name, there, kind="scan order", home=home, replace=replace)
@@ -138,7 +138,7 @@ def _read_signature(
 
 
 def forget_paths() -> None:
-    """Empty the caches, as after a change of what is registered."""
+    """Clear the caches after a change of the registry."""
     _resolve.cache_clear()
     _table.cache_clear()
     visits_all_cells.cache_clear()
@@ -196,7 +196,7 @@ def list_scan_orders(dims: int | None = None) -> list[str]:
 
 
 def get_scan_order(scan_order: str) -> ScanOrder:
-    """What was registered under the name in `scan_order`.
+    """The registered order with the name in `scan_order`.
 
     Raises:
         ValueError: The order or a parameter is unknown, a value is not accepted, or it is a sum.
@@ -208,15 +208,15 @@ def get_scan_order(scan_order: str) -> ScanOrder:
 
 
 def order_of_block(scan_order: str | Sequence[str], block: int) -> str:
-    """The scan order of one block of a model that takes one order or a list of them.
+    """The scan order of one block of a model that takes one order or a list.
 
     Args:
-        scan_order: An order for all blocks, or several by turns.
+        scan_order: An order for all blocks, or several that blocks take in turn.
         block: Number of the block, counted from the stem over all stages: it takes entry `block`
             modulo their number.
 
     Raises:
-        ValueError: The list is empty or holds something else than strings.
+        ValueError: The list is empty or contains something other than strings.
     """
     if isinstance(scan_order, str):
         return scan_order
@@ -234,7 +234,7 @@ def order_of_block(scan_order: str | Sequence[str], block: int) -> str:
 
 
 def path_function(scan_order: str) -> PathFunction:
-    """(*grid) to the paths of a scan order, made as registered: unchecked, uncached.
+    """Function from (*grid) to the paths of a scan order, as registered: unchecked, uncached.
 
     Raises:
         ValueError: The order or a parameter is unknown, or a value is not accepted.
@@ -254,7 +254,7 @@ def num_paths(scan_order: str, dims: int = 2) -> int:
     Raises:
         ValueError: The order or a parameter is unknown, a value is not accepted, or the order is
             for grids of another number of axes.
-        TypeError: It is no string.
+        TypeError: It is not a string.
     """
     if not isinstance(scan_order, str):
         raise TypeError(
@@ -276,18 +276,18 @@ def num_steps(scan_order: str, *grid: int) -> int:
 def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = None) -> Tensor:
     """Paths of a scan order on one grid.
 
-    Made and checked once per order, grid and device; each call returns a copy, free to be changed.
-    Models call the op `torch.ops.vimamba.scan_paths(x, scan_order)` instead: the same for the grid
-    of a tensor x (N, *grid, C) and on its device, and visible to TorchScript, FX, compile and
-    export. It also takes a list of sizes, and x of any shape then; but a traced model keeps such
-    numbers as they were.
+    Computed and checked once per order, grid and device; each call returns a copy that may be
+    modified. Models call the op `torch.ops.vimamba.scan_paths(x, scan_order)` instead: the same for
+    the grid of a tensor x (N, *grid, C) and on its device, and visible to TorchScript, FX, compile
+    and export. It also takes a list of sizes, and then x of any shape; but a traced model keeps
+    such sizes fixed.
 
     Args:
         scan_order: Name, with or without parameters, or a sum: "cross", "local(window=7)",
-            "raster + raster(reverse=True)". Of a sum, shorter paths are padded at their ends.
+            "raster + raster(reverse=True)". In a sum, shorter paths are padded at their ends.
         *grid: Cells along each axis, at least 1: height and width of an image, (depth, height,
             width) of a volume.
-        device: Where the paths are put; the CPU by default.
+        device: Device of the paths; the CPU by default.
 
     Returns:
         (K, T) int64 in [-1, L).
@@ -296,23 +296,23 @@ def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = 
         ValueError: The order or a parameter is unknown, a value or a size is not accepted, the
             order is for grids of another number of axes, or what a registered function returned is
             not a set of paths.
-        RuntimeError: A CUDA graph is being captured, and the device has no such paths yet.
+        RuntimeError: A CUDA graph is being captured, and the paths are not on the device yet.
     """
     if not grid or not all(isinstance(size, int) and size >= 1 for size in grid):
         raise ValueError(f"grid={grid} of a scan order must be integers, at least 1")
     shared = shared_paths(scan_order, *grid, device=device)
-    # no `.to`, which a mode of the caller's would take for a copy to another device
+    # no `.to`, which a mode of the caller may treat as a copy to another device
     return torch.empty(shared.shape, dtype=torch.int64, device=shared.device).copy_(shared)
 
 
 def shared_paths(scan_order: str, *grid: int, device: torch.device | str | None = None) -> Tensor:
-    """What `scan_paths` copies, in int32: for all who ask, not to be changed."""
+    """The shared int32 table that `scan_paths` copies; must not be modified."""
     place = torch.device(device or "cpu")
     if place.type == "cuda" and place.index is None:
         place = torch.device("cuda", torch.cuda.current_device())
     paths = _table(scan_order, grid, place)
     if _is_captured(place):
-        # a replay of the graph reads this table again
+        # replays of the graph read this table
         _captured_tables[id(paths)] = paths
     return paths
 
@@ -328,14 +328,14 @@ def visits_all_cells(scan_order: str, *grid: int) -> bool:
     return paths.shape[1] == math.prod(grid) and int(paths.min()) >= 0
 
 
-# what `ast` says about text that is no expression, or too deep a one
+# exceptions of `ast` for text that is not an expression, or is too deeply nested
 _UNREADABLE = (SyntaxError, ValueError, TypeError, RecursionError, MemoryError)
 
 
 def _parse(scan_order: str) -> list[Term]:
     """Split "raster + local(window=2, reverse=True)" into its terms; never evaluates code."""
     unreadable = ValueError(
-        f"scan_order={scan_order!r} cannot be read; it must read like 'cross', 'local(window=7)' "
+        f"scan_order={scan_order!r} cannot be read; it must look like 'cross', 'local(window=7)' "
         "or 'raster + raster(reverse=True)'"
     )
     try:
@@ -380,12 +380,12 @@ def _explain_unknown(scan_order: str, name: str) -> str:
     hint = near_names(name, _SCAN_ORDERS) or f"choose from {list_scan_orders()}"
     subject = f"scan_order={scan_order!r}"
     subject += f": {name!r}" if name != scan_order else ""
-    return f"{subject} is unknown; {hint}; a command knows your own with --import FILE"
+    return f"{subject} is unknown; {hint}; register your own with --import FILE in commands"
 
 
 @lru_cache(maxsize=256)
 def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
-    """The terms of an order for grids of so many axes, each with its number of paths."""
+    """The terms of an order for grids with `dims` axes, each with its number of paths."""
     terms = []
     for term in _parse(scan_order):
         order = term.order
@@ -403,16 +403,16 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
     return terms
 
 
-# 128 entries: four orders, stages and some ten sizes; a 128x128 table of K = 4 takes 0.25 MB, a
+# 128 entries: four orders, stages and about ten sizes; a 128x128 table of K = 4 takes 0.25 MB, a
 # 128x128x128 one of K = 3 25 MB
 @lru_cache(maxsize=128)
 def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tensor:
-    """The checked paths; not to be changed."""
+    """The checked paths; must not be modified."""
     if _is_captured(device):
         raise RuntimeError(
             f"the paths of scan_order={scan_order!r} on a {_size(grid)} grid are not on {device}"
-            " yet, and cannot be put there while a CUDA graph is captured; run the model once at "
-            "this image size before"
+            " yet, and cannot be copied there during CUDA graph capture; first run the model once "
+            "at this image size"
         )
     terms, counts = zip(*_resolve(scan_order, len(grid)), strict=True)
 
@@ -429,8 +429,8 @@ def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tens
     return _without_modes(make)
 
 
-# those that CUDA graphs read, by identity: kept as long as the process, for a graph does not tell
-# when it is gone
+# tables read by CUDA graphs, by identity: kept for the life of the process, because a graph does
+# not signal when it is freed
 _captured_tables: dict[int, Tensor] = {}
 
 
@@ -439,10 +439,10 @@ def _is_captured(device: torch.device) -> bool:
 
 
 def _without_modes(make: Callable[[], Tensor]) -> Tensor:
-    """What `make` returns, untouched by the modes of torch that the caller is in.
+    """The result of `make`, unaffected by the caller's torch modes.
 
-    Those (default device, inference, fake tensors, the memory pool of a CUDA graph) are kept per
-    thread; a fresh thread keeps them out of a table that outlives the call.
+    These (default device, inference, fake tensors, the memory pool of a CUDA graph) are per thread;
+    a new thread keeps them out of a table that outlives the call.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
         return pool.submit(make).result()
@@ -455,7 +455,7 @@ def _make_checked(term: Term, grid: Sequence[int]) -> Tensor:
     if paths.shape[1] != steps:
         raise ValueError(
             f"scan order {term.text!r} on a {_size(grid)} grid: paths have {paths.shape[1]} "
-            f"steps, expected {steps}; another length is declared by `steps=` in registration"
+            f"steps, expected {steps}; declare another length with `steps=` at registration"
         )
     return paths
 
@@ -501,11 +501,11 @@ def _check_paths(name: str, paths: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 def _check_visits(where: str, paths: Tensor, cells: int, *, padded: bool) -> None:
-    """Refuse paths that visit a cell twice, or some cells more often than others."""
+    """Fail on paths that visit a cell twice, or some cells more often than others."""
     total, complete = torch.zeros(cells, dtype=torch.int32, device="cpu"), 0
     for number, path in enumerate(paths):
         path = (path[path >= 0] if padded else path).long()
-        # a million cells are marked in a fraction of the time that they are counted in
+        # marking a million cells takes a fraction of the time of counting them
         seen = torch.zeros(cells, dtype=torch.uint8, device="cpu").scatter_(0, path, 1)
         if int(seen.sum()) < len(path):
             cell = int(path.bincount(minlength=cells).argmax())

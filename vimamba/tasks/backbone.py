@@ -26,14 +26,14 @@ def check_name(model: str) -> None:
         task = find_network(model).task
         hint = f"; add --task {task}" if task in list_tasks() else ""
         raise TaskError(f"model={model!r} is a network for {task}{hint}")
-    near = near_names(model.split(".")[0], [*networks, *timm.list_models()])
+    near = near_names(model.split(".")[0], networks, timm.list_models())
     hint = f"; {near}" if near else ""
-    own = "one of your own is made known with --import MODULE_OR_FILE"
+    own = "register your own with --import MODULE_OR_FILE"
     raise TaskError(f"model={model!r} is unknown{hint} (see `vimamba list-models`; {own})")
 
 
 def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> PretrainedCfg:
-    """What is published with a model: input size, mean, standard deviation and so on."""
+    """The published config of a model: input size, mean, standard deviation and so on."""
     check_name(model)
     if not is_address(model):
         try:
@@ -50,7 +50,7 @@ def model_cfg(model: str, model_kwargs: Mapping[str, Any] | None = None) -> Pret
 
 @contextmanager
 def _readable(model: str) -> Iterator[None]:
-    """Errors of what an address points to as one that names it."""
+    """Turn errors in reading an address into one that names it."""
     try:
         yield
     except (AssertionError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
@@ -60,11 +60,11 @@ def _readable(model: str) -> Iterator[None]:
 def self_contained(
     model: str, model_kwargs: Mapping[str, Any] | None
 ) -> tuple[str, dict[str, Any] | None]:
-    """Name and arguments by which a run builds its model again, without the files of an address.
+    """Name and arguments from which a run rebuilds its model, without the files of an address.
 
     Args:
         model: Registered name or address.
-        model_kwargs: Further arguments of the model's constructor.
+        model_kwargs: Additional arguments of the model's constructor.
     """
     if not is_address(model):
         return model, None if model_kwargs is None else dict(model_kwargs)
@@ -81,14 +81,14 @@ def build_backbone(
     model_kwargs: Mapping[str, Any] | None,
     **kwargs: Any,
 ) -> nn.Module:
-    """`timm.create_model`, with `img_size` handed on to the models that have a fixed grid.
+    """`timm.create_model`, with `img_size` passed to models with a fixed grid.
 
     Args:
         model: Registered timm name, or an address.
         pretrained: Load the published weights.
-        img_size: Side of the images to come, or height and width, pixels.
-        model_kwargs: Further arguments of the model's constructor.
-        **kwargs: `num_classes`, `in_chans` and the like; None is left out.
+        img_size: Side of the input images, or height and width, pixels.
+        model_kwargs: Additional arguments of the model's constructor.
+        **kwargs: `num_classes`, `in_chans` and similar; None is left out.
 
     Raises:
         TaskError: Unknown name, argument or weights.
@@ -108,8 +108,8 @@ def build_backbone(
         if not pretrained:
             raise
         raise TaskError(
-            f"pretrained weights of {model!r} cannot be loaded: {error}; a file that is at hand is "
+            f"pretrained weights of {model!r} cannot be loaded: {error}; a local file can be "
             "read with model_kwargs={pretrained_cfg_overlay: {file: PATH}}"
         ) from None
-    except ValueError as error:  # of the model's own checks, or a checkpoint that does not fit
+    except ValueError as error:  # from the model's own checks, or a checkpoint that does not fit
         raise TaskError(f"model={model!r}: {error}") from None

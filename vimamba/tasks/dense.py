@@ -1,8 +1,9 @@
-"""What tasks share whose networks answer every pixel."""
+"""Shared code of tasks with dense predictions."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from vimamba.tasks.task import FLIPS, Task
@@ -10,15 +11,17 @@ from vimamba.tasks.windows import Scene, slide
 
 
 class DenseTask(Task):
-    """A task that answers larger images by windows, blended.
+    """A task that predicts larger images in blended windows.
 
     Attributes:
+        flips: Axes to mirror for each view, by the name of the choice.
         sides: Height and width that the network gets; volumes have their depth before them.
         overlap: Part that neighboring windows share, in [0, 1).
         window_batch: Windows at a time.
-        advance: Called with the number of windows done and their number in all.
+        advance: Called with the number of windows done and their total number.
     """
 
+    flips: ClassVar[dict[str, list[tuple[int, ...]]]] = FLIPS
     sides: tuple[int, ...]
     overlap: float
     window_batch = 4
@@ -30,29 +33,45 @@ class DenseTask(Task):
         Raises:
             NotFiniteError: A logit is not finite.
         """
-        if isinstance(image, Tensor):
-            if image.shape[2:] == self.sides:
-                return self.finite_logits(image)
-            image = Scene.of(image)
+        if isinstance(image, Tensor) and image.shape[2:] == self.sides:
+            return self.finite_logits(image)
+        return self.slide(image, self.finite_logits)
+
+    def slide(self, image: Tensor | Scene, net: Callable[[Tensor], Tensor]) -> Tensor:
+        """(N, C, *size) to the blended logits of that size of its windows."""
         return slide(
-            image,
-            self.finite_logits,
+            Scene.of(image) if isinstance(image, Tensor) else image,
+            net,
             self.sides,
             overlap=self.overlap,
             batch_size=self.window_batch,
             device=self.device,
             advance=self.advance,
+            room=self.room,
         )
 
+    def room(self, shape: tuple[int, ...]) -> Tensor:
+        """Zeros that the logits of windows are summed in."""
+        return torch.zeros(shape, dtype=torch.float32, device=self.device)
+
+    def view(self, image: Tensor | Scene, axes: tuple[int, ...]) -> Tensor:
+        """Logits of an image mirrored along some axes, in windows, mirrored back."""
+        return mirrored(self.windowed, axes)(image)
+
     def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for, mirrored back.
+        """Logits of the flipped views requested by `tta`, flipped back.
 
         Args:
-            image: (N, C, h, w); two dates stand one after the other in its channels.
+            image: (N, C, *size); two dates stand one after the other in its channels.
             whole: The network takes it at once, whatever its size.
         """
-        answer: Any = self.finite_logits if whole else self.windowed
-        return [
-            answer(image.flip(axes)).flip(axes) if axes else answer(image)
-            for axes in FLIPS[self.tta]
-        ]
+        if whole:
+            return [mirrored(self.finite_logits, axes)(image) for axes in self.flips[self.tta]]
+        return [self.view(image, axes) for axes in self.flips[self.tta]]
+
+
+def mirrored(answer: Callable[[Any], Tensor], axes: tuple[int, ...]) -> Callable[[Any], Tensor]:
+    """What sees its images mirrored along some axes, and whose answers are mirrored back."""
+    if not axes:
+        return answer
+    return lambda image: answer(image.flip(axes)).flip(axes)

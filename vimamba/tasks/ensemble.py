@@ -1,4 +1,4 @@
-"""Several trained tasks that answer as one: the mean of their probabilities."""
+"""An ensemble of trained tasks: the mean of their probabilities."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,13 +10,13 @@ from vimamba.tasks.task import Task
 
 
 class _Voting(Task):
-    """Mixed into a kind of task: every network gives its views, and answers are means of views."""
+    """Mixin for a kind of task: all networks' views are averaged."""
 
     voters: nn.ModuleList
 
     @property
     def scored_net(self) -> nn.Module:
-        """The network whose turn it is."""
+        """The network currently in use."""
         return self.voters[self.turn]
 
     def views(self, image: Any, **how: Any) -> list[Tensor]:
@@ -28,41 +28,46 @@ class _Voting(Task):
         return found
 
 
+def can_join(task: type) -> bool:
+    """Whether several tasks of a kind can answer as one."""
+    return hasattr(task, "views")
+
+
 def join_tasks(tasks: Sequence[Task]) -> Task:
     """A task whose probabilities are the mean of those of several.
 
     Args:
-        tasks: Of one kind and with the same classes and sizes.
+        tasks: Tasks of one kind with the same classes and sizes.
 
     Raises:
-        TaskError: They differ in what they were made with, or the task has no `views`.
+        TaskError: They were created with different settings, or the task has no `views`.
     """
-    if not hasattr(tasks[0], "views"):
+    if not can_join(type(tasks[0])):
         raise TaskError(
-            f"{type(tasks[0]).__name__} cannot answer with several networks: it has no `views`, "
-            "the outputs that an answer is the mean of"
+            f"{type(tasks[0]).__name__} cannot combine several networks: it has no `views`, "
+            "the outputs to average"
         )
     first, settings = tasks[0], [shared_settings(task) for task in tasks]
     for other in settings[1:]:
         if differing := [name for name in settings[0] if settings[0][name] != other.get(name)]:
             name = differing[0]
             raise TaskError(
-                f"networks that answer together must agree in {name}: they have "
+                f"networks to combine must agree in {name}: they have "
                 f"{settings[0][name]} and {other.get(name)}"
             )
     kind = type(f"{type(first).__name__}Ensemble", (_Voting, type(first)), {})
     joined = kind(**{**task_arguments(first), "pretrained": False})
     joined.voters, joined.turn = nn.ModuleList(task.scored_net for task in tasks), 0
-    joined.net, joined.average = joined.voters[0], None  # instead of those just made
+    joined.net, joined.average = joined.voters[0], None  # instead of those just created
     return joined.eval()
 
 
 def task_arguments(task: Task) -> dict[str, Any]:
-    """What a task was made with."""
+    """The arguments a task was created with."""
     return {key: value for key, value in task.hparams.items() if not key.startswith("_")}
 
 
 def shared_settings(task: Task) -> dict[str, Any]:
-    """What answers depend on, apart from the weights."""
+    """The settings that predictions depend on, apart from the weights."""
     names = (name for name in task.of_the_data if name != "class_counts")
     return {name: task.hparams[name] for name in names if name in task.hparams}

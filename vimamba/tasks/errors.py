@@ -1,11 +1,11 @@
-"""The error a task's arguments can cause, kept apart from bugs."""
+"""Errors caused by a task's arguments, as opposed to bugs."""
 
 from vimamba.errors import VimambaError
 
 
 class TaskError(VimambaError):
-    """An argument of a task cannot be used; the text names it and says what can."""
+    """An argument of a task is invalid; the message names it and says what is accepted."""
 
 
 class NotFiniteError(TaskError):
-    """A loss, gradient, weight or output is infinite or no number; the text says where and when."""
+    """A loss, gradient, weight or output is infinite or NaN; the message says where and when."""

@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: in a loss, gradients or weights, and in which layer first."""
+"""Finds non-finite values in a loss, gradients or weights, and the first layer with them."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
-# a loss scale below which overflow is no longer what the scale could help; it starts at 65536
+# a loss scale below which lowering it further does not help; it starts at 65536
 LOWEST_SCALE = 2.0**-10
 WAY_OUT = (
     "a lower learning rate (--lr), --precision 32-true or bf16-mixed may help, and `vimamba "
@@ -17,7 +17,7 @@ WAY_OUT = (
 
 
 def are_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """Whether all numbers of this process are finite, as a tensor: asking it waits for a GPU."""
+    """Whether all values of this process are finite, as a tensor: reading it waits for the GPU."""
     local: list[Any] = [getattr(tensor, "to_local", lambda own=tensor: own)() for tensor in tensors]
     local = [tensor.detach() for tensor in local if tensor.is_floating_point() and tensor.numel()]
     if not local:

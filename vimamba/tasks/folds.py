@@ -1,4 +1,4 @@
-"""What the tasks share to report all folds of a cross-validation together.
+"""Shared code of the tasks for reports over all folds of a cross-validation.
 
 A task's module pools the held-out cases (`pool_folds` of `vimamba.tasks.tools.Tools`); the command
 writes the lists, prints the tables and draws the dots.
@@ -23,7 +23,7 @@ class Folds:
         cases: The rows of every `cases_test.csv`, as text, each with the number of its `fold`;
             empty if the task writes no such list.
         per_fold: The rows of folds.csv.
-        over_folds: Number, mean and deviation of each score over the folds that have it.
+        over_folds: Number, mean and standard deviation of each score over the folds that have it.
     """
 
     reports: Sequence[Row]
@@ -32,7 +32,7 @@ class Folds:
     over_folds: Mapping[str, Row]
 
     def numbers(self, *text: str) -> list[Row]:
-        """The cases with numbers as numbers and None for empty cells, but for columns of text."""
+        """The cases with parsed numbers and None for empty cells, except in text columns."""
         return [
             {
                 key: value if key in ("fold", *text) else cell_value(value)
@@ -44,15 +44,15 @@ class Folds:
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a task says of the held-out cases of all folds.
+    """A task's report on the held-out cases of all folds.
 
     Attributes:
-        summary: What summary.json has besides the scores of the folds.
+        summary: Entries of summary.json in addition to the scores of the folds.
         tables: Title, heads and rows of each table to print.
-        headline: The score that matters most, in a line.
-        title: Of the picture of dots.
-        axis: What a dot stands for.
-        dots: Rows of the picture: a name, and the fold and value of each dot.
+        headline: The most important score, in a line.
+        title: Title of the dot plot.
+        axis: Label of the axis.
+        dots: Rows of the plot: a name, and the fold and value of each dot.
     """
 
     summary: Row
@@ -71,13 +71,13 @@ def cell_value(text: str) -> float | None:
 
 
 def spread(values: Sequence[float]) -> Row:
-    """Number, mean and standard deviation (of a sample; None for a single value)."""
+    """Number, mean and sample standard deviation (None for a single value)."""
     deviation = stdev(values) if len(values) > 1 else None
     return {"n": len(values), "mean": fmean(values), "sd": deviation}
 
 
 def plus_minus(found: Mapping[str, Any] | None) -> str:
-    """Mean and deviation in a cell."""
+    """Mean and standard deviation in a cell."""
     if found is None:
         return "-"
     return f"{found['mean']:.3f} ± {number(found['sd'])}"

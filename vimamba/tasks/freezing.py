@@ -1,4 +1,4 @@
-"""Layers that are not trained stay as they are: no new statistics, no dropout, no dropped paths."""
+"""Keeps frozen layers fixed: no updated statistics, no dropout, no drop path."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -7,15 +7,15 @@ from torch import nn
 
 
 def frozen_layers(net: nn.Module, frozen: Collection[int], *, in_between: bool) -> list[nn.Module]:
-    """The layers of a network that do nothing but what is frozen.
+    """The layers of a network that are completely frozen.
 
-    Those whose parameters are all frozen, with all inside them.
+    These are the layers whose parameters are all frozen, and all layers inside them.
 
     Args:
-        net: Its layers in the order of use.
+        net: Network with its layers in the order of use.
         frozen: Ids of parameters.
-        in_between: Also those without parameters before the last frozen one, which change what
-            frozen layers get: dropout between the stages of a frozen encoder.
+        in_between: Include layers without parameters before the last frozen one, which affect the
+            inputs of frozen layers: dropout between the stages of a frozen encoder.
     """
     layers = list(net.modules())
     held: dict[nn.Module, None] = {}
@@ -33,7 +33,7 @@ def frozen_layers(net: nn.Module, frozen: Collection[int], *, in_between: bool) 
 
 @contextmanager
 def keep_modes(net: nn.Module) -> Iterator[None]:
-    """Leave every layer in the mode it was in, training or not."""
+    """Restore the training mode of every layer afterwards."""
     modes = [(module, module.training) for module in net.modules()]
     try:
         yield

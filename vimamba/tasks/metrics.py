@@ -1,4 +1,4 @@
-"""The former place of `vimamba.tasks.classification.metrics`."""
+"""The former location of `vimamba.tasks.classification.metrics`."""
 
 from vimamba.tasks.classification.metrics import classification_metrics, compute_report
 

@@ -1,4 +1,4 @@
-"""Settings of the optimizer and of the learning rate."""
+"""Settings of the optimizer and the learning rate."""
 
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,20 +18,21 @@ class Optimization:
     Attributes:
         opt: timm optimizer name.
         lr: Highest learning rate.
-        weight_decay: Weight decay, for the parameters that the model does not exempt.
+        weight_decay: Weight decay of the parameters that the model does not exempt.
         layer_decay: Factor of the learning rate from one layer to the layer below it.
         schedule: How the rate falls after the warm-up, until the last step: as a cosine, as a power
-            of what is left of the training ("poly"), or not at all.
-        power: That power.
+            of the remaining fraction of training ("poly"), or not at all.
+        power: Exponent of "poly".
         warmup_epochs: Length of the warm-up, at most a third of the training.
-        warmup_lr: Learning rate that the warm-up starts from.
-        min_lr: Learning rate that the schedule ends at.
-        ema: Decay of a running average of the weights, which is then what is scored and exported.
-        freeze_epochs: First epochs, in which only the classifier or the decoder is trained; what
-            can be pretrained stays as it is, with its statistics and without its dropout.
-        minutes: Length of the training by the clock: the rate falls with time instead of steps, and
-            the training ends when they are over, or after `max_epochs`. The end is then predictable
-            on a machine that others use, too, but a run is no longer repeated to the bit.
+        warmup_lr: Learning rate at the start of the warm-up.
+        min_lr: Learning rate at the end of the schedule.
+        ema: Decay of a running average of the weights, which is then scored and exported.
+        freeze_epochs: Number of first epochs in which only the classifier or the decoder is
+            trained; the pretrained part is frozen, including its statistics, and its dropout is
+            off.
+        minutes: Length of training in minutes: the rate falls with time instead of steps, and
+            training ends when they are over, or after `max_epochs`. The end is then predictable
+            even on a shared machine, but runs are no longer reproducible bit for bit.
     """
 
     opt: str = "adamw"
@@ -52,10 +53,10 @@ DEFAULT_OPTIMIZATION = Optimization()
 
 
 def check_optimization(optim: Optimization) -> None:
-    """Fail on a setting that cannot be.
+    """Fail on an invalid setting.
 
     Raises:
-        TaskError: Names it.
+        TaskError: Names the setting.
     """
     known = [str(name) for name in timm.optim.list_optimizers()]
     if optim.opt not in known:

@@ -1,8 +1,8 @@
-"""What predictions are called, so that nothing is overwritten that is not ours, and what has none.
+"""Names of predictions, which never overwrite files that are not ours, and inputs that failed.
 
-An output lies below the folder to write, whatever its input is called. Two inputs whose outputs
-would be one file, on any file system, are refused before the work. What exists already is replaced
-only if an earlier call wrote it.
+An output is always inside the output folder, whatever its input is called. Two inputs whose outputs
+would be the same file, on any file system, are refused in advance. Existing files are replaced only
+if an earlier call wrote them.
 """
 
 import hashlib
@@ -16,37 +16,37 @@ from pathlib import Path
 
 from vimamba.errors import UsageError, VimambaError
 
-# exit code where some of the inputs, or all, have no answer
+# exit code if some or all of the inputs failed
 NOT_ALL_ANSWERED = 3
 MOST_REASONS = 5
 
-# what Windows does not have in names, and what a terminal does not show
+# characters that Windows does not allow in names, and that a terminal does not show
 FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-# bytes of one name on nearly all file systems
+# longest name in bytes on nearly all file systems
 LONGEST = 255
 
 
 def output_name(path: str, ending: str) -> str:
-    """The name below the folder to write of an input's output.
+    """The name of an input's output, relative to the output folder.
 
     Args:
-        path: Of the input, without its ending. Drives, roots, `.` and `..` are left out of it, and
-            characters that not every file system has become `_`.
-        ending: Which the output will have, such as ".png".
+        path: Path of the input, without its suffix. Drives, roots, `.` and `..` are removed, and
+            characters that some file systems do not allow become `_`.
+        ending: Suffix of the output, such as ".png".
 
     Returns:
-        A relative path with forward slashes, without the ending.
+        A relative path with forward slashes, without the suffix.
     """
     parts = [part for part in re.split(r"[/\\]", path) if part not in ("", ".", "..")]
     if not parts:
-        raise UsageError(f"{path!r} is no name of a file")
+        raise UsageError(f"{path!r} is not a file name")
     *folders, name = parts
     return "/".join([*(_clean(part, "") for part in folders), _clean(name, ending)])
 
 
 def _clean(part: str, ending: str) -> str:
-    """A part of a path as every file system takes it."""
+    """A part of a path in a form that every file system accepts."""
     part = FORBIDDEN.sub("_", part)
     if part[0] == ".":  # hidden, or one of our own temporary names
         part = f"_{part[1:]}"
@@ -62,17 +62,17 @@ def _clean(part: str, ending: str) -> str:
 
 
 def fold(path: Path) -> str:
-    """What a path is to a file system that knows neither case nor composed characters."""
+    """A path as seen by a file system that ignores case and Unicode composition."""
     return unicodedata.normalize("NFC", path.as_posix()).casefold()
 
 
 @dataclass(frozen=True)
 class Target:
-    """A file that is going to be written.
+    """A file to write.
 
     Attributes:
         path: The file.
-        source: What it is made of, in words.
+        source: Description of its source.
     """
 
     path: Path
@@ -83,7 +83,7 @@ def check_apart(targets: Sequence[Target]) -> None:
     """Fail if two files, or a file and a folder, would have the same name.
 
     Raises:
-        UsageError: The text names both inputs.
+        UsageError: The message names both inputs.
     """
     taken: dict[str, Target] = {}
     for target in targets:
@@ -104,10 +104,10 @@ def check_apart(targets: Sequence[Target]) -> None:
 
 
 def check_inside(targets: Sequence[Target], out: Path) -> None:
-    """Fail if a link leads a file out of the folder to write.
+    """Fail if a link leads out of the output folder.
 
     Raises:
-        UsageError: The text names the link.
+        UsageError: The message names the link.
     """
     inside = out.resolve()
     for folder in {target.path.parent for target in targets}:
@@ -116,35 +116,35 @@ def check_inside(targets: Sequence[Target], out: Path) -> None:
 
 
 def check_no_input(targets: Sequence[Target], inputs: Iterable[Path]) -> None:
-    """Fail if something that is read would be overwritten.
+    """Fail if an input would be overwritten.
 
     Raises:
-        UsageError: The text names it.
+        UsageError: The message names the input.
     """
     read = {os.path.realpath(path) for path in inputs}
     for target in targets:
         if os.path.realpath(target.path) in read:
             raise UsageError(
-                f"{shown(target.path)} is read; the output would overwrite it: name another --out"
+                f"{shown(target.path)} is an input and would be overwritten: choose another --out"
             )
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; no for a name that the system does not take."""
+    """Whether the file exists; False for a name that the system does not allow."""
     return os.path.isfile(path)
 
 
 def no_file(path: Path) -> str:
-    """What is said of an input that is no file."""
+    """The message for an input that is not a file."""
     if os.path.isdir(path):
         return f"{shown(path)} is a folder"
     if os.path.exists(path):
-        return f"{shown(path)} is no ordinary file"
+        return f"{shown(path)} is not a regular file"
     return f"{shown(path)} is neither a file nor a folder"
 
 
 def shown(name: object) -> str:
-    """A name as one line of text that every terminal takes."""
+    """A name as one line of text that is safe for every terminal."""
     text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
     return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace").decode(
         sys.stdout.encoding or "utf-8"
@@ -152,16 +152,16 @@ def shown(name: object) -> str:
 
 
 def reason(error: Exception) -> str:
-    """Why something cannot be read or answered, in a line."""
-    for_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # as torch says it
+    """Why something failed, in a line."""
+    for_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # as in torch's message
     if isinstance(error, MemoryError) or for_memory:
-        return "it is too large for the memory"
+        return "it does not fit into memory"
     text = shown(str(error).strip() or "no reason is given")
     return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
 
 
 def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
-    """The inputs that are there; the others are noted."""
+    """The inputs that exist; the others are noted."""
     found = []
     for path in inputs:
         if os.path.exists(path):
@@ -173,10 +173,10 @@ def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
 
 @dataclass
 class Unanswered:
-    """The inputs that have no answer, which the others do not wait for.
+    """The inputs that failed, without affecting the others.
 
     Attributes:
-        reasons: Why, for each, by its name.
+        reasons: The reason of each, by its name.
     """
 
     reasons: dict[str, str] = field(default_factory=dict)
@@ -186,13 +186,13 @@ class Unanswered:
         self.reasons[str(name)] = why
 
     def report(self, total: int) -> int:
-        """Say which they are, on standard error.
+        """Print them to standard error.
 
         Args:
             total: Number of inputs.
 
         Returns:
-            The exit code: 0 if all were answered.
+            The exit code: 0 if none failed.
         """
         if not self.reasons:
             return 0

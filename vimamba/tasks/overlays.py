@@ -1,4 +1,4 @@
-"""Classes laid over images, in colors that a legend names: arrays to arrays, and cards of them.
+"""Class overlays on images with a legend: functions on arrays, and cards of panels.
 
 Sizes: H x W pixels, C channels.
 """
@@ -20,21 +20,21 @@ from vimamba.data.preprocessing import Intensity, Preprocessing
 from vimamba.labels import IGNORE
 
 Color = tuple[int, int, int]
-# Okabe and Ito's colors, told apart by color-blind readers too
+# Okabe and Ito's colors, which color-blind readers can distinguish
 DISTINCT: tuple[Color, ...] = (
     (230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0),
     (204, 121, 167),
 )  # fmt: skip
 OPACITY = 0.6
-# of the legend
+# the legend
 MOST_NAMES = 12
 IGNORED = "ignored"
 LIGHT, DARK = (235, 235, 235), (70, 70, 70)
-# z-scores that are shown as black and white
+# z-scores shown as black and white
 ZSCORES = (-2.5, 2.5)
-# brightness, as BT.601 weighs the colors
+# luma weights of BT.601
 LUMA = np.asarray([0.299, 0.587, 0.114], dtype=np.float32)
-# pixels of a card's panels along their longer side, and in each stripe of what is ignored
+# pixels of a card's panels along their longer side, and of each stripe over ignored pixels
 PANEL, STRIPE = 512, 5
 
 
@@ -44,7 +44,7 @@ def class_colors(count: int, background: bool) -> tuple[Color, ...]:
 
     Args:
         count: Classes.
-        background: The first class is a background.
+        background: The first class is background.
     """
     wanted = count - int(background)
     colors = list(DISTINCT[:wanted])
@@ -58,12 +58,12 @@ def class_colors(count: int, background: bool) -> tuple[Color, ...]:
 
 @dataclass(frozen=True)
 class View:
-    """How the network's pixels become a picture: one way for all images of a figure or folder.
+    """How the network's pixels become a picture, the same way for all images of a figure or folder.
 
     Attributes:
-        bands: Places of the channels that are shown as red, green and blue.
-        channels: How many there are.
-        low: Value that becomes black, of those in [0, 1].
+        bands: Indices of the channels shown as red, green and blue.
+        channels: Number of channels.
+        low: Value in [0, 1] that becomes black.
         high: Value that becomes white.
     """
 
@@ -78,11 +78,11 @@ class View:
         return np.rint(np.nan_to_num(shown).clip(0, 1) * 255).astype(np.uint8)
 
     def text(self, intensity: Intensity | None = None, bands: Sequence[int] | None = None) -> str:
-        """What is shown, in words.
+        """Description of what is shown.
 
         Args:
             intensity: How stored values became those in [0, 1].
-            bands: Places of the channels in the file, if they were chosen.
+            bands: Indices of the channels in the file, if they were chosen.
         """
         places = [(bands[i] if bands else i) + 1 for i in self.bands]
         parts = []
@@ -101,7 +101,7 @@ class View:
             parts.append(f"black is {low:.4g}, white {high:.4g} everywhere")
         elif intensity and intensity.percentiles:
             low, high = intensity.percentiles
-            parts.append(f"percentiles {low:g} and {high:g} of a case are 0 and 1 of the range")
+            parts.append(f"0 and 1 of the range are the percentiles {low:g} and {high:g} of a case")
             parts.append(f"black is {ends[0]:.2g}, white {ends[1]:.2g} of it")
         else:
             low, high = (f"{100 * end:.3g} %" for end in ends)
@@ -110,11 +110,11 @@ class View:
         return "; ".join(parts)
 
     def network_text(self, prepare: Preprocessing) -> str:
-        """What is shown of images that `as_pixels` has taken back from the network's."""
+        """Description of what is shown of images from `as_pixels`."""
         if not prepare.intensity.zscore:
             return self.text(prepare.intensity, prepare.bands)
         low, high = (ZSCORES[0] + end * (ZSCORES[1] - ZSCORES[0]) for end in (self.low, self.high))
-        return f"black is {low:.2g}, white {high:.2g} deviations from an image's own mean"
+        return f"black is {low:.2g}, white {high:.2g} standard deviations from an image's own mean"
 
 
 def as_pixels(image: Tensor, prepare: Preprocessing) -> NDArray:
@@ -128,8 +128,8 @@ def as_pixels(image: Tensor, prepare: Preprocessing) -> NDArray:
 def find_view(samples: Iterable[NDArray]) -> View:
     """One view for a set of images.
 
-    Black and white are 0 and 1, as the network gets them, unless all images are dark, as many
-    satellite bands are: then the range that the images have together.
+    Black and white are 0 and 1 of the network's range, unless all images are dark, like many
+    satellite bands: then the joint range of the images.
 
     Args:
         samples: Some of the images, (H, W, C) in [0, 1] each.
@@ -139,7 +139,7 @@ def find_view(samples: Iterable[NDArray]) -> View:
     bands = (0, 1, 2) if channels >= 3 else (0, 0, 0)
     if not some:
         return View(bands, channels)
-    # of a large image some pixels
+    # some pixels of a large image
     chosen = [pixels[:, :, list(bands)].reshape(-1) for pixels in some]
     pool = np.concatenate([values[:: max(1, values.size // 100_000)] for values in chosen])
     low, high = np.nanpercentile(pool, (0.5, 99.5))
@@ -159,18 +159,18 @@ def square_size(shape: Sequence[int], aspect: float, longest: int) -> tuple[int,
     height, width = shape[:2]
     tall = height * aspect
     factor = longest / max(tall, width)
-    if factor > 1 and aspect == 1:  # whole pixels stay of one size
+    if factor > 1 and aspect == 1:  # whole factors keep pixels equally large
         factor = int(factor)
     return max(1, round(tall * factor)), max(1, round(width * factor))
 
 
 def resize_image(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W, 3) at another size: means where it shrinks, plain squares where it grows."""
+    """(H, W, 3) at another size: averaged when shrinking, nearest neighbor when growing."""
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BOX))
 
 
 def resize_mask(mask: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """(H, W) at another size, values unmixed."""
+    """(H, W) at another size by nearest neighbor."""
     return np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
@@ -182,16 +182,16 @@ def stripes(height: int, width: int) -> NDArray[np.bool_]:
 def overlay(
     image: NDArray[np.uint8], mask: NDArray, colors: Sequence[Color], background: bool
 ) -> NDArray[np.uint8]:
-    """Lay the classes' colors over an image; the background stays free.
+    """Draw the classes' colors over an image; the background stays uncolored.
 
-    Below a class the image is gray, so that the color is the legend's over anything. Outlines are
-    in the full color, with a dark edge. Ignored pixels are striped.
+    Under a class the image is gray, so that the color matches the legend everywhere. Outlines have
+    the full color and a dark edge. Ignored pixels are striped.
 
     Args:
         image: (H, W, 3).
         mask: (H, W) classes.
         colors: One per class.
-        background: The first class is a background.
+        background: The first class is background.
     """
     table = np.full((256, 3), 128, dtype=np.uint8)
     table[: len(colors)] = colors
@@ -203,7 +203,7 @@ def overlay(
     gray = (image[covered] @ LUMA)[:, None] * 0.7 + 50
     weight = np.where(edge[covered], 1, OPACITY)[:, None]
     result[covered] = np.rint(gray + weight * (table[mask[covered]] - gray)).astype(np.uint8)
-    # beyond the outline of a class, where nothing else is
+    # outside the outline of a class, where there is nothing else
     result[edge & ~covered] = (0, 0, 0)
     ignored = mask == IGNORE
     if ignored.any():
@@ -236,12 +236,12 @@ def grow(marked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def legend_entries(
     names: Sequence[str], colors: Sequence[Color], background: bool
 ) -> list[tuple[str, Color | None]]:
-    """Name and color of what a legend shows; None for what has no color in the picture.
+    """Names and colors of a legend; None for classes without a color in the picture.
 
     Args:
-        names: Of the classes; too many are cut.
+        names: Names of the classes; if there are too many, the rest is cut off.
         colors: One per class.
-        background: The first class is a background, which stays free.
+        background: The first class is a background, which stays uncolored.
     """
     entries: list[tuple[str, Color | None]] = list(zip(names, colors, strict=True))
     if background:
@@ -260,7 +260,7 @@ def panel(
     aspect: float = 1.0,
     longest: int = PANEL,
 ) -> NDArray[np.uint8]:
-    """An image, with classes over it if there are any, at the size it is shown at."""
+    """An image, with classes over it if given, at its display size."""
     size = square_size(image.shape, aspect, longest)
     resized = resize_image(image, size)
     if mask is None:
@@ -270,7 +270,7 @@ def panel(
 
 @cache
 def load_font(size: int) -> ImageFont.FreeTypeFont:
-    """Matplotlib's font, which is there on every system."""
+    """Matplotlib's font, which is available on every system."""
     file = Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     return ImageFont.truetype(str(file), size)
 
@@ -284,10 +284,10 @@ def draw_card(
     """Panels side by side with a line above each, and the legend and a note below.
 
     Args:
-        panels: Line and (H, W, 3) of each.
+        panels: Title and (H, W, 3) of each.
         legend: See `legend_entries`.
-        note: What is shown, in words.
-        best: The panel that stands for the card on a contact sheet; see `thumbnail`.
+        note: Description of what is shown.
+        best: The panel that represents the card on a contact sheet; see `thumbnail`.
     """
     gap, line, font = 12, 22, load_font(13)
     wide = [max(pixels.shape[1], 120) for _, pixels in panels]
@@ -329,7 +329,7 @@ def draw_card(
 
 
 def wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """Text in lines of no more than some pixels."""
+    """Break text into lines of at most `width` pixels."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:
@@ -340,35 +340,35 @@ def wrap(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def cut(text: str, most: int) -> str:
-    """Text of a length, the cut marked; unprintable characters are left out."""
+    """Shorten text, marking the cut; unprintable characters are removed."""
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def card_info(card: Image.Image) -> PngInfo:
-    """What a card's file says about it."""
+    """Metadata of a card's file."""
     info = PngInfo()
     info.add_text("panel", card.info["panel"])
     return info
 
 
 def thumbnail(path: Path) -> NDArray[np.uint8]:
-    """The panel of a card that stands for it, (H, W, 3)."""
+    """The panel that represents a card, (H, W, 3)."""
     with Image.open(path) as card:
         x, y, width, height = map(int, str(card.info["panel"]).split())
         return np.asarray(card.convert("RGB").crop((x, y, x + width, y + height)))
 
 
 def choose_slices(labels: NDArray, background: bool, count: int = 4) -> list[int]:
-    """Slices to show, spread over those that hold a class of interest, the fullest among them.
+    """Slices to show, spread over those with foreground, including the one with most.
 
     Args:
         labels: (slices, H, W) classes.
-        background: The first class is a background.
+        background: The first class is background.
         count: Slices to choose.
 
     Returns:
-        In order; the middle one if none holds anything.
+        In order; the middle one if all are empty.
     """
     if not background:
         return sorted(set(np.linspace(0, len(labels) - 1, count + 2)[1:-1].round().astype(int)))
@@ -381,6 +381,6 @@ def choose_slices(labels: NDArray, background: bool, count: int = 4) -> list[int
     at = np.linspace(0, len(holding) - 1, count + 2)[1:-1].round().astype(int)
     chosen = holding[at].tolist()
     fullest = int(full.argmax())
-    if fullest not in chosen:  # in place of the one nearest to it
+    if fullest not in chosen:  # instead of the nearest one
         chosen[int(np.abs(np.asarray(chosen) - fullest).argmin())] = fullest
     return sorted(chosen)

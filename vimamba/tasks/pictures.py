@@ -1,6 +1,5 @@
 """Pictures of a run: curves, confusion matrix, samples and the contact sheet of predictions."""
 
-import csv
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,13 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vimamba.files import write_whole
+from vimamba.runs import curve, read_rows
 from vimamba.tasks.overlays import resize_image, square_size
 
-# what our pictures say of themselves
+# metadata that marks our pictures
 SOFTWARE = "vimamba"
-# pixels of the longer side of a thumbnail, at least
+# minimum pixels of the longer side of a thumbnail
 LONGEST = 224
-# Okabe and Ito's colors, told apart by color-blind readers too
+# Okabe and Ito's colors, which color-blind readers can distinguish
 BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -31,13 +31,13 @@ STYLE: dict[Any, Any] = {
     "grid.color": "#e6e6e6",
     "axes.axisbelow": True,
     "legend.frameon": False,
-    # a name with dollars is a name
+    # dollar signs in a name are not math
     "text.parse_math": False,
 }
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all; `is_ours` knows it again."""
+    """Write a figure as PNG, completely or not at all; `is_ours` recognizes it."""
     with write_whole(path) as part:
         figure.savefig(
             part, dpi=150, format="png", facecolor="white", metadata={"Software": SOFTWARE}
@@ -53,25 +53,16 @@ def is_ours(path: Path) -> bool:
         return False
 
 
-def read_columns(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Columns of metrics.csv; an empty cell is NaN."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    names = rows[0].keys() if rows else ()
-    return {name: np.array([float(row[name] or "nan") for row in rows]) for name in names}
-
-
 def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
     """Losses, scores and learning rate against the epoch.
 
     Args:
         metrics: The run's metrics.csv.
         path: PNG to write.
-        scores: Those to draw and what they are called.
+        scores: Scores to draw, with their names.
     """
-    columns = read_columns(metrics)
-    epoch = columns.get("epoch", np.zeros(0))
-    # the second is often equal to the first, which then shows between its dashes
+    rows = read_rows(metrics)
+    # the second curve often covers the first, which then shows between its dashes
     drawn = tuple(
         (f"val/{score}", name, color)
         for (score, name), color in zip(scores.items(), (BLUE, ORANGE, GREEN, RED), strict=False)
@@ -81,24 +72,15 @@ def draw_curves(metrics: Path, path: Path, scores: Mapping[str, str]) -> None:
         ("Validation scores", drawn),
         ("Learning rate", (("lr", "", GRAY),)),
     )
-    mark = "o" if len(epoch) < 3 else ""
+    mark = "o" if len(rows) < 3 else ""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(11, 3.3), layout="constrained")
         for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
             for name, label, color in lines:
-                values = columns.get(name, np.zeros(0))
-                known = np.isfinite(values)
-                if known.any():
+                epochs, values = curve(rows, name)
+                if values:
                     style = "--" if (name, label, color) in drawn[1:2] else "-"
-                    axes.plot(
-                        epoch[known],
-                        values[known],
-                        style,
-                        color=color,
-                        label=label,
-                        marker=mark,
-                        lw=1.8,
-                    )
+                    axes.plot(epochs, values, style, color=color, label=label, marker=mark, lw=1.8)
             axes.set_title(title, loc="left", fontweight="bold")
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
@@ -117,14 +99,14 @@ def draw_confusion(
     title: str | None = None,
     shares: bool = False,
 ) -> None:
-    """Truth against prediction in parts of each row; for multi-label data, scores per class.
+    """Truth against prediction as fractions of each row; for multi-label data, scores per class.
 
     Args:
-        report: Holds the counts, `confusion`.
-        class_names: In the order of the classes.
+        report: Has the counts, `confusion`.
+        class_names: Class names, in order.
         path: PNG to write.
         title: Accuracy and number of images by default.
-        shares: Write percentages, not counts, into the fields.
+        shares: Write percentages, not counts, into the cells.
     """
     confusion = np.asarray(report["confusion"], dtype=np.float64)
     if confusion.ndim == 3:
@@ -145,7 +127,7 @@ def draw_confusion(
                 text = f"{share[row, column]:.1%}" if shares else count_text
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
         for row in np.flatnonzero(confusion.sum(1) == 0):
-            # nothing to be right or wrong about, which is not the same as a part of 0
+            # no images of the class, which is not the same as a fraction of 0
             axes.axhspan(row - 0.5, row + 0.5, facecolor="none", edgecolor="#cccccc", hatch="///")
         step = max(1, count // 60)
         ticks, names = range(0, count, step), [shorten(name, 18) for name in class_names[::step]]
@@ -164,7 +146,7 @@ def draw_confusion(
         axes.set_title(title, loc="left", fontweight="bold")
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axes, shrink=0.75, label="part of the true class")
+        figure.colorbar(image, ax=axes, shrink=0.75, label="fraction of the true class")
         save(figure, path)
 
 
@@ -186,7 +168,7 @@ def draw_class_scores(report: dict[str, Any], path: Path) -> None:
 
 
 def shorten(text: str, length: int) -> str:
-    """Text cut to a length, the cut marked."""
+    """Shorten text to a length, marking the cut."""
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
@@ -202,7 +184,7 @@ def show_image(axes: Axes, image: NDArray[np.uint8], title: str, color: str = "#
 
 
 def enlarge(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A small image with its pixels as squares, so that they stay sharp."""
+    """Enlarge a small image by nearest neighbor, so that it stays sharp."""
     longest = max(LONGEST, *image.shape[:2])
     return resize_image(image, square_size(image.shape, 1.0, longest))
 
@@ -222,13 +204,13 @@ def draw_contact_sheet(
         images: (H, W, 3).
         captions: One per image.
         path: PNG to write.
-        left_out: Number of further images, mentioned in the title.
+        left_out: Number of other images, mentioned in the title.
         note: Line below the images.
         legend: Adds a legend below the images.
     """
     columns = min(8, max(1, len(images)))
     rows = -(-len(images) // columns)
-    # never so slim that the title and the note would not fit
+    # wide enough for the title and the note
     width = max(1.45 * columns + 0.2, 4.4)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(width, 1.75 * rows + 0.9), layout="constrained")

@@ -1,4 +1,4 @@
-"""Reads inputs one by one or in worker processes; one that cannot be read is told, not raised."""
+"""Reads inputs one by one or in worker processes; failures are returned, not raised."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from vimamba.tasks.outputs import reason
 
 
 class Readable(Dataset[Any]):
-    """The images of a data set, or in words why one cannot be read.
+    """The images of a data set, or a message why one cannot be read.
 
     Args:
         dataset: The data set.
@@ -25,12 +25,12 @@ class Readable(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[int, Any]:
-        """The place of an image, and the image or a text."""
+        """The index of an image, and the image or a message."""
         try:
             return index, self.dataset[index]
         except ImportError:
             raise
-        # readers of damaged bytes raise whatever they stumble over
+        # readers of damaged bytes may raise anything
         except Exception as error:
             return index, reason(error)
 
@@ -38,7 +38,7 @@ class Readable(Dataset[Any]):
 def read_all(
     dataset: SizedDataset, batch_size: int, workers: int
 ) -> Iterator[list[tuple[int, Any]]]:
-    """Batches of what `Readable` gives, in order.
+    """Batches of a `Readable`, in order.
 
     Raises:
         UsageError: A worker process died.
@@ -60,7 +60,7 @@ def read_all(
             if "DataLoader worker" not in str(error):
                 raise
             raise UsageError(
-                "a process that loads images was ended from outside, perhaps for want of memory; "
-                "take fewer --workers or a smaller --batch-size"
+                "a process that loads images was killed, perhaps because memory ran out; "
+                "use fewer --workers or a smaller --batch-size"
             ) from None
         yield batch

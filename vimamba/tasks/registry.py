@@ -13,10 +13,10 @@ _TASKS: dict[str, type[Task]] = {}
 
 
 def register_task(name: str) -> Callable[[TaskT], TaskT]:
-    """Make a class known as a task.
+    """Register a class as a task.
 
     Args:
-        name: For `--task`.
+        name: Name for `--task`.
 
     Raises:
         ValueError: The name is taken.
@@ -24,7 +24,7 @@ def register_task(name: str) -> Callable[[TaskT], TaskT]:
 
     def register(cls: TaskT) -> TaskT:
         if name in _TASKS:
-            raise ValueError(f"name={name!r} is the task {_TASKS[name].__name__} already")
+            raise ValueError(f"name={name!r} is already the task {_TASKS[name].__name__}")
         _TASKS[name] = cls
         return cls
 
@@ -40,7 +40,7 @@ def find_task(name: str) -> type[Task]:
     """The class of a task.
 
     Raises:
-        UsageError: There is none of this name.
+        UsageError: No task has this name.
     """
     if name not in _TASKS:
         near = get_close_matches(name, _TASKS, 1)
@@ -50,12 +50,12 @@ def find_task(name: str) -> type[Task]:
 
 
 def task_name(cls: type) -> str:
-    """The name that a task is registered by, else the dotted name of its class."""
+    """The name that a task is registered under, else the dotted name of its class."""
     return next((name for name, task in _TASKS.items() if task is cls), None) or class_path(cls)
 
 
 def class_path(cls: type) -> str:
-    """The shortest dotted name that a class is imported by."""
+    """The shortest dotted name from which a class can be imported."""
     parts = cls.__module__.split(".")
     for count in range(1, len(parts)):
         module = ".".join(parts[:count])

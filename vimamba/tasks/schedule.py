@@ -1,4 +1,4 @@
-"""The learning rate as a function of the steps, or of time: a linear warm-up, then a fall."""
+"""The learning rate as a function of steps, or of time: linear warm-up, then decay."""
 
 import math
 import time
@@ -13,21 +13,21 @@ from vimamba.tasks.optim import Optimization
 
 
 class Schedule(Scheduler):
-    """Sets the rate at every step of a training as long as its trainer plans it.
+    """Sets the learning rate at every step, over the length that the trainer plans.
 
-    A resumed training takes its position from the checkpoint, and all else from what is asked for
-    now: the rate, the other settings of the optimizer, and the length, so that more epochs are a
-    longer schedule.
+    A resumed run takes its position from the checkpoint, and everything else from the current
+    settings: the rate, the other settings of the optimizer, and the length, so more epochs make a
+        longer schedule.
 
     Args:
-        optimizer: Whose groups' rates are set.
+        optimizer: Optimizer whose rates are set.
         optim: The settings.
-        trainer: Knows the number of steps.
+        trainer: Trainer, which knows the number of steps.
 
     Attributes:
-        steps: Of the whole training.
-        warmup: Of them, those of the warm-up.
-        steps_before: Of the whole training as it was planned before it was resumed.
+        steps: Steps of the whole training.
+        warmup: Steps of the warm-up.
+        steps_before: Steps of the whole training as planned before it was resumed.
 
     Raises:
         TaskError: The training has no end that the rate could fall toward.
@@ -48,12 +48,12 @@ class Schedule(Scheduler):
 
     @property
     def seconds(self) -> float:
-        """How long the training has taken, with what was done before it was resumed."""
+        """Duration of training, including the time before it was resumed."""
         return time.monotonic() - self.begun
 
     @property
     def is_over(self) -> bool:
-        """Whether the time that the training was given has passed."""
+        """Whether the time limit has passed."""
         minutes = self.optim.minutes
         return minutes is not None and self.seconds >= 60 * minutes
 
@@ -78,12 +78,12 @@ class Schedule(Scheduler):
         return optim.min_lr + (highest - optim.min_lr) * left
 
     def state_dict(self) -> dict[str, Any]:
-        """The length, and the time taken; the position is the trainer's."""
+        """The length and the time taken; the position is in the trainer's state."""
         timed = {} if self.optim.minutes is None else {"seconds": self.seconds}
         return {"steps": self.steps, **timed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from the trainer's step, with the settings asked for instead of the saved ones."""
+        """Continue from the trainer's step, with the current settings instead of the saved ones."""
         for group, settings in zip(self.optimizer.param_groups, self.settings, strict=True):
             group.update(settings)
         self.steps_before = state_dict.get("steps")
@@ -101,16 +101,16 @@ def plan_steps(trainer: Trainer, optim: Optimization) -> tuple[float, int]:
     steps, an_epoch = count_steps(trainer)
     if steps == math.inf and optim.schedule != "constant":
         raise TaskError(
-            f"schedule={optim.schedule!r} falls until the end of the training, which nothing sets: "
-            "give max_epochs or max_steps, or take schedule='constant'"
+            f"schedule={optim.schedule!r} falls until the end of training, which is not set: "
+            "give max_epochs or max_steps, or use schedule='constant'"
         )
     return max(1, steps), round(min(optim.warmup_epochs * an_epoch, steps / 3))
 
 
 def count_steps(trainer: Trainer) -> tuple[float, float]:
-    """Optimizer steps of a whole training (infinity where nothing ends it) and of an epoch.
+    """Optimizer steps of the whole training (infinity if it has no end) and of an epoch.
 
-    Steps that were done before a resumption count as they were, whatever an epoch is now.
+    Steps before a resumption count as they were done, even if an epoch has another length now.
 
     Raises:
         TaskError: There is not a single epoch to train.
@@ -132,7 +132,7 @@ def count_steps(trainer: Trainer) -> tuple[float, float]:
 
 
 def _steps_before(trainer: Trainer, epochs: int) -> int:
-    """Optimizer steps of so many epochs as they are now."""
+    """Optimizer steps of `epochs` epochs of the current length."""
     batches = int(trainer.num_training_batches)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, callbacks.GradientAccumulationScheduler):
@@ -142,7 +142,7 @@ def _steps_before(trainer: Trainer, epochs: int) -> int:
 
 
 def _steps_as_now(trainer: Trainer) -> int:
-    """How many steps what has been done would be in epochs as they are now."""
+    """Steps done so far, converted to epochs of the current length."""
     if trainer.global_step == 0:
         return 0
     progress: Any = trainer.fit_loop.epoch_progress.current

@@ -1,4 +1,4 @@
-"""What every task trains with: optimizer, schedule, seeds and a running average of the weights."""
+"""Base class of tasks: optimizer, schedule, seeds and a running average of the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -26,7 +26,7 @@ from vimamba.tasks.optim import Optimization, check_optimization
 from vimamba.tasks.schedule import Schedule
 from vimamba.tasks.sharding import shard
 
-# axes to mirror for each view of an image, by the name of the choice
+# axes to flip for each view of an image, by the value of `tta`
 FLIPS: dict[str, list[tuple[int, ...]]] = {
     "none": [()],
     "hflip": [(), (3,)],
@@ -34,7 +34,7 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {
 }
 
 
-# what a training keeps from its first step to its last, however often it is resumed
+# settings that a run keeps from its first step to its last, even if resumed
 SETTLED = (
     "model",
     "head",
@@ -54,26 +54,26 @@ PRESENT = ("optim.weight_decay", "optim.ema")
 class Task(LightningModule):
     """Base of the tasks: trains `net`, scores and exports `scored_net`.
 
-    Random numbers of training (drop path, mixing) start anew at every step from the seed, the epoch
-    and the step's number, so a resumed run continues bit for bit.
+    Random generators in training (drop path, mixing) are reseeded at every step from the seed, the
+    epoch and the step number, so a resumed run continues bit for bit.
 
-    What is not finite ends a training or an evaluation with `NotFiniteError`, before it reaches the
-    weights, and is not saved.
+    Non-finite values end training or evaluation with `NotFiniteError` before they reach the
+    weights, and are not saved.
 
     A subclass calls `save_hyperparameters` and `prepare` in its constructor, and defines
     `training_step` (with `forward_training`), `score_batch`, `compute_scores`, `predict_step`,
-    `monitor` and `body_parameters`. For the command it says besides where its tables and pictures
-    are (`tools`), what its scores are called and what data it takes, and is registered by
+    `monitor` and `body_parameters`. For use by the command it also declares the module of its
+    tables and pictures (`tools`), the names of its scores and its data, and is registered by
     `register_task`.
     """
 
     # dotted name of the module of tables and pictures; see `vimamba.tasks.tools`
     tools: ClassVar[str] = ""
-    # scores for the line of an epoch and the curves: in the report, and as people call them
+    # scores for the epoch line and the curves: key in the report, display name
     headline_scores: ClassVar[dict[str, str]] = {}
-    # logged scores of which less is better
+    # logged scores where lower is better
     lower_is_better: ClassVar[tuple[str, ...]] = ("loss",)
-    # arguments that the data set decides
+    # arguments set by the data set
     of_the_data: ClassVar[tuple[str, ...]] = (
         "num_classes",
         "class_names",
@@ -85,9 +85,9 @@ class Task(LightningModule):
         "in_chans",
     )
 
-    # how many dates stand in one tensor before the channels, where that is not a single image
+    # number of dates in one tensor before the channels, if it is not a single image
     stack: ClassVar[tuple[int, ...]] = ()
-    # of space
+    # spatial axes
     axes: ClassVar[int] = 2
 
     net: nn.Module
@@ -104,19 +104,19 @@ class Task(LightningModule):
         grad_checkpointing: bool,
         compile: bool,
     ) -> None:
-        """Take the network and the optimizer's settings.
+        """Set the network and the optimizer's settings.
 
         Args:
-            net: To train.
-            optim: Optimizer and schedule; plain after loading a checkpoint.
-            seed: Start of all random streams.
-            grad_checkpointing: Spend time to save memory.
+            net: Network to train.
+            optim: Optimizer and schedule; plain values after loading a checkpoint.
+            seed: Seed of all random streams.
+            grad_checkpointing: Recompute activations to save memory.
             compile: Compile the network.
 
         Raises:
-            TaskError: A setting of the optimizer cannot be.
+            TaskError: A setting of the optimizer is invalid.
         """
-        # a checkpoint holds settings as plain dicts, so that it loads without running its code
+        # a checkpoint stores settings as plain dicts, so that loading it runs no code
         self.optim = Optimization(**optim) if isinstance(optim, dict) else optim
         check_optimization(self.optim)
         self.hparams["optim"] = asdict(self.optim)
@@ -128,12 +128,12 @@ class Task(LightningModule):
         self._losses: list[Tensor] = []
         self._origin: str | None = None
         self._held: tuple[nn.Module, ...] = ()
-        # a NaN stays one; "disable", which says the same, also disables the weights
+        # keep NaN; "disable" would also ignore the weights
         self.mean_loss = MeanMetric(nan_strategy=float("nan"))
         decay = self.optim.ema
         self.average = None if decay is None else ModelEmaV3(net, decay, use_warmup=True)
         if self.average is not None:
-            self.average.requires_grad_(False)  # DDP would wait for the gradients
+            self.average.requires_grad_(False)  # DDP would wait for its gradients
         if grad_checkpointing:
             cast(Any, net).set_grad_checkpointing()
         if compile:
@@ -146,7 +146,7 @@ class Task(LightningModule):
 
     @property
     def lr(self) -> float:
-        """Highest learning rate; settable, as Lightning's `Tuner.lr_find` wants it."""
+        """Highest learning rate; settable, as Lightning's `Tuner.lr_find` requires."""
         return self.optim.lr
 
     @lr.setter
@@ -156,7 +156,7 @@ class Task(LightningModule):
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """Class path of the kind of data set that `--data PATH` holds."""
+        """Class path of the kind of data set at `--data PATH`."""
         raise UsageError(
             f"--data {path}: {cls.__name__} does not say how to read it; name the data set with "
             "--data.class_path"
@@ -171,20 +171,20 @@ class Task(LightningModule):
         """Fail on settings with which the folds of a cross-validation cannot be reported.
 
         Raises:
-            UsageError: A setting has to be another one.
+            UsageError: A setting must be changed.
         """
 
     def logged_scores(self) -> list[str] | None:
-        """Names of what a validation logs, without "val/"; None if they are not known before."""
+        """Names of the scores a validation logs, without "val/"; None if not known in advance."""
         return None
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """What can be pretrained: all of the network but its classifier or decoder."""
+        """The parameters that can be pretrained: all except the classifier or decoder."""
         raise NotImplementedError
 
     @property
     def is_frozen(self) -> bool:
-        """Whether this is one of the first epochs, in which the body stays as it is."""
+        """Whether this is one of the first epochs, in which the body is frozen."""
         return self.current_epoch < self.optim.freeze_epochs
 
     @property
@@ -197,23 +197,23 @@ class Task(LightningModule):
         return self.scored_net(image)
 
     def finite_logits(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) to logits that can be an answer.
+        """(N, C, H, W) to logits, checked to be finite.
 
         Raises:
-            NotFiniteError: A logit is not finite: no probability or class comes of that.
+            NotFiniteError: A logit is not finite, so there is no probability or class.
         """
         logits = self(image)
         bad = int((~logits.isfinite()).flatten(1).any(1).sum())
         if bad:
             raise NotFiniteError(
                 f"the network's output is not finite for {bad} of {len(logits)} inputs: its "
-                "weights are damaged, or its numbers are too large for the precision; `vimamba "
+                "weights are damaged, or its values overflow the precision; `vimamba "
                 "doctor` names the layer"
             )
         return logits
 
     def forward_training(self, image: Tensor) -> Any:
-        """What the loss is taken of, from a batch of images (N, C, H, W)."""
+        """The input of the loss, from a batch of images (N, C, H, W)."""
         return self.net(image)
 
     def score_batch(self, batch: Any, stage: str) -> None:
@@ -221,11 +221,11 @@ class Task(LightningModule):
         raise NotImplementedError
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
-        """The full report of an evaluation; also start afresh."""
+        """The full report of an evaluation; resets the metrics."""
         raise NotImplementedError
 
     def configure_model(self) -> None:
-        """Shard the weights where the strategy brings a mesh for it: `ModelParallelStrategy`."""
+        """Shard the weights if the strategy provides a mesh: `ModelParallelStrategy`."""
         if self.device_mesh is not None:
             for net in (self.net, self.scored_net):
                 shard(net, self.device_mesh["data_parallel"])
@@ -233,8 +233,8 @@ class Task(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Number the optimizer's parameters in the task's order, not in that of their groups.
 
-        Reading a checkpoint in shards, Lightning takes this order for granted; torch's own reading
-        goes by the groups and does not mind.
+        Lightning assumes this order when reading sharded checkpoints; torch's own loading goes by
+        the groups and accepts both.
 
         Raises:
             NotFiniteError: Weights are not finite.
@@ -247,7 +247,7 @@ class Task(LightningModule):
                 f"the weights of {name} are not finite and are not saved; {WAY_OUT}"
             )
         if self.device_mesh is not None:
-            return  # Lightning has numbered them
+            return  # Lightning has already numbered them
         place = {id(parameter): index for index, parameter in enumerate(self.parameters())}
         states = checkpoint.get("optimizer_states", ())
         for optimizer, state in zip(self.trainer.optimizers, states, strict=bool(states)):
@@ -259,16 +259,16 @@ class Task(LightningModule):
             state["state"] = {number[old]: content for old, content in state["state"].items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Fail on a training that is to be continued as another one.
+        """Fail if a run is resumed with incompatible settings.
 
         Raises:
-            TaskError: The network or the optimizer is not that of the checkpoint.
+            TaskError: The network or the optimizer differs from that of the checkpoint.
         """
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self.check_continues(checkpoint.get("hyper_parameters", {}))
 
     def check_continues(self, begun: Mapping[str, Any]) -> None:
-        """Fail if a training with other settings cannot go on with these.
+        """Fail if a run started with other settings cannot continue with these.
 
         Args:
             begun: The hyperparameters of its checkpoint.
@@ -278,13 +278,12 @@ class Task(LightningModule):
         """
         before, now = list_settled(begun), list_settled(self.hparams)
         for name in sorted(before.keys() & now.keys()):
-            # some settings may change, but not come or go: with them, other tensors are trained
+            # some settings may change, but not be added or removed: other tensors would be trained
             one, other = before[name], now[name]
             same = bool(one) == bool(other) if name in PRESENT else one == other
             if not same:
                 raise TaskError(
-                    f"{name}={other!r}: the training that is resumed was begun with {one!r}, "
-                    "which it keeps to its end"
+                    f"{name}={other!r}: the resumed run was started with {one!r} and must keep it"
                 )
 
     def _seed_step(self, batch_idx: int) -> None:
@@ -300,14 +299,14 @@ class Task(LightningModule):
         self._seed_step(batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Let go of the batch, and end a training whose time is over."""
+        """Release the batch, and stop training if its time is over."""
         self._batch = None
         configs = self.trainer.lr_scheduler_configs
         if any(isinstance(c.scheduler, Schedule) and c.scheduler.is_over for c in configs):
             self.trainer.should_stop = True
 
     def on_train_epoch_start(self) -> None:
-        """Keep what is frozen from following the images: its statistics, dropout, dropped paths."""
+        """Keep frozen layers fixed: statistics, dropout and drop path."""
         body = {id(parameter) for parameter in self.body_parameters()} if self.is_frozen else set()
         fixed = {
             id(parameter) for parameter in self.net.parameters() if not parameter.requires_grad
@@ -320,14 +319,14 @@ class Task(LightningModule):
             layer.training = False
 
     def log_training(self, loss: Tensor, batch_size: int) -> None:
-        """Log a training loss: every step on the bar, the mean of the epoch in the list."""
+        """Log a training loss: every step in the progress bar, the epoch's mean in metrics.csv."""
         self.log("loss", loss, prog_bar=True, on_step=True, on_epoch=False, logger=False)
         self.log(
             "train/loss", loss, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True
         )
 
     def log_scoring(self, stage: str, loss: Tensor, batch_size: int) -> None:
-        """Log the loss of a scored batch; all processes' images count alike."""
+        """Log the loss of a scored batch; images of all processes have equal weight."""
         # Lightning's own mean over processes rounds the number of images down
         self.mean_loss.update(loss, batch_size)
         self.log(f"{stage}/loss", self.mean_loss)
@@ -335,13 +334,13 @@ class Task(LightningModule):
             self._origin = self._find_origin(lambda: self.predict_step(self._batch, 0))
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Note whether the loss is finite; asked at the step, to wait for a GPU only once."""
+        """Record whether the loss is finite; read at the step, to wait for a GPU only once."""
         self._losses.append(loss.detach().isfinite().all())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave out what is frozen; stop before the weights take what is not finite.
+        """Drop gradients of frozen parameters; stop before non-finite values reach the weights.
 
-        The optimizer neither moves nor decays what has no gradient.
+        The optimizer skips parameters without a gradient.
 
         Raises:
             NotFiniteError: Names the step and the first layer.
@@ -359,15 +358,15 @@ class Task(LightningModule):
         loss, gradient = (broken > 0).tolist()
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and scaler.get_scale() > LOWEST_SCALE:
-            gradient = False  # the step is left out and the scale lowered
+            gradient = False  # the step is skipped and the scale lowered
         if loss or gradient:
             self._stop_training("loss" if loss else "gradient")
 
     def _stop_training(self, what: str) -> None:
         """Stop because the loss or the gradient is not finite."""
-        callbacks = cast(Any, self.trainer).callbacks
-        if any(type(callback).__module__.endswith("tuner.lr_finder") for callback in callbacks):
-            self.trainer.should_stop = True  # it looks for a rate that is too high
+        modules = [type(callback).__module__ for callback in cast(Any, self.trainer).callbacks]
+        if any(name.endswith(("tuner.lr_finder", "tasks.rate_finder")) for name in modules):
+            self.trainer.should_stop = True  # it searches for a rate that is too high
             self.zero_grad()
             return
 
@@ -383,11 +382,11 @@ class Task(LightningModule):
         )
 
     def _find_origin(self, run: Callable[[], Any]) -> str:
-        """What is not finite first: weights, images, the output of a layer or a gradient."""
+        """The first non-finite value: weights, images, the output of a layer or a gradient."""
         if name := find_broken(self.net.named_parameters()):
-            return f"the weights of {name} are not finite already"
+            return f"the weights of {name} are already not finite"
         if not all(are_finite([image]) for image in images_of(self._batch)):
-            return "the images hold numbers that are not finite"
+            return "the images have values that are not finite"
         with keep_modes(self), self.trainer.precision_plugin.forward_context():
             layer = find_layer(self.scored_net if not self.training else self.net, run)
         if layer:
@@ -395,23 +394,23 @@ class Task(LightningModule):
         parameters = list(self.net.named_parameters())
         gradients = [(name, p.grad) for name, p in reversed(parameters) if p.grad is not None]
         if name := find_broken(gradients):
-            return f"all layers' outputs are; the first gradient that is not: that of {name}"
-        return "all layers' outputs are"
+            return f"all layers' outputs are finite; the first gradient that is not: that of {name}"
+        return "all layers' outputs are finite"
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let the average follow the weights."""
+        """Step, then update the weight average."""
         super().optimizer_step(*args, **kwargs)
         if self.average is not None:
             self.average.update(self.net, step=self.global_step)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "Task":
-        """Convert the weights, but not the mean loss: half precision counts to 256 or 2048."""
+        """Convert the weights, but not the mean loss: half precision only counts to 256 or 2048."""
         super()._apply(fn, recurse)
         self.mean_loss.set_dtype(torch.float32)
         return self
 
     def train(self, mode: bool = True) -> "Task":
-        """Set the mode of the network; the average is always evaluated."""
+        """Set the mode of the network; the average is always in eval mode."""
         super().train(mode)
         if self.average is not None:
             self.average.eval()
@@ -468,13 +467,13 @@ class Task(LightningModule):
         self._finish_evaluation("test")
 
     def configure_optimizers(self) -> Any:
-        """Optimizer of timm, with the model's own rules on decay, and the schedule."""
+        """Optimizer from timm, with the model's own rules for weight decay, and the schedule."""
         optim = self.optim
         dtypes = {parameter.dtype for parameter in self.net.parameters()}
         if optim.ema is not None and dtypes & {torch.bfloat16, torch.float16}:
             raise TaskError(
-                f"optim.ema={optim.ema} needs weights in float32, in half precision the average "
-                "would not follow them; use precision='bf16-mixed' or no ema"
+                f"optim.ema={optim.ema} needs weights in float32, because in half precision the "
+                "average could not follow them; use precision='bf16-mixed' or no ema"
             )
         optimizer = timm.optim.create_optimizer_v2(
             self.net,
@@ -485,14 +484,14 @@ class Task(LightningModule):
         )
         if torch.float16 in dtypes:
             for group in optimizer.param_groups:
-                # the usual 1e-8 would be zero, as squares of small gradients are
+                # the usual 1e-8 would be zero, like squares of small gradients
                 least = torch.finfo(torch.float16).tiny
                 group.update({"eps": max(group["eps"], least)} if "eps" in group else {})
         schedule = Schedule(optimizer, optim, self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Set the learning rate for the next step, by a scheduler of timm's or torch's."""
+        """Set the learning rate for the next step, with a scheduler of timm or torch."""
         if isinstance(scheduler, Scheduler):
             scheduler.step_update(self.global_step)
         else:
@@ -500,24 +499,24 @@ class Task(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Any:
-        """Lightning's own, without fetching the published weights that training started from."""
+        """Lightning's method, without downloading the weights that training started from."""
         return super().load_from_checkpoint(*args, **{"pretrained": False, **kwargs})
 
     def blank_images(self, size: int) -> Tensor:
-        """So many images without content, as `forward_training` takes them."""
+        """`size` blank images for `forward_training`."""
         hparams = cast(Any, self.hparams)
         sides = sides_of(hparams["img_size"] or 224, self.axes)
         shape = (size, *self.stack, hparams["in_chans"], *sides)
         return torch.zeros(shape, dtype=None, device="cpu")
 
     def check_batch(self, size: int) -> None:
-        """Fail if the network cannot be trained with so few images in a batch.
+        """Fail if the network cannot be trained with a batch this small.
 
         Args:
-            size: Images.
+            size: Images in a batch.
 
         Raises:
-            TaskError: A norm over the batch is left with a single value.
+            TaskError: A norm over the batch would have a single value.
         """
         net = self.net
         try:
@@ -528,15 +527,15 @@ class Task(LightningModule):
             self.net = net
 
     def run_training(self, image: Tensor) -> Any:
-        """`forward_training`, with what torch says of a batch that is too small in our words."""
+        """`forward_training`, with our own error message for a batch that is too small."""
         try:
             return self.forward_training(image)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise TaskError(
-                f"a batch of {len(image)} is too small to train this network: a BatchNorm is left "
-                "with one value per channel; take --batch-size 2 or more (batch_size)"
+                f"a batch of {len(image)} is too small to train this network: a BatchNorm has "
+                "only one value per channel; use --batch-size 2 or more (batch_size)"
             ) from None
 
 
@@ -548,13 +547,13 @@ def images_of(batch: Any) -> list[Tensor]:
 
 
 def list_settled(hparams: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a task's hyperparameters a resumed training cannot change."""
+    """The hyperparameters of a task that a resumed run cannot change."""
     optim = hparams.get("optim") or {}
     settings = {**hparams, **{f"optim.{name}": value for name, value in optim.items()}}
     return {name: settings[name] for name in (*SETTLED, *PRESENT) if name in settings}
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:
-    """Inverse frequencies, whose mean over all counted is 1, as in scikit-learn."""
+    """Inverse frequencies with mean 1 over all samples, as in scikit-learn."""
     found = torch.tensor(counts, dtype=torch.float32, device=None).clamp(min=1)
     return found.sum() / (len(found) * found)

@@ -1,7 +1,7 @@
-"""What the command needs of a task besides training: tables, pictures, answers, the export.
+"""What the command needs from a task besides training: tables, pictures, predictions, export.
 
-A task's folder has a module of these functions; `Task.tools` names it. It is imported when first
-used, so that training needs no pictures.
+A task's folder has a module with these functions; `Task.tools` names it. It is imported when first
+used, so training does not import it.
 """
 
 import importlib
@@ -17,13 +17,13 @@ from vimamba.tasks.folds import Folds, Pooled
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run, or all folds of a cross-validation, that answers for new inputs.
+    """A run, or all folds of a cross-validation, used for prediction.
 
     Attributes:
-        folder: Of the run.
+        folder: Folder of the run.
         data: Arguments of the data set it was trained on.
-        checkpoints: One file for each network that answers.
-        load: Makes the task, with its weights.
+        checkpoints: One file for each network.
+        load: Builds the task, with its weights.
     """
 
     folder: Path
@@ -32,7 +32,7 @@ class FinishedRun:
     load: Callable[[], Any]
 
     def origin(self) -> dict[str, Any]:
-        """What answers come from, as plain values that change when a checkpoint does."""
+        """Origin of predictions, as plain values that change when a checkpoint does."""
         states = [checkpoint.stat() for checkpoint in self.checkpoints]
         return {
             "checkpoints": [str(checkpoint.resolve()) for checkpoint in self.checkpoints],
@@ -44,17 +44,17 @@ class FinishedRun:
 class Tools(Protocol):
     """The functions of such a module."""
 
-    # pictures and lists a run leaves besides those that all runs leave: name and what it is
+    # a run's own pictures and lists, in addition to those of all runs: name and description
     RESULTS: tuple[tuple[str, str], ...]
-    # what `vimamba predict` takes besides the run, in an example
+    # example inputs of `vimamba predict`
     INPUTS: tuple[str, ...]
-    # what to call the predictions in an example, in a run's folder too
+    # example name of the predictions, also the default in a run's folder
     PREDICTIONS: str
-    # the options of `vimamba predict` that only some tasks take, with their defaults
+    # options of `vimamba predict` specific to this task, with their defaults
     PREDICT_OPTIONS: Mapping[str, Any]
 
     def show_data(self, data: Any) -> None:
-        """Check the data and print what it holds."""
+        """Check the data and print a summary."""
         ...
 
     def draw_data(self, data: Any, out: Path) -> None:
@@ -66,7 +66,7 @@ class Tools(Protocol):
         ...
 
     def headline(self, split: str, report: dict[str, Any]) -> str:
-        """The score that matters most, in a line."""
+        """The most important score, in a line."""
         ...
 
     def write_results(self, report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Tools(Protocol):
     def draw_results(
         self, task: Any, data: Any, split: str, report: dict[str, Any], out: Path
     ) -> None:
-        """Draw what came out into the run folder."""
+        """Draw the results into the run folder."""
         ...
 
     def export(self, task: Any, data: Any, folder: Path) -> None:
@@ -88,20 +88,20 @@ class Tools(Protocol):
         ...
 
     def predict(self, run: FinishedRun, given: Namespace) -> int:
-        """Answer for new inputs; returns the exit code of `vimamba predict`."""
+        """Predict for new inputs; returns the exit code of `vimamba predict`."""
         ...
 
 
 class FoldTools(Tools, Protocol):
-    """What such a module has besides if `vimamba cross-validate` reports on its task."""
+    """What such a module also needs for `vimamba cross-validate`."""
 
-    # the scores in a report that the folds are compared by, and their names
+    # the scores in a report that are compared between folds, and their names
     FOLD_SCORES: Mapping[str, str]
-    # what `pool_folds` draws: name and what it is
+    # pictures drawn by `pool_folds`: name and description
     FOLD_RESULTS: tuple[tuple[str, str], ...]
 
     def pool_folds(self, folds: Folds, out: Path) -> Pooled:
-        """Score the held-out cases of all folds together; draw what shows them into `out`."""
+        """Pool the scores of the held-out cases of all folds; draw pictures into `out`."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Images and volumes larger than a network's input: cut into windows, and blended again.
+"""Sliding-window inference for images and volumes larger than a network's input.
 
-The windows lie as MONAI's sliding-window inference lays them and have its Gaussian weights. They
-are cut when their turn comes, so that a large image never has to be prepared as a whole.
+Window positions and Gaussian weights are those of MONAI's sliding-window inference. Windows are cut
+when they are needed, so a large image never has to be prepared as a whole.
 
 Sizes: N images, C channels, K outputs; *size the two sides of an image, the three of a volume.
 """
@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# of the Gaussian weights, as part of a window's side, and the least weight; both as in MONAI
+# sigma of the Gaussian weights, relative to a window's side, and the least weight, as in MONAI
 SIGMA, LEAST = 0.125, 1e-3
 
 
 @dataclass(frozen=True)
 class Scene:
-    """N images of one size whose parts are prepared when they are asked for.
+    """N images of one size whose parts are prepared on demand.
 
     Attributes:
         size: Pixels along each axis.
-        cut: A slice of each axis to (N, C, *part).
+        cut: Function from a slice of each axis to (N, C, *part).
     """
 
     size: tuple[int, ...]
@@ -32,12 +32,12 @@ class Scene:
 
     @classmethod
     def of(cls, images: Tensor) -> "Scene":
-        """Images that are all there, (N, C, *size)."""
+        """A scene of images in memory, (N, C, *size)."""
         both = (slice(None), slice(None))
         return cls(tuple(images.shape[2:]), lambda *parts: images[(*both, *parts)])
 
     def flip(self, axes: tuple[int, ...]) -> "Scene":
-        """The same mirrored along some of its axes, which are counted from 2."""
+        """The scene flipped along some of its axes, counted from 2."""
         ends = [length if axis in axes else None for axis, length in enumerate(self.size, 2)]
 
         def cut(*parts: slice) -> Tensor:
@@ -52,12 +52,12 @@ def _mirror(part: slice, end: int | None) -> slice:
 
 
 def place_windows(length: int, side: int, overlap: float) -> list[int]:
-    """Where windows begin along one axis; the last one ends at the image's end.
+    """Start positions of windows along one axis; the last one ends at the image's end.
 
     Args:
         length: Pixels of the image.
         side: Pixels of a window.
-        overlap: Part that neighbors share, in [0, 1).
+        overlap: Overlap of neighbors, a fraction in [0, 1).
     """
     step = max(1, int(side * (1 - overlap)))
     last = max(length - side, 0)
@@ -65,7 +65,7 @@ def place_windows(length: int, side: int, overlap: float) -> list[int]:
 
 
 def gaussian_weights(size: Sequence[int]) -> Tensor:
-    """Weights of a window's pixels, (*size) float32, greatest in its middle."""
+    """Weights of a window's pixels, (*size) float32, largest in the center."""
     weights = torch.ones((), dtype=torch.float32, device="cpu")
     for side in size:
         x = torch.arange(side, dtype=torch.float32, device="cpu") - (side - 1) / 2
@@ -84,17 +84,17 @@ def slide(
     advance: Callable[[int, int], None] | None = None,
     room: Callable[[tuple[int, ...]], Tensor] | None = None,
 ) -> Tensor:
-    """Outputs of whole images from a network that takes images of one size.
+    """Outputs for whole images from a network that takes images of one size.
 
     Args:
-        scene: The images; smaller ones are padded with zeros all round.
+        scene: The images; smaller ones are padded with zeros on all sides.
         net: (n, C, *size) to (n, K, *size).
-        size: Of a window, pixels along each axis.
-        overlap: Part that neighboring windows share, in [0, 1).
+        size: Size of a window, pixels along each axis.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
         batch_size: Windows at a time, at least.
-        device: Of the network.
-        advance: Called with the number of windows done and their number in all.
-        room: Makes the zeros, float32 of a shape, that the outputs are summed in; on `device`.
+        device: Device of the network.
+        advance: Called with the number of windows done and their total number.
+        room: Allocates the float32 zeros of a shape, on `device`, in which the outputs are summed.
 
     Returns:
         (N, K, *size) float32.
@@ -103,7 +103,7 @@ def slide(
     first = [(long - n) // 2 for long, n in zip(whole, scene.size, strict=True)]
     padding: list[int] = []
     for long, n, start in zip(whole, scene.size, first, strict=True):
-        padding = [start, long - n - start, *padding]  # as `pad` takes it, the last axis first
+        padding = [start, long - n - start, *padding]  # in the order of `pad`, the last axis first
     weights = gaussian_weights(size).to(device)
     starts = (place_windows(n, side, overlap) for n, side in zip(scene.size, size, strict=True))
     places = list(product(*starts))

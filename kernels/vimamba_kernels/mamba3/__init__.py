@@ -84,8 +84,8 @@ def mamba3_scan(
             no token twice in a row. -1 is a zero token, one whose inputs are all zero: state and
             angle stay as they are and the output is dropped. The step after it has nothing before
             it, since x is zero there. None visits all tokens in order.
-        merge: Whether to return the sum over the paths.
-        return_states: Whether to return what the last step hands on, too.
+        merge: Return the sum over the paths.
+        return_states: Also return the state after the last step.
         backend: "triton" (on a GPU; up to 128 states in bfloat16 and 64 otherwise), "chunked" or
             "reference" (PyTorch); "auto" takes the environment variable VIMAMBA_BACKEND or else
             the fastest one that can run.
@@ -96,7 +96,7 @@ def mamba3_scan(
         float64 if `x` is and float32 otherwise.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: A shape, a device, a path or the backend is wrong, or an argument is missing.
     """
     if initial_states is not None and len(initial_states) != 4:

@@ -1,4 +1,4 @@
-"""The Mamba-3 operator's tensors and their checks; messages name the argument and what would do."""
+"""The Mamba-3 operator's tensors and checks; messages name the argument and what is expected."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Inputs(NamedTuple):
 
 
 class Mamba3States(NamedTuple):
-    """What one step hands to the next, to go on from where a scan has ended.
+    """The state that one step passes to the next, to continue where a scan has ended.
 
     Attributes:
         state: (B, K, H, P, N).

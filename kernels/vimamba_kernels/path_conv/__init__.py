@@ -34,9 +34,8 @@ def causal_conv_along_paths(
     with zeros before the first step. Everything is read and written at the tokens' own positions,
     so any order costs the same.
 
-    There is no state for tokens that come later: it would be the last W - 1 tokens, which are put
-    in front of the next ones. Between sequences in one row, W - 1 entries of -1 in a path keep them
-    apart.
+    There is no state for later tokens: to continue, put the last W - 1 tokens before the next ones.
+    To separate several sequences in one row, put W - 1 entries of -1 between them in the path.
 
     Args:
         x: (B, L, D); float64, float32, float16 or bfloat16.
@@ -54,7 +53,7 @@ def causal_conv_along_paths(
         (B, K, L, D) in the dtype of `x`. A token that a path never visits gets zero from it.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: A shape, a device, a path, the activation or the backend is wrong.
     """
     check_arguments(x, weight, bias, paths, activation)

@@ -1,4 +1,4 @@
-"""Checks of the convolution's arguments; every message names the argument and what would do."""
+"""Checks of the convolution's arguments; messages name the argument and what is expected."""
 
 from torch import Tensor
 

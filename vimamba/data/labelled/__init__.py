@@ -1,1 +1,1 @@
-"""Images with a class, or with any number of them."""
+"""Images with one class, or any number of classes."""

@@ -1,4 +1,4 @@
-"""What every classification data set has in common: splits, transforms, loaders, checks."""
+"""Base class of classification data sets: splits, transforms, loaders, checks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -26,13 +26,13 @@ from vimamba.sizes import ImageSize, read_size
 
 
 class ImageDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels, as the network and the scores get them.
+    """Preprocessed images and labels.
 
     Args:
         items: The images and their labels.
         prepare: From stored pixels to a tensor.
-        transform: Random changes, with a seed to a tensor; None for evaluation.
-        seed: Start of all random streams.
+        transform: Random augmentation, from pixels and a seed to a tensor; None for evaluation.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class ClassificationData(ImageData):
     """Base of the classification data sets; a subclass only has to `read`.
 
     Args:
-        root: Folder or file that holds the data.
-        classes: Class names in the order wanted; others are errors. What is found by default, in
-            natural order.
-        img_size: Side of the images the network gets, or height and width as 96x160 or [96, 160],
-            pixels; 224 if nothing else says so.
-        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with an
-            antialiasing filter where images shrink, as in timm.
-        crop_pct: Part of the resized shorter side that evaluation keeps.
+        root: Folder or file with the data.
+        classes: Class names in the requested order; other classes are errors. By default the
+            classes found, in natural order.
+        img_size: Side of the network's input images, or height and width as 96x160 or [96, 160],
+            pixels; 224 by default.
+        interpolation: nearest, bilinear, bicubic, area (timm's box), hamming or lanczos; with
+            antialiasing when shrinking, as in timm.
+        crop_pct: Fraction of the resized shorter side that evaluation keeps.
         augmentation: Random changes to training images.
         **kwargs: Arguments of `ImageData`.
     """
@@ -98,11 +98,11 @@ class ClassificationData(ImageData):
         if not 0 < self.crop_pct <= 1:
             raise DataError(f"crop_pct={crop_pct} must lie in (0, 1]")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
-            raise DataError(f"classes={self.classes} names one class twice")
+            raise DataError(f"classes={self.classes} lists a class twice")
         check_interpolation(interpolation)
 
     def plan(self) -> Preprocessing:
-        """The middle of an image resized to cover the network's input."""
+        """Resize an image to cover the network's input and crop the center."""
         return Preprocessing(
             img_size=self.img_size,
             in_chans=self.in_chans,
@@ -123,15 +123,15 @@ class ClassificationData(ImageData):
         super().take_published(mean, std, crop_pct)
 
     def strata(self, items: Sequence[LabelledImage]) -> NDArray:
-        """The labels, in whose proportions images are divided."""
+        """The labels, by which splits are stratified."""
         return labels_of(items)
 
     def settled(self) -> dict[str, Any]:
-        """The classes in their order too, so that later commands keep it whatever they find."""
+        """Also the order of the classes, so that later commands keep it."""
         return {**super().settled(), "crop_pct": self.crop_pct, "classes": self.class_names}
 
     def notes(self) -> list[str]:
-        """What is odd about the data; names of classes that are easily taken for one another."""
+        """Oddities of the data, such as class names that are easily confused."""
         alike = [
             f"classes {' and '.join(map(repr, names))} differ only by case or leading zeros"
             for names in look_alikes(self.class_names)
@@ -140,7 +140,7 @@ class ClassificationData(ImageData):
 
     @property
     def multi_label(self) -> bool:
-        """An image can have any number of classes."""
+        """Whether an image can have any number of classes."""
         first = next((items[0] for items in self.catalogue.splits.values()), None)
         return first is not None and np.ndim(first.label) > 0
 
@@ -163,11 +163,11 @@ class ClassificationData(ImageData):
         """Fail, before any training, on splits or classes that are empty.
 
         Raises:
-            DataError: The text says what is missing and where.
+            DataError: The message says what is missing and where.
         """
         self.check_splits()
         if self.num_classes < (1 if self.multi_label else 2):
-            raise DataError(f"root={str(self.root)!r}: one class only, {self.class_names}")
+            raise DataError(f"root={str(self.root)!r}: only one class, {self.class_names}")
         empty = [self.class_names[i] for i in np.flatnonzero(self.count("train") == 0)]
         if empty and self.limit is None:
             raise DataError(f"root={str(self.root)!r}: no training image of class {empty}")
@@ -177,7 +177,7 @@ class ClassificationData(ImageData):
         self.check()
 
     def dataset(self, split: str, *, augmented: bool = False) -> ImageDataset:
-        """Images of a split, as the network gets them."""
+        """Preprocessed images of a split."""
         prepare, transform = self.preprocessing, None
         if augmented:
             transform = train_transform(

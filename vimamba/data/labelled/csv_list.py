@@ -1,8 +1,8 @@
-"""A CSV file that lists images: columns path, label and, if wanted, split and group.
+"""A CSV file that lists images: columns path, label and optionally split and group.
 
-Several labels in one cell, joined by `;`, make the data multi-label; an empty cell is then an
-image with no class. Images of one group (a patient, a scene) never fall into different splits; an
-image without a group is alone.
+Several labels in one cell, joined by `;`, make the data multi-label; an empty cell is then an image
+with no class. Images of one group (a patient, a scene) are never in different splits; an image
+without a group is a group of its own.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ class CSVList(ClassificationData):
     Args:
         root: The CSV file.
         image_root: Folder that relative paths start from; the CSV's own by default.
-        multi_label: Any number of classes per image; None decides by whether a cell has a `;`.
+        multi_label: Any number of classes per image; None: if any cell has a `;`.
         path_column: Column of the image's path.
         label_column: Column of the label.
-        split_column: Column of train, val or test; used if it is there.
-        group_column: Column of the group; used if it is there.
+        split_column: Column with train, val or test; used if present.
+        group_column: Column of the group; used if present.
         **kwargs: Arguments of `ClassificationData`.
     """
 
@@ -103,7 +103,7 @@ class CSVList(ClassificationData):
     ) -> tuple[dict[str, tuple[LabelledFile, ...]], bool]:
         """Take the split column; hold out val from train if the column has none."""
         given = given_division(rows, self.split_column, self.root)
-        if self.draws_fold and {"train", "val"} <= given.keys():  # from all that is not for test
+        if self.draws_fold and {"train", "val"} <= given.keys():  # from all non-test images
             given["train"] = np.sort(np.concatenate([given["train"], given.pop("val")]))
         if groups := self.groups_of(items):
             check_groups(given, groups)

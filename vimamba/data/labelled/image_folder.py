@@ -1,7 +1,7 @@
 """Images in one folder per class, with or without folders for the splits.
 
-Either `root/{train,val,test}/<class>/*.png` or `root/<class>/*.png`. In the second form, and where
-train has no val beside it, a stratified seeded division is drawn.
+Either `root/{train,val,test}/<class>/*.png` or `root/<class>/*.png`. In the second layout, and if
+there is train but no val, a stratified, seeded split is made.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from vimamba.data.splits import SPLITS, split_folders
 
 
 def class_folders(folder: Path, remarks: Remarks | None = None) -> dict[str, Path]:
-    """Folders of a folder by the class they hold, in natural order."""
+    """Subfolders by class, in natural order."""
     folders = subfolders(folder, remarks)
     check_files(folders)
     check_distinct((path.name for path in folders), folder)
@@ -35,10 +35,10 @@ def read_classes(
     """Read `folder/<class>/**/image`.
 
     Args:
-        folder: Holds one folder per class.
+        folder: Contains one folder per class.
         classes: In the order of the labels; some may have no folder.
-        root: Names are given relative to it.
-        remarks: Gets what is left out.
+        root: Folder that names are relative to.
+        remarks: Receives what is skipped.
         complete: No class may be empty.
     """
     found = class_folders(folder, remarks)
@@ -73,7 +73,7 @@ class ImageFolder(ClassificationData):
         return self.read_folder(self.root)
 
     def read_folder(self, root: Path) -> Catalogue:
-        """Read `root` in whichever layout it has."""
+        """Read `root` in either layout."""
         if not root.is_dir():
             raise DataError(f"root={str(root)!r} is not a folder")
         folders = subfolders(root)

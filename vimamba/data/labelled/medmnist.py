@@ -1,8 +1,8 @@
-"""MedMNIST's .npz files, read as they are: bloodmnist.npz, chestmnist_224.npz and the like.
+"""MedMNIST's original .npz files: bloodmnist.npz, chestmnist_224.npz and others.
 
-Yang et al. 2023, doi:10.1038/s41597-022-01721-8. A file holds `{train,val,test}_images`, (N, S, S)
-or (N, S, S, 3) uint8, and `{train,val,test}_labels`, (N, 1) indices or (N, C) zeros and ones. Files
-of the same form with other types of numbers and other numbers of bands are read as well.
+Yang et al. 2023, doi:10.1038/s41597-022-01721-8. A file contains `{train,val,test}_images`, (N, S,
+S) or (N, S, S, 3) uint8, and `{train,val,test}_labels`, (N, 1) indices or (N, C) zeros and ones.
+Files of the same form with other dtypes and numbers of bands are also read.
 """
 
 import zipfile
@@ -18,12 +18,12 @@ from vimamba.data.splits import SPLITS
 
 
 class MedMNIST(ClassificationData):
-    """A MedMNIST file with its own splits; folds are drawn from its train and val.
+    """A MedMNIST file with its own splits; folds are made from its train and val.
 
     Args:
         root: The .npz file.
-        **kwargs: Arguments of `ClassificationData`; `classes` gives the labels' names, which are
-            their numbers by default.
+        **kwargs: Arguments of `ClassificationData`; `classes` gives the class names, by default
+            their numbers.
     """
 
     def __init__(self, root: str, **kwargs) -> None:  # noqa: ANN003

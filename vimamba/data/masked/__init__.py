@@ -1,1 +1,1 @@
-"""Images, and volumes slice by slice, with a mask that gives every pixel a class."""
+"""Images, and volumes slice by slice, with masks that give every pixel a class."""

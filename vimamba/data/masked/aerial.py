@@ -1,13 +1,13 @@
-"""Published aerial data sets whose folders `MaskFolder` does not read, by one table of layouts.
+"""Published aerial data sets that `MaskFolder` does not read, by a table of layouts.
 
-    loveda     {Train,Val,Test}/{Urban,Rural}/{images_png,masks_png}/N.png; 0 is not labelled
+    loveda     {Train,Val,Test}/{Urban,Rural}/{images_png,masks_png}/N.png; 0 is unlabeled
     potsdam    top_potsdam_2_10_RGBIR.tif (or RGB, IRRG), top_potsdam_2_10_label.tif in color
     vaihingen  top/top_mosaic_09cm_area1.tif, top_mosaic_09cm_area1.tif in color in another folder
     isaid      {train,val}/images/P0000_0_896_0_896.png and, in color or numbers,
                {train,val}/.../P0000_0_896_0_896_instance_color_RGB.png
 
-Potsdam and Vaihingen are divided as the contest's organizers did, images whose labels were held
-back being the test. A val split is drawn where there is none.
+Potsdam and Vaihingen are split as in the contest: images whose labels were held back are the test
+split. A val split is made if there is none.
 """
 
 import re
@@ -63,13 +63,13 @@ def _colored(colors: Mapping[str, list[int]], *, background: bool) -> Labels:
 
 @dataclass(frozen=True)
 class Naming:
-    """How files of a data set are called, by their paths below the root.
+    """Naming scheme of a data set's files, by their paths relative to the root.
 
     Attributes:
-        image: Regular expression of images; its groups are the name of the image.
-        mask: The same of masks.
-        labels: What masks hold.
-        train: Names that are trained on, all others being the test; where folders are not splits.
+        image: Regular expression for images; its groups are the name of the image.
+        mask: The same for masks.
+        labels: Labels of the masks.
+        train: Training names, all others being the test split; if folders are not splits.
     """
 
     image: str
@@ -116,10 +116,10 @@ class AerialFolder(SegmentationData):
 
     Args:
         root: The folder.
-        layout: Which data set it is.
+        layout: Name of the data set.
         tile: Cut TIFF images into tiles of this side, pixels, which are read by window (extra
             `geo`); tiles of one image are never in two splits. By default images are read whole.
-        labels: What masks hold; as published by default.
+        labels: Labels of the masks; as published by default.
         **kwargs: Arguments of `SegmentationData`.
     """
 
@@ -146,7 +146,7 @@ class AerialFolder(SegmentationData):
         """Pair the files by their names.
 
         Raises:
-            DataError: Files have no partner, or none is called as the layout says.
+            DataError: Files have no partner, or none matches the layout.
         """
         if not self.root.is_dir():
             raise DataError(f"root={str(self.root)!r} is not a folder")
@@ -154,14 +154,14 @@ class AerialFolder(SegmentationData):
         images, masks = (self._named(files, form) for form in (self.naming.image, self.naming.mask))
         if not images:
             raise DataError(
-                f"root={str(self.root)!r} holds no image whose path is like {self.naming.image}"
+                f"root={str(self.root)!r} has no image whose path matches {self.naming.image}"
             )
         labelled = {self._split(name) for name in masks}
         for split in {self._split(name) for name in images} - labelled:
             if split != "test":
                 raise DataError(f"root={str(self.root)!r}: there are no masks for {split}")
             alone = [name for name in images if self._split(name) == split]
-            self.remarks.say(f"{split}: {len(alone)} images without masks, in no score")
+            self.remarks.say(f"{split}: {len(alone)} images without masks, not scored")
             images = {name: path for name, path in images.items() if name not in alone}
         match_names(images, masks, self.root, self.root)
         check_files([*images.values(), *masks.values()])
@@ -174,7 +174,7 @@ class AerialFolder(SegmentationData):
         return self.with_val(splits)
 
     def _named(self, files: list[Path], form: str) -> dict[str, Path]:
-        """Files that are called in a way, by their names."""
+        """Files whose paths match a pattern, by name."""
         found = {path: re.fullmatch(form, path.relative_to(self.root).as_posix()) for path in files}
         kept = {path: "/".join(match.groups()) for path, match in found.items() if match}
         return by_name(kept, lambda path: kept[path])

@@ -1,7 +1,7 @@
-"""Random changes to an image and its mask together.
+"""Random augmentation of an image and its mask together.
 
-As for single images, every random number comes from the seed that is handed in. Masks are resized
-and bent without mixing neighbors, so that they hold classes only.
+As for single images, every random number comes from the given seed. Masks are resized and warped
+with nearest-neighbor sampling.
 """
 
 from collections.abc import Callable
@@ -31,15 +31,15 @@ MaskTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
 
 @dataclass(frozen=True)
 class MaskedAugmentation(Augmentation):
-    """Random changes to a training image and its mask; those of `Augmentation` and more.
+    """Random changes to a training image and its mask, in addition to those of `Augmentation`.
 
     Attributes:
-        crop: Smallest part of the image's area that a random crop keeps, where whole images are
+        crop: Smallest fraction of the image's area that a random crop keeps, if whole images are
             squashed to the network's size.
         scale: Smallest and largest factor an image is resized by before a window is cut out.
-        foreground: Probability that the window is laid around a labeled pixel of class 1 or more.
+        foreground: Probability that the window is centered on a labeled pixel of class 1 or higher.
         elastic: Probability of a slight elastic deformation.
-        gamma: Probability of a change of gamma.
+        gamma: Probability of a gamma change.
     """
 
     crop: float = 0.5
@@ -53,18 +53,18 @@ Preset = Literal["natural", "medical", "microscopy", "aerial", "none"]
 PRESETS: dict[str, MaskedAugmentation] = {
     # photographs: resize by 0.5 to 2, mirror and change colors, as for ADE20K in mmsegmentation
     "natural": MaskedAugmentation(scale=(0.5, 2.0)),
-    # scans of the body: left and right are told apart, so nothing is mirrored or turned round, only
-    # tilted; amounts as in nnU-Net, weaker
+    # scans of the body: left and right matter, so no flips or quarter turns, only small rotations;
+    # amounts as in nnU-Net, weaker
     "medical": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0, rotate=15, zoom=0.1, color=0.2, blur=0.1,
         noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
-    # tissue and cells on a slide have no upright; otherwise as above
+    # tissue and cells on a slide have no orientation; otherwise as above
     "microscopy": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.8, 1.25), hflip=0.5, vflip=0.5, rotate90=0.5, rotate=15,
         zoom=0.1, color=0.2, blur=0.1, noise=0.15, foreground=0.33, elastic=0.2, gamma=0.3,
     ),
-    # seen from above every orientation is as good as another, and the scale is nearly fixed
+    # seen from above, all orientations are equivalent, and the scale is nearly fixed
     "aerial": MaskedAugmentation(
         crop=0.6, aspect=1.2, scale=(0.75, 1.33), hflip=0.5, vflip=0.5, rotate90=1.0, color=0.2
     ),
@@ -74,10 +74,10 @@ PRESETS: dict[str, MaskedAugmentation] = {
 
 @dataclass(frozen=True)
 class RandomScale:
-    """Resizes an image and its mask at random before a window is cut out of them.
+    """Resizes an image and its mask at random before a window is cut.
 
     Attributes:
-        scale_to: What the shorter side becomes before; None leaves it as it is.
+        scale_to: Size to which the shorter side is resized first; None keeps it.
         scale: Smallest and largest factor.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
@@ -89,7 +89,7 @@ class RandomScale:
     def __call__(
         self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
     ) -> tuple[NDArray, NDArray | None]:
-        """(H, W, C) and (H, W) at another size."""
+        """Resize (H, W, C) and (H, W)."""
         size = image.shape[:2]
         if self.scale_to is not None:
             size = shorter_to(self.scale_to, size)
@@ -103,7 +103,7 @@ class SeededMaskTransform:
     """A random cut or scale, and an albumentations pipeline, for an image with its mask.
 
     Args:
-        cut: The first step, which resizes.
+        cut: The first step, including resizing.
         steps: albumentations transforms.
     """
 
@@ -136,7 +136,7 @@ def train_mask_transform(
         size: Side of the output, or height and width, pixels.
         in_chans: Channels of the images.
         fit: Resize whole images ("squash") or cut windows out of them ("window").
-        scale_to: Resize the shorter side to this before a window is cut out.
+        scale_to: Resize the shorter side to this before a window is cut.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`, for the image.
     """
     cut, steps = placing(
@@ -153,7 +153,7 @@ def placing(
     scale_to: int | None,
     interpolation: str,
 ) -> tuple[Cut, list[Any]]:
-    """The part of the pipeline that moves pixels: the cut, and what follows it.
+    """The geometric part of the pipeline: the cut and the following steps.
 
     Args:
         augmentation: What to change and how much.
@@ -176,7 +176,7 @@ def placing(
         steps.append(A.OneOf([around, anywhere], p=1.0) if a.foreground else anywhere)
     steps += placement(augmentation, interpolation, sides)
     if a.elastic:
-        # waves of a few pixels about as long as a tenth of the shorter side
+        # waves of a few pixels in amplitude, with a length of a tenth of the shorter side
         alpha, sigma = min(sides) * 1.5, min(sides) * 0.08
         steps.append(A.ElasticTransform(alpha, sigma, border_mode=2, p=a.elastic))
     return turning_first(cut, augmentation, sides), steps

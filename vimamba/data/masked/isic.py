@@ -23,7 +23,7 @@ class ISIC(MaskFolder):
     """ISIC 2017 or 2018, task 1; see the module for the layouts.
 
     Args:
-        root: The folder that holds the unpacked archives, or train and val.
+        root: The folder with the unpacked archives, or with train and val.
         **kwargs: Arguments of `SegmentationData`.
     """
 
@@ -52,7 +52,7 @@ class ISIC(MaskFolder):
         return self.with_val(splits)
 
     def pair(self, images: Path, masks: Path) -> tuple[MaskedFile, ...]:
-        """Images with their masks; the superpixels that some archives hold are left out."""
+        """Images with their masks; the superpixels in some archives are skipped."""
         mask_files = list_images(masks, self.remarks)
         named = all(path.stem.endswith(SUFFIX) for path in mask_files)
         return match_files(
@@ -67,8 +67,8 @@ class ISIC(MaskFolder):
 
 
 def split_of(folder: Path) -> str:
-    """The split that an archive's name says."""
+    """The split in an archive's name."""
     for word, split in SPLIT_OF_PART.items():
         if word in folder.name.lower():
             return split
-    raise DataError(f"{folder} is no training, validation or test part")
+    raise DataError(f"{folder} is not a training, validation or test part")

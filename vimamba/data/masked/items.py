@@ -1,4 +1,4 @@
-"""Images with masks: what one is, whatever it is stored in.
+"""Images with masks, independent of their storage.
 
 Sizes: H x W pixels, C channels.
 """
@@ -18,11 +18,11 @@ from vimamba.data.pixels import reading
 
 
 class MaskedImage(StoredImage, Item, Protocol):
-    """One image and its mask, read when asked for."""
+    """One image and its mask, read on demand."""
 
     @property
     def mask_name(self) -> str:
-        """What to call the mask."""
+        """Name of the mask."""
         ...
 
     @property
@@ -32,9 +32,9 @@ class MaskedImage(StoredImage, Item, Protocol):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Distance between neighbors of a case along (rows, columns) or (slices, rows, columns).
+        """Spacing of a case along (rows, columns) or (slices, rows, columns).
 
-        Pixels where nothing is known, else millimeters.
+        In millimeters if known, otherwise in pixels.
         """
         ...
 
@@ -42,12 +42,12 @@ class MaskedImage(StoredImage, Item, Protocol):
         """(H, W) integers or (H, W, 3) colors, as stored.
 
         Raises:
-            DataError: It cannot be read, or does not lie where the image lies.
+            DataError: It cannot be read, or is not on the image's grid.
         """
         ...
 
     def size(self) -> tuple[int, int]:
-        """Height and width of the image, without reading all of it where that is possible."""
+        """Height and width of the image, without reading all of it if possible."""
         ...
 
 
@@ -57,10 +57,10 @@ class MaskedFile(FileImage):
 
     Attributes:
         path: The image.
-        root: Names are given relative to it.
+        root: Folder that names are relative to.
         mask_path: The mask.
         group: As in `Item`.
-        align: A GeoTIFF mask that lies elsewhere than its image is resampled onto it.
+        align: Resample a GeoTIFF mask on another grid onto its image.
     """
 
     mask_path: Path = Path()
@@ -79,7 +79,7 @@ class MaskedFile(FileImage):
 
     @property
     def case(self) -> str:
-        """The image alone."""
+        """Only the image."""
         return self.name
 
     def mask(self) -> NDArray:
@@ -95,14 +95,14 @@ class MaskedFile(FileImage):
 def read_mask(path: Path) -> NDArray:
     """Values of a mask file as stored: palette indices, integers, or colors.
 
-    JPEG blurs values, so its masks hold 0 and 255 only and are cut at half of the range.
+    JPEG changes values, so its masks may only have 0 and 255 and are thresholded at half the range.
 
     Returns:
         (H, W) integers, or (H, W, 3) uint8 if the file is in color.
 
     Raises:
-        DataError: The file is missing or damaged, or it cannot be told what its pixels stand for;
-            the text names it.
+        DataError: The file is missing or damaged, or the meaning of its pixels is ambiguous; the
+            message names it.
     """
     with reading(path, "mask"), open_image(path) as image:
         return mask_values(image.stored(), str(path), blurred=image.blurring)

@@ -1,4 +1,4 @@
-"""What the values in masks mean: classes, pixels to ignore, colors."""
+"""Meaning of mask values: classes, pixels to ignore, colors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,29 +10,29 @@ from numpy.typing import NDArray
 from vimamba.data.errors import DataError
 from vimamba.labels import IGNORE
 
-# a mask written as PNG holds 16 bits
+# a PNG mask has up to 16 bits
 HIGHEST = 65535
-# of masks and of values in a message
+# numbers of masks and of values listed in a message
 MOST_NAMED, MOST_VALUES = 5, 30
-# so many strange values are no classes but soft edges
+# this many unexpected values indicate soft edges, not classes
 SOFT = 12
-# scaled integers in a volume come back with this much of an error at most
+# largest error of scaled integers in a volume
 ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class Labels:
-    """How to read masks; what is not given is found by looking at all of them.
+    """How to read masks; what is not given is inferred from all of them.
 
     Attributes:
-        classes: Names in the order of the classes. By default "background" (or class 0 where
-            there is none) and numbers.
-        values: Value that stands for each class in a mask. By default 0, 1, 2 ..., or 1, 2, 3 ...
-            if 0 is ignored; masks of nothing but 0 and 255 have the classes 0 and 255.
-        colors: Red, green and blue of each class, for masks in color.
-        ignore: Value of pixels that count nowhere; -1 if there are none.
-        background: True if the first class is what lies around the classes of interest: mean Dice
-            and the scores of each case then leave it out.
+        classes: Names in the order of the classes. By default "background" (or class 0 if there is
+            none) and numbers.
+        values: Value of each class in a mask. By default 0, 1, 2 ..., or 1, 2, 3 ... if 0 is
+            ignored; masks with only 0 and 255 have the classes 0 and 255.
+        colors: Red, green and blue of each class, for color masks.
+        ignore: Value of ignored pixels; -1 for none.
+        background: Whether the first class is background, which mean Dice and the scores of each
+            case leave out.
     """
 
     classes: list[str] | None = None
@@ -46,16 +46,16 @@ DEFAULT_LABELS = Labels()
 
 
 class LabelTable:
-    """Class indices of mask values, and back.
+    """Converts mask values to class indices and back.
 
     Args:
         names: Class names.
         values: Value of each class in a mask.
         ignore: Value of pixels to ignore; -1 for none.
-        colors: Color of each class in masks in color.
+        colors: Color of each class, for color masks.
 
     Raises:
-        DataError: The lists do not have the same length, or a value is there twice.
+        DataError: The lists differ in length, or a value occurs twice.
     """
 
     def __init__(
@@ -73,28 +73,30 @@ class LabelTable:
         if not all(0 <= value <= HIGHEST for value in values):
             raise DataError(f"labels.values={values} must lie in 0 to {HIGHEST}")
         if len(names) >= IGNORE:
-            raise DataError(f"{len(names)} classes are too many; {IGNORE - 1} are the most")
+            raise DataError(
+                f"{len(names)} classes are too many; at most {IGNORE - 1} are supported"
+            )
         self.names = names
         self.values = values
         self.ignore = ignore
         self.colors = colors
         self.codes = None if colors is None else color_codes(np.asarray(colors))
         highest = max([*values, ignore])
-        # the last entry stands for every value beyond the table
+        # the last entry is for all values beyond the table
         self.table = np.full(highest + 2, -1, dtype=np.int16)
         self.table[values] = np.arange(len(values))
         if ignore >= 0:
             self.table[ignore] = IGNORE
 
     def indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
-        """Values of a mask to class indices and `IGNORE`.
+        """Convert values of a mask to class indices and `IGNORE`.
 
         Args:
             stored: (H, W) integers, or (H, W, 3) colors.
-            source: What to call the mask in an error.
+            source: Name of the mask in errors.
 
         Raises:
-            DataError: A value or color stands for no class; the text names both.
+            DataError: A value or color is not a class; the message names both.
         """
         if stored.ndim == 3 and self.codes is not None:
             return self._color_indices(stored, source)
@@ -106,10 +108,10 @@ class LabelTable:
         return found.astype(np.uint8)
 
     def unknown(self, holders: Mapping[int, str]) -> DataError:
-        """The error for values that are no class.
+        """The error for values that are not classes.
 
         Args:
-            holders: For each of them, a mask that holds it.
+            holders: For each value, a mask that has it.
         """
         by_mask: dict[str, list[int]] = {}
         for value, source in holders.items():
@@ -125,7 +127,7 @@ class LabelTable:
         return DataError(f"{'; '.join(texts)}{rest}; {expected}{soft_edges(holders)}")
 
     def is_class(self, value: int) -> bool:
-        """Whether a value stands for a class or is ignored."""
+        """Whether a value is a class or is ignored."""
         return 0 <= value < len(self.table) and self.table[value] >= 0
 
     def _color_indices(self, stored: NDArray, source: str) -> NDArray[np.uint8]:
@@ -136,25 +138,25 @@ class LabelTable:
         wrong = self.codes[found] != codes
         if wrong.any():
             color = stored[wrong][0].tolist()
-            raise DataError(f"mask {source} holds the color {color}, which is no class")
+            raise DataError(f"mask {source} holds the color {color}, which is not a class")
         return found.astype(np.uint8)
 
     def stored(self, indices: NDArray) -> NDArray:
-        """Class indices back to the values that masks have, in the smallest unsigned type."""
+        """Convert class indices to mask values, in the smallest unsigned type."""
         values = np.asarray(self.values)
         return values.astype(np.uint8 if values.max() < 256 else np.uint16)[indices]
 
 
 def color_codes(colors: NDArray) -> NDArray[np.int64]:
-    """(..., 3) colors as one number each."""
+    """Encode (..., 3) colors as one number each."""
     return colors[..., :3].astype(np.int64) @ np.asarray([65536, 256, 1])
 
 
 def gray_values(stored: NDArray, source: str) -> NDArray:
-    """(H, W) values of a mask that may be stored as colors, if these are shades of gray.
+    """(H, W) values of a mask that may be stored as gray colors.
 
     Raises:
-        DataError: It is in color; the text names it.
+        DataError: It has other colors; the message names it.
     """
     if stored.ndim == 2:
         return stored
@@ -168,18 +170,18 @@ def gray_values(stored: NDArray, source: str) -> NDArray:
 
 
 def mask_values(stored: NDArray, source: str, *, blurred: bool = False) -> NDArray:
-    """Pixels of a mask file as values or colors.
+    """Convert pixels of a mask file to values or colors.
 
     Args:
-        stored: (H, W) or (H, W, C): gray or color, with transparency or without.
-        source: What to call the mask in an error.
-        blurred: The format changes values, as JPEG does.
+        stored: (H, W) or (H, W, C): gray or color, with or without transparency.
+        source: Name of the mask in errors.
+        blurred: The format is lossy, like JPEG.
 
     Returns:
         (H, W) integers, or (H, W, 3) uint8 colors.
 
     Raises:
-        DataError: It cannot be told what the pixels stand for; the text names the mask.
+        DataError: The meaning of the pixels is ambiguous; the message names the mask.
     """
     if stored.ndim == 3 and stored.shape[2] in (2, 4):
         opaque = stored[:, :, -1]
@@ -197,10 +199,10 @@ def mask_values(stored: NDArray, source: str, *, blurred: bool = False) -> NDArr
 
 
 def black_and_white(stored: NDArray, source: str) -> NDArray[np.uint8]:
-    """0 and 255 of a mask that was saved with loss.
+    """Recover 0 and 255 of a mask that was saved with lossy compression.
 
     Raises:
-        DataError: There are other values than such a file has along the edges of black and white.
+        DataError: It has other values than artifacts at edges between black and white.
     """
     pixels = stored.astype(np.int16)
     gray = pixels if pixels.ndim == 2 else pixels.mean(-1)
@@ -208,14 +210,14 @@ def black_and_white(stored: NDArray, source: str) -> NDArray[np.uint8]:
     if colored or 0 < gray.max(initial=0) < 192 or has_plateau(gray):
         found = name_values(np.unique(stored).tolist())
         raise DataError(
-            f"mask {source} holds {found}; a format with losses can only keep masks of 0 and 255: "
+            f"mask {source} holds {found}; a lossy format can only store masks of 0 and 255: "
             "save it as PNG"
         )
     return np.where(gray > 127, 255, 0).astype(np.uint8)
 
 
 def has_plateau(gray: NDArray) -> bool:
-    """Whether 3 x 3 pixels somewhere are alike and neither black nor white, as no edge is."""
+    """Whether any 3 x 3 pixels are equal and neither black nor white, unlike at edges."""
     if min(gray.shape) < 3:
         return False
     rows, columns = gray.shape[0] - 2, gray.shape[1] - 2
@@ -228,7 +230,7 @@ def whole_numbers(values: NDArray, source: str) -> NDArray:
     """Values of a mask as integers.
 
     Raises:
-        DataError: They are fractions, as probabilities are, or no numbers; the text names both.
+        DataError: They are fractions, like probabilities, or not numbers; the message names both.
     """
     if values.dtype.kind in "iu":
         return values
@@ -257,7 +259,7 @@ def describe_values(values: list[int]) -> str:
 
 
 def name_values(values: Iterable[int]) -> str:
-    """`4, 5, 77`; of many the first and how many there are."""
+    """`4, 5, 77`; of many only the first and the number of others."""
     ordered = sorted(values)
     shown = ", ".join(map(str, ordered[:MOST_VALUES]))
     more = len(ordered) - MOST_VALUES
@@ -265,18 +267,18 @@ def name_values(values: Iterable[int]) -> str:
 
 
 def soft_edges(values: Iterable[int]) -> str:
-    """A hint where so many values are strange that it cannot be a few classes."""
+    """A hint if there are too many unexpected values to be classes."""
     if len(set(values)) < SOFT:
         return ""
     return "; masks that were resized smoothly or saved as JPEG have such values along their edges"
 
 
 def check_kinds(kinds: Mapping[frozenset[int], str], root: Any) -> None:
-    """Fail where 255 could be the object in some masks of two classes, and 1 is in others.
+    """Fail if the second of two classes could be 255 in some masks and 1 in others.
 
     Args:
-        kinds: Sets of values that occur together, each with a mask that holds them.
-        root: What to call the data set in an error.
+        kinds: Sets of values that occur together, each with an example mask.
+        root: Name of the data set in errors.
     """
     if not set().union(*kinds) <= {0, 1, 255} or any({1, 255} <= kind for kind in kinds):
         return
@@ -285,7 +287,7 @@ def check_kinds(kinds: Mapping[frozenset[int], str], root: Any) -> None:
     if ones and whites:
         raise DataError(
             f"root={str(root)!r}: some masks hold 0 and 1, such as {ones[0]}, and others 0 and "
-            f"255, such as {whites[0]}; save all in the same way, or, if 255 is to be ignored, say "
+            f"255, such as {whites[0]}; save all in the same way, or, if 255 is to be ignored, set "
             "labels.values=[0, 1]"
         )
 
@@ -296,13 +298,13 @@ def settle_labels(
     """Fill in what `labels` leaves open.
 
     Args:
-        labels: What is known.
-        found: Values that occur in the masks, each with a mask that holds it.
+        labels: The given labels.
+        found: Values that occur in the masks, each with an example mask.
         kinds: As in `check_kinds`.
-        root: What to call the data set in an error.
+        root: Name of the data set in errors.
 
     Raises:
-        DataError: The values do not say what the classes are.
+        DataError: The classes cannot be inferred from the values.
     """
     values, ignore, names = labels.values, labels.ignore, labels.classes
     if labels.colors is not None:
@@ -325,7 +327,7 @@ def settle_labels(
             ignored = f" and {ignore} to ignore" if ignore in found else ""
             raise DataError(
                 f"root={str(root)!r}: the masks hold {name_values(present)}{ignored}, but not "
-                f"{run}; beyond it are {held}; say what the classes are: labels.classes, and "
+                f"{run}; beyond it are {held}; set the classes with labels.classes, and "
                 f"labels.values unless they are {first}, {first + 1}, {first + 2}"
                 f"{soft_edges(stray)}"
             )
@@ -336,7 +338,7 @@ def settle_labels(
             names = [f"class {value}" for value in values]
             names[0] = "background" if labels.background else names[0]
     if len(names) < 2:
-        raise DataError(f"root={str(root)!r}: one class only, {names}; at least two are needed")
+        raise DataError(f"root={str(root)!r}: only one class, {names}; at least two are needed")
     return LabelTable(list(names), list(values), ignore, labels.colors)
 
 
@@ -346,16 +348,16 @@ def read_as_they_are(
     kinds: Mapping[frozenset[int], str],
     root: Any,
 ) -> LabelTable:
-    """The table for other masks of the same classes: of two, 1 or 255 may be the second.
+    """The table for other masks of the same classes; with two, 1 or 255 may be the second.
 
     Args:
-        table: Of the masks of the training.
+        table: Table of the training masks.
         found: As in `settle_labels`.
         kinds: As in `check_kinds`.
-        root: What to call the masks in an error.
+        root: Name of the masks in errors.
 
     Raises:
-        DataError: Some masks hold 1 and some 255.
+        DataError: Some masks have 1 and some 255.
     """
     if table.codes is not None or len(table.values) != 2 or not set(found) <= {0, 1, 255}:
         return table

@@ -1,8 +1,8 @@
-"""A CSV file that lists images with masks: columns image, mask and, if wanted, split and patient.
+"""A CSV file of images with masks: columns image, mask and optionally split and patient.
 
-Images of one patient never fall into different splits. With `fold`, patients are divided into equal
-parts, one of which is the val split; a split column then only has to say which images are for test.
-Test images without a mask are left out: they are for prediction.
+Images of one patient are never in different splits. With `fold`, patients are divided into equal
+parts, one of which is the val split; a split column then only has to mark the test images. Test
+images without a mask are skipped: they are for prediction.
 """
 
 from pathlib import Path
@@ -24,8 +24,8 @@ class MaskCSV(SegmentationData):
         image_root: Folder that relative paths start from; the CSV's own by default.
         image_column: Column of the image's path.
         mask_column: Column of the mask's path.
-        split_column: Column of train, val or test; used if it is there.
-        patient_column: Column of what belongs together; used if it is there.
+        split_column: Column with train, val or test; used if present.
+        patient_column: Column of the group; used if present.
         **kwargs: Arguments of `SegmentationData`.
     """
 
@@ -73,14 +73,14 @@ class MaskCSV(SegmentationData):
         return self.with_val({split: take(items, at) for split, at in given.items()})
 
     def _with_masks(self, rows: list[Row]) -> list[Row]:
-        """The rows that can be used: those that name a mask; only test images may have none."""
+        """The usable rows, those with a mask; only test images may have none."""
         without = [row for row in rows if not row[self.mask_column]]
         for row in without:
             where = f"{self.root}, line {row.line}"
             if split_word(row.get(self.split_column) or "train", where) != "test":
                 raise DataError(f"{where}: the mask is empty")
         if without:
-            text = f"{len(without)} test images without masks, in no score; see `predict`"
+            text = f"{len(without)} test images without masks, not scored; see `predict`"
             self.remarks.say(f"{self.root}: {text}")
         if len(without) == len(rows):
             raise DataError(f"{self.root} lists no mask")

@@ -1,8 +1,8 @@
-"""Folders of images and masks, one mask per image and under the same name.
+"""Folders of images and masks, one mask per image with the same name.
 
 Three layouts: `root/{images,masks}`, `root/{train,val,test}/{images,masks}` and
-`root/{images,masks}/{train,val,test}`. Where there are no splits, and where train has no val beside
-it, a seeded division is drawn. Test images without any mask are left out: they are for prediction.
+`root/{images,masks}/{train,val,test}`. If there are no splits, or there is train but no val, a
+seeded split is made. Test images without any mask are skipped: they are for prediction.
 """
 
 from pathlib import Path
@@ -28,9 +28,9 @@ class MaskFolder(SegmentationData):
 
     Args:
         root: The folder.
-        images: Name of the folders with images; images, img and the like by default.
-        masks: Name of the folders with masks; masks, labels, annotations and the like by default.
-        mask_suffix: What a mask's name has at its end beyond the image's, such as "_mask".
+        images: Name of the folders with images; images, img and similar by default.
+        masks: Name of the folders with masks; masks, labels, annotations and similar by default.
+        mask_suffix: Suffix of a mask's name after the image's, such as "_mask".
         **kwargs: Arguments of `SegmentationData`.
     """
 
@@ -81,7 +81,7 @@ class MaskFolder(SegmentationData):
         return self.with_val(splits)
 
     def find_masks(self, split: str, images: Path, masks: Path | None) -> Path | None:
-        """The folder of the masks, if there are any; only test images may have none.
+        """The folder of the masks, if it exists; only test images may have none.
 
         Raises:
             DataError: Images of another split have no masks.
@@ -92,14 +92,14 @@ class MaskFolder(SegmentationData):
             wanted = masks or f"a folder {self.mask_folders[0]}"
             raise DataError(f"there are no masks for the images in {images}; expected in {wanted}")
         count = len(self.list_files(images))
-        self.remarks.say(f"{images}: {count} images without masks, in no score; see `predict`")
+        self.remarks.say(f"{images}: {count} images without masks, not scored; see `predict`")
         return None
 
     def _wanted(self) -> str:
         return f"a folder {self.image_folders[0]} and a folder {self.mask_folders[0]}"
 
     def _find(self, folder: Path) -> tuple[Path | None, Path | None]:
-        """The folders of images and of masks in a folder, as far as they are there."""
+        """The folders of images and of masks in a folder, if they exist."""
         named = {path.name.lower(): path for path in reversed(subfolders(folder))}
         images, masks = (
             next((named[name] for name in names if name in named), None)
@@ -128,7 +128,7 @@ class MaskFolder(SegmentationData):
 
 
 def splits_below(folder: Path) -> dict[str, Path]:
-    """Folders that are named as splits, if there are no others."""
+    """Folders named after splits, if there are no others."""
     folders = subfolders(folder)
     named = split_folders(folders)
     return named if len(named) == len(folders) else {}

@@ -1,4 +1,4 @@
-"""Finds the mask of each image by its name, never by its place in a list."""
+"""Finds the mask of each image by its name, never by its position in a list."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,19 +19,19 @@ def match_files(
     mask_suffix: str = "",
     align: bool = False,
 ) -> tuple[MaskedFile, ...]:
-    """Images with the masks of the same name, endings aside.
+    """Images with the masks of the same name, ignoring suffixes.
 
     Args:
         images: Image files.
         masks: Mask files.
-        image_root: Folder below which an image's path is its name.
+        image_root: Folder relative to which an image's path is its name.
         mask_root: The same for masks.
-        root: Names in errors and tables are given relative to it.
-        mask_suffix: What a mask's name has at its end beyond the image's.
+        root: Folder that names in errors and tables are relative to.
+        mask_suffix: Suffix of a mask's name after the image's.
         align: As in `MaskedFile`.
 
     Raises:
-        DataError: A file has no partner or is empty, or two have the same name; the text names
+        DataError: A file has no partner or is empty, or two have the same name; the message lists
             them.
     """
     named_images = by_stem(images, image_root)
@@ -61,7 +61,7 @@ def match_names(
 
 
 def by_stem(paths: Iterable[Path], folder: Path, suffix: str = "") -> dict[str, Path]:
-    """Files by their path below a folder, without the ending and a suffix before it."""
+    """Files by their path in a folder, without extension and suffix."""
 
     def name(path: Path) -> str:
         found = composed(path.relative_to(folder).with_suffix("").as_posix())
@@ -76,7 +76,7 @@ def by_name(paths: Iterable[Path], name: Callable[[Path], str]) -> dict[str, Pat
     """Files by a name, in its composed form.
 
     Raises:
-        DataError: Two have the same name; the text names them.
+        DataError: Two have the same name; the message names them.
     """
     found: dict[str, Path] = {}
     for path in paths:

@@ -1,261 +1,40 @@
-"""NIfTI volumes, cut into slices as they are asked for.
+"""NIfTI volumes, cut into slices on demand.
 
 Layouts: `{images,masks}/case.nii.gz` with or without train, val and test as in `mask_folder`, and
 those of nnU-Net and the Medical Segmentation Decathlon: `imagesTr/case[_0000].nii.gz` with
-`labelsTr/case.nii.gz` (imagesTs and labelsTs, if both are there, are the test split).
+`labelsTr/case.nii.gz` (imagesTs and labelsTs, if both exist, are the test split).
 
 An axial slice shows the patient from below with the front up: rows run from front to back, columns
-from the patient's right to the left, whatever the order in which the file stores its axes. The
-files of a case must lie in the same place (`geometry`). Where a file has two affines that differ,
-its sform counts, as in nibabel. Files that are not compressed are read lazily; compressed ones as a
-whole, the last of them being kept in memory.
+from the patient's right to the left, whatever the order of the file's axes (`volume_files`).
 """
 
-import zlib
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.geometry import Grid, check_grids, describe_volume, resample
+from vimamba.data.geometry import check_grids
 from vimamba.data.items import Catalogue, OneImage, relative_name
-from vimamba.data.listing import check_files, list_folder, stamp, subfolders
+from vimamba.data.listing import check_files, subfolders
 from vimamba.data.masked.labels import whole_numbers
 from vimamba.data.masked.mask_folder import MaskFolder
 from vimamba.data.masked.matching import by_name, match_names
-from vimamba.data.pixels import percentile_limits, select_bands
+from vimamba.data.pixels import select_bands
 from vimamba.data.remarks import Remarks, some
-from vimamba.files import write_whole
-
-ENDINGS = (".nii.gz", ".nii")
-Axis = Literal["axial", "coronal", "sagittal"]
-# for each axis, the array's axes from slice to column, of left, posterior, superior
-ORDER = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
-# how many opened volumes each process keeps: an image of four channels and its mask
-KEPT = 5
-# the shortest axis may be this much shorter than the longest before an affine is called degenerate
-FLAT = 1e-5
-
-
-def stem(path: Path) -> str:
-    """Name without .nii or .nii.gz, or without another ending."""
-    for ending in ENDINGS:
-        if path.name.lower().endswith(ending):
-            return path.name[: -len(ending)]
-    return path.stem
-
-
-def list_volumes(folder: Path, remarks: Remarks | None = None) -> list[Path]:
-    """NIfTI files of a folder itself in natural order; hidden ones are left out.
-
-    Args:
-        folder: Where to look.
-        remarks: Gets what is left out, folders and other files among it.
-    """
-    remarks = remarks or Remarks()
-    folders, files = list_folder(folder, remarks)
-    volumes = [path for path in files if path.name.lower().endswith(ENDINGS)]
-    for path in (*folders, *(path for path in files if path not in set(volumes))):
-        kind = "folder" if path.is_dir() else path.suffix.lower() or "file"
-        remarks.leave_out(kind, path.relative_to(folder.parent))
-    return volumes
-
-
-@dataclass(frozen=True)
-class Volume:
-    """An open file in a fixed orientation.
-
-    Attributes:
-        stored: Unscaled values with the axes (left, posterior, superior[, channels]); a view of
-            the file where it is not compressed.
-        slope: Values are stored * slope + intercept.
-        intercept: See slope.
-        grid: Where the voxels lie, by the axes of `stored`.
-        transform: nibabel's orientation transform from the file's axes.
-        affine: Of the file.
-        header: Of the file.
-    """
-
-    stored: NDArray
-    slope: float
-    intercept: float
-    grid: Grid
-    transform: NDArray
-    affine: NDArray
-    header: Any
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Millimeters along the three axes."""
-        return self.grid.spacing
-
-    @property
-    def channels(self) -> int:
-        """Values of each voxel."""
-        return self.stored.shape[3] if self.stored.ndim == 4 else 1
-
-
-def open_volume(path: Path) -> Volume:
-    """Open a file; the last ones are kept.
-
-    Raises:
-        DataError: It is missing, damaged, has neither 3 nor 4 axes, or an affine that tells no
-            place; the text names it.
-    """
-    return _open_volume(path, stamp(path))
-
-
-@lru_cache(maxsize=KEPT)
-def _open_volume(path: Path, _stamp: tuple[int, int]) -> Volume:
-    import nibabel
-    from nibabel import orientations
-    from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
-
-    try:
-        image: Any = nibabel.load(path)
-        stored = image.dataobj.get_unscaled()
-    except FileNotFoundError:
-        raise DataError(f"volume {path} does not exist") from None
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise DataError(f"volume {path} cannot be read: {error}") from None
-    if stored.ndim > 3:  # axes of one between the three of space and the channels
-        stored = stored.reshape(*stored.shape[:3], *(n for n in stored.shape[3:] if n > 1))
-    if stored.ndim not in (3, 4) or 0 in stored.shape:
-        raise DataError(f"volume {path} has the shape {stored.shape}, expected 3 axes")
-    if stored.dtype.kind not in "iuf":
-        raise DataError(f"volume {path} holds {stored.dtype} instead of numbers")
-    check_affine(image.affine, path)
-    check_spacing(image, path)
-    wanted = orientations.axcodes2ornt(("L", "P", "S"))
-    transform = orientations.ornt_transform(orientation(image.affine), wanted)
-    turned = orientations.apply_orientation(stored, transform)
-    affine = image.affine @ orientations.inv_ornt_aff(transform, stored.shape[:3])
-    text = describe_volume(stored.shape[:3], image.affine)
-    if not (image.header["qform_code"] or image.header["sform_code"]):
-        text += " (qform and sform are not set)"
-    return Volume(
-        turned,
-        float(image.dataobj.slope),
-        float(image.dataobj.inter),
-        Grid(turned.shape[:3], affine, "", text),
-        transform,
-        image.affine,
-        image.header,
-    )
-
-
-def check_affine(affine: NDArray, path: Path) -> None:
-    """Fail on an affine that tells no place: not finite, or with an axis of no length."""
-    lengths = np.linalg.svd(affine[:3, :3], compute_uv=False) if np.isfinite(affine).all() else None
-    if lengths is None or lengths[-1] <= FLAT * lengths[0]:
-        rows = [[float(f"{value:.4g}") for value in row] for row in affine[:3]]
-        raise DataError(
-            f"volume {path} does not say where it lies: its affine is {rows}; correct its header"
-        )
-
-
-def check_spacing(image: Any, path: Path) -> None:
-    """Fail where the affine comes from a spacing of 0, which nibabel takes for 1."""
-    from nibabel.openers import ImageOpener
-
-    if image.header["sform_code"]:
-        return
-    with ImageOpener(str(path)) as file:
-        stored = type(image.header).from_fileobj(file, check=False)
-    spacing, shape = stored["pixdim"][1:4], stored["dim"][1:4]
-    if any(not abs(step) > 0 for step, size in zip(spacing, shape, strict=True) if size > 1):
-        raise DataError(
-            f"volume {path} does not say where it lies: its spacing is {spacing.tolist()}; correct "
-            "its header"
-        )
-
-
-def orientation(affine: NDArray) -> NDArray:
-    """Orientation as nibabel has it; the rounding of an affine's numbers does not change it."""
-    from nibabel import orientations
-
-    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    rounded = np.eye(4)
-    rounded[:3, :3] = np.round(directions, 4)
-    return orientations.io_orientation(rounded)
-
-
-def affines_differ(volume: Volume) -> bool:
-    """Whether a file's qform and its sform are both set and put it in different places."""
-    header, shape = volume.header, volume.grid.shape
-    if not (header["qform_code"] and header["sform_code"]):
-        return False
-    try:
-        forms = [header.get_sform(), header.get_qform()]
-    except ValueError:  # a qform that is no rotation
-        return True
-    one, other = (Grid(shape, np.asarray(form, dtype=np.float64), "", "") for form in forms)
-    return not one.agrees(other)
-
-
-def align_volume(path: Path, first: Path, *, nearest: bool) -> Volume:
-    """Open a file with its values at the places of another one's.
-
-    Args:
-        path: The file.
-        first: Where the voxels shall lie.
-        nearest: Take the nearest value, and 0 beyond the file; else mix neighbors linearly and
-            take the least value beyond.
-    """
-    return _align_volume(path, first, nearest, stamp(path), stamp(first))
-
-
-@lru_cache(maxsize=KEPT)
-def _align_volume(path: Path, first: Path, nearest: bool, *_stamps: tuple[int, int]) -> Volume:
-    volume, onto = open_volume(path), open_volume(first).grid
-    if onto.agrees(volume.grid):
-        return volume
-    stored = np.asarray(volume.stored)
-    if nearest:
-        outside = round(-volume.intercept / volume.slope)
-    else:
-        outside = np.nanmin(stored) if volume.slope > 0 else np.nanmax(stored)
-    placed = resample(stored, volume.grid, onto, nearest=nearest, outside=float(outside))
-    return replace(volume, stored=placed, grid=onto)
-
-
-def to_stored_axes(volume: Volume, values: NDArray) -> NDArray:
-    """An array with the axes (left, posterior, superior) in the order of the file."""
-    from nibabel import orientations
-
-    shape = volume.stored.shape[:3]
-    back = orientations.ornt_transform(
-        orientations.axcodes2ornt(("L", "P", "S")), orientation(volume.affine)
-    )
-    assert values.shape[:3] == shape, (values.shape, shape)
-    return orientations.apply_orientation(values, back)
-
-
-def save_labels(slices: NDArray, like: Path, axis: Axis, path: Path) -> None:
-    """Write classes, or several values a voxel, as a volume that lies where another one does.
-
-    Args:
-        slices: (slices, rows, columns[, values]) as `cut_volume` gives them.
-        like: Volume whose affine and order of axes to take.
-        axis: Which way it was cut.
-        path: .nii or .nii.gz to write; a half-written file never appears.
-    """
-    import nibabel
-
-    volume = open_volume(like)
-    axes = (*np.argsort(ORDER[axis]), *range(3, slices.ndim))
-    stored = to_stored_axes(volume, slices.transpose(axes))
-    header = volume.header.copy()
-    header.set_data_dtype(stored.dtype)
-    image = nibabel.Nifti1Image(np.ascontiguousarray(stored), volume.affine, header)
-    with write_whole(path) as part:
-        nibabel.save(image, part)
+from vimamba.data.volume_files import (
+    ORDER,
+    Axis,
+    affines_differ,
+    align_volume,
+    list_volumes,
+    open_volume,
+    stem,
+    volume_limits,
+)
 
 
 def volume_mask(path: Path, axis: Axis) -> NDArray:
@@ -269,11 +48,11 @@ class VolumeSlice(OneImage):
 
     Attributes:
         paths: One file per channel, or one with channels on a fourth axis.
-        mask_path: The mask; None where there is none yet.
-        axis: Which way to cut.
-        place: Which slice.
-        root: Names are given relative to it.
-        align: Files that lie elsewhere are resampled onto the grid of the first.
+        mask_path: The mask; None if there is none yet.
+        axis: Slicing axis.
+        place: Index of the slice.
+        root: Folder that names are relative to.
+        align: Resample files on another grid onto that of the first.
     """
 
     paths: tuple[Path, ...]
@@ -285,12 +64,12 @@ class VolumeSlice(OneImage):
 
     @property
     def name(self) -> str:
-        """Path of the volume and the slice's place in it."""
+        """Path of the volume and index of the slice."""
         return f"{relative_name(self.paths[0], self.root)}[{self.place}]"
 
     @property
     def mask_name(self) -> str:
-        """Path of the mask and the slice's place in it."""
+        """Path of the mask and index of the slice."""
         return f"{relative_name(self.mask_path, self.root)}[{self.place}]" if self.mask_path else ""
 
     @property
@@ -322,11 +101,8 @@ class VolumeSlice(OneImage):
         # (slices, rows, columns[, channels])
         turned = volume.stored.transpose(*ORDER[self.axis], *range(3, volume.stored.ndim))
         if self.place >= len(turned):
-            raise DataError(f"volume {path} has {len(turned)} slices, {self.name} is not there")
-        values = np.asarray(turned[self.place])
-        if volume.slope == 1 and volume.intercept == 0:
-            return values
-        return values * np.float32(volume.slope) + np.float32(volume.intercept)
+            raise DataError(f"volume {path} has {len(turned)} slices; {self.name} does not exist")
+        return volume.scale(turned[self.place])
 
     def image(self, wanted: int | None = None) -> NDArray:
         """(H, W, C) float32."""
@@ -349,25 +125,6 @@ class VolumeSlice(OneImage):
         return volume_limits(self.paths, percentiles)
 
 
-@lru_cache(maxsize=256)
-def volume_limits(
-    paths: tuple[Path, ...], percentiles: tuple[float, float]
-) -> tuple[NDArray, NDArray]:
-    """Percentiles of each channel of a volume, (C,) each."""
-    lows, highs = [], []
-    for path in paths:
-        volume = open_volume(path)
-        shape = volume.stored.shape
-        values = (
-            volume.stored.reshape(*shape[:3], -1) if len(shape) == 4 else volume.stored[..., None]
-        )
-        low, high = percentile_limits(np.asarray(values), percentiles)
-        ends = [end * volume.slope + volume.intercept for end in (low, high)]
-        lows.append(np.minimum(*ends))  # a negative slope turns them round
-        highs.append(np.maximum(*ends))
-    return np.concatenate(lows), np.concatenate(highs)
-
-
 def cut_volume(
     paths: Sequence[Path],
     mask_path: Path | None,
@@ -381,12 +138,12 @@ def cut_volume(
     Args:
         paths: One file per channel, or one with channels on a fourth axis.
         mask_path: The mask, if there is one.
-        axis: Which way to cut.
-        root: Names are given relative to it.
-        align: Resample files that lie elsewhere than the first.
+        axis: Slicing axis.
+        root: Folder that names are relative to.
+        align: Resample files on another grid than the first.
 
     Raises:
-        DataError: The files of the case do not lie in the same place; the text names both.
+        DataError: The files of the case are not on one grid; the message names both.
     """
     first = open_volume(paths[0]).grid
     for path in [*paths[1:], *([mask_path] if mask_path else [])]:
@@ -403,11 +160,11 @@ def cut_volume(
 
 
 def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, list[Path]]:
-    """Files by their case: `case_0000`, `case_0001` are channels of one.
+    """Group files by case: `case_0000`, `case_0001` are channels of one.
 
     Args:
         volumes: The files.
-        whole: Names that are cases as they stand, whatever they end in.
+        whole: Names that are complete case names, whatever their ending.
 
     Raises:
         DataError: Two files are the same channel of a case, or cases have different channels.
@@ -433,7 +190,7 @@ def group_channels(volumes: Sequence[Path], whole: Container[str]) -> dict[str, 
 class NiftiFolder(MaskFolder):
     """Folders of NIfTI volumes and masks; see the module for the layouts.
 
-    A subclass says in `items_of` what the items of a volume are.
+    A subclass defines the items of a volume in `items_of`.
 
     Args:
         root: The folder.
@@ -491,8 +248,8 @@ class NiftiSlices(NiftiFolder):
 
     Args:
         root: The folder.
-        axis: Which way to cut: axial, coronal or sagittal.
-        labeled_only: Train only on slices that hold a value other than 0.
+        axis: Slicing axis: axial, coronal or sagittal.
+        labeled_only: Train only on slices with a value other than 0.
         in_chans: Channels: one per file of a case, or those on a fourth axis.
         **kwargs: Arguments of `MaskFolder`.
     """
@@ -524,7 +281,7 @@ class NiftiSlices(NiftiFolder):
         items = super().pair(images, masks)
         if self._odd:
             text = f"the qform and the sform of {len(self._odd)} volumes differ"
-            self.remarks.say(f"{text}; the sform counts ({some(self._odd)})")
+            self.remarks.say(f"{text}; the sform is used ({some(self._odd)})")
         return items
 
     def items_of(self, paths: Sequence[Path], mask: Path) -> list[VolumeSlice]:

@@ -1,4 +1,4 @@
-"""Folders of GeoTIFF scenes and label rasters, trained on in tiles that are read by window."""
+"""Folders of GeoTIFF scenes and label rasters, cut into tiles that are read by window."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from vimamba.sizes import height_and_width
 if TYPE_CHECKING:
     from vimamba.data.rasters import Raster
 
-# a tile's side over the network's, so that random windows differ
+# ratio of a tile's side to the network's, so that random windows differ
 TILE = 2
 
 
 def open_raster(path: Path, **kwargs: Any) -> "Raster":
-    """`Raster`, whose module needs rasterio, only now: other data sets do without."""
+    """Import and open `Raster`, which needs rasterio; other data sets work without it."""
     from vimamba.data.rasters import Raster
 
     return Raster(path, **kwargs)
@@ -38,11 +38,11 @@ class SceneTile(OneImage):
     Attributes:
         path: The scene.
         mask_path: Its labels.
-        root: Names are given relative to it.
+        root: Folder that names are relative to.
         corner: The tile's first row and column.
         shape: Its height and width.
-        align: Labels on another grid are warped onto the scene's, to the nearest.
-        ignore: Value of what lies beyond such labels.
+        align: Warp labels on another grid onto the scene's, with nearest resampling.
+        ignore: Value outside such labels.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class SceneTile(OneImage):
 
     @property
     def case(self) -> str:
-        """The tile alone."""
+        """Only the tile."""
         return self.name
 
     @property
@@ -87,7 +87,7 @@ class SceneTile(OneImage):
         return rows, columns
 
     def image(self, wanted: int | None = None) -> NDArray:
-        """Pixels, (h, w, C), with NaN where nothing is known."""
+        """Pixels, (h, w, C), with NaN for invalid pixels."""
         with open_raster(self.path, wanted=wanted) as raster:
             return raster.read(*self._place)
 
@@ -113,9 +113,9 @@ class SceneTile(OneImage):
 class SceneFolder(MaskFolder):
     """Scenes of any size with label rasters, in the layouts of `MaskFolder`.
 
-    A scene is cut into tiles side by side, the last of a row or column shifted inside; a random
-    window of a tile is trained on, and windows slide over tiles in evaluation. Tiles of one scene
-    are never in two splits.
+    A scene is cut into adjacent tiles, with the last of a row or column shifted inside; training
+    uses a random window of a tile, evaluation a sliding window over tiles. Tiles of one scene are
+    never in two splits.
 
     Args:
         root: The folder.
@@ -171,5 +171,5 @@ def cut(pair: MaskedFile, sides: Sequence[int], ignore: int) -> list[SceneTile]:
 
 
 def starts(length: int, side: int) -> list[int]:
-    """Where tiles begin along an axis; the last one ends where the axis ends."""
+    """Start positions of tiles along an axis; the last one ends at the end of the axis."""
     return [min(start, length - side) for start in range(0, length, side)]

@@ -1,4 +1,4 @@
-"""What every segmentation data set has in common: labels, preprocessing, checks, loaders."""
+"""Base class of segmentation data sets: labels, preprocessing, checks, loaders."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -34,15 +34,15 @@ EvalItem = tuple[Tensor, Tensor, str, tuple[float, ...]]
 
 
 class MaskedDataset(Dataset[Any]):
-    """Images with masks, as the network and the scores get them.
+    """Preprocessed images with masks.
 
     Args:
         items: The images with their masks.
         prepare: From stored pixels to a tensor.
         table: From stored masks to classes.
-        transform: Random changes of image and mask; None for evaluation, which keeps the mask's
-            own size.
-        seed: Start of all random streams.
+        transform: Random augmentation of image and mask; None for evaluation, which keeps the
+            mask's own size.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class MaskedDataset(Dataset[Any]):
         known = self.prepare.known(item)
         if known.shape[:2] != mask.shape:
             raise DataError(wrong_size(item.name, known.shape[:2], mask.shape))
-        if known.dtype.kind == "f":  # what nothing is known of counts nowhere
+        if known.dtype.kind == "f":  # invalid pixels are ignored
             mask[np.isnan(known).all(-1)] = IGNORE
         pixels = self.prepare.filled(known)
         if self.transform is None:
@@ -85,10 +85,10 @@ class SegmentationData(DenseData):
     """Base of the segmentation data sets; a subclass only has to `read`.
 
     Args:
-        root: Folder or file that holds the data.
-        labels: What the values in the masks mean.
-        align: Resample files of a case that do not lie where its first image lies onto the grid of
-            that image, masks to the nearest value, images linearly; they are errors otherwise.
+        root: Folder or file with the data.
+        labels: Meaning of the mask values.
+        align: Resample files of a case that are not on the grid of its first image onto that grid,
+            masks with the nearest value, images linearly; otherwise they are errors.
         **kwargs: Arguments of `DenseData`.
     """
 
@@ -106,17 +106,17 @@ class SegmentationData(DenseData):
         self.labels = restore_settings(Labels, labels)
         self.align = align
 
-    # what to call what belongs together
+    # name of a group
     group_word = "groups"
 
     def groups_of(self, items: Sequence[Item]) -> list[str]:
-        """Group of each image; one that stands alone is called by its name."""
+        """Group of each image; its name if it has no group."""
         return super().groups_of(items) or [item.name for item in items]
 
     def draw_parts(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a division by the fractions."""
+        """Make a split by the fractions."""
         alone = groups is None or len(set(groups)) == len(groups)
         return super().draw_parts(items, None if alone else groups, fractions)
 
@@ -125,7 +125,7 @@ class SegmentationData(DenseData):
         """All masks, read once.
 
         Raises:
-            DataError: Files cannot be read or do not fit together; the text names them.
+            DataError: Files cannot be read or do not fit together; the message names them.
         """
         return survey_masks(self.in_order, self.labels.colors, self.workers)
 
@@ -142,18 +142,18 @@ class SegmentationData(DenseData):
         return read_as_they_are(table, self.survey.holders, self.survey.kinds, self.root)
 
     def take_whole(self, split: str) -> None:
-        """Where a division would be drawn, take all images as one split: to score other data."""
+        """Use all images as one split instead of making a split, to score other data."""
         super().take_whole(split)
         for found in ("survey", "table"):
             self.__dict__.pop(found, None)
 
     def notes(self) -> list[str]:
-        """What is odd about the data, and how many pixels count nowhere."""
+        """Oddities of the data, and the number of ignored pixels."""
         ignored = self.survey.ignored(self.table)
         return [*super().notes(), *([ignored] if ignored else [])]
 
     def tallies(self) -> dict[str, dict[str, int]]:
-        """Volumes, and patients or other groups, where these are not the images themselves."""
+        """Numbers of volumes, and of patients or other groups, if these are not single images."""
         names, cases, groups = (
             {split: values(items) for split, items in self.in_order.items()}
             for values in (
@@ -173,7 +173,7 @@ class SegmentationData(DenseData):
         }
 
     def settled(self) -> dict[str, Any]:
-        """Ranges and labels as they were found, so that later commands need not look again."""
+        """Inferred ranges and labels, so that later commands need not infer them again."""
         table = self.table
         return {
             **super().settled(),
@@ -194,7 +194,7 @@ class SegmentationData(DenseData):
 
     @property
     def background(self) -> bool:
-        """The first class is background (excluded from mean Dice)."""
+        """Whether the first class is background (excluded from mean Dice)."""
         return self.labels.background
 
     @property
@@ -211,7 +211,7 @@ class SegmentationData(DenseData):
         """Fail, before any training, on pairs that do not fit or classes that are missing.
 
         Raises:
-            DataError: The text says what is wrong and where.
+            DataError: The message says what is wrong and where.
         """
         self.check_splits()
         self.survey.check_values(self.table)
@@ -224,7 +224,7 @@ class SegmentationData(DenseData):
         return len({item.case for item in self.items(split)})
 
     def dataset(self, split: str, *, augmented: bool = False) -> SizedDataset:
-        """Images of a split, as the network gets them."""
+        """Preprocessed images of a split."""
         transform = self.random_changes(train_mask_transform) if augmented else None
         return MaskedDataset(
             self.items(split), self.preprocessing, self.table, transform, self.seed
@@ -233,7 +233,7 @@ class SegmentationData(DenseData):
     def eval_dataloader(self, split: str) -> DataLoader[Any]:
         """Images of a split in order, as lists, because their masks have their own sizes.
 
-        Outside of training volumes are scored as a whole, so no process may get a part of one.
+        Outside of training, volumes are scored as a whole, so no process may get only part of one.
         """
         training = self.trainer is not None and self.trainer.state.fn == "fit"
         return self._eval_loader(split, whole=split == "test" or not training, collate=list)

@@ -1,4 +1,4 @@
-"""A look at all masks before training: do they fit their images, and which values do they hold?"""
+"""Surveys all masks before training: their sizes and their values."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +18,9 @@ class Seen:
     """One mask.
 
     Attributes:
-        pixels: Pixels of each value; of each color's place where masks are in color.
+        pixels: Pixels of each value; for color masks, of each color's index.
         size: Height and width.
-        trouble: What is wrong with it, if anything is.
+        trouble: The problem with it, if any.
     """
 
     pixels: dict[int, int]
@@ -30,15 +30,15 @@ class Seen:
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen.
+    """Results of the survey.
 
     Attributes:
         pixels: Pixels of each mask value in each split.
         images: Images in which each mask value occurs, in each split.
         smallest: Smallest height and width.
         largest: Largest height and width.
-        holders: For each value, the first mask that holds it.
-        kinds: For each set of values that occur together, the first mask that holds them.
+        holders: For each value, the first mask that has it.
+        kinds: For each set of values that occur together, the first mask that has them.
     """
 
     pixels: dict[str, dict[int, int]]
@@ -49,13 +49,13 @@ class Survey:
     kinds: dict[frozenset[int], str]
 
     def check_values(self, table: LabelTable) -> None:
-        """Fail on values that are no class, with the masks that hold them."""
+        """Fail on values that are not classes, naming masks that have them."""
         unknown = {v: name for v, name in self.holders.items() if not table.is_class(v)}
         if unknown:
             raise table.unknown(unknown)
 
     def ignored(self, table: LabelTable) -> str:
-        """How many pixels count nowhere; empty if all do."""
+        """Text on the number of ignored pixels; empty if there are none."""
         count, masks, total = (
             sum(numbers.get(table.ignore, 0) for numbers in self.pixels.values()),
             sum(numbers.get(table.ignore, 0) for numbers in self.images.values()),
@@ -70,15 +70,15 @@ class Survey:
 def survey_masks(
     splits: Mapping[str, Sequence[MaskedImage]], colors: list[list[int]] | None, workers: int
 ) -> Survey:
-    """Read every mask and the head of every image.
+    """Read every mask and the header of every image.
 
     Args:
         splits: The images.
-        colors: Colors of the classes, where masks are in color.
+        colors: Colors of the classes, for color masks.
         workers: Threads to read with.
 
     Raises:
-        DataError: The text names the files that cannot be read or do not fit together.
+        DataError: The message names the files that cannot be read or do not fit together.
     """
     codes = None if colors is None else color_codes(np.asarray(colors))
     pixels: dict[str, dict[int, int]] = {}
@@ -116,7 +116,7 @@ def survey_masks(
 
 
 def join_surveys(surveys: Sequence[Survey]) -> Survey:
-    """Surveys of several data sets as one."""
+    """Merge surveys of several data sets."""
     pixels: dict[str, dict[int, int]] = {}
     images: dict[str, dict[int, int]] = {}
     holders: dict[int, str] = {}
@@ -160,7 +160,7 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
         unknown = [code for code in found.tolist() if code not in place]
         if unknown:
             color = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]
-            text = f"mask {item.mask_name} holds the color {color}, which is no class"
+            text = f"mask {item.mask_name} holds the color {color}, which is not a class"
             return Seen({}, size, text)
         found = [place[code] for code in found.tolist()]
     elif stored.dtype in (np.uint8, np.uint16):
@@ -174,5 +174,5 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
 
 
 def wrong_size(name: str, image: Sequence[int], mask: Sequence[int]) -> str:
-    """Text for an image whose mask has another size."""
+    """Message for an image whose mask has another size."""
     return f"image {name} has {image[0]}x{image[1]} pixels, its mask {mask[0]}x{mask[1]}"

@@ -1,8 +1,8 @@
 """Synapse multi-organ CT in the form of TransUNet: slices for training, volumes for test.
 
 `train_npz/case0005_slice000.npz` and `test_vol_h5/case0001.npy.h5`, each with `image` in [0, 1] and
-`label` from 0 to 8. `lists/lists_Synapse/train.txt`, where it is there, says which slices count.
-The val split is drawn from the training cases, so that the test volumes stay unseen.
+`label` from 0 to 8. `lists/lists_Synapse/train.txt`, if it exists, selects the slices. The val
+split is taken from the training cases, so the test volumes stay unseen.
 """
 
 import zipfile
@@ -33,7 +33,7 @@ def read_arrays(path: Path) -> dict[str, NDArray]:
     """`image` and `label` of a slice file.
 
     Raises:
-        DataError: The file cannot be read or lacks one of them; the text names it.
+        DataError: The file cannot be read or lacks one of them; the message names it.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -68,8 +68,8 @@ class ArraySlice(OneImage):
 
     Attributes:
         path: .npz of one slice, or .h5 of a volume.
-        place: Which slice of the volume; None for a file of one slice.
-        case: The case the slice is of, for scores and for splits.
+        place: Index of the slice in the volume; None for a file of one slice.
+        case: The case of the slice, for scores and for splits.
     """
 
     path: Path
@@ -119,9 +119,9 @@ class Synapse(SegmentationData):
     """Synapse multi-organ CT; see the module for the layout.
 
     Args:
-        root: Folder that holds `train_npz` and `test_vol_h5`.
-        labels: The organs' names, unless others are requested.
-        in_chans: CT has one channel.
+        root: Folder with `train_npz` and `test_vol_h5`.
+        labels: The organs' names by default.
+        in_chans: Channels; one for CT.
         **kwargs: Arguments of `SegmentationData`.
     """
 

@@ -1,1 +1,1 @@
-"""Two images or volumes each: dates of one place with labels, or what lies onto one another."""
+"""Pairs of images or volumes: two dates of one place with labels, or images to register."""

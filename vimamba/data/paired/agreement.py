@@ -90,7 +90,7 @@ def different_dates(pair: DatePair, before: Sequence[int], after: Sequence[int])
     """Text for a pair whose dates differ in size."""
     return (
         f"{pair.name} has {before[0]}x{before[1]} pixels before and {after[0]}x{after[1]} after; "
-        "both dates must lie on one grid"
+        "both dates must be on one grid"
     )
 
 

@@ -1,4 +1,4 @@
-"""Random changes to two dates and their labels: one geometry for all, photometry for each date."""
+"""Augmentation of two dates and their labels: joint geometry, separate colors for each date."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,14 +20,14 @@ from vimamba.sizes import ImageSize
 
 
 class PairTransform:
-    """A random cut, turns and flips of both dates together, then changes of the values of each.
+    """Random cut, turns and flips of both dates together, then value changes of each date.
 
     Args:
         augmentation: What to change and how much.
         size: Side of the output, or height and width, pixels.
         in_chans: Channels of either date.
         fit: Resize whole images ("squash") or cut windows out of them ("window").
-        scale_to: Resize the shorter side to this before a window is cut out.
+        scale_to: Resize the shorter side to this before a window is cut.
         interpolation: A key of `vimamba.data.resizing.INTERPOLATIONS`.
     """
 
@@ -51,7 +51,7 @@ class PairTransform:
     def __call__(
         self, dates: Sequence[NDArray], truth: NDArray[np.uint8], seed: int
     ) -> tuple[list[NDArray[np.float32]], NDArray[np.uint8]]:
-        """Two dates (H, W, C), uint8 or in [0, 1], and maps (M, H, W), changed together."""
+        """Two dates (H, W, C), uint8 or in [0, 1], and maps (M, H, W), augmented together."""
         stacked = np.concatenate([as_fractions(date) for date in dates], axis=2)
         pixels, maps = self.geometry(stacked, np.moveaxis(truth, 0, -1), seed)
         changed = []

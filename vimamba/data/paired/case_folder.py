@@ -1,7 +1,7 @@
-"""A folder of cases, each of which is laid onto the others or onto an atlas.
+"""A folder of cases, each of which is registered to the others or to an atlas.
 
 Layouts: `root/case.nii.gz`, or `root/{images,labels}/case.nii.gz` with labels of the same names;
-either also below `root/{train,val,test}`. Images of other formats are read as well.
+    either also in `root/{train,val,test}`. Images of other formats are read as well.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from vimamba.data.items import Catalogue
 from vimamba.data.listing import check_files, list_images, subfolders
 from vimamba.data.masked.mask_folder import IMAGE_FOLDERS, MASK_FOLDERS, splits_below
 from vimamba.data.masked.matching import by_name
-from vimamba.data.masked.nifti import list_volumes, stem
 from vimamba.data.paired.cases import Case, Pair
 from vimamba.data.paired.registration import DrawnPairs, ListedPairs, Pairs, RegistrationData
 from vimamba.data.splits import Division
+from vimamba.data.volume_files import list_volumes, stem
 
 
 class CaseFolder(RegistrationData):
@@ -28,8 +28,8 @@ class CaseFolder(RegistrationData):
 
     Args:
         root: The folder.
-        atlas: Name of a case in the folder, or a file, that all cases are laid onto. Without it
-            all ordered pairs of a split are pairs.
+        atlas: Name of a case in the folder, or a file, to which all cases are registered. Without
+            it, all ordered pairs of a split are used.
         atlas_labels: Labels of an atlas that is not among the cases.
         **kwargs: Arguments of `RegistrationData`.
     """
@@ -61,7 +61,7 @@ class CaseFolder(RegistrationData):
     def draw_parts(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]
     ) -> Division:
-        """Draw a division by the fractions; a split of one case alone would have no pair."""
+        """Make a split by the fractions; a split with a single case would have no pair."""
         if self.atlas is None:
             least = 2 / len(items)
             fractions = {split: max(part, least * (part > 0)) for split, part in fractions.items()}
@@ -71,8 +71,7 @@ class CaseFolder(RegistrationData):
         """The cases of one folder.
 
         Raises:
-            DataError: There are none, volumes and images, or cases without labels among those that
-                have some.
+            DataError: There are none, or both volumes and images, or only some cases have labels.
         """
         named = {path.name.lower(): path for path in reversed(subfolders(folder))}
         images, labels = (
@@ -91,14 +90,14 @@ class CaseFolder(RegistrationData):
         """Volumes or images of a folder by their names."""
         volumes, images = list_volumes(folder), list_images(folder)
         if volumes and images:
-            raise DataError(f"{folder} holds volumes and images, such as {images[0]}")
+            raise DataError(f"{folder} has both volumes and images, such as {images[0]}")
         if not volumes and not images:
             raise DataError(f"{folder} holds no volume (.nii, .nii.gz) and no image")
         check_files(volumes or images)
         return by_name(volumes or images, stem)
 
     def _without_atlas(self, cases: tuple[Case, ...]) -> tuple[Case, ...]:
-        """The cases that are laid onto others."""
+        """The cases except the atlas."""
         if self.atlas is None:
             return cases
         place = self.atlas_case.path.resolve()
@@ -106,7 +105,7 @@ class CaseFolder(RegistrationData):
 
     @cached_property
     def atlas_case(self) -> Case:
-        """What all cases are laid onto.
+        """The case to which all others are registered.
 
         Raises:
             DataError: There is no such case or file.
@@ -122,14 +121,14 @@ class CaseFolder(RegistrationData):
         return Case(path, self.root, Path(self.atlas_labels) if self.atlas_labels else None)
 
     def training_pairs(self) -> Pairs:
-        """Each case once, onto the atlas or another one that is drawn for the epoch."""
+        """Each case once, to the atlas or another random case of the epoch."""
         cases = self.items("train")
         if self.atlas is not None:
             return ListedPairs(self.all_pairs("train"))
         return DrawnPairs(cases, self.seed)
 
     def all_pairs(self, split: str) -> Sequence[Pair]:
-        """Each case onto the atlas, or onto the next one."""
+        """Each case to the atlas, or to the next one."""
         cases = self.items(split)
         if self.atlas is not None:
             return [Pair(case, self.atlas_case) for case in cases]
@@ -138,7 +137,7 @@ class CaseFolder(RegistrationData):
         return [Pair(one, other) for one, other in pairwise((*cases, cases[0]))]
 
     def pairs_to_score(self, split: str) -> Sequence[Pair]:
-        """A seeded choice of all ordered pairs, or of all cases onto the atlas."""
+        """A seeded choice of all ordered pairs, or of all cases to the atlas."""
         cases, wanted = self.items(split), self.scored_pairs
         count = len(cases) * (1 if self.atlas is not None else len(cases) - 1)
         chosen = np.sort(np.random.default_rng(self.seed).permutation(count)[:wanted]).tolist()

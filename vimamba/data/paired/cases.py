@@ -1,6 +1,6 @@
-"""Volumes and images as registration reads them: values, labels, and where they lie.
+"""Volumes and images for registration: values, labels and grids.
 
-Volumes come with the axes (left, posterior, superior) whatever the order in their file, images with
+Volumes come with the axes (left, posterior, superior) whatever the order in the file, images with
 (row, column).
 
 Sizes: C channels, *grid the two or three axes.
@@ -18,20 +18,21 @@ from vimamba.data.geometry import Grid, check_grids
 from vimamba.data.items import FileImage, StoredImage, relative_name
 from vimamba.data.masked.items import read_mask
 from vimamba.data.masked.labels import gray_values, whole_numbers
-from vimamba.data.masked.nifti import ENDINGS, Volume, align_volume, cut_volume, open_volume
+from vimamba.data.masked.nifti import cut_volume
 from vimamba.data.pixels import image_size, percentile_limits, read_pixels
+from vimamba.data.volume_files import ENDINGS, Volume, align_volume, open_volume
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file is a NIfTI volume, by its ending."""
+    """Whether a file is a NIfTI volume, by its suffix."""
     return path.name.lower().endswith(ENDINGS)
 
 
 def grid_of(path: Path) -> Grid:
-    """Where the cells of a file lie: of an image, in pixels from its first one.
+    """Grid of a file; for an image, in pixels from its first one.
 
     Raises:
-        DataError: It cannot be read; the text names it.
+        DataError: It cannot be read; the message names it.
     """
     if is_volume(path):
         return open_volume(path).grid
@@ -40,10 +41,10 @@ def grid_of(path: Path) -> Grid:
 
 
 def check_places(first: Path, other: Path, *, align: bool) -> None:
-    """Fail unless two files have one grid, or the second can be brought onto the first's.
+    """Fail unless two files share one grid, or the second can be resampled to the first's.
 
     Raises:
-        DataError: The text names both.
+        DataError: The message names both.
     """
     here, there = grid_of(first), grid_of(other)
     if is_volume(first) != is_volume(other):
@@ -51,17 +52,11 @@ def check_places(first: Path, other: Path, *, align: bool) -> None:
     if is_volume(first):
         check_grids(here, there, first, other, align=align)
     elif here.shape != there.shape:
-        raise DataError(f"{other} ({there.text}) is not of the size of {first} ({here.text})")
+        raise DataError(f"{other} ({there.text}) does not have the size of {first} ({here.text})")
 
 
 def _open(path: Path, onto: Path | None, *, nearest: bool) -> Volume:
     return open_volume(path) if onto is None else align_volume(path, onto, nearest=nearest)
-
-
-def _scaled(volume: Volume) -> NDArray:
-    if volume.slope == 1 and volume.intercept == 0:
-        return np.asarray(volume.stored)
-    return np.asarray(volume.stored) * np.float32(volume.slope) + np.float32(volume.intercept)
 
 
 def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
@@ -69,13 +64,14 @@ def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
 
     Args:
         path: The file.
-        onto: A volume at whose cells they are wanted.
+        onto: A volume on whose grid to read them.
 
     Raises:
-        DataError: It cannot be read, or holds values that are not finite; the text names it.
+        DataError: It cannot be read, or holds values that are not finite; the message names it.
     """
     if is_volume(path):
-        values = _scaled(_open(path, onto, nearest=False))
+        volume = _open(path, onto, nearest=False)
+        values = volume.scale(volume.stored)
         values = values[None] if values.ndim == 3 else np.moveaxis(values, -1, 0)
     else:
         values = np.moveaxis(read_pixels(path), -1, 0)
@@ -83,8 +79,8 @@ def read_values(path: Path, onto: Path | None = None) -> NDArray[np.float32]:
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
         raise DataError(
-            f"{path} holds {bad} values that are not finite; give each a value, such as that of "
-            "the background"
+            f"{path} holds {bad} values that are not finite; replace them, for example by the "
+            "background value"
         )
     return values
 
@@ -94,17 +90,17 @@ def read_labels(path: Path, onto: Path | None = None) -> NDArray[np.int64]:
 
     Args:
         path: The file.
-        onto: A volume at whose cells they are wanted.
+        onto: A volume on whose grid to read them.
 
     Raises:
-        DataError: It cannot be read, or holds fractions or colors; the text names it.
+        DataError: It cannot be read, or holds fractions or colors; the message names it.
     """
     if not is_volume(path):
         return gray_values(read_mask(path), str(path)).astype(np.int64)
     volume = _open(path, onto, nearest=True)
     if volume.channels > 1:
         raise DataError(f"labels {path} have the shape {volume.stored.shape}, expected 3 axes")
-    return whole_numbers(_scaled(volume), str(path)).astype(np.int64)
+    return whole_numbers(volume.scale(volume.stored), str(path)).astype(np.int64)
 
 
 def limits_of(
@@ -122,7 +118,7 @@ def limits_of(
 
 
 def to_unit(values: NDArray, percentiles: Sequence[float]) -> NDArray[np.float32]:
-    """(C, *grid) in [0, 1]: each channel of each volume by itself, a constant one 0."""
+    """Scale (C, *grid) to [0, 1], each channel separately; a constant one becomes 0."""
     low, high = limits_of(values, percentiles)
     span = np.where(high > low, high - low, np.float32(1))
     return ((values - low) / span).clip(0, 1).astype(np.float32)
@@ -134,7 +130,7 @@ class Case:
 
     Attributes:
         path: The file.
-        root: Its name is given relative to it.
+        root: Folder that its name is relative to.
         label_path: The file of its labels, if there are any.
         group: As in `Item`.
     """
@@ -151,7 +147,7 @@ class Case:
 
     @property
     def grid(self) -> Grid:
-        """Where its cells lie."""
+        """Its grid."""
         return grid_of(self.path)
 
     def images(self) -> Sequence[StoredImage]:
@@ -167,11 +163,11 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A case to be laid onto another one.
+    """A case to be registered to another one.
 
     Attributes:
-        moving: What is warped.
-        fixed: What stays.
+        moving: The case that is warped.
+        fixed: The target case.
         group: As in `Item`.
     """
 
@@ -190,7 +186,7 @@ class Pair:
         return self.moving, self.fixed
 
     def images(self) -> Sequence[StoredImage]:
-        """Those of both."""
+        """The images of both."""
         return (*self.moving.images(), *self.fixed.images())
 
     def target_text(self, class_names: Sequence[str]) -> str:

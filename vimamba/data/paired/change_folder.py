@@ -1,8 +1,8 @@
-"""Folders of two dates with labels of change: what `vimamba fit --task change` reads."""
+"""Folders of two dates with change labels, for `vimamba fit --task change`."""
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,14 +49,14 @@ MOST_NAMED = 5
 
 
 class PairDataset(Dataset[Any]):
-    """Two dates with maps of their labels, as the network and the scores get them.
+    """Preprocessed pairs of dates with their label maps.
 
     Args:
         pairs: The pairs.
         prepare: From stored pixels to a tensor.
         truths: From label files to maps.
-        transform: Random changes; None for evaluation, which keeps the maps' own size.
-        seed: Start of all random streams.
+        transform: Random augmentation; None for evaluation, which keeps the maps' own size.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class PairDataset(Dataset[Any]):
 
 
 def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], NDArray[np.bool_]]:
-    """Both dates, (H, W, C), gaps filled, and where something is known of both, (H, W).
+    """Both dates, (H, W, C), with invalid pixels filled, and the pixels valid in both, (H, W).
 
     Raises:
         DataError: They differ in size.
@@ -113,25 +113,27 @@ def read_dates(pair: DatePair, prepare: Preprocessing) -> tuple[list[NDArray], N
 
 
 class ChangeFolder(DenseData):
-    """Pairs of images of two dates with labels of change, of what was there, or of damage.
+    """Pairs of images of two dates with labels of change, of land cover, or of damage.
 
     Args:
         root: The folder.
-        layout: Which data set's folders it has; found by the folders' names by default.
-        before: Name of the folders with the first date, where it is another than the layout's.
+        layout: Folder layout of a data set; inferred from the folder names by default.
+        before: Name of the folders with the first date, if it is not the layout's.
         after: Name of the folders with the second date, likewise.
-        masks: Name of the folders with labels of change, likewise; or two names, of the labels of
-            what was there at either date.
-        classes: Names of the classes of a semantic set, the first of what has not changed. By
-            default SECOND's where labels have its colors, or as many as the labels have values.
-        colors: Red, green and blue of each class, for labels in color; SECOND's by default.
-        fit: "window" cuts windows out of the images in training and slides a window over them in
-            evaluation, "squash" resizes whole images.
-        augmentation: Random changes to training pairs, by the name of a preset (aerial: mirrored
-            and turned) or each by name. Both dates and the labels are moved together, values are
-            changed for each date by itself.
+        masks: Name of the folders with labels of change, likewise; or two names, of the land cover
+            labels of each date.
+        classes: Names of the classes of a semantic set, the first of which is unchanged. By default
+            SECOND's if labels have its colors, or as many as the labels have values.
+        colors: Red, green and blue of each class, for color labels; SECOND's by default.
+        fit: "window" trains on random windows and evaluates with a sliding window, "squash" resizes
+            whole images.
+        augmentation: Random changes to training pairs, by the name of a preset (aerial: flips and
+            quarter turns) or each by name. Geometric changes apply to both dates and the labels,
+            color changes to each date separately.
         **kwargs: Arguments of `DenseData`.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class ChangeFolder(DenseData):
         return find_layout(self.root, self.layout_name, self.named)
 
     def read(self) -> Catalogue:
-        """Pair the files; draw what is not divided."""
+        """Pair the files; make missing splits."""
         splits, divided = find_pairs(self.root, self.layout, self.remarks)
         if not any(splits.values()):
             raise DataError(f"root={str(self.root)!r} holds no pair with labels")
@@ -171,7 +173,7 @@ class ChangeFolder(DenseData):
 
     @property
     def kind(self) -> Kind:
-        """What the labels tell: "binary", "semantic" or "damage"."""
+        """Kind of the labels: "binary", "semantic" or "damage"."""
         kinds: set[Kind] = {layout.kind for layout in LAYOUTS.get(self.layout_name or "", ())}
         return kinds.pop() if len(kinds) == 1 else self.layout.kind
 
@@ -180,8 +182,8 @@ class ChangeFolder(DenseData):
         """How the labels are read.
 
         Raises:
-            DataError: Labels in color, whose colors nobody has named, or names for labels that
-                have names of their own.
+            DataError: Color labels without given colors, or class names for labels whose names are
+                fixed.
         """
         if self.kind != "semantic":
             if self.classes is not None and len(self.classes) != len(FIXED[self.kind]):
@@ -210,7 +212,7 @@ class ChangeFolder(DenseData):
         return first.ndim == 3 and not (first == first[:, :, :1]).all()
 
     def _count_classes(self) -> list[str]:
-        """Names of as many classes as the labels have values; SECOND's where it is SECOND."""
+        """Class names for the values in the labels; SECOND's names for SECOND."""
         highest = 1
         for path in self._label_files():
             values = gray_values(read_mask(path), str(path))
@@ -229,7 +231,7 @@ class ChangeFolder(DenseData):
         """Pixels of each class in each map of each split, (M, num_classes); all labels are read.
 
         Raises:
-            DataError: Labels cannot be read or do not fit; the text names the first few.
+            DataError: Labels cannot be read or do not fit; the message names the first few.
         """
         found: dict[str, NDArray[np.int64]] = {}
         troubles: list[Trouble] = []
@@ -257,7 +259,7 @@ class ChangeFolder(DenseData):
         """Fail, before any training, on pairs that do not fit, or if nothing ever changes.
 
         Raises:
-            DataError: The text says what is wrong and where.
+            DataError: The message says what is wrong and where.
         """
         self.check_splits()
         if self.counts["train"][0, 1] == 0 and self.limit is None:
@@ -265,12 +267,12 @@ class ChangeFolder(DenseData):
             raise DataError(f"root={str(self.root)!r}: no training pixel is labelled as {what}")
 
     def take_whole(self, split: str) -> None:
-        """Where a division would be drawn, take all images as one split: to score other data."""
+        """Use all images as one split instead of making a split, to score other data."""
         super().take_whole(split)
         self.__dict__.pop("counts", None)
 
     def settled(self) -> dict[str, Any]:
-        """What was found, so that later commands need not look again."""
+        """Inferred settings, so that later commands need not infer them again."""
         return {
             **super().settled(),
             "classes": self.class_names,
@@ -278,7 +280,7 @@ class ChangeFolder(DenseData):
         }
 
     def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
-        """Pairs of a split, as the network gets them."""
+        """Preprocessed pairs of a split."""
         transform = self.random_changes(PairTransform) if augmented else None
         return PairDataset(self.items(split), self.preprocessing, self.truths, transform, self.seed)
 
@@ -287,5 +289,5 @@ class ChangeFolder(DenseData):
         return self._eval_loader(split, collate=list)
 
 
-# names of classes that no data set changes
+# fixed class names
 FIXED: dict[str, list[str]] = {"binary": ["unchanged", "changed"], "damage": XBD}

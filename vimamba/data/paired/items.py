@@ -12,10 +12,10 @@ class DatePair:
     """Two images of one place.
 
     Attributes:
-        stem: What the names of its files have in common.
+        stem: Common part of the names of its files.
         files: "before", "after" and labels; see `vimamba.data.paired.layouts.Layout`.
-        root: Names are given relative to it.
-        notes: A file that may say more of the labels.
+        root: Folder that names are relative to.
+        notes: A file with additional label information.
         group: As in `vimamba.data.items.Item`.
     """
 
@@ -36,7 +36,7 @@ class DatePair:
 
     @property
     def label_files(self) -> dict[str, Path]:
-        """The labels by what they are."""
+        """The label files by kind."""
         return {role: path for role, path in self.files.items() if role not in ("before", "after")}
 
     def target_text(self, class_names: Sequence[str]) -> str:

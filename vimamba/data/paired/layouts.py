@@ -1,9 +1,9 @@
-"""Folders of two dates with labels, as published data sets for change are laid out.
+"""Folder layouts of published change-detection data sets.
 
-A layout names the folders of each part of a pair; its parts belong together by the names of their
-files, never by their place in a list. Splits are folders (`train`, `val`, `test`), or lists of
-names (`list/train.txt`, `train.txt`) beside the folders or above them, or the first word of each
-name (`train_1.png`); where there are none, a division is drawn.
+A layout names the folders of each part of a pair; parts are matched by file name, never by position
+in a list. Splits are folders (`train`, `val`, `test`), or lists of names (`list/train.txt`,
+`train.txt`) next to the folders or above them, or the first word of each name (`train_1.png`); if
+there are none, a split is made.
 """
 
 import re
@@ -26,9 +26,9 @@ Preset = Literal[
     "levir", "levir_plus", "mambacd", "list", "whu", "s2looking", "sysu", "second", "xbd"
 ]
 DATES = ("before", "after")
-# in which a list of a split's names may stand, the split in place of the braces
+# possible files with a split's names; the braces are replaced by the split
 LISTS = ("list/{}.txt", "{}.txt", "{}_list.txt")
-# besides those of all data sets: xBD's second part for training, and what it holds back
+# in addition to the usual names: xBD's second training part, and its held-out part
 FOLDER_WORDS = {**SPLIT_WORDS, "tier3": "train", "hold": "val"}
 # names of the classes and their colors in SECOND (Yang et al. 2020, arXiv:2010.05687)
 SECOND: dict[str, list[int]] = {
@@ -45,12 +45,12 @@ XBD = ["background", "no damage", "minor damage", "major damage", "destroyed"]
 
 @dataclass(frozen=True)
 class Part:
-    """Where one part of the pairs lies.
+    """Location of one part of the pairs.
 
     Attributes:
-        folder: Name of its folder, in any case.
-        ending: What its files' names have at their end, before the suffix, beyond the pair's name.
-        optional: It may be missing as a whole.
+        folder: Name of its folder, case-insensitive.
+        ending: Ending of its file names after the pair's name, before the suffix.
+        optional: The part may be missing.
     """
 
     folder: str
@@ -63,10 +63,10 @@ class Layout:
     """Folders of a data set, by the part of a pair.
 
     Attributes:
-        kind: What the labels tell.
-        parts: "before" and "after", and labels: "change" of a binary or semantic set, "labels
-            before" and "labels after" of a semantic one, "damage" and "buildings" of damage.
-        notes: A folder of files that say more of some images: xBD's outlines of buildings.
+        kind: Kind of the labels.
+        parts: "before" and "after", and labels: "change" for a binary or semantic set, "labels
+            before" and "labels after" for a semantic one, "damage" and "buildings" for damage.
+        notes: A folder of files with additional information: xBD's building outlines.
     """
 
     kind: Kind
@@ -94,7 +94,7 @@ def _semantic(*folders: str, change: str) -> Layout:
 
 
 _A_B = _binary("A", "B", "label")
-# of a preset with several layouts the first whose folders are there
+# for a preset with several layouts, the first one whose folders exist is used
 PRESETS: dict[str, tuple[Layout, ...]] = {
     "levir": (_A_B,),
     "levir_plus": (_A_B,),
@@ -178,7 +178,7 @@ class Named:
 
 
 def find_layout(root: Path, preset: Preset | None, named: Named) -> Layout:
-    """The layout of a folder: of a preset, or of any whose folders are there.
+    """The layout of a folder: the preset's, or the first one whose folders exist.
 
     Args:
         root: The folder.
@@ -186,7 +186,7 @@ def find_layout(root: Path, preset: Preset | None, named: Named) -> Layout:
         named: Names of folders that are not the layout's.
 
     Raises:
-        DataError: None fits; the text names the folders that are looked for.
+        DataError: None fits; the message names the expected folders.
     """
     if not root.is_dir():
         raise DataError(f"root={str(root)!r} is not a folder")
@@ -206,14 +206,14 @@ def find_layout(root: Path, preset: Preset | None, named: Named) -> Layout:
         for layout in wanted
     )
     raise DataError(
-        f"root={str(root)!r} has no folders {'; '.join(dict.fromkeys(looked_for))}, neither in "
-        "itself nor in folders train, val and test; say what yours are called: data.before, "
-        "data.after, data.masks"
+        f"root={str(root)!r} has no folders {'; '.join(dict.fromkeys(looked_for))}, either "
+        "directly or in folders train, val and test; name yours: data.before, data.after, "
+        "data.masks"
     )
 
 
 def folders_of(folder: Path, layout: Layout) -> dict[str, Path]:
-    """The folders of the parts that are there."""
+    """The existing folders of the parts."""
     named = {path.name.lower(): path for path in reversed(subfolders(folder))}
     return {
         role: named[part.folder.lower()]
@@ -230,13 +230,13 @@ def find_pairs(
     Args:
         root: The folder.
         layout: Its layout.
-        remarks: Gets what is left out.
+        remarks: Receives what is skipped.
 
     Returns:
-        Pairs by split, and whether there are splits; without, all are called "train".
+        Pairs by split, and whether there are splits; if not, all are "train".
 
     Raises:
-        DataError: Files do not match, are empty, or are not there; the text names them.
+        DataError: Files do not match, are empty, or missing; the message names them.
     """
     parts: dict[str, list[Path]] = {}
     for folder in subfolders(root):
@@ -255,7 +255,7 @@ def find_pairs(
 def pair_folder(
     folder: Path, root: Path, layout: Layout, split: str, remarks: Remarks
 ) -> tuple[DatePair, ...]:
-    """The pairs of one folder; of a test without labels none."""
+    """The pairs of one folder; none for a test split without labels."""
     places = folders_of(folder, layout)
     files = {role: files_of(path, layout.parts[role], remarks) for role, path in places.items()}
     files = {r: found for r, found in files.items() if found or not layout.parts[r].optional}
@@ -265,7 +265,7 @@ def pair_folder(
         if split != "test" or {*missing} & {*DATES}:
             raise DataError(f"{folder} holds no images in {named}; they are the {missing[0]}")
         count = len(files["before"])
-        remarks.say(f"{folder}: {count} pairs without labels, in no score; see `predict`")
+        remarks.say(f"{folder}: {count} pairs without labels, not scored; see `predict`")
         return ()
     check_match(files, places)
     check_files(path for found in files.values() for path in found.values())
@@ -282,8 +282,8 @@ def pair_folder(
 
 
 def files_of(folder: Path, part: Part, remarks: Remarks) -> dict[str, Path]:
-    """Files of a part by the name of their pair."""
-    # where names end in what they are, others lie beside them
+    """Files of a part by pair name."""
+    # if names end in the kind of part, the folder also has files of other parts
     images = list_images(folder, None if part.ending else remarks)
     stems = {path: path.relative_to(folder).with_suffix("").as_posix() for path in images}
     kept = [path for path, stem in stems.items() if stem.endswith(part.ending)]
@@ -294,7 +294,7 @@ def check_match(files: Mapping[str, Mapping[str, Path]], places: Mapping[str, Pa
     """Fail unless all parts have the same names.
 
     Raises:
-        DataError: The text names what is missing where.
+        DataError: The message says what is missing where.
     """
     every = set().union(*files.values())
     troubles = [
@@ -314,18 +314,18 @@ def list_file(root: Path, split: str) -> Path | None:
 
 
 def listed(path: Path, pairs: Sequence[DatePair]) -> tuple[DatePair, ...]:
-    """The pairs that a list names, in its order; of a line the first word counts.
+    """The pairs in a list, in its order, by the first word of each line.
 
     Raises:
-        DataError: A name is not there, or twice.
+        DataError: A name does not exist, or is listed twice.
     """
     known = {composed(pair.stem): pair for pair in pairs}
     names = [composed(re.split(r"[\s,;]", line)[0]) for line in read_lines(path)]
-    # some lists name files, some stems, some with the folder before them
+    # some lists have file names, some stems, some with the folder in front
     stems = [name if name in known else Path(name).with_suffix("").name for name in names]
     missing = [name for name, stem in zip(names, stems, strict=True) if stem not in known]
     if missing:
-        raise DataError(f"{path} names pairs that are not there: {some(missing)}")
+        raise DataError(f"{path} lists pairs that do not exist: {some(missing)}")
     if len(set(stems)) < len(stems):
         raise DataError(f"{path} names {some({s for s in stems if stems.count(s) > 1})} twice")
     return tuple(known[stem] for stem in stems)
@@ -334,7 +334,7 @@ def listed(path: Path, pairs: Sequence[DatePair]) -> tuple[DatePair, ...]:
 def keep_listed(
     root: Path, splits: Mapping[str, tuple[DatePair, ...]]
 ) -> dict[str, tuple[DatePair, ...]]:
-    """Of splits in folders those pairs that lists name, where there are lists."""
+    """For splits in folders, keep the pairs in their lists, if there are lists."""
     found = {}
     for split, pairs in splits.items():
         path = list_file(root, split)
@@ -345,7 +345,7 @@ def keep_listed(
 def divide_names(
     root: Path, pairs: tuple[DatePair, ...]
 ) -> tuple[dict[str, tuple[DatePair, ...]], bool]:
-    """Pairs of one folder by lists or by the first word of their names; else all as "train".
+    """Split the pairs of one folder by lists or by the first word of names; else all "train".
 
     Raises:
         DataError: A pair is in two lists.

@@ -1,10 +1,11 @@
-"""A CSV file that lists pairs: columns moving and fixed and, if wanted, their labels and a split.
+"""A CSV file of pairs: columns moving and fixed, and optionally their labels and a split.
 
-For two modalities or dates of a patient, and wherever not every case goes with every other one.
+For two modalities or dates of a patient, and whenever not all cases should be paired.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,20 +20,20 @@ LABELS = ("moving_labels", "fixed_labels")
 
 
 def read_pairs(path: Path, root: Path, *, labels: bool = True) -> tuple[list[Row], list[Pair]]:
-    """The pairs that a list names, and its rows.
+    """The pairs in a list, and its rows.
 
     Args:
         path: The CSV file.
         root: Folder that relative paths start from.
-        labels: Whether the list must have both columns of labels or none.
+        labels: Whether to require both label columns or none.
 
     Raises:
-        DataError: A column or a file is missing; the text names the line.
+        DataError: A column or a file is missing; the message names the line.
     """
     rows = read_rows(path, ["moving", "fixed"])
     have = [column for column in LABELS if column in rows[0]]
     if labels and len(have) == 1:
-        raise DataError(f"{path} has the column {have[0]} alone; expected both of {list(LABELS)}")
+        raise DataError(f"{path} has only the column {have[0]}; expected both of {list(LABELS)}")
     sides = []
     for what, column in zip(("moving", "fixed"), LABELS, strict=True):
         images = find_listed(rows, what, root, path, f"{what} image")
@@ -44,9 +45,9 @@ def read_pairs(path: Path, root: Path, *, labels: bool = True) -> tuple[list[Row
 
 
 def group_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """The pairs with those of one group that share an image, directly or by way of others.
+    """Assign a group to pairs that share an image, directly or through other pairs.
 
-    An image that all pairs share, an atlas, does not make them one group.
+    An image shared by all pairs, an atlas, does not make them one group.
     """
     paths = [tuple(case.path.resolve() for case in pair.cases) for pair in pairs]
     shared = set.intersection(*(set(pair) for pair in paths)) if len(paths) > 1 else set()
@@ -75,9 +76,11 @@ class PairCSV(RegistrationData):
     Args:
         root: The CSV file.
         image_root: Folder that relative paths start from; the CSV's own by default.
-        split_column: Column of train, val or test; used if it is there.
+        split_column: Column with train, val or test; used if present.
         **kwargs: Arguments of `RegistrationData`.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What data sets of pairs have in common: which pairs there are, checks, and the way to tensors.
+"""Base class of registration data sets: pairs, checks, and conversion to tensors.
 
 Sizes: C channels, n axes (2 or 3), *grid the axes of an image.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -29,20 +29,20 @@ from vimamba.data.paired.cases import (
     read_values,
     to_unit,
 )
-from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.preprocessing import DEFAULT_INTENSITY, Preprocessing
 
-# values of labels that are named in an error
+# label values listed in an error
 MOST_NAMED = 8
 
 
 class PairTensors(NamedTuple):
-    """A pair as the network and the scores get it.
+    """A preprocessed pair.
 
     Attributes:
         images: (2, C, *grid) float32 in [0, 1], the moving image and the fixed one.
-        labels: (2, *grid) int64, 0 for what is no class, i + 1 for the i-th; (2, 0) without labels.
-        spacing: (n,) float32, distance between neighbors of the fixed one in millimeters or pixels.
-        name: Of the pair.
+        labels: (2, *grid) int64, 0 for no class, i + 1 for the i-th; (2, 0) without labels.
+        spacing: (n,) float32, spacing of the fixed image in millimeters or pixels.
+        name: Name of the pair.
     """
 
     images: Tensor
@@ -52,7 +52,7 @@ class PairTensors(NamedTuple):
 
 
 class Pairs(Protocol):
-    """Pairs by their place, in an epoch."""
+    """Pairs by index, in an epoch."""
 
     def __len__(self) -> int:
         """Number of pairs of an epoch."""
@@ -80,11 +80,11 @@ class ListedPairs:
 
 @dataclass(frozen=True)
 class DrawnPairs:
-    """In every epoch each case moves once, onto another one that is drawn for it.
+    """In every epoch each case is the moving one once, with a randomly drawn fixed one.
 
     Attributes:
         cases: Two or more.
-        seed: With epoch and index, it decides what is drawn.
+        seed: Determines the draw, together with epoch and index.
     """
 
     cases: Sequence[Case]
@@ -95,7 +95,7 @@ class DrawnPairs:
         return len(self.cases)
 
     def pair(self, epoch: int, index: int) -> Pair:
-        """The pair whose moving case is at this place."""
+        """The pair whose moving case has this index."""
         step = np.random.default_rng(stream_seed(self.seed, epoch, index))
         other = (index + int(step.integers(1, len(self.cases)))) % len(self.cases)
         return Pair(self.cases[index], self.cases[other])
@@ -105,11 +105,11 @@ class PairDataset(Dataset[PairTensors]):
     """Pairs as tensors.
 
     Args:
-        pairs: Which there are.
-        percentiles: Of a volume, that become 0 and 1.
-        label_values: Of the classes; None leaves labels out.
+        pairs: The pairs.
+        percentiles: Percentiles of a volume that become 0 and 1.
+        label_values: Values of the classes; None omits labels.
         in_chans: Channels of either image.
-        align: Bring volumes that lie elsewhere onto the fixed one's cells.
+        align: Resample volumes on another grid onto the fixed one's.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class PairDataset(Dataset[PairTensors]):
         return len(self.pairs)
 
     def __getitem__(self, key: int | tuple[int, int]) -> PairTensors:
-        """One pair; of epoch 0 without one."""
+        """One pair, of epoch 0 if no epoch is given."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.tensors(self.pairs.pair(epoch, index))
 
@@ -140,7 +140,7 @@ class PairDataset(Dataset[PairTensors]):
         """A pair as tensors.
 
         Raises:
-            DataError: A file cannot be read, or does not fit; the text names it.
+            DataError: A file cannot be read, or does not fit; the message names it.
         """
         for case in pair.cases:
             check_places(pair.fixed.path, case.path, align=self.align)
@@ -168,7 +168,7 @@ class PairDataset(Dataset[PairTensors]):
 
 
 def class_indices(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[np.int64]:
-    """Number of the value that stands in each cell, from 1; 0 for any other."""
+    """Index of the value in each cell, from 1; 0 for any other value."""
     found = np.zeros_like(stored)
     for index, value in enumerate(values, start=1):
         found[stored == value] = index
@@ -176,34 +176,26 @@ def class_indices(stored: NDArray[np.int64], values: Sequence[int]) -> NDArray[n
 
 
 class RegistrationData(ImageData):
-    r"""Base of data sets of pairs; each says which pairs there are.
+    """Base of data sets of pairs; a subclass defines the pairs.
 
-    Both images of a pair have one grid, and intensities become 0 to 1 in each volume by itself.
-    Labels, which all cases have or none, are for the Dice loss and the scores.
+    Both images of a pair share one grid, and intensities are scaled to [0, 1] in each volume
+    separately. Labels, which either all cases or none have, are for the Dice loss and the scores.
 
     Args:
-        root: Folder or file that holds the data.
+        root: Folder or file with the data.
         in_chans: Channels of either image; those of the first by default.
-        percentiles: Of a volume's values, that become 0 and 1; what lies beyond is cut off.
-        label_values: Values of labels that count; all but 0 that are found by default.
+        percentiles: Percentiles of a volume's values that become 0 and 1; values beyond are
+            clipped.
+        label_values: Label values to use; by default all except 0.
         class_names: Their names; the values by default.
-        align: Resample volumes that lie elsewhere onto the fixed one's cells.
-        scored_pairs: At most this many pairs of a split are scored, the same at every time.
+        align: Resample volumes on another grid onto the fixed one's.
+        scored_pairs: At most this many pairs of a split are scored, always the same ones.
         batch_size: Pairs per step, of each process if there are several.
-        workers: Processes that load images; 0 loads in the main process.
-        val_fraction: Part of the training cases to hold out where there is no val split.
-        test_fraction: Part to hold out for a test where nothing is split yet.
-        split_csv: Take the division from this file (as a run writes it) instead of drawing one.
-        limit: Use at most this many cases of each split.
-        group_pattern: Regular expression for the part of a name that says which cases belong
-            together, such as "(patient\d+)"; they are then never in two splits.
-        fold: Which of `folds` equal parts is held out, from 0.
-        folds: Number of parts.
-        fold_as: The split that the part is.
-        seed: Start of all random streams.
+        **kwargs: Arguments of `ImageData`, except those that normalize images.
     """
 
-    # what a run keeps of the data: pairs are not normalized by a mean
+    unit: ClassVar[str] = "cases"
+    # arguments saved with a run: pairs are not normalized by a mean
     settles = ("in_chans",)
 
     def __init__(
@@ -217,32 +209,21 @@ class RegistrationData(ImageData):
         align: bool = False,
         scored_pairs: int = 50,
         batch_size: int = 1,
-        workers: int = 2,
-        val_fraction: float = 0.15,
-        test_fraction: float = 0.15,
-        split_csv: str | None = None,
-        limit: int | None = None,
-        group_pattern: str | None = None,
-        fold: int | None = None,
-        folds: int = 5,
-        fold_as: Literal["val", "test"] = "val",
-        seed: int = 0,
+        **kwargs,  # noqa: ANN003
     ) -> None:
-        super().__init__(
-            root,
-            in_chans=in_chans,
-            batch_size=batch_size,
-            workers=workers,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            split_csv=split_csv,
-            limit=limit,
-            group_pattern=group_pattern,
-            fold=fold,
-            folds=folds,
-            fold_as=fold_as,
-            seed=seed,
-        )
+        super().__init__(root, in_chans=in_chans, batch_size=batch_size, **kwargs)
+        normalizing: dict[str, Any] = {
+            "bands": self.bands,
+            "intensity": None if self.intensity == DEFAULT_INTENSITY else self.intensity,
+            "mean": self.given_mean,
+            "std": self.given_std,
+        }
+        for name, value in normalizing.items():
+            if value is not None:
+                raise DataError(
+                    f"{name}={value!r} is not for pairs: each image becomes 0 to 1 by itself; see "
+                    "percentiles"
+                )
         check_positive(scored_pairs=scored_pairs)
         if not 0 <= percentiles[0] < percentiles[1] <= 100:
             raise DataError(f"percentiles={tuple(percentiles)} must rise within 0 to 100")
@@ -255,17 +236,17 @@ class RegistrationData(ImageData):
 
     @abstractmethod
     def training_pairs(self) -> Pairs:
-        """Those of the train split, in an epoch."""
+        """Pairs of the train split in an epoch."""
 
     @abstractmethod
     def pairs_to_score(self, split: str) -> Sequence[Pair]:
-        """All of a split, or a choice that is the same at every time."""
+        """All pairs of a split, or a fixed choice of them."""
 
     def plan(self) -> Preprocessing:
-        """Pairs have none.
+        """Not available for pairs.
 
         Raises:
-            DataError: Always: each volume is scaled by itself.
+            DataError: Always: each volume is scaled separately.
         """
         raise DataError("pairs of images are scaled one by one; see data.percentiles")
 
@@ -279,7 +260,7 @@ class RegistrationData(ImageData):
 
     @abstractmethod
     def all_pairs(self, split: str) -> Sequence[Pair]:
-        """Pairs in which every case of a split, and what it is laid onto, occurs."""
+        """Pairs that together contain every case of a split and its targets."""
 
     @cached_property
     def every_case(self) -> list[Case]:
@@ -294,7 +275,7 @@ class RegistrationData(ImageData):
             for case in self.cases(split)
         }
         if not found:
-            raise DataError(f"root={str(self.root)!r} holds no two images to lay onto one another")
+            raise DataError(f"root={str(self.root)!r} does not have two images to register")
         return list(found.values())
 
     @cached_property
@@ -304,12 +285,12 @@ class RegistrationData(ImageData):
 
     @cached_property
     def dims(self) -> int:
-        """Axes: 2 of images, 3 of volumes."""
+        """Number of axes: 2 for images, 3 for volumes."""
         return len(self.every_case[0].grid.shape)
 
     @cached_property
     def label_voxels(self) -> dict[int, int]:
-        """Cells with each value in the labels of all cases; empty where there are no labels.
+        """Number of cells with each label value over all cases; empty without labels.
 
         Raises:
             DataError: Some cases have labels and some have none, or labels cannot be read.
@@ -330,7 +311,7 @@ class RegistrationData(ImageData):
 
     @cached_property
     def label_values(self) -> list[int]:
-        """Values of the classes in the labels; none where there are no labels."""
+        """Values of the classes in the labels; empty without labels."""
         if self.given_values is not None:
             return self.given_values
         return [value for value in self.label_voxels if value != 0]
@@ -351,23 +332,34 @@ class RegistrationData(ImageData):
             "class_names": self.class_names,
         }
 
-    def check(self) -> None:
-        """Fail, before any training, on cases that cannot be read or do not fit together.
+    def check_division(self) -> None:
+        """Fail on a split without a pair.
 
         Raises:
-            DataError: The text says what is wrong and where.
+            DataError: The text names it.
         """
         self.check_splits()
+        way = "set test_fraction 0" if self.fold is None else "draw fewer folds"
         for split in self.catalogue.splits:
             if not self.pairs_to_score(split):
                 raise DataError(
                     f"root={str(self.root)!r}: the {split} split has "
-                    f"{len(self.catalogue.splits[split])} of the cases, which makes no pair; add "
-                    "cases, name an atlas, or hold out none: test_fraction 0"
+                    f"{len(self.catalogue.splits[split])} cases, too few for a pair; add cases, "
+                    f"name an atlas, or {way}"
                 )
+
+    def check(self) -> None:
+        """Fail, before any training, on cases that cannot be read or do not fit together.
+
+        Raises:
+            DataError: The message says what is wrong and where.
+        """
+        self.check_division()
         missing = [v for v in self.label_values if v not in self.label_voxels]
         if missing and (self.limit is None or not self.label_voxels):
-            raise DataError(f"label_values={missing[:MOST_NAMED]} are in no labels of {self.root}")
+            raise DataError(
+                f"label_values={missing[:MOST_NAMED]} do not occur in the labels of {self.root}"
+            )
         reader = self.reader(ListedPairs(()))
         for split in self.catalogue.splits:
             shapes: dict[tuple[int, ...], str] = {}
@@ -377,13 +369,13 @@ class RegistrationData(ImageData):
                 if len(shape) != self.dims or min(shape) < 2:
                     raise DataError(
                         f"{pair.fixed.path} has the shape {shape}; expected {self.dims} axes of 2 "
-                        "or more, as of the first case"
+                        "or more, like the first case"
                     )
                 shapes[shape] = str(pair.fixed.path)
             if len(shapes) > 1 and self.batch_size > 1:
                 raise DataError(
-                    f"{' and '.join(list(shapes.values())[:2])} differ in size, so that they are "
-                    f"not one batch: batch_size={self.batch_size} must be 1"
+                    f"{' and '.join(list(shapes.values())[:2])} differ in size, so they cannot be "
+                    f"batched: batch_size={self.batch_size} must be 1"
                 )
 
     def reader(self, pairs: Pairs) -> PairDataset:
@@ -397,7 +389,7 @@ class RegistrationData(ImageData):
         )
 
     def dataset(self, split: str, *, augmented: bool = False) -> PairDataset:
-        """Pairs of a split: those of training if `augmented`, else those that are scored."""
+        """Pairs of a split: training pairs if `augmented`, else those to score."""
         if augmented:
             return self.reader(self.training_pairs())
         return self.reader(ListedPairs(self.pairs_to_score(split)))

@@ -1,8 +1,8 @@
-"""From the label files of a pair to maps of classes.
+"""Converts the label files of a pair to class maps.
 
     binary    change
-    semantic  change, before, after: what was there at either date, 0 where nothing has changed
-    damage    building, damage: 0 where no building was
+    semantic  change, before, after: classes at either date, 0 for unchanged pixels
+    damage    building, damage: 0 without a building
 
 Sizes: H x W pixels, M maps.
 """
@@ -29,7 +29,7 @@ MAPS: dict[str, tuple[str, ...]] = {
     "semantic": ("change", "before", "after"),
     "damage": ("building", "damage"),
 }
-# of buildings whose damage nobody could tell
+# buildings of unknown damage
 UNCLASSIFIED = "un-classified"
 
 
@@ -38,9 +38,9 @@ class Truths:
     """How labels are read.
 
     Attributes:
-        kind: What they tell.
-        names: Of the classes, in their order.
-        colors: Color of each class of a semantic set, for labels in color.
+        kind: Kind of the labels.
+        names: Names of the classes, in order.
+        colors: Color of each class of a semantic set, for color labels.
     """
 
     kind: Kind
@@ -49,15 +49,15 @@ class Truths:
 
     @property
     def maps(self) -> tuple[str, ...]:
-        """What the M maps are."""
+        """Names of the M maps."""
         return MAPS[self.kind]
 
     def read(self, pair: DatePair) -> NDArray[np.uint8]:
-        """(M, H, W) classes, `IGNORE` where nobody knows.
+        """(M, H, W) classes, `IGNORE` for unknown ones.
 
         Raises:
-            DataError: A file cannot be read, holds what is no class, or has another size than the
-                others; the text names it.
+            DataError: A file cannot be read, has values that are not classes, or has another size
+                than the others; the message names it.
         """
         files = pair.label_files
         if self.kind == "binary":
@@ -78,12 +78,12 @@ class Truths:
             building = read_changed(files["buildings"])
             check_sizes(pair, [damage, building])
         if pair.notes is not None and pair.notes.is_file():
-            # a building all the same
+            # still a building
             damage[outline_unclassified(pair.notes, damage.shape)] = IGNORE
         return np.stack([building, damage])
 
     def _classes(self, path: Path, last: int | None = None) -> NDArray[np.uint8]:
-        """(H, W) classes of a file; with `last`, all values beyond the classes count nowhere."""
+        """(H, W) classes of a file; with `last`, all values beyond the classes are ignored."""
         stored, count = read_mask(path), len(self.names)
         if last is not None:
             stored = gray_values(stored, str(path))
@@ -95,7 +95,7 @@ class Truths:
 
 
 def read_changed(path: Path) -> NDArray[np.uint8]:
-    """(H, W): 1 where a label is more than 0, be it 1 or 255."""
+    """(H, W): 1 where a label is greater than 0, whether 1 or 255."""
     return (gray_values(read_mask(path), str(path)) > 0).astype(np.uint8)
 
 
@@ -107,10 +107,10 @@ def check_sizes(pair: DatePair, maps: Sequence[NDArray]) -> None:
 
 
 def outline_unclassified(path: Path, size: Sequence[int]) -> NDArray[np.bool_]:
-    """(H, W): where the outlines of a file of xBD's say that nobody could tell the damage.
+    """(H, W): buildings that an xBD outline file marks as unclassified.
 
     Raises:
-        DataError: The file is not of the form of xBD's.
+        DataError: The file does not have xBD's format.
     """
     canvas = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(canvas)
@@ -123,5 +123,7 @@ def outline_unclassified(path: Path, size: Sequence[int]) -> NDArray[np.bool_]:
             numbers = [float(word) for word in re.findall(r"-?[\d.]+(?:e-?\d+)?", outer)]
             draw.polygon(list(zip(numbers[::2], numbers[1::2], strict=True)), fill=1)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, OSError) as error:
-        raise DataError(f"{path} does not hold outlines as xBD's labels do: {error!r}") from None
+        raise DataError(
+            f"{path} does not hold outlines in the format of xBD's labels: {error!r}"
+        ) from None
     return np.asarray(canvas, dtype=bool)

@@ -1,1 +1,1 @@
-"""Volumes with masks, whole: what nnU-Net, the Decathlon, BraTS and ACDC lie in."""
+"""Whole volumes with masks, in the formats of nnU-Net, the Decathlon, BraTS and ACDC."""

@@ -1,4 +1,4 @@
-"""Random changes of patches by MONAI, as nnU-Net makes them.
+"""Random augmentation of patches with MONAI, similar to nnU-Net's.
 
 Sizes: C channels, d x h x w voxels.
 """
@@ -15,19 +15,19 @@ Patch = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class VolumeAugmentation:
-    """Probabilities of the changes; 0 leaves one out.
+    """Probabilities of the changes; 0 disables one.
 
     Attributes:
-        flip: Mirrored along each axis; 0 where left and right must be told apart.
-        turn: Turned and scaled.
-        degrees: By how much at most, about the axis through the slices; a third about the others.
-        scale: Scaled by this part at most.
+        flip: Flip along each axis; use 0 if left and right matter.
+        turn: Rotation and scaling.
+        degrees: Largest rotation about the slice axis; a third of it about the others.
+        scale: Largest change of scale, as a fraction.
         noise: Gaussian noise.
         blur: Gaussian blur.
-        brightness: Brightness multiplied, by 0.75 to 1.25.
-        contrast: Contrast changed, by 0.75 to 1.25.
-        gamma: Gamma changed, 0.7 to 1.5.
-        low_resolution: Sampled down and up again.
+        brightness: Brightness factor of 0.75 to 1.25.
+        contrast: Contrast factor of 0.75 to 1.25.
+        gamma: Gamma of 0.7 to 1.5.
+        low_resolution: Downsampling and upsampling again.
     """
 
     flip: float = 0.5
@@ -46,9 +46,9 @@ DEFAULT_VOLUME_AUGMENTATION = VolumeAugmentation()
 
 
 def make_transform(settings: VolumeAugmentation) -> Callable[[Patch, int], Patch]:
-    """A function of a patch and a seed.
+    """Build a function of a patch and a seed.
 
-    The seed alone decides what happens: MONAI's own random states would depend on the worker.
+    The result depends on the seed only: MONAI's own random states would depend on the worker.
     """
     from monai.transforms.compose import Compose
     from monai.transforms.intensity import dictionary as intensity
@@ -86,7 +86,7 @@ def make_transform(settings: VolumeAugmentation) -> Callable[[Patch, int], Patch
     def transform(patch: Patch, seed: int) -> Patch:
         whole.set_random_state(seed=seed)
         found: Any = whole({"image": patch[0], "mask": patch[1][None].astype(np.float32)})
-        # no MetaTensor leaves the data: a network is many times slower with one
+        # convert from MetaTensor, with which networks are many times slower
         changed, mask = (found[key].as_tensor().numpy() for key in both)
         return changed.astype(np.float32), np.rint(mask[0]).astype(np.uint8)
 

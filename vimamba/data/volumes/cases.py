@@ -1,7 +1,7 @@
-"""Volumes with masks: what a case is, and what is wrong with it.
+"""Volumes with masks: cases and their checks.
 
 Axes are (slices, rows, columns): from the feet to the head, from front to back, from the patient's
-right to the left, whatever the order in which files store them.
+right to the left, whatever their order in the files.
 
 Sizes: D x H x W voxels, C channels.
 """
@@ -17,7 +17,7 @@ from vimamba.data.errors import DataError
 from vimamba.data.geometry import check_grids
 from vimamba.data.items import OneImage, relative_name
 from vimamba.data.masked.labels import LabelTable, whole_numbers
-from vimamba.data.masked.nifti import ORDER, Volume, align_volume, open_volume, volume_limits
+from vimamba.data.volume_files import ORDER, Volume, align_volume, open_volume, volume_limits
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class VolumeCase(OneImage):
 
     Attributes:
         paths: One file per channel, or one with channels on a fourth axis.
-        mask_path: The mask; None where there is none yet.
-        root: Names are given relative to it.
+        mask_path: The mask; None if there is none yet.
+        root: Folder that names are relative to.
         group: Cases of one group, such as a patient, are never in two splits.
-        align: Files that lie elsewhere are resampled onto the grid of the first.
+        align: Resample files on another grid onto that of the first.
     """
 
     paths: tuple[Path, ...]
@@ -64,19 +64,26 @@ class VolumeCase(OneImage):
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimeters between neighbors along the three axes."""
+        """Voxel spacing along the three axes in millimeters."""
         return tuple(open_volume(self.paths[0]).spacing[axis] for axis in ORDER["axial"])
 
-    def voxels(self) -> NDArray[np.float32]:
-        """(D, H, W, C), scaled as the files say."""
-        parts = [self._read(path) for path in self.paths]
+    def voxels(self, where: tuple[slice, ...] = ()) -> NDArray[np.float32]:
+        """(D, H, W, C), scaled by the files' slope and intercept.
+
+        Args:
+            where: Range of slices, rows and columns.
+        """
+        parts = [self._read(path, where) for path in self.paths]
         whole = [part.reshape(*part.shape[:3], -1) for part in parts]
         return whole[0] if len(whole) == 1 else np.concatenate(whole, axis=3)
 
+    def part(self, *where: slice) -> "VolumePart":
+        """Some of its slices, rows and columns as an image."""
+        return VolumePart(self, where)
+
     def image(self, wanted: int | None = None) -> NDArray[np.float32]:
-        """(D * H, W, C): the slices below each other, for what treats every pixel alike."""
-        voxels = self.voxels()
-        return voxels.reshape(-1, *voxels.shape[2:])
+        """(D * H, W, C): the slices stacked along rows, for code that works pixel by pixel."""
+        return self.part().image()
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
         """Percentiles of the values of each channel, (C,) each."""
@@ -99,10 +106,10 @@ class VolumeCase(OneImage):
         return rows, columns
 
     def check(self) -> None:
-        """Fail unless the files can be read and lie in one place.
+        """Fail unless the files can be read and share one grid.
 
         Raises:
-            DataError: The text names the files and what is wrong.
+            DataError: The message names the files and what is wrong.
         """
         first = open_volume(self.paths[0])
         others = [*self.paths[1:], *([self.mask_path] if self.mask_path else [])]
@@ -125,13 +132,40 @@ class VolumeCase(OneImage):
             return align_volume(path, self.paths[0], nearest=nearest)
         return open_volume(path)
 
-    def _place(self, path: Path, *, nearest: bool = False) -> NDArray:
+    def _place(
+        self, path: Path, where: tuple[slice, ...] = (), *, nearest: bool = False
+    ) -> NDArray:
         """(D, H, W[, C]) of one file, scaled."""
         volume = self._open(path, nearest=nearest)
-        values = volume.stored.transpose(*ORDER["axial"], *range(3, volume.stored.ndim))
-        if volume.slope == 1 and volume.intercept == 0:
-            return np.asarray(values)
-        return values * np.float32(volume.slope) + np.float32(volume.intercept)
+        turned = volume.stored.transpose(*ORDER["axial"], *range(3, volume.stored.ndim))
+        return volume.scale(turned[where])
 
-    def _read(self, path: Path) -> NDArray[np.float32]:
-        return np.ascontiguousarray(self._place(path), dtype=np.float32)
+    def _read(self, path: Path, where: tuple[slice, ...]) -> NDArray[np.float32]:
+        return np.ascontiguousarray(self._place(path, where), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class VolumePart(OneImage):
+    """Some slices, rows and columns of a volume.
+
+    Attributes:
+        case: The volume.
+        where: Which along each axis; all along those that are not named.
+    """
+
+    case: VolumeCase
+    where: tuple[slice, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the volume."""
+        return self.case.name
+
+    def image(self, wanted: int | None = None) -> NDArray[np.float32]:
+        """(d * h, w, C): the slices below each other, for what treats every pixel alike."""
+        voxels = self.case.voxels(self.where)
+        return voxels.reshape(-1, *voxels.shape[2:])
+
+    def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray]:
+        """Percentiles of the values of the whole volume."""
+        return self.case.limits(percentiles)

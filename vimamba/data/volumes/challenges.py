@@ -1,4 +1,4 @@
-"""BraTS and ACDC, as their organizers hand them out: a folder for each patient."""
+"""BraTS and ACDC in their original form: a folder per patient."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -9,13 +9,13 @@ from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue
 from vimamba.data.listing import check_files, subfolders
 from vimamba.data.masked.labels import DEFAULT_LABELS, Labels
-from vimamba.data.masked.nifti import list_volumes, stem
 from vimamba.data.remarks import some
 from vimamba.data.splits import split_folders
+from vimamba.data.volume_files import list_volumes, stem
 from vimamba.data.volumes.cases import VolumeCase
 from vimamba.data.volumes.data import VolumeData
 
-# modalities as 2018 to 2021 and as 2023 and later name them, in one order: T1, T1 with contrast
+# names of the modalities in 2018 to 2021 and from 2023 on, in the order T1, T1 with contrast
 # agent, T2, FLAIR
 BRATS_NAMES = (("t1", "t1ce", "t2", "flair"), ("t1n", "t1c", "t2w", "t2f"))
 BRATS_CLASSES = ["background", "necrotic core", "edema", "enhancing tumor"]
@@ -26,12 +26,12 @@ class BraTS(VolumeData):
 
     `<case>/<case>_{t1,t1ce,t2,flair,seg}.nii[.gz]` has the value 4 for the enhancing tumor,
     `<case>/<case>-{t1n,t1c,t2w,t2f,seg}.nii.gz` (2023 and later) 3. The regions whole tumor, tumor
-    core and enhancing tumor are scored besides the classes. The scans of one patient
+    core and enhancing tumor are scored in addition to the classes. The scans of one patient
     (BraTS-GLI-00001-000, -001) stay together.
 
     Args:
-        root: The folder of the cases, or one that has train, val or test in it.
-        labels: The classes by default.
+        root: The folder of the cases, or one with train, val or test.
+        labels: The data set's classes by default.
         regions: The usual three by default.
         **kwargs: Arguments of `VolumeData`.
     """
@@ -46,13 +46,16 @@ class BraTS(VolumeData):
     ) -> None:
         super().__init__(root, labels=labels, regions=regions, **kwargs)
         self.is_ct = False
+        # before anything is read, as a task is built on the classes
+        recent = self.root.is_dir() and next(self.root.rglob("*-seg.nii*"), None)
+        self._name_classes(3 if recent else 4)
 
     def read(self) -> Catalogue:
         """Find the folders of the cases."""
         return read_cases(self, self._cases)
 
     def _cases(self, folder: Path) -> list[VolumeCase]:
-        found, enhancing = [], 4
+        found = []
         for place in subfolders(folder):
             files = {re.split(r"[_-]", stem(p))[-1].lower(): p for p in list_volumes(place)}
             names = next((n for n in BRATS_NAMES if set(n) <= files.keys()), None)
@@ -63,14 +66,12 @@ class BraTS(VolumeData):
             check_files([*paths, files["seg"]])
             patient = place.name
             if names is BRATS_NAMES[1]:
-                patient, enhancing = re.sub(r"-\d{3}$", "", patient), 3
+                patient = re.sub(r"-\d{3}$", "", patient)
             found.append(VolumeCase(paths, files["seg"], self.root, patient, self.align))
-        if found:
-            self._name_classes(enhancing)
         return found
 
     def _name_classes(self, enhancing: int) -> None:
-        """Classes and regions of the year, where the arguments do not name them."""
+        """Set the classes and regions of the year, unless given."""
         if self.labels.classes is None and self.labels.values is None:
             values = [0, 1, 2, enhancing]
             self.labels = replace(self.labels, classes=BRATS_CLASSES, values=values)
@@ -85,11 +86,11 @@ class BraTS(VolumeData):
 class ACDC(VolumeData):
     """Hearts in MRI at the end of systole and of diastole (ACDC, 2017).
 
-    `{training,testing}/patient001/patient001_frame01[_gt].nii.gz`; the films `_4d` are left out.
+    `{training,testing}/patient001/patient001_frame01[_gt].nii.gz`; the sequences `_4d` are skipped.
     The two frames of a patient stay together.
 
     Args:
-        root: The folder that holds training and testing, or the patients themselves.
+        root: The folder with training and testing, or with the patients.
         labels: Right ventricle, myocardium and left ventricle by default.
         **kwargs: Arguments of `VolumeData`.
     """
@@ -102,7 +103,7 @@ class ACDC(VolumeData):
             self.labels = replace(self.labels, classes=names, values=[0, 1, 2, 3])
 
     def read(self) -> Catalogue:
-        """Find the frames that have a mask."""
+        """Find the frames with a mask."""
         return read_cases(self, self._cases)
 
     def _cases(self, folder: Path) -> list[VolumeCase]:
@@ -114,14 +115,14 @@ class ACDC(VolumeData):
                     continue
                 mask = files.get(f"{name}_gt")
                 if mask is None:
-                    raise DataError(f"{path} has no mask {name}_gt beside it")
+                    raise DataError(f"{path} has no mask {name}_gt next to it")
                 check_files([path, mask])
                 found.append(VolumeCase((path,), mask, self.root, place.name, self.align))
         return found
 
 
 def read_cases(data: VolumeData, cases: Callable[[Path], Sequence[VolumeCase]]) -> Catalogue:
-    """A catalogue of folders of cases: of those of splits, or of one folder of all.
+    """Catalogue of folders of cases: one folder per split, or one for all.
 
     Args:
         data: The data set.

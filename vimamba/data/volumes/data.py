@@ -1,4 +1,4 @@
-"""What every data set of volumes has in common: fingerprint, plan, prepared cases, patches."""
+"""Base class of volume data sets: fingerprint, plan, prepared cases, patches."""
 
 import atexit
 import dataclasses
@@ -29,7 +29,7 @@ from vimamba.data.volumes.preprocessing import VolumePreprocessing
 from vimamba.data.volumes.survey import SeenCase, join, survey_cases
 from vimamba.sizes import ImageSize, read_size
 
-# arguments of data sets of images that say nothing about volumes
+# arguments of image data sets that do not apply to volumes
 _OF_IMAGES = ("fit", "scale_to", "interpolation", "bands")
 
 
@@ -37,26 +37,28 @@ class VolumeData(SegmentationData):
     """Base of the data sets of volumes; a subclass only has to `read` `VolumeCase`s.
 
     Args:
-        root: Folder that holds the data.
-        labels: What the values in the masks mean.
-        regions: Sets of mask values that are scored together besides the classes, by name, such as
+        root: Folder with the data.
+        labels: Meaning of the mask values.
+        regions: Sets of mask values that are also scored, as unions, by name, such as
             {"whole tumor": [1, 2, 4]}.
-        img_size: Size of the patches that the network sees: a side, or slices, rows and columns
-            as 32x96x96; see `propose_patch` for what is proposed.
-        spacing: Millimeters between slices, rows and columns that volumes are resampled to; see
-            `target_spacing` for what is proposed.
-        patches: Of each case in an epoch.
-        foreground: Part of the patches that have a voxel of a class of interest in their middle.
+        img_size: Size of the patches that the network sees: a side, or slices, rows and columns as
+            32x96x96; by default from `propose_patch`.
+        spacing: Spacing of slices, rows and columns in millimeters that volumes are resampled to;
+            by default from `target_spacing`.
+        patches: Patches of each case per epoch.
+        foreground: Fraction of the patches that are centered on a foreground voxel.
         augmentation: Random changes of the patches.
-        cache: Folder that keeps the prepared cases, 5 bytes a voxel; a temporary one by default,
-            which is removed at the end.
+        cache: Folder for the prepared cases, 5 bytes per voxel; a temporary one by default, which
+            is removed at the end.
         batch_size: Patches per step, of each process if there are several.
-        **kwargs: Arguments of `SegmentationData`; `intensity` of `propose_intensity` by default.
+        **kwargs: Arguments of `SegmentationData`; `intensity` by default from `propose_intensity`.
     """
 
     group_word = "patients"
-    # whether the values are Hounsfield units, where the data says so
+    # whether the values are Hounsfield units, if known
     is_ct: bool | None = None
+    # on the class, too, for the command to hand them to the task
+    regions: dict[str, list[int]] | None = None
 
     def __init__(
         self,
@@ -97,7 +99,7 @@ class VolumeData(SegmentationData):
         """Fail, before any training, on cases that cannot be used and classes that are missing.
 
         Raises:
-            DataError: The text names them.
+            DataError: The message names them.
         """
         super().check()
         for name, values in (self.regions or {}).items():
@@ -117,7 +119,7 @@ class VolumeData(SegmentationData):
         """All cases, read once.
 
         Raises:
-            DataError: Cases cannot be used; the text names them.
+            DataError: Cases cannot be used; the message names them.
         """
         return survey_cases(self.cases, self.workers, self.remarks)
 
@@ -128,13 +130,13 @@ class VolumeData(SegmentationData):
 
     @property
     def fingerprint(self) -> list[SeenCase]:
-        """The cases that the plan is made of: those of the training, if there are any."""
+        """The cases that the plan is based on: training cases, if there are any."""
         seen = self.cases_seen
         return next(seen[split] for split in ("train", "val", "test") if seen.get(split))
 
     @cached_property
     def spacing(self) -> list[float]:
-        """Millimeters along each axis that volumes are resampled to."""
+        """Spacing along each axis in millimeters that volumes are resampled to."""
         return list(self.given_spacing or planning.target_spacing(self.fingerprint))
 
     @cached_property
@@ -177,7 +179,9 @@ class VolumeData(SegmentationData):
         if planned.is_settled:
             return planned
         intensity, mean, std = planning.propose_intensity(self.fingerprint, is_ct=self.is_ct)
-        if not self.intensity.is_open:  # that of the user goes before, and is normalized by cases
+        if (
+            not self.intensity.is_open
+        ):  # the user's setting takes precedence, and is normalized per case
             intensity = dataclasses.replace(self.intensity, zscore=True)
             mean, std = [0.0] * self.in_chans, [1.0] * self.in_chans
         return dataclasses.replace(
@@ -185,7 +189,7 @@ class VolumeData(SegmentationData):
         )
 
     def settled(self) -> dict[str, Any]:
-        """The plan and the labels, so that later commands need not look again."""
+        """The plan and the labels, so that later commands need not infer them again."""
         prepare, table, size = self.preprocessing, self.table, self.img_size
         return {
             "in_chans": self.in_chans,
@@ -231,7 +235,7 @@ class VolumeData(SegmentationData):
         return PatchDataset(prepared, sampling, make_transform(self.changes), self.seed)
 
     def describe(self) -> list[str]:
-        """Spacings, sizes and the plan, in lines."""
+        """Lines on spacings, sizes and the plan."""
         seen = [case for cases in self.cases_seen.values() for case in cases]
         sizes, spacings = (np.asarray([getattr(c, name) for c in seen]) for name in _MEASURES)
         low, middle, high = (
@@ -244,8 +248,8 @@ class VolumeData(SegmentationData):
         target = " x ".join(f"{v:.4g}" for v in self.spacing)
         prepare = self.preprocessing
         patch = "x".join(map(str, np.broadcast_to(self.img_size, 3)))
-        how = "per case to mean 0, deviation 1" if prepare.intensity.zscore else (
-            f"with mean {list(prepare.mean or ())}, deviation {list(prepare.std or ())} of the data"
+        how = "per case to mean 0, std 1" if prepare.intensity.zscore else (
+            f"with mean {list(prepare.mean or ())}, std {list(prepare.std or ())} of the data"
         )  # fmt: skip
         ends = prepare.intensity.window or prepare.intensity.ranges
         clipped = f"clipped to {ends}" if ends else "clipped to percentiles of each case"
@@ -260,7 +264,7 @@ _MEASURES = ("shape", "spacing")
 
 
 def _plain(intensity: Intensity) -> dict[str, Any]:
-    """An intensity as a recipe holds it."""
+    """An intensity in the form of a recipe."""
     content = dataclasses.asdict(intensity)
     return {
         name: [list(v) if isinstance(v, tuple) else v for v in value]

@@ -1,7 +1,7 @@
-"""Cases as a network gets them: patches in training, whole volumes in evaluation.
+"""Preprocessed cases: patches in training, whole volumes in evaluation.
 
-A prepared case, resampled and normalized, is kept in a folder as memory-mapped arrays: a patch
-reads its own voxels only, and all worker processes share one copy.
+A prepared case, resampled and normalized, is stored in a folder as memory-mapped arrays: a patch
+reads only its own voxels, and all worker processes share one copy.
 
 Sizes: C channels, d x h x w voxels of a case, p x q x r of a patch.
 """
@@ -29,21 +29,21 @@ from vimamba.files import write_folder
 from vimamba.labels import IGNORE
 from vimamba.sizes import sides_of
 
-# places of each class that are kept of a case, as in nnU-Net
+# sampled locations per class of a case, as in nnU-Net
 PLACES = 10_000
-# in the names of prepared cases: another number where what they hold changes
-FORM = 1
+# version in the names of prepared cases: increase it when their contents change
+FORM = 2
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which patches a training takes.
+    """How training patches are sampled.
 
     Attributes:
-        patches: Of each case in an epoch.
-        foreground: Part of them that has a voxel of a class of interest in its middle, of each
-            class of the case equally often.
-        first: The first class of interest.
+        patches: Patches of each case per epoch.
+        foreground: Fraction of them centered on a foreground voxel, of each class of the case
+            equally often.
+        first: The first foreground class.
     """
 
     patches: int
@@ -52,13 +52,13 @@ class Sampling:
 
 
 class PreparedCases:
-    """Cases resampled and normalized, each prepared when it is first asked for.
+    """Resampled and normalized cases, each prepared on first use.
 
     Args:
         cases: The cases.
         prepare: From stored voxels to the network's.
         table: From stored masks to classes.
-        folder: Where prepared cases are kept.
+        folder: Folder for the prepared cases.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PreparedCases:
         self.cases, self.prepare, self.table, self.folder = cases, prepare, table, folder
 
     def place(self, case: VolumeCase) -> Path:
-        """Folder of a prepared case, named by all that it depends on."""
+        """Folder of a prepared case, named by a hash of everything it depends on."""
         files = [*case.paths, *([case.mask_path] if case.mask_path else [])]
         settings = {**asdict(self.prepare), "img_size": None}  # patches are cut later
         content = [
@@ -82,7 +82,7 @@ class PreparedCases:
         return self.folder / key
 
     def __getitem__(self, index: int) -> tuple[NDArray, NDArray, NDArray]:
-        """Image (C, d, h, w), mask (d, h, w) and places of classes (n, 4), memory-mapped."""
+        """Image (C, d, h, w), mask (d, h, w) and class locations (n, 4), memory-mapped."""
         case = self.cases[index]
         place = self.place(case)
         if not place.is_dir():
@@ -99,7 +99,7 @@ class PreparedCases:
 
 
 def find_places(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Some voxels of every class, (n, 4): the class and its place."""
+    """Some voxels of every class, (n, 4): class and position."""
     rows = []
     for label in np.unique(mask):
         if label == IGNORE:
@@ -117,9 +117,9 @@ class PatchDataset(Dataset[Any]):
 
     Args:
         prepared: The cases.
-        sampling: Which patches.
-        transform: Random changes, from a patch and a seed; None for none.
-        seed: Start of all random streams.
+        sampling: How patches are sampled.
+        transform: Random augmentation, from a patch and a seed; None for none.
+        seed: Seed of all random streams.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class PatchDataset(Dataset[Any]):
         return len(self.prepared.cases) * self.sampling.patches
 
     def __getitem__(self, key: int | tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """(C, p, q, r) float32 and (p, q, r) uint8, `IGNORE` beyond the volume."""
+        """(C, p, q, r) float32 and (p, q, r) uint8, `IGNORE` outside the volume."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         image, mask, places = self.prepared[index % len(self.prepared.cases)]
         seed = stream_seed(self.seed, epoch, index)
@@ -151,7 +151,7 @@ class PatchDataset(Dataset[Any]):
     def _choose(
         self, shape: Sequence[int], places: NDArray, rng: np.random.Generator
     ) -> tuple[int, ...]:
-        """Where a patch begins along each axis; below 0 where the volume is smaller."""
+        """Start of a patch along each axis; negative if the volume is smaller."""
         ends = [max(n - side, 0) for n, side in zip(shape, self.size, strict=True)]
         lacking = [max(side - n, 0) // 2 for n, side in zip(shape, self.size, strict=True)]
         starts = [int(rng.integers(end + 1)) for end in ends]
@@ -168,7 +168,7 @@ class PatchDataset(Dataset[Any]):
 
 
 def cut(values: NDArray, starts: Sequence[int], size: Sequence[int], outside: int) -> NDArray:
-    """A box of the last three axes; what lies beyond the array is filled."""
+    """Crop a box of the last three axes; voxels outside the array are filled."""
     shape = values.shape[-3:]
     inner = tuple(
         slice(max(start, 0), min(start + side, n))
@@ -186,7 +186,7 @@ def cut(values: NDArray, starts: Sequence[int], size: Sequence[int], outside: in
 
 
 class WholeDataset(Dataset[Any]):
-    """Whole cases at the network's spacing, with the masks as they are stored.
+    """Whole cases at the network's spacing, with the masks as stored.
 
     Args:
         prepared: The cases.

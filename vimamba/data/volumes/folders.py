@@ -1,8 +1,8 @@
-"""Folders of volumes with masks: by name, of nnU-Net, of the Decathlon, of AMOS.
+"""Folders of volumes with masks: matched by name, or in the form of nnU-Net, Decathlon, AMOS.
 
 `{images,masks}/case.nii.gz`, with or without train, val and test; `imagesTr/case[_0000].nii.gz` and
-`labelsTr/case.nii.gz`, several channels as `case_0000`, `case_0001` or on a fourth axis. Where
-there is a `dataset.json`, the names of its classes, its modality and its lists of files count.
+`labelsTr/case.nii.gz`, several channels as `case_0000`, `case_0001` or on a fourth axis. If there
+is a `dataset.json`, its class names, modality and file lists are used.
 """
 
 import json
@@ -37,7 +37,7 @@ class VolumeFolder(VolumeData, NiftiFolder):  # type: ignore[misc]
             self._take_description(file)
 
     def _take_description(self, file: Path) -> None:
-        """Classes and modality of a dataset.json, where the arguments do not name them."""
+        """Use classes and modality of a dataset.json, unless given."""
         modalities = self.description.get("channel_names") or self.description.get("modality") or {}
         names = modalities.values() if isinstance(modalities, dict) else modalities
         self.is_ct = [str(name).lower() for name in names] == ["ct"]
@@ -47,7 +47,7 @@ class VolumeFolder(VolumeData, NiftiFolder):  # type: ignore[misc]
             self.labels = replace(given, **classes_of(labels, file))
 
     def read(self) -> Catalogue:
-        """Find the cases: those that a dataset.json lists, or those of the folders."""
+        """Find the cases: those in a dataset.json, or those in the folders."""
         if not isinstance(self.description.get("training"), list):
             return super().read()
         listed = self.description
@@ -59,7 +59,7 @@ class VolumeFolder(VolumeData, NiftiFolder):  # type: ignore[misc]
         return Catalogue(self.divide(train), drawn=True)
 
     def _listed(self, entries: Sequence[Any]) -> tuple[VolumeCase, ...]:
-        """Cases of a list of {"image": ..., "label": ...}."""
+        """Cases from a list of {"image": ..., "label": ...}."""
         cases = []
         for entry in entries:
             if not isinstance(entry, dict) or not {"image", "label"} <= entry.keys():
@@ -67,38 +67,38 @@ class VolumeFolder(VolumeData, NiftiFolder):  # type: ignore[misc]
             files = [self.root / str(entry[key]) for key in ("image", "label")]
             for path in files:
                 if find_file(path) is None:
-                    raise DataError(f"{self.root / DESCRIPTION} lists {path}, which is not there")
+                    raise DataError(f"{self.root / DESCRIPTION} lists {path}, which does not exist")
             check_files(files)
             cases.append(VolumeCase((files[0],), files[1], self.root, align=self.align))
         return tuple(cases)
 
     def items_of(self, paths: Sequence[Path], mask: Path) -> list[VolumeCase]:
-        """The case of some files."""
+        """The case for some files."""
         return [VolumeCase(tuple(paths), mask, self.root, align=self.align)]
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """A dataset.json.
+    """Read a dataset.json.
 
     Raises:
-        DataError: It is none.
+        DataError: It is not a valid one.
     """
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise DataError(f"{file} must hold names and values")
+        raise DataError(f"{file} must be a mapping")
     return content
 
 
 def classes_of(labels: Mapping[str, Any], file: Path) -> dict[str, Any]:
-    """Classes, values and the value to ignore of a dataset.json's labels.
+    """Classes, values and the ignored value of a dataset.json's labels.
 
     The Decathlon writes {"1": "liver"}, nnU-Net {"liver": 1}.
 
     Raises:
-        DataError: They are regions, or no whole numbers.
+        DataError: They are regions, or not whole numbers.
     """
     pairs = labels.items()
     if all(str(key).isdecimal() for key in labels):
@@ -107,7 +107,7 @@ def classes_of(labels: Mapping[str, Any], file: Path) -> dict[str, Any]:
         found = {str(name): value for name, value in pairs}
     else:
         raise DataError(
-            f"{file}: labels={dict(labels)} are no classes of one value each; name them with "
+            f"{file}: labels={dict(labels)} are not classes of one value each; set them with "
             "data.labels.classes and data.labels.values, and regions with data.regions"
         )
     ignored = found.pop("ignore", 255)

@@ -1,8 +1,8 @@
-"""What a data set's fingerprint proposes: spacing, patch size and intensities.
+"""Proposes spacing, patch size and intensities from a data set's fingerprint.
 
 The rules are those that nnU-Net publishes (Isensee et al. 2021, arXiv:1904.08128, supplementary
-note 2; the ends of the feature maps in arXiv:2404.09556), with a budget of voxels in the place of
-its estimate of memory.
+note 2; the ends of the feature maps in arXiv:2404.09556), with a budget of voxels instead of its
+memory estimate.
 """
 
 import math
@@ -16,21 +16,21 @@ from vimamba.data.volumes.survey import SeenCase
 
 # a spacing is called anisotropic beyond this ratio of the coarsest to the finest axis
 ANISOTROPIC = 3.0
-# voxels of a patch: nnU-Net's usual 128^3 on a GPU, what a CPU trains on in seconds otherwise
+# voxels of a patch: nnU-Net's usual 128^3 on a GPU, otherwise a size that a CPU handles in seconds
 GPU_VOXELS, CPU_VOXELS = 128**3, 48**3
-# cells that the coarsest map keeps along an axis, and the most that an axis is halved
+# minimum cells of the coarsest map along an axis, and maximum number of halvings
 COARSEST, HALVINGS = 4, 5
 # values as low as this are Hounsfield units of air: no other modality has them
 AIR = -500.0
-# percentiles of the classes of interest that a CT is clipped to
+# percentiles of the foreground that a CT is clipped to
 CLIPPED = (0.5, 99.5)
 
 
 def target_spacing(cases: Sequence[SeenCase]) -> tuple[float, ...]:
     """The spacing to resample to, mm: the median of the cases along each axis.
 
-    Where the coarsest axis is more than three times as coarse as the finest and has fewer than a
-    third of its voxels, the tenth percentile along that axis, so that slices are not merged.
+    If the coarsest axis is more than three times as coarse as the finest and has fewer than a third
+    of its voxels, the tenth percentile along that axis, so that slices are not merged.
     """
     spacings = np.asarray([case.spacing for case in cases])
     shapes = np.asarray([case.shape for case in cases])
@@ -45,7 +45,7 @@ def target_spacing(cases: Sequence[SeenCase]) -> tuple[float, ...]:
 
 
 def sizes_at(cases: Sequence[SeenCase], spacing: Sequence[float]) -> list[int]:
-    """Median voxels along each axis once the cases have a spacing."""
+    """Median voxels along each axis after resampling to a spacing."""
     sizes = [resampled_size(case.shape, case.spacing, spacing) for case in cases]
     return [round(float(size)) for size in np.median(sizes, 0)]
 
@@ -65,14 +65,14 @@ def propose_patch(
 ) -> tuple[int, ...]:
     """The size of the patches that the network sees.
 
-    It begins as a cube in millimeters of 256^3 voxels, cut down to the median case; the axis that
-    covers most of its case shrinks until the voxels are within the budget. Sides are whole cells of
-    a network that halves an axis as long as 4 cells are left of it, 5 times at most.
+    It starts as a cube in millimeters of 256^3 voxels, cropped to the median case; the axis that
+    covers most of its case shrinks until the voxels fit the budget. Sides are multiples of the
+    stride of a network that halves an axis while at least 4 cells are left, at most 5 times.
 
     Args:
         sizes: Median voxels of the cases, at the spacing.
         spacing: Millimeters along each axis.
-        voxels: The budget; 128^3 where there is a GPU, else 48^3.
+        voxels: The budget; 128^3 with a GPU, else 48^3.
     """
     budget = voxels or (GPU_VOXELS if torch.cuda.is_available() else CPU_VOXELS)
     inverse = 1 / np.asarray(spacing, dtype=np.float64)
@@ -90,7 +90,7 @@ def propose_patch(
 
 
 def whole_cells(side: int) -> int:
-    """The side or less, as whole cells of the coarsest map."""
+    """The side rounded down to whole cells of the coarsest map."""
     if side <= COARSEST:
         return max(side, 1)
     cell = 2 ** min(HALVINGS, int(math.log2(side / COARSEST)))
@@ -100,17 +100,17 @@ def whole_cells(side: int) -> int:
 def propose_intensity(
     cases: Sequence[SeenCase], *, is_ct: bool | None
 ) -> tuple[Intensity, list[float], list[float]]:
-    """How values become the network's input, with the mean and deviation that go with it.
+    """How values become the network's input, with the mean and standard deviation to use.
 
-    CT, whose values mean the same everywhere, is clipped to the 0.5 and 99.5 percentiles of the
-    classes of interest and normalized by their mean and deviation over all training cases. Anything
-    else has every case and channel clipped to its own percentiles and brought to mean 0 and
-    deviation 1.
+    CT, whose values have an absolute meaning, is clipped to the 0.5 and 99.5 percentiles of the
+    foreground and normalized by its mean and standard deviation over all training cases. For
+    anything else, every case and channel is clipped to its own percentiles and normalized to mean 0
+    and standard deviation 1.
 
     Args:
-        cases: Of the training.
-        is_ct: What the data set says of itself; None: it is where air of -500 HU or less occurs
-            in all cases of one channel.
+        cases: Training cases.
+        is_ct: Whether the data set is CT, if it says so; None: it is if air of -500 HU or less
+            occurs in all cases, which have one channel.
     """
     samples = [case.sample for case in cases if case.sample is not None and len(case.sample)]
     channels = len(cases[0].lowest)

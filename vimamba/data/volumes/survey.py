@@ -1,4 +1,4 @@
-"""A look at every case before training: what is wrong with it, and what its data are like.
+"""Surveys every case before training: problems and statistics.
 
 Sizes: D x H x W voxels, C channels.
 """
@@ -17,7 +17,7 @@ from vimamba.data.remarks import Remarks, some
 from vimamba.data.volumes.cases import VolumeCase
 
 MOST_NAMED = 5
-# voxels of the classes of interest whose intensities are kept of each case, as in nnU-Net
+# foreground voxels of each case whose intensities are sampled, as in nnU-Net
 SAMPLED = 10_000
 
 
@@ -29,9 +29,9 @@ class SeenCase:
         shape: (D, H, W).
         spacing: Millimeters along each axis.
         values: Voxels of each mask value.
-        sample: (n, C) intensities of voxels that hold a value other than 0.
-        lowest: Least value of each channel.
-        trouble: What is wrong with it, if anything is.
+        sample: (n, C) intensities of voxels whose mask is not 0.
+        lowest: Minimum of each channel.
+        trouble: The problem with it, if any.
     """
 
     shape: tuple[int, ...] = ()
@@ -70,15 +70,15 @@ def look(case: VolumeCase) -> SeenCase:
 def survey_cases(
     splits: Mapping[str, Sequence[VolumeCase]], workers: int, remarks: Remarks
 ) -> dict[str, list[SeenCase]]:
-    """Look at all cases.
+    """Survey all cases.
 
     Args:
         splits: The cases.
         workers: Threads to read with.
-        remarks: Gets the names of cases whose masks are empty.
+        remarks: Receives the names of cases with empty masks.
 
     Raises:
-        DataError: The text names the cases that cannot be used, all at once.
+        DataError: The message names the cases that cannot be used, all at once.
     """
     found: dict[str, list[SeenCase]] = {}
     troubles, empty = [], []
@@ -114,7 +114,7 @@ def in_threads(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -
 
 
 def join(splits: Mapping[str, Sequence[VolumeCase]], seen: Mapping[str, list[SeenCase]]) -> Survey:
-    """What the masks hold, in the form that settles the classes."""
+    """Values of the masks, in the form used to infer the classes."""
     pixels: dict[str, dict[int, int]] = {}
     images: dict[str, dict[int, int]] = {}
     holders: dict[int, str] = {}

@@ -1,7 +1,7 @@
-"""nnU-Net with our networks, unforked, by plans that name them and by trainers of our own.
+"""nnU-Net, without a fork, with our networks: through plans that name them and our trainers.
 
-Importing this loads torch and timm; nnU-Net itself, of `pip install "vimamba[nnunet]"`, is imported
-when first needed. docs/nnunet.md shows how the parts go together.
+Importing this loads torch and timm; nnU-Net itself (`pip install "vimamba[nnunet]"`) is imported
+when first needed. docs/nnunet.md shows how the parts work together.
 """
 
 from vimamba.integrations.nnunet.network import PlansNetwork

@@ -1,8 +1,8 @@
-"""A segmentation network behind the interface that nnU-Net expects of its own.
+"""A segmentation network with the interface of nnU-Net's own networks.
 
-nnU-Net makes the network that a plan names from the plan's `arch_kwargs`, switches deep supervision
-at `decoder.deep_supervision`, and takes outputs from fine to coarse, one for each of `strides` but
-the last.
+nnU-Net builds the network named in a plan from the plan's `arch_kwargs`, switches deep supervision
+with `decoder.deep_supervision`, and expects outputs from fine to coarse, one for each of `strides`
+except the last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from vimamba.checkpoints import StateDict
 from vimamba.networks import Segmenter, create_segmenter, list_segmenters
 
-# what a plan writes as `network_class_name`
+# `network_class_name` in a plan
 CLASS_NAME = "vimamba.integrations.nnunet.PlansNetwork"
-# the networks that a plan sizes
+# networks whose sizes come from the plan
 UMAMBA = [f"umamba_{place}_{dims}d" for place in ("bot", "enc") for dims in (2, 3)]
-# those that plan their stages for a patch and its spacing, as nnU-Net does
+# networks that plan their stages for a patch and its spacing, as nnU-Net does
 PLANNED = [name for name in list_segmenters() if name.startswith("vss_unet_3d")]
 
 
@@ -32,9 +32,9 @@ def make_network(
         network: A model that `vimamba.create_segmenter` takes.
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
-        kwargs: Further arguments of `vimamba.create_segmenter`.
+        kwargs: Additional arguments of `vimamba.create_segmenter`.
     """
-    # outputs of all stages, which are in U-Mamba's files even if unused
+    # output layers of all stages, which are in U-Mamba's files even if unused
     args = {"aux": True, **kwargs} if network in (*UMAMBA, *PLANNED) else kwargs
     return create_segmenter(network, in_chans=input_channels, num_classes=num_classes, **args)
 
@@ -43,17 +43,17 @@ class PlansNetwork(nn.Module):
     """The network of an nnU-Net plan.
 
     nnU-Net leaves the coarsest output out of its loss. A network with fewer outputs than `strides`
-    ask for gives its coarsest one again at half the size, so that none of its own is left out.
+    require repeats its coarsest one at half the size, so that none of its own is left out.
 
     Args:
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
         network: A model that `vimamba.create_segmenter` takes.
-        network_kwargs: Further arguments of that network.
-        strides: From each output to the next, for each dimension, (1, ..., 1) first; the last is
-            that to the network's coarsest map and has no output.
-        deep_supervision: Give the outputs of all resolutions, not of the image's only.
-        amp: Run in the precision of the autocast around it; in float32 if False.
+        network_kwargs: Additional arguments of that network.
+        strides: Strides from each output to the next, for each dimension, (1, ..., 1) first; the
+            last leads to the network's coarsest map and has no output.
+        deep_supervision: Return the outputs of all resolutions, not only the image's.
+        amp: Run under the surrounding autocast; in float32 if False.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PlansNetwork(nn.Module):
 
     @property
     def decoder(self) -> nn.Module:
-        """Where nnU-Net sets `deep_supervision`."""
+        """The object on which nnU-Net sets `deep_supervision`."""
         return self
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
@@ -96,7 +96,7 @@ class PlansNetwork(nn.Module):
 
 
 def _rename_official(net: nn.Module, state: StateDict, prefix: str, *_: Any) -> None:
-    """Let a checkpoint of a fork of nnU-Net be loaded, whose parameters have the authors' names."""
+    """Let checkpoints of nnU-Net forks be loaded, which use the authors' parameter names."""
     if any(key.startswith(f"{prefix}network.") for key in state):
         return
     assert isinstance(net, PlansNetwork)

@@ -19,13 +19,13 @@ from vimamba.networks import Segmenter, UMamba
 
 @dataclass(frozen=True)
 class Configuration:
-    """A configuration that nnU-Net's commands find.
+    """A configuration for nnU-Net's commands.
 
     Attributes:
-        plans_file: The file that holds it.
+        plans_file: The file that contains it.
         plans_name: Its plans, `-p` of the commands.
         name: Its name, `-c` of the commands.
-        patch_size: Of the network's input.
+        patch_size: Patch size of the network's input.
     """
 
     plans_file: Path
@@ -46,24 +46,25 @@ def add_configuration(
     amp: bool = True,
     **network_kwargs: Any,
 ) -> Configuration:
-    """Write plans with a further configuration, which any nnU-Net with vimamba installed can use.
+    """Write plans with an additional configuration for any nnU-Net with vimamba installed.
 
-    They are a file beside the given one, which stays as it is. The preprocessed data of the base
-    are used again. Everything that makes the network is in the plans, and so in the trained model.
+    They are written to a file next to the given one, which is not changed. The preprocessed data of
+    the base are reused. Everything that defines the network is in the plans, and so in the trained
+    model.
 
     Args:
-        plans_json: Plans that nnU-Net has made, in `nnUNet_preprocessed`.
+        plans_json: Plans made by nnU-Net, in `nnUNet_preprocessed`.
         network: "umamba_bot_2d", "umamba_enc_2d" or "..._3d", sized by the base; "vss_unet_3d_nano"
-            or larger, whose strides follow patch and spacing; or a model that
-            `vimamba.create_segmenter` takes, "segmamba" for one.
-        name: Of the configuration; base and network if None.
-        base: Configuration of these plans that gives everything but the network.
-        patch_size: Of the network's input, rounded up to whole cells of its coarsest map; the
+            or larger, whose strides follow patch and spacing; or a model for
+            `vimamba.create_segmenter`, such as "segmamba".
+        name: Name of the configuration; base and network if None.
+        base: Configuration of these plans that defines everything except the network.
+        patch_size: Patch size, rounded up to whole cells of its coarsest map; the
             base's if None.
         batch_size: Patches per step; the base's if None.
-        plans_name: Of the new plans; configurations of ours that they hold already are kept.
-        amp: False for a network that runs in float32, in prediction, too.
-        **network_kwargs: Further arguments of the network, such as head="unet" or pretrained=True.
+        plans_name: Name of the new plans; configurations added earlier are kept.
+        amp: False to run the network in float32, also in prediction.
+        **network_kwargs: More arguments of the network, such as head="unet" or pretrained=True.
 
     Raises:
         ValueError: An argument does not fit the plans or the network.
@@ -81,7 +82,7 @@ def add_configuration(
     wanted = list(patch_size or based_on["patch_size"])
     if len(wanted) != len(based_on["patch_size"]):
         raise ValueError(
-            f"patch_size={wanted} must be as {base!r} has it, {based_on['patch_size']}"
+            f"patch_size={wanted} must have the dimensions of {base!r}, {based_on['patch_size']}"
         )
     arch_kwargs, patch = _plan_network(network, based_on, wanted, network_kwargs)
     configuration = {
@@ -106,21 +107,21 @@ def add_configuration(
 
 
 def plan_umamba(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> dict[str, Any]:
-    """`network_kwargs` of a U-Mamba as large as the U-Net of a configuration.
+    """`network_kwargs` of a U-Mamba with the sizes of a configuration's U-Net.
 
     Args:
         architecture: `arch_kwargs` of the configuration.
-        patch_size: Of the network's input.
+        patch_size: Patch size of the network's input.
 
     Raises:
-        ValueError: It is not a U-Net of nnU-Net's.
+        ValueError: It is not one of nnU-Net's U-Nets.
     """
     depths = next((k for k in ("n_conv_per_stage", "n_blocks_per_stage") if k in architecture), "")
     sizes = ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage_decoder")
     missing = [key for key in sizes if key not in architecture]
     if missing or not depths:
         raise ValueError(
-            f"U-Mamba is sized by a U-Net of nnU-Net's, and this configuration has no "
+            f"U-Mamba takes its sizes from nnU-Net's U-Net, and this configuration has no "
             f"{', '.join(missing) or 'n_conv_per_stage'}; base it on '2d' or '3d_fullres'"
         )
     kwargs = {key: architecture[key] for key in sizes}
@@ -130,7 +131,7 @@ def plan_umamba(architecture: Mapping[str, Any], patch_size: Sequence[int]) -> d
 def _read(file: Path) -> dict[str, Any]:
     plans = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(plans, dict) or "configurations" not in plans:
-        raise ValueError(f"{file} holds no plans of nnU-Net")
+        raise ValueError(f"{file} has no nnU-Net plans")
     return plans
 
 
@@ -139,7 +140,7 @@ def _is_ours(configuration: Mapping[str, Any]) -> bool:
 
 
 def _find_base(plans: dict[str, Any], base: str) -> dict[str, Any]:
-    """A configuration with everything that it inherits."""
+    """A configuration with everything it inherits."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     if base not in plans["configurations"]:
@@ -154,7 +155,7 @@ def _plan_network(
     dims = len(patch_size)
     if network in UMAMBA:
         if not network.endswith(f"{dims}d"):
-            raise ValueError(f"network={network!r} must be of {dims} dimensions, as the base is")
+            raise ValueError(f"network={network!r} must have {dims} dimensions, like the base")
         plan = {**plan_umamba(base["architecture"]["arch_kwargs"], patch_size), **kwargs}
         cell = [math.prod(axis) for axis in zip(*plan["strides"], strict=True)]
         patch = _round_up(patch_size, cell, UMamba.fewest_cells)
@@ -165,9 +166,7 @@ def _plan_network(
         kwargs = {"patch_size": patch_size, "spacing": list(base["spacing"]), **kwargs}
     net = _make_probe(network, kwargs)
     if len(net.cell) != dims:
-        raise ValueError(
-            f"network={network!r} is of {len(net.cell)} dimensions and the base of {dims}"
-        )
+        raise ValueError(f"network={network!r} has {len(net.cell)} dimensions and the base {dims}")
     patch = _round_up(patch_size, net.cell, net.fewest_cells)
     kwargs = {"img_size": max(patch), **kwargs}
     strides = _measure_strides(_make_probe(network, kwargs), patch)
@@ -175,7 +174,7 @@ def _plan_network(
 
 
 def _make_probe(network: str, kwargs: dict[str, Any]) -> Segmenter:
-    """The network without weights."""
+    """The network on the meta device."""
     kwargs = {**kwargs, "pretrained": False} if "pretrained" in kwargs else kwargs
     with torch.device("meta"):
         return make_network(network, 1, 2, kwargs).eval()
@@ -186,7 +185,7 @@ def _round_up(patch_size: Sequence[int], cell: Sequence[int], fewest: int) -> li
 
 
 def _measure_strides(net: Segmenter, patch: list[int]) -> list[list[int]]:
-    """`strides` of a network's outputs, with one more if the loss would leave out all but one."""
+    """`strides` of a network's outputs, and one more if the loss would use only one."""
     with torch.no_grad():
         image = torch.zeros(1, 1, *patch, dtype=torch.float32, device="meta")
         outputs = net.forward_all(image)

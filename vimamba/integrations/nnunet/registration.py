@@ -1,4 +1,4 @@
-"""Makes nnU-Net find our trainers, which it looks for by name in its own modules and folders."""
+"""Registers our trainers with nnU-Net, which searches its own modules and folders by name."""
 
 import importlib
 import importlib.util
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def require_nnunet() -> None:
-    """Say what to install if nnU-Net is missing.
+    """Fail with an install hint if nnU-Net is missing.
 
     Raises:
         ModuleNotFoundError: nnunetv2 is not installed.
@@ -17,7 +17,7 @@ def require_nnunet() -> None:
 
 
 def register() -> list[str]:
-    """Make our trainers known to nnU-Net in this process; returns their names.
+    """Register our trainers with nnU-Net in this process; returns their names.
 
     Processes that nnU-Net starts for several GPUs do not know them; see `trainer_folder`.
     """
@@ -32,6 +32,6 @@ def register() -> list[str]:
 def trainer_folder() -> Path:
     """Folder for the environment variable `nnUNet_extTrainer` of nnU-Net 2.8 and later.
 
-    With it nnU-Net's own commands know our trainers, on any number of GPUs.
+    With it nnU-Net's own commands find our trainers, on any number of GPUs.
     """
     return Path(__file__).parent / "ext"

@@ -1,8 +1,8 @@
 """nnU-Net's trainer with AdamW, for our networks.
 
-The names of U-Mamba's fork are kept, so that models trained with it are found and predict.
-Environment variables cut a training short: VIMAMBA_NNUNET_EPOCHS, and VIMAMBA_NNUNET_ITERS, the
-iterations of an epoch, with a fifth as many to validate.
+The names of U-Mamba's fork are kept, so that models trained with it can be used for prediction.
+Environment variables shorten training: VIMAMBA_NNUNET_EPOCHS, and VIMAMBA_NNUNET_ITERS, the
+iterations per epoch, with a fifth as many for validation.
 """
 
 import os
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class TrainerError(VimambaError):
-    """A trainer cannot work as asked; the text says why and what would do."""
+    """A trainer cannot work as requested; the message says why and what would work."""
 
 
 def _read_count(variable: str, default: int) -> int:
@@ -41,7 +41,7 @@ def _read_count(variable: str, default: int) -> int:
 
 
 class nnUNetTrainerVimambaEncoder(nnUNetTrainer):  # noqa: N801  nnU-Net's way of naming
-    """Trains the network of a configuration that `vimamba nnunet plan` has added."""
+    """Trains the network of a configuration added by `vimamba nnunet plan`."""
 
     amp: ClassVar[bool] = True
 
@@ -55,7 +55,7 @@ class nnUNetTrainerVimambaEncoder(nnUNetTrainer):  # noqa: N801  nnU-Net's way o
         device: torch.device = torch.device("cuda"),  # noqa: B008
     ) -> None:
         super().__init__(plans, configuration, fold, dataset_json, device)
-        # those of Swin-UMamba (arXiv:2402.03302), trained by nnU-Net, too
+        # from Swin-UMamba (arXiv:2402.03302), which was also trained with nnU-Net
         self.initial_lr = 1e-4
         self.weight_decay = 0.05
         self.num_epochs = _read_count("VIMAMBA_NNUNET_EPOCHS", self.num_epochs)
@@ -74,12 +74,12 @@ class nnUNetTrainerVimambaEncoder(nnUNetTrainer):  # noqa: N801  nnU-Net's way o
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> nn.Module:
-        """Make the network, for training and for prediction."""
+        """Build the network, for training and for prediction."""
         if configuration_manager.network_arch_class_name != CLASS_NAME:
             raise TrainerError(
-                f"{cls.__name__} trains configurations that name a network of vimamba's, not "
+                f"{cls.__name__} trains configurations with a network of vimamba, not "
                 f"{configuration_manager.network_arch_class_name}; add one with "
-                "`vimamba nnunet plan`, and give its plans with -p"
+                "`vimamba nnunet plan`, and select its plans with -p"
             )
         kwargs = configuration_manager.network_arch_init_kwargs
         return PlansNetwork(
@@ -92,7 +92,7 @@ class nnUNetTrainerVimambaEncoder(nnUNetTrainer):  # noqa: N801  nnU-Net's way o
     def configure_optimizers(  # type: ignore[override]
         self,
     ) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
-        """AdamW, by the network's own rules on weight decay, and nnU-Net's schedule."""
+        """AdamW, with the network's own rules for weight decay, and nnU-Net's schedule."""
         compiled: Any = self.network
         net = getattr(compiled, "_orig_mod", compiled)
         optimizer = create_optimizer_v2(
@@ -108,7 +108,7 @@ class nnUNetTrainerVimambaEncoderNoAMP(nnUNetTrainerVimambaEncoder):  # noqa: N8
 
 
 class nnUNetTrainerUMambaBot(nnUNetTrainerVimambaEncoder):  # noqa: N801
-    """Trains U-Mamba Bot, as large as the U-Net of any of nnU-Net's configurations."""
+    """Trains U-Mamba Bot with the sizes of the U-Net of any nnU-Net configuration."""
 
     place: ClassVar[str] = "bot"
 
@@ -142,7 +142,7 @@ class nnUNetTrainerUMambaBotNoAMP(nnUNetTrainerUMambaBot):  # noqa: N801
 
 
 class nnUNetTrainerUMambaEnc(nnUNetTrainerUMambaBot):  # noqa: N801
-    """Trains U-Mamba Enc, as large as the U-Net of any of nnU-Net's configurations."""
+    """Trains U-Mamba Enc with the sizes of the U-Net of any nnU-Net configuration."""
 
     place = "enc"
 

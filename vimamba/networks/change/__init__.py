@@ -1,4 +1,4 @@
-"""Networks for change between two dates: whole ones, and a head on any timm backbone."""
+"""Change-detection networks: whole ones, and a head on any timm backbone."""
 
 from vimamba.networks.change.change_mamba import MambaBCD, MambaBDA, MambaSCD
 from vimamba.networks.change.detector import ChangeDetector, DamageLogits, SemanticLogits

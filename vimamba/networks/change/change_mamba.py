@@ -1,12 +1,12 @@
-"""ChangeMamba (Chen et al. 2024, arXiv:2404.03425): scans over two dates, behind one VMamba.
+"""ChangeMamba (Chen et al. 2024, arXiv:2404.03425): scans over two dates after one VMamba.
 
-    MambaBCD  what has changed
-    MambaSCD  that, and what was there at either date
-    MambaBDA  where buildings were, and how much they are damaged
+    MambaBCD  binary change
+    MambaSCD  change, and the classes at either date
+    MambaBDA  buildings, and their damage
 
 Official code: https://github.com/ChenHongruixuan/MambaCD (Apache-2.0). Its authors start from
-VMamba's weights of the second generation, of the tiny one without the last block of its third
-stage. Sizes: N batch, C channels, H and W map.
+weights of VMamba's second generation, for the tiny one without the last block of the third stage.
+Sizes: N batch, C channels, H and W map.
 """
 
 import re
@@ -32,9 +32,9 @@ class SemanticDecoder(nn.Module):
     """From the pyramid of one date to its finest level: add from coarse to fine, convolve, scan.
 
     Args:
-        channels: Of the pyramid, fine to coarse.
+        channels: Channels of the pyramid, fine to coarse.
         dim: C.
-        **block: To `ScanBlock`.
+        **block: Arguments of `ScanBlock`.
     """
 
     def __init__(self, channels: Sequence[int], dim: int, **block: Any) -> None:
@@ -56,7 +56,7 @@ class SemanticDecoder(nn.Module):
 
 
 class MambaBCD(ChangeDetector):
-    """MambaBCD, and what the other two have in common with it.
+    """MambaBCD, and the base of the other two.
 
     Args:
         num_classes: Channels of the logits.
@@ -64,15 +64,15 @@ class MambaBCD(ChangeDetector):
         depths: Blocks per stage of the encoder.
         dims: Channels of the encoder's stages.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks of the encoder take by turns.
-        drop_path_rate: Of the encoder's last block.
+            sum; or a list of them, which the blocks of the encoder take in turn.
+        drop_path_rate: Drop rate of the encoder's last block.
         decoder_dim: Channels of the decoders.
-        decoder_scan_order: Of all blocks of the decoders, on the grid of one date or of both.
-        arrangements: How scans meet both dates, some of `vimamba.layers.ARRANGEMENTS`.
+        decoder_scan_order: Scan order of all decoder blocks, on the grid of one date or of both.
+        arrangements: How dates are joined for scans, some of `vimamba.layers.ARRANGEMENTS`.
         architecture: Registered name.
-        start: The VMamba that `pretrained` starts the encoder from.
-        pretrained: Start the encoder from published weights, but the norms of its features.
-        pretrained_cfg_overlay: Where they lie, as for `timm.create_model`.
+        start: The VMamba from which `pretrained` starts the encoder.
+        pretrained: Start the encoder from published weights, except the norms of its features.
+        pretrained_cfg_overlay: Their location, as for `timm.create_model`.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class MambaBCD(ChangeDetector):
     semantic = 0
 
     def change_classes(self) -> int:
-        """Classes of the map that both dates make."""
+        """Classes of the change map."""
         return self.num_classes
 
     def semantic_classes(self) -> int:
-        """Classes of the map that one date makes."""
+        """Classes of the map of one date."""
         return self.num_classes
 
     @property
@@ -147,21 +147,21 @@ class MambaBCD(ChangeDetector):
         return self.encoder
 
     def encode(self, x: Tensor) -> Any:
-        """Images (N, C_in, H, W) to the normed maps of all stages, fine to coarse."""
+        """Images (N, C_in, H, W) to the normalized maps of all stages, fine to coarse."""
         return self.encoder.forward_intermediates(x, intermediates_only=True)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
-        """Logits of whole cells; see `ChangeDetector.predict`."""
+        """Logits of the padded images; see `ChangeDetector.predict`."""
         return [self.head(self.fusion(*encode_dates(self.encode, before, after)))]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _rules("decoder", "main_clf")
 
 
 class MambaSCD(MambaBCD):
-    """MambaSCD; `num_classes` are those of what is there, the first one if nothing has changed."""
+    """MambaSCD; `num_classes` counts the semantic classes, the first of which is unchanged."""
 
     kind = "semantic"
     semantic = 2
@@ -181,13 +181,13 @@ class MambaSCD(MambaBCD):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         semantic = {"decoder_T1": 0, "decoder_T2": 1}
         return _rules("decoder_bcd", "main_clf_cd", semantic, "aux_clf")
 
 
 class MambaBDA(MambaBCD):
-    """MambaBDA; `num_classes` are the background and the levels of damage."""
+    """MambaBDA; `num_classes` counts the background and the levels of damage."""
 
     kind = "damage"
     semantic = 1
@@ -204,7 +204,7 @@ class MambaBDA(MambaBCD):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _rules("decoder_damage", "main_clf", {"decoder_building": 0}, "aux_clf")
 
 
@@ -219,7 +219,7 @@ def _rules(
 ) -> Rules:
     """Rules for a file whose decoders and classifiers have these names.
 
-    Levels are numbered from 4 (coarse) to 1 there, and from 0 (fine) here.
+    Levels are numbered from 4 (coarse) to 1 in the file, and from 0 (fine) here.
     """
 
     def level(match: re.Match[str]) -> int:
@@ -269,7 +269,7 @@ def _semantic_rules(theirs: str, ours: str) -> dict[str, Any]:
 
 
 def _behind(place: Place, replacement: str | Place) -> Place:
-    """A replacement that comes behind a place."""
+    """A replacement appended to a place."""
     if isinstance(replacement, str):
         return lambda match: place(match) + match.expand(replacement)
     return lambda match: place(match) + replacement(match)
@@ -305,7 +305,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 
 def _create(cls: type[Any], name: str, img_size: int | None, **kwargs: Any) -> Any:
-    """A published size; any size of images will do."""
+    """A network of published size, for images of any size."""
     return cls(**{"architecture": name, **_SIZES[name.rpartition("_")[2]], **kwargs})
 
 

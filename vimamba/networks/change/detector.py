@@ -1,4 +1,4 @@
-"""What all networks for change between two dates have in common."""
+"""Base class of all change-detection networks."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -14,8 +14,8 @@ class SemanticLogits(NamedTuple):
     """Logits of semantic change, each (N, classes, H, W).
 
     Attributes:
-        change: Of no change and change, 2 classes.
-        before, after: Of what was there at either date, `num_classes` of the network.
+        change: No change and change, 2 classes.
+        before, after: Classes at either date, `num_classes` of the network.
     """
 
     change: Tensor
@@ -27,8 +27,8 @@ class DamageLogits(NamedTuple):
     """Logits of building damage, each (N, classes, H, W).
 
     Attributes:
-        building: Of no building and building before the event, 2 classes.
-        damage: Of the damage after it, `num_classes` of the network.
+        building: No building and building before the event, 2 classes.
+        damage: Damage after the event, `num_classes` of the network.
     """
 
     building: Tensor
@@ -36,7 +36,7 @@ class DamageLogits(NamedTuple):
 
 
 for _logits in (SemanticLogits, DamageLogits):
-    # exported programs write down what they return
+    # exported programs serialize their return types
     _register_namedtuple(_logits, serialized_type_name=f"vimamba.{_logits.__name__}")
 
 _NAMED: dict[str, Any] = {"semantic": SemanticLogits, "damage": DamageLogits}
@@ -47,16 +47,16 @@ class ChangeDetector(DenseNetwork):
     """Two images of one place in, logits of their own size out; see `DenseNetwork`.
 
     Attributes:
-        kind: What is asked, "binary", "semantic" or "damage". The answer is logits of change
-            (N, num_classes, H, W), `SemanticLogits` or `DamageLogits`.
-        stack: How many dates stand in one tensor (N, 2, C_in, H, W), for exported files.
+        kind: "binary", "semantic" or "damage". The output is logits of change (N, num_classes, H,
+            W), `SemanticLogits` or `DamageLogits`, respectively.
+        stack: Number of dates in one tensor (N, 2, C_in, H, W), for exported files.
     """
 
     kind: ClassVar[str] = "binary"
     stack: ClassVar[tuple[int, ...]] = (2,)
 
     def predict(self, before: Tensor, after: Tensor) -> Sequence[Tensor]:
-        """All logits of padded images, at any resolution, in the order of the answer.
+        """All logits of padded images, at any resolution, in the order of the output.
 
         Args:
             before: (N, C_in, H, W), whole cells.
@@ -67,15 +67,14 @@ class ChangeDetector(DenseNetwork):
     def forward(
         self, before: Tensor, after: Tensor | None = None
     ) -> Tensor | SemanticLogits | DamageLogits:
-        """Two dates to the logits that `kind` tells of.
+        """Two dates to the logits of `kind`.
 
         Args:
-            before: (N, C_in, H, W); or both dates in one tensor (N, 2, C_in, H, W), as torchgeo
-                has them.
+            before: (N, C_in, H, W); or both dates in one tensor (N, 2, C_in, H, W), as in torchgeo.
             after: (N, C_in, H, W), of the same place on the same grid; None if `before` has both.
 
         Raises:
-            ValueError: The dates are not two, or not of one shape.
+            ValueError: There are not two dates, or their shapes differ.
         """
         if after is None:
             if before.ndim != len(self.cell) + 3 or before.shape[1] != 2:
@@ -99,10 +98,10 @@ class ChangeDetector(DenseNetwork):
 def encode_dates(
     encoder: Any, before: Tensor, after: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """The pyramids of both dates by one encoder, which reads them as one batch.
+    """The pyramids of both dates from one encoder, which reads them as one batch.
 
     Args:
-        encoder: From images (N, C_in, H, W) to maps [(N, C_i, H_i, W_i), ...].
+        encoder: Module from images (N, C_in, H, W) to maps [(N, C_i, H_i, W_i), ...].
         before: (N, C_in, H, W).
         after: The same.
     """

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.heads import find_fusion, find_head
 from vimamba.networks.change.detector import ChangeDetector, encode_dates
-from vimamba.networks.feature_pyramid import FeaturePyramid
+from vimamba.networks.on_backbone import OnBackbone
 from vimamba.networks.registry import register_network
+from vimamba.sizes import ImageSize
 
 
 @register_network(task="change", name="backbone_change_detector")
-class BackboneChangeDetector(ChangeDetector):
+class BackboneChangeDetector(OnBackbone, ChangeDetector):
     """A head on what the feature pyramids of two dates by one timm backbone are joined to.
 
     Args:
@@ -22,7 +23,7 @@ class BackboneChangeDetector(ChangeDetector):
         fusion_kwargs: Arguments of the fusion.
         num_classes: Channels of the logits.
         in_chans, pretrained, img_size: See `FeaturePyramid`.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
     """
 
     def __init__(
@@ -35,40 +36,23 @@ class BackboneChangeDetector(ChangeDetector):
         num_classes: int = 2,
         in_chans: int = 3,
         pretrained: bool = False,
-        img_size: int | None = None,
+        img_size: ImageSize | None = None,
         **kwargs: Any,
     ) -> None:
-        make_head, make_fusion = find_head(head), find_fusion(fusion)
-        encoder = FeaturePyramid(
+        make_fusion = find_fusion(fusion)
+        super().__init__(
             model,
-            finest_stride=make_head.finest_stride,
-            pretrained=pretrained,
+            head,
+            f"{head} on {fusion} of",
+            num_classes=num_classes,
             in_chans=in_chans,
+            pretrained=pretrained,
             img_size=img_size,
             **kwargs,
         )
-        coarsest = encoder.strides[-1]
-        cfg: Any = encoder.body.pretrained_cfg
-        super().__init__(
-            (coarsest, coarsest),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            pretrained_cfg={
-                **cfg,
-                "architecture": f"{head} on {fusion} of {cfg['architecture']}",
-                "input_size": (in_chans, *cfg["input_size"][1:]),
-            },
-        )
-        self.encoder = encoder
-        self.fusion = make_fusion(encoder.channels, **(fusion_kwargs or {}))
-        self.head = make_head(list(self.fusion.channels), encoder.strides, num_classes)
-        if pretrained:
-            self.note_start(self.body)
-
-    @property
-    def body(self) -> nn.Module:
-        """The backbone."""
-        return self.encoder.body.model  # type: ignore[return-value]
+        self.fusion = make_fusion(self.encoder.channels, **(fusion_kwargs or {}))
+        channels = list(self.fusion.channels)
+        self.head = find_head(head)(channels, self.encoder.strides, num_classes)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
         """Logits at the resolution of the head; see `ChangeDetector.predict`."""

@@ -1,21 +1,22 @@
 """MambaMorph (Guo et al. 2024, arXiv:2401.13934) and VMambaMorph (Wang et al., arXiv:2404.05105).
 
-TransMorph's shape with one scan per scale in place of its windows: both images, or features of
-them, are cut into patches of four cells, mixed and merged over three scales, and decoded by
-convolutions to a velocity, whose integral lays the moving image onto the fixed one.
+TransMorph's architecture with one scan per scale instead of windows: both images, or their
+features, are cut into patches of four cells, mixed and merged over three scales, and decoded by
+convolutions to a velocity, whose integral aligns the moving image to the fixed one.
 
-    MambaMorph     Mamba in raster order, in place of the map: the layer has no residual connection
+    MambaMorph     Mamba in raster order, replacing the map: the layer has no residual connection
     VMambaMorph    VMamba's block in four directions; its recursive form aligns twice
 
 Official code: https://github.com/Guo-Stone/MambaMorph (MIT) and
-https://github.com/ziyangwang007/VMambaMorph (Apache-2.0). Neither published weights. What files of
-theirs depend on is kept; these are not, and no file tells:
+https://github.com/ziyangwang007/VMambaMorph (Apache-2.0). Neither published weights. Details that
+their files depend on are kept; these are not, and no file depends on them:
 
-* Their blocks before the last of a scale have no influence, so ours has none, and their parameters
-  in a file are left out. Grids of coordinates are made for the images at hand.
-* VMambaMorph takes every grid for a cube, and its merge is not the inverse of its scan: to a cell
-  (i, j, k) it adds what two of the four directions found at (k, i, j). On cubes ours does that too
-  (`rotated_merge`); on other grids, which theirs refuses or misreads, each cell gets its own.
+* Their blocks before the last one of a scale have no effect, so ours has none, and their parameters
+  in a file are skipped. Coordinate grids are computed for the given images.
+* VMambaMorph treats every grid as a cube, and its merge is not the inverse of its scan: to a cell
+  (i, j, k) it adds the results of two of the four directions at (k, i, j). On cubes ours does that
+  too (`rotated_merge`); on other grids, where theirs fails or is wrong, each cell gets its own
+  results.
 
 Sizes: N batch, C channels, n axes, *grid the axes of a map.
 """
@@ -51,7 +52,7 @@ _MAX_POOL = {2: F.max_pool2d, 3: F.max_pool3d}
 _AVG_POOL: dict[int, Any] = {2: F.avg_pool2d, 3: F.avg_pool3d}
 _PATCH, _SCALES = 4, 3
 _FEATURES = 16
-# of a patch merging along each axis; their order is part of the weights
+# offsets of a patch merging along each axis; their order is part of the weights
 _OFFSETS = {
     2: ((0, 0), (1, 0), (0, 1), (1, 1)),
     3: ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (0, 1, 1), (1, 0, 1), (1, 1, 1)),
@@ -59,7 +60,7 @@ _OFFSETS = {
 
 
 def sine_positions(grid: Sequence[int], dim: int, like: Tensor) -> Tensor:
-    """(*grid, C): sines, then cosines, of every axis' index; a share of the channels per axis."""
+    """(*grid, C): sines, then cosines, of every axis's index; a share of the channels per axis."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     share = 2 * -(-dim // (2 * len(grid)))
     steps = torch.arange(0, share, 2, dtype=dtype, device=like.device)
@@ -102,7 +103,7 @@ class PatchMerging(nn.Module):
 
 
 class MambaLayer(nn.Module):
-    """A norm and Mamba, in place of the tokens."""
+    """A norm and Mamba, without a residual connection."""
 
     def __init__(self, dim: int, dims: int, scan_order: str) -> None:
         super().__init__()
@@ -117,7 +118,7 @@ class MambaLayer(nn.Module):
 
 
 class RotatingSS2D(SS2D):
-    """An SS2D that adds up the paths of cubes as VMambaMorph's code does; see above."""
+    """An SS2D that sums the paths of cubes as in VMambaMorph's code; see above."""
 
     def __init__(self, dim: int, *, rotated_merge: bool, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
@@ -135,7 +136,7 @@ class RotatingSS2D(SS2D):
 
 
 class VMambaLayer(nn.Module):
-    """A norm and VMamba's block, whose residual connection begins behind the norm."""
+    """A norm and VMamba's block, whose residual connection starts after the norm."""
 
     def __init__(self, dim: int, dims: int, scan_order: str, rotated_merge: bool) -> None:
         super().__init__()
@@ -158,7 +159,7 @@ class ConvNormAct(nn.Sequential):
 
 
 class UpBlock(nn.Module):
-    """Double the map, put the skip beside it, convolve twice."""
+    """Upsample by 2, concatenate the skip, convolve twice."""
 
     def __init__(self, dim_in: int, dim_skip: int, dim: int, dims: int) -> None:
         super().__init__()
@@ -179,7 +180,7 @@ def _conv_act(dim_in: int, dim: int, dims: int, stride: int = 1) -> nn.Sequentia
 
 
 class FeatureExtractor(nn.Module):
-    """A small U-Net that both images pass before they are compared."""
+    """A small U-Net applied to both images before they are compared."""
 
     def __init__(self, in_chans: int, dims: int) -> None:
         super().__init__()
@@ -213,12 +214,12 @@ class MambaMorph(Registrar):
         head_dim: Channels at full resolution.
         features: Compare features of a small U-Net instead of the images.
         scan_order: One of `vimamba.list_scan_orders(dims=...)` for the images' dimensions, with
-            parameters if it has any, or a sum; or a list of them, which the scales take by turns.
-        passes: How often to register; each pass compares what the one before has moved. More than
-            one needs `features`.
-        integration_steps: Doublings that make a displacement of the velocity; 0 takes the velocity
-            for the displacement, which then may fold.
-        half_resolution: Integrate at half the sides, as VoxelMorph does (arXiv:1809.05231): an
+            parameters if it has any, or a sum; or a list of them, which the scales take in turn.
+        passes: Number of passes; each pass starts from the image moved by the previous one. More
+            than one needs `features`.
+        integration_steps: Squarings that turn the velocity into a displacement; 0 uses the velocity
+            as the displacement, which then may fold.
+        half_resolution: Integrate at half the resolution, as in VoxelMorph (arXiv:1809.05231): an
             eighth of the work and memory in three dimensions, and smoother fields.
         dims: Axes of the images, 2 or 3.
     """
@@ -280,13 +281,13 @@ class MambaMorph(Registrar):
         steps = zip([widths[-1], *skips], skips, strict=False)
         self.ups = nn.ModuleList(UpBlock(a, b, b, dims) for a, b in steps)
         self.flow = _CONV[dims](head_dim, dims, 3, padding=1)
-        # the first displacements are next to none
+        # the initial displacements are nearly zero
         nn.init.normal_(self.flow.weight, std=1e-5)
         nn.init.zeros_(self.flow.bias)  # type: ignore[arg-type]
 
     @staticmethod
     def make_layer(dim: int, dims: int, scan_order: str) -> nn.Module:
-        """What mixes the tokens of a scale."""
+        """The layer that mixes the tokens of a scale."""
         return MambaLayer(dim, dims, scan_order)
 
     def velocity(self, moving: Tensor, fixed: Tensor) -> Tensor:
@@ -307,7 +308,7 @@ class MambaMorph(Registrar):
         return self.flow(x)
 
     def integrate(self, velocity: Tensor) -> tuple[Tensor, Tensor]:
-        """A velocity at full resolution to the displacement, and to what was integrated."""
+        """A velocity at full resolution to the displacement, and the integrated velocity."""
         if not self.integration_steps:
             return velocity, velocity
         if not self.half_resolution:
@@ -331,7 +332,7 @@ class MambaMorph(Registrar):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return {**_OFFICIAL_KEYS, **_MAMBA_KEYS}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -345,10 +346,9 @@ class VMambaMorph(MambaMorph):
     Args:
         in_chans: Channels of either image.
         scan_order: As in `MambaMorph`.
-        rotated_merge: On cubes, add up the paths as the official code does, which puts half of what
-            they found to other cells: for files that were trained so. False gives each cell its
-            own there too, as on all other grids.
-        **kwargs: Further arguments of `MambaMorph`.
+        rotated_merge: On cubes, sum the paths as in the official code, which adds half of their
+        results to other cells: for files trained that way. False adds each result to its own cell,
+        as on all other grids. **kwargs: Additional arguments of `MambaMorph`.
     """
 
     architecture = "vmambamorph"
@@ -372,16 +372,16 @@ class VMambaMorph(MambaMorph):
     def make_layer(  # type: ignore[override]
         dim: int, dims: int, scan_order: str, rotated_merge: bool
     ) -> nn.Module:
-        """What mixes the tokens of a scale."""
+        """The layer that mixes the tokens of a scale."""
         return VMambaLayer(dim, dims, scan_order, rotated_merge)
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return {**_OFFICIAL_KEYS, **_VMAMBA_KEYS}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename the parameters of an official file, the last block's of each scale."""
+        """Rename the parameters of an official file, using the last block of each scale."""
         last: dict[str, int] = {}
         blocks = {key: m for key in state_dict if (m := re.match(_BLOCK, key))}
         for m in blocks.values():
@@ -396,7 +396,7 @@ class VMambaMorph(MambaMorph):
 
 _BLOCK = r"transformer\.layers\.(\d)\.mamba\.(\d+)\."
 _OFFICIAL_KEYS: Rules = {
-    # grids of coordinates, of the volumes that it was trained on
+    # coordinate grids for the size of the training volumes
     r"(?:spatial_trans|integrate\.transformer)\.grid": None,
     r"feature_extractor\.(encoder|decoder)\.(\d)\.0\.main\.(.*)": r"extractor.\1.\2.0.\3",
     r"feature_extractor\.remaining\.(\d)\.main\.(.*)": r"extractor.remaining.\1.0.\2",
@@ -428,13 +428,13 @@ def mambamorph(*, in_chans: int = 1, **kwargs: Any) -> MambaMorph:
 
 @register_network(task="registration")
 def mambamorph_feat(*, in_chans: int = 1, **kwargs: Any) -> MambaMorph:
-    """MambaMorph on features, the paper's: 7.6 M parameters, for volumes of any size."""
+    """MambaMorph on features, as in the paper: 7.6 M parameters, for volumes of any size."""
     return MambaMorph(in_chans, features=True, **kwargs)
 
 
 @register_network(task="registration")
 def mambamorph_ori(*, in_chans: int = 1, **kwargs: Any) -> MambaMorph:
-    """MambaMorph without an integration, whose fields may fold: 7.3 M parameters."""
+    """MambaMorph without integration, whose fields may fold: 7.3 M parameters."""
     return MambaMorph(in_chans, integration_steps=0, **kwargs)
 
 
@@ -452,5 +452,5 @@ def vmambamorph_feat(*, in_chans: int = 1, **kwargs: Any) -> VMambaMorph:
 
 @register_network(task="registration")
 def vmambamorph_rec(*, in_chans: int = 1, **kwargs: Any) -> VMambaMorph:
-    """VMambaMorph on features, which registers twice: 8.0 M parameters."""
+    """VMambaMorph on features with two passes: 8.0 M parameters."""
     return VMambaMorph(in_chans, features=True, passes=2, **kwargs)

@@ -1,29 +1,30 @@
-"""What all registration networks have in common.
+"""Base class of all registration networks.
 
 Every network pads its images with zeros at the end of each axis to whole cells of its coarsest map
-and crops what it gives, so any size will do.
+and crops its outputs, so any size works.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor
+from torch.utils._pytree import _register_namedtuple
 
 from vimamba.layers import crop, pad_to_cells
 from vimamba.networks.network import Network
 
 
 class Registration(NamedTuple):
-    """What a network makes of a pair of images.
+    """The output of a network for a pair of images.
 
     Attributes:
         moved: (N, C, *grid), the moving image at the fixed one's cells.
-        flow: (N, n, *grid), where each cell of the fixed image lies in the moving one: component c
-            is the displacement along axis c, in cells; `warp(moving, flow)` is `moved`.
-        velocity: The stationary velocity that was integrated to `flow`, for the loss that keeps it
-            smooth: of the same shape, or of half the sides. `flow` itself of networks that do not
-            integrate; that of the last pass of those with several.
+        flow: (N, n, *grid), the displacement from each cell of the fixed image to its position in
+            the moving one: component c is along axis c, in cells; `warp(moving, flow)` is `moved`.
+        velocity: The stationary velocity that was integrated to `flow`, for the smoothness loss: of
+            the same shape, or half the resolution. `flow` itself if the network does not integrate;
+            that of the last pass if there are several.
         features: (N, 2 F, *half) of the moving and the fixed image, for the contrastive loss; None
-            of networks without any.
+            if the network has none.
     """
 
     moved: Tensor
@@ -32,16 +33,24 @@ class Registration(NamedTuple):
     features: Tensor | None = None
 
 
+# exported programs write down what they return
+_register_namedtuple(Registration, serialized_type_name="vimamba.Registration")
+
+
 class Registrar(Network):
-    """Two images or volumes in, the displacement that lays the first onto the second out.
+    """Two images or volumes in, the displacement that aligns the first to the second out.
 
     Args:
         cell: Pixels per cell of the coarsest map, for each spatial dimension.
         in_chans: Channels of either image.
         pretrained_cfg: See `Network`.
+
+    Attributes:
+        stack: How many images stand in one tensor (N, 2, C, *grid), for exported files.
     """
 
-    # per side of the coarsest map
+    stack: ClassVar[tuple[int, ...]] = (2,)
+    # minimum cells per side of the coarsest map
     fewest_cells = 1
 
     def __init__(
@@ -51,21 +60,32 @@ class Registrar(Network):
         self.cell = cell
 
     def register(self, moving: Tensor, fixed: Tensor) -> Registration:
-        """As `forward`, of images (N, C, *grid) of whole cells."""
+        """As `forward`, for images (N, C, *grid) padded to whole cells."""
         raise NotImplementedError
 
-    def forward(self, moving: Tensor, fixed: Tensor) -> Registration:
+    def forward(self, moving: Tensor, fixed: Tensor | None = None) -> Registration:
         """Two images (N, C, *grid) of one size, registered.
 
+        Args:
+            moving: The one to move; or both in one tensor (N, 2, C, *grid).
+            fixed: The one to lay it onto; None if `moving` has both.
+
         Raises:
-            ValueError: They differ in shape, or are of another number of dimensions or channels.
+            ValueError: They differ in shape, or have the wrong number of dimensions or channels.
         """
+        if fixed is None:
+            if moving.ndim != len(self.cell) + 3 or moving.shape[1] != 2:
+                raise ValueError(
+                    f"moving of shape {tuple(moving.shape)} without fixed must be both images, "
+                    f"(N, 2, C) and {len(self.cell)} axes of space"
+                )
+            moving, fixed = moving.unbind(1)
         expected = (moving.shape[0], self.in_chans, *moving.shape[2:])
         shapes = {tuple(moving.shape), tuple(fixed.shape), expected}
         if len(shapes) > 1 or moving.ndim != len(self.cell) + 2:
             raise ValueError(
                 f"moving={tuple(moving.shape)} and fixed={tuple(fixed.shape)} must be batches of "
-                f"one shape with {self.in_chans} channels and {len(self.cell)} axes of space"
+                f"one shape with {self.in_chans} channels and {len(self.cell)} spatial axes"
             )
         size = moving.shape[2:]
         moving, fixed = (

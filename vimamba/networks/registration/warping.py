@@ -1,8 +1,8 @@
-"""Displacement fields of images and volumes: warping, integration of a velocity, composition.
+"""Displacement fields for images and volumes: warping, integration of velocities, composition.
 
-A field (N, n, *grid) tells for every cell of a grid of n axes, 2 or 3, where its value comes from:
-component c is along axis c, in cells. VoxelMorph's conventions (arXiv:1809.05231), so that weights
-of the networks that descend from it are read as they were trained.
+A field (N, n, *grid) gives for every cell of a grid with n axes, 2 or 3, the displacement to the
+source of its value: component c is along axis c, in cells. These are VoxelMorph's conventions
+(arXiv:1809.05231), as expected by weights of networks that descend from it.
 """
 
 from collections.abc import Sequence
@@ -16,21 +16,21 @@ _LINEAR: dict[int, str] = {2: "bilinear", 3: "trilinear"}
 
 
 def warp(x: Tensor, flow: Tensor, *, mode: Literal["linear", "nearest"] = "linear") -> Tensor:
-    """Resample `x` at every cell's own place plus its displacement; zeros outside.
+    """Resample `x` at every cell's position plus its displacement; zeros outside.
 
-    A sample that lies partly outside is blended with zeros. Along an axis of one cell nothing
-    moves.
+    A sample that is partly outside is blended with zeros. Displacements along an axis with one cell
+    are ignored.
 
     Args:
         x: (N, C, *grid), of any floating dtype.
         flow: (N, n, *grid), cells.
-        mode: "linear" between cells, or the "nearest" one, for maps of labels.
+        mode: "linear" between cells, or the "nearest" one, for label maps.
 
     Returns:
         (N, C, *grid), in the dtype of `x`.
 
     Raises:
-        ValueError: The shapes do not go together, or `mode` is unknown.
+        ValueError: The shapes do not match, or `mode` is unknown.
     """
     axes = x.ndim - 2
     if axes not in _LINEAR or flow.shape != (x.shape[0], axes, *x.shape[2:]):
@@ -40,7 +40,7 @@ def warp(x: Tensor, flow: Tensor, *, mode: Literal["linear", "nearest"] = "linea
         )
     if mode not in ("linear", "nearest"):
         raise ValueError(f"mode={mode!r} must be 'linear' or 'nearest'")
-    # places of half precision would be whole cells off
+    # positions in half precision would be off by whole cells
     dtype = torch.promote_types(torch.promote_types(x.dtype, flow.dtype), torch.float32)
     places = []
     for axis, side in enumerate(x.shape[2:]):
@@ -60,13 +60,13 @@ def compose(first: Tensor, then: Tensor) -> Tensor:
 
 
 def integrate_velocity(velocity: Tensor, steps: int = 7) -> Tensor:
-    """Displacement of a flow along a stationary velocity for unit time, by scaling and squaring.
+    """Displacement along a stationary velocity for unit time, by scaling and squaring.
 
-    Arsigny et al. 2006; smooth velocities give fields that can be inverted.
+    Arsigny et al. 2006; smooth velocities give invertible fields.
 
     Args:
         velocity: (N, n, *grid), cells per unit of time.
-        steps: The velocity is divided by 2 ** steps and the field doubled as often.
+        steps: The velocity is divided by 2 ** steps and the field squared as often.
 
     Returns:
         (N, n, *grid), cells.
@@ -83,28 +83,28 @@ def integrate_velocity(velocity: Tensor, steps: int = 7) -> Tensor:
 
 
 def resize_flow(flow: Tensor, factor: float) -> Tensor:
-    """A field on a grid of another fineness, with displacements in its cells.
+    """Resample a field to another resolution, with displacements in its cells.
 
     Args:
         flow: (N, n, *grid), cells.
-        factor: Cells of the new grid for one of the old; the corners' centers coincide.
+        factor: Ratio of the new to the old number of cells; corner centers are aligned.
 
     Returns:
         (N, n, *grid), sides times `factor` rounded down.
     """
     size: Sequence[int] = [int(side * factor) for side in flow.shape[2:]]
     mode = _LINEAR[flow.ndim - 2]
-    # the smaller numbers are interpolated, as in VoxelMorph, so that it rounds alike
+    # scaled before enlarging and after shrinking, as in VoxelMorph, for equal rounding
     if factor > 1:
         return F.interpolate(flow * factor, size=size, mode=mode, align_corners=True)
     return F.interpolate(flow, size=size, mode=mode, align_corners=True) * factor
 
 
 def jacobian_determinant(flow: Tensor) -> Tensor:
-    """Determinant of the map "cell to its place plus its displacement", by central differences.
+    """Determinant of the map from a cell to its displaced position, by central differences.
 
-    Where it is not positive the map folds. The code of MambaMorph hands its fields to ITK without
-    reversing the components, whose first is along the last axis there, and so takes the
+    Where it is not positive the map folds. MambaMorph's code passes its fields to ITK without
+    reversing the components, the first of which is along the last axis in ITK, and so computes the
     determinant of another map: a field that folds everywhere counts as one that never does.
 
     Args:

@@ -1,4 +1,4 @@
-"""One function that makes any segmentation network by name."""
+"""One function that creates any segmentation network by name."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def create_segmenter(
     aux: bool = False,
     **model_kwargs: Any,
 ) -> Segmenter:
-    """Make a network that gives every pixel logits, at the image's own size.
+    """Create a network that predicts logits for every pixel, at the image's own size.
 
     Args:
         model: timm name of a backbone, or a whole network from `list_segmenters()`.
@@ -37,7 +37,7 @@ def create_segmenter(
             it.
         aux: Auxiliary outputs for the loss, from `forward_all`: an FCN head on a backbone, deep
             supervision in the networks that have it.
-        **model_kwargs: To the backbone or the network.
+        **model_kwargs: Arguments of the backbone or the network.
 
     Raises:
         ValueError: An unknown name, or an argument that does not fit the model.
@@ -63,22 +63,22 @@ def create_segmenter(
 
 
 def list_segmenters() -> list[str]:
-    """Names of the whole networks that `vimamba.create_segmenter` knows besides backbones."""
+    """Names of the whole networks for `vimamba.create_segmenter`."""
     return list_whole("segmentation", _ON_BACKBONE)
 
 
 def load_segmenter(place: str | Path) -> Segmenter:
-    """Load a segmentation network that was saved, in evaluation mode.
+    """Load a saved segmentation network, in evaluation mode.
 
     Args:
         place: See `vimamba.load_network`; `export/` of a run is such a folder.
 
     Raises:
-        CheckpointError: As `vimamba.load_network` does, or it is no segmentation network.
+        CheckpointError: As in `vimamba.load_network`, or it is not a segmentation network.
     """
     net = load_network(place)
     if not isinstance(net, Segmenter):
         raise CheckpointError(
-            f"{str(place)!r} holds a {type(net).__name__}, no segmentation network"
+            f"{str(place)!r} holds a {type(net).__name__}, not a segmentation network"
         )
     return net

@@ -1,15 +1,17 @@
-"""MambaHSI (Li et al. 2024, IEEE TGRS): the class of every pixel of a hyperspectral cube.
+"""MambaHSI (Li et al. 2024, IEEE TGRS): classifies every pixel of a hyperspectral cube.
 
-A block scans over all pixels of the cube and, in every pixel, over groups of channels; it weighs
-and adds both. The cube is read whole: windows would cut the long sequence that the method lives by.
+A block scans over all pixels of the cube and, in every pixel, over groups of channels; it computes
+a weighted sum of both. The cube is read as a whole: windows would cut the long sequence that the
+method relies on.
 
 Official code: https://github.com/li-yapeng/MambaHSI (no license, no weights). It scans over the
-pixels of a whole batch as one sequence, so that what an image is answered depends on those beside
-it; here every image has a sequence of its own, unless `joint_sequence` asks for theirs.
+pixels of a whole batch as one sequence, so the prediction for an image depends on the other images;
+here every image is a separate sequence, unless `joint_sequence` is set.
 
 Sizes: N batch, C channels, H and W map, G groups of channels.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +22,7 @@ from vimamba.checkpoints import Rules, StateDict, rename_keys
 from vimamba.layers import MambaMixer, join_branches, mamba_rules
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
-from vimamba.scan_orders import num_paths
+from vimamba.scan_orders import num_paths, order_of_block
 
 BRANCHES = ("both", "spatial", "spectral")
 
@@ -30,9 +32,9 @@ class SpatialBranch(nn.Module):
 
     Args:
         dim: C.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
-        scan_order: Of the pixels.
+        scan_order: Scan order of the pixels.
         joint_sequence: Read the images of a batch as one, stacked from top to bottom.
     """
 
@@ -59,9 +61,9 @@ class SpectralBranch(nn.Module):
     """Mix G groups of neighboring channels in every pixel.
 
     Args:
-        dim: C; the last group is completed by zeros.
+        dim: C; the last group is padded with zeros.
         groups: G.
-        norm_groups: Of the norm after the mixer.
+        norm_groups: Groups of the norm after the mixer.
         residual: Add the input.
     """
 
@@ -84,7 +86,7 @@ class SpectralBranch(nn.Module):
 
 
 class BothBranches(nn.Module):
-    """The sum of both branches by learned weights, and of the input.
+    """The sum of both branches with learned weights, and of the input.
 
     Args:
         spatial: The branch over pixels.
@@ -113,10 +115,10 @@ class BothBranches(nn.Module):
 
 
 class MambaHSI(Segmenter):
-    """MambaHSI: three blocks, each at half of the resolution before.
+    """MambaHSI: three blocks, each at half the resolution of the previous one.
 
-    It takes any size of 4 pixels a side or more; smaller cubes are padded by zeros. Odd sides are
-    rounded down where the map is halved, as in the official code.
+    It takes any size of at least 4 pixels per side; smaller cubes are padded with zeros. Odd sides
+    are rounded down when the map is halved, as in the official code.
 
     Args:
         num_classes: Channels of the logits.
@@ -127,14 +129,14 @@ class MambaHSI(Segmenter):
         groups: G.
         norm_groups: Of every norm.
         scan_order: Of the pixels: one of `vimamba.list_scan_orders(dims=2)`, with parameters if it
-            has any, or a sum.
+            has any, or a sum; or a list of them, which the blocks take by turns.
         weighted: Learn the weights of the branches.
         residual: Add every block's input.
         joint_sequence: Read all images of a batch as one sequence, as the official code does.
         architecture: Registered name.
     """
 
-    # of one pixel each; two halvings leave something of four
+    # cells of one pixel; at least four, so that two halvings leave one
     fewest_cells = 4
 
     def __init__(
@@ -147,7 +149,7 @@ class MambaHSI(Segmenter):
         branches: str = "both",
         groups: int = 4,
         norm_groups: int = 4,
-        scan_order: str = "raster",
+        scan_order: str | Sequence[str] = "raster",
         weighted: bool = True,
         residual: bool = True,
         joint_sequence: bool = False,
@@ -168,9 +170,10 @@ class MambaHSI(Segmenter):
             },
         )
 
-        def make_block() -> nn.Module:
+        def make_block(number: int) -> nn.Module:
             shared = {"norm_groups": norm_groups, "residual": residual}
-            spatial = {"scan_order": scan_order, "joint_sequence": joint_sequence, **shared}
+            order = order_of_block(scan_order, number)
+            spatial = {"scan_order": order, "joint_sequence": joint_sequence, **shared}
             if branches == "spatial":
                 return SpatialBranch(dim, **spatial)
             spectral = SpectralBranch(dim, groups=groups, **shared)
@@ -182,7 +185,7 @@ class MambaHSI(Segmenter):
         self.embed = nn.Sequential(
             nn.Conv2d(in_chans, dim, 1), nn.GroupNorm(norm_groups, dim), nn.SiLU()
         )
-        self.blocks = nn.ModuleList(make_block() for _ in range(3))
+        self.blocks = nn.ModuleList(make_block(number) for number in range(3))
         self.head = nn.Sequential(
             nn.Conv2d(dim, head_dim, 1), nn.GroupNorm(norm_groups, head_dim), nn.SiLU()
         )
@@ -196,14 +199,14 @@ class MambaHSI(Segmenter):
         return self.classifier(self.head(x))
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of all pixels, resized with the corners aligned; see `Segmenter.predict`."""
+        """Logits of all pixels, resized with aligned corners; see `Segmenter.predict`."""
         size = x.shape[2], x.shape[3]
         cells = self.forward_cells(x)
         return [F.interpolate(cells, size=size, mode="bilinear", align_corners=True)]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _RULES
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -212,7 +215,7 @@ class MambaHSI(Segmenter):
 
 
 def _block_rules() -> dict[str, Any]:
-    """Rules for the blocks, which are numbered 0, 2 and 4 there."""
+    """Rules for the blocks, which are numbered 0, 2 and 4 in the file."""
 
     def behind(place: str, new: str) -> Any:
         return lambda m: f"blocks.{int(m['block']) // 2}.{place}{m.expand(new)}"
@@ -245,7 +248,7 @@ def _create(
     pretrained: bool = False,
     **kwargs: Any,
 ) -> MambaHSI:
-    """A published network; any size of images will do."""
+    """A published network, for images of any size."""
     if aux:
         raise ValueError(f"aux=True: {name} has no auxiliary outputs")
     if pretrained:

@@ -2,17 +2,17 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from vimamba.heads import FCNHead, find_head
-from vimamba.networks.feature_pyramid import FeaturePyramid
+from vimamba.networks.on_backbone import OnBackbone
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.sizes import ImageSize
 
 
 @register_network(task="segmentation", name="backbone_segmenter")
-class BackboneSegmenter(Segmenter):
+class BackboneSegmenter(OnBackbone, Segmenter):
     """A head on the feature pyramid of a timm backbone.
 
     Args:
@@ -21,7 +21,7 @@ class BackboneSegmenter(Segmenter):
         num_classes: Channels of the logits.
         in_chans, pretrained, img_size: See `FeaturePyramid`.
         aux: Add an FCN head on the second coarsest level.
-        **kwargs: To the backbone.
+        **kwargs: Arguments of the backbone.
     """
 
     def __init__(
@@ -36,37 +36,19 @@ class BackboneSegmenter(Segmenter):
         aux: bool = False,
         **kwargs: Any,
     ) -> None:
-        make_head = find_head(head)
-        encoder = FeaturePyramid(
+        super().__init__(
             model,
-            finest_stride=make_head.finest_stride,
-            pretrained=pretrained,
+            head,
+            f"{head} on",
+            num_classes=num_classes,
             in_chans=in_chans,
+            pretrained=pretrained,
             img_size=img_size,
             **kwargs,
         )
-        coarsest = encoder.strides[-1]
-        cfg: Any = encoder.body.pretrained_cfg
-        super().__init__(
-            (coarsest, coarsest),
-            num_classes=num_classes,
-            in_chans=in_chans,
-            pretrained_cfg={
-                **cfg,
-                "architecture": f"{head} on {cfg['architecture']}",
-                "input_size": (in_chans, *cfg["input_size"][1:]),
-            },
-        )
-        self.encoder = encoder
-        self.head = make_head(encoder.channels, encoder.strides, num_classes)
-        self.aux_head = FCNHead(encoder.channels, encoder.strides, num_classes) if aux else None
-        if pretrained:
-            self.note_start(self.body)
-
-    @property
-    def body(self) -> nn.Module:
-        """The backbone."""
-        return self.encoder.body.model  # type: ignore[return-value]
+        levels = self.encoder.channels, self.encoder.strides
+        self.head = find_head(head)(*levels, num_classes)
+        self.aux_head = FCNHead(*levels, num_classes) if aux else None
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits at the resolution of the heads; see `Segmenter.predict`."""

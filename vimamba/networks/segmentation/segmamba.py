@@ -1,12 +1,13 @@
 """SegMamba (Xing et al. 2024, arXiv:2401.13560): Mamba in the encoder of a UNETR for volumes.
 
 Every stage halves the volume, convolves (gated spatial convolution) and runs Mamba layers that read
-the cells forwards, backwards and between slices, added up. An MLP makes the skip of what it gives.
+the cells forwards, backwards and across slices and sum the results. An MLP computes the skip from
+the stage's output.
 
 Official code: https://github.com/ge-xing/SegMamba. It cuts the raster into 64, 32, 16 and 8 pieces
-in its four stages, which are slices only where the volume has 128 of them. Here they are slices of
-any volume; weights that were trained on other volumes ask for the pieces by
-`scan_order=[".. + interslice(pieces=64)", ...]`, one entry per block.
+in its four stages, which are slices only if the volume has 128 of them. Here they are the slices of
+any volume; weights trained on other volumes need the pieces with `scan_order=[".. +
+interslice(pieces=64)", ...]`, one entry per block.
 
 Sizes: N batch, C channels, *grid the three axes of a map.
 """
@@ -27,7 +28,7 @@ from vimamba.scan_orders import num_paths, order_of_block
 
 
 class GatedConv(nn.Module):
-    """What the paper calls gated spatial convolution: two branches, added, and a residual."""
+    """The paper's gated spatial convolution: the sum of two branches, with a residual."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -47,7 +48,7 @@ class GatedConv(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Pre-norm residual block: Mamba along every path of a scan order, added up."""
+    """Pre-norm residual block: the sum of Mamba mixers along every path of a scan order."""
 
     def __init__(self, dim: int, scan_order: str) -> None:
         super().__init__()
@@ -102,8 +103,7 @@ class SegMamba(Segmenter):
         dims: Channels of the stages.
         hidden_size: Channels of the bottleneck.
         scan_order: One of `vimamba.list_scan_orders(dims=3)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns. Every path has a mixer of its
-            own.
+            sum; or a list of them, which the blocks take in turn. Every path has its own mixer.
     """
 
     fewest_cells = 2
@@ -120,7 +120,7 @@ class SegMamba(Segmenter):
         scan_order: str | Sequence[str] = "raster + raster(reverse=True) + interslice",
     ) -> None:
         if len(depths) != len(dims):
-            raise ValueError(f"depths={depths} and dims={dims} must name the same stages")
+            raise ValueError(f"depths={depths} and dims={dims} must have one entry per stage")
         super().__init__(
             (2 ** len(dims),) * 3,
             num_classes=num_classes,
@@ -150,7 +150,7 @@ class SegMamba(Segmenter):
         self.classifier = nn.Conv3d(dims[0], num_classes, 1)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded volume; see `Segmenter.predict`."""
         skips = [self.run(self.skips[0], x)]
         for stage, skip in zip(self.stages, self.skips[1:], strict=True):
             x = self.run(stage, x)
@@ -165,12 +165,12 @@ class SegMamba(Segmenter):
         return [p for part in (self.stages, self.skips) for p in part.parameters()]
 
     def group_matcher(self, coarse: bool = False) -> Any:
-        """The encoder's stages for layer-wise learning rates; all else is the last one."""
+        """The encoder's stages for layer-wise learning rates; everything else is the last group."""
         return {"stem": r"^stages\.0\.downsample", "blocks": r"^(?:stages|skips)\.(\d+)"}
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _OFFICIAL_KEYS
 
     def from_official(self, state_dict: StateDict) -> StateDict:
@@ -202,9 +202,9 @@ def segmamba(
     aux: bool = False,
     **kwargs: Any,
 ) -> SegMamba:
-    """SegMamba of the published sizes for volumes of any size: 67.4 M parameters.
+    """SegMamba of published size for volumes of any size: 67.4 M parameters.
 
-    `kwargs` are further arguments of `vimamba.networks.SegMamba`.
+    `kwargs` are additional arguments of `vimamba.networks.SegMamba`.
     """
     if pretrained:
         raise ValueError("pretrained=True: there are no published weights of segmamba")

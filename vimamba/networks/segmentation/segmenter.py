@@ -1,4 +1,4 @@
-"""What all segmentation networks have in common."""
+"""Base class of all segmentation networks."""
 
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ class Segmenter(DenseNetwork):
 
     # classifiers of auxiliary outputs
     optional = ("aux_head.", "aux_classifiers.", "decoder.aux_classifiers.")
-    # for networks without a body: they hand their parts to `run`
+    # for networks without a body, which call their parts through `run`
     checkpoints_parts: ClassVar[bool] = False
 
     def __init__(self, cell: tuple[int, ...], **kwargs: Any) -> None:
@@ -26,7 +26,7 @@ class Segmenter(DenseNetwork):
         """Trade compute for memory in the body, or in all parts of a network without one.
 
         Raises:
-            ValueError: The network has neither.
+            ValueError: The network supports neither.
         """
         if self.checkpoints_parts:
             self.grad_checkpointing = enable
@@ -34,7 +34,7 @@ class Segmenter(DenseNetwork):
             super().set_grad_checkpointing(enable)
 
     def run(self, part: nn.Module, *inputs: Tensor) -> Tensor:
-        """What a part gives; it is computed again for the gradients if checkpointing is on."""
+        """Call a part, which is recomputed in the backward pass if checkpointing is on."""
         if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(part, *inputs)
         return part(*inputs)
@@ -44,7 +44,7 @@ class Segmenter(DenseNetwork):
 
         Args:
             x: (N, C_in, *size), whole cells.
-            auxiliary: Also give the auxiliary outputs, if there are any.
+            auxiliary: Also return the auxiliary outputs, if there are any.
         """
         raise NotImplementedError
 
@@ -53,7 +53,7 @@ class Segmenter(DenseNetwork):
         return self._predict_padded(x, auxiliary=False)[0]
 
     def forward_all(self, x: Tensor) -> list[Tensor]:
-        """(N, C_in, *size) to logits (N, num_classes, *size) and, coarser, the auxiliary ones."""
+        """(N, C_in, *size) to logits (N, num_classes, *size) and the coarser auxiliary ones."""
         return self._predict_padded(x, auxiliary=True)
 
     def _predict_padded(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:

@@ -1,7 +1,7 @@
-"""Swin-UMamba and Swin-UMamba-D (Liu et al. 2024, arXiv:2402.03302): a pretrained VMamba in a U.
+"""Swin-UMamba and Swin-UMamba-D (Liu et al. 2024, arXiv:2402.03302): U-Nets on a VMamba.
 
-Both encode with the tiny VMamba of the first generation. Swin-UMamba sets a convolution stem before
-it and decodes with residual convolutions; the lighter Swin-UMamba-D reads the image at once and
+The encoder is the tiny VMamba of the first generation. Swin-UMamba puts a convolutional stem before
+it and decodes with residual convolutions; the lighter Swin-UMamba-D reads the image directly and
 decodes with VSS blocks.
 
 Official code: https://github.com/JiarunLiu/Swin-UMamba (Apache-2.0)
@@ -44,11 +44,11 @@ class SwinUMamba(Segmenter):
         depths: Blocks per stage of the encoder.
         dims: Channels of the stem and of the encoder's stages.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks take by turns.
-        drop_path_rate: Of the encoder's last block.
+            sum; or a list of them, which the blocks take in turn.
+        drop_path_rate: Drop rate of the encoder's last block.
         deep_supervision: Auxiliary outputs at 1/2, 1/4 and 1/8.
-        pretrained: Start the encoder, but its patch embedding, from VMamba-T.
-        pretrained_cfg_overlay: Where that lies, as for `timm.create_model`.
+        pretrained: Start the encoder, except its patch embedding, from VMamba-T.
+        pretrained_cfg_overlay: Location of its weights, as for `timm.create_model`.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SwinUMamba(Segmenter):
         pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     ) -> None:
         if len(dims) != len(depths) + 1:
-            raise ValueError(f"dims={dims} must name the stem and the stages of depths={depths}")
+            raise ValueError(f"dims={dims} must cover the stem and the stages of depths={depths}")
         cell = 2 ** len(dims)
         cfg = {**_CFG, "architecture": "swin_umamba", "input_size": (in_chans, 320, 320)}
         super().__init__(
@@ -87,7 +87,7 @@ class SwinUMamba(Segmenter):
         supervised = dims[1:-1] if deep_supervision else ()
         self.aux_classifiers = nn.ModuleList(nn.Conv2d(d, num_classes, 1) for d in supervised)
         if pretrained:
-            # the published list of what stays fresh spares the norm's bias
+            # the published list of randomly initialized parameters does not include the norm's bias
             fresh = ("stem.conv1.weight", "stem.conv1.bias", "stem.norm1.weight")
             overlay = {"pretrained_cfg_overlay": pretrained_cfg_overlay}
             self.note_start(load_vmamba(self.encoder, _START, fresh=fresh, **overlay))
@@ -98,7 +98,7 @@ class SwinUMamba(Segmenter):
         return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         stem = self.conv_stem(x)
         features: Any = self.encoder.forward_intermediates(stem, intermediates_only=True)
         *inputs, deepest = [x, stem, *features]
@@ -115,7 +115,7 @@ class SwinUMamba(Segmenter):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _OFFICIAL_KEYS
 
 
@@ -137,12 +137,12 @@ class SwinUMambaD(Segmenter):
         depths: Blocks per stage of the encoder.
         dims: Channels of the encoder's stages.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks of the encoder take by turns, and those of
-            the decoder.
-        drop_path_rate: Of the last block of the encoder and of the decoder.
+            sum; or a list of them, which the blocks of the encoder take in turn, and those of the
+            decoder.
+        drop_path_rate: Drop rate of the last block of the encoder and of the decoder.
         deep_supervision: Auxiliary outputs at 1/4, 1/8 and 1/16.
         pretrained: Start the encoder from VMamba-T.
-        pretrained_cfg_overlay: Where that lies, as for `timm.create_model`.
+        pretrained_cfg_overlay: Location of its weights, as for `timm.create_model`.
     """
 
     def __init__(
@@ -186,13 +186,13 @@ class SwinUMambaD(Segmenter):
         return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         features: Any = self.encoder.forward_intermediates(x, intermediates_only=True)
         return self.decoder.forward_all(features) if auxiliary else [self.decoder(features)]
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _OFFICIAL_KEYS_D
 
 

@@ -1,7 +1,7 @@
 """U-Mamba (Ma et al. 2024, arXiv:2401.04722): nnU-Net's residual U-Net with Mamba layers.
 
-A Mamba layer replaces the map that it reads: "bot" has one at the bottleneck, "enc" after encoder
-stages, where its result is both skip and input of the next stage. Sizes come from a plan of nnU-Net
+A Mamba layer replaces its input map: "bot" has one at the bottleneck, "enc" has them after encoder
+stages, where the result is both skip and input of the next stage. Sizes come from an nnU-Net plan
 in two or three dimensions.
 
 Official code: https://github.com/bowang-lab/U-Mamba (Apache-2.0)
@@ -29,11 +29,11 @@ Size = Sequence[int]
 _CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, Any] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 _PLACES = ("bot", "enc")
-# of nnU-Net's plans: cells that a side keeps, most channels, and the usual patches
+# from nnU-Net's plans: minimum cells per side, maximum channels, and default patches
 _FEWEST = 4
 _MOST_CHANNELS = {2: 512, 3: 320}
 _PATCH = {2: (320, 320), 3: (128, 128, 128)}
-# arguments that say what the stages are
+# arguments that define the stages
 _STAGES = ("features_per_stage", "kernel_sizes", "strides")
 
 
@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 def residual_blocks(
     dim_in: int, dim: int, depth: int, kernel_size: Size, stride: Size
 ) -> nn.Sequential:
-    """Blocks of which the first brings the map to its channels and size."""
+    """Blocks, the first of which changes channels and size."""
     first = ResidualBlock(dim_in, dim, kernel_size, stride, projected=True)
     still = [1] * len(kernel_size)
     rest = (ResidualBlock(dim, dim, kernel_size, still, projected=False) for _ in range(depth - 1))
@@ -71,14 +71,14 @@ def residual_blocks(
 
 
 class MambaLayer(nn.Module):
-    """One Mamba scan over a map, in place of it.
+    """One Mamba scan over a map, without a residual connection.
 
     Args:
         dim: Channels of a token.
         dims: Axes of the map.
-        scan_order: Of its cells.
-        over_channels: The channels are the tokens, in their own order, and the cells theirs, so the
-            map has `dim` cells.
+        scan_order: Scan order of its cells.
+        over_channels: Use the channels as tokens, in their own order, and the cells as channels;
+            the map then has `dim` cells.
     """
 
     def __init__(self, dim: int, dims: int, *, scan_order: str, over_channels: bool) -> None:
@@ -96,12 +96,13 @@ class MambaLayer(nn.Module):
         paths = torch.ops.vimamba.scan_paths(like, self.scan_order)
         tokens = self.mixer(self.norm(tokens), paths)
         tokens = tokens if self.over_channels else tokens.transpose(1, 2)
-        # of a channels-last map, PyTorch 2.15's backward of a strided 1x1 convolution overruns
+        # PyTorch 2.15's backward of a strided 1x1 convolution overruns memory for channels-last
+        # maps
         return tokens.contiguous().view(x.shape)
 
 
 class UpStage(nn.Module):
-    """Enlarge a map, put the skip beside it if there is one, convolve."""
+    """Upsample a map, concatenate the skip if there is one, convolve."""
 
     def __init__(
         self, dim_in: int, dim: int, depth: int, kernel_size: Size, stride: Size, *, skip: bool
@@ -122,23 +123,23 @@ class UpStage(nn.Module):
 class UMamba(Segmenter):
     """U-Mamba from the entries of an nnU-Net plan.
 
-    Half of the stages, the coarser, get one block, whatever the plan says, as published. In two
-    dimensions every other stage of "enc" has a Mamba layer, the last among them, and the last stage
-    of the decoder has no skip; in three, all do.
+    The coarser half of the stages gets one block, regardless of the plan, as published. In two
+    dimensions every other stage of "enc" has a Mamba layer, including the last, and the last stage
+    of the decoder has no skip; in three, all have them.
 
     Args:
         input_channels: Channels of the images.
         num_classes: Channels of the logits.
         features_per_stage: Channels of the encoder's stages.
-        kernel_sizes, strides: Of the encoder's stages, for each dimension; 3 and 1, 2, 2, ... in
-            two dimensions if None.
-        n_conv_per_stage, n_conv_per_stage_decoder: Blocks per stage; 2 if None.
+        kernel_sizes, strides: Kernel sizes and strides of the encoder's stages, for each dimension;
+        3 and 1, 2, 2, ... in two dimensions if None. n_conv_per_stage, n_conv_per_stage_decoder:
+        Blocks per stage; 2 if None.
         mamba: "bot" or "enc".
         scan_order: One of `vimamba.list_scan_orders(dims=...)` for the images' dimensions, with
-            parameters if it has any, or a sum; or a list of them, which the Mamba layers take by
-            turns.
-        patch_size: Size of the images that "enc" is for. Where a map has no more cells than
-            channels, the scan runs over the channels, and images of other sizes are refused.
+            parameters if it has any, or a sum; or a list of them, which the Mamba layers take in
+            turn.
+        patch_size: Image size for "enc". If a map has no more cells than channels, the scan runs
+            over the channels, and images of other sizes are refused.
         deep_supervision: Auxiliary outputs of every stage of the decoder.
     """
 
@@ -171,8 +172,8 @@ class UMamba(Segmenter):
             raise ValueError(
                 f"features_per_stage={features_per_stage}, kernel_sizes={kernel_sizes}, "
                 f"strides={strides}, n_conv_per_stage={n_conv_per_stage} and "
-                f"n_conv_per_stage_decoder={n_conv_per_stage_decoder} must name the same stages, "
-                "the decoder's being one less"
+                f"n_conv_per_stage_decoder={n_conv_per_stage_decoder} must match in stages, "
+                "with one less in the decoder"
             )
         cell = tuple(math.prod(axis) for axis in zip(*steps, strict=True))
         super().__init__(
@@ -260,11 +261,9 @@ class UMamba(Segmenter):
         return nn.ModuleList(layers)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         if self.patch_size is not None:
-            advice = (
-                "make a network for this patch_size or img_size, or read large images in windows"
-            )
+            advice = "create a network for this patch_size or img_size, or use windows"
             x = expect_size(x, list(self.patch_size), advice)
         x = self.run(self.stem, x)
         skips: list[Tensor] = []
@@ -292,11 +291,11 @@ class UMamba(Segmenter):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed, once the deepest layer is counted."""
+        """Rules for renaming an official file's parameters, after the deepest layer is numbered."""
         return {r"mamba_layer\..*": None, **_OFFICIAL_KEYS}
 
     def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename the parameters of an official file, which holds many of them twice."""
+        """Rename the parameters of an official file, which has many of them twice."""
         last = len(self.stages) - 1
         state = {
             re.sub(r"^mamba_layer\.", f"encoder.mamba_layers.{last}.", key): value
@@ -322,7 +321,7 @@ def _block_rules(theirs: str, ours: str) -> dict[str, str]:
 
 _MAMBA = r"encoder\.mamba_layers\.(\d+)\."
 _OFFICIAL_KEYS: dict[str, str | None] = {
-    # second names: those of a layer inside its block, and of the encoder inside the decoder
+    # second names: a layer in its block, and the encoder in the decoder
     r".*\.all_modules\..*": None,
     r"decoder\.encoder\..*": None,
     **_block_rules(r"encoder\.stem\.(\d+)\.", r"stem.\1."),
@@ -339,12 +338,12 @@ def plan_stages(patch_size: Size, spacing: Sequence[float] | None = None) -> dic
     """Stages for a patch, by nnU-Net's rules (Isensee et al. 2021, arXiv:1904.08128).
 
     Sides of eight cells or more are halved, those with the smallest cells first: an axis waits
-    while its cells are twice as long. Until then kernels have one cell along it, then three.
-    Channels double, to at most 512 in two dimensions and 320 in three.
+    while its cells are at least twice as long. While waiting, kernels have one cell along it,
+    afterwards three. Channels double, to at most 512 in two dimensions and 320 in three.
 
     Args:
         patch_size: Pixels or voxels along each axis.
-        spacing: Distance of their centers along each axis, in one unit; all the same if None.
+        spacing: Spacing along each axis, in the same unit; isotropic if None.
 
     Returns:
         `features_per_stage`, `kernel_sizes` and `strides` of `UMamba`.
@@ -389,10 +388,10 @@ def _make(
     spacing: Sequence[float] | None = None,
     **kwargs: Any,
 ) -> UMamba:
-    """A U-Mamba whose stages are those of `kwargs`, or else planned for the patch.
+    """A U-Mamba with the stages in `kwargs`, or else planned for the patch.
 
     The patch, the sides of `img_size` if `patch_size` is None, is rounded up to whole cells of
-    the coarsest map. `kwargs` are further arguments of `UMamba`.
+    the coarsest map. `kwargs` are additional arguments of `UMamba`.
     """
     name = f"umamba_{mamba}_{dims}d"
     if pretrained:
@@ -403,7 +402,7 @@ def _make(
     given = [key for key in _STAGES if key in kwargs]
     if given:
         if spacing is not None:
-            raise ValueError(f"spacing={spacing} does not go with {', '.join(given)}")
+            raise ValueError(f"spacing={spacing} cannot be combined with {', '.join(given)}")
         n = len(kwargs[given[0]])
         steps = [[1] * dims, *([2] * dims for _ in range(n - 1))]
         stages = {"kernel_sizes": [[3] * dims] * n, "strides": steps, **kwargs}
@@ -420,7 +419,7 @@ def _make(
 def umamba_bot_2d(**kwargs: Any) -> UMamba:
     """U-Mamba Bot for images of any size, planned for `patch_size`, `img_size` or 320 x 320 pixels.
 
-    Of 320 x 320 it has seven stages and 47.5 M parameters.
+    For 320 x 320 it has seven stages and 47.5 M parameters.
     """
     return _make("bot", 2, **kwargs)
 
@@ -429,7 +428,7 @@ def umamba_bot_2d(**kwargs: Any) -> UMamba:
 def umamba_enc_2d(**kwargs: Any) -> UMamba:
     """U-Mamba Enc for images of one size: `patch_size`, `img_size` or 320 x 320 pixels.
 
-    That is rounded up to whole cells. Of 320 x 320 it has seven stages and 47.0 M parameters.
+    The size is rounded up to whole cells. For 320 x 320 it has seven stages and 47.0 M parameters.
     """
     return _make("enc", 2, **kwargs)
 
@@ -438,7 +437,7 @@ def umamba_enc_2d(**kwargs: Any) -> UMamba:
 def umamba_bot_3d(**kwargs: Any) -> UMamba:
     """U-Mamba Bot for volumes of any size, planned for `patch_size`, `img_size` or 128^3 voxels.
 
-    Voxels that are no cubes are told by `spacing`, as in (5.0, 0.8, 0.8) mm.
+    Give anisotropic voxels by `spacing`, such as (5.0, 0.8, 0.8) mm.
     """
     return _make("bot", 3, **kwargs)
 
@@ -447,7 +446,7 @@ def umamba_bot_3d(**kwargs: Any) -> UMamba:
 def umamba_enc_3d(**kwargs: Any) -> UMamba:
     """U-Mamba Enc for volumes of one size: `patch_size`, `img_size` or 128^3 voxels.
 
-    That is rounded up to whole cells. Voxels that are no cubes are told by `spacing`, as in
-    (5.0, 0.8, 0.8) mm.
+    The size is rounded up to whole cells. Give anisotropic voxels by `spacing`, such as (5.0, 0.8,
+    0.8) mm.
     """
     return _make("enc", 3, **kwargs)

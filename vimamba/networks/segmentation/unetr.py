@@ -1,7 +1,7 @@
 """UNETR's convolutional blocks (Hatamizadeh et al. 2022, arXiv:2103.10504) for images and volumes.
 
-Swin-UMamba and SegMamba have them from MONAI, with residual blocks and instance norms that have no
-parameters, and their files name them alike.
+Swin-UMamba and SegMamba use MONAI's, with residual blocks and instance norms without parameters,
+and their files use the same names.
 
 Sizes: N batch, C channels, *grid two or three axes.
 """
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Double the map, put the skip beside it, convolve.
+    """Upsample by 2, concatenate the skip, convolve.
 
     Args:
         dim_in, dim: Channels in and out.

@@ -1,10 +1,10 @@
-"""VM-UNet (Ruan et al. 2024, arXiv:2402.02491): a U of VSS blocks whose skips are added.
+"""VM-UNet (Ruan et al. 2024, arXiv:2402.02491): a U-Net of VSS blocks with additive skips.
 
-The skips are the inputs of the encoder's stages but the first; each is added below the stage of the
-decoder that then doubles it.
+The skips are the inputs of the encoder's stages except the first; each is added before the decoder
+stage that upsamples it.
 
-Official code: https://github.com/JCruan519/VM-UNet (Apache-2.0). It returns probabilities where
-there is one class; here it is logits always.
+Official code: https://github.com/JCruan519/VM-UNet (Apache-2.0). It returns probabilities if there
+is one class; here the output is always logits.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,15 +73,15 @@ class VMUNet(Segmenter):
 
     Args:
         num_classes: Channels of the logits.
-        in_chans: Channels of the images. With three, images of one are repeated, as published.
-        depths, decoder_depths: Blocks per stage, each in the order of computation.
-        dims: Channels of the encoder's stages; the decoder's are the same backwards.
+        in_chans: Channels of the images. With three, single-channel images are repeated, as
+        published. depths, decoder_depths: Blocks per stage, each in the order of computation.
+        dims: Channels of the encoder's stages; the decoder's are the same in reverse.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
-            sum; or a list of them, which the blocks of the encoder take by turns, and those of
-            the decoder.
-        drop_path_rate: Of the blocks next to the bottleneck, in encoder and decoder.
+            sum; or a list of them, which the blocks of the encoder take in turn, and those of the
+            decoder.
+        drop_path_rate: Drop rate of the blocks next to the bottleneck, in encoder and decoder.
         pretrained: Start both from VMamba-S of the first generation.
-        pretrained_cfg_overlay: Where that lies, as for `timm.create_model`.
+        pretrained_cfg_overlay: Location of its weights, as for `timm.create_model`.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class VMUNet(Segmenter):
     ) -> None:
         if not len(depths) == len(decoder_depths) == len(dims):
             raise ValueError(
-                f"depths={depths}, decoder_depths={decoder_depths} and dims={dims} must name the "
-                "same stages"
+                f"depths={depths}, decoder_depths={decoder_depths} and dims={dims} must have "
+                "one entry per stage"
             )
         if any(dim != 2 * before for before, dim in pairwise(dims)):
             raise ValueError(f"dims={dims} must double from stage to stage")
@@ -148,7 +148,7 @@ class VMUNet(Segmenter):
         return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         if self.in_chans == 3 and x.shape[1] == 1:
             x = x.expand(-1, 3, -1, -1)
         x = self.encoder.stem(x)
@@ -164,13 +164,13 @@ class VMUNet(Segmenter):
 
     @classmethod
     def official_rules(cls) -> Rules:
-        """How the parameters of an official file are renamed."""
+        """Rules for renaming an official file's parameters."""
         return _OFFICIAL_KEYS
 
 
 @register_network(task="segmentation")
 def vm_unet(*, aux: bool = False, img_size: ImageSize | None = None, **kwargs: Any) -> VMUNet:
-    """VM-UNet of the published configurations: 27.4 M parameters, for images of any size."""
+    """VM-UNet in the published configurations: 27.4 M parameters, for images of any size."""
     if aux:
         raise ValueError("aux=True: vm_unet has no auxiliary outputs")
     return VMUNet(**kwargs)

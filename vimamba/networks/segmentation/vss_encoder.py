@@ -1,4 +1,4 @@
-"""The encoder that the medical networks share: VMamba's first generation without its classifier."""
+"""The encoder shared by medical networks: VMamba's first generation without classifier."""
 
 import re
 from collections.abc import Callable
@@ -14,12 +14,12 @@ Rules = dict[str, str | Callable[[re.Match[str]], str]]
 
 
 def make_encoder(in_chans: int, depths: tuple[int, ...], **kwargs: Any) -> VMamba:
-    """A VMamba of the first generation whose last stage is as raw as the others.
+    """A VMamba of the first generation without a norm after the last stage.
 
     Args:
         in_chans: Channels of its input.
         depths: Blocks per stage.
-        **kwargs: Further arguments of `VMamba`.
+        **kwargs: Additional arguments of `VMamba`.
     """
     sizes = {**FIRST_GENERATION, **kwargs}
     encoder = VMamba(in_chans=in_chans, num_classes=0, depths=depths, **sizes)
@@ -67,14 +67,14 @@ def load_vmamba(
     Args:
         encoder: From `make_encoder`.
         model: timm name of the VMamba.
-        fresh: Parameters of the encoder that keep their random start.
-        **kwargs: To `timm.create_model`.
+        fresh: Parameters of the encoder that keep their random initialization.
+        **kwargs: Arguments of `timm.create_model`.
 
     Returns:
         The published VMamba.
 
     Raises:
-        CheckpointError: A parameter of the encoder has no counterpart, or one of another shape.
+        CheckpointError: A parameter of the encoder has no counterpart of the same shape.
     """
     source = timm.create_model(model, pretrained=True, num_classes=0, **kwargs)
     assert isinstance(source, VMamba)

@@ -1,8 +1,8 @@
-"""A small U-Net for volumes with VSS blocks at its coarser stages: a baseline to start from.
+"""A small U-Net for volumes with VSS blocks at its coarser stages, as a baseline.
 
-Ours, after nothing published: nnU-Net's residual U-Net (arXiv:2404.09556), whose coarser stages mix
-their cells along the paths of any three-dimensional scan order after they convolve. Where maps are
-fine, convolutions see enough and scans would take most of the time.
+Our own design, not published: nnU-Net's residual U-Net (arXiv:2404.09556), whose coarser stages mix
+their cells along the paths of any three-dimensional scan order after the convolutions. On fine
+maps, convolutions suffice and scans would take most of the time.
 
 Sizes: N batch, C channels, *grid the three axes of a map.
 """
@@ -23,7 +23,7 @@ _AXES = 3
 
 
 class Stage(nn.Module):
-    """Convolve to another size, then mix the cells along paths."""
+    """Strided convolutions, then mixing of cells along paths."""
 
     def __init__(self, convs: nn.Module, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class VSSUNet3d(Segmenter):
         dims: Channels of the stages; the first has the volume's own resolution.
         depths: VSS blocks of each stage, 0 for none.
         strides: From each stage to the next along each axis, (1, 1, 1) first; 2 if None.
-        kernel_sizes: Of the convolutions of each stage; 3 if None.
+        kernel_sizes: Kernel sizes of each stage; 3 if None.
         scan_order: One of `vimamba.list_scan_orders(dims=3)`, with parameters if it has any, or a
-            sum; or a list of them, which the VSS blocks take by turns.
+            sum; or a list of them, which the VSS blocks take in turn.
         d_state: States of each channel.
-        mlp_ratio: Hidden channels of the blocks' MLP over channels.
-        drop_path_rate: Of the last VSS block.
+        mlp_ratio: Hidden channels of the blocks' MLP divided by channels.
+        drop_path_rate: Drop rate of the last VSS block.
         deep_supervision: Auxiliary outputs of every stage of the decoder.
     """
 
@@ -81,7 +81,7 @@ class VSSUNet3d(Segmenter):
         if not len(depths) == len(steps) == len(kernels) == n or n < 2:
             raise ValueError(
                 f"dims={dims}, depths={depths}, strides={strides} and kernel_sizes={kernel_sizes} "
-                "must name the same stages, two or more"
+                "must have one entry per stage, at least two"
             )
         if any(len(sizes) != _AXES for sizes in (*steps, *kernels)):
             raise ValueError(
@@ -125,7 +125,7 @@ class VSSUNet3d(Segmenter):
         self.aux_classifiers = nn.ModuleList(nn.Conv3d(d, num_classes, 1) for d in supervised)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of whole cells; see `Segmenter.predict`."""
+        """Logits of the padded image; see `Segmenter.predict`."""
         x = self.run(self.stem, x)
         skips: list[Tensor] = []
         for stage in self.stages:
@@ -164,10 +164,10 @@ def _make(
     spacing: Sequence[float] | None = None,
     **kwargs: Any,
 ) -> VSSUNet3d:
-    """A network with as many of the stages as a patch has room for.
+    """A network with as many stages as the patch size allows.
 
     Strides and kernels are those of `plan_stages` for `patch_size`, or `img_size` along each axis;
-    without either, all stages halve all axes. `kwargs` are further arguments of `VSSUNet3d`.
+    without either, all stages halve all axes. `kwargs` are additional arguments of `VSSUNet3d`.
     """
     if pretrained:
         raise ValueError("pretrained=True: there are no published weights of vss_unet_3d")
@@ -175,7 +175,7 @@ def _make(
     if patch is not None and len(patch) != _AXES:
         raise ValueError(f"patch_size={patch_size} of vss_unet_3d must be three sides")
     if spacing is not None and patch is None:
-        raise ValueError(f"spacing={spacing} is that of a patch_size, and there is none")
+        raise ValueError(f"spacing={spacing} needs a patch_size")
     dims, depths = kwargs.pop("dims", dims), kwargs.pop("depths", depths)
     sizes: dict[str, Any] = {"dims": dims, "depths": depths}
     if patch is not None and "strides" not in kwargs:
@@ -184,7 +184,7 @@ def _make(
         # a patch too small for two stages is padded
         strides = [*plan["strides"], [2] * _AXES][:n]
         kernels = [*plan["kernel_sizes"], [3] * _AXES][:n]
-        # the VSS blocks are those of the coarsest stages
+        # the coarsest stages have the VSS blocks
         sizes = {"dims": dims[:n], "depths": depths[len(depths) - n :]}
         sizes |= {"strides": strides, "kernel_sizes": kernels}
     return VSSUNet3d(num_classes, in_chans, deep_supervision=aux, **{**sizes, **kwargs})
@@ -192,7 +192,7 @@ def _make(
 
 @register_network(task="segmentation")
 def vss_unet_3d_nano(**kwargs: Any) -> VSSUNet3d:
-    """Four stages of 8 to 64 channels, 0.4 M parameters: for a CPU, and to try things out."""
+    """Four stages of 8 to 64 channels, 0.4 M parameters: for CPUs and for trying things out."""
     return _make((8, 16, 32, 64), (0, 0, 1, 2), **kwargs)
 
 

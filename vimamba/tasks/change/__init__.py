@@ -1,4 +1,4 @@
-"""What has changed between two dates, pixel by pixel: the task."""
+"""Task of predicting changes between two dates, pixel by pixel."""
 
 from vimamba.tasks.change.loss import ChangeObjective
 from vimamba.tasks.change.task import Change

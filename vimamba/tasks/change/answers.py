@@ -1,12 +1,12 @@
-"""From the logits of a network for change to the maps that people get.
+"""From the logits of a change network to the written maps.
 
-A network's answers stand in one tensor, one behind the other:
+A network's outputs are concatenated in one tensor:
 
     binary    change (1 channel, sigmoid)
     semantic  change (2), before (C), after (C)
     damage    building (2), damage (C)
 
-Sizes: N images, K channels of all answers, C classes, H x W pixels.
+Sizes: N images, K channels of all outputs, C classes, H x W pixels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# maps that are written, of each kind
+# written maps of each kind
 WRITTEN = {"binary": ("change",), "semantic": ("before", "after"), "damage": ("damage",)}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Where the answers of a kind stand in the network's channels.
+    """Layout of the outputs of a kind in the network's channels.
 
     Attributes:
         kind: "binary", "semantic" or "damage".
@@ -34,7 +34,7 @@ class Answers:
 
     @property
     def channels(self) -> dict[str, int]:
-        """Channels of each answer, in order; their names are those of the maps of labels."""
+        """Channels of each output, in order; their names are those of the label maps."""
         return {
             "binary": {"change": 1},
             "semantic": {"change": 2, "before": self.num_classes, "after": self.num_classes},
@@ -48,16 +48,16 @@ class Answers:
 
     @property
     def net_classes(self) -> int:
-        """What the network is told of classes: one channel is a binary mask."""
+        """`num_classes` for the network: one channel is a binary mask."""
         return 1 if self.kind == "binary" else self.num_classes
 
     def part(self, joined: Tensor) -> dict[str, Tensor]:
-        """(N, K, H, W) to the answers by name."""
+        """(N, K, H, W) to the outputs by name."""
         sizes = list(self.channels.values())
         return dict(zip(self.channels, joined.split(sizes, dim=1), strict=True))
 
     def probabilities(self, joined: Tensor) -> dict[str, Tensor]:
-        """Logits (N, K, H, W) to probabilities of each answer, (N, 2 or C, H, W) float32."""
+        """Logits (N, K, H, W) to probabilities of each output, (N, 2 or C, H, W) float32."""
         found = {}
         for name, logits in self.part(joined.float()).items():
             if logits.shape[1] == 1:
@@ -68,7 +68,7 @@ class Answers:
         return found
 
     def logits(self, probabilities: Mapping[str, Tensor]) -> Tensor:
-        """Logits (N, K, H, W) that have these probabilities."""
+        """Logits (N, K, H, W) with these probabilities."""
         parts = []
         for name, count in self.channels.items():
             found = probabilities[name].clamp(1e-7, 1 - 1e-7)
@@ -76,14 +76,14 @@ class Answers:
         return torch.cat(parts, dim=1)
 
     def decide(self, probabilities: Mapping[str, Tensor]) -> list[Tensor]:
-        """Probabilities of the maps that are written, (N, C, H, W) each.
+        """Probabilities of the written maps, (N, C, H, W) each.
 
-        Where something has changed, or a building is, the first class is none any more, and
-        elsewhere it is certain: what was there and whether it has changed are asked one after the
-        other, so that both dates of a pixel have changed or neither has.
+        Where there is a change, or a building, the first class is excluded, and elsewhere it is
+        certain: change is decided first and the classes second, so both dates of a pixel have
+            changed or neither has.
 
         Args:
-            probabilities: Of the answers, as `probabilities` gives them.
+            probabilities: Those of the outputs, as returned by `probabilities`.
         """
         first, *details = self.channels
         gate = probabilities[first]
@@ -99,7 +99,7 @@ class Answers:
 
 
 def join_logits(found: Any) -> Tensor:
-    """A network's answer, one tensor or several, as one (N, K, H, W)."""
+    """A network's output, one tensor or several, as one (N, K, H, W)."""
     return found if isinstance(found, Tensor) else torch.cat(list(found), dim=1)
 
 

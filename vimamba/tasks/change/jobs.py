@@ -1,4 +1,4 @@
-"""The pairs that a command line names, and what their maps are called."""
+"""The pairs given on a command line, and the names of their maps."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +18,19 @@ class PairJob(Job):
     """Two images of one place; `paths` are before and after.
 
     Attributes:
-        maps: Names of the maps to write; a single one is called by the pair alone.
+        maps: Names of the maps to write; a single one is named after the pair only.
     """
 
     maps: tuple[str, ...] = ()
 
     def map_files(self, out: Path) -> list[Path]:
-        """Where its maps belong."""
+        """Paths of its maps."""
         if len(self.maps) == 1:
             return [out / f"{self.name}{self.ending}"]
         return [out / f"{self.name}_{name}{self.ending}" for name in self.maps]
 
     def mask_file(self, out: Path) -> Path:
-        """The map that is written last: where it is, all are."""
+        """The map that is written last: if it exists, all do."""
         return self.map_files(out)[-1]
 
     @property
@@ -41,7 +41,7 @@ class PairJob(Job):
 
 
 def find_pair_jobs(inputs: Sequence[Path], maps: tuple[str, ...]) -> list[PairJob]:
-    """The pairs that a command line names.
+    """The pairs given on a command line.
 
     Args:
         inputs: Before and after: two images, or two folders whose files match by name.
@@ -49,11 +49,11 @@ def find_pair_jobs(inputs: Sequence[Path], maps: tuple[str, ...]) -> list[PairJo
 
     Raises:
         UsageError: There are not two, or one is a file and the other a folder.
-        DataError: Files do not match; the text names them.
+        DataError: Files do not match; the message names them.
     """
     if len(inputs) != 2:
         raise UsageError(
-            f"a run on change compares two images or folders, BEFORE AFTER; {len(inputs)} are named"
+            f"a change run compares two images or folders, BEFORE AFTER; got {len(inputs)}"
         )
     for path in inputs:
         if not path.exists():

@@ -1,4 +1,4 @@
-"""What a network for change minimises.
+"""Losses of change networks.
 
 Sizes: N pairs, C classes, H x W pixels.
 """
@@ -16,18 +16,18 @@ DEFAULT_CHANGE = MaskObjective(ce=1.0, dice=1.0)
 
 @dataclass(frozen=True)
 class ChangeObjective:
-    """What is minimised: `change + share * (sum over the maps of classes) + similarity * ...`.
+    """What is minimized: `change + share * (sum over the maps of classes) + similarity * ...`.
 
-    Classes are learned where there are any: where something has changed, or on buildings. Those of
-    ChangeMamba (arXiv:2404.03425) are cross-entropy and 0.75 times Lovász; for semantic change a
-    `share` of 0.5 and a `similarity` of 0.25; for damage a Lovász of 0.5 on buildings.
+    Classes are learned only where there are any: on changed pixels, or on buildings. ChangeMamba
+    (arXiv:2404.03425) uses cross-entropy and 0.75 times Lovász; for semantic change a `share` of
+    0.5 and a `similarity` of 0.25; for damage a Lovász of 0.5 on buildings.
 
     Attributes:
         change: Losses of the map of change, or of buildings.
-        classes: Losses of the maps of classes; as `change` if None.
-        share: Weight of each map of classes.
-        similarity: Weight of the squared difference of both dates' probabilities where nothing has
-            changed, as a mean over all pixels; of semantic change.
+        classes: Losses of the class maps; same as `change` if None.
+        share: Weight of each class map.
+        similarity: Weight of the squared difference of both dates' probabilities on unchanged
+            pixels, as a mean over all pixels; for semantic change.
     """
 
     change: MaskObjective = DEFAULT_CHANGE
@@ -40,11 +40,11 @@ DEFAULT_CHANGE_OBJECTIVE = ChangeObjective()
 
 
 class ChangeLoss(nn.Module):
-    """Loss of a network's answers against maps of labels.
+    """Loss of a network's outputs against label maps.
 
     Args:
         objective: The losses and their weights.
-        num_classes: C, of what was there or of damage.
+        num_classes: C, of land cover or of damage.
     """
 
     def __init__(self, objective: ChangeObjective, num_classes: int) -> None:
@@ -63,7 +63,7 @@ class ChangeLoss(nn.Module):
         first, *details = answers
         loss = self.change.single(margin(answers[first]), truth[:, 0])
         for place, name in enumerate(details, 1):
-            # the first class says that there is nothing to tell
+            # the first class means: no change, or no building
             target = truth[:, place].masked_fill(truth[:, place] == 0, IGNORE)
             logits = answers[name]
             logits = margin(logits) if self.classes.binary else logits
@@ -82,7 +82,7 @@ def margin(logits: Tensor) -> Tensor:
 
 
 def restore_objective(value: ChangeObjective | dict) -> ChangeObjective:
-    """As given, or from the plain values that a checkpoint holds."""
+    """Return it as given, or build it from the plain values of a checkpoint."""
     value = vars(value) if isinstance(value, ChangeObjective) else value
     parts = {
         name: MaskObjective(**value[name]) if isinstance(value.get(name), dict) else value.get(name)

@@ -1,11 +1,11 @@
-"""Scores of change, each from one table of counts over all pixels of a data set.
+"""Scores of change, from tables of counts over all pixels of a data set.
 
-Tables have the truth in rows and predictions in columns; the first class is what has not changed,
-or no building. What cannot be told, as the F1 of a class that is in neither, is None.
+Rows are the truth and columns the predictions; the first class is unchanged, or no building.
+Undefined scores, such as the F1 of a class that is in neither, are None.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,22 +13,57 @@ from torch import Tensor
 from vimamba.tasks.classification.metrics import float_or_none
 
 Score = float | None
+# of each kind of labels: where something is, (2, 2); then the classes there, (C, C), if there are
+TABLES = {
+    "binary": ("change",),
+    "semantic": ("change", "classes"),
+    "damage": ("building", "damage"),
+}
+
+
+def score_tables(
+    kind: str, tables: Mapping[str, Tensor], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The full report of an evaluation.
+
+    Args:
+        kind: "binary", "semantic" or "damage".
+        tables: Its `TABLES`, by name.
+        class_names: Of the last of them.
+
+    Returns:
+        The scores of the kind, `per_class` rows, the counts of the last table as `confusion`;
+        `kind` and the counts of all `tables`.
+    """
+    first, last = (tables[TABLES[kind][place]] for place in (0, -1))
+    report: dict[str, Any] = change_scores(first)
+    if kind == "semantic":
+        report |= semantic_scores(last)
+    elif kind == "damage":
+        report |= damage_scores(first, last)
+    return {
+        **report,
+        "per_class": per_class(last, class_names),
+        "confusion": last.long().tolist(),
+        "kind": kind,
+        "tables": {name: table.long().tolist() for name, table in tables.items()},
+    }
 
 
 def ratio(part: Tensor, whole: Tensor) -> Score:
-    """A quotient; None of nothing."""
+    """A quotient; None if the denominator is 0."""
     return float_or_none(part / whole)
 
 
 def f1_score(precision: Score, recall: Score) -> Score:
-    """Their harmonic mean."""
+    """Harmonic mean of precision and recall."""
     if precision is None or recall is None:
         return None
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def kappa_score(counts: Tensor) -> Score:
-    """Cohen's kappa: agreement beyond what chance brings."""
+    """Cohen's kappa: agreement beyond chance."""
     total = counts.sum()
     agreed = counts.diagonal().sum() / total
     chance = (counts.sum(0) * counts.sum(1)).sum() / total**2
@@ -36,7 +71,7 @@ def kappa_score(counts: Tensor) -> Score:
 
 
 def change_scores(confusion: Tensor) -> dict[str, Score]:
-    """Scores of a map of two classes.
+    """Scores of a binary map.
 
     Args:
         confusion: (2, 2).
@@ -60,12 +95,12 @@ def semantic_scores(confusion: Tensor) -> dict[str, Score]:
     """Scores of semantic change, as SECOND is scored (Yang et al. 2020, arXiv:2010.05687).
 
     Args:
-        confusion: (C, C), the pixels of both dates in one table; class 0 has not changed.
+        confusion: (C, C), the pixels of both dates in one matrix; class 0 is unchanged.
 
     Returns:
-        `miou` (of unchanged and changed), `sek` (separated kappa: of all but what is rightly
-        unchanged, times exp(IoU of changed - 1)), `fscd` (F1 of the classes where something has
-        changed), `score` (0.3 mIoU + 0.7 SeK).
+        `miou` (of unchanged and changed), `sek` (separated kappa: without correctly unchanged
+        pixels, times exp(IoU of changed - 1)), `fscd` (F1 of the classes on changed pixels),
+        `score` (0.3 mIoU + 0.7 SeK).
     """
     counts = confusion.double()
     total, both = counts.sum(), counts[0, 0]
@@ -87,11 +122,11 @@ def damage_scores(building: Tensor, damage: Tensor) -> dict[str, Score]:
 
     Args:
         building: (2, 2), no building and building.
-        damage: (C, C), of pixels on true buildings only; the first class is no building.
+        damage: (C, C), on pixels of true buildings only; the first class is no building.
 
     Returns:
-        `f1_building`; `f1_damage`, the harmonic mean of the F1 of the levels of damage, of those
-        that are in the truth; `score`, 0.3 of the former and 0.7 of the latter.
+        `f1_building`; `f1_damage`, the harmonic mean of the F1 of the damage levels that are in the
+        truth; `score`, 0.3 of the former plus 0.7 of the latter.
     """
     place = change_scores(building)["f1"]
     rows = per_class(damage, [""] * len(damage))[1:]

@@ -1,4 +1,4 @@
-"""Pictures of pairs: samples of the data and of the answers."""
+"""Pictures of pairs: samples of the data and of the predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ from vimamba.tasks.overlays import as_pixels, class_colors, find_view, legend_en
 from vimamba.tasks.pictures import STYLE, save, shorten, show_image
 from vimamba.tasks.segmentation.pictures import LONGEST, add_legend
 
-# of a panel in a figure, inches
+# size of a panel in a figure, inches
 SIDE = 1.9
 
 
 def shown_map(kind: str, truth: NDArray, name: str) -> NDArray:
-    """The map of labels (M, H, W) that a written map is compared with."""
+    """The label map (M, H, W) that a written map is compared with."""
     place = {"binary": 0, "damage": 1}.get(kind)
     return truth[{"before": 1, "after": 2}[name] if place is None else place]
 
 
 def pick(data: ChangeFolder, split: str, count: int) -> list[int]:
-    """Pairs of a split, those with change, or buildings, before others."""
+    """Pairs of a split, those with change or buildings first."""
     pairs = data.items(split)
     order = np.random.default_rng(0).permutation(len(pairs)).tolist()
     holding: list[int] = []
@@ -72,7 +72,7 @@ def draw_pairs(data: ChangeFolder, path: Path, columns: int = 5) -> None:
             ],
         ),
         *(
-            (f"{date}, changed at random", [network_panel(view, d[place], prepare, look)
+            (f"{date}, augmented", [network_panel(view, d[place], prepare, look)
                                             for d, _ in changed])
             for place, date in enumerate(("before", "after"))
         ),
@@ -95,7 +95,7 @@ def looks(class_names: Sequence[str]) -> dict[str, Any]:
 
 
 def network_panel(view: Any, image: Tensor, prepare: Any, look: dict[str, Any]) -> NDArray:
-    """An image (C, h, w) as the network gets it."""
+    """The image (C, h, w) that the network gets, as a picture."""
     return panel(view(as_pixels(image, prepare)), None, **look)
 
 
@@ -115,10 +115,10 @@ def draw_grid(
         rows: Name of each row, and its pictures (H, W, 3).
         captions: One per column.
         path: PNG to write.
-        title: Line above all.
-        names: Of the classes, the first without a color.
-        note: What is shown, in words.
-        ignored: Whether pixels that count nowhere are shown.
+        title: Line above the grid.
+        names: Names of the classes, the first without a color.
+        note: Description of what is shown.
+        ignored: Whether ignored pixels are shown.
     """
     columns = len(captions)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
@@ -142,7 +142,7 @@ def draw_answers(
     """Before, after, truth and prediction of some pairs, the worst of a sample first.
 
     Args:
-        task: A task of change.
+        task: A change task.
         data: The data set.
         split: Split to show.
         path: PNG to write.

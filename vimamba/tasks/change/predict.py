@@ -36,10 +36,10 @@ from vimamba.tasks.tools import FinishedRun
 
 
 def map_changes(run: FinishedRun, given: Namespace) -> int:
-    """Map pairs, or go on where an earlier call with the same options stopped.
+    """Map pairs, or continue where an earlier call with the same options stopped.
 
     Args:
-        run: What answers.
+        run: The run to predict with.
         given: Options of `vimamba predict`.
 
     Returns:
@@ -65,17 +65,17 @@ def map_changes(run: FinishedRun, given: Namespace) -> int:
     if jobs:
         answered = map_images(run, task, jobs, out, given, unanswered)
     if scenes:
-        # here, because only they need rasterio
+        # imported here, because only scenes need rasterio
         from vimamba.tasks.change.scenes import map_scenes
 
         answered += map_scenes(run, task, scenes, out, given, unanswered)
     if not answered:
-        say("no pair has an answer; no map is written")
+        say("no pair could be processed; no map is written")
     return unanswered.report(len(answered) + len(unanswered.reasons))
 
 
 def check_targets(out: Path, jobs: Sequence[PairJob], inputs: Sequence[Path]) -> None:
-    """Fail if an output would overwrite an input or another output, or lie elsewhere."""
+    """Fail if an output would overwrite an input or another output, or leave the folder."""
     targets = [
         Target(path, str(job.paths[0]))
         for job in jobs
@@ -95,7 +95,7 @@ def map_images(
     given: Namespace,
     unanswered: Unanswered,
 ) -> list[PairJob]:
-    """Write PNG maps of plain images; returns the pairs that have them."""
+    """Write PNG maps of plain images; returns the pairs with maps."""
     keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
     writer = PairWriter(task, run.data, out, overlays=not given.no_overlays)
     bar, wanted = Progress(len(jobs), "pair"), claim(out, jobs, overlays=writer.overlays)
@@ -122,10 +122,10 @@ class PairWriter:
     """Predicts and writes maps and overlays.
 
     Args:
-        task: A task of change.
+        task: A change task.
         settings: Arguments of the data set it was trained on.
         out: Folder to write.
-        overlays: Write pictures of both dates and the maps, too.
+        overlays: Also write pictures of both dates and the maps.
     """
 
     def __init__(self, task: Any, settings: dict[str, Any], out: Path, *, overlays: bool) -> None:
@@ -135,7 +135,7 @@ class PairWriter:
         self.colors = class_colors(len(task.class_names), True)
 
     def write(self, job: PairJob) -> None:
-        """The overlay, then the maps, of which the last one tells that all is done."""
+        """Write the overlay, then the maps, of which the last one marks the pair as done."""
         dates, known = read_dates(job.pair, self.prepare)
         tensors = [self.prepare.tensor(self.prepare.resize(date)) for date in dates]
         image = torch.cat(tensors).to(self.task.device)
@@ -165,7 +165,7 @@ class PairWriter:
         save_image(card, job.overlay_file(self.out))
 
     def _palette_image(self, found: NDArray[np.uint8]) -> Image.Image:
-        """Classes as an image of 0, 1, 2 ... in the classes' colors; 255 is not known."""
+        """Classes as an image of 0, 1, 2 ... in the classes' colors; 255 is invalid."""
         image = Image.fromarray(found)
         palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
         palette[: len(self.colors)] = self.colors
@@ -174,7 +174,7 @@ class PairWriter:
 
 
 def show_parts(jobs: Sequence[PairJob], out: Path, names: Sequence[str]) -> None:
-    """Print the part of the pixels that each class got in each map."""
+    """Print the share of the pixels of each class in each map."""
     rows: list[list[object]] = []
     for place, title in enumerate(jobs[0].maps):
         counts = np.zeros(len(names), dtype=np.int64)
@@ -184,4 +184,4 @@ def show_parts(jobs: Sequence[PairJob], out: Path, names: Sequence[str]) -> None
         total = max(int(counts.sum()), 1)
         for name, count in zip(names, counts, strict=True):
             rows.append([title, name, f"{count / total:.2%}"])
-    show_table("predicted, of the pixels that are known", ["map", "class", "pixels"], rows)
+    show_table("predicted, share of valid pixels", ["map", "class", "pixels"], rows)

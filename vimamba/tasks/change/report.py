@@ -1,4 +1,4 @@
-"""What a run on change tells: the data before training; scores, pictures and the export."""
+"""Output of a change run: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -10,6 +10,7 @@ from vimamba.data.inspection import describe_pixels, inspect_images
 from vimamba.sizes import by_sides
 from vimamba.tasks.dense_report import draw_scored
 from vimamba.tasks.dense_report import export as export
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.tools import FinishedRun
 
 RESULTS = (
@@ -28,6 +29,18 @@ PREDICT_OPTIONS: dict[str, Any] = {
     "window_size": None,
     "memory": None,
 }
+FOLD_SCORES = {
+    "score": "score",
+    "sek": "SeK",
+    "fscd": "Fscd",
+    "f1_building": "F1 of buildings",
+    "f1_damage": "F1 of damage",
+    "f1": "F1",
+    "iou": "IoU",
+    "accuracy": "OA",
+    "kappa": "kappa",
+}
+FOLD_RESULTS = (("confusion_matrix.png", "the pixels of all folds together"),)
 SCORES = {
     "score": "score",
     "sek": "SeK",
@@ -46,7 +59,7 @@ SCORES = {
 
 
 def show_data(data: ChangeFolder) -> None:
-    """Check the data and print classes, their parts of the pixels, and what was noted.
+    """Check the data and print classes, their shares of the pixels, and notes.
 
     Raises:
         DataError: Something is empty, unreadable or does not fit together.
@@ -74,7 +87,7 @@ def show_data(data: ChangeFolder) -> None:
 
 
 def draw_data(data: ChangeFolder, out: Path) -> None:
-    """Training pairs with their labels, plain and changed at random."""
+    """Training pairs with their labels, before and after augmentation."""
     from vimamba.tasks.change.pictures import draw_pairs
 
     draw_pairs(data, out / "data.png")
@@ -82,13 +95,8 @@ def draw_data(data: ChangeFolder, out: Path) -> None:
 
 def show_scores(split: str, report: dict[str, Any]) -> None:
     """Print the scores of a split, and those of each class."""
-    keys = ("f1", "iou", "precision", "recall")
-    rows = [
-        [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
-        for row in report["per_class"]
-    ]
-    head = ["class", "pixels", "F1", "IoU", "precision", "recall"]
-    show_table(f"{split}: {report['images']} pairs, over all pixels", head, rows)
+    title = f"{split}: {report['images']} pairs, over all pixels"
+    show_table(title, *class_cells(report))
     building = "f1_building" in report
     names = {
         k: v.replace("of change", "of buildings") if building else v for k, v in SCORES.items()
@@ -97,8 +105,18 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
     show_table("", ["score", split], scores)
 
 
+def class_cells(report: dict[str, Any]) -> tuple[list[str], list[list[object]]]:
+    """Heads and rows of a table of the classes."""
+    keys = ("f1", "iou", "precision", "recall")
+    rows: list[list[object]] = [
+        [row["class"], row["pixels"], *(number(row[key]) for key in keys)]
+        for row in report["per_class"]
+    ]
+    return ["class", "pixels", "F1", "IoU", "precision", "recall"], rows
+
+
 def headline(split: str, report: dict[str, Any]) -> str:
-    """The scores that matter most in a line."""
+    """The most important scores in a line."""
     keys = [key for key in ("score", "sek", "fscd", "f1_damage") if key in report] or ["f1", "iou"]
     scores = ", ".join(f"{SCORES[key]} {number(report[key], 4)}" for key in keys)
     return f"{split} {scores} on {report['images']} pairs"
@@ -122,6 +140,13 @@ def draw_results(
 def export_hint(folder: Path) -> str:
     """How to load the export."""
     return "for vimamba.load_change_detector, without Lightning"
+
+
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out pixels of all folds together."""
+    from vimamba.tasks.change.folds import pool_pairs
+
+    return pool_pairs(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:

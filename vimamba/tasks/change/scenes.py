@@ -1,4 +1,4 @@
-"""`vimamba predict` on pairs of GeoTIFF scenes: maps of change that lie where the scenes lie."""
+"""`vimamba predict` on pairs of GeoTIFF scenes: change maps with the scenes' georeference."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ def map_scenes(
     given: Namespace,
     unanswered: Unanswered,
 ) -> list[PairJob]:
-    """Write maps of pairs of scenes, of several processes each its share.
+    """Write maps of pairs of scenes; each of several processes does its share.
 
-    What has no answer does not keep the others from theirs.
+    A pair that fails does not affect the others.
 
     Returns:
-        The pairs that have their maps.
+        The pairs with maps.
     """
     share = Share.of_process()
     task.to(share.device)
@@ -59,7 +59,7 @@ def map_scenes(
         for name, counts in zip(own[0].maps, pixels, strict=True):
             for label, count in zip(task.class_names, counts, strict=True):
                 rows.append([name, label, f"{count / max(counts.sum(), 1):.2%}"])
-        show_table("predicted, of the pixels that are known", ["map", "class", "pixels"], rows)
+        show_table("predicted, share of valid pixels", ["map", "class", "pixels"], rows)
         count = "1 pair" if len(answered) == 1 else f"{len(answered)} pairs"
         say(f"maps of {count} of scenes; written to {shown(out)}")
     return answered
@@ -68,10 +68,10 @@ def map_scenes(
 def map_scene(
     run: FinishedRun, task: Any, job: PairJob, out: Path, given: Namespace, bar: Progress
 ) -> RasterReport:
-    """Write the maps of one pair and what belongs to them.
+    """Write the maps of one pair and their other files.
 
     Raises:
-        VimambaError: There is no answer; the text says why.
+        VimambaError: The pair failed; the message says why.
     """
     prepare = Preprocessing.from_settings(run.data)
     legend = Legend(
@@ -102,7 +102,7 @@ def map_scene(
             advance=lambda done, total: bar.part(done, total, "window"),
         )
     if report.finished_before:
-        say(f"{shown(job.name)}: from before")
+        say(f"{shown(job.name)}: done before")
     return report
 
 

@@ -1,4 +1,4 @@
-"""Change between two dates with any network for change: binary, semantic, or damage."""
+"""Change between two dates with any change network: binary, semantic, or damage."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,12 +23,7 @@ from vimamba.tasks.change.loss import (
     ChangeObjective,
     restore_objective,
 )
-from vimamba.tasks.change.metrics import (
-    change_scores,
-    damage_scores,
-    per_class,
-    semantic_scores,
-)
+from vimamba.tasks.change.metrics import TABLES, score_tables
 from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
@@ -36,45 +31,42 @@ from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.task import build_network, of_one_size
 from vimamba.tasks.windows import Scene
 
-# what decides which epoch is best, of each kind
+# the score that decides which epoch is best, for each kind
 MONITORS = {"binary": "f1", "semantic": "sek", "damage": "score"}
 LOGGED = {
     "binary": ["f1", "iou", "precision", "recall", "accuracy", "kappa"],
     "semantic": ["score", "sek", "fscd", "miou", "f1", "iou", "accuracy", "kappa"],
     "damage": ["score", "f1_building", "f1_damage", "iou", "accuracy"],
 }
-# the table that says where something is, and the one whose classes are shown
-FIRST = {"binary": "change", "semantic": "change", "damage": "building"}
-SHOWN = {"binary": "change", "semantic": "classes", "damage": "damage"}
 
 
 @register_task("change")
 class Change(DenseTask):
     """Trains and scores a network that compares two images of one place.
 
-    Scores are taken at the labels' own sizes. Images of another size than the network's are
-    predicted in windows that overlap and are blended with Gaussian weights. Two dates stand in one
-    tensor (N, 2, C, H, W), or in windows one behind the other in the channels, (N, 2 C, H, W).
+    Scores are computed at the labels' own sizes. Images of another size than the network's are
+    predicted in overlapping windows that are blended with Gaussian weights. Two dates are one
+    tensor (N, 2, C, H, W), or in windows concatenated along the channels, (N, 2 C, H, W).
 
     Args:
         model: A network (vimamba.list_change_detectors()) or a timm backbone.
         head: Decoder on a backbone (vimamba.list_heads()); UPerNet by default.
-        fusion: How the maps of both dates are joined on a backbone (vimamba.list_fusions()); their
-            difference by default.
-        model_kwargs: Further arguments of the network or backbone.
+        fusion: How the feature maps of both dates are joined on a backbone
+            (vimamba.list_fusions()); their difference by default.
+        model_kwargs: Additional arguments of the network or backbone.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.
         in_chans: Channels of either date.
-        kind: What is asked; the data module knows: "binary", "semantic" or "damage".
-        num_classes: Classes, the first of what has not changed; the data module knows.
+        kind: "binary", "semantic" or "damage"; set by the data module.
+        num_classes: Classes, the first of which is unchanged; set by the data module.
         class_names: In the order of the classes; numbers by default.
         img_size: Side of the images the network gets, or height and width, pixels.
         optim: Optimizer and schedule.
         objective: The losses.
-        overlap: Part that neighboring windows share, in [0, 1).
-        grad_checkpointing: Spend time to save memory.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.change.report"
@@ -122,7 +114,7 @@ class Change(DenseTask):
         self.answers = Answers(kind, num_classes)
         self.sides = height_and_width(img_size or 256)
         self.overlap = overlap
-        # of inference in windows: how many at a time, and whom to tell how far it is
+        # for inference in windows: windows at a time, and the progress callback
         net = build_network(
             model,
             head,
@@ -136,38 +128,35 @@ class Change(DenseTask):
         )
         if cast(Any, net).kind != kind:
             raise TaskError(
-                f"model={model!r} answers {cast(Any, net).kind} questions, the labels are {kind}; "
-                f"take one of {', '.join(fitting(kind))}"
+                f"model={model!r} predicts {cast(Any, net).kind} change, the labels are {kind}; "
+                f"choose from {', '.join(fitting(kind))}"
             )
         self.loss = ChangeLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
-        tables = {name: max(count, 2) for name, count in self.answers.channels.items()}
-        if kind == "semantic":  # both dates in one
-            tables = {"change": 2, "classes": num_classes}
         self.tables = MetricCollection(
             {
                 name: cast(Any, MulticlassConfusionMatrix)(
-                    count, ignore_index=IGNORE, validate_args=False
+                    num_classes if place else 2, ignore_index=IGNORE, validate_args=False
                 )
-                for name, count in tables.items()
+                for place, name in enumerate(TABLES[kind])
             },
             compute_groups=False,
         )
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """Folders of two dates."""
+        """The data set with folders of two dates."""
         return "vimamba.data.ChangeFolder"
 
     @classmethod
     def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
-        """Those of a backbone; a whole network has a usual input size."""
+        """The config of a backbone; a whole network has a default input size."""
         if is_timm_model(model):
             return super().find_cfg(model, model_kwargs)
         return PretrainedCfg(input_size=(3, 256, 256))
 
     def logged_scores(self) -> list[str]:
-        """Of every validation."""
+        """Scores logged in every validation."""
         return ["loss", *LOGGED[self.kind]]
 
     @property
@@ -176,7 +165,7 @@ class Change(DenseTask):
         return f"val/{MONITORS[self.kind]}"
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """Those of the backbone or encoder."""
+        """Parameters of the backbone or encoder."""
         return cast(Any, self.net).body_parameters()
 
     def forward(self, image: Tensor) -> Tensor:
@@ -203,7 +192,7 @@ class Change(DenseTask):
         return self.answers.logits(mean)
 
     def decide(self, views: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
-        """Classes of the maps that are written, (N, H, W) each, from the mean of the views.
+        """Classes of the written maps, (N, H, W) each, from the mean of the views.
 
         Args:
             views: (N, K, h, w).
@@ -215,7 +204,7 @@ class Change(DenseTask):
         return [found.argmax(1).to(torch.uint8) for found in self.answers.decide(mean)]
 
     def compare(self, image: Tensor | Scene, size: Sequence[int]) -> list[Tensor]:
-        """Two dates, (2 C, h, w) or a scene of one pair, to the maps that are written, (H, W).
+        """Two dates, (2 C, h, w) or a scene of one pair, to the written maps, (H, W).
 
         Raises:
             NotFiniteError: A logit is not finite.
@@ -228,13 +217,13 @@ class Change(DenseTask):
         """The maps of some pairs, which may differ in size.
 
         Args:
-            batch: Pairs (N, 2, C, H, W), or them with anything after them; or a list of tuples
-                that begin with a pair (2, C, h, w) and its labels (M, H, W), as the data modules
-                give them: maps then have the labels' size, which is the stored images'.
-            batch_idx: Of no matter.
+            batch: Pairs (N, 2, C, H, W), or a tuple that starts with them; or a list of tuples that
+                start with a pair (2, C, h, w) and its labels (M, H, W), as the data modules return
+                them: maps then have the labels' size, which is the stored images'.
+            batch_idx: Unused.
 
         Returns:
-            For each pair the maps that are written, (H, W) uint8 each.
+            For each pair the written maps, (H, W) uint8 each.
         """
         if not isinstance(batch, Tensor) and isinstance(batch[0], Tensor) and batch[0].ndim == 5:
             batch = batch[0]
@@ -256,7 +245,7 @@ class Change(DenseTask):
                 self._count(self.decide(own, truth.shape[1:]), truth[None].long())
 
     def _count(self, maps: Sequence[Tensor], truth: Tensor) -> None:
-        """Add one pair, maps (1, H, W) and truth (1, M, H, W), to the tables."""
+        """Add one pair, maps (1, H, W) and truth (1, M, H, W), to the matrices."""
         tables = cast(Any, self.tables)
         first = truth[:, 0]
         if self.kind == "semantic":
@@ -266,24 +255,16 @@ class Change(DenseTask):
         elif self.kind == "damage":
             (damage,) = maps
             tables["building"].update((damage > 0).long(), first)
-            # a pixel that is no building has no damage to find
+            # a pixel without a building has no damage
             tables["damage"].update(damage, truth[:, 1].masked_fill(truth[:, 1] == 0, IGNORE))
         else:
             tables["change"].update(maps[0], first)
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
-        """The full report; also start afresh."""
+        """The full report; resets the metrics."""
         found = {name: table.cpu() for name, table in self.tables.compute().items()}
         self.tables.reset()
-        report: dict[str, Any] = change_scores(found[FIRST[self.kind]])
-        shown = found[SHOWN[self.kind]]
-        if self.kind == "semantic":
-            report |= semantic_scores(shown)
-        elif self.kind == "damage":
-            report |= damage_scores(found["building"], shown)
-        report["per_class"] = per_class(shown, self.class_names)
-        report["confusion"] = shown.long().tolist()
-        return report
+        return score_tables(self.kind, found, self.class_names)
 
 
 def dates_of(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,7 +277,7 @@ def dates_of(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fitting(kind: str) -> list[str]:
-    """Whole networks that answer a kind of question."""
+    """Whole networks for a kind of change."""
     letters = {"binary": "bcd", "semantic": "scd", "damage": "bda"}[kind]
     names = [f"mamba_{letters}_{size}" for size in ("tiny", "small", "base")]
     return [*names, "rsm_cd_tiny", "a backbone"] if kind == "binary" else names

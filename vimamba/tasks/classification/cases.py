@@ -1,4 +1,4 @@
-"""The answer of a classification run for every image of a split."""
+"""Predictions of a classification run for every image of a split."""
 
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from vimamba.files import write_rows
 
 
 def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
-    """Write a row per image of a split: truth, answer, probabilities of both.
+    """Write a row per image of a split: truth, prediction, probabilities of both.
 
     Args:
         task: A classification task.
         data: Its data set.
-        split: Split to answer for.
+        split: Split to predict.
         path: CSV file to write.
     """
     task = task.eval()
     device = next(task.parameters()).device
-    # all of them, of which a process of several would else get its share
+    # all of them; otherwise each of several processes would get only its share
     loader = DataLoader(
         data.dataset(split), data.batch_size, num_workers=data.workers, worker_init_fn=start_worker
     )
@@ -37,14 +37,14 @@ def write_cases(task: Any, data: Any, split: str, path: Path) -> None:
 
 
 def case_row(name: str, probability: torch.Tensor, label: Any, names: list[str]) -> dict[str, Any]:
-    """What was said of one image, and how far the truth was from being said.
+    """The row of one image: prediction, truth and the probability of the truth.
 
     Args:
         name: The image.
         probability: (C,).
-        label: A class, or (C,) zeros and ones, for which `probability_of_truth` is the least of
-            its classes being there and the others not.
-        names: In the order of the classes.
+        label: A class, or (C,) zeros and ones, for which `probability_of_truth` is the minimum over
+            classes of the probability of being present or absent as in the truth.
+        names: Class names, in order.
     """
     truth = torch.as_tensor(label, dtype=None, device="cpu")
     if truth.ndim == 0:

@@ -21,7 +21,7 @@ DOTS = {
 
 
 def pool_classes(folds: Folds, out: Path) -> Pooled:
-    """Scores of all held-out images together, and the surest mistakes; draws the confusion."""
+    """Pooled scores of all held-out images, and the most confident errors; draws the confusion."""
     cases = folds.numbers("case", "truth", "answer")
     names = [row["class"] for row in folds.reports[0]["per_class"]]
     confusion = torch.from_numpy(np.sum([r["confusion"] for r in folds.reports], axis=0))
@@ -68,10 +68,10 @@ def class_table(per_class: Sequence[Row]) -> tuple[str, list[str], list[list[obj
 
 
 def worst_table(worst: Sequence[Row]) -> tuple[str, list[str], list[list[object]]]:
-    """The wrong answers whose truth was given the lowest probability."""
+    """The wrong predictions with the lowest probability of the truth."""
     rows: list[list[object]] = [
         [row["case"], str(row["fold"]), *(row[key] or "none" for key in ("truth", "answer")),
          number(row["probability"])] for row in worst
     ]  # fmt: skip
-    title = "the mistakes that were surest of themselves"
+    title = "the most confident errors"
     return title, ["image", "fold", "truth", "answer", "probability"], rows

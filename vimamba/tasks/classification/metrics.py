@@ -1,7 +1,7 @@
 """Scores of a classifier: binary and multi-class (one label per image) and multi-label.
 
-A class without an image of its own in a split has no scores there, None, and is left out of means;
-so is, of scores that compare images with a class to images without it, a class that all have.
+A class without images in a split has no scores there (None) and is left out of means; the same
+holds for a class that all images have, in scores that need images without it.
 
 N images, C classes.
 """
@@ -66,21 +66,20 @@ def confusion_scores(
         confusion: (C, C), rows are the truth; or (C, 2, 2), one table per class, for multi-label.
 
     Returns:
-        Scores over all classes, and per class images, precision, recall and F1; None for what
-        cannot be told.
+        Scores over all classes, and per class images, precision, recall and F1; None if undefined.
     """
     confusion = confusion.double()
     if confusion.ndim == 3:
         hit, missed, false = confusion[:, 1, 1], confusion[:, 1, 0], confusion[:, 0, 1]
         right = confusion.diagonal(dim1=1, dim2=2).sum()
-        # not a number where every image has the class
+        # NaN where every image has the class
         specificity = confusion[:, 0, 0] / (confusion[:, 0, 0] + false)
     else:
         hit = confusion.diagonal()
         missed, false, right = confusion.sum(1) - hit, confusion.sum(0) - hit, hit.sum()
         specificity = None
     images = hit + missed
-    recall = hit / images  # not a number without images
+    recall = hit / images  # NaN without images
     seen = images > 0
     precision = (hit / (hit + false).clamp(min=1)).where(seen, torch.nan)
     f1 = (2 * hit / (2 * hit + missed + false).clamp(min=1)).where(seen, torch.nan)
@@ -99,7 +98,7 @@ def confusion_scores(
 
 
 def class_aurocs(values: Tensor, confusion: Tensor) -> Tensor:
-    """(C,) areas under the curves, not a number where all images or none have the class."""
+    """(C,) areas under the curves, NaN where all images or none have the class."""
     if confusion.ndim == 3:
         with_it, without = confusion[:, 1].sum(1), confusion[:, 0].sum(1)
     else:
@@ -109,27 +108,27 @@ def class_aurocs(values: Tensor, confusion: Tensor) -> Tensor:
 
 
 def float_or_none(value: Tensor) -> float | None:
-    """A number, or None for what cannot be told."""
+    """The value as a float, or None if it is NaN."""
     return None if value.isnan() else float(value)
 
 
 def mean_of_known(values: Tensor) -> float | None:
-    """Mean of those that are numbers, or None if there is none."""
+    """Mean of the values that are not NaN, or None if there are none."""
     return float_or_none(values.nanmean())
 
 
 def compute_report(metrics: MetricCollection, class_names: list[str]) -> dict[str, Any]:
-    """Everything worth knowing about an evaluation, in plain numbers.
+    """The full report of an evaluation, in plain numbers.
 
     Args:
-        metrics: As made by `classification_metrics`, after its updates.
+        metrics: From `classification_metrics`, after all updates.
         class_names: In the order of the labels.
 
     Returns:
-        Scores by name (None for what cannot be told), `per_class` rows and the `confusion` counts.
+        Scores by name (None if undefined), `per_class` rows and the `confusion` counts.
     """
     with warnings.catch_warnings():
-        # a class that is missing from a small split is no news here: the table shows it
+        # no warning for a class missing from a small split: the table shows it
         warnings.filterwarnings("ignore", message=".*(positive|negative) samples")
         values = metrics.compute()
     confusion = values.pop("confusion")

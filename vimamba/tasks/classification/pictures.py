@@ -1,4 +1,4 @@
-"""Pictures of a classification run: training images, and answers with the mistakes first."""
+"""Pictures of a classification run: training images, and predictions with the errors first."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +21,12 @@ def label_names(label: torch.Tensor, class_names: Sequence[str]) -> str:
 
 
 def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) -> None:
-    """Augmented training images above, evaluated images with the answers below.
+    """Augmented training images above, evaluated images with predictions below.
 
     Args:
         task: A classification task.
         data: The data set.
-        split: Split to evaluate; up to 512 images, the most mistaken first.
+        split: Split to evaluate; up to 512 images, the worst errors first.
         path: PNG to write.
     """
     columns, names = 8, data.class_names
@@ -40,7 +40,7 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     answers = [answer(p, label, names) for p, (_, label) in zip(probabilities, batch, strict=True)]
     order = sorted(range(len(batch)), key=lambda i: (answers[i][1], -answers[i][2]))
     wrong = sum(not right for _, right, _ in answers)
-    # at most half the places for mistakes, the rest for a random sample of correct ones
+    # at most half of the images are errors, the rest a random sample of correct ones
     picked = order[: min(wrong, columns)]
     picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
     trained = [train[0, int(index)] for index in shown]
@@ -54,9 +54,11 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
         above, below = cast(Any, figure.subfigures(2, 1, hspace=0.03, height_ratios=counts))
         above.suptitle("Training images as the network sees them", fontsize=11, fontweight="bold")
         verdict = (
-            f"{wrong} of {len(batch)} wrong (orange, the surest first)" if wrong else "all right"
+            f"{wrong} of {len(batch)} wrong (orange, most confident first)"
+            if wrong
+            else "all correct"
         )
-        below.suptitle(f"Answers on {split} images: {verdict}", fontsize=11, fontweight="bold")
+        below.suptitle(f"Predictions on {split} images: {verdict}", fontsize=11, fontweight="bold")
         for part, count in zip((above, below), counts, strict=True):
             for axes in part.subplots(count, columns, squeeze=False).flat:
                 axes.set_axis_off()
@@ -84,7 +86,7 @@ def classify(task: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
 def answer(
     probability: torch.Tensor, label: torch.Tensor, names: Sequence[str]
 ) -> tuple[str, bool, float]:
-    """Text for an image, whether the answer is right, and how sure it is."""
+    """Caption of an image, whether the prediction is correct, and its confidence."""
     if label.ndim:
         found = probability >= 0.5
         right = bool((found == label.bool()).all())

@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 48
-# the first columns of a list, by which one of ours is known again
+# the first columns of a list, by which we recognize our own
 COLUMNS = ["path", "label", "probability"]
 
 
 def classify(run: "FinishedRun", given: Namespace) -> int:
-    """Classify images and write what came out.
+    """Classify images and write the predictions.
 
     Args:
-        run: What answers.
+        run: The run to predict with.
         given: Options of `vimamba predict`.
 
     Returns:
@@ -75,7 +75,7 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
             images.append(as_pixels(image, prepare))
     bar.close()
     if not rows:
-        print("no image has an answer; nothing is written")
+        print("no image could be processed; nothing is written")
         return unanswered.report(total)
     write_list(out, rows)
     captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in rows]
@@ -95,10 +95,10 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
 
 
 def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
-    """Fail if the list or the sheet would overwrite what is not ours.
+    """Fail if the list or the sheet would overwrite a file that is not ours.
 
     Raises:
-        UsageError: The text names the file.
+        UsageError: The message names the file.
     """
     from vimamba.tasks.pictures import is_ours
 
@@ -107,7 +107,7 @@ def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
     for path, ours in ((out, is_list), (sheet, is_ours)):
         if os.path.lexists(path) and not (is_file(path) and ours(path)):
             raise UsageError(
-                f"{shown(path)} is there and no prediction of ours; name another --out"
+                f"{shown(path)} exists and is not one of our predictions; choose another --out"
             )
 
 
@@ -126,15 +126,15 @@ def is_list(path: Path) -> bool:
 def gather(
     inputs: list[Path], unanswered: Unanswered, *, besides: tuple[Path, ...] = ()
 ) -> "list[LabelledFile]":
-    """Image files named directly, in folders and in CSV lists.
+    """Image files given directly, in folders and in CSV lists.
 
     Args:
-        inputs: What was named.
-        unanswered: Gets what is not there, as long as something else is.
-        besides: Files in the folders that are no input.
+        inputs: The given paths.
+        unanswered: Receives missing inputs, as long as others exist.
+        besides: Files in the folders that are not inputs.
 
     Raises:
-        UsageError: A folder or all of it holds no image, or nothing named is there.
+        UsageError: A folder or all inputs have no image, or nothing given exists.
     """
     from vimamba.console import say
     from vimamba.data.labelled.items import LabelledFile
@@ -173,7 +173,7 @@ def gather(
 def classify_files(
     task: Any, items: "list[LabelledFile]", prepare: "Preprocessing", batch_size: int, workers: int
 ) -> "Iterator[tuple[int, Tensor, Tensor | str]]":
-    """Answers to files, in order.
+    """Predictions for files, in order.
 
     Args:
         task: A classification task.
@@ -183,8 +183,8 @@ def classify_files(
         workers: Processes that load images.
 
     Yields:
-        The place of a file, the image (C, H, W), and its probabilities (num_classes,), or why there
-        are none; the image is empty if it cannot be read.
+        The index of a file, the image (C, H, W), and its probabilities (num_classes,) or the reason
+        why there are none; the image is empty if it cannot be read.
     """
     import torch
 
@@ -205,7 +205,7 @@ def classify_files(
 
 
 def answer(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str]":
-    """Probabilities of each image, or why there are none; one does not cost the others theirs."""
+    """Probabilities of each image, or why there are none; a failed one does not affect others."""
     import torch
 
     from vimamba.tasks.errors import NotFiniteError
@@ -224,13 +224,13 @@ def answer(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str
 def describe(
     path: Path, probability: "Tensor", names: list[str], topk: int, multi_label: bool
 ) -> dict[str, Any]:
-    """The answer for one image as a row.
+    """The prediction for one image as a row.
 
     Args:
         path: The image.
         probability: (num_classes,).
         names: In the order of the labels.
-        topk: Classes to name.
+        topk: Classes to list.
         multi_label: Any number of classes can be right: `label` is all with 0.5 or more.
     """
     best = probability.topk(min(topk, len(names)))
@@ -246,18 +246,18 @@ def describe(
 
 
 def caption(row: dict[str, Any]) -> str:
-    """The answer in a few characters."""
+    """The prediction in a few characters."""
     return f"{shorten(row['label'] or 'none')} {row['probability']:.0%}"
 
 
 def shorten(text: str, most: int = 16) -> str:
-    """Text that fits under a thumbnail."""
+    """Shorten text to fit under a thumbnail."""
     text = shown(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8; not so a file name in another encoding."""
+    """Whether it can be written as UTF-8, unlike a file name in another encoding."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -266,14 +266,14 @@ def is_text(text: str) -> bool:
 
 
 def write_list(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write the answers as CSV or JSON, whole or not at all."""
+    """Write the predictions as CSV or JSON, completely or not at all."""
     with (
         write_whole(path) as part,
         part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         if path.suffix == ".json":
             text = json.dumps(rows, indent=2, ensure_ascii=False)
-            # a name that is no text is written in escapes, so that the file stays UTF-8
+            # a name that is not valid text is escaped, so that the file stays UTF-8
             file.write(text if is_text(text) else json.dumps(rows, indent=2))
         else:
             writer = csv.writer(file)

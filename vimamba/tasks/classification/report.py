@@ -1,4 +1,4 @@
-"""What a classification run tells: the data before training; scores, pictures and the export."""
+"""Output of a classification run: the data before training; scores, pictures, the export."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -14,9 +14,7 @@ from vimamba.sizes import height_and_width
 from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.tools import FinishedRun
 
-RESULTS = (
-    ("samples.png", "what the network sees and says; also curves.png, confusion_matrix.png"),
-)
+RESULTS = (("samples.png", "inputs and predictions; also curves.png, confusion_matrix.png"),)
 INPUTS = ("IMAGE_OR_FOLDER",)
 PREDICTIONS = "predictions.csv"
 PREDICT_OPTIONS = {"topk": 3}
@@ -85,7 +83,7 @@ def show_data(data: ClassificationData) -> None:
 
 
 def draw_data(data: ClassificationData, out: Path) -> None:
-    """Nothing: samples.png shows the images at the end."""
+    """Does nothing: samples.png shows the images at the end."""
 
 
 def show_scores(split: str, report: dict[str, Any]) -> None:
@@ -131,14 +129,14 @@ def headline(split: str, report: dict[str, Any]) -> str:
 
 
 def write_results(report: dict[str, Any], split: str, out: Path) -> dict[str, Any]:
-    """Nothing is too long for metrics.json."""
+    """Return the report unchanged: nothing is too long for metrics.json."""
     return report
 
 
 def draw_results(
     task: Any, data: ClassificationData, split: str, report: dict[str, Any], out: Path
 ) -> None:
-    """The answer for each image, confusion matrix and samples."""
+    """Draw the prediction for each image, confusion matrix and samples."""
     from vimamba.tasks.classification.cases import write_cases
     from vimamba.tasks.classification.pictures import draw_samples
     from vimamba.tasks.pictures import draw_confusion
@@ -149,14 +147,14 @@ def draw_results(
 
 
 def pool_folds(folds: Folds, out: Path) -> Pooled:
-    """Score the held-out cases of all folds together."""
+    """Pool the scores of the held-out cases of all folds."""
     from vimamba.tasks.classification.folds import pool_classes
 
     return pool_classes(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:
-    """Classify images and write what came out."""
+    """Classify images and write the predictions."""
     from vimamba.tasks.classification.predict import classify
 
     return classify(run, given)

@@ -24,7 +24,7 @@ class Objective:
     """What is minimized.
 
     Attributes:
-        label_smoothing: Part of the target spread over all classes.
+        label_smoothing: Fraction of the target spread over all classes.
         mixup: Alpha of mixup, 0 for none.
         cutmix: Alpha of CutMix, 0 for none.
         mix_prob: Probability that a batch is mixed.
@@ -46,22 +46,22 @@ class Classification(Task):
     """Trains and scores a timm model.
 
     Args:
-        model: timm model name, or `local-dir:` / `hf-hub:` and a place.
-        model_kwargs: Further arguments of the model's constructor.
+        model: timm model name, or `local-dir:` / `hf-hub:` and a path.
+        model_kwargs: Additional arguments of the model's constructor.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.
         in_chans: Input channels.
-        num_classes: Classes; the data module knows.
+        num_classes: Classes; set by the data module.
         class_names: In the order of the labels; numbers by default.
         class_counts: Training images of each class, needed for class_weights="balanced".
         multi_label: Any number of classes per image, trained with binary cross-entropy.
-        img_size: Side of the images, or height and width, pixels; handed to models with a fixed
+        img_size: Side of the images, or height and width, pixels; passed to models with a fixed
             grid.
         optim: Optimizer and schedule.
         objective: Loss and mixing.
-        grad_checkpointing: Spend time to save memory.
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.classification.report"
@@ -89,7 +89,7 @@ class Classification(Task):
     ) -> None:
         super().__init__()
         if num_classes < 2 and not multi_label:
-            raise TaskError(f"there is one class only, {class_names}; at least two are needed")
+            raise TaskError(f"there is only one class, {class_names}; at least two are needed")
         img_size = None if img_size is None else read_size(img_size)
         self.save_hyperparameters()
         self.hparams["img_size"] = img_size
@@ -117,12 +117,12 @@ class Classification(Task):
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """By the ending: a list, a MedMNIST file, or else a folder."""
+        """Decide by the suffix: a list, a MedMNIST file, or else a folder."""
         names = {**dict.fromkeys(LIST_SUFFIXES, "CSVList"), ".npz": "MedMNIST"}
         return f"vimamba.data.{names.get(path.suffix.lower(), 'ImageFolder')}"
 
     def logged_scores(self) -> list[str]:
-        """They depend on the number of classes and labels."""
+        """Scores logged in validation, which depend on the number of classes and labels."""
         scores = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "ece"]
         scores += ["exact_match"] * self.multi_label
         return scores + ["top5"] * (not self.multi_label and len(self.class_names) > 5)
@@ -133,7 +133,7 @@ class Classification(Task):
         return "val/auroc" if self.multi_label else "val/accuracy"
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """All parameters but the classifier's."""
+        """All parameters except the classifier's."""
         classifier = cast(Any, self.net).get_classifier()
         # a distilled model has two
         heads = classifier if isinstance(classifier, tuple) else (classifier,)
@@ -148,7 +148,7 @@ class Classification(Task):
     def loss(self, logits: Tensor, target: Tensor, *, smoothing: float = 0.0) -> Tensor:
         """Cross-entropy with class indices or probabilities, or binary for multi-label."""
         weight = cast(Tensor | None, self.loss_weight)
-        # true half precision converts buffers and targets, too
+        # true half precision also converts buffers and targets
         weight = None if weight is None else weight.float()
         target = target.float() if target.is_floating_point() else target
         logits = logits.float()
@@ -158,10 +158,10 @@ class Classification(Task):
         return F.cross_entropy(logits, target, weight, label_smoothing=smoothing)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch, mixed if asked for."""
+        """Loss of one batch, mixed if requested."""
         image, target = batch
         smoothing = self.objective.label_smoothing
-        # a last odd batch cannot be mixed in pairs
+        # a last batch of odd size cannot be mixed in pairs
         if self.mix is not None and len(image) % 2 == 0:
             image, target = self.mix(image, target)
             smoothing = 0.0  # the mixed target is smoothed already
@@ -170,7 +170,7 @@ class Classification(Task):
         return loss
 
     def views(self, image: Tensor) -> list[Tensor]:
-        """Logits of the mirrored views that `tta` asks for."""
+        """Logits of the flipped views requested by `tta`."""
         return [self.finite_logits(image.flip(axes) if axes else image) for axes in FLIPS[self.tta]]
 
     def score_batch(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
@@ -182,7 +182,7 @@ class Classification(Task):
         self.metrics.update(mean, target.long())
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
-        """The full report; also start afresh."""
+        """The full report; resets the metrics."""
         report = compute_report(self.metrics, self.class_names)
         self.metrics.reset()
         return report
@@ -191,8 +191,8 @@ class Classification(Task):
         """Probabilities, averaged over the views of `tta`.
 
         Args:
-            batch: Images (N, C, H, W), or them with anything after them, such as labels.
-            batch_idx: Of no matter.
+            batch: Images (N, C, H, W), or a tuple that starts with them.
+            batch_idx: Unused.
 
         Returns:
             (N, num_classes).
@@ -206,7 +206,7 @@ class Classification(Task):
 
 
 def check_objective(objective: Objective) -> None:
-    """Fail on a number that cannot be, by its name."""
+    """Fail on an invalid value, naming the setting."""
     for name, most in (("label_smoothing", 1), ("mix_prob", 1), ("mixup", None), ("cutmix", None)):
         value = getattr(objective, name)
         if not 0 <= value <= (value if most is None else most):
@@ -229,7 +229,7 @@ def loss_weights(
         multi_label: Any number of classes per image.
 
     Raises:
-        TaskError: Another word, another number of weights, or no counts to balance.
+        TaskError: An unknown word, a wrong number of weights, or no counts for balancing.
     """
     if requested is None:
         return None
@@ -246,7 +246,7 @@ def loss_weights(
 
 
 def make_mix(objective: Objective, num_classes: int, multi_label: bool) -> timm.data.Mixup | None:
-    """Mixup and CutMix as asked for, or None."""
+    """Mixup and CutMix as requested, or None."""
     if objective.mixup <= 0 and objective.cutmix <= 0:
         return None
     return timm.data.Mixup(

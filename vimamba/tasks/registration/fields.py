@@ -1,10 +1,10 @@
-"""Displacements and warped volumes as files that other programs understand.
+"""Displacements and warped volumes as files for other programs.
 
-A field is written as ITK has it (ANTs, SimpleITK, 3D Slicer): at every voxel of the fixed volume
-the vector to its place in the moving one, in millimeters, components along the patient's left,
-posterior and superior, as a NIfTI file of five axes and the intent "vector".
+A field is written in ITK's convention (ANTs, SimpleITK, 3D Slicer): at every voxel of the fixed
+volume the vector to its position in the moving one, in millimeters, with components toward the
+patient's left, posterior and superior, as a NIfTI file with five axes and the intent "vector".
 
-Sizes: n axes, *grid the axes of the fixed image in the order that our readers have.
+Sizes: n axes, *grid the axes of the fixed image in the order of our readers.
 """
 
 from pathlib import Path
@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vimamba.data.masked.nifti import open_volume, to_stored_axes
 from vimamba.data.paired.cases import is_volume
+from vimamba.data.volume_files import open_volume, to_stored_axes
 from vimamba.files import write_whole
 
-# NIfTI's affines are in right, anterior, superior
+# NIfTI's affines use right, anterior, superior
 TO_LPS = np.diag([-1.0, -1.0, 1.0])
 
 
 def to_millimeters(flow: NDArray, affine: NDArray) -> NDArray[np.float32]:
-    """A displacement in cells to one in millimeters along left, posterior, superior.
+    """Convert a displacement from cells to millimeters toward left, posterior, superior.
 
     Args:
         flow: (3, *grid), component c along axis c.
-        affine: (4, 4), of a NIfTI file, for the same axes.
+        affine: (4, 4) of a NIfTI file, for the same axes.
 
     Returns:
         (3, *grid).
@@ -36,11 +36,11 @@ def to_millimeters(flow: NDArray, affine: NDArray) -> NDArray[np.float32]:
 def write_field(flow: NDArray, fixed: Path, path: Path) -> None:
     """Write a displacement field.
 
-    That of an image is in pixels to the right and down, on a grid that begins at 0 with steps of 1.
+    For an image it is in pixels to the right and down, on a grid with origin 0 and spacing 1.
 
     Args:
         flow: (n, *grid), cells.
-        fixed: The fixed file, where the field lies.
+        fixed: The fixed file, on whose grid the field is.
         path: .nii.gz to write.
     """
     if is_volume(fixed):
@@ -53,7 +53,7 @@ def write_field(flow: NDArray, fixed: Path, path: Path) -> None:
 
 
 def write_volume(values: NDArray, fixed: Path, path: Path) -> None:
-    """Write values (C, *grid) as a volume that lies where the fixed one does."""
+    """Write values (C, *grid) as a volume with the geometry of the fixed one."""
     volume = open_volume(fixed)
     parts = [to_stored_axes(volume, part) for part in values]
     _save(parts[0] if len(parts) == 1 else np.stack(parts, axis=-1), volume.affine, path)
@@ -63,7 +63,7 @@ def _save(stored: NDArray, affine: NDArray, path: Path, intent: str = "none") ->
     import nibabel
 
     image = nibabel.Nifti1Image(np.ascontiguousarray(stored), affine)
-    # some programs read the one affine, some the other
+    # some programs read the qform, some the sform
     image.set_sform(affine, "scanner")
     image.set_qform(affine, "scanner")
     image.header.set_xyzt_units("mm")

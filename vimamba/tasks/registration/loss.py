@@ -1,6 +1,6 @@
-"""What registration minimizes: unlikeness of the images or their labels, and rough fields.
+"""Losses of registration: dissimilarity of the images or their labels, and roughness of fields.
 
-Computed by MONAI where it has the loss.
+MONAI's losses are used where it has them.
 
 Sizes: N pairs, C channels, K classes, n axes, *grid the axes of an image.
 """
@@ -25,17 +25,17 @@ def registration_loss(
     objective: RegistrationObjective,
     labels: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """The losses that have a weight, times it; their sum is what is minimized.
+    """The weighted losses; their sum is minimized.
 
     Args:
-        found: What a network made of the pair.
+        found: The network's output for the pair.
         fixed: (N, C, *grid).
         objective: The weights.
-        labels: One-hot maps of the moving and of the fixed image, (N, K, *grid), of the classes
-            that count; the moving one's are warped linearly.
+        labels: One-hot maps of the moving and of the fixed image, (N, K, *grid), for the classes in
+            use; the moving one's are warped linearly.
 
     Raises:
-        TaskError: A loss has a weight, and what it compares is not there.
+        TaskError: A loss has a weight, but its inputs are missing.
     """
     weighted = {}
     if objective.ncc:
@@ -68,7 +68,7 @@ def ncc_loss(moved: Tensor, fixed: Tensor, *, window: int = 9) -> Tensor:
 def dice_loss(moved: Tensor, fixed: Tensor) -> Tensor:
     """1 - Dice of soft and one-hot labels (N, K, *grid), a mean over pairs and classes: 0 to 1.
 
-    A class that neither has counts as 1. MambaMorph's code leaves the 1 out.
+    A class in neither image counts as Dice 1. MambaMorph's code omits the 1.
     """
     return DiceLoss(smooth_nr=0.0, smooth_dr=1e-5)(moved, fixed)
 
@@ -92,15 +92,15 @@ def contrastive_loss(
     most: int = 10000,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw features of a class to its mean over both images (MambaMorph, arXiv:2401.13934).
+    """Pull features of a class to its mean over both images (MambaMorph, arXiv:2401.13934).
 
     Args:
         features: (N, 2 F, *half), the moving image's and the fixed one's.
-        moving: One-hot labels (N, K, *grid) of the classes that count.
+        moving: One-hot labels (N, K, *grid) of the classes in use.
         fixed: Those of the fixed image.
-        temperature: Divides the cosines.
-        most: Cells of each image that are drawn at random, of those with a label.
-        generator: Of the draw, on the CPU.
+        temperature: Divides the cosine similarities.
+        most: Number of labeled cells of each image that are sampled at random.
+        generator: Random generator for the sampling, on the CPU.
     """
     size = features.shape[2:]
     both = torch.stack([F.normalize(f, dim=1) for f in features.chunk(2, dim=1)], dim=1).flatten(3)
@@ -119,7 +119,7 @@ def _contrast(
     most: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Of one pair: features (2, F, L) and one-hot labels (2, K, L)."""
+    """Loss of one pair: features (2, F, L) and one-hot labels (2, K, L)."""
     counts = labels.sum(-1)
     means = labels @ features.transpose(1, 2) / counts.clamp(min=1).unsqueeze(-1)
     present = counts.sum(0) > 0
@@ -137,6 +137,6 @@ def _contrast(
         own.append(label[:, cells].argmax(0))
     cosines = torch.cat(queries) @ prototypes.T / temperature
     positive = cosines.gather(1, torch.cat(own).unsqueeze(1))
-    # as in the original, the own class is among those it is compared with once more
+    # as in the original, a feature's own class appears again among the compared classes
     logits = torch.cat([positive, cosines[:, present]], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(logits[:, 0], dtype=torch.int64))

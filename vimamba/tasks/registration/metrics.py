@@ -1,4 +1,4 @@
-"""How a registration is scored: overlap and distance of labels after warping, and folds.
+"""Scores of a registration: overlap and distance of labels after warping, and folding.
 
 Sizes: N pairs, K classes, n axes, *grid the axes of an image.
 """
@@ -14,14 +14,14 @@ from vimamba.networks.registration import jacobian_determinant, warp
 
 
 def warp_labels(labels: Tensor, flow: Tensor) -> Tensor:
-    """Integer labels (N, *grid) at the places that a field (N, n, *grid) tells; 0 outside."""
-    # float64 holds all integers that occur
+    """Warp integer labels (N, *grid) by a field (N, n, *grid); 0 outside."""
+    # float64 represents all integers that occur
     moved = warp(labels.unsqueeze(1).double(), flow, mode="nearest")
     return moved.squeeze(1).to(labels.dtype)
 
 
 def dice_scores(moved: Tensor, fixed: Tensor, num_classes: int) -> Tensor:
-    """Dice of each class of integer labels (N, *grid): (N, K); NaN where both lack a class."""
+    """Dice of each class of integer labels (N, *grid): (N, K); NaN if neither has the class."""
     return compute_dice(*_one_hots(moved, fixed, num_classes), ignore_empty=True)
 
 
@@ -33,17 +33,17 @@ def hausdorff_distances(
     spacing: Sequence[float] | None = None,
     percentile: float = 95.0,
 ) -> Tensor:
-    """Hausdorff distance of each class' surfaces (N, K), the first class left out as background.
+    """Hausdorff distance of each class's surfaces, without the first class (background).
 
     MONAI's: the larger of the percentiles of both directions. (MambaMorph's code takes one
     percentile over both together, which is smaller or equal.)
 
     Args:
         moved: Integer labels (N, *grid).
-        fixed: Those to compare with.
+        fixed: Labels to compare with.
         num_classes: K.
-        spacing: Millimeters from cell to cell along each axis; without it, distances are in cells.
-        percentile: Of the distances; 100 is the maximum.
+        spacing: Cell spacing along each axis in millimeters; without it, distances are in cells.
+        percentile: Percentile of the distances; 100 is the maximum.
 
     Returns:
         (N, K - 1); NaN or infinite where a class is absent.
@@ -56,7 +56,7 @@ def hausdorff_distances(
 
 
 def folded_share(flow: Tensor) -> Tensor:
-    """Share of cells (N,) at which a field (N, n, *grid) folds: determinants of 0 or less."""
+    """Fraction of cells (N,) where a field (N, n, *grid) folds: Jacobian determinant <= 0."""
     return (jacobian_determinant(flow) <= 0).flatten(1).double().mean(1)
 
 

@@ -1,11 +1,11 @@
-"""The weights of what registration minimizes; known without MONAI, which computes it."""
+"""The weights of the registration losses, in a module that does not need MONAI."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class RegistrationObjective:
-    """What is minimized; a weight of 0 leaves a loss out.
+    """What is minimized; a weight of 0 disables a loss.
 
     Attributes:
         ncc: Weight of the local normalized cross-correlation of the images.
@@ -14,8 +14,8 @@ class RegistrationObjective:
         gradient: Weight of the velocity's squared gradient.
         bending: Weight of the displacement's bending energy.
         contrastive: Weight of the contrastive loss of the features; needs labels of both images
-            and a network that has features.
-        ncc_window: Cells along each side of the window of `ncc`, odd.
+            and a network with features.
+        ncc_window: Side of the window of `ncc` in cells, odd.
     """
 
     ncc: float = 1.0

@@ -17,22 +17,22 @@ from vimamba.tasks.pictures import RED, STYLE, save, shorten
 
 # squares along the longer side of a checkerboard; lines of a deformed grid
 SQUARES, LINES = 8, 24
-# for each plane of a volume, the axis that is cut and those of rows and columns, of left,
+# for each plane of a volume, the axis that is cut and those of rows and columns, among left,
 # posterior, superior
 PLANES = {"axial": (2, 1, 0), "coronal": (1, 2, 0), "sagittal": (0, 2, 1)}
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a pair looks like.
+    """The images of a pair to draw.
 
     Attributes:
-        name: Of the pair.
+        name: Name of the pair.
         moving: (*grid) in [0, 1].
         fixed: The same.
         moved: The moving image after the registration.
         flow: (n, *grid), cells.
-        spacing: Of the cells, n.
+        spacing: Cell spacing, n.
     """
 
     name: str
@@ -44,25 +44,25 @@ class Look:
 
 
 def checkerboard(one: NDArray, other: NDArray, squares: int = SQUARES) -> NDArray:
-    """Squares of two pictures (H, W) by turns: edges that run on lie on one another."""
+    """Alternating squares of two pictures (H, W): aligned edges are continuous."""
     side = max(1, -(-max(one.shape) // squares))
     rows, columns = (np.arange(size) // side for size in one.shape)
     return np.where((rows[:, None] + columns) % 2 == 0, one, other)
 
 
 def cut(values: NDArray, plane: str | None) -> NDArray:
-    """The middle slice (H, W) of (*grid), the top of the patient up; of an image itself."""
+    """The middle slice (H, W) of (*grid), the patient's top up; an image is returned as is."""
     if plane is None:
         return values
     axis, rows, columns = PLANES[plane]
     middle = np.take(values, values.shape[axis] // 2, axis=axis)
-    # what is left of the axes is in their own order
+    # the remaining axes are in their own order
     middle = middle.T if rows > columns else middle
     return middle if plane == "axial" else middle[::-1]
 
 
 def cut_flow(flow: NDArray, plane: str | None) -> tuple[NDArray, NDArray]:
-    """Displacements along rows and columns of the slice that `cut` gives."""
+    """Displacements along rows and columns of the slice from `cut`."""
     if plane is None:
         return flow[0], flow[1]
     _, rows, columns = PLANES[plane]
@@ -71,7 +71,7 @@ def cut_flow(flow: NDArray, plane: str | None) -> tuple[NDArray, NDArray]:
 
 
 def draw_grid(axes: Any, flow: tuple[NDArray, NDArray]) -> None:
-    """Lines of a regular grid at the places that a field (rows, columns) takes them to."""
+    """Draw a regular grid deformed by a field (rows, columns)."""
     height, width = flow[0].shape
     rows, columns = np.mgrid[:height, :width]
     y, x = rows + flow[0], columns + flow[1]
@@ -88,9 +88,9 @@ def draw_pairs(looks: Sequence[Look], path: Path, *, planes: Sequence[str]) -> N
     """A row for each plane of each pair.
 
     Args:
-        looks: Of the pairs.
+        looks: The pairs.
         path: PNG to write.
-        planes: Of volumes, those to show.
+        planes: Planes of volumes to show.
     """
     rows = [
         (look, plane) for look in looks for plane in (planes if look.fixed.ndim == 3 else (None,))
@@ -128,7 +128,7 @@ def aspect_of(spacing: Sequence[float], plane: str | None) -> float:
 
 
 def draw_scores(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path) -> None:
-    """Dice of each class, or likeness, of every pair before (x) and after (y)."""
+    """Dice of each class, or image similarity, of every pair before (x) and after (y)."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 4), layout="constrained")
         axes = figure.subplots()

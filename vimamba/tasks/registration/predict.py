@@ -18,7 +18,6 @@ from PIL import Image
 
 from vimamba.console import say
 from vimamba.data.lists import LIST_SUFFIXES
-from vimamba.data.masked.nifti import stem
 from vimamba.data.paired.cases import (
     Case,
     Pair,
@@ -29,6 +28,7 @@ from vimamba.data.paired.cases import (
 )
 from vimamba.data.paired.pair_csv import read_pairs
 from vimamba.data.paired.registration import ListedPairs, PairDataset, PairTensors
+from vimamba.data.volume_files import stem
 from vimamba.errors import UsageError
 from vimamba.files import write_rows, write_whole
 from vimamba.networks.registration import warp
@@ -56,18 +56,18 @@ TABLE = "pairs.csv"
 
 @dataclass(frozen=True)
 class Job:
-    """A pair and what its outputs are called.
+    """A pair and the names of its outputs.
 
     Attributes:
         pair: The files.
-        name: Below the folder to write, without an ending.
+        name: Path relative to the output folder, without suffix.
     """
 
     pair: Pair
     name: str
 
     def file(self, what: str, out: Path) -> Path:
-        """Where an output belongs: "warped", "field", "labels" or "checkerboard"."""
+        """Path of an output: "warped", "field", "labels" or "checkerboard"."""
         volume = is_volume(self.pair.fixed.path)
         ending = ".nii.gz" if what == "field" or volume else ".tif"
         if what == "labels" and not volume:
@@ -85,14 +85,14 @@ def register(run: FinishedRun, given: Namespace) -> int:
     """Register pairs.
 
     Args:
-        run: What answers.
+        run: The run to predict with.
         given: Options of `vimamba predict`; its inputs are two files, or lists of pairs.
 
     Returns:
         Exit code.
 
     Raises:
-        UsageError: The inputs are no pairs, or an output would overwrite what is not ours.
+        UsageError: The inputs are not pairs, or an output would overwrite a file that is not ours.
     """
     out = given.out or run.folder / "registered"
     if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
@@ -100,7 +100,9 @@ def register(run: FinishedRun, given: Namespace) -> int:
     if given.tta != "none":
         raise UsageError(f"--tta {given.tta} is for classification and segmentation runs")
     if len(run.checkpoints) > 1:
-        raise UsageError(f"{run.folder}: fields of several folds have no mean; name one fold's run")
+        raise UsageError(
+            f"{run.folder}: fields of several folds cannot be averaged; choose one fold's run"
+        )
     jobs = find_jobs(given.inputs)
     check_targets(jobs, out, given.inputs)
     task = run.load().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -128,7 +130,7 @@ def register(run: FinishedRun, given: Namespace) -> int:
 
 
 def find_jobs(inputs: Sequence[Path]) -> list[Job]:
-    """The pairs that are named.
+    """The given pairs.
 
     Raises:
         UsageError: They are neither lists nor two files.
@@ -154,7 +156,7 @@ def find_jobs(inputs: Sequence[Path]) -> list[Job]:
 
 
 def check_targets(jobs: Sequence[Job], out: Path, inputs: Sequence[Path]) -> None:
-    """Fail if an output would overwrite an input, another output, or what is not ours."""
+    """Fail if an output would overwrite an input, another output, or a file that is not ours."""
     targets = [Target(path, job.pair.name) for job in jobs for path in job.files(out).values()]
     check_apart([Target(out / TABLE, TABLE), *targets])
     check_inside(targets, out)
@@ -174,7 +176,7 @@ def check_targets(jobs: Sequence[Job], out: Path, inputs: Sequence[Path]) -> Non
 
 
 class FieldWriter:
-    """Registers pairs and writes what comes of them.
+    """Registers pairs and writes the outputs.
 
     Args:
         task: A registration task.
@@ -226,12 +228,12 @@ class FieldWriter:
         return {"moving": moving, "fixed": fixed, **named, **scores}
 
     def _onto(self, job: Job) -> Path | None:
-        """Where the values of a pair are read."""
+        """The file whose grid a pair is read on, if any."""
         fixed = job.pair.fixed.path
         return fixed if is_volume(fixed) else None
 
     def _write_image(self, job: Job, flow: torch.Tensor, path: Path) -> None:
-        """The moving image's own values; what comes from beyond it has the lowest of them."""
+        """Write the moving image's own values; points outside it get its minimum."""
         values = read_values(job.pair.moving.path, self._onto(job))
         low = limits_of(values, (0.0, 100.0))[0]
         moved = warp(torch.from_numpy(values - low)[None], flow)[0].numpy() + low
@@ -241,7 +243,7 @@ class FieldWriter:
             write_tiff(moved, path)
 
     def _write_labels(self, job: Job, flow: torch.Tensor, path: Path) -> None:
-        """The moving image's labels at the fixed one's cells."""
+        """Write the moving image's labels at the fixed one's cells."""
         assert job.pair.moving.label_path is not None
         labels = torch.from_numpy(read_labels(job.pair.moving.label_path, self._onto(job)))
         moved = warp_labels(labels[None], flow)[0].numpy()
@@ -254,7 +256,7 @@ class FieldWriter:
 
 
 def write_tiff(values: NDArray, path: Path) -> None:
-    """(C, H, W) float32 as a TIFF, channels last."""
+    """Write (C, H, W) float32 as a TIFF, channels last."""
     import tifffile
 
     stored = values[0] if len(values) == 1 else np.moveaxis(values, 0, -1)

@@ -35,15 +35,15 @@ def score_pair(
     Args:
         images: (2, C, *grid), moving and fixed.
         flow: (n, *grid), cells.
-        labels: (2, *grid), 0 for what is no class, i + 1 for the i-th.
+        labels: (2, *grid), 0 for no class, i + 1 for the i-th.
         class_names: K.
-        spacing: Of the distances of surfaces, n; without it they are left out.
-        window: Of the local cross-correlation, cells.
+        spacing: Spacing for surface distances, n; without it they are left out.
+        window: Window of the local cross-correlation, cells.
 
     Returns:
-        `folded`, the share of cells at which the field folds; `ncc`, the squared local
-        cross-correlation; of every class `dice NAME` and `hd95 NAME` in the unit of `spacing`, None
-        where it cannot be told; all but `folded` with `_before` as well.
+        `folded`, the fraction of cells where the field folds; `ncc`, the squared local
+        cross-correlation; for every class `dice NAME` and `hd95 NAME` in the unit of `spacing`,
+        None if undefined; all but `folded` also with `_before`.
     """
     moving, fixed = images[:1], images[1:]
     field = flow[None]
@@ -65,12 +65,12 @@ def score_pair(
 
 
 def told(value: float) -> float | None:
-    """None for what cannot be told: of a class that is not there."""
+    """The value, or None if it is undefined because a class is absent."""
     return value if math.isfinite(value) else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Of those that can be told; None without any."""
+    """Mean of the defined values; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 
@@ -79,8 +79,8 @@ def summarize(rows: Sequence[Row], class_names: Sequence[str]) -> dict[str, Any]
     """Means over pairs and classes.
 
     Returns:
-        `pairs`, how many; `ncc`, `ncc_before`, `folded`; with labels `dice` and `dice_before`, and
-        `hd95` and `hd95_before` if they were scored; `per_class` and `rows`.
+        `pairs`, their number; `ncc`, `ncc_before`, `folded`; with labels `dice` and `dice_before`,
+        and `hd95` and `hd95_before` if they were scored; `per_class` and `rows`.
     """
     report: dict[str, Any] = {"pairs": len(rows)}
     for key in ("ncc", "ncc_before", "folded"):

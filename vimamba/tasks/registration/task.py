@@ -27,23 +27,23 @@ Batch = tuple[Tensor, Tensor, Tensor, Sequence[str]]
 
 @register_task("registration")
 class ImageRegistration(Task):
-    """Trains and scores a network that lays a moving image onto a fixed one.
+    """Trains and scores a network that aligns a moving image to a fixed one.
 
     Args:
         model: A network of `vimamba.list_networks("registration")`.
-        model_kwargs: Further arguments of the network, such as {embed_dim: 24}.
+        model_kwargs: Additional arguments of the network, such as {embed_dim: 24}.
         pretrained: There are no published weights; must be False.
         in_chans: Channels of either image.
-        dims: Axes of an image, 2 or 3; the data module knows.
-        class_names: Names of the labels that count; the data module knows. Without any there are
-            no scores of overlap.
-        label_values: Their values, likewise.
+        dims: Axes of an image, 2 or 3; set by the data module.
+        class_names: Names of the labels in use; set by the data module. Without any there are no
+            overlap scores.
+        label_values: Values of the labels in use; set by the data module.
         optim: Optimizer and schedule.
         objective: The losses.
-        distances: Outside of training, score the distances of surfaces, too.
-        grad_checkpointing: Spend time to save memory.
+        distances: Outside of training, also score surface distances.
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.registration.report"
@@ -89,27 +89,27 @@ class ImageRegistration(Task):
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """A list of pairs, or a folder of cases."""
+        """Decide between a list of pairs and a folder of cases."""
         name = "PairCSV" if path.suffix.lower() in LIST_SUFFIXES else "CaseFolder"
         return f"vimamba.data.{name}"
 
     @classmethod
     def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
-        """Nothing is published, and any size will do."""
+        """An empty config: nothing is published, and any size works."""
         return PretrainedCfg()
 
     def logged_scores(self) -> list[str]:
-        """Of every validation."""
+        """Scores logged in every validation."""
         overlap = ["dice", "dice_before"] if self.class_names else []
         return ["loss", *overlap, "ncc", "ncc_before", "folded"]
 
     @property
     def monitor(self) -> str:
-        """Overlap of labels, or likeness where there are none."""
+        """Overlap of labels, or image similarity without labels."""
         return "val/dice" if self.class_names else "val/ncc"
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """Those of the network's body, if it has one."""
+        """Parameters of the network's body, if it has one."""
         return cast(Any, self.net).body_parameters()
 
     def forward(self, images: Tensor) -> Registration:  # type: ignore[override]
@@ -117,27 +117,27 @@ class ImageRegistration(Task):
         return self.scored_net(images[:, 0], images[:, 1])
 
     def forward_training(self, image: Tensor) -> Registration:
-        """Pairs (N, 2, C, *grid), registered by the network that is trained."""
+        """Pairs (N, 2, C, *grid), registered by the network in training."""
         return self.net(image[:, 0], image[:, 1])
 
     def blank_images(self, size: int) -> Tensor:
-        """So many pairs without content, of two cells of the coarsest map along each axis."""
+        """`size` blank pairs, two cells of the coarsest map along each axis."""
         sides = [2 * cells for cells in cast(Any, self.net).cell]
         shape = (size, 2, cast(Any, self.hparams)["in_chans"], *sides)
         return torch.zeros(shape, dtype=None, device="cpu")
 
     def one_hot(self, labels: Tensor) -> Tensor | None:
-        """Labels (N, *grid) to maps (N, K, *grid) of those that count; None if there are none."""
+        """Labels (N, *grid) to maps (N, K, *grid) of those in use; None if there are none."""
         if not self.class_names:
             return None
         maps = F.one_hot(labels.long(), len(self.class_names) + 1).movedim(-1, 1)
         return maps[:, 1:].to(torch.get_default_dtype())
 
     def losses(self, found: Registration, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """What is minimized, by name; see `registration_loss`.
+        """The losses by name; see `registration_loss`.
 
         Args:
-            found: What the network made of the pairs.
+            found: The network's output for the pairs.
             images: (N, 2, C, *grid).
             labels: (N, 2, *grid), or (N, 2, 0) without labels.
         """
@@ -146,7 +146,7 @@ class ImageRegistration(Task):
         maps = [self.one_hot(side) for side in labels.unbind(1)]
         both = None if maps[0] is None or maps[1] is None else (maps[0], maps[1])
         with torch.autocast(images.device.type, enabled=False):
-            # sums over windows and differences of neighbors have no digits in half precision
+            # half precision is too coarse for sums over windows and differences of neighbors
             kept = {k: in_full(x) for k, x in found._asdict().items() if x is not None}
             exact = Registration(**kept)
             return registration_loss(exact, in_full(images[:, 1]), self.objective, both)
@@ -164,7 +164,7 @@ class ImageRegistration(Task):
 
         Raises:
             NotFiniteError: A displacement is not finite.
-            TaskError: Mirrored views are asked for, which registration does not have.
+            TaskError: Flipped views are requested, which registration does not support.
         """
         if self.tta != "none":
             raise TaskError(f"--tta {self.tta} is for classification and segmentation runs")
@@ -173,12 +173,12 @@ class ImageRegistration(Task):
         if bad:
             raise NotFiniteError(
                 f"the network's output is not finite for {bad} of {len(images)} pairs: its weights "
-                "are damaged, or its numbers are too large for the precision"
+                "are damaged, or its values overflow the precision"
             )
         return found
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
-        """Displacements of pairs (N, 2, C, *grid), or of a batch that begins with them.
+        """Displacements of pairs (N, 2, C, *grid), or of a batch that starts with them.
 
         Returns:
             (N, n, *grid), cells along each axis; see `Registration`.
@@ -214,23 +214,23 @@ class ImageRegistration(Task):
 
 
 def in_full(x: Tensor) -> Tensor:
-    """In float32, unless it has more digits."""
+    """Convert to float32 unless it has higher precision."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def build_registrar(
     model: str, *, in_chans: int, dims: int, model_kwargs: dict[str, Any] | None
 ) -> Registrar:
-    """A registration network by its name, for images of so many axes.
+    """A registration network by name, for images with `dims` axes.
 
     Raises:
-        TaskError: There is none of this name, or an argument does not fit.
+        TaskError: No network has this name, or an argument does not fit.
     """
     names = list_networks("registration")
     if model not in names:
         raise TaskError(unknown_name("model", model, names))
     arguments = dict(model_kwargs or {})
-    if dims != 3:  # a network of somebody's own may know no other number
+    if dims != 3:  # a user's own network may not take the argument
         arguments.setdefault("dims", dims)
     try:
         net = create_network(model, in_chans=in_chans, **arguments)

@@ -1,4 +1,4 @@
-"""Maps of scenes of any size: windows in, georeferenced files out, little memory between."""
+"""Maps of scenes of any size: windows in, georeferenced files out, with little memory."""
 
 from vimamba.tasks.scenes.maps import Legend
 from vimamba.tasks.scenes.raster import RasterReport, predict_raster

@@ -1,7 +1,7 @@
-"""Windows blended while only the lines they lie on are kept.
+"""Blends windows while keeping only the lines they cover.
 
-A window's lines are final as soon as the next row of windows begins below them. The sums are those
-that `vimamba.tasks.windows.slide` makes of a whole image, in the same order.
+A window's lines are final as soon as the next row of windows starts below them. The sums equal
+those of `vimamba.tasks.windows.slide` on a whole image, in the same order.
 
 Sizes: h x w pixels of a window, K scores, W columns.
 """
@@ -20,7 +20,7 @@ class Band:
     Args:
         num_scores: K.
         window: h and w.
-        size: Lines and columns that there are, at most the window's and W.
+        size: Lines and columns of the band, at most the window's and W.
         left: The first column.
     """
 
@@ -31,7 +31,7 @@ class Band:
         self.sums = torch.zeros((num_scores, *size), dtype=torch.float32, device="cpu")
         self.total = torch.zeros(size, dtype=torch.float32, device="cpu")
         self.known = np.zeros(size, dtype=bool)
-        # a scene smaller than a window lies in its middle
+        # a scene smaller than a window is centered in it
         lines, columns = min(size[0], window[0]), min(size[1], window[1])
         down, across = (window[0] - lines) // 2, (window[1] - columns) // 2
         self.part = (slice(down, down + lines), slice(across, across + columns))
@@ -43,12 +43,15 @@ class Band:
         return self.sums.shape[1]
 
     def move(self, top: int) -> None:
-        """Let go of the lines above `top`."""
+        """Drop the lines above `top`."""
         gone = min(top - self.top, self.height)
         self.top = top
         if gone <= 0:
             return
-        for plane in (*self.sums, self.total):  # one by one: a copy of all would be as large again
+        for plane in (
+            *self.sums,
+            self.total,
+        ):  # one by one, to save memory
             plane[: self.height - gone] = plane[gone:].clone()
             plane[self.height - gone :] = 0
         self.known[: self.height - gone] = self.known[gone:].copy()
@@ -58,7 +61,7 @@ class Band:
         """Add a window of the row.
 
         Args:
-            column: Where it begins in the scene.
+            column: Its first column in the scene.
             scores: (K, h, w).
         """
         lines, width = self.weights.shape
@@ -67,16 +70,16 @@ class Band:
         self.total[:lines, place] += self.weights
 
     def is_known(self, column: int) -> bool:
-        """Whether anything is known in a window of the row."""
+        """Whether a window of the row has valid pixels."""
         lines, width = self.weights.shape
         place = slice(column - self.left, column - self.left + width)
         return bool(self.known[:lines, place].any())
 
     def lines(self, rows: slice, columns: slice) -> tuple[Tensor, NDArray[np.bool_]]:
-        """Blended scores (K, n, w) of some lines and columns, and where something is known."""
+        """Blended scores (K, n, w) of some lines and columns, and which pixels are valid."""
         down = slice(rows.start - self.top, rows.stop - self.top)
         across = slice(columns.start - self.left, columns.stop - self.left)
         known = self.known[down, across]
-        # where nothing is known there may be no window
+        # without valid pixels there may be no window
         total = self.total[down, across].clamp(min=torch.finfo(torch.float32).tiny)
         return self.sums[:, down, across] / total, known

@@ -1,4 +1,4 @@
-"""Maps as files: GeoTIFF with its place, colors and class names, or Cloud Optimized GeoTIFF.
+"""Maps as files: GeoTIFF with georeference, colors and class names, or Cloud Optimized GeoTIFF.
 
 Sizes: H x W pixels, C classes.
 """
@@ -19,13 +19,13 @@ from vimamba.data.rasters import Raster, gdal_errors
 from vimamba.errors import UsageError
 from vimamba.tasks.scenes.plan import BLOCK
 
-# its declaration knows of a subclass of contexts only
+# its type declaration accepts only a subclass of contexts
 open_raster: Any = rasterio.open
-# of maps and probabilities
+# nodata value of maps and probabilities
 NODATA = 255
-# probability 1 as a number of 8 bits
+# probability 1 in 8 bits
 CERTAIN = 254
-# where a map says what it is made of
+# metadata key with a map's source
 TAG = "VIMAMBA"
 
 
@@ -34,10 +34,10 @@ class Legend:
     """What the values of a map mean.
 
     Attributes:
-        names: Of the classes.
-        values: Of each class in the map, in 0 to 254.
+        names: Names of the classes.
+        values: Value of each class in the map, 0 to 254.
         colors: Red, green and blue of each class.
-        background: The first class is what lies around the others.
+        background: The first class is background.
     """
 
     names: Sequence[str]
@@ -57,15 +57,15 @@ class Legend:
 
 @contextmanager
 def new_raster(path: Path, like: Raster, bands: int, *, cog: bool, job: str) -> Iterator[Any]:
-    """A GeoTIFF of 8 bits that lies where a raster lies, to write by block rows.
+    """An 8-bit GeoTIFF with the georeference of a raster, to write by block rows.
 
     Args:
         path: The file.
         like: The raster.
-        bands: Bands.
-        cog: It becomes a Cloud Optimized GeoTIFF, with overviews of the most frequent value of a
-            single band, of the mean of several.
-        job: What it is made of, which the file says.
+        bands: Number of bands.
+        cog: Write a Cloud Optimized GeoTIFF, with overviews by the most frequent value for a single
+            band, by the mean for several.
+        job: Source of the map, recorded in the file.
     """
     plain = path.with_name(f"{path.name}.plain.tif") if cog else path
     height, width = like.size
@@ -91,15 +91,15 @@ def new_raster(path: Path, like: Raster, bands: int, *, cog: bool, job: str) -> 
 def write_map(
     path: Path, like: Raster, rows: Iterable[NDArray], legend: Legend, *, cog: bool, job: str
 ) -> NDArray[np.int64]:
-    """Write the classes of every pixel.
+    """Write the class of every pixel.
 
     Args:
         path: The file.
-        like: Where it lies.
+        like: Raster with its georeference.
         rows: Block rows from the top, (n, W) values.
-        legend: What they mean.
+        legend: Meaning of the values.
         cog: As in `new_raster`.
-        job: What the map is made of.
+        job: Source of the map.
 
     Returns:
         Pixels of each class, (C,).
@@ -119,15 +119,15 @@ def write_map(
 def write_probabilities(
     path: Path, like: Raster, rows: Iterable[NDArray], legend: Legend, *, cog: bool, job: str
 ) -> None:
-    """Write a band per class, of 8 bits: `scales` say that 254 is 1.
+    """Write an 8-bit band per class; `scales` records that 254 is 1.
 
     Args:
         path: The file.
-        like: Where it lies.
+        like: Raster with its georeference.
         rows: Block rows from the top, (C, n, W) of 0 to 254.
         legend: The classes.
         cog: As in `new_raster`.
-        job: What they are made of.
+        job: Source of the probabilities.
     """
     with new_raster(path, like, len(legend.names), cog=cog, job=job) as file:
         file.scales = (1 / CERTAIN,) * len(legend.names)
@@ -138,13 +138,13 @@ def write_probabilities(
 
 
 def lines_at(top: int, values: NDArray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """The window of whole lines (..., n, W) that begin at a line."""
+    """The window of whole lines (..., n, W) starting at line `top`."""
     lines, width = values.shape[-2:]
     return (top, top + lines), (0, width)
 
 
 def in_place(rows: Iterable[NDArray]) -> Iterator[tuple[int, NDArray]]:
-    """Block rows with the line they begin at."""
+    """Block rows with their first line."""
     top = 0
     for values in rows:
         yield top, values
@@ -152,10 +152,10 @@ def in_place(rows: Iterable[NDArray]) -> Iterator[tuple[int, NDArray]]:
 
 
 def is_finished(path: Path, job: str) -> bool:
-    """Whether a map is there already.
+    """Whether a map already exists.
 
     Raises:
-        UsageError: Something else has its name.
+        UsageError: Another file has its name.
     """
     if not path.exists():
         return False
@@ -165,11 +165,11 @@ def is_finished(path: Path, job: str) -> bool:
     except (ValueError, RasterioError):
         found = None
     if found is None:
-        raise UsageError(f"{path} is no map of ours; name another --out")
+        raise UsageError(f"{path} is not one of our maps; choose another --out")
     if found != job:
         raise UsageError(
-            f"{path} was made of another scene or checkpoint, or with other options; name another "
-            "--out or remove it"
+            f"{path} was made from another scene or checkpoint, or with other options; choose "
+            "another --out or remove it"
         )
     return True
 

@@ -1,7 +1,7 @@
-"""What is finished of a map, block row by block row, so that it can go on after any end.
+"""The finished block rows of a map, so that it can be continued after any interruption.
 
-Every block row is a file that appears whole, in a folder beside the map whose name says that it is
-unfinished. What is there is done; there is nothing else to keep.
+Every block row is a file that is written completely or not at all, in a folder next to the map
+whose name says that it is unfinished. The files alone record what is done.
 """
 
 import json
@@ -24,11 +24,11 @@ class Parts:
     """The finished block rows of each stripe.
 
     Args:
-        folder: Where they lie; made if it is not there.
-        identity: What they are part of. Those of anything else are thrown away.
+        folder: Folder with the files; created if missing.
+        identity: What they are part of. Files of anything else are deleted.
 
     Raises:
-        UsageError: The folder is none of ours.
+        UsageError: The folder is not one of ours.
     """
 
     def __init__(self, folder: Path, identity: Mapping[str, Any]) -> None:
@@ -36,7 +36,7 @@ class Parts:
         known, text = folder / _IDENTITY, json.dumps(identity, indent=1, sort_keys=True)
         if folder.is_dir() and any(folder.glob("[!.]*")):
             if not known.is_file():
-                raise UsageError(f"{folder} is no unfinished map of ours; name another --out")
+                raise UsageError(f"{folder} is not an unfinished map of ours; choose another --out")
             if known.read_text(encoding="utf-8") != text:
                 shutil.rmtree(folder)
         if not known.is_file():
@@ -54,7 +54,7 @@ class Parts:
         return count
 
     def write(self, stripe: int, block: int, arrays: Mapping[str, NDArray]) -> None:
-        """Keep a block row: arrays whose last two axes are lines and columns."""
+        """Save a block row: arrays whose last two axes are lines and columns."""
         with write_whole(self._file(stripe, block)) as part:
             np.savez_compressed(part, allow_pickle=False, **arrays)
 
@@ -64,7 +64,7 @@ class Parts:
             return dict(found)
 
     def row(self, stripes: int, block: int, name: str) -> NDArray:
-        """One array of a block row, of all stripes side by side."""
+        """One array of a block row, with all stripes side by side."""
         found = []
         for stripe in range(stripes):
             with np.load(self._file(stripe, block), allow_pickle=False) as arrays:
@@ -72,5 +72,5 @@ class Parts:
         return found[0] if stripes == 1 else np.concatenate(found, axis=-1)
 
     def remove(self) -> None:
-        """The map is finished."""
+        """Delete the folder when the map is finished."""
         shutil.rmtree(self.folder)

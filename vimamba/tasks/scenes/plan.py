@@ -1,4 +1,4 @@
-"""How a scene is gone through: its windows, in stripes that fit into a given memory.
+"""Plan for processing a scene: its windows, in stripes that fit into a given memory.
 
 Sizes: H x W pixels of the scene, h x w of a window, K scores.
 """
@@ -11,7 +11,7 @@ from vimamba.data.rasters import Raster, Strips
 from vimamba.errors import UsageError
 from vimamba.tasks.windows import place_windows
 
-# lines that are written at a time, and rows and columns of a map's blocks
+# lines written at a time, and rows and columns of a map's blocks
 BLOCK = 256
 
 
@@ -20,9 +20,9 @@ class Stripe:
     """Some columns of a scene, from its top to its bottom.
 
     Attributes:
-        columns: The columns whose answer it gives.
-        windows: Where the windows begin that reach into them, along a row.
-        span: The columns of these windows.
+        columns: The columns of its output.
+        windows: First columns of the windows that overlap them.
+        span: The columns covered by these windows.
     """
 
     columns: slice
@@ -37,8 +37,8 @@ class Plan:
     Attributes:
         size: H and W.
         window: h and w.
-        rows: Where windows begin, along a column.
-        stripes: From left to right; one where the memory is enough.
+        rows: First lines of the windows.
+        stripes: From left to right; one if the memory suffices.
     """
 
     size: tuple[int, int]
@@ -47,12 +47,12 @@ class Plan:
     stripes: tuple[Stripe, ...]
 
     def rows_from(self, line: int) -> list[int]:
-        """The rows of windows that the lines from this one on need."""
+        """The rows of windows needed for the lines from `line` on."""
         return [row for row in self.rows if row + self.window[0] > line]
 
     @property
     def num_windows(self) -> int:
-        """In all; those that stripes share count for each."""
+        """Total number; windows shared by stripes count for each."""
         return len(self.rows) * sum(len(stripe.windows) for stripe in self.stripes)
 
 
@@ -65,18 +65,18 @@ def make_plan(
     out_bytes: int,
     memory: float,
 ) -> Plan:
-    """Lay the windows, in as few stripes as the memory allows.
+    """Place the windows, in as few stripes as the memory allows.
 
     Args:
         rasters: The scene's dates, on one grid.
         window: h and w.
-        overlap: Part that neighboring windows share, in [0, 1).
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
         num_scores: K.
-        out_bytes: Of a pixel of what is written.
-        memory: Bytes that scores and strips may take, besides the network.
+        out_bytes: Bytes written per pixel.
+        memory: Bytes for scores and strips, in addition to the network.
 
     Raises:
-        UsageError: Not even the narrowest stripe fits; the text says what would.
+        UsageError: Not even the narrowest stripe fits; the message says what would.
     """
     height, width = rasters[0].size
     columns = place_windows(width, window[1], overlap)
@@ -106,6 +106,6 @@ def make_plan(
 
 
 def lay_stripe(columns: slice, windows: Sequence[int], side: int, width: int) -> Stripe:
-    """The stripe that answers for some columns of a scene of this width."""
+    """The stripe for some columns of a scene of this width."""
     own = tuple(w for w in windows if w + side > columns.start and w < columns.stop)
     return Stripe(columns, own, slice(own[0], min(own[-1] + side, width)))

@@ -20,22 +20,22 @@ from vimamba.tasks.scenes.maps import Legend
 
 ENDINGS = {"geojson": ".geojson", "gpkg": ".gpkg"}
 LONGITUDE_LATITUDE = CRS.from_epsg(4326)
-# polygons that are projected at a time
+# polygons projected at a time
 BATCH = 1000
-# digits of a degree, a centimeter on the ground
+# decimals of a degree, a centimeter on the ground
 DIGITS = 7
 
 # outline and holes, (N, 2) points each, the last one the first
 Rings = list[NDArray[np.float64]]
-# class's place, polygon as on the map, area in square meters
+# class index, polygon in map coordinates, area in square meters
 Found = tuple[int, Rings, float | None]
 
 
 def local_meters(crs: CRS, point: tuple[float, float]) -> CRS:
-    """Meters around a point: Lambert's equal-area projection, centered there.
+    """A CRS in meters around a point: Lambert's equal-area projection, centered there.
 
     Args:
-        crs: Of the point.
+        crs: CRS of the point.
         point: x and y.
     """
     (longitude,), (latitude,), *_ = transform(crs, LONGITUDE_LATITUDE, [point[0]], [point[1]])
@@ -44,17 +44,17 @@ def local_meters(crs: CRS, point: tuple[float, float]) -> CRS:
 
 
 def area(rings: Rings) -> float:
-    """Of a polygon with holes, in squares of its unit."""
+    """Area of a polygon with holes, in squared units of its coordinates."""
     total = 0.0
     for place, ring in enumerate(rings):
-        x, y = (ring - ring[0]).T  # small numbers, for the sake of digits
+        x, y = (ring - ring[0]).T  # relative to a vertex, for precision
         enclosed = abs(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
         total += -enclosed if place else enclosed
     return float(total)
 
 
 def project(polygons: Sequence[Rings], crs: CRS, onto: CRS) -> list[Rings]:
-    """Polygons in other coordinates, all in one call, which is what takes the time."""
+    """Reproject polygons in one call, because each call is slow."""
     rings = [ring for polygon in polygons for ring in polygon]
     points = np.concatenate(rings)
     there = np.stack(transform(crs, onto, points[:, 0], points[:, 1])[:2], axis=1)
@@ -63,7 +63,7 @@ def project(polygons: Sequence[Rings], crs: CRS, onto: CRS) -> list[Rings]:
 
 
 def find_polygons(file: Any, legend: Legend) -> Iterator[list[Found]]:
-    """The polygons of a map but those of a background, some at a time.
+    """The polygons of a map, without the background, in batches.
 
     Args:
         file: An open map.
@@ -88,7 +88,7 @@ def find_polygons(file: Any, legend: Legend) -> Iterator[list[Found]]:
 
 
 def write_polygons(map_file: Path, path: Path, legend: Legend) -> int:
-    """Write the polygons of a map; the file's ending says how.
+    """Write the polygons of a map in the format given by the file's suffix.
 
     Args:
         map_file: The map.
@@ -96,7 +96,7 @@ def write_polygons(map_file: Path, path: Path, legend: Legend) -> int:
         legend: Its classes.
 
     Returns:
-        How many there are.
+        Their number.
     """
     with gdal_errors(map_file), rasterio.open(map_file) as file:
         found = find_polygons(file, legend)
@@ -106,7 +106,7 @@ def write_polygons(map_file: Path, path: Path, legend: Legend) -> int:
 
 
 def write_geojson(found: Iterator[list[Found]], crs: CRS | None, path: Path, legend: Legend) -> int:
-    """RFC 7946: longitude and latitude; where no CRS is known, the map's own coordinates."""
+    """RFC 7946: longitude and latitude; without a CRS, the map's own coordinates."""
     count = 0
     with path.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
@@ -130,7 +130,7 @@ def write_geojson(found: Iterator[list[Found]], crs: CRS | None, path: Path, leg
 def write_geopackage(
     found: Iterator[list[Found]], crs: CRS | None, path: Path, legend: Legend
 ) -> int:
-    """A layer in the map's own CRS.
+    """Write a layer in the map's own CRS.
 
     Raises:
         UsageError: pyogrio is not installed.
@@ -139,9 +139,9 @@ def write_geopackage(
         from pyogrio.raw import write
     except ImportError:
         raise UsageError(
-            "a GeoPackage needs pyogrio: pip install 'vimamba[geo]', or take --polygons geojson"
+            "a GeoPackage needs pyogrio: pip install 'vimamba[geo]', or use --polygons geojson"
         ) from None
-    count, batches = 0, chain(found, [[]])  # the empty one, so that there always is a file
+    count, batches = 0, chain(found, [[]])  # the empty batch ensures that a file is written
     for batch in batches:
         if not batch and count:
             break

@@ -26,7 +26,7 @@ from vimamba.tasks.overlays import (
 from vimamba.tasks.scenes.maps import Legend
 from vimamba.tasks.scenes.polygons import local_meters
 
-# pixels of a panel's longer side, at least, as overlays of images have it
+# minimum pixels of a panel's longer side, as in overlays of images
 LEAST = 512
 
 
@@ -36,11 +36,11 @@ def draw_quicklook(
     """Write a PNG: the scene at each date, the map over the last, a legend, a scale bar.
 
     Args:
-        dates: Some lines and columns of each date, (H, W, 3) in [0, 1] with NaN.
+        dates: A subsample of each date, (H, W, 3) in [0, 1] with NaN.
         map_file: The map.
         legend: Its classes.
         path: The PNG.
-        step: Of how many lines and columns one is shown.
+        step: Every `step`-th line and column is shown.
     """
     with gdal_errors(map_file), rasterio.open(map_file) as file:
         values = np.concatenate([_line(file, top, step) for top in range(0, file.height, step)])
@@ -60,7 +60,7 @@ def draw_quicklook(
     if meters is not None:
         shown = with_scale_bar(shown, meters * step * values.shape[1] / shown.shape[1])
     panels.append(("map", shown))
-    note = f"one of {step} lines and columns" if step > 1 else "every pixel"
+    note = f"every {step}th line and column" if step > 1 else "every pixel"
     entries = legend_entries(legend.names, legend.colors, legend.background)
     card = draw_card(panels, entries, note, len(panels) - 1)
     with write_whole(path) as part:
@@ -73,7 +73,7 @@ def _line(file: Any, line: int, step: int) -> NDArray[np.uint8]:
 
 
 def pixel_meters(file: Any) -> float | None:
-    """Width of a pixel in the middle of a raster; None where no CRS is known."""
+    """Width of a pixel in the middle of a raster; None without a CRS."""
     if not file.crs:
         return None
     affine = np.reshape(file.transform, (3, 3))
@@ -85,13 +85,13 @@ def pixel_meters(file: Any) -> float | None:
 
 
 def round_length(most: float) -> float:
-    """The greatest of 1, 2 and 5 times a power of ten that is no longer."""
+    """The largest of 1, 2 and 5 times a power of ten that is not longer."""
     power = 10 ** np.floor(np.log10(most))
     return float(max(factor * power for factor in (1, 2, 5) if factor * power <= most))
 
 
 def with_scale_bar(image: NDArray[np.uint8], meters: float) -> NDArray[np.uint8]:
-    """A bar in the lower left corner of (H, W, 3) that says how long it is.
+    """Draw a labeled scale bar in the lower left corner of (H, W, 3).
 
     Args:
         image: The picture.

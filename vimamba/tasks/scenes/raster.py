@@ -1,4 +1,4 @@
-"""`predict_raster`: a map of a scene of any size, in memory that does not grow with its height.
+"""`predict_raster`: maps a scene of any size, with memory that does not grow with its height.
 
 Sizes: H x W pixels of the scene, h x w of a window, B windows, K scores, C classes.
 """
@@ -27,7 +27,7 @@ from vimamba.tasks.scenes.polygons import ENDINGS, write_polygons
 from vimamba.tasks.scenes.quicklook import draw_quicklook
 from vimamba.tasks.scenes.scene import Scene
 
-# lines whose classes are computed at a time
+# lines decided at a time
 LINES = 32
 # pixels of a quick look's longer side, at most
 LOOK = 1024
@@ -37,18 +37,18 @@ Decide = Callable[[Tensor], Sequence[Tensor]]
 
 
 def softmax(scores: Tensor) -> list[Tensor]:
-    """One map of as many classes as there are scores."""
+    """One map with a class per score."""
     return [scores.softmax(0)]
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What is written besides the maps.
+    """Outputs in addition to the maps.
 
     Attributes:
         cog: Maps are Cloud Optimized GeoTIFFs.
-        probabilities: A file with a band per class beside each map, `_probabilities.tif`.
-        polygons: Vectors beside each map, in a format of `ENDINGS`.
+        probabilities: A file with a band per class next to each map, `_probabilities.tif`.
+        polygons: Vectors next to each map, in a format of `ENDINGS`.
         quicklook: A picture of scene and map.
     """
 
@@ -58,7 +58,7 @@ class Outputs:
     quicklook: Path | None = None
 
     def files(self, path: Path) -> list[Path]:
-        """All files that belong to a map but the quick look."""
+        """All files of a map, except the quick look."""
         found = [path, legends.names_file(path), legends.style_file(path)]
         if self.probabilities:
             found.append(probability_file(path))
@@ -69,14 +69,15 @@ class Outputs:
 
 @dataclass(frozen=True)
 class RasterReport:
-    """What was done.
+    """Report of a map.
 
     Attributes:
         windows: Windows of the scene.
-        skipped: Those of which nothing is known, which no network saw; since the last start.
+        skipped: Windows without valid pixels, which the network did not process; since the last
+            start.
         seconds: Since the last start.
-        pixels: Of each class of each map.
-        finished_before: Nothing was left to do.
+        pixels: Pixels of each class of each map.
+        finished_before: The map was already finished.
     """
 
     windows: int
@@ -87,7 +88,7 @@ class RasterReport:
 
 
 def probability_file(path: Path) -> Path:
-    """Where a map's probabilities belong."""
+    """Path of a map's probabilities."""
     return path.with_name(f"{path.stem}_probabilities.tif")
 
 
@@ -106,30 +107,30 @@ def predict_raster(
     device: torch.device | str = "cpu",
     advance: Callable[[int, int], None] | None = None,
 ) -> RasterReport:
-    """Slide windows over a scene, blend their scores, write the likeliest classes as GeoTIFF.
+    """Slide windows over a scene, blend their scores, write the most likely classes as GeoTIFF.
 
-    Interrupted, it goes on at the first block row that is missing; a map appears when it is whole.
-    Pixels of which nothing is known in one of the dates are 255, the map's nodata.
+    After an interruption it continues at the first missing block row; a map appears only when it is
+    complete. Pixels that are invalid in one of the dates are 255, the map's nodata.
 
     Args:
         scenes: The dates of the scene, on one grid and with equal windows.
-        score: Windows of all dates, (B, k * channels, h, w), or of the network's own size, to
-            scores (B, K, h, w).
-        targets: Maps to write, with what their values mean.
+        score: Function from windows of all dates, (B, k * channels, h, w), or at the network's own
+            size, to scores (B, K, h, w).
+        targets: Maps to write, with their legends.
         num_scores: K.
         decide: Blended scores (K, n, W) of some lines to probabilities (C, n, W) for each map.
-        overlap: Part that neighboring windows share, in [0, 1).
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
         batch_size: Windows at a time.
-        memory: Bytes that scores and strips of the scene may take besides the network. Where they
-            are too few for all columns, the scene is gone through in stripes, from left to right.
-        outputs: What is written besides the maps; nothing by default.
-        origin: What else the maps depend on, such as the checkpoint: of plain values.
-        device: Of the network.
-        advance: Called with the number of windows done and their number in all.
+        memory: Bytes for scores and strips of the scene, in addition to the network. If they are
+            too few for all columns, the scene is processed in stripes, from left to right.
+        outputs: Outputs in addition to the maps; none by default.
+        origin: What else the maps depend on, such as the checkpoint, as plain values.
+        device: Device of the network.
+        advance: Called with the number of windows done and their total number.
 
     Raises:
-        UsageError: The memory is too little for one stripe, or a file that is in the way is not of
-            this scene, checkpoint and options.
+        UsageError: The memory is too little for one stripe, or an existing file is not from this
+            scene, checkpoint and options.
         WriteError: A file cannot be written, or another process writes this map.
     """
     if not 0 <= overlap < 1:
@@ -147,7 +148,7 @@ def predict_raster(
     }  # fmt: skip
     text = json.dumps(job, sort_keys=True)
     start, paths = time.monotonic(), list(targets)
-    finished = [maps.is_finished(path, text) for path in paths]  # each, for what may be in the way
+    finished = [maps.is_finished(path, text) for path in paths]  # checks every path
     if all(finished):
         pixels = [maps.count_values(path, legend).tolist() for path, legend in targets.items()]
         return RasterReport(0, 0, 0.0, pixels, finished_before=True)
@@ -175,7 +176,7 @@ def predict_raster(
 
 
 class Sweep:
-    """Goes through the stripes of a scene, window by window, and keeps what is finished.
+    """Processes the stripes of a scene, window by window, and saves finished block rows.
 
     Args:
         scenes: As in `predict_raster`, like all others.
@@ -185,8 +186,8 @@ class Sweep:
         parts: Where finished block rows go.
         num_scores: K.
         batch_size: Windows at a time.
-        device: Of the network.
-        advance: Told how far it is.
+        device: Device of the network.
+        advance: Progress callback.
     """
 
     names: Sequence[str]
@@ -212,7 +213,7 @@ class Sweep:
         self.done = self.skipped = 0
 
     def run(self, number: int) -> None:
-        """One stripe, from where an earlier process stopped."""
+        """Process one stripe, from where an earlier process stopped."""
         stripe, (height, _) = self.plan.stripes[number], self.plan.size
         first = self.parts.count(number)
         rows = self.plan.rows_from(min(first * BLOCK, height))
@@ -237,7 +238,7 @@ class Sweep:
             block.take(band, slice(max(row, block.line), below))
 
     def _look(self, rows: slice, band: Band, strips: list[Strips], block: "BlockRow") -> None:
-        """See which pixels of new lines are known, and keep some lines for the quick look."""
+        """Find the valid pixels of new lines, and keep some lines for the quick look."""
         for top in range(rows.start, rows.stop, LINES):
             part = slice(top, min(top + LINES, rows.stop))
             known = np.logical_and.reduce([held.known(part) for held in strips])
@@ -280,16 +281,16 @@ class Sweep:
 
 
 class BlockRow:
-    """Finished lines of a stripe, kept until a block row of them can be written.
+    """Collects finished lines of a stripe until a block row of them can be written.
 
     Args:
-        sweep: Whose lines they are.
-        number: Of the stripe.
-        block: The first block row that is missing.
+        sweep: The sweep of the lines.
+        number: Number of the stripe.
+        block: The first missing block row.
 
     Attributes:
         line: The next line to come.
-        looks: Lines for the quick look that have been read, of each date (p, 3).
+        looks: Lines read for the quick look, (p, 3) for each date.
     """
 
     def __init__(self, sweep: Sweep, number: int, block: int) -> None:
@@ -310,11 +311,11 @@ class BlockRow:
 
     @property
     def bottom(self) -> int:
-        """Where the block row ends."""
+        """Line after the end of the block row."""
         return min((self.block + 1) * BLOCK, self.sweep.plan.size[0])
 
     def _decide(self, scores: Tensor, known: NDArray[np.bool_], end: int) -> None:
-        """Classes of some lines, and their probabilities if they are asked for."""
+        """Decide the classes of some lines, and their probabilities if requested."""
         sweep, top = self.sweep, self.block * BLOCK
         rows = slice(self.line - top, end - top)
         for name, legend, found in zip(
@@ -347,14 +348,14 @@ class BlockRow:
 
 @dataclass(frozen=True)
 class Finish:
-    """Makes files of finished block rows.
+    """Writes the files from finished block rows.
 
     Attributes:
         scenes: The dates.
         plan: The windows.
         parts: The block rows.
-        outputs: What is wanted.
-        job: What the maps are made of, as text.
+        outputs: The requested outputs.
+        job: Source of the maps, as text.
     """
 
     scenes: Sequence[Scene]
@@ -407,5 +408,5 @@ class Finish:
 
 
 def look_step(size: Sequence[int]) -> int:
-    """Of how many lines and columns a quick look shows one."""
+    """Step between the lines and columns shown in a quick look."""
     return max(1, -(-max(size) // LOOK))

@@ -1,4 +1,4 @@
-"""A raster on its way into a network, window by window.
+"""A raster as network input, window by window.
 
 Sizes: H x W pixels, h x w those of a window, C channels.
 """
@@ -21,7 +21,7 @@ from vimamba.data.resizing import as_fractions, resize
 
 
 class _Window:
-    """Values in memory as the image that a preprocessing takes; the limits are the scene's."""
+    """Values in memory as an image for preprocessing, with the limits of the scene."""
 
     def __init__(self, values: NDArray, scene: "Scene") -> None:
         self.values, self.scene = values, scene
@@ -40,14 +40,14 @@ class Scene:
     """An open raster and how its values become a network's input.
 
     Args:
-        raster: The raster; of the bands that the preparation names.
-        prepare: From stored values to the network's. What it takes from an image as a whole
-            (percentiles, z-scores) comes from a sample of the scene.
+        raster: The raster, opened with the bands that `prepare` names.
+        prepare: From stored values to the network's. Statistics of the whole image (percentiles,
+            z-scores) come from a sample of the scene.
         window: Height and width of a window in the scene's pixels.
-        size: Height and width that the network gets; None gives it the window as it is.
+        size: Height and width of the network's input; None: that of the window.
 
     Attributes:
-        limits: What becomes 0 and 1 where `prepare` asks for percentiles, (C,) each.
+        limits: Values that become 0 and 1 if `prepare` uses percentiles, (C,) each.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scene:
         size: tuple[int, int] | None = None,
     ) -> None:
         self.raster, self.window, self.size = raster, window, size
-        # `raster` gives these bands only
+        # `raster` returns only these bands
         self.prepare = replace(prepare, bands=None)
         self._centred = prepare.intensity.zscore
         if prepare.intensity.percentiles is None and not self._centred:
@@ -86,8 +86,8 @@ class Scene:
         """A window's values to the network's input, (C, *) of the window or of `size`.
 
         Args:
-            values: (h, w, C) as `Raster.read` gives them. Fewer pixels than a window has lie in its
-                middle, as in `vimamba.tasks.windows.slide`.
+            values: (h, w, C) as returned by `Raster.read`. If they are fewer than a window has,
+                they are centered in it, as in `vimamba.tasks.windows.slide`.
         """
         if self.size is not None:
             values = pad_unknown(values, self.window)
@@ -95,7 +95,7 @@ class Scene:
         if self.size is not None:
             pixels = resize(pixels, self.size, self.prepare.interpolation)
         found = self.prepare.tensor(pixels)
-        if self._centred and self.size is None:  # 0 is the mean, which training fills gaps with
+        if self._centred and self.size is None:  # 0 is the mean, with which training fills gaps
             gaps = np.isnan(self.prepare.known(self._image(values)))
             found[torch.from_numpy(gaps).permute(2, 0, 1)] = 0
         return (
@@ -103,20 +103,20 @@ class Scene:
         )
 
     def picture(self, values: NDArray) -> NDArray[np.float16]:
-        """(h, w, 3): the first three channels in [0, 1], or the first thrice; NaN stays."""
+        """(h, w, 3): the first three channels in [0, 1], or the first repeated; NaN is kept."""
         known = as_fractions(self.prepare.known(self._image(values)))
         shown = known[:, :, :3] if known.shape[2] >= 3 else known[:, :, [0, 0, 0]]
         return shown.astype(np.float16)
 
 
 def padding(size: Sequence[int], window: Sequence[int]) -> tuple[int, int, int, int]:
-    """What brings (h, w) into the middle of a window: left, right, top, bottom."""
+    """Padding that centers (h, w) in a window: left, right, top, bottom."""
     down, across = (whole - part for whole, part in zip(window, size, strict=True))
     return across // 2, across - across // 2, down // 2, down - down // 2
 
 
 def pad_unknown(values: NDArray, window: Sequence[int]) -> NDArray:
-    """(h, w, C) in the middle of a window of which nothing else is known."""
+    """(h, w, C) centered in a window whose other pixels are invalid."""
     left, right, top, bottom = padding(values.shape[:2], window)
     if not (left or right or top or bottom):
         return values

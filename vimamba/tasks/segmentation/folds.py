@@ -16,14 +16,24 @@ WORST = 10
 NAMES = {"dice": "Dice", "hd95": "HD95", "surface_dice": "surface Dice"}
 
 
-def pool_masks(folds: Folds, out: Path) -> Pooled:
-    """Scores of every case, and of all pixels together; draws the confusion of these."""
+def pool_masks(folds: Folds, out: Path, *, unit: str = "Pixel") -> Pooled:
+    """Scores of every case, and of all pixels together; draws the confusion of these.
+
+    Regions, which cases of volumes may have besides their classes, are in the tables and in no
+    mean over classes.
+
+    Args:
+        folds: The scored folds.
+        out: Folder to draw into.
+        unit: What is counted, as the title of the picture has it.
+    """
     cases = folds.numbers("case", "class")
     names = [row["class"] for row in folds.reports[0]["per_class"]]
     left_out = folds.reports[0].get("left_out", ())
     confusion = torch.from_numpy(np.sum([r["confusion"] for r in folds.reports], axis=0))
-    means = case_means(cases)
-    scored = [name for name in names if any(row["class"] == name for row in cases)]
+    scored = list(dict.fromkeys(row["class"] for row in cases))
+    classes = [name for name in names if name in scored]
+    means = case_means([row for row in cases if row["class"] in classes])
     per_class = []
     for name in scored:
         rows = [row for row in cases if row["class"] == name and row["dice"] is not None]
@@ -35,10 +45,10 @@ def pool_masks(folds: Folds, out: Path) -> Pooled:
         "per_class": per_class,
         "worst": sorted(means, key=lambda row: row["dice"])[:WORST],
         "pooled": class_scores(
-            confusion, names, background=names[0] not in scored, left_out=left_out
+            confusion, names, background=names[0] not in classes, left_out=left_out
         ),
     }
-    title = f"Pixel accuracy {summary['pooled']['accuracy']:.2%}, all folds"
+    title = f"{unit} accuracy {summary['pooled']['accuracy']:.2%}, all folds"
     draw_confusion(summary["pooled"], names, out / "confusion_matrix.png", title=title, shares=True)
     dice = plus_minus(summary["over_cases"].get("dice"))
     return Pooled(
@@ -55,7 +65,7 @@ def pool_masks(folds: Folds, out: Path) -> Pooled:
 
 
 def case_means(cases: Sequence[Row]) -> list[Row]:
-    """Mean scores of each case over the classes that it has."""
+    """Mean scores of each case over its classes."""
     by_case: dict[str, list[Row]] = {}
     for row in cases:
         by_case.setdefault(row["case"], []).append(row)

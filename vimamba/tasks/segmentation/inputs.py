@@ -1,4 +1,4 @@
-"""Images on their way into a segmentation network, large ones window by window."""
+"""Images as input of a segmentation network, large ones window by window."""
 
 import math
 from functools import cached_property
@@ -15,14 +15,14 @@ from vimamba.sizes import height_and_width
 from vimamba.tasks.segmentation.jobs import Job
 from vimamba.tasks.windows import Scene
 
-# an image of more windows' areas is prepared window by window
+# an image larger than this many windows is prepared window by window
 LARGE = 16
-# of so many rows and columns one is prepared at once, to see whether the image can be used
+# step of the rows and columns that are prepared at once to check the image
 SAMPLED = 64
 
 
 class Part:
-    """A part of an image whose stored values are in memory; the limits are the whole image's.
+    """A part of an image whose stored values are in memory, with the limits of the whole image.
 
     Args:
         whole: The image.
@@ -51,14 +51,14 @@ class Part:
 
 
 class OpenImage:
-    """An image in memory as it is stored.
+    """An image held in memory as stored.
 
     Args:
         item: The image.
         prepare: From stored values to the network's.
 
     Raises:
-        DataError: It cannot be read or used; the text names it.
+        DataError: It cannot be read or used; the message names it.
     """
 
     def __init__(self, item: StoredImage, prepare: Preprocessing) -> None:
@@ -81,9 +81,9 @@ class OpenImage:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is prepared window by window, its values staying as small as they are stored.
+        """Whether it is prepared window by window, so that it stays in memory as stored.
 
-        That takes a preparation in which a pixel does not depend on the others.
+        This requires preprocessing in which a pixel does not depend on the others.
         """
         prepare, (height, width) = self.prepare, self.size
         local = prepare.fit == "window" and prepare.scale_to is None
@@ -114,7 +114,7 @@ class OpenImage:
 
 
 class JobImages:
-    """The images of jobs by their place; None for a volume, which is read slice by slice.
+    """The images of jobs by index; None for a volume, which is read slice by slice.
 
     Args:
         jobs: The images.
@@ -134,11 +134,11 @@ class JobImages:
         if self.jobs[key].is_volume:
             return None
         opened = self.open(key)
-        if not opened.is_large:  # here, so that worker processes prepare it
+        if not opened.is_large:  # here, so that it runs in the worker process
             _ = opened.network_input
         return opened
 
     def open(self, place: int) -> OpenImage:
-        """One image as it is stored."""
+        """One image as stored."""
         path = self.jobs[place].paths[0]
         return OpenImage(FileImage(path, path.parent), self.prepare)

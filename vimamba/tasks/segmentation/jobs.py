@@ -1,16 +1,17 @@
-"""The images and volumes that a command line names, and what their masks are called."""
+"""The images and volumes given on a command line, and the names of their masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vimamba.console import say
+from vimamba.data.dicom import list_series, series_of
 from vimamba.data.errors import DataError
 from vimamba.data.geometry import raster_grid
 from vimamba.data.listing import IMAGE_SUFFIXES, find_file, list_files, list_images
 from vimamba.data.lists import LIST_SUFFIXES, read_rows
-from vimamba.data.masked.nifti import ENDINGS, stem
 from vimamba.data.remarks import Remarks
+from vimamba.data.volume_files import ENDINGS, is_dicom, stem
 from vimamba.data.volumes.challenges import BRATS_NAMES
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
@@ -30,8 +31,8 @@ class Job:
     """One image or volume.
 
     Attributes:
-        paths: Its file, or one file per channel of a volume.
-        name: What its masks and overlays are called, below the folder to write, without ending.
+        paths: Its file, or one file per channel of a volume; any file of a DICOM series.
+        name: Path of its mask and overlay relative to the output folder, without suffix.
     """
 
     paths: tuple[Path, ...]
@@ -40,14 +41,19 @@ class Job:
     @property
     def is_volume(self) -> bool:
         """Whether it is cut into slices."""
-        return self.paths[0].name.lower().endswith(ENDINGS)
+        return self.paths[0].name.lower().endswith(ENDINGS) or is_dicom(self.paths[0])
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read of it."""
+        return series_of(self.paths[0]).files if is_dicom(self.paths[0]) else self.paths
 
     @property
     def is_scene(self) -> bool:
-        """Whether it is a GeoTIFF that says where it lies, so that its mask can say so, too."""
+        """Whether it is a georeferenced GeoTIFF, so that its mask can be georeferenced, too."""
         try:
             return raster_grid(self.paths[0]) is not None
-        except DataError:  # it is told when its turn comes
+        except DataError:  # reported when it is processed
             return False
 
     @property
@@ -58,11 +64,11 @@ class Job:
         return ".tif" if self.is_scene else ".png"
 
     def mask_file(self, out: Path) -> Path:
-        """Where its mask belongs."""
+        """Path of its mask."""
         return out / f"{self.name}{self.ending}"
 
     def overlay_file(self, out: Path) -> Path:
-        """Where its overlay belongs."""
+        """Path of its overlay."""
         return out / "overlays" / f"{self.name}.png"
 
 
@@ -73,28 +79,27 @@ def find_jobs(
     out: Path | None = None,
     unanswered: Unanswered | None = None,
 ) -> list[Job]:
-    """Images and volumes named directly, in folders and in CSV lists.
+    """Images and volumes given directly, in folders and in CSV lists.
 
     Args:
-        inputs: What was named.
+        inputs: The given paths.
         in_chans: Channels of a volume.
-        out: Folder to write; what lies in it is no input, except if it is named itself.
-        unanswered: Gets what is not there, as long as something else is.
+        out: Output folder; files in it are not inputs, unless they are given themselves.
+        unanswered: Receives missing inputs, as long as others exist.
 
     Raises:
         UsageError: A folder or a list holds no image, two images would get the same name, or
-            nothing named is there.
+            nothing given exists.
     """
     jobs: list[Job] = []
     unanswered = unanswered or Unanswered()
     for given in present(inputs, unanswered):
         if given.is_dir():
-            remarks = Remarks()
-            list_files(given, (*IMAGE_SUFFIXES, *ENDINGS), remarks)
-            for line in remarks.lines():
-                say(line)
+            slices = [path for path in list_files(given, ("",)) if is_dicom(path)]
+            say_left_out(given, slices)
             found = [job_of(p, p.relative_to(given)) for p in list_images(given)]
             found += volume_jobs(given, in_chans)
+            found += series_jobs(slices, given)
             if out is not None and not is_below(given, out):
                 found = [job for job in found if not is_below(job.paths[0], out)]
             if not found:
@@ -111,6 +116,8 @@ def find_jobs(
                     jobs.append(job_of(path, row[column]))
                 else:
                     unanswered.add(path, no_file(path))
+        elif is_dicom(given):  # files of one series may be named one by one
+            jobs += [job for job in series_jobs([given], given.parent) if job not in jobs]
         elif is_file(given):
             jobs.append(job_of(given, given.name))
         else:
@@ -122,26 +129,55 @@ def find_jobs(
 
 
 def job_of(path: Path, name: str | Path) -> Job:
-    """An image of one file.
+    """The job of a single file.
 
     Args:
         path: The file.
-        name: Its path in a folder or a list, which its outputs are called by.
+        name: Its path in a folder or a list, after which its outputs are named.
     """
     text = Path(name)
     job = Job((path,), "")
     return Job((path,), output_name(str(text.with_name(stem(text))), job.mask_file(Path()).name))
 
 
+def series_jobs(slices: Sequence[Path], root: Path) -> list[Job]:
+    """The DICOM series that files belong to, each called by its folder.
+
+    Where a folder holds several, the number and the description of the series follow.
+
+    Args:
+        slices: DICOM files.
+        root: Folders are called by their path below it, itself by its name.
+    """
+    jobs: dict[Path, Job] = {}
+    for folder in dict.fromkeys(path.parent for path in slices):
+        found, wanted = list_series(folder), set(slices)
+        name = folder.relative_to(root) if folder != root else Path(root.resolve().name)
+        for series in found:
+            if wanted.intersection(series.files):
+                text = f"{name}/{series.label}" if len(found) > 1 else str(name)
+                jobs[series.files[0]] = Job(series.files[:1], output_name(text, ".nii.gz"))
+    return list(jobs.values())
+
+
+def say_left_out(folder: Path, slices: Sequence[Path]) -> None:
+    """Say which files of a folder are no images, apart from DICOM files."""
+    remarks = Remarks()
+    kept = {path.suffix.lower() or path.name.lower() for path in slices}
+    list_files(folder, (*IMAGE_SUFFIXES, *ENDINGS, *kept), remarks)
+    for line in remarks.lines():
+        say(line)
+
+
 def is_below(path: Path, folder: Path) -> bool:
-    """Whether a path leads into a folder."""
+    """Whether a path is inside a folder."""
     return path.resolve().is_relative_to(folder.resolve())
 
 
 def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
-    """Volumes below a folder; with several channels, files `case_0000` and so on are one.
+    """Volumes in a folder; with several channels, files `case_0000` and so on are one volume.
 
-    Of four channels, so are the modalities of BraTS, in their order and without the masks.
+    With four channels, so are the modalities of BraTS, in their order and without the masks.
     """
     grouped: dict[str, list[Path]] = {}
     for path in list_files(folder, ENDINGS):
@@ -155,7 +191,7 @@ def volume_jobs(folder: Path, in_chans: int) -> list[Job]:
 
 
 def join_modalities(grouped: dict[str, list[Path]]) -> dict[str, list[Path]]:
-    """Volumes whose names end in the modalities of BraTS as one, without their masks."""
+    """Merge volumes whose names end in the modalities of BraTS, without their masks."""
     found = dict(grouped)
     for name in grouped:
         for names in BRATS_NAMES:

@@ -1,4 +1,4 @@
-"""What segmentation minimizes: a weighted sum of losses on the main and the further outputs.
+"""Losses of segmentation: a weighted sum over the main and the auxiliary outputs.
 
 Sizes: N images, C classes (1 for a binary mask, which gets a sigmoid), H x W pixels.
 """
@@ -17,16 +17,16 @@ from vimamba.tasks.errors import TaskError
 
 @dataclass(frozen=True)
 class MaskObjective:
-    """What is minimized; a weight of 0 leaves a loss out.
+    """What is minimized; a weight of 0 disables a loss.
 
     Attributes:
-        ce: Weight of the cross-entropy, binary where there are two classes.
+        ce: Weight of the cross-entropy, binary for two classes.
         dice: Weight of the soft Dice loss.
         focal: Weight of the focal loss.
         lovasz: Weight of the Lovász loss.
-        focal_gamma: How much the focal loss turns from pixels that are right already.
-        dice_background: The Dice loss counts the first class, too.
-        dice_batch: The Dice loss takes a batch as one image, steadier where classes are rare.
+        focal_gamma: How strongly the focal loss down-weights pixels that are already correct.
+        dice_background: Include the first class in the Dice loss.
+        dice_batch: Compute the Dice loss over a batch as one image, more stable for rare classes.
         class_weights: Weight of each class in cross-entropy and focal loss, "balanced" (inverse
             frequency of its pixels) or None.
         aux_weights: Weight of each output after the main one; by default a half, a quarter and so
@@ -85,8 +85,7 @@ class MaskLoss(nn.Module):
         """Weighted sum over the outputs.
 
         Args:
-            outputs: (N, C, h, w) logits, the main ones first; the target is brought to the size
-                of each.
+            outputs: (N, C, h, w) logits, the main ones first; the target is resized to each.
             target: (N, H, W), classes and `IGNORE`.
         """
         further = self.objective.aux_weights or [0.5**i for i in range(1, len(outputs))]
@@ -107,7 +106,7 @@ class MaskLoss(nn.Module):
         loss = logits.new_zeros(())
         if o.ce or o.focal:
             entropy = self.entropy(logits, index)
-            # true half precision converts the buffer, too; its sum over all pixels would overflow
+            # true half precision also converts the buffer; its sum over all pixels would overflow
             weight = cast(Tensor, self.class_weight).float()[index] * valid
             total = weight.sum().clamp(min=1e-6)
             if o.ce:
@@ -130,7 +129,7 @@ class MaskLoss(nn.Module):
         return loss
 
     def entropy(self, logits: Tensor, index: Tensor) -> Tensor:
-        """Cross-entropy of every pixel, (N, H, W), by operations that are deterministic on GPUs."""
+        """Cross-entropy of every pixel, (N, H, W), by operations deterministic on GPUs."""
         if self.binary:
             target = index[:, None].float()
             return F.binary_cross_entropy_with_logits(logits, target, reduction="none")[:, 0]
@@ -154,14 +153,14 @@ def shrink(target: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def lovasz_loss(probability: Tensor, index: Tensor, valid: Tensor) -> Tensor:
-    """Lovász-softmax: a convex surrogate of the IoU, mean over the classes that are there.
+    """Lovász-softmax: a convex surrogate of the IoU, mean over the classes that occur.
 
     Berman et al. 2018, arXiv:1705.08790, algorithm 1.
 
     Args:
         probability: (N, C, H, W); one channel is the second class of two.
         index: (N, H, W) int64.
-        valid: (N, H, W), pixels that count.
+        valid: (N, H, W), pixels to count.
     """
     kept = probability.movedim(1, -1)[valid]
     index = index[valid]
@@ -175,5 +174,5 @@ def lovasz_loss(probability: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         total = truth.sum()
         jaccard = 1 - (total - truth.cumsum(0)) / (total + (1 - truth).cumsum(0))
         gradient = torch.cat([jaccard[:1], jaccard.diff()])
-        losses.append((errors * gradient).sum())  # a product of matrices would lose precision
+        losses.append((errors * gradient).sum())  # a matrix product would lose precision
     return torch.stack(losses).mean() if len(index) else probability.sum() * 0

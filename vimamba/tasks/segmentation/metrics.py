@@ -1,20 +1,20 @@
-"""Scores of segmentations: over all pixels of a data set, and of each case by itself.
+"""Scores of segmentations: over all pixels of a data set, and per case.
 
-Over the data set, a class that is not in the truth has no scores, None, and is left out of means,
-whether it is predicted or not; pixels where it is predicted count against their own class.
+Over the data set, a class that is not in the truth has no scores (None) and is left out of means,
+whether it is predicted or not; pixels where it is predicted count against their true class.
 
-Of a case (an image, or all slices of a volume) a class gets a Dice, a 95 % Hausdorff distance
-(HD95) and a surface Dice (Nikolov et al. 2018, arXiv:1809.04430), the distances by MONAI and in
-units of the spacing:
+For each case (an image, or all slices of a volume) a class gets a Dice, a 95 % Hausdorff distance
+(HD95) and a surface Dice (Nikolov et al. 2018, arXiv:1809.04430), with MONAI's distances in units
+of the spacing:
 
 | truth | prediction | Dice | HD95 | surface Dice |
 |---|---|---|---|---|
 | empty | empty | not scored | not scored | not scored |
 | one of them empty | | 0 | diagonal of the case | 0 |
-| both there | | as defined | as defined | as defined |
+| both present | | as defined | as defined | as defined |
 
 A class that is in the truth of no case is left out of means over the cases, too. Ignored pixels
-belong to no class, neither in the truth nor in the prediction.
+belong to no class in either the truth or the prediction.
 """
 
 import math
@@ -41,7 +41,7 @@ def class_scores(
     background: bool,
     left_out: Collection[str] = (),
 ) -> Row:
-    """Dice, IoU and accuracy from counts of pixels.
+    """Dice, IoU and accuracy from pixel counts.
 
     Args:
         confusion: (C, C), rows are the truth.
@@ -51,8 +51,8 @@ def class_scores(
             in the accuracy.
 
     Returns:
-        `dice` (mean over the classes of interest), `miou` (mean over all classes), `accuracy` (part
-        of the pixels), `per_class` rows and the `confusion` counts; None for what cannot be told.
+        `dice` (mean over the foreground classes), `miou` (mean over all classes), `accuracy`
+        (fraction of the pixels), `per_class` rows and the `confusion` counts; None if undefined.
     """
     counts = confusion.double()
     hit = counts.diagonal()
@@ -120,12 +120,12 @@ def case_scores(
     Args:
         prediction: (H, W) or (D, H, W) classes.
         truth: The same, with `IGNORE`.
-        classes: To score; several classes may count as one.
+        classes: Classes to score; several may be merged into one.
         spacing: Distance between neighbors along each axis.
-        tolerance: Distance up to which a surface counts as found, in units of the spacing.
+        tolerance: Distance up to which a surface counts as matched, in units of the spacing.
 
     Returns:
-        For each class `dice`, `hd95` and `surface_dice`; None where neither has the class.
+        For each class `dice`, `hd95` and `surface_dice`; None if neither has the class.
     """
     from monai.metrics.hausdorff_distance import compute_hausdorff_distance
     from monai.metrics.surface_dice import compute_surface_dice
@@ -149,7 +149,7 @@ def case_scores(
             "spacing": [float(s) for s in spacing],
         }
         with warnings.catch_warnings():
-            # said by one of MONAI's functions about another
+            # a warning of one MONAI function about another
             warnings.filterwarnings("ignore", category=FutureWarning)
             distance = compute_hausdorff_distance(pair[0], pair[1], percentile=95, **shared)
             surface = compute_surface_dice(pair[0], pair[1], [tolerance], **shared)
@@ -161,14 +161,14 @@ def case_scores(
 
 
 class CaseTable:
-    """Scores of cases whose slices come one after another.
+    """Scores of cases whose slices arrive one after another.
 
     Args:
         class_names: In the order of the classes.
         background: Do not score the first class.
         tolerance: See `case_scores`.
         left_out: Further classes not to score.
-        regions: Sets of classes that are scored besides, by name.
+        regions: Sets of classes that are also scored, by name.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class CaseTable:
         regions: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         first = int(background)
-        # what is scored, by name, and how much of it is classes
+        # what is scored, by name, and how many of these are classes
         self.parts: dict[str, Sequence[int]] = {
             name: (label,)
             for label, name in enumerate(class_names)
@@ -203,14 +203,14 @@ class CaseTable:
         truth: NDArray[np.uint8],
         spacing: Sequence[float],
     ) -> None:
-        """Take the next image or slice, (H, W) classes each."""
+        """Add the next image or slice, (H, W) classes each."""
         if case != self.case:
             self.close()
         self.case, self.spacing = case, spacing
         self.slices.append((prediction, truth))
 
     def close(self) -> None:
-        """Score the case whose slices are all there."""
+        """Score the case whose slices are complete."""
         if self.case is None:
             return
         volume = len(self.spacing) == 3
@@ -225,7 +225,7 @@ class CaseTable:
         self.case, self.slices = None, []
 
     def means(self) -> tuple[dict[str, float | None], list[Row]]:
-        """Mean of each score over the cases: over the classes' means, and for each class.
+        """Mean of each score over the cases: averaged over the classes, and for each class.
 
         None for a class that is in the truth of no case.
         """
@@ -240,5 +240,5 @@ class CaseTable:
 
 
 def mean_or_none(values: Sequence[float]) -> float | None:
-    """Their mean, or None if there are none."""
+    """Mean of the values, or None if there are none."""
     return float(np.mean(values)) if values else None

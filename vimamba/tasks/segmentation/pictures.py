@@ -1,4 +1,4 @@
-"""Pictures of masks: samples of the data and of the answers."""
+"""Pictures of masks: samples of the data and of the predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,24 +32,24 @@ from vimamba.tasks.overlays import (
 )
 from vimamba.tasks.pictures import GREEN, RED, STYLE, save, shorten, show_image
 
-# pixels of the longer side of a panel, about what it has in the figure
+# pixels of the longer side of a panel, about its size in the figure
 LONGEST = 400
 
 
 def hex_color(color: Color) -> str:
-    """A color as matplotlib takes it."""
+    """A color in matplotlib's format."""
     return "#" + bytes(color).hex()
 
 
 def add_legend(
     figure: Any, entries: Sequence[tuple[str, Color | None]], *, ignored: bool, title: str = ""
 ) -> None:
-    """Names of the classes below a figure.
+    """Add the names of the classes below a figure.
 
     Args:
         figure: The figure.
         entries: See `legend_entries`.
-        ignored: Whether pixels that count nowhere are shown.
+        ignored: Whether ignored pixels are shown.
         title: Line above the names.
     """
     patches = [
@@ -75,7 +75,7 @@ def add_legend(
 
 
 def pick(data: SegmentationData, split: str, count: int) -> list[int]:
-    """Images of a split, those that hold something but the first class before others."""
+    """Images of a split, those with classes other than the first one first."""
     items = data.items(split)
     order = np.random.default_rng(0).permutation(len(items)).tolist()
     holding, others = [], []
@@ -89,19 +89,19 @@ def pick(data: SegmentationData, split: str, count: int) -> list[int]:
 
 
 def aspect_of(item: Any) -> float:
-    """Distance of an image's rows over that of its columns."""
+    """Row spacing of an image divided by its column spacing."""
     rows, columns = item.spacing[-2:]
     return float(rows) / float(columns)
 
 
 def view_of(data: SegmentationData, pixels: Sequence[NDArray]) -> tuple[View, str]:
-    """The one view of some images of a data set, and what it shows in words."""
+    """The common view of some images of a data set, and its description."""
     view = find_view(pixels)
     return view, view.text(data.preprocessing.intensity, data.preprocessing.bands)
 
 
 def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> None:
-    """Training images and overlays of their masks as stored, and changed as in training.
+    """Training images and overlays of their masks as stored, and augmented as in training.
 
     Args:
         data: The data set.
@@ -136,7 +136,7 @@ def draw_masked_data(data: SegmentationData, path: Path, columns: int = 6) -> No
             name = shorten(Path(item.name).name, 22)
             show_image(axes[0], panel(plain, None, **look, aspect=aspect), name)
             show_image(axes[1], panel(plain, mask, **look, aspect=aspect), "")
-            # the network's own square: its rows and columns, whatever their distances
+            # the network's own grid: its rows and columns, whatever their spacing
             network = seen(as_pixels(pixels, data.preprocessing))
             square = aspect if data.preprocessing.fit == "window" else 1.0
             show_image(axes[2], panel(network, drawn.numpy(), **look, aspect=square), "")
@@ -183,7 +183,7 @@ def draw_answers(
         right = (found == truth)[counted].mean() if counted.any() else 1.0
         judged.append((float(right), index, found, truth))
     judged.sort(key=lambda entry: entry[0])
-    # the two worst, the rest spread evenly over those that are better
+    # the two worst, the rest spread evenly over the better ones
     spread = np.linspace(2, len(judged) - 1, max(rows - 2, 0)).round().astype(int)
     chosen = judged[:2] + [judged[i] for i in dict.fromkeys(spread.tolist()) if i < len(judged)]
     chosen = chosen[: max(len(judged), 1)]

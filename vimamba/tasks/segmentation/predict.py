@@ -13,8 +13,9 @@ from PIL import Image
 
 from vimamba.console import say, show_table
 from vimamba.data.masked.labels import LabelTable
-from vimamba.data.masked.nifti import VolumeSlice, cut_volume, save_labels
+from vimamba.data.masked.nifti import VolumeSlice, cut_volume
 from vimamba.data.preprocessing import Preprocessing
+from vimamba.data.volume_files import save_labels
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_whole
 from vimamba.progress import Progress
@@ -55,11 +56,11 @@ from vimamba.tasks.tools import FinishedRun
 
 SHEET_IMAGES = 24
 SHEET = "contact_sheet.png"
-# options that are for GeoTIFF files only
+# options for GeoTIFF files only
 SCENE_OPTIONS = ("cog", "probabilities", "polygons", "window_size", "memory")
-# GB that the scores and strips of a scene may take
+# GB for the scores and strips of a scene
 DEFAULT_MEMORY = 0.5
-# images that the range of the overlays is taken from
+# number of images from which the range of the overlays is taken
 VIEW_IMAGES = 6
 # pixels of an overlay's longer side: small images are enlarged, large ones reduced
 PANEL_LEAST, PANEL_MOST = 512, 2048
@@ -68,12 +69,12 @@ PANEL_LEAST, PANEL_MOST = 512, 2048
 def segment(
     run: FinishedRun, given: Namespace, make_writer: Callable[..., "MaskWriter"] | None = None
 ) -> int:
-    """Segment images, or go on where an earlier call with the same options stopped.
+    """Segment images, or continue where an earlier call with the same options stopped.
 
     Args:
-        run: What answers.
+        run: The run to predict with.
         given: Options of `vimamba predict`.
-        make_writer: Another class of writers than `MaskWriter`.
+        make_writer: Class of the writer.
 
     Returns:
         Exit code.
@@ -105,7 +106,7 @@ def segment(
     if scenes:
         answered += segment_scenes(run, task, table, scenes, truths, out, given, unanswered)
     if not answered:
-        say("no image has an answer; no mask is written")
+        say("no image could be processed; no mask is written")
     return unanswered.report(len(answered) + len(unanswered.reasons))
 
 
@@ -120,7 +121,7 @@ def segment_images(
     unanswered: Unanswered,
     make_writer: Callable[..., "MaskWriter"],
 ) -> list[Job]:
-    """Segment images and volumes; returns those that have a mask."""
+    """Segment images and volumes; returns those with a mask."""
     settings, overlays = run.data, not given.no_overlays
     align = settings.get("align", False)
     truth_table = fit_truths(table, jobs, truths, align=align) if truths else table
@@ -157,8 +158,8 @@ def segment_scenes(
     given: Namespace,
     unanswered: Unanswered,
 ) -> list[Job]:
-    """Map GeoTIFF scenes, of several processes each its share; returns those that have a map."""
-    # here, because only they need rasterio
+    """Map this process's share of GeoTIFF scenes; returns those with a map."""
+    # imported here, because only scenes need rasterio
     from vimamba.tasks.segmentation.scenes import Mapper, Share, map_scenes, score_scenes
 
     share = Share.of_process()
@@ -175,7 +176,7 @@ def segment_scenes(
 
 
 def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
-    """Fail on options that are for scenes where there is none, and on sizes that none can have.
+    """Fail on options for scenes if there is none, and on impossible sizes.
 
     Raises:
         UsageError: Names the option.
@@ -184,8 +185,7 @@ def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
         value = getattr(given, name)
         if value not in (None, False) and not scenes:
             raise UsageError(
-                f"--{name.replace('_', '-')} is for GeoTIFF files that say where they lie, and "
-                "none is named"
+                f"--{name.replace('_', '-')} is for georeferenced GeoTIFF files, and none is given"
             )
     if given.memory is None:
         given.memory = DEFAULT_MEMORY
@@ -196,7 +196,7 @@ def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
 def answer(
     writer: "MaskWriter", jobs: list[Job], batch_size: int, workers: int, unanswered: Unanswered
 ) -> None:
-    """Write the masks of jobs; what has no answer does not keep the others from theirs."""
+    """Write the masks of jobs; one that fails does not affect the others."""
     bar = Progress(len(jobs), "image")
     images = JobImages(jobs, writer.prepare)
     for batch in batches(jobs, read_all(images, 1, workers), batch_size):
@@ -217,7 +217,7 @@ def check_targets(
     inputs: Sequence[Path],
     given: Namespace,
 ) -> None:
-    """Fail if an output would overwrite an input or another output, or lie elsewhere."""
+    """Fail if an output would overwrite an input or another output, or leave the folder."""
     targets = [
         Target(file(out), str(job.paths[0]))
         for job in (*jobs, *scenes)
@@ -239,7 +239,7 @@ def check_targets(
 def batches(
     jobs: Sequence[Job], read: Iterator[list[tuple[int, Any]]], size: int
 ) -> Iterator[list[tuple[Job, OpenImage | str | None]]]:
-    """Up to `size` images at a time; a volume, which has slices, or a large image alone."""
+    """Up to `size` images at a time; a volume, which has slices, or a large image by itself."""
     batch: list[tuple[Job, OpenImage | str | None]] = []
     alone = False
     for entries in read:
@@ -264,7 +264,7 @@ class MaskWriter:
         out: Folder to write.
 
     Attributes:
-        options: What else the masks depend on, for the record.
+        options: Other settings that the masks depend on, for the record.
     """
 
     preparation: type[Preprocessing] = Preprocessing
@@ -285,7 +285,7 @@ class MaskWriter:
         self.legend = legend_entries(task.class_names, self.colors, task.background)
 
     def look(self, jobs: Sequence[Job]) -> None:
-        """Decide how overlays show the images, by some of them; without it there are none."""
+        """Choose the value range of overlays from some images; without it, none are drawn."""
         found = []
         for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
             try:
@@ -297,7 +297,7 @@ class MaskWriter:
                     found.append(opened.pixels(step_of(opened)))
             except ImportError:
                 raise
-            except Exception:  # it is told when its turn comes
+            except Exception:  # reported when it is processed
                 continue
         self.view = find_view(found)
 
@@ -325,11 +325,11 @@ class MaskWriter:
             return [self.answers([entry], bar)[0] for entry in batch]
 
     def _slices(self, job: Job) -> list[VolumeSlice]:
-        """A volume's slices along the axis of the training."""
+        """A volume's slices along the axis used in training."""
         return cut_volume(job.paths, None, self.axis, job.paths[0].parent, align=self.align)
 
     def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
-        """Slice after slice."""
+        """Segment a volume slice by slice."""
         slices = self._slices(job)
         masks: list[NDArray[np.uint8]] = []
         step = 8
@@ -341,16 +341,16 @@ class MaskWriter:
         return np.stack(masks)
 
     def _read_slice(self, item: Any) -> torch.Tensor:
-        """(C, h, w) for the network."""
+        """Read a slice as network input (C, h, w)."""
         try:
             return self.prepare.image(item)
         except ImportError:
             raise
-        except Exception as error:  # whatever damaged bytes make a reader do
+        except Exception as error:  # readers of damaged bytes may raise anything
             raise UsageError(reason(error)) from error
 
     def write(self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8]) -> None:
-        """Write the overlay, then the mask: where there is a mask, all is done."""
+        """Write the overlay, then the mask: if there is a mask, the image is done."""
         target = job.mask_file(self.out)
         if self.view is not None:
             self._write_overlay(job, opened, mask, self.view)
@@ -370,7 +370,7 @@ class MaskWriter:
             seen = view(opened.pixels(step))
             longest = max(PANEL_LEAST, min(PANEL_MOST, max(seen.shape[:2])))
             look["longest"] = longest
-            if not self.task.background:  # then the classes cover all of it
+            if not self.task.background:  # then the classes cover the whole image
                 panels.append((Path(job.name).name, panel(seen, None, **look)))
                 best = 1
             panels.append((Path(job.name).name, panel(seen, mask, **look)))
@@ -389,7 +389,7 @@ class MaskWriter:
         save_image(card, job.overlay_file(self.out))
 
     def _palette_image(self, mask: NDArray[np.uint8]) -> Image.Image:
-        """Classes as an image of stored values, in the classes' colors where values allow."""
+        """Classes as an image of stored values, in the classes' colors if the values allow it."""
         stored = self.table.stored(mask)
         image = Image.fromarray(stored)
         if stored.dtype == np.uint8:
@@ -400,18 +400,18 @@ class MaskWriter:
 
 
 def step_of(opened: OpenImage) -> int:
-    """Of how many rows and columns an overlay shows one."""
+    """Step between the rows and columns shown in an overlay."""
     return max(1, -(-max(opened.size) // PANEL_MOST))
 
 
 def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, completely or not at all."""
     with write_whole(path) as part:
         image.save(part, format="PNG", pnginfo=card_info(image) if "panel" in image.info else None)
 
 
 def show_parts(jobs: Sequence[Job], out: Path, table: LabelTable) -> None:
-    """Print the part of the pixels that each class got."""
+    """Print each class's share of the pixels."""
     counts = np.zeros(len(table.names), dtype=np.int64)
     holders = np.zeros(len(table.names), dtype=np.int64)
     for job in jobs:

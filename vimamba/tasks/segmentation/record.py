@@ -1,7 +1,7 @@
-"""What a folder of predicted masks says about itself, so that a prediction can go on.
+"""Records in a folder of predicted masks, so that prediction can be continued.
 
-`prediction.json` names the checkpoint and the options, `masks.csv` the image of each mask as it
-was. Both are written before the masks: what they do not name is not ours.
+`prediction.json` records the checkpoint and the options, `masks.csv` the image of each mask. Both
+are written before the masks: files that they do not list are not ours.
 """
 
 import csv
@@ -22,11 +22,11 @@ RECORD, TABLE = "prediction.json", "masks.csv"
 
 @dataclass(frozen=True)
 class Entry:
-    """An image as it was when its mask was made: a row of `masks.csv`.
+    """State of an image when its mask was made: a row of `masks.csv`.
 
     Attributes:
-        mask: The mask's path below the folder.
-        image: Where the image lies; the first file of a volume with several.
+        mask: Path of the mask in the folder.
+        image: Path of the image; the first file if a volume has several.
         bytes: Size of its files.
         modified: When they were last changed, nanoseconds.
     """
@@ -38,9 +38,9 @@ class Entry:
 
     @classmethod
     def of(cls, job: Job) -> "Entry | None":
-        """What an image is now; None if it cannot be found."""
+        """Current state of an image; None if it cannot be found."""
         try:
-            states = [os.stat(path) for path in job.paths]
+            states = [os.stat(path) for path in job.files]
         except (OSError, ValueError):
             return None
         return cls(
@@ -52,12 +52,12 @@ class Entry:
 
 
 def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
-    """Write down what the masks in a folder come from.
+    """Record the origin of the masks in a folder.
 
     Raises:
         UsageError: The folder holds masks of another checkpoint or with other options, or
             something else.
-        WriteError: It cannot be written.
+        WriteError: The record cannot be written.
     """
     states = [checkpoint.stat() for checkpoint in checkpoints]
     record = {
@@ -78,7 +78,7 @@ def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
                 f"(see {path}); name another folder or remove it"
             )
     elif os.path.exists(out) and list_entries(out):
-        raise UsageError(f"--out {out} holds files that are no predictions; name another folder")
+        raise UsageError(f"--out {out} holds files that are not predictions; choose another folder")
     check_writable(out)
     if not os.path.exists(path):
         with write_whole(path) as part:
@@ -86,7 +86,7 @@ def keep_record(out: Path, *checkpoints: Path, **options: Any) -> None:
 
 
 def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
-    """Enter images in `masks.csv`, and take away masks of what has changed since.
+    """Enter images in `masks.csv`, and delete masks of images that have changed since.
 
     Args:
         out: The folder to write.
@@ -94,10 +94,10 @@ def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
         overlays: Whether overlays belong to the masks.
 
     Returns:
-        The images whose masks are still to be made.
+        The images whose masks are still missing.
 
     Raises:
-        UsageError: A file that is in the way is not ours, or stands for another image.
+        UsageError: An existing file is not ours, or belongs to another image.
         WriteError: The folder cannot be written.
     """
     entries = read_entries(out)
@@ -110,8 +110,10 @@ def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
         before = entries.get(key)
         for path in (mask, overlay):
             if before is None and os.path.lexists(path):
-                raise UsageError(f"{shown(path)} is no prediction of ours; name another --out")
-        if now is None:  # it will be told that it cannot be read
+                raise UsageError(
+                    f"{shown(path)} is not one of our predictions; choose another --out"
+                )
+        if now is None:  # it will be reported as unreadable
             wanted.append(job)
             continue
         if before is not None and before.image != now.image:
@@ -125,7 +127,7 @@ def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
         stale += [path for path in (mask, overlay) if os.path.lexists(path)]
         entries[key] = now
         wanted.append(job)
-    for path in stale:  # first, so that the table never vouches for an old mask
+    for path in stale:  # first, so that the table never lists an outdated mask
         path.unlink()
     if wanted:
         write_entries(out, entries)
@@ -133,7 +135,7 @@ def claim(out: Path, jobs: Sequence[Job], *, overlays: bool) -> list[Job]:
 
 
 def read_entries(out: Path) -> dict[str, Entry]:
-    """The rows of `masks.csv` by the mask; none where there is no such file.
+    """The rows of `masks.csv` by mask; empty if there is no such file.
 
     Raises:
         UsageError: The file is damaged.

@@ -1,4 +1,4 @@
-"""What a segmentation run tells: the data before training; scores, pictures and the export."""
+"""Output of a segmentation run: the data before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -18,7 +18,7 @@ from vimamba.tasks.tools import FinishedRun
 RESULTS = (
     (
         "data.png",
-        "training images with their masks, before any change and as the network sees them",
+        "training images with their masks, as stored and as the network sees them",
     ),
     ("samples.png", "image, truth, prediction, error; also curves.png, confusion_matrix.png"),
 )
@@ -56,7 +56,7 @@ SCORES = {
 
 
 def show_data(data: SegmentationData) -> None:
-    """Check the data and print classes, their parts of the pixels, and image sizes.
+    """Check the data and print classes, their shares of the pixels, and image sizes.
 
     Raises:
         DataError: Something is empty, unreadable or does not fit together.
@@ -72,13 +72,13 @@ def show_data(data: SegmentationData) -> None:
     say(f"image size {size}, {fit} {height}x{width}")
     for note in data.notes():
         say(note)
-    # the masks and the heads of all images have been read: a short look at the values is enough
+    # the masks and the headers of all images have been read: a sample of the values is enough
     for line in describe_pixels(data, inspect_images(data, budget=5.0)):
         say(line)
 
 
 def show_classes(data: SegmentationData, unit: str = "pixels", many: str = "images") -> None:
-    """Print the classes and their parts of the pixels, or voxels, of each split."""
+    """Print the classes and their shares of the pixels, or voxels, of each split."""
     splits, seen = data.in_order, data.survey
     counts = {split: data.count(split) for split in splits}
     rows: list[list[object]] = []
@@ -98,7 +98,7 @@ def show_classes(data: SegmentationData, unit: str = "pixels", many: str = "imag
 
 
 def draw_data(data: SegmentationData, out: Path) -> None:
-    """Training images with their masks, plain and changed at random."""
+    """Draw training images with their masks, before and after augmentation."""
     from vimamba.tasks.segmentation.pictures import draw_masked_data
 
     draw_masked_data(data, out / "data.png")
@@ -126,7 +126,7 @@ def show_cases(rows: list[dict[str, Any]]) -> None:
     keys = ("dice", "hd95", "surface_dice")
     cells = [[row["class"], row["cases"], *(number(row[key]) for key in keys)] for row in rows]
     head = ["class", "cases", "Dice", "HD95", "surface Dice"]
-    show_table("mean of the cases that have the class, in the truth or the prediction", head, cells)
+    show_table("mean over the cases with the class in the truth or the prediction", head, cells)
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
@@ -159,14 +159,14 @@ def export_hint(folder: Path) -> str:
 
 
 def pool_folds(folds: Folds, out: Path) -> Pooled:
-    """Score the held-out cases of all folds together."""
+    """Pool the scores of the held-out cases of all folds."""
     from vimamba.tasks.segmentation.folds import pool_masks
 
     return pool_masks(folds, out)
 
 
 def predict(run: FinishedRun, given: Namespace) -> int:
-    """Segment images and volumes, or go on where an earlier call with the same options stopped."""
+    """Segment images and volumes, or continue an earlier call with the same options."""
     from vimamba.tasks.segmentation.predict import segment
 
     return segment(run, given)

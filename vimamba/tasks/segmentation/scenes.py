@@ -1,4 +1,4 @@
-"""`vimamba predict` on GeoTIFF scenes: maps that lie where the scenes lie."""
+"""`vimamba predict` on GeoTIFF scenes: maps with the scenes' georeference."""
 
 import math
 import os
@@ -38,11 +38,11 @@ SCORES = "scenes.csv"
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a list that one of several processes, as torchrun starts them, works on.
+    """One process's share of a list, when torchrun starts several.
 
     Attributes:
-        rank: Of this process.
-        count: Of all.
+        rank: Rank of this process.
+        count: Number of processes.
         device: Its GPU, or the CPU.
     """
 
@@ -52,7 +52,7 @@ class Share:
 
     @classmethod
     def of_process(cls) -> "Share":
-        """By the environment."""
+        """Read it from the environment."""
         rank, count, local = (
             int(os.environ.get(name, default))
             for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
@@ -63,13 +63,13 @@ class Share:
 
 
 def outputs_of(job: Job, out: Path, given: Namespace) -> Outputs:
-    """What is written of a scene."""
+    """The requested outputs of a scene."""
     quicklook = None if given.no_overlays else job.overlay_file(out)
     return Outputs(bool(given.cog), bool(given.probabilities), given.polygons, quicklook)
 
 
 def scene_legend(table: LabelTable, colors: Sequence[Any]) -> Legend:
-    """What a map's values mean: those of the training's masks, or 0, 1, 2 ... where one is 255."""
+    """A map's legend: the values of the training masks, or 0, 1, 2 ... if one of them is 255."""
     values = table.values if max(table.values) < NODATA else list(range(len(table.values)))
     return Legend(table.names, values, [(int(r), int(g), int(b)) for r, g, b in colors])
 
@@ -77,15 +77,15 @@ def scene_legend(table: LabelTable, colors: Sequence[Any]) -> Legend:
 def find_window(
     prepare: Preprocessing, size: tuple[int, int], asked: str | None
 ) -> tuple[tuple[int, int], tuple[int, int] | None]:
-    """Windows of a scene in its own pixels, and what they are resized to for the network.
+    """Size of windows in scene pixels, and the size they are resized to for the network.
 
     Args:
         prepare: How the training images were prepared.
         size: Height and width of the scene.
-        asked: Side, or height and width, of a window in the scene's pixels, if that was given.
+        asked: Side, or height and width, of a window in scene pixels, if given.
 
     Raises:
-        UsageError: The network was trained on whole images, and the scene is larger than any.
+        UsageError: The network was trained on whole images, and the scene is much larger.
     """
     sides = height_and_width(prepare.img_size)
     as_it_is = prepare.fit == "window" and prepare.scale_to is None
@@ -102,7 +102,7 @@ def find_window(
         return size, sides
     raise UsageError(
         f"it has {size[0]} x {size[1]} pixels, and the run squashes whole images to "
-        f"{by_sides(sides)}; say how many pixels of the scene such an image has along its sides: "
+        f"{by_sides(sides)}; give the size of such an image in pixels of the scene as "
         "--window-size, or train with --data.fit window"
     )
 
@@ -116,7 +116,7 @@ class Mapper:
         settings: Arguments of the data set it was trained on.
         given: Options of `vimamba predict`.
         out: Folder to write.
-        origin: What the maps depend on besides.
+        origin: What else the maps depend on.
     """
 
     def __init__(
@@ -135,10 +135,10 @@ class Mapper:
         self.legend = Legend(plain.names, plain.values, plain.colors, task.background)
 
     def write(self, job: Job, bar: Progress) -> list[int]:
-        """Write a scene's map and what belongs to it; returns the pixels of each class.
+        """Write a scene's map and its other files; returns the pixels of each class.
 
         Raises:
-            VimambaError: There is no answer; the text says why.
+            VimambaError: The scene failed; the message says why.
         """
         prepare, task = self.prepare, self.task
         with Raster(job.paths[0], bands=prepare.bands, wanted=prepare.in_chans) as raster:
@@ -158,20 +158,20 @@ class Mapper:
                 advance=lambda done, total: bar.part(done, total, "window"),
             )
         if report.finished_before:
-            say(f"{shown(job.name)}: from before")
+            say(f"{shown(job.name)}: done before")
         return report.pixels[0]
 
 
 def at_size(logits: Tensor, window: tuple[int, int]) -> Tensor:
-    """(N, K, h, w) at the size of a window."""
+    """Resize (N, K, h, w) to the size of a window."""
     return logits if logits.shape[2:] == window else resize(logits, window, antialias=True)
 
 
 def map_scenes(mapper: Mapper, jobs: Sequence[Job], unanswered: Unanswered) -> list[Job]:
-    """Write maps; what has no answer does not keep the others from theirs.
+    """Write maps; a scene that fails does not affect the others.
 
     Returns:
-        The scenes that have a map.
+        The scenes with a map.
     """
     bar, answered = Progress(len(jobs), "scene"), []
     pixels = np.zeros(len(mapper.legend.names), dtype=np.int64)
@@ -194,7 +194,7 @@ def map_scenes(mapper: Mapper, jobs: Sequence[Job], unanswered: Unanswered) -> l
         total = max(int(pixels.sum()), 1)
         columns = zip(mapper.legend.names, holders.tolist(), pixels.tolist(), strict=True)
         rows = [[name, held, f"{count / total:.2%}"] for name, held, count in columns]
-        show_table("predicted, of the pixels that are known", ["class", "scenes", "pixels"], rows)
+        show_table("predicted, share of valid pixels", ["class", "scenes", "pixels"], rows)
     return answered
 
 
@@ -210,12 +210,12 @@ def score_scenes(
     """Score maps against true ones, block row by block row; print the scores, write scenes.csv.
 
     Args:
-        mapper: What wrote the maps.
-        table: Classes and values of the training's masks.
-        jobs: The scenes that have a map.
+        mapper: The writer of the maps.
+        table: Classes and values of the training masks.
+        jobs: The scenes with a map.
         truths: The true labels of each by the job's name.
-        unanswered: Gets scenes whose truth cannot be read or does not fit.
-        align: Warp labels that lie on another grid onto the scene's, to the nearest.
+        unanswered: Receives scenes whose truth cannot be read or does not fit.
+        align: Warp labels on another grid onto the scene's, with the nearest pixel.
     """
     task, count = mapper.task, len(table.names)
     own = LabelTable(table.names, list(mapper.legend.values), NODATA)
@@ -257,14 +257,14 @@ def score_scenes(
 
 
 def block_rows(raster: Raster) -> Iterator[tuple[slice, slice]]:
-    """Windows of a raster that are as wide as it is."""
+    """Full-width windows of a raster."""
     height, width = raster.size
     for top in range(0, height, BLOCK):
         yield slice(top, min(top + BLOCK, height)), slice(0, width)
 
 
 def fit_table(truth: Raster, table: LabelTable) -> LabelTable:
-    """What the values of true labels mean: of two classes, 1 or 255 may be the second."""
+    """The values of true labels: with two classes, 1 or 255 may be the second."""
     if len(table.values) != 2 or table.colors is not None:
         return table
     values = set()
@@ -277,7 +277,7 @@ def fit_table(truth: Raster, table: LabelTable) -> LabelTable:
 def count_pairs(
     found: Raster, own: LabelTable, truth: Raster, table: LabelTable, *, border: int = 0
 ) -> NDArray[np.int64]:
-    """Pixels by true class (rows) and class of the map, (C, C), of what is known of both.
+    """Pixel counts by true class (rows) and map class, (C, C), where both are valid.
 
     Args:
         found: The map.

@@ -39,7 +39,7 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
     """The true mask of each job, by name.
 
     Raises:
-        UsageError: The folder is not there, or a mask is missing.
+        UsageError: The folder or a mask is missing.
     """
     if not folder.is_dir():
         raise UsageError(f"--masks {folder} is not a folder")
@@ -52,9 +52,9 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
     ending = settings.get("mask_suffix") or "_segmentation"
     matched = {}
     for job in jobs:
-        # the last as nnU-Net names them: image case_0000, mask case
         name = composed(job.name)
-        names = (name, name + ending, name.removesuffix("_0000"))
+        # as BraTS names masks, and as nnU-Net does: image case_0000, mask case
+        names = [name, name + ending, f"{name}_seg", f"{name}-seg", name.removesuffix("_0000")]
         matched[job.name] = next((found[name] for name in names if name in found), None)
     missing = [name for name, path in matched.items() if path is None]
     if missing:
@@ -63,7 +63,7 @@ def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> 
 
 
 def read_classes(job: Job, path: Path, table: LabelTable) -> list[NDArray[np.uint8]]:
-    """Classes of a mask file, (H, W); a volume's axial slices, an image alone."""
+    """Classes of a mask file, (H, W): one per axial slice of a volume, or one for an image."""
     stored = volume_mask(path, "axial") if job.is_volume else [read_mask(path)]
     return [table.indices(values, str(path)) for values in stored]
 
@@ -73,8 +73,8 @@ def open_truth(job: Job, path: Path, *, align: bool) -> Sequence[MaskedImage]:
 
     Args:
         job: The image.
-        path: The true mask, which must lie where the image lies.
-        align: Resample it onto the image's grid if it does not.
+        path: The true mask, which must be on the image's grid.
+        align: If it is not, resample it onto the image's grid.
     """
     if job.is_volume:
         return cut_volume(job.paths[:1], path, "axial", path.parent, align=align)
@@ -84,28 +84,28 @@ def open_truth(job: Job, path: Path, *, align: bool) -> Sequence[MaskedImage]:
 def fit_truths(
     table: LabelTable, jobs: Sequence[Job], truths: dict[str, Path], *, align: bool
 ) -> LabelTable:
-    """What the values of the true masks mean, which need not be those of the training's.
+    """The table of the true masks, whose values may differ from those of the training masks.
 
     Args:
-        table: Of the training's masks.
+        table: Table of the training masks.
         jobs: The images.
         truths: The true mask of each by the job's name.
         align: As in `open_truth`.
 
     Raises:
-        DataError: Masks of two classes hold 1 in some cases and 255 in others.
+        DataError: Masks of two classes have 1 in some cases and 255 in others.
     """
     seen = []
     for job in jobs:
         try:
             items = open_truth(job, truths[job.name], align=align)
             seen.append(survey_masks({"truth": items}, table.colors, 0))
-        except VimambaError:  # it is told when the case is scored
+        except VimambaError:  # reported when the case is scored
             continue
     survey = join_surveys(seen)
     own = read_as_they_are(table, survey.holders, survey.kinds, "--masks")
     if own.values != table.values:
-        say(f"true masks hold {own.values} for {own.names}, those of the training {table.values}")
+        say(f"true masks hold {own.values} for {own.names}, those of training {table.values}")
     if note := survey.ignored(own):
         say(f"true masks, {note}")
     return own
@@ -128,12 +128,12 @@ def score_files(
     Args:
         task: A segmentation task.
         table: Its classes and their values in masks.
-        jobs: The images that have a mask.
+        jobs: The images with a mask.
         truths: The true mask of each by the job's name.
         truth_table: Classes and values of the true masks.
         out: Folder of the masks.
         run: The run, which may know what it was trained on.
-        unanswered: Gets images whose truth cannot be read or does not fit.
+        unanswered: Receives images whose truth cannot be read or does not fit.
         align: As in `open_truth`.
     """
     cases: CaseTable = task.new_cases()
@@ -166,7 +166,7 @@ def score_files(
 
 
 def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
-    """Say how the mean is made up of images that the run was trained on and others."""
+    """Print separate means for images that the run was trained on and others."""
     if not any(splits.values()):
         say("note: the run does not know which of these images it was trained on")
         return
@@ -179,7 +179,7 @@ def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
         if part.rows and means:
             count = len({row["case"] for row in part.rows})
             parts.append(f"{number(means['dice'], 4)} over {count} of {SPLIT_NAMES[split]}")
-    say(f"mean Dice by what the run knew: {', '.join(parts)}")
+    say(f"mean Dice by split of the run: {', '.join(parts)}")
 
 
 def splits_of(run: FinishedRun, jobs: Sequence[Job]) -> dict[str, str]:
@@ -191,7 +191,7 @@ def splits_of(run: FinishedRun, jobs: Sequence[Job]) -> dict[str, str]:
         root = Path(settings["root"])
         root = Path(settings.get("image_root") or (root if root.is_dir() else root.parent))
         for row in read_rows(path, ["path", "split"]):
-            # slices are called by their volume and their place in it
+            # slices are named after their volume and their index in it
             name = re.sub(r"\[\d+\]$", "", row["path"])
             known[os.path.realpath(root / name)] = row["split"]
     return {job.name: known.get(os.path.realpath(job.paths[0]), "") for job in jobs}

@@ -28,7 +28,7 @@ from vimamba.tasks.segmentation.metrics import CaseTable, class_scores, without_
 from vimamba.tasks.task import balanced_weights
 from vimamba.tasks.windows import Scene
 
-# rows whose classes are computed at a time: a large image's probabilities never exist at once
+# rows decided at a time: a large image's probabilities never exist all at once
 STRIP = 256
 # image, mask at its own size, case, spacing
 Scored = tuple[Tensor, Tensor, str, tuple[float, ...]]
@@ -39,41 +39,41 @@ class Segmentation(DenseTask):
     """Trains and scores a segmentation network.
 
     Two classes have one output with a sigmoid, more have one output each with a softmax. Scores are
-    taken at the masks' own sizes. Images of another size than the network's are predicted in
-    windows that overlap and are blended with Gaussian weights.
+    computed at the masks' own sizes. Images of another size than the network's are predicted in
+    overlapping windows that are blended with Gaussian weights.
 
     Args:
         model: A network (vimamba.list_segmenters()) or a timm backbone.
         head: Decoder on a backbone (vimamba.list_heads()); UPerNet by default.
-        model_kwargs: Further arguments of the network or backbone.
+        model_kwargs: Additional arguments of the network or backbone.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.
-        aux: Train auxiliary outputs, too: an FCN head on a backbone, deep supervision in networks.
+        aux: Also train auxiliary outputs: an FCN head on a backbone, deep supervision in networks.
         in_chans: Input channels.
-        num_classes: Classes; the data module knows.
+        num_classes: Classes; set by the data module.
         class_names: In the order of the classes; numbers by default.
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
         background: The first class is background (excluded from mean Dice).
         img_size: Side of the images the network gets, or height and width, pixels.
         optim: Optimizer and schedule.
         objective: The losses.
-        score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
-        case_scores: Outside of training, score each image or volume by itself, with distances of
-            surfaces.
-        tolerance: Distance up to which a surface counts as found, in millimeters or pixels.
+        score: What decides which epoch is best: mean Dice of the foreground classes, or mean IoU.
+        case_scores: Outside of training, score each image or volume separately, with surface
+            distances.
+        tolerance: Distance up to which a surface counts as matched, in millimeters or pixels.
         left_out: Classes without a part in the mean scores, as ["clutter"] in Potsdam and
             Vaihingen; their pixels count against other classes and in the accuracy.
         border: Pixels up to this far from another true class are in no score over all pixels: 3 for
             the eroded truth of Potsdam and Vaihingen.
-        overlap: Part that neighboring windows share, in [0, 1).
-        grad_checkpointing: Spend time to save memory.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.segmentation.report"
     headline_scores: ClassVar = {"dice": "Dice", "miou": "mIoU", "accuracy": "accuracy"}
-    # that networks get where nothing says so
+    # default arguments of networks
     usual_size: ClassVar[int] = 256
 
     def __init__(
@@ -105,7 +105,7 @@ class Segmentation(DenseTask):
     ) -> None:
         super().__init__()
         if num_classes < 2:
-            raise TaskError(f"there is one class only, {class_names}; at least two are needed")
+            raise TaskError(f"there is only one class, {class_names}; at least two are needed")
         if not 0 <= overlap < 1:
             raise TaskError(f"overlap={overlap} must lie in [0, 1)")
         img_size = None if img_size is None else read_size(img_size, self.axes)
@@ -126,7 +126,7 @@ class Segmentation(DenseTask):
         self.left_out = left_out or []
         self.border = border
         self.overlap = overlap
-        # of inference in windows: how many at a time, and whom to tell how far it is
+        # for inference in windows: windows at a time, and the progress callback
         self.binary = num_classes == 2
         net = build_network(
             model,
@@ -150,12 +150,12 @@ class Segmentation(DenseTask):
         self.cases = self.new_cases()
 
     def planned_arguments(self, model: str) -> dict[str, Any]:
-        """Arguments of a network that follow from the data."""
+        """Arguments of a network that are determined by the data."""
         return {}
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """By what lies in the folder: Synapse, ISIC, volumes, or images and masks."""
+        """Decide by the contents of the folder: Synapse, ISIC, volumes, or images and masks."""
         if path.suffix.lower() in LIST_SUFFIXES:
             name = "MaskCSV"
         elif (path / "train_npz").is_dir() or (path / "test_vol_h5").is_dir():
@@ -170,13 +170,13 @@ class Segmentation(DenseTask):
 
     @classmethod
     def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
-        """Those of a backbone; a whole network has a usual input size."""
+        """The config of a backbone; a whole network has a default input size."""
         if is_timm_model(model):
             return super().find_cfg(model, model_kwargs)
         return PretrainedCfg(input_size=(3, 256, 256))
 
     def logged_scores(self) -> list[str]:
-        """Of every validation."""
+        """Scores logged in every validation."""
         return ["loss", "dice", "miou", "accuracy"]
 
     @property
@@ -185,7 +185,7 @@ class Segmentation(DenseTask):
         return f"val/{self.score}"
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """Those of the backbone or encoder."""
+        """Parameters of the backbone or encoder."""
         return cast(Any, self.net).body_parameters()
 
     def new_cases(self) -> CaseTable:
@@ -198,10 +198,10 @@ class Segmentation(DenseTask):
         )
 
     def on_fit_start(self) -> None:
-        """Take the classes' weights as asked for, not as in a checkpoint that is resumed.
+        """Use the requested class weights, not those of a resumed checkpoint.
 
         Raises:
-            TaskError: Balanced weights are asked for, and nothing knows the training data.
+            TaskError: Balanced weights are requested, but the training data are unknown.
         """
         requested = self.objective.class_weights
         if requested == "balanced":
@@ -229,9 +229,9 @@ class Segmentation(DenseTask):
         return loss
 
     def check_folds(self) -> None:
-        """Fail if cases are not scored one by one."""
+        """Fail if cases are not scored individually."""
         if not self.case_scores:
-            raise UsageError("--model.case_scores must be true: the cases are what is reported")
+            raise UsageError("--model.case_scores must be true: the report is about cases")
 
     def joint_logits(self, image: Tensor) -> Tensor:
         """(N, C, h, w) to the logits whose probabilities are the mean of those of the views."""
@@ -250,7 +250,7 @@ class Segmentation(DenseTask):
         return torch.cat([1 - positive, positive], dim=1)
 
     def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
-        """The likeliest class of every pixel, (N, H, W), from the mean of the views."""
+        """The most likely class of every pixel, (N, H, W), from the mean of the views."""
         if views[0].shape[2:] != tuple(size):
             return likeliest(resize(self.mean_probabilities(views), size, antialias=True))
         strips = zip(*(view.split(STRIP, dim=2) for view in views), strict=True)
@@ -263,7 +263,7 @@ class Segmentation(DenseTask):
     def segment(
         self, images: Sequence[Tensor | Scene], sizes: Sequence[Sequence[int]]
     ) -> list[NDArray[np.uint8]]:
-        """Images (C, h, w), or scenes of one image, to classes (H, W), each at a size of its own.
+        """Images (C, h, w), or scenes of one image, to classes (H, W), each at its own size.
 
         Raises:
             NotFiniteError: A logit of one of them is not finite.
@@ -282,13 +282,13 @@ class Segmentation(DenseTask):
     def predict_step(
         self, batch: Tensor | Sequence[Tensor | Sequence[Any]], batch_idx: int
     ) -> list[Tensor]:
-        """The likeliest class of every pixel of some images, which may differ in size.
+        """The most likely class of every pixel of some images, which may differ in size.
 
         Args:
-            batch: Images (N, C, H, W), or them with anything after them; or a list of images
-                (C, h, w) or of tuples that begin with an image and its mask (H, W), as the data
-                modules give them: classes then have the mask's size, which is the stored image's.
-            batch_idx: Of no matter.
+            batch: Images (N, C, H, W), or a tuple that starts with them; or a list of images (C, h,
+                w) or of tuples that start with an image and its mask (H, W), as the data modules
+                return them: classes then have the mask's size, which is the stored image's.
+            batch_idx: Unused.
 
         Returns:
             For each image (H, W) uint8.
@@ -324,18 +324,18 @@ class Segmentation(DenseTask):
         return torch.from_numpy(without_borders(mask.cpu().numpy(), self.border)).to(mask.device)
 
     def scores_whole(self, stage: str) -> bool:
-        """Whether every process scores all of a split, so that volumes stay whole.
+        """Whether every process scores the whole split, so that volumes are not divided.
 
-        So it is in tests, and in validations that are no part of a training.
+        This is the case in tests, and in validations outside of training.
         """
         return stage == "test" or self.trainer.state.fn == "validate"
 
     def scores_cases(self, stage: str) -> bool:
-        """Whether each case is scored by itself."""
+        """Whether each case is scored separately."""
         return self.case_scores and self.scores_whole(stage)
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
-        """The full report; also start afresh."""
+        """The full report; resets the metrics."""
         confusion = self.confusion.compute()
         self.confusion.reset()
         if self.scores_whole(stage):
@@ -368,14 +368,14 @@ def check_counted(left_out: Sequence[str], border: int, class_names: Sequence[st
 
 
 def likeliest(probabilities: Tensor) -> NDArray[np.uint8]:
-    """(N, C, H, W) to (N, H, W) classes."""
+    """The most likely classes, (N, C, H, W) to (N, H, W)."""
     return probabilities.argmax(1).to(torch.uint8).cpu().numpy()
 
 
 def of_one_size(batch: Sequence[Any]) -> Iterator[list[Any]]:
-    """Parts of a batch, in order, whose first entries, the images, have the same size.
+    """Split a batch into parts, in order, whose first entries, the images, have the same size.
 
-    A scene is a part by itself.
+    A scene is a separate part.
     """
     group: list[Any] = []
     for item in batch:
@@ -397,7 +397,7 @@ def build_network(
     make: Callable[..., nn.Module] = create_segmenter,
     **kwargs: Any,
 ) -> nn.Module:
-    """`create_segmenter`, or another one like it, with errors a user can act on.
+    """`create_segmenter`, or a similar function, with errors a user can act on.
 
     Raises:
         TaskError: Unknown name, argument or weights.

@@ -1,4 +1,4 @@
-"""Semantic segmentation of volumes as a whole."""
+"""Semantic segmentation of whole volumes."""
 
 from vimamba.tasks.volumes.task import Volumes
 

@@ -1,4 +1,4 @@
-"""Pictures of volumes: three planes through the middle of what they show.
+"""Pictures of volumes: three planes through the middle of the foreground.
 
 Sizes: D x H x W voxels, C channels.
 """
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from vimamba.data import VolumeData
+from vimamba.data import VolumeCase, VolumeData, VolumePreprocessing
 from vimamba.labels import IGNORE
 from vimamba.tasks.overlays import class_colors, legend_entries, panel
 from vimamba.tasks.pictures import STYLE, save, shorten, show_image
@@ -23,7 +23,7 @@ Plane = tuple[str, NDArray, NDArray, float]
 
 
 def choose_places(classes: NDArray[np.uint8], *, background: bool) -> list[int]:
-    """The slice along each axis that holds most of the classes of interest; else the middle one."""
+    """The slice along each axis with the most foreground; else the middle one."""
     inside = (classes >= int(background)) & (classes != IGNORE)
     if not inside.any() or inside.all():
         return [n // 2 for n in classes.shape]
@@ -31,26 +31,30 @@ def choose_places(classes: NDArray[np.uint8], *, background: bool) -> list[int]:
 
 
 def three_planes(
-    pixels: NDArray, classes: NDArray[np.uint8], spacing: Sequence[float], places: Sequence[int]
+    prepare: VolumePreprocessing,
+    case: VolumeCase,
+    classes: NDArray[np.uint8],
+    places: Sequence[int],
 ) -> list[Plane]:
-    """Axial, coronal and sagittal plane, the head up: caption, image, classes and aspect.
+    """Axial, coronal and sagittal plane, the head up: caption, image in [0, 1], classes and aspect.
 
     Args:
-        pixels: (D, H, W, C).
+        prepare: From stored values to the image's.
+        case: The volume.
         classes: (D, H, W).
-        spacing: Millimeters along each axis.
-        places: Of the planes along each axis.
+        places: Positions of the planes along each axis.
     """
-    z, y, x = places
-    deep, tall, wide = spacing
-    cuts = ((z,), (slice(None, None, -1), y), (slice(None, None, -1), slice(None), x))
+    deep, tall, wide = case.spacing
     aspects = (tall / wide, deep / wide, deep / tall)
-    return [
-        (f"{name} {place + 1} of {count}", pixels[cut], classes[cut], aspect)
-        for name, place, count, cut, aspect in zip(
-            PLANES, places, classes.shape, cuts, aspects, strict=True
-        )
-    ]
+    found = []
+    for axis, (name, place, aspect) in enumerate(zip(PLANES, places, aspects, strict=True)):
+        where = tuple(slice(place, place + 1) if axis == i else slice(None) for i in range(3))
+        shown = np.take(classes, place, axis)
+        pixels = prepare.pixels(case.part(*where)).reshape(*shown.shape, -1)
+        up = slice(None, None, -1) if axis else slice(None)  # slices begin at the feet
+        caption = f"{name} {place + 1} of {classes.shape[axis]}"
+        found.append((caption, pixels[up], shown[up], aspect))
+    return found
 
 
 def draw_cases(data: VolumeData, path: Path, rows: int = 4) -> None:
@@ -95,22 +99,20 @@ def _draw_planes(data: VolumeData, path: Path, title: str, shown: Sequence[Any])
     """A row of three planes for each mask of each case; all masks of a case in the same planes."""
     colors = class_colors(data.num_classes, data.background)
     legend = legend_entries(data.class_names, colors, data.background)
-    prepare = data.preprocessing
-    images = [prepare.pixels(case) for case, *_ in shown]
-    view, note = view_of(data, images)
+    rows: list[tuple[VolumeCase, list[Plane]]] = []
+    for case, *masks in shown:
+        places = choose_places(masks[0], background=data.background)
+        rows += [(case, three_planes(data.preprocessing, case, mask, places)) for mask in masks]
+    view, note = view_of(data, [image for _, planes in rows for _, image, *_ in planes])
     look: dict[str, Any] = {"colors": colors, "background": data.background, "longest": LONGEST}
-    count = sum(len(masks) for _, *masks in shown)
+    count = len(rows)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(8, 2.3 * count + 1.2), layout="constrained")
         figure.suptitle(title, fontsize=11, fontweight="bold")
-        grid = iter(figure.subplots(count, len(PLANES), squeeze=False))
-        for (case, *masks), flat in zip(shown, images, strict=True):
-            pixels = flat.reshape(*case.shape, -1)
-            places = choose_places(masks[0], background=data.background)
-            for mask in masks:
-                planes = three_planes(pixels, mask, case.spacing, places)
-                for axes, (caption, image, classes, aspect) in zip(next(grid), planes, strict=True):
-                    text = f"{shorten(Path(case.name).name, 18)}: {caption}"
-                    show_image(axes, panel(view(image), classes, **look, aspect=aspect), text)
+        grid = figure.subplots(count, len(PLANES), squeeze=False)
+        for row, (case, planes) in zip(grid, rows, strict=True):
+            for axes, (caption, image, classes, aspect) in zip(row, planes, strict=True):
+                text = f"{shorten(Path(case.name).name, 18)}: {caption}"
+                show_image(axes, panel(view(image), classes, **look, aspect=aspect), text)
         add_legend(figure, legend, ignored=False, title=note)
         save(figure, path)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vimamba.data.volume_files import forget_volumes, save_labels
 from vimamba.data.volumes.cases import VolumeCase
 from vimamba.data.volumes.preprocessing import VolumePreprocessing
 from vimamba.errors import UsageError
@@ -15,9 +16,12 @@ from vimamba.tasks.outputs import shown
 from vimamba.tasks.overlays import View, draw_card, find_view, panel
 from vimamba.tasks.segmentation.inputs import OpenImage
 from vimamba.tasks.segmentation.jobs import Job
-from vimamba.tasks.segmentation.predict import VIEW_IMAGES, MaskWriter, save_image, save_labels
+from vimamba.tasks.segmentation.predict import VIEW_IMAGES, MaskWriter, save_image
 from vimamba.tasks.segmentation.task import likeliest
 from vimamba.tasks.volumes.pictures import choose_places, three_planes
+
+# slices of a volume that the range of the overlays is taken from
+VIEW_SLICES = 16
 
 
 class VolumeWriter(MaskWriter):
@@ -25,7 +29,7 @@ class VolumeWriter(MaskWriter):
 
     Args:
         *args: Those of `MaskWriter`.
-        softmax: Write `<name>_softmax.nii.gz`, too: the probabilities of all classes on a fourth
+        softmax: Also write `<name>_softmax.nii.gz`: the probabilities of all classes on a fourth
             axis, float32.
     """
 
@@ -48,14 +52,16 @@ class VolumeWriter(MaskWriter):
         return case
 
     def look(self, jobs: Sequence[Job]) -> None:
-        """Decide how overlays show the volumes, by some of them; without it there are none."""
+        """Choose the value range of overlays from some volumes; without it, none are drawn."""
         found = []
         for job in jobs[:: max(1, len(jobs) // VIEW_IMAGES)]:
             try:
-                found.append(self.prepare.pixels(self._case(job)))
+                case = self._case(job)
+                step = max(1, case.shape[0] // VIEW_SLICES)
+                found.append(self.prepare.pixels(case.part(slice(None, None, step))))
             except ImportError:
                 raise
-            except Exception:  # it is told when its turn comes
+            except Exception:  # reported when it is processed
                 continue
         self.view = find_view(found)
 
@@ -64,11 +70,11 @@ class VolumeWriter(MaskWriter):
     ) -> list[NDArray[np.uint8] | str]:
         """Classes of each volume, (D, H, W), or why there are none."""
         if any(opened is not None and not isinstance(opened, str) for _, opened in batch):
-            return [f"{shown(job.paths[0])} is no NIfTI volume" for job, _ in batch]
+            return [f"{shown(job.paths[0])} is no volume, NIfTI or DICOM" for job, _ in batch]
         return super().answers(batch, bar)
 
     def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
-        """In windows, then slice by slice at the stored resolution."""
+        """Predict in windows, then slice by slice at the stored resolution."""
         import torch
 
         case = self._case(job)
@@ -90,21 +96,25 @@ class VolumeWriter(MaskWriter):
             save_labels(scores, job.paths[0], "axial", softmax_file(target))
         return found
 
+    def write(self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8]) -> None:
+        """Write the overlay, then the mask; and let go of the volume before the next one."""
+        super().write(job, opened, mask)
+        forget_volumes()
+
     def _write_overlay(
         self, job: Job, opened: OpenImage | str | None, mask: NDArray[np.uint8], view: View
     ) -> None:
         case = self._case(job)
-        pixels = self.prepare.pixels(case).reshape(*case.shape, -1)
         places = choose_places(mask, background=self.task.background)
         look: dict[str, Any] = {"colors": self.colors, "background": self.task.background}
         panels = [
             (caption, panel(view(image), classes, **look, aspect=aspect, longest=400))
-            for caption, image, classes, aspect in three_planes(pixels, mask, case.spacing, places)
+            for caption, image, classes, aspect in three_planes(self.prepare, case, mask, places)
         ]
         note = f"{shown(job.name)}: {view.text(self.prepare.intensity, self.prepare.bands)}"
         save_image(draw_card(panels, self.legend, note), job.overlay_file(self.out))
 
 
 def softmax_file(mask: Path) -> Path:
-    """Where the probabilities belong that a mask was made of."""
+    """Path of the probabilities of a mask."""
     return mask.with_name(mask.name.removesuffix(".nii.gz") + "_softmax.nii.gz")

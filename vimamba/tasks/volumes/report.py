@@ -1,4 +1,4 @@
-"""What a run on volumes tells: the cases before training; scores, pictures and the export."""
+"""Output of a volume run: the cases before training; scores, pictures and the export."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Any
 from vimamba.console import say
 from vimamba.data import VolumeData
 from vimamba.tasks.dense_report import draw_scored
+from vimamba.tasks.folds import Folds, Pooled
 from vimamba.tasks.segmentation.report import (
+    FOLD_SCORES,
     INPUTS,
     export,
     export_hint,
@@ -18,7 +20,15 @@ from vimamba.tasks.segmentation.report import (
 )
 from vimamba.tasks.tools import FinishedRun
 
-__all__ = ["INPUTS", "export", "export_hint", "headline", "show_scores", "write_results"]
+__all__ = [
+    "FOLD_SCORES",
+    "INPUTS",
+    "export",
+    "export_hint",
+    "headline",
+    "show_scores",
+    "write_results",
+]
 
 RESULTS = (
     ("data.png", "training cases with their masks, in three planes"),
@@ -26,13 +36,14 @@ RESULTS = (
 )
 PREDICTIONS = "predictions"
 PREDICT_OPTIONS = {"overlap": None, "masks": None, "no_overlays": False, "softmax": False}
+FOLD_RESULTS = (("confusion_matrix.png", "the voxels of all folds together"),)
 
 
 def show_data(data: VolumeData) -> None:
-    """Check the data and print classes, their parts of the voxels, sizes, spacings and the plan.
+    """Check the data and print classes, their shares of the voxels, sizes, spacings and the plan.
 
     Raises:
-        DataError: Cases cannot be used; the text names them.
+        DataError: Cases cannot be used; the message names them.
     """
     data.check()
     show_classes(data, "voxels", "cases")
@@ -57,8 +68,15 @@ def draw_results(
     draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
 
 
+def pool_folds(folds: Folds, out: Path) -> Pooled:
+    """Score the held-out volumes of all folds together."""
+    from vimamba.tasks.segmentation.folds import pool_masks
+
+    return pool_masks(folds, out, unit="Voxel")
+
+
 def predict(run: FinishedRun, given: Namespace) -> int:
-    """Segment volumes, or go on where an earlier call with the same options stopped."""
+    """Segment volumes, or continue where an earlier call with the same options stopped."""
     from functools import partial
 
     from vimamba.tasks.segmentation.predict import segment

@@ -5,7 +5,7 @@ Sizes: K classes, d x h x w voxels at the network's spacing, D x H x W as stored
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, combinations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -20,61 +20,63 @@ from vimamba.data.listing import subfolders
 from vimamba.layers import resize
 from vimamba.networks import list_segmenters
 from vimamba.sizes import ImageSize
+from vimamba.tasks.dense import mirrored
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registry import register_task
 from vimamba.tasks.segmentation.loss import DEFAULT_MASK_OBJECTIVE, MaskObjective, shrink
 from vimamba.tasks.segmentation.metrics import CaseTable
 from vimamba.tasks.segmentation.task import Scored, Segmentation, likeliest
-from vimamba.tasks.windows import Scene, slide
+from vimamba.tasks.windows import Scene
 
-# axes to mirror for each view of a volume: slices 2, rows 3, columns 4
-FLIPS: dict[str, list[tuple[int, ...]]] = {
-    "none": [()],
-    "hflip": [(), (4,)],
-    "flips": list(chain.from_iterable(combinations((2, 3, 4), n) for n in range(4))),
-}
 # networks whose stages are planned for a patch and its spacing
 PLANNED = tuple(n for n in list_segmenters() if n.startswith(("vss_unet_3d", "umamba")))
 
 
 @register_task("volumes")
 class Volumes(Segmentation):
-    """Trains and scores a segmentation network of volumes.
+    """Trains and scores a segmentation network for volumes.
 
-    The network sees patches of one size at one spacing. Whole volumes are predicted in windows that
-    overlap and are blended with Gaussian weights, and the probabilities are brought to the stored
-    voxels slice by slice, so that a volume of any size takes little memory beyond its own voxels.
+    The network sees patches of one size at one spacing. Whole volumes are predicted in overlapping
+    windows that are blended with Gaussian weights, and the probabilities are resampled to the
+    stored voxels slice by slice, so that a volume of any size takes little memory beyond its own
+    voxels.
 
     Args:
-        model: A network of volumes: vss_unet_3d_*, umamba_*_3d, segmamba.
-        model_kwargs: Further arguments of the network.
+        model: A network for volumes: vss_unet_3d_*, umamba_*_3d, segmamba.
+        model_kwargs: Additional arguments of the network.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.
         aux: Deep supervision.
         in_chans: Input channels.
-        num_classes: Classes; the data module knows.
+        num_classes: Classes; set by the data module.
         class_names: In the order of the classes; numbers by default.
         label_values: Value of each class in masks; 0, 1, 2 and so on by default.
         background: The first class is background (excluded from mean Dice).
-        regions: Sets of mask values that are scored together besides the classes, by name.
+        regions: Sets of mask values that are also scored, as unions, by name.
         img_size: Size of the patches: a side, or slices, rows and columns.
         spacing: Millimeters along the three axes.
         optim: Optimizer and schedule.
         objective: The losses.
-        score: What decides which epoch is best: mean Dice of the classes of interest, or mean IoU.
-        case_scores: Outside of training, score each volume by itself, with distances of surfaces.
-        tolerance: Distance up to which a surface counts as found, in millimeters.
-        overlap: Part that neighboring windows share, in [0, 1).
-        memory: GiB that the scores of a volume's classes may take; larger ones lie in a temporary
-            file, which is mapped into memory.
-        grad_checkpointing: Spend time to save memory.
+        score: What decides which epoch is best: mean Dice of the foreground classes, or mean IoU.
+        case_scores: Outside of training, score each volume separately, with surface distances.
+        tolerance: Distance up to which a surface counts as matched, in millimeters.
+        overlap: Overlap of neighboring windows, a fraction in [0, 1).
+        memory: GiB of memory for the scores of a volume's classes; larger ones go to a temporary
+            memory-mapped file.
+        grad_checkpointing: Recompute activations to save memory.
         compile: Compile the network.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "vimamba.tasks.volumes.report"
     axes: ClassVar[int] = 3
+    # slices 2, rows 3, columns 4
+    flips: ClassVar[dict[str, list[tuple[int, ...]]]] = {
+        "none": [()],
+        "hflip": [(), (4,)],
+        "flips": list(chain.from_iterable(combinations((2, 3, 4), n) for n in range(4))),
+    }
     usual_size: ClassVar[int] = 64
     of_the_data: ClassVar[tuple[str, ...]] = (*Segmentation.of_the_data, "spacing", "regions")
 
@@ -148,7 +150,7 @@ class Volumes(Segmentation):
 
     @classmethod
     def find_data(cls, path: Path) -> str:
-        """By what lies in the folder: ACDC, BraTS, or volumes and masks by name."""
+        """Decide by the contents of the folder: ACDC, BraTS, or volumes and masks by name."""
         name = "VolumeFolder"
         for place in subfolders(path) if path.is_dir() else ():
             for folder in (place, *subfolders(place)[:1]):
@@ -160,7 +162,7 @@ class Volumes(Segmentation):
 
     @classmethod
     def find_cfg(cls, model: str, model_kwargs: dict[str, Any] | None) -> PretrainedCfg:
-        """No size: the data proposes one."""
+        """A config without size: the data proposes one."""
         return PretrainedCfg(input_size=cast(Any, (1,)))
 
     def new_cases(self) -> CaseTable:
@@ -173,42 +175,23 @@ class Volumes(Segmentation):
         )
 
     def room(self, shape: tuple[int, ...]) -> Tensor:
-        """Zeros of a shape, in a file that nobody else sees if they are many."""
+        """Zeros of a shape, in an unlinked temporary file if they are large."""
         if 4 * math.prod(shape) <= self.memory * 2**30:
             return torch.zeros(shape, dtype=torch.float32, device="cpu")
         with tempfile.TemporaryFile(prefix="vimamba-") as file:
             return torch.from_numpy(np.memmap(file, dtype=np.float32, mode="w+", shape=shape))
 
-    def views(self, image: Tensor | Scene, *, whole: bool = False) -> list[Tensor]:
-        """Logits (N, K, d, h, w) of the mirrored views that `tta` asks for.
+    def view(self, image: Tensor | Scene, axes: tuple[int, ...]) -> Tensor:
+        """Logits (N, K, d, h, w) of a volume whose windows are mirrored, each by itself.
 
-        Every window is mirrored by itself, so that nothing of a volume's size is copied.
-
-        Args:
-            image: (N, C, d, h, w).
-            whole: The network takes it at once, whatever its size.
+        So nothing of a volume's size is copied.
         """
-        if whole and isinstance(image, Tensor):
-            return [mirrored(self.finite_logits, axes)(image) for axes in FLIPS[self.tta]]
-        scene = Scene.of(image) if isinstance(image, Tensor) else image
-        return [
-            slide(
-                scene,
-                mirrored(self.finite_logits, axes),
-                self.sides,
-                overlap=self.overlap,
-                batch_size=self.window_batch,
-                device=self.device,
-                advance=self.advance,
-                room=self.room,
-            )
-            for axes in FLIPS[self.tta]
-        ]
+        return self.slide(image, mirrored(self.finite_logits, axes))
 
     def stored_slices(self, views: Sequence[Tensor], size: Sequence[int]) -> Iterator[Tensor]:
-        """Probabilities of one slice of the stored volume after the other, (N, K, H, W).
+        """Probabilities of the slices of the stored volume, one after the other, (N, K, H, W).
 
-        They are those of the trilinear interpolation of the whole, which is never there.
+        They equal the trilinear interpolation of the whole volume, which is never computed at once.
 
         Args:
             views: Logits (N, K, d, h, w).
@@ -230,11 +213,11 @@ class Volumes(Segmentation):
             yield mixed if mixed.shape[2:] == tuple(size[1:]) else resize(mixed, size[1:])
 
     def classes(self, views: Sequence[Tensor], size: Sequence[int]) -> NDArray[np.uint8]:
-        """The likeliest class of every stored voxel, (N, D, H, W), from the mean of the views."""
+        """The most likely class of every stored voxel, (N, D, H, W), from the mean of the views."""
         return np.stack([likeliest(part) for part in self.stored_slices(views, size)], axis=1)
 
     def score_batch(self, batch: list[Scored], stage: str) -> None:
-        """Add volumes, each with a mask as it is stored, to the scores."""
+        """Add volumes, each with its stored mask, to the scores."""
         for image, mask, case, spacing in batch:
             views = self.views(image[None])
             target = shrink(mask[None], views[0].shape[2:])
@@ -246,10 +229,3 @@ class Volumes(Segmentation):
             if self.scores_cases(stage):
                 for one, other in zip(found, mask.cpu().numpy(), strict=True):
                     self.cases.add(case, one, other, spacing)
-
-
-def mirrored(net: Callable[[Tensor], Tensor], axes: tuple[int, ...]) -> Callable[[Tensor], Tensor]:
-    """A network that sees its windows mirrored along some axes."""
-    if not axes:
-        return net
-    return lambda windows: net(windows.flip(axes)).flip(axes)

@@ -1,0 +1,49 @@
+"""Every command of docs/training.md runs."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.documents import ROOT, find_commands, find_missing_links, read, shortened
+from vimamba.cli import main
+
+PAGE = "docs/training.md"
+TEXT = read(PAGE)
+SMALL = "{patch_size: 8, depth: 1, embed_dim: 16, num_heads: 2}"
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name, color in (("cat", 60), ("dog", 190)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def made_small(command):
+    """The command with a network that compiles nothing."""
+    argv = shortened(command)
+    if "--model" in argv:
+        argv[argv.index("--model") + 1] = "test_vit"
+        argv += ["--img-size", "16", "--workers", "0", "--model.model_kwargs", SMALL]
+    return argv
+
+
+def test_the_commands_of_the_page_run(photos):
+    commands = find_commands(TEXT)
+    assert len(commands) >= 9
+    for command in commands:
+        assert main(made_small(command)) == 0, command
+    for name in ("compare.png", "compare.csv", "compare.md"):
+        assert f"`{name}`" in TEXT
+        assert (photos / "comparison" / name).stat().st_size > 100
+    assert (photos / "runs" / "found" / "lr_find.png").exists()
+    assert (photos / "runs" / "logged" / "csv" / "version_0" / "metrics.csv").exists()
+
+
+def test_the_page_links_to_files_that_exist():
+    assert find_missing_links(TEXT, (ROOT / PAGE).parent) == []

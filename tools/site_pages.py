@@ -1,0 +1,239 @@
+"""Parts of the site that are made, not written: tools/site_hooks.py gives them to MkDocs.
+
+The start page is the README, the model zoo comes from what models and networks register, the
+gallery from the scan orders, the reference from the packages' public names, and notebooks become
+pages. Links of the sources work on GitHub; `relink` makes those of the site of them.
+"""
+
+import ast
+import inspect
+import json
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from model_table import anchor, families, weights_license
+
+from vimamba.cli.model_list import describe_model
+from vimamba.console import number
+from vimamba.networks import Network, create_network, find_network, list_networks
+from vimamba.scan_orders import ScanOrder, get_scan_order, list_scan_orders
+from vimamba.visualize import draw_scan_order
+
+ROOT = Path(__file__).parents[1]
+# blocks of code, whose brackets are no links
+_CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
+
+
+def relink(text: str, source: str, page: str, repository: str) -> str:
+    """Markdown whose links lead to pages of the site, or to GitHub for all other files.
+
+    Args:
+        text: Markdown whose links are relative to `source`.
+        source: The file it stands in, relative to the root: "docs/change.md".
+        page: What it becomes, relative to docs/: "change.md".
+        repository: Address of the repository.
+    """
+
+    def lead(found: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
+        place = f"{repository}/blob/main/{target}"
+        if target == "README.md":
+            place = posixpath.relpath("index.md", posixpath.dirname(page) or ".")
+        elif target.startswith("docs/"):
+            target = re.sub(r"\.ipynb$", ".md", target.removeprefix("docs/"))
+            place = posixpath.relpath(target, posixpath.dirname(page) or ".")
+        return place + (found[2] or "")
+
+    parts = _CODE.split(text)
+    return "".join(part if i % 2 else _LINK.sub(lead, part) for i, part in enumerate(parts))
+
+
+def notebook_page(text: str, name: str, repository: str) -> str:
+    """A notebook as a page.
+
+    Args:
+        text: The notebook's JSON.
+        name: Of the file in docs/notebooks.
+        repository: Address of the repository.
+    """
+    address = f"{repository}/blob/main/docs/notebooks/{name}"
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
+    title, *rest = parts
+    return "\n\n".join([title, f"[This notebook on GitHub]({address})", *rest]) + "\n"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the model zoo.
+
+    Attributes:
+        name: What `create_model` or `create_network` takes.
+        link: Where more is said of it.
+        family: Its family, of a network its class.
+        task: What it is for.
+        params: Parameters.
+        gflops: 1e9 operations of an input of this size; None where they are not counted.
+        input_size: Channels and sides; None where any do.
+        top1: Published ImageNet-1k accuracy, percent.
+        license: Of the published weights, or that there are none.
+    """
+
+    name: str
+    link: str | None
+    family: str
+    task: str
+    params: int
+    gflops: float | None
+    input_size: tuple[int, ...] | None
+    top1: float | None
+    license: str
+
+
+def list_classifiers() -> Iterator[Entry]:
+    """The models of every family, with what is stored of them."""
+    for family in families():
+        for name in family.list_models():
+            row = describe_model(name)
+            assert row.params is not None, f"{name} has no facts"
+            link = f"models.md#{anchor(family)}"
+            known = (row.gflops, row.input_size, row.top1, weights_license(row))
+            yield Entry(name, link, family.name, "classification", row.params, *known)
+
+
+def list_whole_networks() -> Iterator[Entry]:
+    """The networks that are more than a head on a backbone, with their own or with two classes."""
+    for name in list_networks():
+        build = find_network(name)
+        if "model" in inspect.signature(build.build).parameters:  # of a backbone
+            continue
+        net = _outline(name)
+        cfg = net.pretrained_cfg
+        size = cfg.get("input_size")
+        paper = cfg.get("paper_ids")
+        yield Entry(
+            name,
+            f"https://arxiv.org/abs/{paper.removeprefix('arXiv:')}" if paper else None,
+            type(net).__name__,
+            f"{build.task} of volumes" if size and len(size) == 4 else build.task,
+            sum(parameter.numel() for parameter in net.parameters()),
+            None,
+            size,
+            None,
+            cfg.get("license") or "none published",
+        )
+
+
+def _outline(name: str) -> Network:
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        try:
+            return create_network(name)
+        except TypeError:  # it has no number of classes of its own
+            return create_network(name, num_classes=2)
+
+
+def zoo_table() -> str:
+    """A Markdown table of all models and networks, which docs/assets/zoo.js searches and sorts."""
+    head = ["model", "task", "family", "parameters (M)", "GFLOPs", "input", "top-1 (%)", "license"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|---|---:|---:|---|---:|---|"]
+    for entry in (*list_classifiers(), *list_whole_networks()):
+        name = f"`{entry.name}`"
+        cells = [
+            f"[{name}]({entry.link})" if entry.link else name,
+            entry.task,
+            entry.family,
+            number(entry.params / 1e6, 1),
+            number(entry.gflops, 1),
+            "x".join(map(str, entry.input_size)) if entry.input_size else "any",
+            number(entry.top1, 1),
+            entry.license,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gallery() -> str:
+    """A section for every scan order, with the pictures of `gallery_pictures`."""
+    return "\n\n".join(_describe(get_scan_order(name)) for name in list_scan_orders())
+
+
+def gallery_pictures() -> dict[str, bytes]:
+    """A picture of every scan order, by its place in docs/."""
+    pictures = {}
+    with TemporaryDirectory() as folder:
+        for name in list_scan_orders():
+            picture = Path(folder) / f"{name}.png"
+            draw_scan_order(name, _grid(get_scan_order(name)), picture)
+            pictures[f"scan_orders/{name}.png"] = picture.read_bytes()
+    return pictures
+
+
+def _grid(order: ScanOrder) -> tuple[int, ...]:
+    """What the order is shown on; windows of seven, the default, divide the image."""
+    return (14, 14) if order.fits(2) else (3, 6, 6)
+
+
+def _describe(order: ScanOrder) -> str:
+    """A heading, what the order's docstring says, its options and its picture."""
+    options = ", ".join(f"{name}={value!r}" for name, value in order.parameters.items())
+    size = " x ".join(map(str, _grid(order)))
+    lines = [
+        f"## {order.name}",
+        inspect.getdoc(order.function) or "",
+        f"Grids: {'of any number of axes' if order.axes is None else ' x '.join(order.axes)}."
+        + (f" Options: `{options}`." if options else ""),
+        f"![{order.name} on {size} tokens](scan_orders/{order.name}.png)",
+    ]
+    return "\n\n".join(line for line in lines if line)
+
+
+def reference_pages() -> dict[str, str]:
+    """Markdown of a page for every package with public names, by the page's place in docs/."""
+    kernels = ROOT / "kernels" / "vimamba_kernels" / "__init__.py"
+    inits = [ROOT / "vimamba" / "__init__.py", *(ROOT / "vimamba").glob("*/__init__.py"), kernels]
+    pages = {"vimamba.visualize": "# vimamba.visualize\n\n::: vimamba.visualize\n"}
+    for init in inits:
+        root = kernels.parents[1] if init == kernels else ROOT
+        name = ".".join(init.parent.relative_to(root).parts)
+        if made := _reference(name, init):
+            pages[name] = made
+    pages["vimamba.integrations"] = "# vimamba.integrations\n"
+    for path in sorted((ROOT / "vimamba" / "integrations").glob("[!_]*.py")):
+        module = f"vimamba.integrations.{path.stem}"
+        pages["vimamba.integrations"] += f"\n## {module}\n\n::: {module}\n"
+    return {f"reference/{name}.md": pages[name] for name in sorted(pages)}
+
+
+def _reference(package: str, init: Path) -> str | None:
+    """What a package says of itself, and each of its public names; None if it has none.
+
+    A name is looked up where it is imported from: `vimamba.explain.cam` is a module, too.
+    """
+    tree = ast.parse(init.read_text(encoding="utf-8"))
+    homes = {
+        alias.asname or alias.name: f"{node.module}.{alias.name}"
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    public: list[str] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            public = ast.literal_eval(node.value)
+    lines = [f"# {package}", f"::: {package}\n    options: {{members: false}}"]
+    for name in sorted(public, key=str.lower):
+        home = homes.get(name, f"{package}.{name}")
+        if home.startswith("vimamba"):
+            lines.append(f"::: {home}\n    options: {{show_root_heading: true, heading: {name}}}")
+        else:
+            lines.append(f"## {name}\n\nThat of {home.split('.')[0]}.")
+    return "\n\n".join(lines) + "\n" if public else None

@@ -76,6 +76,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.scan_orders",
         "vimamba.visualize",
     },
+    "vimamba.scanbench": {"vimamba.benchmark", "vimamba.scan_orders", "vimamba.tasks"},
     "vimamba.exporting": {
         "vimamba_kernels",
         "vimamba.scan_orders",
@@ -108,6 +109,10 @@ HEAVY = [
     "nnunetv2",
     "rasterio",
     "pytorch_grad_cam",
+    "scikit_posthocs",
+    "statsmodels",
+    "pandas",
+    "ray",
 ]
 
 

@@ -2,7 +2,8 @@
 
 An order's number of paths decides how many random numbers a mixer draws, so of two networks with
 one seed all layers behind the first mixer would start otherwise. Therefore all orders take their
-weights from one network: that of the model's own order.
+weights from one network, that of the model's own order. What has another shape there, as of more
+or fewer paths, is drawn right after seeding, so that orders with as many paths share it, too.
 """
 
 from typing import Any
@@ -12,27 +13,34 @@ from torch import nn
 
 
 def start_alike(task: Any) -> float:
-    """Give a task that is not trained yet the weights of the same task with the model's own order.
+    """Give a task that is not trained yet weights that depend on the seed and on shapes alone.
 
-    They are a function of the model, its arguments and the seed; the generators of the caller are
-    left as they were. Parameters of another shape, as of more or fewer paths, stay as they are.
+    The generators of the caller are left as they were.
 
     Args:
         task: A `vimamba.tasks.Task`.
 
     Returns:
-        The part of the network's parameters that the others share, in [0, 1].
+        The part of the network's parameters that all orders share, in [0, 1].
     """
-    arguments = dict(task.hparams)
-    model_kwargs = dict(arguments.get("model_kwargs") or {})
-    model_kwargs.pop("scan_order", None)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(task.seed)
-        reference = type(task)(**{**arguments, "model_kwargs": model_kwargs or None}).net
-    share = copy_alike(reference, task.net)
-    if task.average is not None:
-        copy_alike(reference, task.average.module)
+    own, order_free = dict(task.hparams), dict(task.hparams)
+    kwargs = dict(order_free.get("model_kwargs") or {})
+    kwargs.pop("scan_order", None)
+    order_free["model_kwargs"] = kwargs or None
+    share = 1.0
+    for arguments in (own, order_free):
+        drawn = draw(type(task), arguments, task.seed)
+        share = copy_alike(drawn, task.net)
+        if task.average is not None:
+            copy_alike(drawn, task.average.module)
     return share
+
+
+def draw(task: type, arguments: dict[str, Any], seed: int) -> nn.Module:
+    """The network of a task as it is made right after seeding."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return task(**arguments).net
 
 
 def copy_alike(source: nn.Module, target: nn.Module) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vimamba.benchmark.timing import describe_machine
 from vimamba.console import command_line, number, say
 from vimamba.errors import UsageError
 from vimamba.files import check_writable
@@ -32,7 +33,7 @@ def report(outs: Sequence[Path], given: Namespace) -> int:
     benches = [open_bench(out) for out in outs]
     place = given.out if given.report and given.out is not None else outs[0]
     check_writable(place)
-    findings, costs, machine = [], {}, ""
+    findings, costs, machines = [], {}, {}
     for bench in benches:
         asked = given.baseline or bench.plan.baseline
         baseline = find_order(asked, bench.plan.orders)
@@ -41,14 +42,14 @@ def report(outs: Sequence[Path], given: Namespace) -> int:
             raise UsageError(f"--baseline {asked} is none of the orders: {known}")
         for model in bench.plan.models:
             findings.append(find(bench, model, given.score or bench.plan.score, baseline))
-        found, machine = settle_costs(bench)
+        found, machines[bench.out] = settle_costs(bench)
         costs |= {(bench.out, model): by_order for model, by_order in found.items()}
     words = ("scanbench", "--resume" if len(outs) == 1 else "--report", *outs)
     more = () if len(outs) == 1 else ("--out", place)
     study = Study(
         findings=findings,
         costs=costs,
-        machine=machine,
+        machines=machines,
         score=score_name(benches, given.score),
         sizes=given.difference or SIZES,
         command=command_line(*words, *more),
@@ -105,20 +106,25 @@ def score_line(job: Job) -> str:
 
 
 def settle_costs(bench: Bench) -> tuple[dict[str, dict[str, Cost]], str]:
-    """Costs of every model and order with a finished run; measured where they are not known."""
-    from vimamba.benchmark.timing import describe_machine
+    """Costs of every model and order with a finished run, and the machine.
 
+    They are measured where some are not known, those of all orders by turns, and kept otherwise,
+    wherever that was.
+    """
     costs, machine = read_costs(bench.out)
+    runs: dict[str, dict[str, Path]] = {}
+    for result in bench.results:
+        trial = result.trial
+        runs.setdefault(trial.model, {}).setdefault(trial.order, result.run.folder)
+    unknown = [m for m, by_order in runs.items() if not by_order.keys() <= costs.get(m, {}).keys()]
     here = describe_machine()
-    for model in bench.plan.models:
-        runs = {}
-        for result in bench.of_model(model):
-            runs.setdefault(result.trial.order, result.run.folder)
-        if runs.keys() <= costs.get(model, {}).keys() and machine == here:
-            continue
-        say(f"measuring time, memory and operations of {model}, {len(runs)} orders")
-        costs[model], machine = measure_costs(load_tasks(runs)), here
-    write_costs(bench.out, costs, machine)
+    if unknown and machine != here:  # figures of two machines do not go together
+        costs, machine, unknown = {}, here, list(runs)
+    for model in unknown:
+        say(f"measuring time, memory and operations of {model}, {len(runs[model])} orders")
+        costs[model] = measure_costs(load_tasks(runs[model]))
+    if unknown:
+        write_costs(bench.out, costs, machine)
     return costs, machine
 
 

@@ -45,7 +45,7 @@ class Study:
     Attributes:
         findings: Of each model of each bench.
         costs: By bench and model, of each order.
-        machine: Where the costs were measured.
+        machines: Where the costs of each bench were measured.
         score: What the score is called.
         sizes: Differences for which the number of seeds is told, points.
         command: That makes the bench.
@@ -53,7 +53,7 @@ class Study:
 
     findings: Sequence[Findings]
     costs: Mapping[tuple[Path, str], Mapping[str, Cost]]
-    machine: str
+    machines: Mapping[Path, str]
     score: str
     sizes: Sequence[float]
     command: str
@@ -114,10 +114,9 @@ def _start(pretrained: bool) -> str:
     return "pretrained" if pretrained else "from scratch"
 
 
-def _picture(out: Path, kind: str, found: Findings) -> Path:
-    bench = folder_name(found.bench.out.resolve().name)
-    name = f"{kind}_{bench}_{folder_name(found.model)}.png"
-    return out / PICTURES / name
+def _picture(out: Path, kind: str, found: Findings, study: Study) -> Path:
+    place = next(i for i, each in enumerate(study.findings, 1) if each is found)
+    return out / PICTURES / f"{kind}_{place}_{folder_name(found.model)}.png"
 
 
 def _shown(path: Path, caption: str) -> Figure:
@@ -134,7 +133,7 @@ def _scores(
     rows = [_score_row(s, beside.get(s.order)) for s in found.standings]
     heads = ["order", "K", "runs", study.score, "95 % interval", "difference", "95 % interval"]
     heads += ["p", "p, Holm", "rank-biserial", "d_z"]
-    path = _picture(out, "points", found)
+    path = _picture(out, "points", found, study)
     pictures.draw_points(found, looks, study.score, path)
     parts: list[Part] = [
         Heading(f"Scores: {_name(found)}"),
@@ -149,7 +148,7 @@ def _scores(
     ]
     key = pictures.class_score(found)
     if key is not None:
-        path = _picture(out, "classes", found)
+        path = _picture(out, "classes", found, study)
         pictures.draw_classes(found, key, path)
         parts.append(_shown(path, "Means of each class; color: the difference to the baseline."))
     return parts
@@ -238,14 +237,15 @@ def _costs(
                 f"{sum(seconds) / len(seconds):.0f}",
             ]
         )
-    path = _picture(out, "cost", found)
+    path = _picture(out, "cost", found, study)
     pictures.draw_cost(found, costs, looks, study.score, path)
     heads = ["order", "K", "ms per image", "peak MiB", "GFLOPs", "parameters (M)", "s of training"]
     return [
         Heading(f"Cost: {_name(found)}"),
         Text(
             "Time per image of inference, all orders by turns; the memory that a training step "
-            f"adds; operations as papers count them. Measured on: {study.machine}."
+            "adds; operations as papers count them. Measured on: "
+            f"{study.machines[found.bench.out]}."
         ),
         Grid(heads, rows),
         _shown(path, "Score against cost; lines: 95 % intervals of the means."),

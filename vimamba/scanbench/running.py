@@ -6,6 +6,7 @@ lost costs its run only: here the same command goes on with it, Ray starts it ag
 
 import ctypes
 import importlib
+import logging
 import multiprocessing
 import os
 import queue
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -248,7 +249,7 @@ class RayPool:
         self._own = not self._ray.is_initialized()
         if self._own:
             try:
-                self._ray.init(address=address, log_to_driver=False, logging_level="warning")
+                self._ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
             except ConnectionError as error:
                 raise UsageError(
                     f"--ray {address}: there is no cluster ({error}); `ray start --head` begins "
@@ -318,7 +319,7 @@ def _outcome_of(future: "Future[Outcome]", *, stopping: bool) -> Outcome:
     """How a run ended, where Ray gave it up, too."""
     try:
         return future.result()
-    except (Exception, CancelledError) as error:
+    except Exception as error:
         if stopping:
             return Outcome(INTERRUPTED, 0.0)
         text = " ".join(str(error).split())[:300]

@@ -27,7 +27,9 @@ DASH, GAP, BEND, SPACING = 3.0, 1.5, 0.5, 0.75
 CLEARANCE, DISC = 3.0, 1.8
 # the two discs are as far from each other in both classes, but for so many pixels
 ALIKE = 3.0
-TRIES = 400
+TRIES = 300
+# curves to choose from
+AT_ONCE = 128
 Points = NDArray[np.float64]
 
 
@@ -44,25 +46,25 @@ class Scene:
     discs: Points
 
 
-def walk(rng: np.random.Generator, size: int, dashes: int) -> Points | None:
-    """A curve of dashes that turns a little at each; None if it leaves the image.
+def walk(rng: np.random.Generator, size: int, dashes: int) -> Points:
+    """Curves of dashes that turn a little at each: those of `AT_ONCE` that stay in the image.
 
     Returns:
-        (dashes, 2, 2) ends of the dashes.
+        (curves, dashes, 2, 2) ends of the dashes.
     """
     margin = DISC + 1
-    place = rng.uniform(margin, size - margin, 2)
-    heading, turn = rng.uniform(0, 2 * np.pi), 0.0
+    place = rng.uniform(margin, size - margin, (AT_ONCE, 2))
+    heading, turn = rng.uniform(0, 2 * np.pi, AT_ONCE), np.zeros(AT_ONCE)
     ends = []
     for _ in range(dashes):
-        turn = 0.5 * turn + rng.uniform(-BEND, BEND)
-        heading += np.clip(turn, -BEND, BEND)
-        step = np.array([np.cos(heading), np.sin(heading)])
-        ends.append((place, place + DASH * step))
+        turn = 0.5 * turn + rng.uniform(-BEND, BEND, AT_ONCE)
+        heading = heading + turn.clip(-BEND, BEND)
+        step = np.stack([np.cos(heading), np.sin(heading)], axis=1)
+        ends.append(np.stack([place, place + DASH * step], axis=1))
         place = place + (DASH + GAP) * step
-        if (ends[-1][1] < margin).any() or (ends[-1][1] > size - margin).any():
-            return None
-    return np.array(ends)
+    curves = np.stack(ends, axis=1)
+    inside = (curves >= margin) & (curves <= size - margin)
+    return curves[inside.all((1, 2, 3))]
 
 
 def along(curve: Points) -> Points:
@@ -86,14 +88,31 @@ def is_clear(curve: Points, others: Sequence[Points]) -> bool:
     return not (apart[behind] < CLEARANCE).any()
 
 
-def add_curve(rng: np.random.Generator, size: int, dashes: int, curves: list[Points]) -> bool:
-    """Add a curve that is clear of all others; whether one was found."""
-    for _ in range(TRIES):
-        curve = walk(rng, size, dashes)
-        if curve is not None and is_clear(curve, curves):
+def add_curve(curves: list[Points], found: Points) -> int | None:
+    """Add the first of some curves that is clear of all others; its place, None if none is."""
+    for place, curve in enumerate(found):
+        if is_clear(curve, curves):
             curves.append(curve)
-            return True
-    return False
+            return place
+    return None
+
+
+def far_ends(first: Points, found: Points) -> tuple[Points, Points]:
+    """Of some curves those that end as far from one curve's start as that curve's own end does.
+
+    Args:
+        first: (dashes, 2, 2), the curve.
+        found: (curves, dashes, 2, 2).
+
+    Returns:
+        The curves, and the end of each, (curves, 2).
+    """
+    start, end = first[0, 0], first[-1, 1]
+    ends = np.stack([found[:, 0, 0], found[:, -1, 1]], axis=1)
+    excess = np.abs(np.linalg.norm(ends - start, axis=-1) - np.linalg.norm(end - start))
+    nearest = excess.argmin(1)
+    rows = np.flatnonzero(excess.min(1) <= ALIKE)
+    return found[rows], ends[rows, nearest[rows]]
 
 
 def make_scene(
@@ -111,16 +130,18 @@ def make_scene(
     Raises:
         SystemExit: So much does not fit.
     """
+    short = max(2, dashes // 3)
     for _ in range(TRIES):
         curves: list[Points] = []
-        lengths = [dashes, dashes, *[max(2, dashes // 3)] * distractors]
-        if all(add_curve(rng, size, length, curves) for length in lengths):
-            start, end = curves[0][0, 0], curves[0][-1, 1]
-            others = np.stack([curves[1][0, 0], curves[1][-1, 1]])
-            excess = np.linalg.norm(others - start, axis=1) - np.linalg.norm(end - start)
-            if np.abs(excess).min() <= ALIKE:
-                other = end if same else others[np.abs(excess).argmin()]
-                return Scene(curves, np.stack([start, other]))
+        if add_curve(curves, walk(rng, size, dashes)) is None:
+            continue
+        found, others = far_ends(curves[0], walk(rng, size, dashes))
+        place = add_curve(curves, found)
+        if place is None:
+            continue
+        if all(add_curve(curves, walk(rng, size, short)) is not None for _ in range(distractors)):
+            second = curves[0][-1, 1] if same else others[place]
+            return Scene(curves, np.stack([curves[0][0, 0], second]))
     raise SystemExit(
         f"{dashes} dashes and {distractors} distractors do not fit into {size} pixels; "
         "give a larger --size, or fewer"

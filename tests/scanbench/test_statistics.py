@@ -19,6 +19,7 @@ from vimamba.scanbench import statistics
         ([1, 1, -1], 1.0),
         ([1, 1, 1], 2 / 8),
         ([0, 0, 0], 1.0),
+        ([3], 1.0),
         ([], 1.0),
     ],
 )

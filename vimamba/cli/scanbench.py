@@ -31,6 +31,7 @@ from vimamba.scanbench.plan import (
     read_plan,
 )
 from vimamba.scanbench.running import INTERRUPTED, Job, LocalPool, Outcome, Pool, RayPool, run_all
+from vimamba.scanbench.start import arguments_of
 
 HELP = """\
 Trains every model with every scan order and seed, and says which differences are more than noise.
@@ -305,7 +306,7 @@ def check_order(task: Any, order: str) -> None:
     Raises:
         UsageError: Names both.
     """
-    arguments = dict(task.hparams)
+    arguments = arguments_of(task)
     kwargs = {**(arguments["model_kwargs"] or {}), "scan_order": order}
     try:
         type(task)(**{**arguments, "model_kwargs": kwargs})

@@ -190,26 +190,29 @@ def sentences(found: Findings) -> list[str]:
     """What came out, in plain words, the most important first."""
     if not found.comparisons:
         return [f"Nothing to compare: no order but {label(found.baseline)} has a run of its seeds."]
-    said = []
-    for better in (True, False):
-        clear = [c for c in found.comparisons if c.is_significant and (c.mean > 0) == better]
-        for c in sorted(clear, key=lambda c: -abs(c.mean)):
-            word = "better" if better else "worse"
-            said.append(
-                f"{c.label} is {word} than {label(found.baseline)} by {points(abs(c.mean))} points "
-                f"({found.units}{interval_text(c.interval)}, {p_text(c.corrected)} after "
-                f"Holm's correction for {len(found.comparisons)} "
-                f"comparison{'s' * (len(found.comparisons) != 1)})."
-            )
-    if not any(c.is_significant and c.mean > 0 for c in found.comparisons):
-        said.insert(0, none_better(found))
+    clear = sorted((c for c in found.comparisons if c.is_significant), key=lambda c: -abs(c.mean))
+    better, worse = [c for c in clear if c.mean > 0], [c for c in clear if c.mean < 0]
+    said = [clear_text(found, "Better", better) if better else none_better(found)]
+    said += [clear_text(found, "Worse", worse)] if worse else []
     return said + remark_on_seeds(found)
+
+
+def clear_text(found: Findings, word: str, clear: Sequence[Comparison]) -> str:
+    """The orders that are significantly better, or worse, by how much."""
+    tests = len(found.comparisons)
+    gaps = ", ".join(
+        f"{c.label} by {points(abs(c.mean))} points "
+        f"({interval_text(c.interval, c.mean < 0)}{p_text(c.corrected)})"
+        for c in clear
+    )
+    holm = f", p after Holm's correction for {tests} comparisons" if tests > 1 else ""
+    return f"{word} than {label(found.baseline)}: {gaps}; {found.units}{holm}."
 
 
 def none_better(found: Findings) -> str:
     """That no order is better than the baseline, with the largest difference."""
     best = max(found.comparisons, key=lambda c: c.mean)
-    bounds = interval_text(best.interval)
+    bounds = f", {interval_text(best.interval)}".removesuffix(", ")
     return (
         f"No order is better than {label(found.baseline)} beyond the noise of {found.units} "
         f"(largest difference {points(best.mean)} points, {best.label}{bounds})."
@@ -229,10 +232,10 @@ def remark_on_seeds(found: Findings) -> list[str]:
             f"of {count} signed ranks is {p_number(least)}{times}; it takes at least {needed} runs "
             "of each order."
         )
-        apart = [c for c in found.comparisons if is_apart(c.interval)]
-        if apart:
-            names = ", ".join(f"{c.label} ({points(c.mean, sign=True)})" for c in apart)
-            said.append(f"Intervals that leave out zero, worth more seeds: {names}.")
+    apart = [c for c in found.comparisons if is_apart(c.interval) and not c.is_significant]
+    if apart:
+        names = ", ".join(f"{c.label} ({points(c.mean, sign=True)})" for c in apart)
+        said.append(f"Not significant, but with an interval that leaves out zero: {names}.")
     return said
 
 
@@ -247,11 +250,12 @@ def points(value: float, *, sign: bool = False) -> str:
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
-def interval_text(interval: Interval | None) -> str:
-    """An interval to follow a number."""
+def interval_text(interval: Interval | None, flipped: bool = False) -> str:
+    """An interval between a number and what follows; `flipped` of a loss that is told as such."""
     if interval is None:
         return ""
-    return f", 95 % interval {points(interval.low)} to {points(interval.high)}"
+    low, high = (-interval.high, -interval.low) if flipped else (interval.low, interval.high)
+    return f"95 % interval {points(low)} to {points(high)}, "
 
 
 def p_number(p: float) -> str:

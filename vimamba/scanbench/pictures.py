@@ -101,7 +101,7 @@ def draw_ranks(ranked: Ranked, looks: Mapping[str, Look], path: Path) -> None:
     pairs = DataFrame(ranked.ranking.pairs, index=names, columns=names)
     ranks = dict(zip(names, ranked.ranking.ranks, strict=True))
     colors = {name_of(order): looks[order][0] for order in ranked.orders}
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
+    with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.top": True}):
         height = 1.9 + 0.26 * ((len(names) + 1) // 2)
         figure = Figure(figsize=(9.6, height), layout="constrained")
         axes = figure.subplots()
@@ -109,8 +109,8 @@ def draw_ranks(ranked: Ranked, looks: Mapping[str, Look], path: Path) -> None:
             ranks,
             pairs,
             ax=axes,
-            label_fmt_left="{label}  {rank:.2f}",
-            label_fmt_right="{rank:.2f}  {label}",
+            label_fmt_left="{label}  {rank:.2f} ",
+            label_fmt_right=" {rank:.2f}  {label}",
             color_palette=colors,
             crossbar_props={"color": GRAY, "linewidth": 3},
             elbow_props={"linewidth": 1.1},

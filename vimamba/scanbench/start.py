@@ -23,7 +23,7 @@ def start_alike(task: Any) -> float:
     Returns:
         The part of the network's parameters that all orders share, in [0, 1].
     """
-    own, order_free = dict(task.hparams), dict(task.hparams)
+    own, order_free = arguments_of(task), arguments_of(task)
     kwargs = dict(order_free.get("model_kwargs") or {})
     kwargs.pop("scan_order", None)
     order_free["model_kwargs"] = kwargs or None
@@ -34,6 +34,11 @@ def start_alike(task: Any) -> float:
         if task.average is not None:
             copy_alike(drawn, task.average.module)
     return share
+
+
+def arguments_of(task: Any) -> dict[str, Any]:
+    """What a task was made with."""
+    return {key: value for key, value in task.hparams.items() if not str(key).startswith("_")}
 
 
 def draw(task: type, arguments: dict[str, Any], seed: int) -> nn.Module:

@@ -90,7 +90,7 @@ def most_coverage(size: int) -> float:
 
 
 def signed_rank_p(differences: Sequence[float]) -> float:
-    """Two-sided p value of Wilcoxon's signed ranks, zeros left out; 1 where there is nothing else.
+    """Two-sided p value of Wilcoxon's signed ranks, zeros left out; 1 of fewer than two others.
 
     Exact for few differences, ties included.
     """
@@ -98,7 +98,7 @@ def signed_rank_p(differences: Sequence[float]) -> float:
 
     sample = np.asarray(differences, dtype=np.float64)
     sample = sample[sample != 0]
-    if len(sample) == 0:
+    if len(sample) < 2:
         return 1.0
     if len(sample) <= EXACT:
         method: Any = stats.PermutationMethod(n_resamples=2**EXACT)

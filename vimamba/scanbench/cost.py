@@ -77,8 +77,8 @@ def training_memory(task: Any, image: Tensor) -> float | None:
     task.train()
 
     def step() -> None:
-        output = task.forward_training(image)
-        sum(tensor.float().square().mean() for tensor in tensors_of(output)).backward()
+        outputs = tensors_of(task.forward_training(image))
+        torch.stack([tensor.float().square().mean() for tensor in outputs]).sum().backward()
         task.zero_grad()
 
     step()  # code that is loaded once does not count

@@ -247,6 +247,7 @@ def is_apart(interval: Interval | None) -> bool:
 def points(value: float, *, sign: bool = False) -> str:
     """Points with as many digits as tell something."""
     digits = 1 if abs(value) >= 0.095 or value == 0 else 2
+    value = round(value, digits) + 0.0  # no -0.0
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 

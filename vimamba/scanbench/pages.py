@@ -12,7 +12,7 @@ STYLE = """\
 @media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --soft: #9198a1; --line: #3d444d;
   --page: #0d1117; --shade: #151b23; --lead: #79b8ff; } }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: var(--ink);
-  background: var(--page); margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 66rem; }
+  background: var(--page); margin: 0 auto; padding: 2rem 1rem 4rem; max-width: 76rem; }
 h1 { font-size: 1.7rem; margin: 0 0 .6rem; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 .6rem; border-bottom: 1px solid var(--line);
   padding-bottom: .25rem; }

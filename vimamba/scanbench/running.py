@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
@@ -143,7 +142,7 @@ class _Worker:
         self._train, self._threads, self._device = train, threads, device
         self._stopping = stopping
         self._process: BaseProcess | None = None
-        self._pipe: Connection[Any, Any] | None = None
+        self._pipe: Any = None
         self._busy = False
 
     def run(self, job: Job) -> Outcome:
@@ -163,16 +162,18 @@ class _Worker:
         finally:
             self._busy = False
 
-    def _started(self) -> "tuple[Connection[Any, Any], BaseProcess]":
-        if self._pipe is None or self._process is None or not self._process.is_alive():
-            # a fresh interpreter: a fork would inherit threads that hold locks
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            arguments = (theirs, self._train, self._threads, self._device)
-            self._process = context.Process(target=serve, args=arguments)
-            self._process.start()
-            theirs.close()
-        return self._pipe, self._process
+    def _started(self) -> tuple[Any, BaseProcess]:
+        if self._process is not None and self._process.is_alive():
+            return self._pipe, self._process
+        # a fresh interpreter: a fork would inherit threads that hold locks
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        arguments = (theirs, self._train, self._threads, self._device)
+        process = context.Process(target=serve, args=arguments)
+        process.start()
+        theirs.close()
+        self._process = process
+        return self._pipe, process
 
     def interrupt(self) -> None:
         """Stop the run that trains now."""
@@ -190,13 +191,11 @@ class _Worker:
         self._pipe = self._process = None
 
 
-def serve(
-    pipe: "Connection[Any, Any]", train: Train, threads: int | None, device: str | None
-) -> None:
+def serve(pipe: Any, train: Train, threads: int | None, device: str | None) -> None:
     """What a process of `LocalPool` does: train what comes through the pipe until it is closed.
 
     Args:
-        pipe: To the process that hands out runs.
+        pipe: The end of a `multiprocessing.Pipe` to the process that hands out runs.
         train: Trains one.
         threads: Of torch's; its own choice if None.
         device: The GPU to see; all if None.

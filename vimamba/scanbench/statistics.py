@@ -132,7 +132,8 @@ def correct(p_values: Sequence[float]) -> list[float]:
 
     if not p_values:
         return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    corrected: Any = multipletests(p_values, method="holm")[1]
+    return corrected.tolist()
 
 
 def rank_biserial(differences: Sequence[float]) -> float | None:

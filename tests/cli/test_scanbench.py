@@ -15,6 +15,7 @@ from PIL import Image
 
 pytest.importorskip("scikit_posthocs")
 from vimamba.cli import bench_report, bench_runs, main, scanbench
+from vimamba.scanbench import pictures
 from vimamba.scanbench.cost import Cost
 from vimamba.scanbench.plan import read_mark, read_plan, write_mark
 from vimamba.scanbench.running import INTERRUPTED, Outcome
@@ -54,9 +55,17 @@ def pretend(job):
 
 
 @pytest.fixture
-def trained(monkeypatch):
-    """Pretend to train and to measure; returns the trials of each call."""
+def drawn():
+    """Have `trained` draw real pictures, which take longest."""
+
+
+@pytest.fixture
+def trained(monkeypatch, request):
+    """Pretend to train, to measure and to draw; returns the trials of each call."""
     calls = []
+    if "drawn" not in request.fixturenames:
+        dot = Image.new("L", (1, 1))
+        monkeypatch.setattr(pictures, "save", lambda figure, path: pretend_save(dot, path))
 
     def open_pool(given):
         calls.append([])
@@ -70,6 +79,11 @@ def trained(monkeypatch):
     monkeypatch.setattr(scanbench, "open_pool", open_pool)
     monkeypatch.setattr(bench_report, "settle_costs", pretend_costs)
     return calls
+
+
+def pretend_save(dot, path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dot.save(path)
 
 
 def pretend_costs(bench):
@@ -119,7 +133,7 @@ class Page(HTMLParser):
 
 
 def test_every_order_and_seed_is_a_run_and_the_report_holds_them(
-    stripes, tmp_path, trained, capsys
+    stripes, tmp_path, drawn, trained, capsys
 ):
     out = tmp_path / "bench"
     assert main(options(stripes, out, seeds=("3",))) == 0
@@ -268,8 +282,9 @@ def test_folds_are_blocks_to_rank_over(stripes, tmp_path, trained):
 
 def test_several_benches_have_a_joint_report(stripes, tmp_path, trained, capsys):
     outs = [tmp_path / name for name in ("one", "two", "three")]
-    for out in outs:
-        assert main(options(stripes, out)) == 0
+    assert main(options(stripes, outs[0])) == 0
+    for out in outs[1:]:
+        shutil.copytree(outs[0], out)
     joint = tmp_path / "joint"
     assert main(["scanbench", "--report", *map(str, outs), "--out", str(joint)]) == 0
     # all blocks agree: 12 / (3 * 3 * 4) * (3^2 + 6^2 + 9^2) - 3 * 3 * 4 = 6, p = exp(-3)

@@ -265,7 +265,7 @@ def _seeds(study: Study) -> list[Part]:
         rows.append([_name(found), f"{deviation:.2f}", *cells])
     if not rows:
         return []
-    heads = ["", "deviation", *(f"{size:g} points" for size in study.sizes)]
+    heads = ["", "deviation", *(f"{size:g} point{'s' * (size != 1)}" for size in study.sizes)]
     return [
         Heading("How many seeds it would take"),
         Text(
@@ -292,9 +292,12 @@ def _done(bench: Bench) -> list[str]:
     """What a bench trained and scored."""
     plan = bench.plan
     folds = f", {plan.folds} folds" if plan.folds else ""
+    lengths = {result.run.settings.get("trainer.max_epochs") for result in bench.results}
+    epochs = "".join(f" of {length} epochs" for length in lengths if length and length > 0)
     said = [
         f"{plan.data} ({plan.task}): {', '.join(plan.models)}; {len(plan.orders)} orders, "
-        f"{len(plan.seeds)} seeds{folds}; {len(bench.results)} finished runs in {bench.out}."
+        f"{len(plan.seeds)} seeds{folds}; {len(bench.results)} finished runs{epochs} in "
+        f"{bench.out}, whose recipe.yaml of each model has all settings."
     ]
     if bench.split == "test":
         said.append(

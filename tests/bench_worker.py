@@ -16,7 +16,8 @@ def pretend(job: Job) -> Outcome:
     """Ends as its order is called."""
     begun = job.out.with_suffix(".begun")
     first = not begun.exists()
-    begun.write_text(str(os.getpid()))
+    with begun.open("a") as file:
+        print(os.getpid(), file=file)
     if job.trial.order == "killed" or (job.trial.order == "killed_once" and first):
         os.kill(os.getpid(), signal.SIGKILL)
     try:

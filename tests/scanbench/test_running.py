@@ -49,13 +49,13 @@ def test_ray_starts_a_lost_run_again(tmp_path):
     ray = pytest.importorskip("ray")
     ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
     try:
-        jobs = [job(tmp_path, order) for order in ("killed_once", "two", "three", "four")]
+        jobs = [job(tmp_path, order) for order in ("killed_once", "two", "three")]
         ended = run_all(RayPool(pretend, "auto", None), jobs, lambda job, outcome: None)
         assert ray.is_initialized()  # a connection of the caller's stays
     finally:
         ray.shutdown()
-    assert {job.trial.order for job, _ in ended} == {"killed_once", "two", "three", "four"}
+    assert {job.trial.order for job, _ in ended} == {"killed_once", "two", "three"}
     assert all(outcome.code == 0 for _, outcome in ended)
-    by_order = {job.trial.order: int(outcome.seconds) for job, outcome in ended}
-    assert int((tmp_path / "killed_once.begun").read_text()) == by_order["killed_once"]
-    assert len(set(by_order.values())) >= 2
+    first, second = (tmp_path / "killed_once.begun").read_text().split()
+    (outcome,) = (found for job, found in ended if job.trial.order == "killed_once")
+    assert first != second == str(int(outcome.seconds))

@@ -16,6 +16,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
   vimamba fit -c configs/classification/digits_vim.yaml      train by a recipe
   vimamba fit --task segmentation --data FOLDER --model vm_unet    on images and masks
   vimamba cross-validate --data FOLDER ... --out OUT         train and score a network per fold
+  vimamba scanbench --orders cross hilbert ... --out OUT     which scan order is best on your data
   vimamba validate | test RUN                                score a run's best checkpoint
   vimamba compare RUN...                                     settings and scores side by side
   vimamba predict RUN IMAGE...|FOLDER|CSV --out preds.csv    classify or segment images

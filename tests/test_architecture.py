@@ -81,6 +81,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.scan_orders",
         "vimamba.visualize",
     },
+    "vimamba.scanbench": {"vimamba.benchmark", "vimamba.scan_orders", "vimamba.tasks"},
     "vimamba.exporting": {
         "vimamba_kernels",
         "vimamba.scan_orders",
@@ -113,6 +114,10 @@ HEAVY = [
     "nnunetv2",
     "rasterio",
     "pytorch_grad_cam",
+    "scikit_posthocs",
+    "statsmodels",
+    "pandas",
+    "ray",
 ]
 
 

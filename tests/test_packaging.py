@@ -27,6 +27,7 @@ MODULES = {
     "pytorch-lightning": "pytorch_lightning",
     "pyyaml": "yaml",
     "scikit-learn": "sklearn",
+    "scikit-posthocs": "scikit_posthocs",
 }
 # declared, as others import them for us
 FOR_OTHERS = {
@@ -36,7 +37,7 @@ FOR_OTHERS = {
 }
 # imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton
 NOT_DECLARED = {"lightning", "triton"}
-EXTRAS = ("train", "explain", "export", "geo", "medical", "nnunet")
+EXTRAS = ("train", "bench", "explain", "export", "geo", "medical", "nnunet")
 
 
 def declared(*extras: str) -> set[str]:

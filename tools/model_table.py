@@ -12,9 +12,9 @@ from typing import Any, cast
 import timm
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import vimamba  # noqa: F401  registers the models
+from vimamba.benchmark.models import count_operations
 from vimamba.checkpoints import Facts, Family, classifiers, count_blocks, list_families
 from vimamba.cli.model_list import Row, describe_model
 from vimamba.console import number
@@ -42,22 +42,16 @@ def measure(name: str) -> Facts:
     stem, head = (weights.get(f"{name}.weight") for name in names)
     return Facts(
         params=sum(parameter.numel() for parameter in model.parameters()),
-        gflops=round(count_operations(model, cfg["input_size"]) / 1e9, 2),
+        gflops=round(operations_of(model, cfg["input_size"]) / 1e9, 2),
         depth=count_blocks(weights),
         width=None if stem is None else stem.shape[0],
         features=None if head is None else head.shape[-1],
     )
 
 
-def count_operations(model: nn.Module, size: tuple[int, ...]) -> float:
-    """Operations for one image of (channels, height, width), as papers count them."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.empty(1, *size, device="meta"))
-    # torch counts a multiplication and an addition as two, papers as one; scans count as they are
-    return sum(
-        count if "vimamba" in str(operator) else count / 2
-        for operator, count in counter.get_flop_counts()["Global"].items()
-    )
+def operations_of(model: nn.Module, size: tuple[int, ...]) -> float:
+    """Operations for one image of (channels, height, width)."""
+    return count_operations(lambda: model(torch.empty(1, *size, device="meta")))
 
 
 def facts_text() -> str:

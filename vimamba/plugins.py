@@ -39,6 +39,11 @@ def load_plugins(names: Sequence[str] = ()) -> None:
         _load(name, f"--import {name}")
 
 
+def loaded_plugins() -> tuple[str, ...]:
+    """Modules that were named by the user, for further processes to import as well."""
+    return tuple(_LOADED)
+
+
 def is_plugin(module: str) -> bool:
     """Whether a module, or its package, was named by the user."""
     return any(module == name or module.startswith(f"{name}.") for name in _LOADED)

@@ -1,5 +1,6 @@
 """Times whole models and the usual alternatives at several image sizes."""
 
+import ctypes
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import vimamba  # noqa: F401  registers the models
 from vimamba.benchmark.timing import Result, Run, take_turns
@@ -75,12 +77,26 @@ def _print_peak_memory(name: str, size: ImageSize, batch: int, train: bool) -> N
     print(added_memory(make_run(name, size, batch, train)))
 
 
+def count_operations(run: Run) -> float:
+    """Operations of a call, as papers count them: a multiplication and an addition are one.
+
+    torch counts them as two; what vimamba's own operators count stays as it is.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return sum(
+        count if "vimamba" in str(operator) else count / 2
+        for operator, count in counter.get_flop_counts()["Global"].items()
+    )
+
+
 def added_memory(run: Run) -> float:
     """Peak MiB of a call, on the GPU or (Linux) of this process beyond its current memory."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 2**20
+    give_back()
     before = _resident()
     peak, done = [before], threading.Event()
 
@@ -94,6 +110,13 @@ def added_memory(run: Run) -> float:
     done.set()
     watcher.join()
     return (peak[0] - before) / 2**20
+
+
+def give_back() -> None:
+    """Return to the system what was freed and would be taken again unseen (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def _resident() -> int:

@@ -23,6 +23,8 @@ def _command(name: str) -> Command | None:
         from vimamba.cli.cross_validation import cross_validate as command
     elif name == "compare":
         from vimamba.cli.compare import compare as command
+    elif name == "scanbench":
+        from vimamba.cli.scanbench import scanbench as command
     elif name in ("validate", "test"):
         from functools import partial
 
@@ -149,6 +151,8 @@ EXTRAS = {
         "imagecodecs",
     ),
     "explain": ("pytorch_grad_cam", "ttach"),
+    "bench": ("scikit_posthocs", "statsmodels", "pandas"),
+    "cluster": ("ray",),
     "export": ("onnx", "onnxscript", "onnxruntime"),
     "medical": ("monai", "nibabel", "h5py", "scipy", "pydicom"),
     "geo": ("rasterio",),

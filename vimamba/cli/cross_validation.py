@@ -15,13 +15,13 @@ from typing import Any
 
 import yaml
 
+from vimamba.cli.begun import check_alone, refuse_changes
 from vimamba.cli.folds import Record, fold_folder, read_record
-from vimamba.cli.options import TYPED_TO_SHORT, translate
+from vimamba.cli.options import translate
 from vimamba.console import command_line, say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import list_entries, lock_folder, write_whole
 from vimamba.reading import read_yaml
-from vimamba.runs import flatten
 from vimamba.tasks.tools import fold_tools_of
 
 HELP = """\
@@ -55,8 +55,7 @@ def cross_validate(args: list[str]) -> int:
         Exit code.
     """
     given, rest = parse(args)
-    if "LOCAL_RANK" in os.environ or os.environ.get("SLURM_NTASKS", "1") != "1":
-        raise UsageError("start cross-validate in one process; --trainer.devices starts the others")
+    check_alone("cross-validate", "--trainer.devices starts the others")
     out: Path = given.out
     requested = Record(given.folds or 5, given.choose or "inner")
     if given.resume:
@@ -201,14 +200,7 @@ def refuse_others(
         now, then = getattr(requested, name), getattr(before, name)
         if now != then:
             raise UsageError(f"--{name} {now}: {out} was begun with {then}; name another --out")
-    now, then = flatten(config), flatten(kept)
-    for name in sorted(now.keys() | then.keys()):
-        if name != "trainer.default_root_dir" and now.get(name) != then.get(name):
-            option = f"--{name.replace('.init_args', '')}"
-            raise UsageError(
-                f"{TYPED_TO_SHORT.get(option, option)} {now.get(name)}: {out} was begun with "
-                f"{then.get(name)}; name another --out"
-            )
+    refuse_changes(config, kept, out)
 
 
 def train_fold(out: Path, fold: int, folds: int) -> int:

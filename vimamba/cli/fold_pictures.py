@@ -10,9 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vimamba.tasks.folds import Pooled
-from vimamba.tasks.pictures import BLUE, GRAY, GREEN, ORANGE, RED, STYLE, save, shorten
+from vimamba.tasks.pictures import COLORS, STYLE, save, shorten
 
-COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8C6D00", GRAY)
 MOST_CLASSES = 24
 # spread of the dots across their row, the same in every picture
 JITTER = 0.22

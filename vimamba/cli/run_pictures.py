@@ -9,9 +9,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vimamba.cli.fold_pictures import COLORS
 from vimamba.runs import Run, curve
-from vimamba.tasks.pictures import BLUE, RED, STYLE, save, shorten
+from vimamba.tasks.pictures import BLUE, COLORS, RED, STYLE, save, shorten
 
 if TYPE_CHECKING:
     from vimamba.tasks.rate_finder import RateRise

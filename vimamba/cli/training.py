@@ -7,7 +7,7 @@ import contextlib
 import shutil
 import signal
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +71,12 @@ def check_free(folder: Path) -> None:
         )
 
 
-def fit(args: list[str]) -> int:
+def fit(args: list[str], begin: "Callable[[RecipeCLI], object] | None" = None) -> int:
     """Train, score, export and draw pictures.
 
     Args:
         args: Options, short or typed.
+        begin: Called with a new run that is going to be trained, which it may change.
 
     Returns:
         Exit code.
@@ -133,6 +134,8 @@ def fit(args: list[str]) -> int:
         say(f"writing to {cli.out}")
         if checkpoint:
             say(f"continuing {checkpoint}")
+        elif begin is not None:
+            begin(cli)
         if anew:
             say("the images to score have changed: the search for the best epoch starts again")
         if not train(cli, checkpoint, anew=anew):

@@ -22,6 +22,7 @@ SOFTWARE = "vimamba"
 LONGEST = 224
 # Okabe and Ito's colors, which color-blind readers can distinguish
 BLUE, ORANGE, GREEN, RED, GRAY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#777777"
+COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9", "#8C6D00", GRAY)
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.titlesize": 10,

@@ -1,0 +1,27 @@
+"""What processes of a bench train in tests: nothing, in ways that end differently."""
+
+import os
+import signal
+import time
+
+from vimamba.scanbench.plan import Trial
+from vimamba.scanbench.running import INTERRUPTED, Job, Outcome
+
+
+def job(tmp_path, order: str) -> Job:
+    return Job(Trial("model", order, 0), tmp_path / order, {})
+
+
+def pretend(job: Job) -> Outcome:
+    """Ends as its order is called."""
+    begun = job.out.with_suffix(".begun")
+    first = not begun.exists()
+    with begun.open("a") as file:
+        print(os.getpid(), file=file)
+    if job.trial.order == "killed" or (job.trial.order == "killed_once" and first):
+        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        time.sleep(60 if job.trial.order == "long" else 0)
+    except KeyboardInterrupt:
+        return Outcome(INTERRUPTED, 0.0)
+    return Outcome(0, float(os.getpid()))

@@ -1,0 +1,61 @@
+"""Runs in processes of their own: those that are lost, and those that are interrupted."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from tests.bench_worker import job, pretend
+from vimamba.scanbench.running import INTERRUPTED, LocalPool, RayPool, run_all
+
+
+def test_a_lost_process_costs_its_run_only(tmp_path):
+    told = []
+    jobs = [job(tmp_path, order) for order in ("one", "two", "killed", "three")]
+    ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: told.append(job))
+    outcomes = {job.trial.order: outcome for job, outcome in ended}
+    assert {order: outcome.code for order, outcome in outcomes.items()} == {
+        "one": 0, "two": 0, "killed": 1, "three": 0,
+    }  # fmt: skip
+    assert "SIGKILL" in outcomes["killed"].error
+    assert told == jobs
+    # a process goes on after a run, as imports take long, and is started again when it is lost
+    assert outcomes["one"].seconds == outcomes["two"].seconds != outcomes["three"].seconds
+
+
+def test_an_interrupt_stops_the_run_and_begins_no_other(tmp_path):
+    jobs = [job(tmp_path, order) for order in ("long", "after")]
+    begun = tmp_path / "long.begun"
+
+    def interrupt():
+        while not begun.exists():
+            time.sleep(0.05)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    before, start = signal.getsignal(signal.SIGINT), time.monotonic()
+    ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: pytest.fail("told of it"))
+    assert [outcome.code for _, outcome in ended] == [INTERRUPTED] * 2
+    assert not (tmp_path / "after.begun").exists()
+    assert time.monotonic() - start < 50
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.slow
+def test_ray_starts_a_lost_run_again(tmp_path):
+    ray = pytest.importorskip("ray")
+    ray.init(address="local", num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        jobs = [job(tmp_path, order) for order in ("killed_once", "two", "three")]
+        ended = run_all(RayPool(pretend, "auto", None), jobs, lambda job, outcome: None)
+        assert ray.is_initialized()  # a connection of the caller's stays
+    finally:
+        ray.shutdown()
+    assert {job.trial.order for job, _ in ended} == {"killed_once", "two", "three"}
+    assert all(outcome.code == 0 for _, outcome in ended)
+    first, second = (tmp_path / "killed_once.begun").read_text().split()
+    (outcome,) = (found for job, found in ended if job.trial.order == "killed_once")
+    assert first != second == str(int(outcome.seconds))

@@ -266,11 +266,17 @@ def test_padding_leaves_whole_cells_alone():
         ({"model": "vm_unet", "head": "fpn"}, "head='fpn' cannot be combined with model='vm_unet'"),
         ({"model": "vm_unet", "aux": True}, "aux=True: vm_unet has no auxiliary outputs"),
         ({"model": "vm_unet", "num_classes": 0}, "num_classes=0 must be at least 1"),
-        ({"model": "vm_unet", "depths": (2, 2)}, r"depths=\(2, 2\), decoder_depths.* same stages"),
+        (
+            {"model": "vm_unet", "depths": (2, 2)},
+            r"depths=\(2, 2\), decoder_depths.* one entry per stage",
+        ),
         ({"model": "vm_unet", "dims": (8, 16, 24, 32)}, r"dims=\(8, 16, 24, 32\) must double"),
         ({"model": "swin_umamba", "dims": (8, 16)}, r"dims=\(8, 16\) must cover the stem"),
         ({"model": "umamba_bot_2d", "pretrained": True}, "no published weights of umamba_bot_2d"),
-        ({"model": "umamba_bot_2d", "strides": [(1, 1)]}, r"strides=\[\(1, 1\)\].* same stages"),
+        (
+            {"model": "umamba_bot_2d", "strides": [(1, 1)]},
+            r"strides=\[\(1, 1\)\].* must match in stages",
+        ),
         ({"model": "umamba_enc_2d", "patch_size": 64}, "patch_size=64 of umamba_enc_2d must be 2"),
         ({"model": "umamba_bot_3d", "patch_size": (8, 8)}, r"patch_size=\(8, 8\) of umamba_bot_3d"),
         (

@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tools import zoo_benchmark
 from vimamba.benchmark import ops, take_turns, timing
 from vimamba.benchmark.ops import CASES, make_inputs, scan, scan_with_copies
 from vimamba.cli.benchmark import benchmark
+from vimamba.errors import UsageError
 
 
 def test_candidates_take_turns_and_ratios_refer_to_the_first(monkeypatch):
@@ -57,3 +59,28 @@ def test_models_are_timed_with_their_memory(capsys):
     out = capsys.readouterr().out
     assert "96 px, batch 1, training" in out
     assert "peak MiB" in out
+
+
+def test_a_family_is_compared_with_models_of_its_kind_and_operations():
+    entries = {entry.family: entry for entry in zoo_benchmark.list_entries()}
+    assert entries["VMamba"].like.names[0] == "swin_tiny_patch4_window7_224"
+    assert entries["Vim"].model == "vim_tiny_patch16_224"
+    assert entries["Vim"].like.names == ("deit_tiny_patch16_224",)
+    assert entries["TinyViM"].like.names[0] == "mobilenetv4_conv_medium"
+    with pytest.raises(UsageError, match=r"Swin is no family; choose from A2Mamba, "):
+        zoo_benchmark.list_entries(["Swin"])
+
+
+def test_families_take_turns_with_their_like(tmp_path, capsys):
+    file = tmp_path / "zoo.csv"
+    args = ["Vim", "EfficientVMamba", "--sizes", "64", "--seconds", "0.1", "--csv", str(file)]
+    assert zoo_benchmark.main(args) == 0
+    assert "deit_tiny_patch16_224 " in capsys.readouterr().out
+    rows = list(csv.DictReader(file.open()))
+    assert [row["candidate"] for row in rows] == [
+        "deit_tiny_patch16_224", "vim_tiny_patch16_224",
+        "convnext_pico", "mambaout_femto", "efficientvmamba_tiny",
+    ]  # fmt: skip
+    assert {row["case"] for row in rows} == {
+        "Vim, 64 px, batch 1", "EfficientVMamba, 64 px, batch 1",
+    }  # fmt: skip

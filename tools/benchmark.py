@@ -2,7 +2,8 @@
 
 On a CPU, a plain C scan (tools/anchor) compiled on the spot with gcc: what one core can do, and the
 baseline that the table divides by. On a GPU, mamba-ssm, if it is installed.
-`volumes` times volume networks and MONAI's (volume_benchmark.py).
+`volumes` times volume networks and MONAI's (volume_benchmark.py), `zoo` every family next to timm's
+models of its size (zoo_benchmark.py).
 """
 
 import ctypes
@@ -127,6 +128,10 @@ def main() -> int:
         import volume_benchmark
 
         return volume_benchmark.main(sys.argv[2:])
+    if sys.argv[1:2] == ["zoo"]:
+        import zoo_benchmark
+
+        return zoo_benchmark.main(sys.argv[2:])
     extras: dict[str, Extra] = {}
     floor = None
     if not torch.cuda.is_available() and shutil.which("gcc"):

@@ -12,6 +12,7 @@ from vimamba.layers.conv_norm import ConvNorm
 from vimamba.layers.conv_pyramid import ConvDownsample, ConvStem, MapMlp
 from vimamba.layers.dates import ARRANGEMENTS, check_arrangement, join_dates, part_dates
 from vimamba.layers.drop_path import drop_path_rates
+from vimamba.layers.init_linear import init_linear_
 from vimamba.layers.mamba import (
     MambaMixer,
     VimBlock,
@@ -100,6 +101,7 @@ __all__ = [
     "check_arrangement",
     "crop",
     "drop_path_rates",
+    "init_linear_",
     "init_map_scans_",
     "init_patches_",
     "init_step_bias_",

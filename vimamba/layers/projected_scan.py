@@ -6,9 +6,9 @@ Sizes: N batch, L tokens, H and W map, D channels, S states, K paths of T steps.
 from typing import Any
 
 import torch
-from timm.layers import trunc_normal_
 from torch import Tensor, nn
 
+from vimamba.layers.init_linear import init_linear_
 from vimamba.layers.scan import SelectiveScan
 from vimamba.scan_orders import num_paths
 
@@ -80,11 +80,7 @@ class MapScan(ProjectedScan):
 
 def init_map_scans_(module: nn.Module) -> None:
     """Initialize convolutions and linear layers in a module the same way, but scans as in Mamba."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    init_linear_(module, (nn.Conv2d, nn.Linear))
     for layer in module.modules():
         if isinstance(layer, ProjectedScan):
             layer.reset_parameters()

@@ -53,6 +53,17 @@ class GridEmbed(nn.Module):
             (img_size[1] - self.patch_size[1]) // self.stride[1] + 1,
         )
 
+    def img_size_of(self, grid: tuple[int, int]) -> tuple[int, int]:
+        """The largest image with this grid, in whole strides beyond a patch."""
+        (height, width), stride, patch = grid, self.stride, self.patch_size
+        size = (height - 1) * stride[0] + patch[0], (width - 1) * stride[1] + patch[1]
+        # a grid whose last patches are completed has more cells
+        more = self.dynamic_feat_size(size)
+        return (
+            size[0] - (more[0] - height) * stride[0],
+            size[1] - (more[1] - width) * stride[1],
+        )
+
     def checked(self, x: Tensor) -> Tensor:
         """Check the size of images (N, C_in, H, W)."""
         if self.strict_img_size and torch.jit.is_tracing():

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import DropPath
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
+from vimamba.layers.init_linear import init_linear_
 from vimamba.layers.slabs import by_slabs, slab_size
 from vimamba.layers.ss2d import ScanMixer
 from vimamba.timm_layers import LayerScale, Mlp
@@ -196,11 +197,7 @@ class NormedStage(Stage):
 
 def init_vss_(module: nn.Module) -> None:
     """Initialize linear layers and scans in a module as in VMamba's code."""
-    for layer in module.modules():
-        if isinstance(layer, nn.Linear):
-            trunc_normal_(layer.weight, std=0.02)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+    init_linear_(module)
     for layer in module.modules():
         if isinstance(layer, ScanMixer):
             layer.reset_parameters()

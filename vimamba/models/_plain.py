@@ -89,7 +89,8 @@ class PlainParts:
         num_prefix_tokens: P, where `prefix` is "spread".
         pos_embed: Learn an embedding of every token's position.
         taps: Blocks whose outputs are features; all if None.
-        tap_norms: Makes a norm for each of them.
+        dense_norm: Of the features of a dense backbone: those of the last block of each quarter,
+            and no classifier. None for other models.
         shows_updates: Features are the outputs of `block.update`, which a block adds to the tokens.
         antialias: Resample the position embedding with antialiasing, as timm does, but little
             official code.
@@ -106,7 +107,7 @@ class PlainParts:
     num_prefix_tokens: int = 1
     pos_embed: bool = True
     taps: Sequence[int] | None = None
-    tap_norms: Sequence[Callable[..., nn.Module]] | None = None
+    dense_norm: Callable[..., nn.Module] | None = None
     shows_updates: bool = False
     antialias: bool = True
 
@@ -147,7 +148,9 @@ class PlainBackbone(Backbone):
             raise ValueError(f"class_token={parts.prefix!r} is unknown; choose from {PREFIXES}")
         self.prefix = parts.prefix
         self.num_prefix_tokens = 0 if parts.prefix == "none" else parts.num_prefix_tokens
-        self.in_chans, self.num_classes = options.in_chans, options.num_classes
+        self.has_tap_norms = parts.dense_norm is not None
+        self.in_chans = options.in_chans
+        self.num_classes = 0 if self.has_tap_norms else options.num_classes
         self.num_features = self.head_hidden_size = self.embed_dim = dim
         pools_nothing = parts.prefix == "none" and options.global_pool == "token"
         self.global_pool = self._checked_pool("avg" if pools_nothing else options.global_pool)
@@ -167,12 +170,13 @@ class PlainBackbone(Backbone):
         # that of every block
         self.scan_orders = list(islice(take_orders(parts.scan_order), parts.depth))
         self.blocks = parts.make_blocks(self.scan_orders, options.drop_path_rate, dd)
-        self.norm = parts.norm(dim, **dd)
+        self.norm = nn.Identity() if self.has_tap_norms else parts.norm(dim, **dd)
         self.fc_norm = parts.fc_norm(dim, **dd)
         self.head = self._new_head()
-        self.taps = list(range(parts.depth) if parts.taps is None else parts.taps)
-        tap_norms = parts.tap_norms or [nn.Identity] * len(self.taps)
-        self.tap_norms = nn.ModuleList(norm(dim, **dd) for norm in tap_norms)
+        taps = quarters(parts.depth) if self.has_tap_norms else parts.taps
+        self.taps = list(range(parts.depth) if taps is None else taps)
+        tap_norm = parts.dense_norm or nn.Identity
+        self.tap_norms = nn.ModuleList(tap_norm(dim, **dd) for _ in self.taps)
         self.shows_updates = parts.shows_updates
         stride = self.patch_embed.stride[0]
         self.feature_info: list[dict[str, Any]] = [
@@ -181,8 +185,9 @@ class PlainBackbone(Backbone):
 
     @classmethod
     def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
-        """The last block of each quarter."""
-        return quarters({**cls.arguments(), **given}["depth"])
+        """The last block of each quarter; a dense backbone has no others."""
+        found = quarters({**cls.arguments(), **given}["depth"])
+        return range(len(found)) if given.get("stage_norm") else found
 
     def _checked_pool(self, global_pool: str) -> str:
         allowed = ("token", "avg", "") if self.num_prefix_tokens else ("avg", "")
@@ -260,20 +265,21 @@ class PlainBackbone(Backbone):
         separately. Of the grids with the right number of cells, the one closest to a square is
         taken.
         """
-        embed = self.patch_embed
         found: list[int | tuple[int, int]] = []
-        for cells in {num_rows - self.num_prefix_tokens, num_rows} - {0}:
-            height = next(h for h in range(math.isqrt(cells), 0, -1) if cells % h == 0)
-            grid = (height, cells // height)
-            size = tuple(
-                (side - 1) * stride + patch
-                for side, stride, patch in zip(grid, embed.stride, embed.patch_size, strict=True)
-            )
-            found.append(size[0] if size[0] == size[1] else (size[0], size[1]))
+        for cells in dict.fromkeys((num_rows - self.num_prefix_tokens, num_rows)):
+            height = next((h for h in range(math.isqrt(cells), 0, -1) if cells % h == 0), 0)
+            if height:
+                size = self.patch_embed.img_size_of((height, cells // height))
+                found.append(size[0] if size[0] == size[1] else size)
         return found
 
     def adapt(self, state: StateDict) -> StateDict:
-        """Resample a position embedding of the variant's default size; other sizes are refused."""
+        """Resample a position embedding of the variant's default size; other sizes are refused.
+
+        A dense backbone leaves the classifier out, from which it may start.
+        """
+        if self.has_tap_norms:
+            state = {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
         embedding = state.get("pos_embed")
         if embedding is None or self.pos_embed is None:
             return state
@@ -284,6 +290,10 @@ class PlainBackbone(Backbone):
         if embedding.shape[1] == old[0] * old[1] + self.num_prefix_tokens:
             embedding = self._resample(embedding, old, self.patch_embed.grid_size)
         return {**state, "pos_embed": embedding}
+
+    def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
+        """The norms of a dense backbone, which may start from a classifier."""
+        return ("tap_norms.",) if self.has_tap_norms else ()
 
     def places(self, num_patches: int) -> list[int]:
         """Indices of the prefix tokens in the sequence of all tokens."""
@@ -448,10 +458,8 @@ class PlainBackbone(Backbone):
         self, features: list[Tensor], taps: list[int], height: int, width: int
     ) -> list[Tensor]:
         """Tokens (N, L, C) of the patches to maps (N, C, h, w)."""
-        maps: list[Tensor] = []
-        for feature in features:
-            maps.append(feature.unflatten(1, (height, width)).permute(0, 3, 1, 2).contiguous())
-        return maps
+        grid = (height, width)
+        return [f.unflatten(1, grid).permute(0, 3, 1, 2).contiguous() for f in features]
 
     def _split_prefix(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Separate the prefix tokens (N, P, C) from every feature."""

@@ -27,13 +27,14 @@ from vimamba.layers import (
     PatchEmbed,
     RotaryEmbed,
     channel_gate_rules,
+    init_linear_,
     join_branches,
     mamba_rules,
 )
 from vimamba.layers.tokens import resample_tokens
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
-from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches, quarters
+from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches
 from vimamba.models.localvmamba import RELEASE, local_orders, scrambled_cells, take_cells
 from vimamba.scan_orders import order_of_block
 
@@ -182,7 +183,6 @@ class LocalVim(PlainBackbone):
     def __init__(
         self,
         *,
-        num_classes: int = 1000,
         embed_dim: int = 192,
         depth: int = 20,
         scan_order: str | Sequence[str] = tuple(SEARCHED),
@@ -201,39 +201,26 @@ class LocalVim(PlainBackbone):
             mixer = {"num_paths": paths, "scrambled": scrambled and "columns" in order}
             return LocalBlock(embed_dim, norm(embed_dim, **dd), drop_path=rate, **mixer, **dd)
 
-        taps = quarters(depth) if stage_norm else None
         parts = PlainParts(
             depth=depth,
             dim=embed_dim,
             block=block,
             scan_order=scan_order,
             embed=partial(embed_patches, kind=PaddedPatchEmbed),
-            norm=nn.Identity if stage_norm else norm,
+            norm=norm,
+            dense_norm=norm if stage_norm else None,
             prefix="middle" if class_token else "none",
-            taps=taps,
-            tap_norms=[norm] * len(taps) if taps else None,
             shows_updates=stage_norm,
             antialias=False,
         )
-        super().__init__(parts, num_classes=0 if stage_norm else num_classes, **options)
+        super().__init__(parts, **options)
         self.rotary = None if class_token else ResampledRotary(embed_dim, rotary_cells)
-        self.has_tap_norms = stage_norm
         self.scrambled_columns = scrambled
         self.init_weights(needs_reset=False)
 
-    @classmethod
-    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
-        """The last block of each quarter; a dense backbone has no others."""
-        found = super().default_features(given)
-        return range(len(found)) if given.get("stage_norm") else found
-
     def init_parameters(self) -> None:
         """All linear layers, including those of the step sizes, alike; small outputs if deep."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        init_linear_(self)
         for block in self.blocks:
             mixer: LocalMixer = block.mixer  # type: ignore[assignment]
             nn.init.zeros_(mixer.scan.dt_bias)
@@ -255,17 +242,10 @@ class LocalVim(PlainBackbone):
             raise CheckpointError(f"rotary embeddings {'' if rotary else 'not '}in the file only")
         return join_branches(super().from_official(state_dict))
 
-    def adapt(self, state: StateDict) -> StateDict:
-        """Resample the position embedding; drop the classifier for a dense backbone."""
-        if self.has_tap_norms:
-            state = {k: v for k, v in state.items() if not k.startswith(("norm.", "head."))}
-        return super().adapt(state)
-
     def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
         """The norms of a dense backbone that starts from a classifier."""
-        if not self.has_tap_norms:
-            return ()
-        return ("tap_norms.", *(f"blocks.{i}.norm.bias" for i in range(len(self.blocks))))
+        norms = super().may_be_missing(state)
+        return norms and (*norms, *(f"blocks.{i}.norm.bias" for i in range(len(self.blocks))))
 
     def insert_prefix(self, paths: Tensor, places: list[int], num_patches: int) -> Tensor:
         """Put the class token into the middle of every path, not counting padding."""

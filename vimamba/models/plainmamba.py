@@ -12,20 +12,21 @@ Sizes: N batch, h and w grid, L = h * w tokens, C channels, D = 2 C, K paths of 
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, trunc_normal_
+from timm.layers import DropPath
 from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import GridEmbed, SelectiveScan, to_pair
+from vimamba.layers import GridEmbed, SelectiveScan, init_linear_, to_pair
 from vimamba.models._builder import build_model, make_cfgs
-from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts, quarters
+from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts
 from vimamba.timm_layers import ConvNormAct
 
 __all__ = ["PlainMamba"]
@@ -174,8 +175,9 @@ class PlainMamba(PlainBackbone):
         d_state: States per channel of the scan.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum; or a list of them, which the blocks take in turn.
-        stage_norm: Normalize the features, as the published dense backbones do, and take them only
-        after each quarter of the blocks. device, dtype: Device and dtype of the parameters.
+        stage_norm: A norm on the last features of each quarter of the blocks and no classifier:
+            the layout of the published segmentation and detection backbones.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"patch_size", "dynamic_img_size"})
@@ -202,7 +204,6 @@ class PlainMamba(PlainBackbone):
             return ConvStem(size, given.in_chans, dim, stem_convs, **given.dd)
 
         norm = partial(nn.LayerNorm, eps=1e-6)
-        taps = quarters(depth) if stage_norm else None
         parts = PlainParts(
             depth=depth,
             dim=embed_dim,
@@ -210,31 +211,18 @@ class PlainMamba(PlainBackbone):
             scan_order=scan_order,
             embed=embed,
             norm=norm,
-            taps=taps,
-            # the last one's norm is that of the classifier
-            tap_norms=[norm] * (len(taps) - 1) + [nn.Identity] if taps else None,
+            dense_norm=norm if stage_norm else None,
             antialias=False,
         )
         super().__init__(parts, **options)
-        self.stage_norm = stage_norm
         self.init_weights(needs_reset=False)
-
-    @classmethod
-    def default_features(cls, given: Mapping[str, Any]) -> Sequence[int]:
-        """The last block of each quarter; a dense backbone has no others."""
-        found = super().default_features(given)
-        return range(len(found)) if given.get("stage_norm") else found
 
     def init_parameters(self) -> None:
         """Linear layers as in DeiT, which makes step sizes softplus(0) at first; the classifier."""
         super().init_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-            elif isinstance(module, SelectiveScan):
-                nn.init.zeros_(module.dt_bias)
+        init_linear_(self)
+        for block in self.blocks:
+            nn.init.zeros_(block.mixer.scan.dt_bias)  # type: ignore[union-attr]
         if isinstance(self.head, nn.Linear):
             nn.init.normal_(self.head.weight, std=0.01)
 
@@ -253,9 +241,12 @@ class PlainMamba(PlainBackbone):
         shared = (".A_log", ".D", ".dt_bias")
         return {k: v[None] if k.endswith(shared) else v for k, v in state.items()}
 
-    def may_be_missing(self, state: StateDict) -> tuple[str, ...]:
-        """The norms of features, which classifiers lack."""
-        return ("tap_norms.",)
+    def adapt(self, state: StateDict) -> StateDict:
+        """A dense backbone norms its last features as the classifier does what it reads."""
+        if self.has_tap_norms:
+            last = f"tap_norms.{len(self.tap_norms) - 1}."
+            state = {re.sub(r"^norm\.", last, key): value for key, value in state.items()}
+        return super().adapt(state)
 
     def prepare(
         self, x: Tensor, paths: dict[str, Tensor], grid: tuple[int, int]
@@ -275,29 +266,6 @@ class PlainMamba(PlainBackbone):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The tokens as a map (N, h, w, C)."""
         return x.unflatten(1, grid), paths
-
-    def tap(
-        self, block: int, x: Tensor, take: list[int], norm: bool, features: list[Tensor]
-    ) -> None:
-        """Append the normed output of a block to the features, if it is one of those to take."""
-        for t, tap_norm in enumerate(self.tap_norms):
-            if t in take and self.taps[t] == block:
-                feature = tap_norm(x)
-                is_last = self.stage_norm and t == 3
-                features.append(self.norm(feature) if norm or is_last else feature)
-
-    def prune_intermediate_layers(
-        self,
-        indices: int | list[int] = 1,
-        prune_norm: bool = False,
-        prune_head: bool = True,
-    ) -> list[int]:
-        """Drop what the chosen features do not need; gives back their absolute indices."""
-        whole, norm = len(self.taps), self.norm
-        take = super().prune_intermediate_layers(indices, prune_norm, prune_head)
-        if self.stage_norm and whole - 1 in take:
-            self.norm = norm
-        return take
 
 
 _PREFIX = r"(?:backbone\.)?"

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import trunc_normal_
 from timm.models import register_model
 from torch import nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import init_vim_blocks_, join_branches, make_vim_block
+from vimamba.layers import init_linear_, init_vim_blocks_, join_branches, make_vim_block
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.models.vim import VIM_RULES
@@ -64,9 +63,7 @@ class VideoMamba(PlainBackbone):
     def init_parameters(self) -> None:
         """All linear layers as in DeiT, and initial step sizes of softplus(0)."""
         super().init_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_(module.weight, std=0.02)
+        init_linear_(self)
         for block in self.blocks:
             nn.init.zeros_(block.mixer.scan.dt_bias)  # type: ignore[union-attr]
         init_vim_blocks_(self.blocks)

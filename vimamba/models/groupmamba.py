@@ -355,23 +355,22 @@ RULES: dict[str, Any] = {
     r"dist_head\.(.*)": r"head.taught.\1",
     **{_rule(theirs): partial(_part, leaf=ours) for theirs, ours in _PARTS.items()},
 }
+# where the weights are, and top-1 accuracy
+_RELEASED = {
+    "groupmamba_tiny.in1k": ("1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o", 83.3),
+    "groupmamba_small.in1k": ("1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh", 83.9),
+    "groupmamba_base.in1k": ("1A_srBeDYpsinU5W3PAEADu1saoz413EU", 84.5),
+}
 register_family(
-    "GroupMamba",
-    GroupMamba,
-    RULES,
-    top1={
-        "groupmamba_tiny.in1k": 83.3,
-        "groupmamba_small.in1k": 83.9,
-        "groupmamba_base.in1k": 84.5,
-    },
+    "GroupMamba", GroupMamba, RULES, top1={name: top1 for name, (_, top1) in _RELEASED.items()}
 )
 
-_DRIVE = "https://drive.google.com/file/d"
 default_cfgs = make_cfgs(
     {
-        "groupmamba_tiny.in1k": {"by_hand": f"{_DRIVE}/1TrYYs0uGZbja_2ONQLyfiNdp8C5ZYP1o"},
-        "groupmamba_small.in1k": {"by_hand": f"{_DRIVE}/1vTN9ynDcsDuOVrcT9GcQ5nBSk-hXySlh"},
-        "groupmamba_base.in1k": {"by_hand": f"{_DRIVE}/1A_srBeDYpsinU5W3PAEADu1saoz413EU"},
+        **{
+            name: {"by_hand": f"https://drive.google.com/file/d/{place}"}
+            for name, (place, _) in _RELEASED.items()
+        },
         "test_groupmamba.untrained": {"size": 96},
     },
     license="mit",

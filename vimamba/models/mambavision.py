@@ -258,44 +258,38 @@ RULES = {
     r"head\.(weight|bias)": r"head.fc.\1",
     r"outnorm(\d)\.(.*)": r"stage_norms.\1.\2",
 }
-_TOP1 = {
-    "mambavision_t.in1k": 82.3,
-    "mambavision_t2.in1k": 82.7,
-    "mambavision_s.in1k": 83.3,
-    "mambavision_b.in1k": 84.2,
-    "mambavision_b.in21k_ft_in1k": 84.9,
-    "mambavision_l.in1k": 85.0,
-    "mambavision_l.in21k_ft_in1k": 86.1,
-    "mambavision_l2.in1k": 85.3,
-    "mambavision_l2_512.in21k_ft_in1k": 87.3,
-    "mambavision_l3_256.in21k_ft_in1k": 87.3,
-    "mambavision_l3_512.in21k_ft_in1k": 88.1,
-}
-register_family("MambaVision", MambaVision, RULES, layouts=({"stage_norm": True},), top1=_TOP1)
-
 _SQUASHED = {"size": 512, "crop_pct": 0.93, "crop_mode": "squash"}
-_FILES: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "t.in1k": ("T-1K", "tiny_1k", {}),
-    "t2.in1k": ("T2-1K", "tiny2_1k", {"crop_pct": 0.98}),
-    "s.in1k": ("S-1K", "small_1k", {"crop_pct": 0.93}),
-    "b.in1k": ("B-1K", "base_1k", {}),
-    "b.in21k_ft_in1k": ("B-21K", "base_21k", {}),
-    "l.in1k": ("L-1K", "large_1k", {}),
-    "l.in21k_ft_in1k": ("L-21K", "large_21k", {}),
-    "l2.in1k": ("L2-1K", "large2_1k", {}),
-    "l2_512.in21k_ft_in1k": ("L2-512-21K", "L2_21k_240m_512", _SQUASHED),
-    "l3_256.in21k_ft_in1k": ("L3-256-21K", "L3_21k_740m_256", {"size": 256}),
-    "l3_512.in21k_ft_in1k": ("L3-512-21K", "L3_21k_740m_512", _SQUASHED),
+# top-1 accuracy, repository and file of the weights, and what else is their own
+_RELEASED: dict[str, tuple[float, str, str, dict[str, Any]]] = {
+    "mambavision_t.in1k": (82.3, "T-1K", "tiny_1k", {}),
+    "mambavision_t2.in1k": (82.7, "T2-1K", "tiny2_1k", {"crop_pct": 0.98}),
+    "mambavision_s.in1k": (83.3, "S-1K", "small_1k", {"crop_pct": 0.93}),
+    "mambavision_b.in1k": (84.2, "B-1K", "base_1k", {}),
+    "mambavision_b.in21k_ft_in1k": (84.9, "B-21K", "base_21k", {}),
+    "mambavision_l.in1k": (85.0, "L-1K", "large_1k", {}),
+    "mambavision_l.in21k_ft_in1k": (86.1, "L-21K", "large_21k", {}),
+    "mambavision_l2.in1k": (85.3, "L2-1K", "large2_1k", {}),
+    "mambavision_l2_512.in21k_ft_in1k": (87.3, "L2-512-21K", "L2_21k_240m_512", _SQUASHED),
+    "mambavision_l3_256.in21k_ft_in1k": (87.3, "L3-256-21K", "L3_21k_740m_256", {"size": 256}),
+    "mambavision_l3_512.in21k_ft_in1k": (88.1, "L3-512-21K", "L3_21k_740m_512", _SQUASHED),
 }
+register_family(
+    "MambaVision",
+    MambaVision,
+    RULES,
+    layouts=({"stage_norm": True},),
+    top1={name: top1 for name, (top1, *_) in _RELEASED.items()},
+)
+
 default_cfgs = make_cfgs(
     {
         **{
-            f"mambavision_{name}": {
+            name: {
                 "hub": f"nvidia/MambaVision-{hub}",
                 "file": f"mambavision_{file}.pth.tar",
                 **own,
             }
-            for name, (hub, file, own) in _FILES.items()
+            for name, (_, hub, file, own) in _RELEASED.items()
         },
         "test_mambavision.untrained": {"size": 96},
     },

@@ -336,41 +336,31 @@ RULES = {
     r"head\.bn\.(.*)": r"head.neck.\1",
     r"head\.l\.(.*)": r"head.fc.\1",
 }
-# after 300 epochs, and after 1000 with a teacher
-_TOP1 = {
-    "mobilemamba_t2.e300_in1k": 71.5,
-    "mobilemamba_t2.e1000_dist_in1k": 76.9,
-    "mobilemamba_t4.e300_in1k": 76.1,
-    "mobilemamba_t4.e1000_dist_in1k": 78.9,
-    "mobilemamba_s6.e300_in1k": 78.0,
-    "mobilemamba_s6.e1000_dist_in1k": 80.7,
-    "mobilemamba_b1.e300_in1k": 79.9,
-    "mobilemamba_b1.e1000_dist_in1k": 82.2,
-    "mobilemamba_b2.e300_in1k": 81.6,
-    "mobilemamba_b2.e1000_dist_in1k": 83.3,
-    "mobilemamba_b4.e300_in1k": 82.5,
-    "mobilemamba_b4.e1000_dist_in1k": 83.6,
+# size of the images, top-1 accuracy, and where the weights are: after 300 epochs, and after 1000
+# with a teacher
+_RELEASED = {
+    "mobilemamba_t2.e300_in1k": (192, 71.5, "1LXh5wjVEUu5Kj1foclC9zmlKsy7JpMQ-"),
+    "mobilemamba_t2.e1000_dist_in1k": (192, 76.9, "14UUeEeN62a1jo5qit-m0yChQnNU8JWQG"),
+    "mobilemamba_t4.e300_in1k": (192, 76.1, "17-5Q93_cEhBYMDzWTq4sDcc4_c_ezwpd"),
+    "mobilemamba_t4.e1000_dist_in1k": (192, 78.9, "12e1RKJEYDWVjOZuQLycjOUkA5PqCUnwu"),
+    "mobilemamba_s6.e300_in1k": (224, 78.0, "13en_zNB2wuHmnHKZMUQDe4KizlaTCHbP"),
+    "mobilemamba_s6.e1000_dist_in1k": (224, 80.7, "1ujVeWpoICjioRF0aB7PD1fadM4PGFRfl"),
+    "mobilemamba_b1.e300_in1k": (256, 79.9, "1ODO1XM2luMfczbDLJxHrEl-ie7yUscAC"),
+    "mobilemamba_b1.e1000_dist_in1k": (256, 82.2, "15rBhYky_f7jNSknXujuwQESaIkiTBAR1"),
+    "mobilemamba_b2.e300_in1k": (384, 81.6, "1tJJZqeP09D_IAKKFuQtJQOYm4eNGjr1r"),
+    "mobilemamba_b2.e1000_dist_in1k": (384, 83.3, "1KuleL6Fi84zkjIhkRFbR4lqGa2iu6bOp"),
+    "mobilemamba_b4.e300_in1k": (512, 82.5, "1MiGLHSldK2JpbQEe-7VlmFsaCdugDnYR"),
+    "mobilemamba_b4.e1000_dist_in1k": (512, 83.6, "1KevdesGm8Pb4fEbgZ5JY4FMy9IQgYbiZ"),
 }
-register_family("MobileMamba", MobileMamba, RULES, top1=_TOP1)
+register_family(
+    "MobileMamba", MobileMamba, RULES, top1={name: top1 for name, (_, top1, _) in _RELEASED.items()}
+)
 
-# size of the images, and the files of 300 and of 1000 epochs
-_FILES = {
-    "t2": (192, "1LXh5wjVEUu5Kj1foclC9zmlKsy7JpMQ-", "14UUeEeN62a1jo5qit-m0yChQnNU8JWQG"),
-    "t4": (192, "17-5Q93_cEhBYMDzWTq4sDcc4_c_ezwpd", "12e1RKJEYDWVjOZuQLycjOUkA5PqCUnwu"),
-    "s6": (224, "13en_zNB2wuHmnHKZMUQDe4KizlaTCHbP", "1ujVeWpoICjioRF0aB7PD1fadM4PGFRfl"),
-    "b1": (256, "1ODO1XM2luMfczbDLJxHrEl-ie7yUscAC", "15rBhYky_f7jNSknXujuwQESaIkiTBAR1"),
-    "b2": (384, "1tJJZqeP09D_IAKKFuQtJQOYm4eNGjr1r", "1KuleL6Fi84zkjIhkRFbR4lqGa2iu6bOp"),
-    "b4": (512, "1MiGLHSldK2JpbQEe-7VlmFsaCdugDnYR", "1KevdesGm8Pb4fEbgZ5JY4FMy9IQgYbiZ"),
-}
 default_cfgs = make_cfgs(
     {
         **{
-            f"mobilemamba_{name}.{tag}": {
-                "by_hand": f"https://drive.google.com/file/d/{file}",
-                "size": size,
-            }
-            for name, (size, *files) in _FILES.items()
-            for tag, file in zip(("e300_in1k", "e1000_dist_in1k"), files, strict=True)
+            name: {"by_hand": f"https://drive.google.com/file/d/{file}", "size": size}
+            for name, (size, _, file) in _RELEASED.items()
         },
         "test_mobilemamba.untrained": {"size": 96},
     },

@@ -1,4 +1,4 @@
-"""Entry point of the `vimamba` command: help and version are printed without importing torch.
+"""Entry point of the `vimamba` command: help, version and lists of models need no torch.
 
 It is a separate module because importing anything from `vimamba` registers the models with timm.
 """
@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
+from importlib.metadata import EntryPoints, entry_points
 from pathlib import Path
 
 HELP = """\
@@ -58,11 +59,32 @@ def read_version() -> str:
     return found[1]
 
 
+def find_plugins() -> EntryPoints:
+    """Modules that installed packages want imported by every command."""
+    return entry_points(group="vimamba.plugins")
+
+
+def lists_stored_models(args: Sequence[str]) -> bool:
+    """Whether `list-models` is asked for models of this package only, of which all is stored."""
+    others = any(arg.startswith(("--all", "--import", "test")) for arg in args)
+    return args[:1] == ["list-models"] and not others and not find_plugins()
+
+
+def leave_models_out() -> None:
+    """Let modules of vimamba be imported without the package itself, which registers the models."""
+    spec = importlib.util.find_spec("vimamba")
+    assert spec is not None
+    sys.modules["vimamba"] = importlib.util.module_from_spec(spec)
+
+
 def main() -> int:
     """Run the command; returns the exit code, see `vimamba.cli.main`."""
-    if text := answer(sys.argv[1:]):
+    args = sys.argv[1:]
+    if text := answer(args):
         print(text, end="")
         return 0
+    if lists_stored_models(args):
+        leave_models_out()
     from vimamba.cli import main as run
 
     return run()

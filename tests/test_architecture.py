@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba.data": set(),
     "vimamba.hub": {"vimamba.checkpoints", "vimamba.model_card", "vimamba.networks"},
     "vimamba.model_card": set(),
-    "vimamba.plugins": set(),
+    "vimamba.plugins": {"vimamba_command"},
     "vimamba.timm_layers": set(),
     "vimamba.timm_names": set(),
     "vimamba.visualize": {"vimamba.scan_orders"},

@@ -8,9 +8,10 @@ import torch
 
 from tests.documents import find_commands, read
 from tests.parity.official import shapes_only
-from tools.model_table import families, measure, models_text, with_tables
+from tools.model_table import families, measure, models_text, names_text, with_tables
 from vimamba.checkpoints import count_blocks, find_facts
 from vimamba.cli import main
+from vimamba.cli.model_list import describe_model, find_models, read_rows
 from vimamba.hub import create_skeleton
 
 DOCUMENT = read("docs/models.md")
@@ -18,9 +19,12 @@ RELEASED = [name for family in families() for name in family.list_models()]
 AGAIN = "run python tools/model_table.py"
 
 
-def test_every_model_and_no_other_has_facts():
-    stored = json.loads(read("vimamba/models/facts.json"))
-    assert list(stored) == RELEASED, AGAIN
+def test_what_is_listed_of_every_model_and_no_other_is_stored():
+    assert read_rows() == [describe_model(name) for name in find_models("*")], AGAIN
+
+
+def test_the_stored_names_are_those_of_the_parameters():
+    assert read("vimamba/models/names.json") == names_text(), AGAIN
 
 
 def test_the_document_is_what_the_registry_says():

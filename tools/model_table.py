@@ -1,7 +1,8 @@
 """Measure the models and list them: python tools/model_table.py.
 
-Writes what is measured to vimamba/models/facts.json, then docs/models.md, the README's table of
-families and the picture of accuracy against size, from that and from what families register.
+Writes what is measured and published to vimamba/models/facts.json and the names of parameters to
+names.json beside it, then docs/models.md, the README's table of families and the picture of
+accuracy against size, from these and from what families register.
 """
 
 import json
@@ -16,7 +17,8 @@ from torch import nn
 import vimamba  # noqa: F401  registers the models
 from vimamba.benchmark.models import count_operations
 from vimamba.checkpoints import Facts, Family, classifiers, count_blocks, list_families
-from vimamba.cli.model_list import Row, describe_model
+from vimamba.checkpoints.identity import list_names
+from vimamba.cli.model_list import Row, describe_model, find_models
 from vimamba.console import number
 from vimamba.files import write_whole
 from vimamba.hub import create_skeleton
@@ -24,6 +26,7 @@ from vimamba.models._backbone import Backbone
 
 ROOT = Path(__file__).parents[1]
 FACTS = ROOT / "vimamba" / "models" / "facts.json"
+NAMES = FACTS.with_name("names.json")
 BEGIN, END = "<!-- models: written by tools/model_table.py -->", "<!-- end of models -->"
 
 
@@ -46,6 +49,7 @@ def measure(name: str) -> Facts:
         depth=count_blocks(weights),
         width=None if stem is None else stem.shape[0],
         features=None if head is None else head.shape[-1],
+        prefix=getattr(model, "num_prefix_tokens", 0),
     )
 
 
@@ -55,9 +59,21 @@ def operations_of(model: nn.Module, size: tuple[int, ...]) -> float:
 
 
 def facts_text() -> str:
-    """The measurements of every released model, as JSON."""
-    names = [name for family in families() for name in family.list_models()]
-    lines = [f'  "{name}": {json.dumps(asdict(measure(name)))}' for name in names]
+    """Measured and published facts about every released model, as JSON, sorted as in a list."""
+    facts = {name: {**asdict(measure(name)), **published(name)} for name in find_models("*")}
+    lines = [f'  "{name}": {json.dumps(known)}' for name, known in facts.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def published(name: str) -> dict[str, Any]:
+    """What `vimamba list-models` shows of a model besides the measurements."""
+    row = asdict(describe_model(name))
+    return {key: row[key] for key in ("family", "input_size", "top1", "license", "pretrained")}
+
+
+def names_text() -> str:
+    """The names of parameters in every family, as JSON."""
+    lines = [f'  "{f.name}": {json.dumps(sorted(list_names(f)))}' for f in families()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
@@ -161,6 +177,7 @@ if __name__ == "__main__":
     from model_picture import draw_accuracy
 
     write(FACTS, facts_text())
+    write(NAMES, names_text())
     for document, tables in (("docs/models.md", models_text), ("README.md", summary_text)):
         path = ROOT / document
         write(path, with_tables(path.read_text(encoding="utf-8"), tables()))

@@ -9,13 +9,11 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
 from vimamba.errors import VimambaError
-
-GROUP = "vimamba.plugins"
+from vimamba_command import find_plugins
 
 _LOADED: list[str] = []
 
@@ -33,8 +31,8 @@ def load_plugins(names: Sequence[str] = ()) -> None:
     Raises:
         PluginError: There is no such module, or importing it fails.
     """
-    for point in entry_points(group=GROUP):
-        _load(point.value.partition(":")[0], f"entry point {point.name} of {GROUP}")
+    for point in find_plugins():
+        _load(point.value.partition(":")[0], f"entry point {point.name} of {point.group}")
     for name in names:
         _load(name, f"--import {name}")
 

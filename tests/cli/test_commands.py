@@ -11,6 +11,7 @@ import vimamba
 from vimamba.cli import _extra_of, _last_line, main
 from vimamba.console import command_line
 from vimamba.tasks import Classification, NotFiniteError
+from vimamba_command import lists_stored_models
 
 ROOT = Path(__file__).parents[2]
 
@@ -179,17 +180,24 @@ def test_help_and_version_come_without_torch():
         assert done.stdout.startswith("vimamba")
 
 
-def test_list_models_is_quick_and_says_what_matters():
+def test_list_models_says_what_matters_without_torch():
+    options = ["vim_tiny*", "--family", "vim", "--max-params", "7.2", "--json"]
     code = (
-        "import sys; from vimamba.cli import main; main(['list-models', 'vim_tiny*', '--json']); "
-        "assert 'pytorch_lightning' not in sys.modules"
+        f"import sys; sys.argv = ['vimamba', 'list-models', *{options}]; import vimamba_command\n"
+        "assert vimamba_command.main() == 0 and 'torch' not in sys.modules"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     rows = {row["name"]: row for row in json.loads(process.stdout)}
+    assert list(rows) == ["vim_tiny_patch16_224", "vim_tiny_rope_patch16_224"]
     assert rows["vim_tiny_patch16_224"]["top1"] == 76.1
     assert rows["vim_tiny_patch16_224"]["license"]
     assert 6e6 < rows["vim_tiny_patch16_224"]["params"] < 8e6
+
+
+@pytest.mark.parametrize("args", ["vit*", "--all", "--import own.py", "--import=own", "test_vim"])
+def test_list_models_asks_the_registry_for_what_is_not_stored(args):
+    assert lists_stored_models(["list-models", *args.split()]) == (args == "vit*")
 
 
 @pytest.mark.parametrize("size", ["6x5", "3x4x2"])

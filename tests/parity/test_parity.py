@@ -15,7 +15,7 @@ from tests.parity.official import fill, filled_state, read_manifest, rows, shape
 from tests.parity.recorded import read_recording
 from tests.parity.rows import VARIANTS
 from tests.parity.variants import PLAIN, STAGED, Tap
-from vimamba.checkpoints import read_checkpoint
+from vimamba.checkpoints import identity, read_checkpoint
 
 
 @pytest.fixture(autouse=True)
@@ -174,8 +174,17 @@ def test_the_published_layout_fits_strictly(variant, tmp_path):
 
 
 @pytest.mark.parametrize("variant", params(v for v in VARIANTS if v.is_identified))
-def test_identify_names_the_variant(variant, tmp_path):
+def test_identify_names_the_variant_and_makes_few_models(variant, tmp_path, monkeypatch):
+    made, outline = set(), identity._outline
+
+    def spy(*args):
+        made.add(args)
+        return outline(*args)
+
+    monkeypatch.setattr(identity, "_outline", spy)
     first = vimamba.identify(save(variant, shapes_only(variant.name), tmp_path))
+    # Vim's tiny ones and all others of 24 blocks, as wide; of most files it is one model
+    assert len(made) <= 7
     # of models of equal names and shapes all are told
     found = next(f for f in (first, *first.others) if f.variant == variant.model)
     assert found.variant in found.create_line

@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ class Facts:
         depth: Blocks.
         width: Channels of the first convolution's output; None if there is no such layer.
         features: Channels that the classifier reads; None if there is none.
+        prefix: Class tokens and registers.
     """
 
     params: int
@@ -81,6 +82,7 @@ class Facts:
     depth: int
     width: int | None
     features: int | None
+    prefix: int
 
 
 _FAMILIES: dict[type[nn.Module], Family] = {}
@@ -124,14 +126,26 @@ def find_family(model: str) -> Family | None:
 
 def find_facts(model: str) -> Facts | None:
     """Facts about a registered model from `facts.json` next to its module."""
-    module = sys.modules[timm.model_entrypoint(model).__module__]
-    place = getattr(module, "__file__", None)
-    found = _read_facts(Path(place).with_name("facts.json")).get(model) if place else None
-    return found and Facts(**found)
+    found = _read_beside(timm.model_entrypoint(model).__module__, "facts.json").get(model)
+    return found and Facts(**{f.name: found[f.name] for f in fields(Facts)})
+
+
+def find_names(family: Family) -> frozenset[str] | None:
+    """Our parameter names in a family's smallest models, from `names.json` next to its module.
+
+    All numbers in them are set to zero.
+    """
+    found = _read_beside(family.model_cls.__module__, "names.json").get(family.name)
+    return found and frozenset(found)
+
+
+def _read_beside(module: str, file: str) -> dict[str, Any]:
+    place = getattr(sys.modules[module], "__file__", None)
+    return _read(Path(place).with_name(file)) if place else {}
 
 
 @lru_cache
-def _read_facts(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

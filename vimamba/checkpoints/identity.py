@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from torch.overrides import TorchFunctionMode
 from vimamba.checkpoints.families import (
     Family,
     count_blocks,
+    family_of,
     find_facts,
+    find_names,
     list_families,
 )
 from vimamba.checkpoints.fit import check_finite, classifiers
@@ -175,7 +177,10 @@ def find_identity(checkpoint: Mapping[str, Any]) -> Identity | None:
 def _match_models(checkpoint: Mapping[str, Any]) -> list[Identity]:
     """The timm models of this package that a checkpoint fits, with the arguments they need."""
     sample = thin_out(checkpoint)
-    readings = [r for f in list_families() if (r := _read(checkpoint, sample, f))]
+    known = [(family, _count_known(sample, family)) for family in list_families()]
+    most = max((count for _, count in known), default=0)
+    # a family that knows far fewer names than another knows only common parts
+    readings = [_Reading.of(checkpoint, f) for f, count in known if 4 * count > 3 * most]
     # a complete file of one model may also fit another one's backbone
     for layouts in (_as_registered, _without_classifier, _in_other_layouts, _at_another_size):
         found = [identity for reading in readings for identity in reading.fit(layouts)]
@@ -211,11 +216,22 @@ class _Reading:
     family: Family
     state: StateDict
 
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any], family: Family) -> "_Reading":
+        """A file's weights that a family knows by name."""
+        return cls(family, find_weights(checkpoint, partial(_is_known, family)).state)
+
     @cached_property
     def renamed(self) -> StateDict:
         """Weights under our names, as far as rules alone determine them."""
         names = {key: rename_key(key, self.family.rules) for key in self.state}
         return {new: self.state[key] for key, new in names.items() if new is not None}
+
+    @cached_property
+    def has_our_names(self) -> bool:
+        """Whether names are ours rather than official ones."""
+        ours = sum(_is_ours(self.family, key) for key in self.state)
+        return ours > sum(map(self.family.is_official, self.state))
 
     @cached_property
     def variants(self) -> list[str]:
@@ -228,13 +244,18 @@ class _Reading:
         if facts is None:
             return True
         stem, head = self.renamed.get(_stem(name)), self.renamed.get(_head(name))
+        prefix = self.renamed.get("cls_token")
+        if stem is None and facts.width is not None and self.has_our_names:
+            return False
         return (
             depth in (0, facts.depth)  # 0: rules alone do not determine the names of blocks
             and (stem is None or facts.width in (None, stem.shape[0]))
             # some official classifiers are convolutions
             and (head is None or facts.features in (None, head.flatten(1).shape[1]))
+            and (prefix is None or facts.prefix == prefix.shape[1])
         )
 
+    @cached_property
     def has_classifier(self) -> bool:
         """Whether it includes a classifier."""
         return any(_head(name) in self.renamed for name in self.family.list_models())
@@ -242,8 +263,9 @@ class _Reading:
     def fit(self, layouts: "_Layouts") -> Iterator[Identity]:
         """The models that the file fits with the arguments of some layout."""
         for name in self.variants:
-            tried = layouts(self, name)
-            yield from (found for layout in tried if (found := self._fit(name, layout)))
+            tried = (self._fit(name, layout) for layout in layouts(self, name))
+            if found := next(filter(None, tried), None):
+                yield found
 
     def _fit(self, name: str, layout: Mapping[str, Any]) -> Identity | None:
         stem = self.renamed.get(_stem(name))
@@ -273,8 +295,10 @@ class _Reading:
 _Layouts = Callable[[_Reading, str], Sequence[Mapping[str, Any]]]
 
 
-def _as_registered(_reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
-    return [{}]
+def _as_registered(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
+    facts = find_facts(name)
+    needs_classifier = facts is not None and facts.features is not None
+    return [] if needs_classifier and not reading.has_classifier else [{}]
 
 
 def _in_other_layouts(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
@@ -282,45 +306,48 @@ def _in_other_layouts(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
 
 
 def _without_classifier(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
-    return [] if reading.has_classifier() else [{"num_classes": 0}]
+    return [] if reading.has_classifier else [{"num_classes": 0}]
 
 
 def _at_another_size(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
     """Image sizes that may match a position embedding in the file."""
     embedding = reading.renamed.get("pos_embed")
-    model = _outline(timm.model_entrypoint(name), name, 3, ())
+    bare = {} if reading.has_classifier else {"num_classes": 0}
+    model = _outline(timm.model_entrypoint(name), name, 3, tuple(bare.items()))
     find_sizes = getattr(model, "img_sizes_of", None)
     if embedding is None or find_sizes is None:
         return []
-    bare = {} if reading.has_classifier() else {"num_classes": 0}
     return [{"img_size": size, **bare} for size in find_sizes(embedding.shape[1])]
 
 
-def _read(
-    checkpoint: Mapping[str, Any], sample: Mapping[str, Any], family: Family
-) -> _Reading | None:
-    """The weights, if a sample has official names, or mostly our own."""
+def _is_ours(family: Family, key: str) -> bool:
+    return without_numbers(key) in _names_of(family.model_cls)
 
-    def is_ours(key: str) -> bool:
-        return without_numbers(key) in _names_of(family.model_cls)
 
-    def is_known(key: str) -> bool:
-        return family.is_official(key) or is_ours(key)
+def _is_known(family: Family, key: str) -> bool:
+    return family.is_official(key) or _is_ours(family, key)
 
-    found = find_weights(sample, is_known)
-    names, foreign = found.state, found.foreign
-    if 2 * sum(map(is_known, names)) <= len(names) + len(foreign):
-        return None
-    ours, official = sum(map(is_ours, names)), sum(map(family.is_official, names))
-    if ours < official < len(names):
-        return None
-    return _Reading(family, find_weights(checkpoint, is_known).state)
+
+def _count_known(sample: Mapping[str, Any], family: Family) -> int:
+    """How many names of a sample a family knows: all as official ones, or most as our own."""
+    found = find_weights(sample, partial(_is_known, family))
+    names = found.state
+    known = sum(_is_known(family, key) for key in names)
+    ours = sum(_is_ours(family, key) for key in names)
+    official = sum(map(family.is_official, names))
+    is_most = 2 * known > len(names) + len(found.foreign)
+    return known if is_most and (official == len(names) or ours >= official) else 0
 
 
 @lru_cache
 def _names_of(model_cls: type[nn.Module]) -> frozenset[str]:
-    """Our names in a family's smallest models, with all numbers set to zero."""
-    family = next(f for f in list_families() if f.model_cls is model_cls)
+    """Our names in a family, with all numbers set to zero."""
+    family = family_of(model_cls)
+    return find_names(family) or list_names(family)
+
+
+def list_names(family: Family) -> frozenset[str]:
+    """Our names in a family's smallest models, which are built; all numbers are set to zero."""
     names = family.list_models(tests=True) or family.list_models()[:1]
     models = [_outline(timm.model_entrypoint(name), name, 3, ()) for name in names]
     return frozenset(without_numbers(key) for model in models for key in model.state_dict())

@@ -1,14 +1,23 @@
-"""`vimamba list-models`: facts about models, without building them."""
+"""`vimamba list-models`: facts about models, without building them.
+
+Stored facts about our own models are listed without importing torch.
+"""
 
 import json
 import re
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
 
 from vimamba.cli.inquiries import make_parser
 from vimamba.console import number, show_table
 from vimamba.errors import UsageError
+from vimamba.plugins import is_plugin, loaded_plugins
+
+# written by tools/model_table.py
+_FACTS = Path(__file__).parents[1] / "models" / "facts.json"
 
 
 @dataclass(frozen=True)
@@ -90,12 +99,18 @@ def find_rows(given: Namespace) -> list[Row]:
         UsageError: The family or license is unknown.
     """
     pattern = given.pattern if re.search(r"[*?\[]", given.pattern) else f"*{given.pattern}*"
-    rows = [describe_model(name) for name in find_models(pattern, everything=given.all)]
+    if given.all or loaded_plugins() or pattern.startswith("test"):
+        rows = [describe_model(name) for name in find_models(pattern, everything=given.all)]
+        families = _list_families()
+    else:
+        stored = read_rows()
+        rows = [row for row in stored if fnmatchcase(row.name, pattern)]
+        families = {row.family for row in stored if row.family}
     wanted: list[Callable[[Row], bool]] = []
     if given.pretrained:
         wanted.append(lambda row: row.pretrained)
     if given.family is not None:
-        family = _checked_family(given.family)
+        family = _checked_family(given.family, families)
         wanted.append(lambda row: row.family == family)
     if given.max_params is not None:
         if given.max_params <= 0:
@@ -116,14 +131,27 @@ def _checked_license(asked: str, rows: list[Row]) -> str:
     return asked.lower()
 
 
-def _checked_family(asked: str) -> str:
+def _checked_family(asked: str, families: set[str]) -> str:
+    found = next((name for name in families if name.lower() == asked.lower()), None)
+    if found is None:
+        raise UsageError(f"--family {asked} is unknown; choose from {', '.join(sorted(families))}")
+    return found
+
+
+def _list_families() -> set[str]:
     from vimamba.checkpoints import list_families
 
-    names = sorted({family.name for family in list_families()})
-    found = next((name for name in names if name.lower() == asked.lower()), None)
-    if found is None:
-        raise UsageError(f"--family {asked} is unknown; choose from {', '.join(names)}")
-    return found
+    return {family.name for family in list_families()}
+
+
+def read_rows() -> list[Row]:
+    """Our own models, from what is stored of them."""
+    stored = json.loads(_FACTS.read_text(encoding="utf-8"))
+    names = {field.name for field in fields(Row)} - {"name", "input_size"}
+    return [
+        Row(name=model, input_size=tuple(facts["input_size"]), **{n: facts[n] for n in names})
+        for model, facts in stored.items()
+    ]
 
 
 def find_models(pattern: str, *, everything: bool = False) -> list[str]:
@@ -131,7 +159,6 @@ def find_models(pattern: str, *, everything: bool = False) -> list[str]:
     import timm
 
     import vimamba  # noqa: F401  registers the models
-    from vimamba.plugins import is_plugin
 
     names = timm.list_models(pattern)
     if everything:

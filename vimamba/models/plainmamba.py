@@ -175,7 +175,8 @@ class PlainMamba(PlainBackbone):
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum; or a list of them, which the blocks take in turn.
         stage_norm: Normalize the features, as the published dense backbones do, and take them only
-        after each quarter of the blocks. device, dtype: Device and dtype of the parameters.
+            after each quarter of the blocks.
+        device, dtype: Device and dtype of the parameters.
     """
 
     lacks = frozenset({"patch_size", "dynamic_img_size"})

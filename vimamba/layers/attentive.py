@@ -26,7 +26,8 @@ class StateAverage(ProjectedScan):
         dim: C.
         heads: h.
         scan_order: Order of the scan. With several paths, the states of each are averaged and read,
-        and the results are summed. device, dtype: Device and dtype of the parameters.
+            and the results are summed.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, dim: int, heads: int, *, scan_order: str, **dd: Any) -> None:
@@ -82,7 +83,8 @@ class GlobalAverage(nn.Module):
     Args:
         heads: h.
         size: Height and width of the map for which the biases are learned; for other sizes they are
-        resampled bicubically as an L x L image. device, dtype: Device and dtype of the parameters.
+            resampled bicubically as an L x L image.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(self, heads: int, size: tuple[int, int], **dd: Any) -> None:

@@ -80,8 +80,8 @@ class MultiscaleSS2D(nn.Module):
         expand: D / C.
         gated: Multiply the output by a SiLU gate.
         version: 1 normalizes both maps and adds them, the smaller one upsampled bilinearly; 3
-        upsamples it by repetition and normalizes the sum. device, dtype: Device and dtype of the
-        parameters.
+            upsamples it by repetition and normalizes the sum.
+        device, dtype: Device and dtype of the parameters.
     """
 
     def __init__(

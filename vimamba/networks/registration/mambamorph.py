@@ -347,8 +347,9 @@ class VMambaMorph(MambaMorph):
         in_chans: Channels of either image.
         scan_order: As in `MambaMorph`.
         rotated_merge: On cubes, sum the paths as in the official code, which adds half of their
-        results to other cells: for files trained that way. False adds each result to its own cell,
-        as on all other grids. **kwargs: Additional arguments of `MambaMorph`.
+            results to other cells: for files trained that way. False adds each result to its own
+            cell, as on all other grids.
+        **kwargs: Additional arguments of `MambaMorph`.
     """
 
     architecture = "vmambamorph"

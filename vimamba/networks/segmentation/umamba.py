@@ -132,8 +132,8 @@ class UMamba(Segmenter):
         num_classes: Channels of the logits.
         features_per_stage: Channels of the encoder's stages.
         kernel_sizes, strides: Kernel sizes and strides of the encoder's stages, for each dimension;
-        3 and 1, 2, 2, ... in two dimensions if None. n_conv_per_stage, n_conv_per_stage_decoder:
-        Blocks per stage; 2 if None.
+            3 and 1, 2, 2, ... in two dimensions if None.
+        n_conv_per_stage, n_conv_per_stage_decoder: Blocks per stage; 2 if None.
         mamba: "bot" or "enc".
         scan_order: One of `vimamba.list_scan_orders(dims=...)` for the images' dimensions, with
             parameters if it has any, or a sum; or a list of them, which the Mamba layers take in

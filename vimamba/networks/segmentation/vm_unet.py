@@ -74,7 +74,8 @@ class VMUNet(Segmenter):
     Args:
         num_classes: Channels of the logits.
         in_chans: Channels of the images. With three, single-channel images are repeated, as
-        published. depths, decoder_depths: Blocks per stage, each in the order of computation.
+            published.
+        depths, decoder_depths: Blocks per stage, each in the order of computation.
         dims: Channels of the encoder's stages; the decoder's are the same in reverse.
         scan_order: One of `vimamba.list_scan_orders(dims=2)`, with parameters if it has any, or a
             sum; or a list of them, which the blocks of the encoder take in turn, and those of the

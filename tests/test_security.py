@@ -109,7 +109,7 @@ def test_no_class_path_of_a_run_is_imported(part, path, folder, sent, capsys):
     if part == "model":
         change_checkpoints(lambda content: content.update(hyper_parameters=hub))
     for args in commands(sent).values():
-        check_refused(args, capsys, f"{part}.class_path={path!r} is no ", "--import")
+        check_refused(args, capsys, f"{part}.class_path={path!r} is not a known ", "--import")
 
 
 EVIL = {"class_path": "evil.m", "init_args": {}}

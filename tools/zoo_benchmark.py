@@ -13,7 +13,7 @@ from pathlib import Path
 
 import timm
 import torch
-from model_table import count_operations, families
+from model_table import families, operations_of
 
 from vimamba.benchmark.models import make_run
 from vimamba.benchmark.timing import Result, describe_machine, take_turns, write_csv
@@ -37,7 +37,7 @@ class Like:
     def gflops(self) -> float:
         """1e9 operations of one image of 224 pixels."""
         model = timm.create_model(self.names[0], device="meta").eval()
-        return count_operations(model, (3, 224, 224)) / 1e9
+        return operations_of(model, (3, 224, 224)) / 1e9
 
 
 STAGED = (

@@ -149,6 +149,8 @@ def test_every_option_of_segmentation_reaches_what_it_sets(masks, tmp_path):
         "model.case_scores": False,
         "model.tolerance": 3.0,
         "model.overlap": 0.25,
+        "model.left_out": ["nothing"],
+        "model.border": 1,
         "data.fit": "window",
         "data.scale_to": 40,
         "data.align": True,

@@ -133,7 +133,8 @@ def test_a_run_leaves_everything_in_its_folder(run):
     left = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     left = {name for name in left if not name.startswith("tensorboard/")}
     assert left == {
-        "config.yaml", "metrics.csv", "metrics.json", "split.csv", "curves.png", "samples.png",
+        "config.yaml", "run.json", "metrics.csv", "metrics.json", "split.csv", "curves.png",
+        "samples.png",
         "data.png", "confusion_matrix.png", "cases_test.csv", "checkpoints/best.ckpt",
         "checkpoints/last.ckpt", "export/README.md", "export/config.json",
         "export/model.safetensors",

@@ -195,7 +195,7 @@ def test_what_does_not_fit_is_named_before_training(make_pairs, spoil, message):
 
 def test_strange_values_need_names(make_pairs):
     root = make_pairs(values=(0, 50, 100))
-    beyond = r"50 \(masks/1.png\), 100 \(masks/5.png\); say"
+    beyond = r"50 \(masks/1.png\), 100 \(masks/5.png\); set the classes"
     with pytest.raises(DataError, match=rf"hold 0, 50, 100, but not 1; beyond it are {beyond}"):
         MaskFolder(str(root)).check()
     data = MaskFolder(str(root), labels=Labels(values=[0, 50, 100]))

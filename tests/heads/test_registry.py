@@ -49,7 +49,9 @@ def test_a_name_is_given_once():
 
 
 def test_an_unknown_name_is_answered_with_near_ones():
-    with pytest.raises(ValueError, match="head='fpnn' is unknown; close names are fpn; one of"):
+    with pytest.raises(
+        ValueError, match="head='fpnn' is unknown; close names are fpn; register your own"
+    ):
         find_head("fpnn")
     with pytest.raises(ValueError, match=r"head='x' is unknown; choose from \['attention_unet', "):
         find_head("x")

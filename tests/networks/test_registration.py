@@ -66,7 +66,7 @@ def test_an_integrated_velocity_is_undone_by_its_opposite():
             r"moving=\(1, 1, 8, 8, 8\) and fixed=\(1, 1, 8, 8, 9\)",
         ),
         (((1, 2, 8, 8, 8),) * 2, "1 channels"),
-        (((1, 1, 8, 8),) * 2, "3 axes"),
+        (((1, 1, 8, 8),) * 2, "3 spatial axes"),
     ],
 )
 def test_pairs_that_cannot_be_registered_are_refused(shapes, message):

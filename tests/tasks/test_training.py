@@ -143,9 +143,9 @@ def test_a_resumed_training_takes_the_optimizers_new_settings(photos, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"optim": Optimization(opt="sgd")}, "optim.opt='sgd': .* begun with 'adamw'"),
-        ({"optim": Optimization(ema=0.9)}, "optim.ema=0.9: .* begun with None"),
-        ({"class_names": ["dark", "bright"]}, "class_names=.*begun with"),
+        ({"optim": Optimization(opt="sgd")}, "optim.opt='sgd': .* started with 'adamw'"),
+        ({"optim": Optimization(ema=0.9)}, "optim.ema=0.9: .* started with None"),
+        ({"class_names": ["dark", "bright"]}, "class_names=.*started with"),
     ],
 )
 def test_what_a_resumed_training_cannot_change_is_named(settings, message, photos, tmp_path):

@@ -231,7 +231,8 @@ def _of_run(run: Path, requested: str, img_size: ImageSize | None) -> Network:
         hparams["model"],
         (hparams["in_chans"], *sides),
         _data_config({"crop_mode": "center", **data} if "crop_pct" in data else data),
-        list(task.class_names) if hasattr(task, "class_names") else None,
+        # registration names the labels that it scores, but its network has no classes
+        list(task.class_names) if net.num_classes and hasattr(task, "class_names") else None,
         getattr(task, "label_values", None),
         _preprocessing(data),
     )

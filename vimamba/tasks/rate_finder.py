@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from vimamba.lightning import (
     Callback,
@@ -96,7 +95,7 @@ class RateRise(Callback):
     ) -> None:
         """Note the loss once a step is done, of all its batches and processes."""
         loss = outputs["loss"].detach().float()
-        self._batches.append(float(torch.as_tensor(trainer.strategy.reduce(loss))))
+        self._batches.append(float(trainer.strategy.reduce(loss)))
         if trainer.global_step == self._step:
             return
         loss, self._batches = sum(self._batches) / len(self._batches), []

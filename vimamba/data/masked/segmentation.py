@@ -180,6 +180,9 @@ class SegmentationData(DenseData):
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,
+            # a published layout's own, which later commands do not add to given classes
+            "labels.colors": self.labels.colors,
+            "labels.background": self.labels.background,
         }
 
     @property

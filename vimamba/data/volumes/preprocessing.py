@@ -4,8 +4,9 @@ Sizes: D x H x W voxels as stored, d x h x w at the network's spacing, C channel
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,11 @@ class VolumePreprocessing(Preprocessing):
     """
 
     spacing: Sequence[float] = ()
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "VolumePreprocessing":
+        """As for images, but `fit` is not a choice: windows are taken from volumes."""
+        return super().from_settings({**settings, "fit": "window"})
 
     def volume(self, case: VolumeCase) -> Tensor:
         """(C, d, h, w) float32, of which little more is held than that at any time."""

@@ -80,9 +80,11 @@ class Registrar(Network):
                     f"(N, 2, C) and {len(self.cell)} axes of space"
                 )
             moving, fixed = moving.unbind(1)
-        expected = (moving.shape[0], self.in_chans, *moving.shape[2:])
-        shapes = {tuple(moving.shape), tuple(fixed.shape), expected}
-        if len(shapes) > 1 or moving.ndim != len(self.cell) + 2:
+        if (
+            moving.ndim != len(self.cell) + 2
+            or moving.shape != fixed.shape
+            or moving.shape[1] != self.in_chans
+        ):
             raise ValueError(
                 f"moving={tuple(moving.shape)} and fixed={tuple(fixed.shape)} must be batches of "
                 f"one shape with {self.in_chans} channels and {len(self.cell)} spatial axes"

@@ -69,7 +69,9 @@ def class_scores(
         | {key: float_or_none(values[index]) for key, values in columns.items()}
         for index, name in enumerate(class_names)
     ]
-    meant = torch.tensor([name not in left_out for name in class_names], device=counts.device)
+    meant = torch.tensor(
+        [name not in left_out for name in class_names], dtype=torch.bool, device=counts.device
+    )
     first = int(background)
     return {
         "dice": mean_of_known(columns["dice"][first:][meant[first:]]),

@@ -143,8 +143,7 @@ def main(args: list[str]) -> int:
     bar = Progress(len(given.names) * (given.rounds + 1), "step")
     candidates: dict[str, Candidate] = {}
     for name in given.names:
-        with torch.device("meta"):
-            count = sum(p.numel() for p in make_network(name, given.size).parameters())
+        count = sum(p.numel() for p in make_network(name, given.size).parameters())
         label = f"{name}, {count / 1e6:.1f} M"
         candidates[label] = Candidate(name, given.size, given.train, bar)
     case = f"{given.size}^3 {'training step' if given.train else 'window'}"

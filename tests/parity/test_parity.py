@@ -25,9 +25,9 @@ def recorded_orders(variant, own_orders):
         vimamba.register_scan_table(name, tables)
 
 
-def params(variants, *, slow=False):
+def params(variants, is_slow=lambda variant: False):
     marks = [pytest.mark.slow]
-    return [pytest.param(v, id=v.name, marks=marks if slow and v.is_slow else []) for v in variants]
+    return [pytest.param(v, id=v.name, marks=marks if is_slow(v) else []) for v in variants]
 
 
 def load(variant, tmp_path):
@@ -99,7 +99,7 @@ WITH_OUTPUTS = [v for v in VARIANTS if read_recording(v.name).outputs]
 WITH_GRADIENTS = [v for v in VARIANTS if read_recording(v.name).grads]
 
 
-@pytest.mark.parametrize("variant", params(WITH_OUTPUTS, slow=True))
+@pytest.mark.parametrize("variant", params(WITH_OUTPUTS, lambda variant: variant.is_slow))
 def test_outputs_and_stages_equal_the_official_ones(variant, tmp_path):
     recorded, model = read_recording(variant.name), load(variant, tmp_path)
     kept = record_stages(variant, bare(model), recorded.stages)
@@ -128,7 +128,7 @@ def official_gradients(variant, model):
     return {key: value.grad for key, value in state.items()}
 
 
-@pytest.mark.parametrize("variant", params(WITH_GRADIENTS))
+@pytest.mark.parametrize("variant", params(WITH_GRADIENTS, lambda variant: variant.slow_gradients))
 def test_gradients_equal_the_official_ones(variant, tmp_path):
     recorded, model = read_recording(variant.name), load(variant, tmp_path)
     inputs = {name: x.requires_grad_() for name, x in recorded.inputs().items()}

@@ -58,6 +58,7 @@ class Variant:
         absorbed: Pattern of parameters of the original that ours computes, or reads into others.
         also: Arguments of models that take the file, too; what they have no use for is left out.
         slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
+        slow_gradients: Compare gradients with `-m slow` only.
         tables: Scan orders to register while it is tested, as `vimamba.register_scan_table` does.
         identify: Whether `vimamba.identify` tells the file, by default of all that need no
             arguments.
@@ -74,6 +75,7 @@ class Variant:
     absorbed: str | None = None
     also: tuple[Mapping[str, Any], ...] = ()
     slow: bool | None = None
+    slow_gradients: bool = False
     tables: Mapping[str, Mapping[tuple[int, ...], Tensor]] = field(default_factory=dict)
     identify: bool | None = None
 

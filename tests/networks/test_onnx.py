@@ -43,8 +43,15 @@ CHANGE = {
 }
 
 
+# `omni_wrap` takes a remainder by a free size, which torch.onnx cannot translate
+NO_FREE_SIZES = pytest.mark.xfail(strict=True, reason="torch.onnx: remainder by a free size")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHANGE)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=NO_FREE_SIZES if n == "rsm_cd_tiny" else []) for n in CHANGE],
+)
 def test_an_onnx_file_of_a_network_for_change_takes_both_dates(name, tmp_path):
     torch.manual_seed(0)
     kwargs, answers = CHANGE[name]

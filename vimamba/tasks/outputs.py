@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -184,6 +185,16 @@ class Unanswered:
     def add(self, name: object, why: str) -> None:
         """Note an input."""
         self.reasons[str(name)] = why
+
+    @contextmanager
+    def noting(self, name: object) -> Iterator[None]:
+        """Note an input that cannot be used or does not fit into memory; other errors pass."""
+        try:
+            yield
+        except (VimambaError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "memory" not in str(error):
+                raise
+            self.add(name, reason(error))
 
     def report(self, total: int) -> int:
         """Print them to standard error.

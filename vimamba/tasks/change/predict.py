@@ -15,7 +15,7 @@ from vimamba.console import say, show_table
 from vimamba.data.paired.change_folder import read_dates
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.resizing import as_fractions
-from vimamba.errors import UsageError, VimambaError
+from vimamba.errors import UsageError
 from vimamba.labels import IGNORE
 from vimamba.progress import Progress
 from vimamba.tasks.change.answers import WRITTEN
@@ -26,7 +26,6 @@ from vimamba.tasks.outputs import (
     check_apart,
     check_inside,
     check_no_input,
-    reason,
     shown,
 )
 from vimamba.tasks.overlays import class_colors, draw_card, find_view, legend_entries, panel
@@ -102,12 +101,8 @@ def map_images(
     for job in jobs:
         if job in wanted:
             task.advance = lambda done, total: bar.part(done, total, "window")
-            try:
+            with unanswered.noting(job.paths[0]):
                 writer.write(job)
-            except (VimambaError, MemoryError, RuntimeError) as error:
-                if isinstance(error, RuntimeError) and "memory" not in str(error):
-                    raise
-                unanswered.add(job.paths[0], reason(error))
         bar.advance()
     bar.close()
     answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]

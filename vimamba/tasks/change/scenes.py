@@ -11,10 +11,9 @@ from torch import Tensor
 from vimamba.console import say, show_table
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.rasters import Raster
-from vimamba.errors import VimambaError
 from vimamba.progress import Progress
 from vimamba.tasks.change.jobs import PairJob
-from vimamba.tasks.outputs import Unanswered, reason, shown
+from vimamba.tasks.outputs import Unanswered, shown
 from vimamba.tasks.overlays import class_colors
 from vimamba.tasks.scenes import Legend, RasterReport, Scene, predict_raster
 from vimamba.tasks.segmentation.scenes import Share, at_size, find_window, outputs_of
@@ -43,16 +42,11 @@ def map_scenes(
     pixels = np.zeros((len(own[0].maps) if own else 1, len(task.class_names)), dtype=np.int64)
     for job in own:
         try:
-            report = map_scene(run, task, job, out, given, bar)
-        except (VimambaError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            unanswered.add(job.paths[0], reason(error))
-            continue
+            with unanswered.noting(job.paths[0]):
+                pixels += map_scene(run, task, job, out, given, bar).pixels
+                answered.append(job)
         finally:
             bar.advance()
-        pixels += report.pixels
-        answered.append(job)
     bar.close()
     if answered:
         rows: list[list[object]] = []

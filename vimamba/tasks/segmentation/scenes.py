@@ -178,17 +178,13 @@ def map_scenes(mapper: Mapper, jobs: Sequence[Job], unanswered: Unanswered) -> l
     holders = np.zeros_like(pixels)
     for job in jobs:
         try:
-            found = np.asarray(mapper.write(job, bar))
-        except (VimambaError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
-                raise
-            unanswered.add(job.paths[0], reason(error))
-            continue
+            with unanswered.noting(job.paths[0]):
+                found = np.asarray(mapper.write(job, bar))
+                pixels += found
+                holders += found > 0
+                answered.append(job)
         finally:
             bar.advance()
-        pixels += found
-        holders += found > 0
-        answered.append(job)
     bar.close()
     if answered:
         total = max(int(pixels.sum()), 1)

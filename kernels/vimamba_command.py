@@ -36,7 +36,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
 """
 
 
-def answer(args: Sequence[str]) -> str | None:
+def help_or_version(args: Sequence[str]) -> str | None:
     """The help text or the version if these are asked for, else None.
 
     Args:
@@ -80,7 +80,7 @@ def leave_models_out() -> None:
 def main() -> int:
     """Run the command; returns the exit code, see `vimamba.cli.main`."""
     args = sys.argv[1:]
-    if text := answer(args):
+    if text := help_or_version(args):
         print(text, end="")
         return 0
     if lists_stored_models(args):

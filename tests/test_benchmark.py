@@ -63,10 +63,10 @@ def test_models_are_timed_with_their_memory(capsys):
 
 def test_a_family_is_compared_with_models_of_its_kind_and_operations():
     entries = {entry.family: entry for entry in zoo_benchmark.list_entries()}
-    assert entries["VMamba"].like.names[0] == "swin_tiny_patch4_window7_224"
+    assert entries["VMamba"].reference.names[0] == "swin_tiny_patch4_window7_224"
     assert entries["Vim"].model == "vim_tiny_patch16_224"
-    assert entries["Vim"].like.names == ("deit_tiny_patch16_224",)
-    assert entries["TinyViM"].like.names[0] == "mobilenetv4_conv_medium"
+    assert entries["Vim"].reference.names == ("deit_tiny_patch16_224",)
+    assert entries["TinyViM"].reference.names[0] == "mobilenetv4_conv_medium"
     with pytest.raises(UsageError, match=r"Swin is no family; choose from A2Mamba, "):
         zoo_benchmark.list_entries(["Swin"])
 

@@ -221,15 +221,15 @@ def record(
 
 
 # each parameter's type or, as a tuple of one, its value
-Kinds = tuple[tuple[str, str | tuple[Any]], ...]
+Specialization = tuple[tuple[str, str | tuple[Any]], ...]
 
 
-def specialize(launch: Launch) -> Kinds:
+def specialize(launch: Launch) -> Specialization:
     """The parameters of a call as Triton specializes it."""
-    return kinds(fused.kernel(launch.kernel), launch.arguments)
+    return specialization(fused.kernel(launch.kernel), launch.arguments)
 
 
-def kinds(function: Any, arguments: dict[str, Any]) -> Kinds:
+def specialization(function: Any, arguments: dict[str, Any]) -> Specialization:
     """The parameters of a kernel as Triton specializes a call with these arguments."""
     return tuple((p.name, _kind(p, arguments[p.name])) for p in function.params)
 
@@ -250,23 +250,23 @@ def _kind(parameter: Any, value: Any) -> str | tuple[Any]:
     return "i32/16" if aligned else "i32"
 
 
-def source_of(function: Any, kinds: Kinds) -> ASTSource:
-    """What Triton compiles for a call that `kinds` describes."""
-    constants = {name: kind[0] for name, kind in kinds if isinstance(kind, tuple)}
+def source_of(function: Any, specialization: Specialization) -> ASTSource:
+    """What Triton compiles for a call that `specialization` describes."""
+    constants = {name: kind[0] for name, kind in specialization if isinstance(kind, tuple)}
     signature = {
         name: kind.removesuffix("/16") if isinstance(kind, str) else "constexpr"
-        for name, kind in kinds
+        for name, kind in specialization
     }
     attributes = {
         (place,): [["tt.divisibility", 16]]
-        for place, (_, kind) in enumerate(kinds)
+        for place, (_, kind) in enumerate(specialization)
         if isinstance(kind, str) and kind.endswith("/16")
     }
     return ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
 
 
 @functools.cache
-def compile_launch(kernel: str, parameters: Kinds, target: str) -> Compiled:
+def compile_launch(kernel: str, parameters: Specialization, target: str) -> Compiled:
     """Compile a kernel for a name in `TARGETS`, with parameters as `specialize` gives them."""
     source = source_of(fused.kernel(kernel), parameters)
     options = {"num_warps": 1, "num_stages": 1}
@@ -442,11 +442,11 @@ def predict(launch: Launch, counted: Count, compiled: Compiled) -> Prediction:
     lanes = work * arguments["N"] / (PROCESSORS * CLOCK)
     issue = max(counted.issued / 128, counted.exps / 16) * lanes
     # a warp's registers come in pieces of 256, a lane's so of 8
-    fitting = min(PROGRAMS, REGISTERS // (32 * -(-compiled.registers // 8) * 8))
+    most = min(PROGRAMS, REGISTERS // (32 * -(-compiled.registers // 8) * 8))
     programs = -(-launch.programs // PROCESSORS)
     alone = turn_clocks(compiled, launch)
     issued = counted.issued * arguments["UNROLL"] * arguments["N"] * arguments["BLOCK"] / 32
-    together = [fitting] * (programs // fitting) + [programs % fitting] * (programs % fitting > 0)
+    together = [most] * (programs // most) + [programs % most] * (programs % most > 0)
     turn = sum(max(alone, -(-warps // SCHEDULERS) * issued) for warps in together)
     latency = paths * -(-steps // arguments["UNROLL"]) * turn / CLOCK
     return Prediction(issue, latency, moved(launch) / BANDWIDTH)

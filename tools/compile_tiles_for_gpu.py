@@ -172,14 +172,14 @@ VARIANTS = {
 }
 
 
-def specialize(launch: Launch) -> machine.Kinds:
+def specialize(launch: Launch) -> machine.Specialization:
     """The parameters of a call as Triton specializes it."""
-    return machine.kinds(gpu_tasks.kernel(launch.kernel), launch.arguments)
+    return machine.specialization(gpu_tasks.kernel(launch.kernel), launch.arguments)
 
 
 @functools.cache
 def compile_launch(
-    kernel: str, warps: int, parameters: machine.Kinds, target: str
+    kernel: str, warps: int, parameters: machine.Specialization, target: str
 ) -> machine.Compiled:
     """Compile a kernel for a target's name, with parameters as `specialize` gives them."""
     backend = machine.TARGETS[target].backend

@@ -185,8 +185,8 @@ def main() -> int:
         for path in sorted((DATA / "test" / "images").iterdir()):
             truth = read(DATA / "test" / "masks" / path.name)
             model = networks.get(name)
-            answer = read(FOUND / model / path.name) if model else threshold(read(path), means)
-            scores.append([dice(answer == c, truth == c) for c in range(1, len(CLASSES) + 1)])
+            found = read(FOUND / model / path.name) if model else threshold(read(path), means)
+            scores.append([dice(found == c, truth == c) for c in range(1, len(CLASSES) + 1)])
         print(f"  {name:<20}" + "".join(f"{value:>14.3f}" for value in np.mean(scores, 0)))
     print(
         f"\nEach network was trained for {given.minutes:g} minutes. Everything lies in {RUNS};\n"

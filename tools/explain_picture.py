@@ -70,8 +70,8 @@ def train(family: Family, images: Tensor, labels: Tensor) -> nn.Module:
 def measure(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Part of the images that are read correctly."""
     with torch.no_grad():
-        answers = torch.cat([model(batch).argmax(1) for batch in images.split(100)])
-    return (answers == labels).float().mean().item()
+        predictions = torch.cat([model(batch).argmax(1) for batch in images.split(100)])
+    return (predictions == labels).float().mean().item()
 
 
 def draw_pair(panels: tuple[Axes, Axes], model: nn.Module, images: Tensor, digit: int) -> None:

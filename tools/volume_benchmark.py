@@ -77,13 +77,13 @@ def make_step(name: str, size: int, train: bool) -> Callable[[], object]:
 
 
 def serve(name: str, size: int, train: bool, threads: int) -> None:
-    """In the other process: a step for every line that is read; the first answer is its MiB."""
+    """In the other process: a step for every line that is read; the first line is its MiB."""
     torch.set_num_threads(threads)
     make_step(name, SMALL_OF_MONAI if name in (FIRST, PLAIN) else SMALL, train)()
     step = make_step(name, size, train)
     for number, _ in enumerate(sys.stdin):
-        answer = step() if number else added_memory(step)
-        print(answer, flush=True)
+        line = step() if number else added_memory(step)
+        print(line, flush=True)
 
 
 class Candidate:
@@ -113,10 +113,10 @@ class Candidate:
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        answer = self.process.stdout.readline()
-        if not answer:
+        line = self.process.stdout.readline()
+        if not line:
             raise SystemExit(f"{self.name} ended with exit code {self.process.wait()}")
-        self.memory = float(answer) if self.memory is None else self.memory
+        self.memory = float(line) if self.memory is None else self.memory
         self.bar.advance()
 
     def close(self) -> None:

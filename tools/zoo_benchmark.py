@@ -28,7 +28,7 @@ from vimamba.sizes import ImageSize, by_sides, read_size
 
 
 @dataclass(frozen=True)
-class Like:
+class Reference:
     """Models of timm's that have about as many operations; those of the first count."""
 
     names: tuple[str, ...]
@@ -41,12 +41,12 @@ class Like:
 
 
 STAGED = (
-    Like(("mobilenetv4_conv_medium", "efficientvit_b1")),
-    Like(("convnext_pico", "mambaout_femto")),
-    Like(("convnext_nano", "mambaout_kobe")),
-    Like(("swin_tiny_patch4_window7_224", "convnext_tiny", "mambaout_tiny")),
+    Reference(("mobilenetv4_conv_medium", "efficientvit_b1")),
+    Reference(("convnext_pico", "mambaout_femto")),
+    Reference(("convnext_nano", "mambaout_kobe")),
+    Reference(("swin_tiny_patch4_window7_224", "convnext_tiny", "mambaout_tiny")),
 )
-PLAIN = tuple(Like((f"deit_{size}_patch16_224",)) for size in ("tiny", "small", "base"))
+PLAIN = tuple(Reference((f"deit_{size}_patch16_224",)) for size in ("tiny", "small", "base"))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Entry:
     family: str
     model: str
     facts: Facts
-    like: Like
+    reference: Reference
 
 
 def list_entries(names: Sequence[str] = ()) -> list[Entry]:
@@ -73,14 +73,14 @@ def list_entries(names: Sequence[str] = ()) -> list[Entry]:
     for name in names or known:
         facts = {m: f for m in known[name].list_models() if (f := find_facts(m))}
         model = min(facts, key=lambda m: facts[m].params)
-        likes = PLAIN if issubclass(known[name].model_cls, PlainBackbone) else STAGED
-        entries.append(Entry(name, model, facts[model], nearest(likes, facts[model].gflops)))
+        references = PLAIN if issubclass(known[name].model_cls, PlainBackbone) else STAGED
+        entries.append(Entry(name, model, facts[model], nearest(references, facts[model].gflops)))
     return entries
 
 
-def nearest(likes: Sequence[Like], gflops: float) -> Like:
+def nearest(references: Sequence[Reference], gflops: float) -> Reference:
     """That with the most similar number of operations."""
-    return min(likes, key=lambda like: abs(log(like.gflops / gflops)))
+    return min(references, key=lambda reference: abs(log(reference.gflops / gflops)))
 
 
 def measure(
@@ -96,7 +96,7 @@ def measure(
     """
     for size in sizes:
         for entry in entries:
-            names = (*entry.like.names, entry.model)
+            names = (*entry.reference.names, entry.model)
             runs = {name: make_run(name, size, batch, train=False) for name in names}
             case = f"{entry.family}, {by_sides(size)} px, batch {batch}"
             yield entry, take_turns(case, runs, seconds=seconds, least=3)
@@ -104,8 +104,8 @@ def measure(
 
 def as_row(entry: Entry, results: Sequence[Result]) -> list[str]:
     """What the table says of an entry at one size."""
-    *likes, ours = results
-    over = (f"{like.candidate} {ours.milliseconds / like.milliseconds:.2f}" for like in likes)
+    *others, ours = results
+    over = (f"{other.candidate} {ours.milliseconds / other.milliseconds:.2f}" for other in others)
     times = f"{ours.milliseconds:.1f}", f"{ours.spread:.2f}", f"{ours.ratio:.2f}"
     case = ours.case.removeprefix(f"{entry.family}, ")
     return [entry.model, case, f"{entry.facts.gflops:.2f}", *times, ", ".join(over)]

@@ -129,7 +129,7 @@ def _show_rich(
     console.print(table)
 
 
-def quieten() -> None:
+def hide_hints() -> None:
     """Hide libraries' hints; errors and unknown warnings remain."""
     for name in LOUD:
         logging.getLogger(name).setLevel(logging.ERROR)

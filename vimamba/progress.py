@@ -23,14 +23,14 @@ class Progress:
         self.quiet = not is_terminal()
         self.bar = tqdm(total=total, unit=unit, disable=self.quiet)
         self.inner: tqdm | None = None
-        self.told = time.monotonic()
+        self.last_shown = time.monotonic()
 
     def advance(self, count: int = 1) -> None:
         """Count finished items."""
         self.done += count
         self.bar.update(count)
         self._close_inner()
-        self._tell("")
+        self._report("")
 
     def part(self, done: int, total: int, unit: str) -> None:
         """Report how many parts of the current item are done.
@@ -43,7 +43,7 @@ class Progress:
         if total <= 1:
             return
         if self.quiet:
-            self._tell(f", {unit} {done} of {total} of the next")
+            self._report(f", {unit} {done} of {total} of the next")
             return
         if self.inner is None or self.inner.n >= done or self.inner.total != total:
             self._close_inner()
@@ -60,8 +60,8 @@ class Progress:
             self.inner.close()
             self.inner = None
 
-    def _tell(self, more: str) -> None:
+    def _report(self, more: str) -> None:
         now = time.monotonic()
-        if self.quiet and now - self.told >= PAUSE:
-            self.told = now
+        if self.quiet and now - self.last_shown >= PAUSE:
+            self.last_shown = now
             say(f"{self.done} of {self.total} {self.unit}s done{more}")

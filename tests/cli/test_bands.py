@@ -97,7 +97,7 @@ def test_published_means_are_for_the_channels_they_were_taken_of(make_bands):
     data = make_bands(3)
     data.take_published((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9)
     assert (data.mean, data.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
-    assert data.preprocessing.crop_pct == data.settled()["crop_pct"] == 0.9
+    assert data.preprocessing.crop_pct == data.inferred_settings()["crop_pct"] == 0.9
     data = make_bands(5)
     data.take_published((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), 0.9)
     assert len(data.mean) == 5

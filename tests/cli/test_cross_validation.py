@@ -128,7 +128,7 @@ def test_every_image_is_answered_for_by_the_fold_that_never_saw_its_patient(clas
 def test_the_report_pools_the_images_and_spreads_over_the_folds(classified):
     cases, folds = rows_of(classified / "cases.csv"), rows_of(classified / "folds.csv")
     summary = json.loads((classified / "summary.json").read_text())
-    right = [row["truth"] == row["answer"] for row in cases]
+    right = [row["truth"] == row["prediction"] for row in cases]
     assert [row["right"] == "1" for row in cases] == right
     assert summary["pooled"]["accuracy"] == pytest.approx(np.mean(right))
     accuracies = numbers(folds, "accuracy")

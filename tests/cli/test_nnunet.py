@@ -17,12 +17,12 @@ def test_the_command_plans(plans_json, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "preprocessed"))
     command = ["nnunet", "plan", "901", "--network", "test_vmamba", "--patch-size", "60", "60"]
     assert main([*command, "--model-kwargs", "head=unet", "aux=true"]) == 0
-    told = capsys.readouterr().out
-    assert "configuration 2d_test_vmamba, patches of 64 x 64" in told
+    printed = capsys.readouterr().out
+    assert "configuration 2d_test_vmamba, patches of 64 x 64" in printed
     assert (
         "vimamba nnunet train Dataset901_Shapes 2d_test_vmamba 0 -p nnUNetPlans_vimamba "
         "-tr nnUNetTrainerVimambaEncoder"
-    ) in told
+    ) in printed
     plans = json.loads(plans_json.with_name("nnUNetPlans_vimamba.json").read_text())
     arch_kwargs = plans["configurations"]["2d_test_vmamba"]["architecture"]["arch_kwargs"]
     assert arch_kwargs["network"] == "test_vmamba"
@@ -89,15 +89,15 @@ def test_the_check_names_what_is_missing(tmp_path, monkeypatch, capsys):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path))
     monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
     assert main(["nnunet", "check"]) == 0, capsys.readouterr().out
-    told = capsys.readouterr().out
-    assert "nnUNetTrainerUMambaEncNoAMP" in told
-    assert "timm" in told
+    printed = capsys.readouterr().out
+    assert "nnUNetTrainerUMambaEncNoAMP" in printed
+    assert "timm" in printed
     monkeypatch.delenv("nnUNet_raw")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     assert main(["nnunet", "check"]) == 1
-    told = capsys.readouterr().out
-    assert "export nnUNet_raw=FOLDER" in told
-    assert "unset it for planning" in told
+    printed = capsys.readouterr().out
+    assert "export nnUNet_raw=FOLDER" in printed
+    assert "unset it for planning" in printed
 
 
 def test_the_check_names_versions_that_do_not_go_together(tmp_path, monkeypatch, capsys):
@@ -106,7 +106,7 @@ def test_the_check_names_versions_that_do_not_go_together(tmp_path, monkeypatch,
     needed = {"nnunetv2": ["timm<1.0.2", "nothing-like-it>=3", "ruff<0; extra == 'dev'"]}
     monkeypatch.setattr("vimamba.cli.nnunet.requires", needed.get)
     assert main(["nnunet", "check"]) == 1
-    told = capsys.readouterr().out
-    assert "install timm<1.0.2" in told
-    assert "install nothing-like-it>=3" in told
-    assert "ruff" not in told
+    printed = capsys.readouterr().out
+    assert "install timm<1.0.2" in printed
+    assert "install nothing-like-it>=3" in printed
+    assert "ruff" not in printed

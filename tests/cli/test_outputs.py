@@ -6,8 +6,8 @@ import pytest
 from vimamba.data import DataError
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_apart,
     check_inside,
     check_no_input,
@@ -77,14 +77,14 @@ def test_nothing_that_is_read_is_overwritten(tmp_path):
 
 
 def test_what_has_no_answer_is_counted_and_named(capsys):
-    unanswered = Unanswered()
-    assert unanswered.report(4) == 0
+    failed = FailedInputs()
+    assert failed.report(4) == 0
     for number in range(8):
-        unanswered.add(f"{number}.png", reason(DataError(f"image {number}.png cannot be read")))
-    unanswered.add("0.png", reason(ZeroDivisionError("by zero")))
-    assert unanswered.report(9) == 3
+        failed.add(f"{number}.png", reason(DataError(f"image {number}.png cannot be read")))
+    failed.add("0.png", reason(ZeroDivisionError("by zero")))
+    assert failed.report(9) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "no answer to 8 of 9 inputs:"
+    assert lines[0] == "no prediction for 8 of 9 inputs:"
     assert lines[1] == "  0.png: ZeroDivisionError: by zero"
     assert lines[2] == "  image 1.png cannot be read"
     assert lines[-1] == "  and 3 more"

@@ -99,7 +99,7 @@ def test_a_run_leaves_everything_in_its_folder(run):
     assert report["images"] == 6
     with (run / "cases_test.csv").open() as file:
         cases = list(csv.DictReader(file))
-    right = np.mean([row["truth"] == row["answer"] for row in cases])
+    right = np.mean([row["truth"] == row["prediction"] for row in cases])
     assert report["accuracy"] == pytest.approx(right)
     assert [row["class"] for row in report["per_class"]] == ["broad", "fine", "middle"]
     for name in ("curves", "samples", "confusion_matrix"):
@@ -132,13 +132,13 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     found = sorted(int(Path(row["path"]).stem) for row in rows)
     assert found == sorted([*range(3), *range(4, 16), 4])
     said = capsys.readouterr().err
-    assert "no answer to 4 of 20 inputs" in said
+    assert "no prediction for 4 of 20 inputs" in said
     for text in ("3.png cannot be read", "not finite", "missing.png is neither", "is a folder"):
         assert text in said
     # named directly, among others
     long = tmp_path / f"{'x' * 260}.png"
     assert main([*args[:-4], str(images / "4.png"), str(long), str(tmp_path / "gone")]) == 3
-    assert "no answer to 2 of 3 inputs" in capsys.readouterr().err
+    assert "no prediction for 2 of 3 inputs" in capsys.readouterr().err
     # no answer at all leaves no list
     none = ["predict", str(run), str(images / "white.png"), "--out", str(tmp_path / "none.csv")]
     assert main(none) == 3

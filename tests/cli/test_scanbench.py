@@ -77,7 +77,7 @@ def trained(monkeypatch, request):
         return InThisProcess(train)
 
     monkeypatch.setattr(scanbench, "open_pool", open_pool)
-    monkeypatch.setattr(bench_report, "settle_costs", pretend_costs)
+    monkeypatch.setattr(bench_report, "collect_costs", pretend_costs)
     return calls
 
 

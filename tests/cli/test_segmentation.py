@@ -354,7 +354,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     assert main([*args, "--workers", str(workers)]) == 3
     said = capsys.readouterr()
     assert masks_in(out) == set("0123") == {p.stem for p in (out / "overlays").glob("*.png")}
-    assert "no answer to 2 of 6 inputs" in said.err
+    assert "no prediction for 2 of 6 inputs" in said.err
     assert "damaged.png cannot be read" in said.err
     assert "white.png: the network's output is not finite" in said.err
     assert "4 masks; written to" in said.out
@@ -362,7 +362,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     listed = tmp_path / "listed"
     assert main(["predict", str(run), str(mixed / "list.csv"), "--out", str(listed)]) == 3
     said = capsys.readouterr().err
-    assert "no answer to 3 of 4 inputs" in said
+    assert "no prediction for 3 of 4 inputs" in said
     assert "missing.png is neither a file nor a folder" in said
     assert f"{mixed} is a folder" in said
     assert masks_in(listed) == {"1"}
@@ -388,7 +388,7 @@ def test_damaged_and_wrong_volumes_do_not_cost_the_others_theirs(run, tmp_path, 
     out = tmp_path / "out"
     assert main(["predict", str(copy), str(tmp_path / "in"), "--out", str(out)]) == 3
     said = capsys.readouterr().err
-    assert "no answer to 2 of 3 inputs" in said
+    assert "no prediction for 2 of 3 inputs" in said
     assert "wrong.nii.gz" in said
     assert "cut.nii.gz" in said
     assert [path.name for path in out.glob("*.nii.gz")] == ["good.nii.gz"]

@@ -75,7 +75,7 @@ def test_deep_bands_get_ranges_means_and_deviations_of_their_own(make):
 
 def test_what_was_found_stays_with_a_run_and_its_export(make, tmp_path):
     data = make(reflectance, in_chans=2, bands=[3, 1])
-    found = data.settled()
+    found = data.inferred_settings()
     kept = yaml.safe_load(yaml.safe_dump(found))
     intensity = Intensity(ranges=kept["intensity.ranges"])
     options = {"mean": kept["mean"], "std": kept["std"], "intensity": intensity}
@@ -144,7 +144,7 @@ def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
 
     data = make(rgb, ending=".png")
     monkeypatch.setattr("vimamba.data.band_sample.measure", None)
-    assert data.settled()["intensity.ranges"] == []
+    assert data.inferred_settings()["intensity.ranges"] == []
     assert data.mean == [0.485, 0.456, 0.406]
     monkeypatch.undo()
     item = data.catalogue.splits["train"][0]
@@ -163,7 +163,7 @@ def test_8_bits_with_nodata_are_still_8_bits(make):
         return pixels
 
     data = make(gray, in_chans=1, nodata="0")
-    assert data.settled()["intensity.ranges"] == []
+    assert data.inferred_settings()["intensity.ranges"] == []
     assert data.mean[0] == pytest.approx(150 / 255, abs=0.01)
     values = data.preprocessing.values(data.catalogue.splits["train"][0])
     assert values.dtype == np.uint8
@@ -201,7 +201,7 @@ def test_fractions_stay_and_what_leaves_0_and_1_gets_a_range(make):
 )
 def test_what_is_said_overrules_what_could_be_found(make, intensity, expected):
     data = make(lambda n: reflectance(n, 2), in_chans=2, intensity=Intensity(**intensity))
-    assert "intensity.ranges" not in data.settled()
+    assert "intensity.ranges" not in data.inferred_settings()
     item = data.catalogue.splits["train"][0]
     stored = item.image().astype(float)
     bands = np.arange(2)

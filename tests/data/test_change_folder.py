@@ -174,7 +174,7 @@ def test_second_in_color_and_in_numbers_gives_the_same_maps(tmp_path):
         assert np.array_equal(truth, np.stack([before > 0, before, after]))
     found = open_folder(tmp_path / "plain")
     assert found.class_names == ["unchanged", *(f"class {i}" for i in range(1, 6))]
-    assert found.settled()["classes"] == found.class_names
+    assert found.inferred_settings()["classes"] == found.class_names
 
 
 def test_unclassified_buildings_of_xbd_have_no_damage_to_find(tmp_path):

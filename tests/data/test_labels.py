@@ -7,9 +7,9 @@ from PIL import Image
 from vimamba.data import DataError, Labels
 from vimamba.data.masked.labels import (
     LabelTable,
+    infer_labels,
     mask_values,
     read_as_they_are,
-    settle_labels,
     whole_numbers,
 )
 
@@ -21,7 +21,7 @@ def settle(*masks, **labels):
     for kind, name in kinds.items():
         for value in kind:
             found.setdefault(value, name)
-    return settle_labels(Labels(**labels), found, kinds, "data")
+    return infer_labels(Labels(**labels), found, kinds, "data")
 
 
 def test_masks_of_1_mixed_with_masks_of_255_are_refused_by_name():

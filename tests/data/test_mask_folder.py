@@ -114,7 +114,7 @@ def test_where_0_is_ignored_the_classes_start_at_1(make_pairs):
 
 def test_labels_survive_the_run_folder(make_pairs):
     data = MaskFolder(str(make_pairs(values=(0, 255))))
-    found = data.settled().items()
+    found = data.inferred_settings().items()
     kept = {n.removeprefix("labels."): value for n, value in found if n.startswith("labels.")}
     kept = json.loads(json.dumps(kept))
     again = MaskFolder(str(data.root), labels=Labels(**kept))
@@ -366,6 +366,6 @@ def test_given_splits_may_not_share_a_group(make_pairs, tmp_path):
 
 def test_the_numbers_of_a_preset_are_kept_with_the_run(make_pairs):
     data = MaskFolder(str(make_pairs()), augmentation="medical")
-    kept = data.settled()["augmentation"]
+    kept = data.inferred_settings()["augmentation"]
     assert (kept["hflip"], kept["vflip"], kept["rotate90"], kept["rotate"]) == (0, 0, 0, 15)
     assert MaskedAugmentation(**kept) == data.augmentation

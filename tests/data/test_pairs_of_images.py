@@ -69,7 +69,7 @@ def changes(tmp_path):
 
 def test_both_images_count_for_the_ranges_and_become_tensors(changes):
     assert changes.in_chans == 5
-    low, high = changes.settled()["intensity.ranges"][0]
+    low, high = changes.inferred_settings()["intensity.ranges"][0]
     assert low == pytest.approx(1000, abs=30)
     assert high == pytest.approx(4000, abs=30)
     before, after = next(iter(changes.test_dataloader()))

@@ -48,9 +48,9 @@ def test_a_triton_that_is_too_old_is_named_and_passed_over(found, monkeypatch):
     with FakeTensorMode():
         on_gpu = torch.zeros(1, device="cuda:0")
     backends._warn_of_slowness.cache_clear()
-    with pytest.warns(UserWarning, match="3.3 or later; 'chunked' runs on the GPU instead") as told:
+    with pytest.warns(UserWarning, match="3.3 or later; 'chunked' runs on the GPU instead") as seen:
         assert choose_backend("auto", on_gpu) == choose_backend("auto", on_gpu) == "chunked"
-    assert len(told) == 1
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize("found", ["3.3.0", "3.10.1", "4.0.0+git1234", ""])

@@ -72,12 +72,12 @@ def test_the_scan_order_changes_the_result_and_a_list_gives_blocks_their_own(nam
     # backwards, for class tokens in front of all to see something
     orders = ["raster(reverse=True)", "columns(reverse=True)"]
     state = stirred(build(name, scan_order=orders[0])).state_dict()
-    answers = []
+    outputs = []
     for order in (*orders, orders):
         model = build(name, scan_order=order).eval()
         model.load_state_dict(state)
-        answers.append(model.double()(image_for(model).double()))
-    for one, other in combinations(answers, 2):
+        outputs.append(model.double()(image_for(model).double()))
+    for one, other in combinations(outputs, 2):
         # rounding makes 1e-15
         assert (one - other).norm() > 1e-6 * one.norm()
 

@@ -54,19 +54,19 @@ NO_FREE_SIZES = pytest.mark.xfail(strict=True, reason="torch.onnx: remainder by 
 )
 def test_an_onnx_file_of_a_network_for_change_takes_both_dates(name, tmp_path):
     torch.manual_seed(0)
-    kwargs, answers = CHANGE[name]
+    kwargs, output_names = CHANGE[name]
     net = vimamba.create_change_detector(name, num_classes=3, **kwargs).eval()
     path = tmp_path / "net.onnx"
     report = export_model(net, path, image_size=(3, 32, 48))
     assert report.input == ("batch", 2, 3, "height", "width")
     session = onnxruntime.InferenceSession(str(path))
-    if answers is not None:
-        assert [output.name for output in session.get_outputs()] == answers
+    if output_names is not None:
+        assert [output.name for output in session.get_outputs()] == output_names
     before, after = torch.randn(2, 2, 3, 32, 48).unbind()
     with torch.no_grad():
         logits = net(before, after)
     found = session.run(None, {"image": torch.stack([before, after], 1).numpy()})
-    for one, other in zip(found, [logits] if answers is None else logits, strict=True):
+    for one, other in zip(found, [logits] if output_names is None else logits, strict=True):
         torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
 
 

@@ -12,15 +12,15 @@ from vimamba.scanbench.running import INTERRUPTED, LocalPool, RayPool, run_all
 
 
 def test_a_lost_process_costs_its_run_only(tmp_path):
-    told = []
+    ended_jobs = []
     jobs = [job(tmp_path, order) for order in ("one", "two", "killed", "three")]
-    ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: told.append(job))
+    ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: ended_jobs.append(job))
     outcomes = {job.trial.order: outcome for job, outcome in ended}
     assert {order: outcome.code for order, outcome in outcomes.items()} == {
         "one": 0, "two": 0, "killed": 1, "three": 0,
     }  # fmt: skip
     assert "SIGKILL" in outcomes["killed"].error
-    assert told == jobs
+    assert ended_jobs == jobs
     # a process goes on after a run, as imports take long, and is started again when it is lost
     assert outcomes["one"].seconds == outcomes["two"].seconds != outcomes["three"].seconds
 
@@ -37,7 +37,11 @@ def test_an_interrupt_stops_the_run_and_begins_no_other(tmp_path):
 
     threading.Thread(target=interrupt, daemon=True).start()
     before, start = signal.getsignal(signal.SIGINT), time.monotonic()
-    ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: pytest.fail("told of it"))
+    ended = run_all(
+        LocalPool(pretend, 1),
+        jobs,
+        lambda job, outcome: pytest.fail("called for an interrupted run"),
+    )
     assert [outcome.code for _, outcome in ended] == [INTERRUPTED] * 2
     assert not (tmp_path / "after.begun").exists()
     assert time.monotonic() - start < 50

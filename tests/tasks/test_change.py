@@ -14,7 +14,7 @@ from vimamba.cli import main
 from vimamba.data.paired.layouts import SECOND, XBD
 from vimamba.labels import IGNORE
 from vimamba.tasks import Change, TaskError
-from vimamba.tasks.change.answers import Answers, join_logits
+from vimamba.tasks.change.channels import OutputChannels, join_logits
 from vimamba.tasks.change.loss import ChangeLoss, ChangeObjective
 from vimamba.tasks.segmentation.loss import MaskObjective, lovasz_loss
 
@@ -23,14 +23,14 @@ SMALL = {"dims": 8, "depths": [1, 1, 1, 1], "head_channels": 16}
 
 
 def draw(logits, kind, classes):
-    answers = Answers(kind, classes)
-    return answers, answers.part(logits)
+    outputs = OutputChannels(kind, classes)
+    return outputs, outputs.part(logits)
 
 
 def test_both_dates_have_changed_or_neither_has():
     logits = torch.randn(2, 2 + 5 + 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    answers, parts = draw(logits, "semantic", 5)
-    before, after = (m.argmax(1) for m in answers.decide(answers.probabilities(logits)))
+    outputs, parts = draw(logits, "semantic", 5)
+    before, after = (m.argmax(1) for m in outputs.decide(outputs.probabilities(logits)))
     changed = parts["change"].argmax(1) == 1
     assert torch.equal(before > 0, changed)
     assert torch.equal(after > 0, changed)
@@ -39,8 +39,8 @@ def test_both_dates_have_changed_or_neither_has():
 
 def test_damage_is_on_buildings_and_nowhere_else():
     logits = torch.randn(1, 2 + 5, 6, 7, generator=torch.Generator().manual_seed(0))
-    answers, parts = draw(logits, "damage", 5)
-    (damage,) = (m.argmax(1) for m in answers.decide(answers.probabilities(logits)))
+    outputs, parts = draw(logits, "damage", 5)
+    (damage,) = (m.argmax(1) for m in outputs.decide(outputs.probabilities(logits)))
     assert torch.equal(damage > 0, parts["building"].argmax(1) == 1)
 
 
@@ -50,7 +50,7 @@ def test_the_loss_of_semantic_change_is_the_published_sum():
     truth = torch.randint(0, 4, (2, 3, 5, 6), generator=generator)
     truth[:, 0] = (truth[:, 1] > 0).long()
     truth[:, 1:, 0] = truth[:, :1, 0] = IGNORE
-    parts = Answers("semantic", 4).part(logits)
+    parts = OutputChannels("semantic", 4).part(logits)
     objective = ChangeObjective(MaskObjective(ce=1, dice=0, lovasz=0.75))
     found = ChangeLoss(objective, 4)(parts, truth)
     known = truth[:, 0] != IGNORE

@@ -62,7 +62,7 @@ def test_a_map_of_change_lies_where_the_scenes_lie_and_is_that_of_the_whole(scen
 def test_semantic_change_writes_a_map_of_either_date(scenes):
     torch.manual_seed(0)
     task = Change("test_vmamba", head="fpn", in_chans=4, img_size=32).eval()
-    task.answers = type(task.answers)("semantic", 3)
+    task.outputs = type(task.outputs)("semantic", 3)
     task.kind, task.class_names = "semantic", ["unchanged", "field", "roof"]
     task.net.predict = lambda before, after: [
         torch.cat([before, after], 1).repeat(1, 2, 1, 1)[:, :8]

@@ -98,19 +98,19 @@ def test_a_map_is_that_of_the_whole_scene_in_memory(
         tmp_path / "a.tif", pixels, nodata=nodata, transform=transform, crs=crs, **profile
     )
     intensity = Intensity(ranges=[]) if dtype == "uint8" else Intensity(window=(0, 1000))
-    net, told = network(bands), []
+    net, progress = network(bands), []
     with Raster(path, wanted=bands) as raster:
         scene = Scene(raster, preparation(bands, intensity=intensity), (SIDE, SIDE))
         out = tmp_path / "out" / "a.tif"
         report = predict_raster(
             [scene], net, {out: LEGEND}, num_scores=3, overlap=overlap, batch_size=3,
-            advance=lambda *counts: told.append(counts),
+            advance=lambda *counts: progress.append(counts),
         )  # fmt: skip
         wanted = blended(scene, net, overlap)
         known = raster.known(*raster.load(slice(0, size[0]), slice(0, size[1])))
     assert known.all() == (nodata is None and dtype != "float32")
     np.testing.assert_array_equal(read(out), as_map(wanted, known))
-    assert told[-1] == (report.windows, report.windows)
+    assert progress[-1] == (report.windows, report.windows)
     with rasterio.open(out) as file, rasterio.open(path) as source:
         assert (file.crs, file.transform, file.nodata) == (source.crs, source.transform, 255)
         assert file.colormap(1)[2] == (200, 0, 0, 255)

@@ -13,11 +13,11 @@ def test_windows_give_what_monai_gives(size, overlap, window):
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     inferer = inferers.SlidingWindowInferer(window, 4, overlap, mode="gaussian")
     device = torch.device("cpu")
-    told = []
+    progress = []
     with torch.no_grad():
         found = slide(
             Scene.of(image), net, window, overlap=overlap, batch_size=3, device=device,
-            advance=lambda *counts: told.append(counts),
+            advance=lambda *counts: progress.append(counts),
         )  # fmt: skip
         flipped = Scene.of(image).flip((2, 3))
         mirrored = slide(flipped, net, window, overlap=overlap, batch_size=4, device=device)
@@ -25,7 +25,7 @@ def test_windows_give_what_monai_gives(size, overlap, window):
         torch.testing.assert_close(found, inferer(image, net), rtol=1e-4, atol=1e-5)
         expected = inferer(image.flip(2, 3), net)
         torch.testing.assert_close(mirrored, expected, rtol=1e-4, atol=1e-5)
-    assert told[-1][0] == told[-1][1]
+    assert progress[-1][0] == progress[-1][1]
 
 
 def test_only_the_windows_of_one_batch_exist_at_a_time():

@@ -11,7 +11,7 @@ from unittest import mock
 
 import torch
 import triton
-from compile_for_gpu import Kinds, kinds, source_of
+from compile_for_gpu import Specialization, source_of, specialization
 from torch import Tensor
 from triton.backends.compiler import GPUTarget
 
@@ -98,7 +98,7 @@ def _run(
     warps: int,
     arguments: dict[str, Any],
 ) -> None:
-    parameters = kinds(kernel, arguments)
+    parameters = specialization(kernel, arguments)
     ptx, shared = _compile(kernel, parameters, target, warps)
     name = kernel.__name__
     program = Program(change(name, ptx) if change else ptx)
@@ -112,7 +112,7 @@ def _run(
 
 
 @cache
-def _compile(kernel: Any, parameters: Kinds, target: str, warps: int) -> tuple[str, int]:
+def _compile(kernel: Any, parameters: Specialization, target: str, warps: int) -> tuple[str, int]:
     """PTX and the bytes of shared memory."""
     source = source_of(kernel, parameters)
     gpu = GPUTarget("cuda", int(re.sub(r"\D", "", target)), 32)

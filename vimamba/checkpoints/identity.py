@@ -273,11 +273,11 @@ class _Reading:
         arguments = tuple(layout.items())
         model = _outline(timm.model_entrypoint(name), name, in_chans, arguments)
         try:
-            fitting = model.read_weights(Bare(self.state))  # type: ignore[operator]
+            renamed = model.read_weights(Bare(self.state))  # type: ignore[operator]
         except CheckpointError:
             return None
         cfg: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        head = fitting.get(f"{classifiers(cfg)[0]}.weight")
+        head = renamed.get(f"{classifiers(cfg)[0]}.weight")
         size = layout.get("img_size")
         resized = [f"its position embedding is for images of {size} pixels"] if size else []
         return Identity(

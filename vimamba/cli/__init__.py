@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from vimamba.errors import VimambaError
 from vimamba.files import UNWRITABLE
-from vimamba_command import HELP, answer
+from vimamba_command import HELP, help_or_version
 
 Command = Callable[[list[str]], int]
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0, 2 for a user error, 3 if `predict` failed on some of its inputs, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if argv is None else argv)
-    if text := answer(args):
+    if text := help_or_version(args):
         print(text, end="")
         return 0
     try:

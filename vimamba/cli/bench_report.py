@@ -42,7 +42,7 @@ def report(outs: Sequence[Path], given: Namespace) -> int:
             raise UsageError(f"--baseline {asked} is none of the orders: {known}")
         for model in bench.plan.models:
             findings.append(find(bench, model, given.score or bench.plan.score, baseline))
-        found, machines[bench.out] = settle_costs(bench)
+        found, machines[bench.out] = collect_costs(bench)
         costs |= {(bench.out, model): by_order for model, by_order in found.items()}
     words = ("scanbench", "--resume" if len(outs) == 1 else "--report", *outs)
     more = () if len(outs) == 1 else ("--out", place)
@@ -105,7 +105,7 @@ def score_line(job: Job) -> str:
     return f"{result.split} {shown} {number(result.scores.get(name), 4)}"
 
 
-def settle_costs(bench: Bench) -> tuple[dict[str, dict[str, Cost]], str]:
+def collect_costs(bench: Bench) -> tuple[dict[str, dict[str, Cost]], str]:
     """Costs of every model and order with a finished run, and the machine.
 
     They are measured where some are not known, those of all orders by turns, and kept otherwise,

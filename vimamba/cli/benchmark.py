@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
+from vimamba.cli.inquiries import check_at_least, complete_options, make_parser
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
 from vimamba.files import check_writable
@@ -47,7 +47,7 @@ def parse(args: list[str]) -> Namespace:
     given = parser.parse_args(args)
     if given.what == "ops" and given.names:
         raise UsageError(f"{given.names[0]}: names are for models; --cases chooses among the ops")
-    settle_options(given, given.what, OPTIONS)
+    complete_options(given, given.what, OPTIONS)
     check_at_least(given, batch_size=1, threads=1)
     if given.sizes:
         given.sizes = [read_size(size, name="--sizes") for size in given.sizes]

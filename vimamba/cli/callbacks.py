@@ -156,12 +156,13 @@ class Patience(callbacks.EarlyStopping):
     Args:
         monitor: Score that decides which checkpoint is best, higher is better.
         patience: Number of validations.
-        anew: A resumed run is scored on other images than before, so no score counts any longer.
+        new_split: The resumed run is scored on other images than before, so earlier scores are
+            discarded.
     """
 
-    def __init__(self, monitor: str, patience: int, *, anew: bool = False) -> None:
+    def __init__(self, monitor: str, patience: int, *, new_split: bool = False) -> None:
         super().__init__(monitor, patience=patience, mode="max", check_on_train_epoch_end=False)
-        self.anew = anew
+        self.new_split = new_split
 
     @property
     def is_over(self) -> bool:
@@ -170,7 +171,7 @@ class Patience(callbacks.EarlyStopping):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what was waited so far."""
-        if not self.anew:
+        if not self.new_split:
             super().load_state_dict({**state_dict, "patience": self.patience})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,14 +219,14 @@ class RunCheckpoints(callbacks.Checkpoint):
     Args:
         folder: Where to write.
         monitor: Score to improve, higher is better.
-        anew: The resumed run is scored on other images than before, so earlier scores are
+        new_split: The resumed run is scored on other images than before, so earlier scores are
             discarded.
     """
 
-    def __init__(self, folder: Path, monitor: str, *, anew: bool = False) -> None:
+    def __init__(self, folder: Path, monitor: str, *, new_split: bool = False) -> None:
         self.folder = folder
         self.monitor = monitor
-        self.anew = anew
+        self.new_split = new_split
         self.best: float | None = None
         self.by = monitor
         # whether last.ckpt is still the untrained network of a new run
@@ -237,7 +238,7 @@ class RunCheckpoints(callbacks.Checkpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the best score of the run that is resumed."""
-        if not self.anew:
+        if not self.new_split:
             self.best, self.by = state_dict["best"], state_dict.get("by", self.monitor)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

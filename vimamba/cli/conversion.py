@@ -73,15 +73,15 @@ def choose(found: Identity, model: str | None) -> Identity:
         UsageError: The file does not hold that model, or several models fit.
     """
     candidates = [found, *found.others]
-    fitting = [one for one in candidates if model in (None, one.variant)]
-    if not fitting:
+    matching = [one for one in candidates if model in (None, one.variant)]
+    if not matching:
         raise UsageError(f"--model {model} does not fit the file, which is {found}")
-    if len(fitting) == 1:
-        return fitting[0]
-    if len({one.variant for one in fitting}) > 1:
+    if len(matching) == 1:
+        return matching[0]
+    if len({one.variant for one in matching}) > 1:
         raise UsageError(f"--model NAME is needed: the file may be {found}")
-    ways = "; ".join(str(one.all_arguments) for one in fitting)
-    raise UsageError(f"the file fits {fitting[0].variant} with several arguments: {ways}")
+    ways = "; ".join(str(one.all_arguments) for one in matching)
+    raise UsageError(f"the file fits {matching[0].variant} with several arguments: {ways}")
 
 
 def write_weights(checkpoint: Mapping[str, Any], found: Identity, out: Path) -> None:

@@ -149,7 +149,7 @@ def prepare(requested: Record, options: list[str], out: Path) -> str:
     fold_tools_of(type(cli.model))
     cli.model.check_folds()
     show_folds(cli.datamodule, requested)
-    for name, value in cli.datamodule.settled().items():
+    for name, value in cli.datamodule.inferred_settings().items():
         cli.config.data.init_args[name] = value
     return cli.parser.dump(cli.config)
 
@@ -242,12 +242,12 @@ def run_fit(args: list[str]) -> int:
 
     started: list[subprocess.Popen[bytes]] = []
 
-    def hand_on(number: int, frame: object) -> None:
+    def pass_on(number: int, frame: object) -> None:
         for process in started:
             process.send_signal(number)
 
     # before the start, because a process inherits its parent's ignored signals
-    before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # import nothing from the working directory
     try:
         started.append(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vimamba.cli.networks import Network
 from vimamba.console import say
-from vimamba.data.paired.agreement import Trouble, examine
+from vimamba.data.paired.agreement import Problem, examine
 from vimamba.data.paired.change_folder import ChangeFolder
 from vimamba.data.paired.items import DatePair
 from vimamba.data.paired.truths import Truths
@@ -66,19 +66,19 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def pairs_match(pairs: Sequence[DatePair], truths: Truths | None) -> bool:
     """Print what does not match; returns whether all pairs can be used."""
-    troubles = [trouble for pair in pairs for trouble in examine(pair, truths)[1]]
-    found: dict[str, list[Trouble]] = {}
-    for trouble in troubles:
-        found.setdefault(trouble.what, []).append(trouble)
+    problems = [problem for pair in pairs for problem in examine(pair, truths)[1]]
+    found: dict[str, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.what, []).append(problem)
     for what, same in found.items():
         say(f"{what}: {len(same)} of {len(pairs)} pairs")
-        for trouble in same[:MOST_NAMED]:
-            say(f"  {trouble.text}")
+        for problem in same[:MOST_NAMED]:
+            say(f"  {problem.text}")
         if len(same) > MOST_NAMED:
             say(f"  and {len(same) - MOST_NAMED} more")
-    usable = all(trouble.is_harmless for trouble in troubles)
+    usable = all(problem.is_harmless for problem in problems)
     labels = "" if truths is None else f", labels are {truths.kind}"
-    if not troubles:
+    if not problems:
         say(f"{len(pairs)} pairs match in size, place, bands and values{labels}")
     elif not usable:
         say("pairs like these are refused in training and prediction: mend them first")

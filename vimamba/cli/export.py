@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vimamba.checkpoints import check_finite
-from vimamba.cli.inquiries import check_destination, make_parser, settle_options
+from vimamba.cli.inquiries import check_destination, complete_options, make_parser
 from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
@@ -49,7 +49,7 @@ def export(args: list[str]) -> int:
     parser.add_argument("--repo", help="hub: OWNER/NAME of the repository")
     parser.add_argument("--private", help="hub: make a new repository private", **flag)
     given = parser.parse_args(args)
-    settle_options(given, given.to, OPTIONS, "--to {}")
+    complete_options(given, given.to, OPTIONS, "--to {}")
     if given.to == "hub" and given.repo is None:
         raise UsageError("--to hub needs --repo OWNER/NAME")
     network = open_network(given)

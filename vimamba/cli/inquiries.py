@@ -36,7 +36,7 @@ def check_at_least(given: Namespace, **least: int) -> None:
                 raise UsageError(f"--{option} {number} must be at least {lowest}")
 
 
-def settle_options(
+def complete_options(
     given: Namespace, kind: str, options: Mapping[str, Mapping[str, Any]], what: str = "{}"
 ) -> None:
     """Set the defaults of the chosen kind's options; reject options of other kinds.
@@ -92,12 +92,12 @@ def identify(args: list[str]) -> int:
     found = vimamba.checkpoints.identify(given.file)
     title, head = str(given.file), ["checkpoint", ""]
     if found.others:
-        fitting = [found, *found.others]
+        matching = [found, *found.others]
         lines = [
             [one.variant, one.accuracy or "-", one.notes or "-", one.line(given.file)]
-            for one in fitting
+            for one in matching
         ]
-        same = f"{title}: names and shapes are those of {len(fitting)} models"
+        same = f"{title}: names and shapes are those of {len(matching)} models"
         show_table(same, ["it may be", "accuracy", "notes", "load it with"], lines)
         return 0
     rows = [

@@ -216,9 +216,9 @@ def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
 
 def _of_run(run: Path, requested: str, img_size: ImageSize | None) -> Network:
     from vimamba.cli.runs import find_checkpoint, load_task, read_config
-    from vimamba.console import quieten
+    from vimamba.console import hide_hints
 
-    quieten()
+    hide_hints()
     task = load_task(run, find_checkpoint(run, requested))
     net, hparams, data = task.scored_net, task.hparams, read_config(run)["data"]["init_args"]
     size = img_size or hparams.get("img_size") or data.get("img_size")

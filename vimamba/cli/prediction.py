@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vimamba.cli.inquiries import check_at_least, make_parser, settle_options
+from vimamba.cli.inquiries import check_at_least, complete_options, make_parser
 
 HELP = """\
 Applies a run's checkpoint to new images.
@@ -98,16 +98,16 @@ def predict(args: list[str]) -> int:
     from vimamba.cli.folds import finished_run, voting_runs
     from vimamba.cli.runs import read_config
     from vimamba.cli.settings import task_class
-    from vimamba.console import quieten
+    from vimamba.console import hide_hints
     from vimamba.tasks.registry import find_task, list_tasks
     from vimamba.tasks.tools import tools_of
 
-    quieten()
+    hide_hints()
     tools = tools_of(task_class(read_config(voting_runs(given.run)[0])))
     kinds = {name: tools_of(find_task(name)) for name in list_tasks()}
     options = {name: kind.PREDICT_OPTIONS for name, kind in kinds.items()}
     own = next((name for name, kind in kinds.items() if kind is tools), "these")
-    settle_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
+    complete_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
     return tools.predict(finished_run(given.run, given.ckpt, given.others), given)
 
 

@@ -15,7 +15,7 @@ import vimamba.tasks  # noqa: F401  the class names of recipes
 from vimamba.cli.explaining import explain, settings_errors, typed_options
 from vimamba.cli.options import find_class, last_value
 from vimamba.cli.settings import BESIDE, store_settings
-from vimamba.console import is_terminal, quieten
+from vimamba.console import hide_hints, is_terminal
 from vimamba.data.base import ImageData
 from vimamba.errors import UsageError
 from vimamba.lightning import (
@@ -107,7 +107,7 @@ class RecipeCLI(LightningCLI):
         if strategy is not None and strategy.get("save_distributed_checkpoint"):
             option = "--trainer.strategy.save_distributed_checkpoint"
             raise UsageError(f"{option} must be false: a run keeps each checkpoint in one file")
-        self._settle_length()
+        self._set_length()
         self._check_trainer()
 
     def _check_trainer(self) -> None:
@@ -133,7 +133,7 @@ class RecipeCLI(LightningCLI):
         if trainer.limit_train_batches == 0:
             raise UsageError("--trainer.limit_train_batches 0 leaves nothing to train on")
 
-    def _settle_length(self) -> None:
+    def _set_length(self) -> None:
         """Set the number of epochs: the default, or no limit if a number of steps is given."""
         trainer, optim = self.config.trainer, self.config.model.init_args.get("optim")
         if trainer.max_steps != -1 and trainer.max_steps < 1:
@@ -220,7 +220,7 @@ def build(args: list[str], out: Path | None = None) -> RecipeCLI:
     Raises:
         UsageError: An unknown or ill-typed option, or one that Lightning refuses.
     """
-    quieten()
+    hide_hints()
     args = use_one_lightning(args)
     try:
         with settings_errors():

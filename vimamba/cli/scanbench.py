@@ -177,7 +177,7 @@ def prepare(given: Namespace, rest: list[str]) -> tuple[Plan, dict[str, dict[str
     equal = before.equal_paths if before else bool(given.equal_paths)
     baseline = given.baseline or (before.baseline if before else given.orders[0])
     known = before.orders if before else ()
-    orders, baseline = settle_orders(given.orders, baseline, task.axes, known, equal=equal)
+    orders, baseline = choose_orders(given.orders, baseline, task.axes, known, equal=equal)
     seeds = list_seeds(given.seeds or [5]) if given.seeds or not before else before.seeds
     plan = Plan(
         task=task_name(type(task)),
@@ -261,12 +261,12 @@ def build_bench(options: list[str], folds: int | None, out: Path) -> Any:
 
 def settings_of(cli: Any) -> dict[str, Any]:
     """The settings of a model's runs as plain data, with what was found out about the data."""
-    for name, value in cli.datamodule.settled().items():
+    for name, value in cli.datamodule.inferred_settings().items():
         cli.config.data.init_args[name] = value
     return yaml.safe_load(cli.parser.dump(cli.config))
 
 
-def settle_orders(
+def choose_orders(
     asked: Sequence[str], baseline: str, dims: int, known: Sequence[str], *, equal: bool
 ) -> tuple[tuple[str, ...], str]:
     """The orders of a bench and the one to compare with; with equal paths, what takes their places.
@@ -387,7 +387,7 @@ def train(jobs: Sequence[Job], given: Namespace) -> int:
 
     begun, done = time.monotonic(), 0
 
-    def tell(job: Job, outcome: Outcome) -> None:
+    def report_end(job: Job, outcome: Outcome) -> None:
         nonlocal done
         done += 1
         left = (time.monotonic() - begun) / done * (len(jobs) - done)
@@ -395,6 +395,6 @@ def train(jobs: Sequence[Job], given: Namespace) -> int:
         rest = f"; about {left / 60:.0f} min to go" if left > 90 else ""
         say(f"[{done}/{len(jobs)}] {job.trial}: {ended}, {outcome.seconds:.0f} s{rest}")
 
-    ended = run_all(open_pool(given), jobs, tell)
+    ended = run_all(open_pool(given), jobs, report_end)
     codes = {outcome.code for _, outcome in ended}
     return INTERRUPTED if INTERRUPTED in codes else int(codes != {0})

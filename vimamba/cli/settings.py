@@ -255,9 +255,9 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (None, type(None)):
         return value is None
     if kind in (list, tuple, Sequence):
-        fitting = [one for one in inner if one is not ...]
+        item_types = [one for one in inner if one is not ...]
         return isinstance(value, list | tuple) and all(
-            any(_fits(item, one) for one in fitting or [Any]) for item in value
+            any(_fits(item, one) for one in item_types or [Any]) for item in value
         )
     if kind in (dict, Mapping):
         of_value = inner[1] if inner else Any

@@ -126,8 +126,8 @@ def fit(args: list[str], begin: "Callable[[RecipeCLI], object] | None" = None) -
         kind.show_data(cli.datamodule)
         check_training(cli)
         if cli.config.lr_find:
-            settle_rate(cli)
-        anew = checkpoint is not None and is_divided_anew(cli)
+            apply_lr_find(cli)
+        new_split = checkpoint is not None and has_new_split(cli)
         if cli.trainer.is_global_zero:
             prepare_folder(cli, new=checkpoint is None)
             kind.draw_data(cli.datamodule, cli.out)
@@ -136,9 +136,9 @@ def fit(args: list[str], begin: "Callable[[RecipeCLI], object] | None" = None) -
             say(f"continuing {checkpoint}")
         elif begin is not None:
             begin(cli)
-        if anew:
+        if new_split:
             say("the images to score have changed: the search for the best epoch starts again")
-        if not train(cli, checkpoint, anew=anew):
+        if not train(cli, checkpoint, new_split=new_split):
             say(f"interrupted; continue with: {command_line('fit', '--resume', cli.out)}")
             return 130
         reporting.finish(cli)
@@ -183,7 +183,7 @@ def check_training(cli: "RecipeCLI") -> None:
         say(f"note: freeze_epochs={frozen} of {epochs} epochs: what can be pretrained never trains")
 
 
-def settle_rate(cli: "RecipeCLI") -> None:
+def apply_lr_find(cli: "RecipeCLI") -> None:
     """Look for a learning rate and take it as if it had been asked for.
 
     Raises:
@@ -211,7 +211,7 @@ def settle_rate(cli: "RecipeCLI") -> None:
     cli.config.lr_find = None
 
 
-def is_divided_anew(cli: "RecipeCLI") -> bool:
+def has_new_split(cli: "RecipeCLI") -> bool:
     """Whether different images are held out than in the resumed run."""
     before = cli.out / "split.csv"
     given = cli.datamodule.split_csv
@@ -226,7 +226,7 @@ def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
     from vimamba.tasks.registry import task_name
 
     (cli.out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for name, value in cli.datamodule.settled().items():
+    for name, value in cli.datamodule.inferred_settings().items():
         cli.config.data.init_args[name] = value
     with write_whole(cli.out / "config.yaml") as part:
         part.write_text(CONFIG_HEAD + cli.parser.dump(cli.config), encoding="utf-8")
@@ -245,13 +245,13 @@ def prepare_folder(cli: "RecipeCLI", *, new: bool) -> None:
     )
 
 
-def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> bool:
+def train(cli: "RecipeCLI", checkpoint: Path | None, *, new_split: bool = False) -> bool:
     """Train to the end or to Ctrl-C.
 
     Args:
         cli: Data set, task and trainer.
         checkpoint: Where to continue.
-        anew: Ignore earlier scores when choosing the best epoch.
+        new_split: Ignore earlier scores when choosing the best epoch.
 
     Returns:
         Whether the end was reached.
@@ -277,9 +277,9 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
     log = EpochLog(cli.out / "metrics.csv")
     start_loggers(cli)
     bars = [EpochBar() if type(c) is callbacks.RichProgressBar else c for c in trainer.callbacks]
-    checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, anew=anew)
+    checkpoints = RunCheckpoints(cli.out / "checkpoints", cli.model.monitor, new_split=new_split)
     asked, monitor = cli.config.patience, cli.model.monitor
-    patience = [] if asked is None else [Patience(monitor, asked, anew=anew)]
+    patience = [] if asked is None else [Patience(monitor, asked, new_split=new_split)]
     # the checkpoint holds what the others have seen
     trainer.callbacks = [*bars, log, *patience, checkpoints]
     try:
@@ -299,11 +299,11 @@ def train(cli: "RecipeCLI", checkpoint: Path | None, *, anew: bool = False) -> b
         say(f"stopped: {asked} validations in a row have not raised {monitor}")
         if trainer.is_global_zero:
             update_record(cli.out, stopped="stopped early")
-    settle_best(cli, checkpoints)
+    choose_best(cli, checkpoints)
     return True
 
 
-def settle_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
+def choose_best(cli: "RecipeCLI", checkpoints: "RunCheckpoints") -> None:
     """Score weights averaged at the very end; without any validation, the last epoch is best."""
     from vimamba.cli.metric_names import is_validated
     from vimamba.lightning import callbacks

@@ -147,7 +147,7 @@ class ImageData(LightningDataModule):
         """Number of classes."""
         return len(self.class_names)
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """Settings inferred from the data, by dotted names, saved with the run."""
         found: dict[str, Any] = {"in_chans": self.in_chans, "mean": self.mean, "std": self.std}
         if self.intensity.is_open:
@@ -219,10 +219,10 @@ class ImageData(LightningDataModule):
     def preprocessing(self) -> Preprocessing:
         """From stored pixels to the network's input."""
         planned = self.planned
-        if not planned.is_settled:
+        if not planned.is_complete:
             found = self.band_sample
             ranges = found.ranges if planned.intensity.is_open else None
-            planned = planned.settled(ranges, found.mean, found.std)
+            planned = planned.completed(ranges, found.mean, found.std)
         return planned
 
     @property

@@ -90,6 +90,9 @@ class DenseData(ImageData):
             interpolation=self.interpolation,
         )
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """What was found, and the changes in numbers, whatever a preset's name may mean one day."""
-        return {**super().settled(), "augmentation": dataclasses.asdict(self.augmentation)}
+        return {
+            **super().inferred_settings(),
+            "augmentation": dataclasses.asdict(self.augmentation),
+        }

@@ -23,7 +23,7 @@ from vimamba.data.errors import DataError
 from vimamba.data.geometry import TOLERANCE
 from vimamba.data.listing import list_folder, stamp
 from vimamba.data.pixels import reading
-from vimamba.data.volume_files import Volume, check_affine, is_dicom, turned_volume
+from vimamba.data.volume_files import Volume, check_affine, is_dicom, reoriented_volume
 
 # what all slices of a volume have in common
 ALIKE = (
@@ -121,7 +121,7 @@ def read_series(files: Sequence[Path]) -> Volume:
     stored, scaling = read_values(slices)
     header = nibabel.Nifti1Header()
     header.set_xyzt_units("mm")
-    return turned_volume(stored.transpose(2, 1, 0), affine, header, scaling)
+    return reoriented_volume(stored.transpose(2, 1, 0), affine, header, scaling)
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def describe_pixels(data: ImageData, seen: Inspection) -> list[str]:
             lines.append(f"  channel {number}: {ends[0]:g} to {ends[1]:g}; {whole}")
         if (more := len(sample.ranges) - MOST_BANDS) > 0:
             lines.append(f"  and {more} more in config.yaml")
-    if not data.planned.is_settled and data.band_sample.is_measured:
+    if not data.planned.is_complete and data.band_sample.is_measured:
         mean, std = show(data.mean), show(data.std)
         images = data.band_sample.images
         lines.append(f"normalized with mean {mean}, std {std}, those of {images} training images")

@@ -175,7 +175,7 @@ def check_once(rows: Sequence[Row], paths: Sequence[Path], source: Path) -> None
             raise DataError(f"{source}, lines {first} and {row.line}: {path} is listed twice")
 
 
-def say_alone(remarks: Remarks, count: int, total: int, column: str) -> None:
+def note_ungrouped(remarks: Remarks, count: int, total: int, column: str) -> None:
     """Note that some of the rows have no group."""
     if 0 < count < total:
         remarks.say(

@@ -94,7 +94,7 @@ class Preprocessing:
         check_channels(self.in_chans, self.bands, self.intensity)
 
     @property
-    def is_settled(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether nothing is left to estimate from the training images."""
         return not self.intensity.is_open and self.mean is not None and self.std is not None
 
@@ -207,7 +207,7 @@ class Preprocessing:
             return resize(pixels, shorter_to(self.scale_to, pixels.shape), self.interpolation)
         return pixels
 
-    def settled(
+    def completed(
         self, ranges: list[tuple[float, float]] | None, mean: Sequence[float], std: Sequence[float]
     ) -> "Preprocessing":
         """The same with estimates from the training images.

@@ -163,10 +163,10 @@ def read_nifti(path: Path) -> Volume:
     scaling = float(image.dataobj.slope), float(image.dataobj.inter)
     known = image.header["qform_code"] or image.header["sform_code"]
     note = "" if known else " (qform and sform are not set)"
-    return turned_volume(stored, image.affine, image.header, scaling, note)
+    return reoriented_volume(stored, image.affine, image.header, scaling, note)
 
 
-def turned_volume(
+def reoriented_volume(
     stored: NDArray, affine: NDArray, header: Any, scaling: tuple[float, float], note: str = ""
 ) -> Volume:
     """A volume with its axes reordered.

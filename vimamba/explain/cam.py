@@ -120,31 +120,31 @@ def choose_score(
             raise ExplainError("where is for segmentation; a classifier has one output per image")
         chosen = int(logits.argmax()) if target is None else target
         return lambda output: output[chosen]
-    answer = (logits[0] > 0).long() if count == 1 else logits.argmax(0)
-    pixels, chosen = _choose_pixels(answer, target, where)
+    predicted = (logits[0] > 0).long() if count == 1 else logits.argmax(0)
+    pixels, chosen = _choose_pixels(predicted, target, where)
     sign = -1 if classes > count and chosen == 0 else 1
     row = min(chosen, count - 1)
     return lambda output: sign * output[row][pixels].mean()
 
 
 def _choose_pixels(
-    answer: Tensor, target: int | None, where: Tensor | tuple[int, int] | None
+    predicted: Tensor, target: int | None, where: Tensor | tuple[int, int] | None
 ) -> tuple[Tensor, int]:
     """A mask of the pixels to count, from the predicted classes (H, W), and the class."""
-    mask = torch.zeros_like(answer, dtype=torch.bool)
+    mask = torch.zeros_like(predicted, dtype=torch.bool)
     if isinstance(where, Tensor):
-        mask[: where.shape[0], : where.shape[1]] = where.to(answer.device) != 0
+        mask[: where.shape[0], : where.shape[1]] = where.to(predicted.device) != 0
         if where.ndim != 2 or not mask.any():
             raise ExplainError(f"where of shape {tuple(where.shape)} must be a mask with pixels")
     elif where is not None:
         y, x = where
-        if not (0 <= y < answer.shape[0] and 0 <= x < answer.shape[1]):
+        if not (0 <= y < predicted.shape[0] and 0 <= x < predicted.shape[1]):
             raise ExplainError(f"where={where} must be a pixel (y, x) of the image")
         mask[y, x] = True
     if target is None:
-        target = int((answer[mask] if where is not None else answer).flatten().mode().values)
+        target = int((predicted[mask] if where is not None else predicted).flatten().mode().values)
     if where is None:
-        mask = answer == target
+        mask = predicted == target
         if not mask.any():
             raise ExplainError(f"target={target} is predicted nowhere; give where, a mask or pixel")
     return mask, target

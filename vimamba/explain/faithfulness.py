@@ -64,5 +64,5 @@ def deletion_curve(
     taken = (rank[None] < counts[:, None]).unflatten(1, values.shape)[:, None].to(full.device)
     with torch.no_grad():
         target = int(model(full).argmax(1)) if target is None else target
-        answers = model(torch.where(taken, last, first)).softmax(1)
-    return answers[:, target].float().cpu().numpy()
+        probabilities = model(torch.where(taken, last, first)).softmax(1)
+    return probabilities[:, target].float().cpu().numpy()

@@ -61,13 +61,13 @@ class Backbone(nn.Module):
         prefers_average: Load the average, `model_ema`, from files that have both it and the
             weights, because the published accuracy is that of the average.
         options: The constructor's arguments apart from those that it names.
-        lacks: Names of options that do not apply to a family.
+        unsupported: Names of options that do not apply to a family.
         dense: Arguments for dense prediction: norms of all features, images of any size.
     """
 
     prefers_average = False
     options: ClassVar[type[Options]] = Options
-    lacks: ClassVar[frozenset[str]] = frozenset()
+    unsupported: ClassVar[frozenset[str]] = frozenset()
     dense: ClassVar[Mapping[str, Any]] = {}
 
     @classmethod
@@ -84,7 +84,7 @@ class Backbone(nn.Module):
             found = {**own, **found}
             if all(p.kind is not p.VAR_KEYWORD for p in named):
                 return found
-        passed = {f.name: f.default for f in fields(cls.options) if f.name not in cls.lacks}
+        passed = {f.name: f.default for f in fields(cls.options) if f.name not in cls.unsupported}
         return {**passed, **found}
 
     @classmethod

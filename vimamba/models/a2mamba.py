@@ -126,7 +126,7 @@ class A2Mamba(StagedBackbone):
         device, dtype: Device and dtype of the parameters.
     """
 
-    lacks = frozenset({"stage_norm"})
+    unsupported = frozenset({"stage_norm"})
     dense: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(

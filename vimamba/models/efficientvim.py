@@ -58,11 +58,11 @@ class EfficientViMIdentity(Identity):
         average = checkpoint.get("model_ema")
         state = _find(average if isinstance(average, Mapping) else checkpoint)
         model = self.skeleton()
-        fitting = _fit(state, model)
-        if fitting is None:
+        renamed = _fit(state, model)
+        if renamed is None:
             raise CheckpointError(f"the file does not fit {self.variant}")
-        check_finite(fitting)
-        return fitting
+        check_finite(renamed)
+        return renamed
 
 
 def _find(checkpoint: Mapping[str, Any]) -> StateDict:
@@ -75,10 +75,10 @@ def _fit(state: StateDict, model: nn.Module) -> StateDict | None:
         return None  # timm would ignore a second classifier
     expected = {key: value.shape for key, value in model.state_dict().items()}
     try:
-        fitting = checkpoint_filter_fn(state, model)
+        renamed = checkpoint_filter_fn(state, model)
     except RuntimeError:  # norms of another width
         return None
-    return fitting if {key: value.shape for key, value in fitting.items()} == expected else None
+    return renamed if {key: value.shape for key, value in renamed.items()} == expected else None
 
 
 def match_efficientvim(checkpoint: Mapping[str, Any]) -> list[Identity]:

@@ -247,7 +247,7 @@ class GroupMamba(StagedBackbone):
         device, dtype: Device and dtype of the parameters.
     """
 
-    lacks = frozenset({"stage_norm"})
+    unsupported = frozenset({"stage_norm"})
     dense: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(

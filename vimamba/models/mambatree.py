@@ -117,7 +117,7 @@ class MambaTree(StagedBackbone):
 
     # the official configurations average the weights
     prefers_average = True
-    lacks = frozenset({"stage_norm"})
+    unsupported = frozenset({"stage_norm"})
     dense: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(

@@ -231,7 +231,7 @@ class MobileMamba(StagedBackbone):
         device, dtype: Device and dtype of the parameters.
     """
 
-    lacks = frozenset({"stage_norm"})
+    unsupported = frozenset({"stage_norm"})
     dense: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(

@@ -180,7 +180,7 @@ class PlainMamba(PlainBackbone):
         device, dtype: Device and dtype of the parameters.
     """
 
-    lacks = frozenset({"patch_size", "dynamic_img_size"})
+    unsupported = frozenset({"patch_size", "dynamic_img_size"})
     dense: ClassVar[Mapping[str, Any]] = {"stage_norm": True}
 
     def __init__(

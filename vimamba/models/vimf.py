@@ -100,7 +100,7 @@ class VimF(PlainBackbone):
         device, dtype: Device and dtype of the parameters.
     """
 
-    lacks = frozenset({"patch_size", "dynamic_img_size"})
+    unsupported = frozenset({"patch_size", "dynamic_img_size"})
     dense: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(

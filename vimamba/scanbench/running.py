@@ -276,14 +276,14 @@ class RayPool:
 
 
 def run_all(
-    pool: Pool, jobs: Sequence[Job], tell: Callable[[Job, Outcome], None]
+    pool: Pool, jobs: Sequence[Job], on_end: Callable[[Job, Outcome], None]
 ) -> list[tuple[Job, Outcome]]:
     """Train all runs; SIGINT and SIGTERM interrupt them.
 
     Args:
         pool: Trains them.
         jobs: In the order in which they are begun.
-        tell: Told how each ended, but for those that were interrupted.
+        on_end: Called with each run that ended and its outcome, unless it was interrupted.
 
     Returns:
         Every run with how it ended, as they ended.
@@ -303,7 +303,7 @@ def run_all(
             job, outcome = futures[future], _outcome_of(future, stopping=stopping)
             ended.append((job, outcome))
             if outcome.code != INTERRUPTED:
-                tell(job, outcome)
+                on_end(job, outcome)
     except BaseException:
         pool.interrupt()
         raise

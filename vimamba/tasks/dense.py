@@ -70,8 +70,8 @@ class DenseTask(Task):
         return [self.view(image, axes) for axes in self.flips[self.tta]]
 
 
-def mirrored(answer: Callable[[Any], Tensor], axes: tuple[int, ...]) -> Callable[[Any], Tensor]:
+def mirrored(function: Callable[[Any], Tensor], axes: tuple[int, ...]) -> Callable[[Any], Tensor]:
     """What sees its images mirrored along some axes, and whose answers are mirrored back."""
     if not axes:
-        return answer
-    return lambda image: answer(image.flip(axes)).flip(axes)
+        return function
+    return lambda image: function(image.flip(axes)).flip(axes)

@@ -33,7 +33,7 @@ def draw_scored(
     out: Path,
     *,
     title: str,
-    draw_answers: Callable[[Any, Any, str, Path], None],
+    draw_predictions: Callable[[Any, Any, str, Path], None],
 ) -> None:
     """Draw the confusion matrix and samples into a run folder.
 
@@ -44,10 +44,10 @@ def draw_scored(
         report: The scores.
         out: The folder.
         title: Of the confusion matrix.
-        draw_answers: Draws the samples: gets the task, the data, the split and the file.
+        draw_predictions: Draws the samples: gets the task, the data, the split and the file.
     """
     from vimamba.tasks.pictures import draw_confusion
 
     path = out / "confusion_matrix.png"
     draw_confusion(report, data.class_names, path, title=title, shares=True)
-    draw_answers(task, data, split, out / "samples.png")
+    draw_predictions(task, data, split, out / "samples.png")

@@ -18,7 +18,7 @@ from pathlib import Path
 from vimamba.errors import UsageError, VimambaError
 
 # exit code if some or all of the inputs failed
-NOT_ALL_ANSWERED = 3
+SOME_INPUTS_FAILED = 3
 MOST_REASONS = 5
 
 # characters that Windows does not allow in names, and that a terminal does not show
@@ -161,19 +161,19 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
 
 
-def present(inputs: Iterable[Path], unanswered: "Unanswered") -> list[Path]:
+def present(inputs: Iterable[Path], failed: "FailedInputs") -> list[Path]:
     """The inputs that exist; the others are noted."""
     found = []
     for path in inputs:
         if os.path.exists(path):
             found.append(path)
         else:
-            unanswered.add(path, no_file(path))
+            failed.add(path, no_file(path))
     return found
 
 
 @dataclass
-class Unanswered:
+class FailedInputs:
     """The inputs that failed, without affecting the others.
 
     Attributes:
@@ -187,7 +187,7 @@ class Unanswered:
         self.reasons[str(name)] = why
 
     @contextmanager
-    def noting(self, name: object) -> Iterator[None]:
+    def collect(self, name: object) -> Iterator[None]:
         """Note an input that cannot be used or does not fit into memory; other errors pass."""
         try:
             yield
@@ -208,10 +208,10 @@ class Unanswered:
         if not self.reasons:
             return 0
         sys.stdout.flush()
-        print(f"no answer to {len(self.reasons)} of {total} inputs:", file=sys.stderr)
+        print(f"no prediction for {len(self.reasons)} of {total} inputs:", file=sys.stderr)
         for name, why in list(self.reasons.items())[:MOST_REASONS]:
             print(f"  {why if shown(name) in why else f'{shown(name)}: {why}'}", file=sys.stderr)
         more = len(self.reasons) - MOST_REASONS
         if more > 0:
             print(f"  and {more} more", file=sys.stderr)
-        return NOT_ALL_ANSWERED
+        return SOME_INPUTS_FAILED

@@ -35,7 +35,7 @@ FLIPS: dict[str, list[tuple[int, ...]]] = {
 
 
 # settings that a run keeps from its first step to its last, even if resumed
-SETTLED = (
+FIXED_SETTINGS = (
     "model",
     "head",
     "model_kwargs",
@@ -48,7 +48,7 @@ SETTLED = (
     "optim.opt",
     "optim.layer_decay",
 )
-PRESENT = ("optim.weight_decay", "optim.ema")
+FIXED_PRESENCE = ("optim.weight_decay", "optim.ema")
 
 
 class Task(LightningModule):
@@ -276,11 +276,11 @@ class Task(LightningModule):
         Raises:
             TaskError: Names the setting.
         """
-        before, now = list_settled(begun), list_settled(self.hparams)
+        before, now = list_fixed(begun), list_fixed(self.hparams)
         for name in sorted(before.keys() & now.keys()):
             # some settings may change, but not be added or removed: other tensors would be trained
             one, other = before[name], now[name]
-            same = bool(one) == bool(other) if name in PRESENT else one == other
+            same = bool(one) == bool(other) if name in FIXED_PRESENCE else one == other
             if not same:
                 raise TaskError(
                     f"{name}={other!r}: the resumed run was started with {one!r} and must keep it"
@@ -546,11 +546,11 @@ def images_of(batch: Any) -> list[Tensor]:
     return [first for first in firsts if isinstance(first, Tensor)]
 
 
-def list_settled(hparams: Mapping[str, Any]) -> dict[str, Any]:
+def list_fixed(hparams: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters of a task that a resumed run cannot change."""
     optim = hparams.get("optim") or {}
     settings = {**hparams, **{f"optim.{name}": value for name, value in optim.items()}}
-    return {name: settings[name] for name in (*SETTLED, *PRESENT) if name in settings}
+    return {name: settings[name] for name in (*FIXED_SETTINGS, *FIXED_PRESENCE) if name in settings}
 
 
 def balanced_weights(counts: Sequence[int]) -> Tensor:

@@ -186,37 +186,37 @@ def _forward(
         out, state = _SCANS[name](*tensors, delta_softplus, paths, merge, initial_state)
         state = state.contiguous() if return_state else nothing(state)
         return out, nothing(u, saved_dtype(u.dtype)), nothing(u, torch.float32), state
-    first, last = _turned(initial_state), None
+    first, last = _to_kernel_state(initial_state), None
     if return_state:
-        last = _new_turned(delta, A)
+        last = _empty_kernel_state(delta, A)
     if name == "triton":
         options = (delta_softplus, paths, merge)
         saved = fused.forward(*tensors, *options, save=save, first=first, last=last)
-        return *saved, _turned_back(last, u)
+        return *saved, _from_kernel_state(last, u)
     options = (delta_bias, delta_weight, delta_softplus, paths, merge)
     gate = None if save else z
     y, states = cpu.forward(u, delta, A, B, C, D, gate, *options, save=save, first=first, last=last)
-    state = _turned_back(last, u)
+    state = _from_kernel_state(last, u)
     if z is None or not save:
         return y.to(u.dtype), nothing(u, saved_dtype(u.dtype)), states, state
     ungated = y.to(saved_dtype(u.dtype), copy=True)
     return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states, state
 
 
-def _turned(state: Tensor | None) -> Tensor | None:
+def _to_kernel_state(state: Tensor | None) -> Tensor | None:
     """A state (B, K, D, N) as the kernels keep it, (B, K, N, D) in float32."""
     if state is None:
         return None
     return state.detach().to(torch.float32).transpose(2, 3).contiguous()
 
 
-def _new_turned(delta: Tensor, A: Tensor) -> Tensor:
+def _empty_kernel_state(delta: Tensor, A: Tensor) -> Tensor:
     """Memory for a state as the kernels keep it."""
     shape = (*delta.shape[:2], A.shape[2], A.shape[1])
     return torch.empty(shape, dtype=torch.float32, device=delta.device)
 
 
-def _turned_back(state: Tensor | None, like: Tensor) -> Tensor:
+def _from_kernel_state(state: Tensor | None, like: Tensor) -> Tensor:
     """What the kernels have written as a state, or nothing."""
     return nothing(like, torch.float32) if state is None else state.transpose(2, 3).contiguous()
 
@@ -312,13 +312,13 @@ def _backward(
             grad, grad_state, *tensors, *options, recurrence=recurrence
         )
         return dense_gradients(grads, everything)
-    first, after = _turned(initial_state), _turned(grad_state)
-    before = None if initial_state is None else _new_turned(delta, A)
+    first, after = _to_kernel_state(initial_state), _to_kernel_state(grad_state)
+    before = None if initial_state is None else _empty_kernel_state(delta, A)
     ends: dict[str, Any] = {"grad_last": after, "grad_first": before}
     if name == "triton":
         options = (delta_softplus, paths, merge, ungated, states)
         grads = fused.backward(grad, *tensors, *options, first=first, **ends)
-        return dense_gradients((*grads, _turned_back(before, u)), everything)
+        return dense_gradients((*grads, _from_kernel_state(before, u)), everything)
     options = (delta_bias, delta_weight, delta_softplus, paths, merge)
     if states.numel() == 0:
         y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True, first=first)
@@ -333,7 +333,7 @@ def _backward(
     assert grad_steps is not None
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
     grads = (grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight)
-    return dense_gradients((*grads, _turned_back(before, u)), everything)
+    return dense_gradients((*grads, _from_kernel_state(before, u)), everything)
 
 
 @_backward.register_fake

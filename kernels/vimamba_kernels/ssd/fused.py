@@ -298,7 +298,7 @@ def _launch(name: str, programs: int, **arguments: Any) -> None:
     gpu_tasks.launch(f"ssd.{name}", programs, warps=_WARPS, **arguments)
 
 
-def _turned(state: Tensor | None) -> Tensor | None:
+def _transposed(state: Tensor | None) -> Tensor | None:
     """A state (B, K, H, P, N) as the kernels keep it, (B, K, 1, H, N, P) in float32, or back."""
     if state is None:
         return None
@@ -309,7 +309,7 @@ def _enter_segments(
     scan: _Scan, walk: _Walk, first: Tensor | None, programs: int, cut: dict[str, Any]
 ) -> Tensor | None:
     """The state that enters every segment, (B, K, segments, H, N, P); None for zero."""
-    first = _turned(first)
+    first = _transposed(first)
     segments = cut["segments"]
     if segments == 1:
         return first
@@ -490,5 +490,5 @@ def _finish_sizes(scan: _Scan, shares: dict[str, Tensor]) -> tuple[Tensor, Tenso
 
 def _choose_parts(owners: int, heads: int, processors: int) -> int:
     """Into how many parts the heads of a group are cut, so that every processor has a program."""
-    fitting = [n for n in range(1, heads + 1) if heads % n == 0]
-    return next((n for n in fitting if owners * n >= processors), fitting[-1])
+    divisors = [n for n in range(1, heads + 1) if heads % n == 0]
+    return next((n for n in divisors if owners * n >= processors), divisors[-1])

@@ -17,7 +17,7 @@ from vimamba.files import write_rows
 from vimamba.hub import save_pretrained
 from vimamba.tasks.classification.predict import gather
 from vimamba.tasks.folds import Folds, Pooled, plus_minus, spread
-from vimamba.tasks.outputs import Unanswered
+from vimamba.tasks.outputs import FailedInputs
 from vimamba.tasks.pictures import STYLE, save
 from vimamba.tasks.reading import read_all
 from vimamba.tasks.tools import FinishedRun
@@ -100,8 +100,8 @@ def pool_folds(folds: Folds, out: Path) -> Pooled:
 
 def predict(run: FinishedRun, given: Namespace) -> int:
     """Write the angle of each image."""
-    unanswered = Unanswered()
-    items = gather(given.inputs, unanswered)
+    failed = FailedInputs()
+    items = gather(given.inputs, failed)
     task = run.load()
     dataset = ImageDataset(items, Preprocessing.from_settings(run.data), None, seed=0)
     rows = []
@@ -114,4 +114,4 @@ def predict(run: FinishedRun, given: Namespace) -> int:
     out = given.out or run.folder / PREDICTIONS
     write_rows(out, rows)
     say(f"{len(rows)} images; written to {out}")
-    return unanswered.report(len(rows))
+    return failed.report(len(rows))

@@ -126,9 +126,13 @@ class ClassificationData(ImageData):
         """The labels, by which splits are stratified."""
         return labels_of(items)
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """Also the order of the classes, so that later commands keep it."""
-        return {**super().settled(), "crop_pct": self.crop_pct, "classes": self.class_names}
+        return {
+            **super().inferred_settings(),
+            "crop_pct": self.crop_pct,
+            "classes": self.class_names,
+        }
 
     def notes(self) -> list[str]:
         """Oddities of the data, such as class names that are easily confused."""

@@ -15,7 +15,7 @@ from vimamba.data.items import Catalogue, relative_name, take
 from vimamba.data.labelled.classification import ClassificationData
 from vimamba.data.labelled.items import Label, LabelledFile
 from vimamba.data.listing import composed, natural_order
-from vimamba.data.lists import Row, check_once, find_listed, read_rows, say_alone
+from vimamba.data.lists import Row, check_once, find_listed, note_ungrouped, read_rows
 from vimamba.data.splits import check_groups, given_division
 
 
@@ -59,7 +59,7 @@ class CSVList(ClassificationData):
         names, labels = self._labels(rows)
         groups = [composed(row.get(self.group_column, "")) for row in rows]
         if self.group_column in rows[0]:
-            say_alone(self.remarks, groups.count(""), len(groups), self.group_column)
+            note_ungrouped(self.remarks, groups.count(""), len(groups), self.group_column)
             names_of = (relative_name(path, self.image_root) for path in paths)
             groups = [group or name for group, name in zip(groups, names_of, strict=True)]
         items = tuple(

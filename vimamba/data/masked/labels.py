@@ -273,7 +273,7 @@ def soft_edges(values: Iterable[int]) -> str:
     return "; masks that were resized smoothly or saved as JPEG have such values along their edges"
 
 
-def check_kinds(kinds: Mapping[frozenset[int], str], root: Any) -> None:
+def check_mask_values(kinds: Mapping[frozenset[int], str], root: Any) -> None:
     """Fail if the second of two classes could be 255 in some masks and 1 in others.
 
     Args:
@@ -292,7 +292,7 @@ def check_kinds(kinds: Mapping[frozenset[int], str], root: Any) -> None:
         )
 
 
-def settle_labels(
+def infer_labels(
     labels: Labels, found: Mapping[int, str], kinds: Mapping[frozenset[int], str], root: Any
 ) -> LabelTable:
     """Fill in what `labels` leaves open.
@@ -300,7 +300,7 @@ def settle_labels(
     Args:
         labels: The given labels.
         found: Values that occur in the masks, each with an example mask.
-        kinds: As in `check_kinds`.
+        kinds: As in `check_mask_values`.
         root: Name of the data set in errors.
 
     Raises:
@@ -310,7 +310,7 @@ def settle_labels(
     if labels.colors is not None:
         values, ignore = list(range(len(labels.colors))), -1
     if values is None and ignore == IGNORE:
-        check_kinds(kinds, root)
+        check_mask_values(kinds, root)
     if values is None and set(found) <= {0, 255} and len(names or "ab") == 2 and 255 in found:
         values, ignore = [0, 255], -1
     if values is None:
@@ -352,8 +352,8 @@ def read_as_they_are(
 
     Args:
         table: Table of the training masks.
-        found: As in `settle_labels`.
-        kinds: As in `check_kinds`.
+        found: As in `infer_labels`.
+        kinds: As in `check_mask_values`.
         root: Name of the masks in errors.
 
     Raises:
@@ -361,7 +361,7 @@ def read_as_they_are(
     """
     if table.codes is not None or len(table.values) != 2 or not set(found) <= {0, 1, 255}:
         return table
-    check_kinds(kinds, root)
+    check_mask_values(kinds, root)
     if table.values == [0, 1] and 255 in found and 1 not in found:
         return LabelTable(table.names, [0, 255], -1)
     if table.values == [0, 255] and 1 in found:

@@ -10,7 +10,7 @@ from pathlib import Path
 from vimamba.data.errors import DataError
 from vimamba.data.items import Catalogue, take
 from vimamba.data.listing import composed
-from vimamba.data.lists import Row, check_once, find_listed, read_rows, say_alone
+from vimamba.data.lists import Row, check_once, find_listed, note_ungrouped, read_rows
 from vimamba.data.masked.items import MaskedFile
 from vimamba.data.masked.segmentation import SegmentationData
 from vimamba.data.splits import given_division, split_word
@@ -66,7 +66,7 @@ class MaskCSV(SegmentationData):
             for row, image, mask in zip(rows, images, masks, strict=True)
         )
         alone = [row for row in rows if not row.get(self.patient_column)]
-        say_alone(self.remarks, len(alone), len(rows), self.patient_column)
+        note_ungrouped(self.remarks, len(alone), len(rows), self.patient_column)
         if self.split_column not in rows[0] or self.split_csv is not None or self.whole:
             return Catalogue(self.divide(items), drawn=True)
         given = given_division(rows, self.split_column, self.root)

@@ -21,8 +21,8 @@ from vimamba.data.masked.labels import (
     DEFAULT_LABELS,
     Labels,
     LabelTable,
+    infer_labels,
     read_as_they_are,
-    settle_labels,
 )
 from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
 from vimamba.data.preprocessing import Preprocessing
@@ -136,7 +136,7 @@ class SegmentationData(DenseData):
         is_known = bool(labels.colors or (labels.classes and labels.values))
         found = {} if is_known else self.survey.holders
         kinds = {} if is_known else self.survey.kinds
-        table = settle_labels(labels, found, kinds, self.root)
+        table = infer_labels(labels, found, kinds, self.root)
         if self.whole is None:
             return table
         return read_as_they_are(table, self.survey.holders, self.survey.kinds, self.root)
@@ -172,11 +172,11 @@ class SegmentationData(DenseData):
             for what, parts in shown.items()
         }
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """Inferred ranges and labels, so that later commands need not infer them again."""
         table = self.table
         return {
-            **super().settled(),
+            **super().inferred_settings(),
             "labels.classes": table.names,
             "labels.values": table.values,
             "labels.ignore": table.ignore,

@@ -14,7 +14,7 @@ from vimamba.data.paired.truths import Truths
 HARMLESS = ("bands", "values")
 
 
-class Trouble(NamedTuple):
+class Problem(NamedTuple):
     """What does not match within a pair.
 
     Attributes:
@@ -31,7 +31,7 @@ class Trouble(NamedTuple):
         return self.what in HARMLESS
 
 
-def examine(pair: DatePair, truths: Truths | None) -> tuple[NDArray | None, list[Trouble]]:
+def examine(pair: DatePair, truths: Truths | None) -> tuple[NDArray | None, list[Problem]]:
     """Compare the files of a pair with its first date.
 
     Args:
@@ -43,47 +43,47 @@ def examine(pair: DatePair, truths: Truths | None) -> tuple[NDArray | None, list
     """
     try:
         heads = [image.head() for image in pair.images()]
-        troubles = find_apart(pair)
+        problems = find_apart(pair)
     except DataError as error:
-        return None, [Trouble("file", str(error))]
+        return None, [Problem("file", str(error))]
     first, second = heads
     if first.size != second.size:
-        troubles.append(Trouble("size", different_dates(pair, first.size, second.size)))
+        problems.append(Problem("size", different_dates(pair, first.size, second.size)))
     counts = [{head.bands, head.bands + head.transparent} for head in heads]
     if not counts[0] & counts[1]:
         text = f"{pair.name} has {first.bands} bands before and {second.bands} after"
-        troubles.append(Trouble("bands", text))
+        problems.append(Problem("bands", text))
     if first.deep != second.deep:
         deep = ["more" if head.deep else "8" for head in heads]
         text = f"{pair.name} has {deep[0]} bits before and {deep[1]} after"
-        troubles.append(Trouble("values", text))
+        problems.append(Problem("values", text))
     if truths is None:
-        return None, troubles
+        return None, problems
     try:
         truth = truths.read(pair)
     except DataError as error:
-        return None, [*troubles, Trouble("labels", str(error))]
+        return None, [*problems, Problem("labels", str(error))]
     if truth.shape[1:] != first.size:
         text = different_labels(pair, first.size, truth.shape[1:])
-        troubles.append(Trouble("size", text))
-    return truth, troubles
+        problems.append(Problem("size", text))
+    return truth, problems
 
 
-def find_apart(pair: DatePair) -> list[Trouble]:
+def find_apart(pair: DatePair) -> list[Problem]:
     """GeoTIFF files that do not lie where the first image lies."""
     here = raster_grid(pair.files["before"])
-    troubles = []
+    problems = []
     for path in pair.files.values():
         there = raster_grid(path)
         if here is None or there is None or here.agrees(there):
             continue
         places = f"{path} ({there.text}), {pair.files['before']} ({here.text})"
         if not here.same_frame(there):
-            troubles.append(Trouble("CRS", f"on two maps: {places}"))
+            problems.append(Problem("CRS", f"on two maps: {places}"))
         elif here.shape == there.shape:
             remedy = "warp one onto the grid of the other"
-            troubles.append(Trouble("place", f"in two places: {places}; {remedy}"))
-    return troubles
+            problems.append(Problem("place", f"in two places: {places}; {remedy}"))
+    return problems
 
 
 def different_dates(pair: DatePair, before: Sequence[int], after: Sequence[int]) -> str:

@@ -21,7 +21,7 @@ from vimamba.data.masked.items import read_mask
 from vimamba.data.masked.labels import gray_values
 from vimamba.data.paired.agreement import (
     HARMLESS,
-    Trouble,
+    Problem,
     different_dates,
     different_labels,
     examine,
@@ -234,23 +234,23 @@ class ChangeFolder(DenseData):
             DataError: Labels cannot be read or do not fit; the message names the first few.
         """
         found: dict[str, NDArray[np.int64]] = {}
-        troubles: list[Trouble] = []
+        problems: list[Problem] = []
         for split, pairs in self.in_order.items():
             total = np.zeros((len(self.truths.maps), self.num_classes), dtype=np.int64)
             bar = tqdm(pairs, desc=f"{split} labels", unit="pair", leave=False, disable=None)
             for pair in bar:
                 truth, apart = examine(pair, self.truths)
-                troubles += apart
+                problems += apart
                 for place, one in enumerate(() if truth is None else truth):
                     total[place] += np.bincount(one.ravel(), minlength=256)[: self.num_classes]
             found[split] = total
-        texts = [trouble.text for trouble in troubles if not trouble.is_harmless]
+        texts = [problem.text for problem in problems if not problem.is_harmless]
         if texts:
             more = len(texts) - MOST_NAMED
             rest = f"; and {more} more" if more > 0 else ""
             raise DataError("; ".join(texts[:MOST_NAMED]) + rest)
         for what in HARMLESS:
-            odd = [trouble.text for trouble in troubles if trouble.what == what]
+            odd = [problem.text for problem in problems if problem.what == what]
             if odd:
                 self.remarks.say(f"{len(odd)} pairs differ in {what} from date to date: {odd[0]}")
         return found
@@ -271,10 +271,10 @@ class ChangeFolder(DenseData):
         super().take_whole(split)
         self.__dict__.pop("counts", None)
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """Inferred settings, so that later commands need not infer them again."""
         return {
-            **super().settled(),
+            **super().inferred_settings(),
             "classes": self.class_names,
             "colors": None if self.truths.colors is None else [list(c) for c in self.truths.colors],
         }

@@ -324,7 +324,7 @@ class RegistrationData(ImageData):
             raise DataError(f"class_names={names} must be as many as {self.label_values}")
         return names
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """Settings inferred from the data, by dotted names, saved with the run."""
         return {
             "in_chans": self.in_chans,

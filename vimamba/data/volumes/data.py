@@ -176,7 +176,7 @@ class VolumeData(SegmentationData):
     def preprocessing(self) -> VolumePreprocessing:  # type: ignore[override]
         """From stored volumes to the network's input."""
         planned = self.plan()
-        if planned.is_settled:
+        if planned.is_complete:
             return planned
         intensity, mean, std = planning.propose_intensity(self.fingerprint, is_ct=self.is_ct)
         if (
@@ -188,7 +188,7 @@ class VolumeData(SegmentationData):
             planned, intensity=intensity, mean=planned.mean or mean, std=planned.std or std
         )
 
-    def settled(self) -> dict[str, Any]:
+    def inferred_settings(self) -> dict[str, Any]:
         """The plan and the labels, so that later commands need not infer them again."""
         prepare, table, size = self.preprocessing, self.table, self.img_size
         return {

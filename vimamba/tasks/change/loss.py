@@ -53,23 +53,23 @@ class ChangeLoss(nn.Module):
         self.change = MaskLoss(objective.change, 2)
         self.classes = MaskLoss(objective.classes or objective.change, num_classes)
 
-    def forward(self, answers: Mapping[str, Tensor], truth: Tensor) -> Tensor:
+    def forward(self, outputs: Mapping[str, Tensor], truth: Tensor) -> Tensor:
         """A number.
 
         Args:
-            answers: Logits of each map, (N, channels, H, W), in the order of the truth's.
+            outputs: Logits of each map, (N, channels, H, W), in the order of the truth's.
             truth: (N, M, H, W), classes and `IGNORE`.
         """
-        first, *details = answers
-        loss = self.change.single(margin(answers[first]), truth[:, 0])
+        first, *details = outputs
+        loss = self.change.single(margin(outputs[first]), truth[:, 0])
         for place, name in enumerate(details, 1):
             # the first class means: no change, or no building
             target = truth[:, place].masked_fill(truth[:, place] == 0, IGNORE)
-            logits = answers[name]
+            logits = outputs[name]
             logits = margin(logits) if self.classes.binary else logits
             loss = loss + self.objective.share * self.classes.single(logits, target)
         if len(details) == 2 and self.objective.similarity:
-            before, after = (answers[name].float().softmax(1) for name in details)
+            before, after = (outputs[name].float().softmax(1) for name in details)
             same = (truth[:, :1] == 0).float()
             apart = ((before - after) * same).square().mean()
             loss = loss + self.objective.similarity * apart

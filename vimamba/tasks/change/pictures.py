@@ -15,7 +15,7 @@ from vimamba.data.items import take
 from vimamba.data.paired.change_folder import read_dates
 from vimamba.data.resizing import as_fractions
 from vimamba.labels import IGNORE
-from vimamba.tasks.change.answers import WRITTEN
+from vimamba.tasks.change.channels import WRITTEN
 from vimamba.tasks.overlays import as_pixels, class_colors, find_view, legend_entries, panel
 from vimamba.tasks.pictures import STYLE, save, shorten, show_image
 from vimamba.tasks.segmentation.pictures import LONGEST, add_legend
@@ -136,7 +136,7 @@ def draw_grid(
         save(figure, path)
 
 
-def draw_answers(
+def draw_predictions(
     task: Any, data: ChangeFolder, split: str, path: Path, *, columns: int = 5
 ) -> None:
     """Before, after, truth and prediction of some pairs, the worst of a sample first.

@@ -18,11 +18,11 @@ from vimamba.data.resizing import as_fractions
 from vimamba.errors import UsageError
 from vimamba.labels import IGNORE
 from vimamba.progress import Progress
-from vimamba.tasks.change.answers import WRITTEN
+from vimamba.tasks.change.channels import WRITTEN
 from vimamba.tasks.change.jobs import PairJob, find_pair_jobs
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_apart,
     check_inside,
     check_no_input,
@@ -59,18 +59,18 @@ def map_changes(run: FinishedRun, given: Namespace) -> int:
         task.overlap = given.overlap
     if given.batch_size is not None:
         task.window_batch = given.batch_size
-    unanswered = Unanswered()
-    answered: list[PairJob] = []
+    failed = FailedInputs()
+    succeeded: list[PairJob] = []
     if jobs:
-        answered = map_images(run, task, jobs, out, given, unanswered)
+        succeeded = map_images(run, task, jobs, out, given, failed)
     if scenes:
         # imported here, because only scenes need rasterio
         from vimamba.tasks.change.scenes import map_scenes
 
-        answered += map_scenes(run, task, scenes, out, given, unanswered)
-    if not answered:
+        succeeded += map_scenes(run, task, scenes, out, given, failed)
+    if not succeeded:
         say("no pair could be processed; no map is written")
-    return unanswered.report(len(answered) + len(unanswered.reasons))
+    return failed.report(len(succeeded) + len(failed.reasons))
 
 
 def check_targets(out: Path, jobs: Sequence[PairJob], inputs: Sequence[Path]) -> None:
@@ -92,7 +92,7 @@ def map_images(
     jobs: Sequence[PairJob],
     out: Path,
     given: Namespace,
-    unanswered: Unanswered,
+    failed: FailedInputs,
 ) -> list[PairJob]:
     """Write PNG maps of plain images; returns the pairs with maps."""
     keep_record(out, *run.checkpoints, tta=given.tta, overlap=task.overlap)
@@ -101,16 +101,16 @@ def map_images(
     for job in jobs:
         if job in wanted:
             task.advance = lambda done, total: bar.part(done, total, "window")
-            with unanswered.noting(job.paths[0]):
+            with failed.collect(job.paths[0]):
                 writer.write(job)
         bar.advance()
     bar.close()
-    answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
-    if answered:
-        show_parts(answered, out, task.class_names)
-        count = "1 pair" if len(answered) == 1 else f"{len(answered)} pairs"
+    succeeded = [job for job in jobs if str(job.paths[0]) not in failed.reasons]
+    if succeeded:
+        show_parts(succeeded, out, task.class_names)
+        count = "1 pair" if len(succeeded) == 1 else f"{len(succeeded)} pairs"
         say(f"maps of {count}; written to {shown(out)}")
-    return answered
+    return succeeded
 
 
 class PairWriter:

@@ -131,10 +131,10 @@ def draw_results(
     task: Any, data: ChangeFolder, split: str, report: dict[str, Any], out: Path
 ) -> None:
     """Confusion matrix and samples."""
-    from vimamba.tasks.change.pictures import draw_answers
+    from vimamba.tasks.change.pictures import draw_predictions
 
     title = headline(split, report)
-    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
+    draw_scored(task, data, split, report, out, title=title, draw_predictions=draw_predictions)
 
 
 def export_hint(folder: Path) -> str:

@@ -13,7 +13,7 @@ from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.progress import Progress
 from vimamba.tasks.change.jobs import PairJob
-from vimamba.tasks.outputs import Unanswered, shown
+from vimamba.tasks.outputs import FailedInputs, shown
 from vimamba.tasks.overlays import class_colors
 from vimamba.tasks.scenes import Legend, RasterReport, Scene, predict_raster
 from vimamba.tasks.segmentation.scenes import Share, at_size, find_window, outputs_of
@@ -26,7 +26,7 @@ def map_scenes(
     jobs: Sequence[PairJob],
     out: Path,
     given: Namespace,
-    unanswered: Unanswered,
+    failed: FailedInputs,
 ) -> list[PairJob]:
     """Write maps of pairs of scenes; each of several processes does its share.
 
@@ -38,25 +38,25 @@ def map_scenes(
     share = Share.of_process()
     task.to(share.device)
     own = jobs[share.rank :: share.count]
-    bar, answered = Progress(len(own), "pair"), []
+    bar, succeeded = Progress(len(own), "pair"), []
     pixels = np.zeros((len(own[0].maps) if own else 1, len(task.class_names)), dtype=np.int64)
     for job in own:
         try:
-            with unanswered.noting(job.paths[0]):
+            with failed.collect(job.paths[0]):
                 pixels += map_scene(run, task, job, out, given, bar).pixels
-                answered.append(job)
+                succeeded.append(job)
         finally:
             bar.advance()
     bar.close()
-    if answered:
+    if succeeded:
         rows: list[list[object]] = []
         for name, counts in zip(own[0].maps, pixels, strict=True):
             for label, count in zip(task.class_names, counts, strict=True):
                 rows.append([name, label, f"{count / max(counts.sum(), 1):.2%}"])
         show_table("predicted, share of valid pixels", ["map", "class", "pixels"], rows)
-        count = "1 pair" if len(answered) == 1 else f"{len(answered)} pairs"
+        count = "1 pair" if len(succeeded) == 1 else f"{len(succeeded)} pairs"
         say(f"maps of {count} of scenes; written to {shown(out)}")
-    return answered
+    return succeeded
 
 
 def map_scene(
@@ -85,7 +85,7 @@ def map_scene(
             [Scene(raster, prepare, window, size) for raster in (first, second)],
             lambda windows: at_size(task.joint_logits(windows), window),
             dict.fromkeys(job.map_files(out), legend),
-            num_scores=task.answers.count,
+            num_scores=task.outputs.count,
             decide=lambda scores: decide_lines(task, scores),
             overlap=task.overlap,
             batch_size=task.window_batch,
@@ -102,5 +102,5 @@ def map_scene(
 
 def decide_lines(task: Any, scores: Tensor) -> list[Tensor]:
     """Blended logits (K, n, W) of some lines to probabilities (C, n, W) of each map."""
-    answers = task.answers
-    return [found[0] for found in answers.decide(answers.probabilities(scores[None]))]
+    outputs = task.outputs
+    return [found[0] for found in outputs.decide(outputs.probabilities(scores[None]))]

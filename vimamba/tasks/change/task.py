@@ -16,7 +16,7 @@ from vimamba.layers import resize
 from vimamba.networks import create_change_detector
 from vimamba.sizes import ImageSize, height_and_width, read_size
 from vimamba.tasks.backbone import is_timm_model, self_contained
-from vimamba.tasks.change.answers import Answers, join_logits, mean_of
+from vimamba.tasks.change.channels import OutputChannels, join_logits, mean_of
 from vimamba.tasks.change.loss import (
     DEFAULT_CHANGE_OBJECTIVE,
     ChangeLoss,
@@ -111,7 +111,7 @@ class Change(DenseTask):
         self.hparams["model"], self.hparams["model_kwargs"] = name, arguments
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.kind = kind
-        self.answers = Answers(kind, num_classes)
+        self.outputs = OutputChannels(kind, num_classes)
         self.sides = height_and_width(img_size or 256)
         self.overlap = overlap
         # for inference in windows: windows at a time, and the progress callback
@@ -119,7 +119,7 @@ class Change(DenseTask):
             model,
             head,
             make=create_change_detector,
-            num_classes=self.answers.net_classes,
+            num_classes=self.outputs.net_classes,
             in_chans=in_chans,
             pretrained=pretrained,
             img_size=img_size,
@@ -129,7 +129,7 @@ class Change(DenseTask):
         if cast(Any, net).kind != kind:
             raise TaskError(
                 f"model={model!r} predicts {cast(Any, net).kind} change, the labels are {kind}; "
-                f"choose from {', '.join(fitting(kind))}"
+                f"choose from {', '.join(matching_networks(kind))}"
             )
         self.loss = ChangeLoss(self.objective, num_classes)
         self.prepare(net, optim, seed=seed, grad_checkpointing=grad_checkpointing, compile=compile)
@@ -179,7 +179,7 @@ class Change(DenseTask):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch."""
         dates, truth = batch
-        loss = self.loss(self.answers.part(self.run_training(dates)), truth)
+        loss = self.loss(self.outputs.part(self.run_training(dates)), truth)
         self.log_training(loss, len(dates))
         return loss
 
@@ -188,8 +188,8 @@ class Change(DenseTask):
         views = self.views(image, whole=True)
         if len(views) == 1:
             return views[0].float()
-        mean = mean_of([self.answers.probabilities(view) for view in views])
-        return self.answers.logits(mean)
+        mean = mean_of([self.outputs.probabilities(view) for view in views])
+        return self.outputs.logits(mean)
 
     def decide(self, views: Sequence[Tensor], size: Sequence[int]) -> list[Tensor]:
         """Classes of the written maps, (N, H, W) each, from the mean of the views.
@@ -198,10 +198,10 @@ class Change(DenseTask):
             views: (N, K, h, w).
             size: H and W.
         """
-        mean = mean_of([self.answers.probabilities(view) for view in views])
+        mean = mean_of([self.outputs.probabilities(view) for view in views])
         if views[0].shape[2:] != tuple(size):
             mean = {name: resize(found, size, antialias=True) for name, found in mean.items()}
-        return [found.argmax(1).to(torch.uint8) for found in self.answers.decide(mean)]
+        return [found.argmax(1).to(torch.uint8) for found in self.outputs.decide(mean)]
 
     def compare(self, image: Tensor | Scene, size: Sequence[int]) -> list[Tensor]:
         """Two dates, (2 C, h, w) or a scene of one pair, to the written maps, (H, W).
@@ -240,7 +240,7 @@ class Change(DenseTask):
             for place, (_, truth, _) in enumerate(group):
                 own = [view[place : place + 1] for view in views]
                 logits = resize(own[0].float(), truth.shape[1:], antialias=True)
-                loss = self.loss(self.answers.part(logits), truth[None])
+                loss = self.loss(self.outputs.part(logits), truth[None])
                 self.log_scoring(stage, loss, 1)
                 self._count(self.decide(own, truth.shape[1:]), truth[None].long())
 
@@ -276,7 +276,7 @@ def dates_of(image: Tensor) -> tuple[Tensor, Tensor]:
     return before, after
 
 
-def fitting(kind: str) -> list[str]:
+def matching_networks(kind: str) -> list[str]:
     """Whole networks for a kind of change."""
     letters = {"binary": "bcd", "semantic": "scd", "damage": "bda"}[kind]
     names = [f"mamba_{letters}_{size}" for size in ("tiny", "small", "base")]

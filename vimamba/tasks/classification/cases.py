@@ -48,17 +48,17 @@ def case_row(name: str, probability: torch.Tensor, label: Any, names: list[str])
     """
     truth = torch.as_tensor(label, dtype=None, device="cpu")
     if truth.ndim == 0:
-        answer = probability.argmax()
-        sure, true = probability[answer], probability[truth]
+        predicted = probability.argmax()
+        sure, true = probability[predicted], probability[truth]
     else:
-        answer = (probability >= 0.5).to(truth.dtype)
-        sure = torch.where(answer.bool(), probability, 1 - probability).min()
+        predicted = (probability >= 0.5).to(truth.dtype)
+        sure = torch.where(predicted.bool(), probability, 1 - probability).min()
         true = torch.where(truth.bool(), probability, 1 - probability).min()
     return {
         "case": name,
         "truth": label_text(label, names),
-        "answer": label_text(answer.numpy(), names),
-        "right": int(bool((answer == truth).all())),
+        "prediction": label_text(predicted.numpy(), names),
+        "right": int(bool((predicted == truth).all())),
         "probability": round(float(sure), 6),
         "probability_of_truth": round(float(true), 6),
     }

@@ -22,7 +22,7 @@ DOTS = {
 
 def pool_classes(folds: Folds, out: Path) -> Pooled:
     """Pooled scores of all held-out images, and the most confident errors; draws the confusion."""
-    cases = folds.numbers("case", "truth", "answer")
+    cases = folds.numbers("case", "truth", "prediction")
     names = [row["class"] for row in folds.reports[0]["per_class"]]
     confusion = torch.from_numpy(np.sum([r["confusion"] for r in folds.reports], axis=0))
     scores, rows = confusion_scores(confusion)
@@ -38,8 +38,8 @@ def pool_classes(folds: Folds, out: Path) -> Pooled:
         "worst": sorted(wrong, key=lambda row: row["probability_of_truth"])[:WORST],
         "pooled": pooled,
     }
-    answer = {**pooled, "images": sum(report["images"] for report in folds.reports)}
-    draw_confusion(answer, names, out / "confusion_matrix.png")
+    total = {**pooled, "images": sum(report["images"] for report in folds.reports)}
+    draw_confusion(total, names, out / "confusion_matrix.png")
     tables = [class_table(per_class)]
     if summary["worst"]:
         tables.append(worst_table(summary["worst"]))
@@ -70,8 +70,8 @@ def class_table(per_class: Sequence[Row]) -> tuple[str, list[str], list[list[obj
 def worst_table(worst: Sequence[Row]) -> tuple[str, list[str], list[list[object]]]:
     """The wrong predictions with the lowest probability of the truth."""
     rows: list[list[object]] = [
-        [row["case"], str(row["fold"]), *(row[key] or "none" for key in ("truth", "answer")),
+        [row["case"], str(row["fold"]), *(row[key] or "none" for key in ("truth", "prediction")),
          number(row["probability"])] for row in worst
     ]  # fmt: skip
     title = "the most confident errors"
-    return title, ["image", "fold", "truth", "answer", "probability"], rows
+    return title, ["image", "fold", "truth", "prediction", "probability"], rows

@@ -37,12 +37,14 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
     chosen = rng.permutation(len(judged))[:512]
     batch = [judged[int(index)] for index in chosen]
     probabilities = classify(task, torch.stack([image for image, _ in batch]), data.batch_size)
-    answers = [answer(p, label, names) for p, (_, label) in zip(probabilities, batch, strict=True)]
-    order = sorted(range(len(batch)), key=lambda i: (answers[i][1], -answers[i][2]))
-    wrong = sum(not right for _, right, _ in answers)
+    captions = [
+        caption(p, label, names) for p, (_, label) in zip(probabilities, batch, strict=True)
+    ]
+    order = sorted(range(len(batch)), key=lambda i: (captions[i][1], -captions[i][2]))
+    wrong = sum(not right for _, right, _ in captions)
     # at most half of the images are errors, the rest a random sample of correct ones
     picked = order[: min(wrong, columns)]
-    picked += [i for i in range(len(batch)) if answers[i][1]][: 2 * columns - len(picked)]
+    picked += [i for i in range(len(batch)) if captions[i][1]][: 2 * columns - len(picked)]
     trained = [train[0, int(index)] for index in shown]
     above_images = [as_pixels(image, data.preprocessing) for image, _ in trained]
     below_images = [as_pixels(batch[index][0], data.preprocessing) for index in picked]
@@ -66,7 +68,7 @@ def draw_samples(task: Any, data: ClassificationData, split: str, path: Path) ->
             axes.set_axis_on()
             show_image(axes, enlarge(view(image)), shorten(label_names(label, names), 16))
         for axes, index, image in zip(below.axes, picked, below_images, strict=False):
-            text, right, _ = answers[index]
+            text, right, _ = captions[index]
             axes.set_axis_on()
             show_image(axes, enlarge(view(image)), text, GREEN if right else RED)
         save(figure, path)
@@ -83,7 +85,7 @@ def classify(task: Any, images: torch.Tensor, batch_size: int) -> torch.Tensor:
     return torch.cat(parts)
 
 
-def answer(
+def caption(
     probability: torch.Tensor, label: torch.Tensor, names: Sequence[str]
 ) -> tuple[str, bool, float]:
     """Caption of an image, whether the prediction is correct, and its confidence."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from vimamba.errors import UsageError
 from vimamba.files import check_writable, write_whole
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_no_input,
     is_file,
     no_file,
@@ -53,22 +53,22 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
     from vimamba.tasks.overlays import as_pixels, find_view
     from vimamba.tasks.pictures import draw_contact_sheet
 
-    unanswered = Unanswered()
-    items = gather(given.inputs, unanswered, besides=(out, sheet))
+    failed = FailedInputs()
+    items = gather(given.inputs, failed, besides=(out, sheet))
     check_replaceable(out, sheet, [*given.inputs, *(item.path for item in items)])
     check_writable(out.parent)
     task = run.load()
     task.tta = given.tta
     prepare = Preprocessing.from_settings(run.data)
-    total = len(items) + len(unanswered.reasons)
+    total = len(items) + len(failed.reasons)
     bar = Progress(total, "image")
     rows, images = [], []
-    answers = classify_files(task, items, prepare, given.batch_size or 64, given.workers)
-    for index, image, found in answers:
+    predictions = classify_files(task, items, prepare, given.batch_size or 64, given.workers)
+    for index, image, found in predictions:
         path = items[index].path
         bar.advance()
         if isinstance(found, str):
-            unanswered.add(path, found)
+            failed.add(path, found)
             continue
         rows.append(describe(path, found, task.class_names, given.topk, task.multi_label))
         if len(images) < SHEET_IMAGES:
@@ -76,7 +76,7 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
     bar.close()
     if not rows:
         print("no image could be processed; nothing is written")
-        return unanswered.report(total)
+        return failed.report(total)
     write_list(out, rows)
     captions = [f"{shorten(Path(row['path']).name)}\n{caption(row)}" for row in rows]
     view = find_view(images)
@@ -91,7 +91,7 @@ def classify(run: "FinishedRun", given: Namespace) -> int:
     if len(rows) > 10:
         print(f"... and {len(rows) - 10} more")
     print(f"{len(rows)} images; written to {shown(out)} and {shown(sheet)}")
-    return unanswered.report(total)
+    return failed.report(total)
 
 
 def check_replaceable(out: Path, sheet: Path, inputs: list[Path]) -> None:
@@ -124,13 +124,13 @@ def is_list(path: Path) -> bool:
 
 
 def gather(
-    inputs: list[Path], unanswered: Unanswered, *, besides: tuple[Path, ...] = ()
+    inputs: list[Path], failed: FailedInputs, *, besides: tuple[Path, ...] = ()
 ) -> "list[LabelledFile]":
     """Image files given directly, in folders and in CSV lists.
 
     Args:
         inputs: The given paths.
-        unanswered: Receives missing inputs, as long as others exist.
+        failed: Receives missing inputs, as long as others exist.
         besides: Files in the folders that are not inputs.
 
     Raises:
@@ -144,7 +144,7 @@ def gather(
 
     ours = {os.path.abspath(path) for path in besides}
     paths: list[Path] = []
-    for given in present(inputs, unanswered):
+    for given in present(inputs, failed):
         if given.is_dir():
             remarks = Remarks()
             images = list_images(given, remarks)
@@ -160,13 +160,13 @@ def gather(
                 if is_file(path):
                     paths.append(path)
                 else:
-                    unanswered.add(path, no_file(path))
+                    failed.add(path, no_file(path))
         elif is_file(given):
             paths.append(given)
         else:
-            unanswered.add(given, no_file(given))
+            failed.add(given, no_file(given))
     if not paths:
-        raise UsageError(next(iter(unanswered.reasons.values())))
+        raise UsageError(next(iter(failed.reasons.values())))
     return [LabelledFile(path) for path in paths]
 
 
@@ -196,15 +196,15 @@ def classify_files(
     task = task.to(device)
     for batch in read_all(dataset, batch_size, workers):
         read = {index: item[0] for index, item in batch if not isinstance(item, str)}
-        answers = dict(zip(read, answer(task, list(read.values()), device), strict=True))
+        predictions = dict(zip(read, predict_batch(task, list(read.values()), device), strict=True))
         for index, item in batch:
             if isinstance(item, str):
                 yield index, torch.empty(0, dtype=torch.float32, device="cpu"), item
             else:
-                yield index, read[index], answers[index]
+                yield index, read[index], predictions[index]
 
 
-def answer(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str]":
+def predict_batch(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str]":
     """Probabilities of each image, or why there are none; a failed one does not affect others."""
     import torch
 
@@ -218,7 +218,7 @@ def answer(task: Any, images: "list[Tensor]", device: Any) -> "list[Tensor | str
     except NotFiniteError as error:
         if len(images) == 1:
             return [reason(error)]
-        return [answer(task, [image], device)[0] for image in images]
+        return [predict_batch(task, [image], device)[0] for image in images]
 
 
 def describe(

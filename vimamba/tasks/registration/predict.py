@@ -34,8 +34,8 @@ from vimamba.files import write_rows, write_whole
 from vimamba.networks.registration import warp
 from vimamba.progress import Progress
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_apart,
     check_inside,
     check_no_input,
@@ -108,25 +108,25 @@ def register(run: FinishedRun, given: Namespace) -> int:
     task = run.load().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     writer = FieldWriter(task, run.data, out)
     dataset = writer.reader([job.pair for job in jobs])
-    unanswered, rows = Unanswered(), []
+    failed, rows = FailedInputs(), []
     bar = Progress(len(jobs), "pair")
     for batch in read_all(dataset, 1, given.workers):
         for index, found in batch:
             job = jobs[index]
             try:
                 if isinstance(found, str):
-                    unanswered.add(job.pair.name, found)
+                    failed.add(job.pair.name, found)
                 else:
-                    rows.append(writer.answer(job, found))
+                    rows.append(writer.register(job, found))
             except (MemoryError, RuntimeError, ValueError) as error:
-                unanswered.add(job.pair.name, reason(error))
+                failed.add(job.pair.name, reason(error))
             bar.advance()
     bar.close()
     if rows:
         write_rows(out / TABLE, rows)
     count = "1 pair" if len(rows) == 1 else f"{len(rows)} pairs"
     say(f"{count}; written to {shown(out)}")
-    return unanswered.report(len(jobs))
+    return failed.report(len(jobs))
 
 
 def find_jobs(inputs: Sequence[Path]) -> list[Job]:
@@ -201,12 +201,12 @@ class FieldWriter:
             align=self.align,
         )
 
-    def answer(self, job: Job, found: PairTensors) -> dict[str, Any]:
+    def register(self, job: Job, found: PairTensors) -> dict[str, Any]:
         """Register a pair and write its files; returns its row of the table."""
         with torch.inference_mode():
-            answer = self.task.register(found.images[None].to(self.task.device))
-        flow = answer.flow.float().cpu()
-        look = look_at(found, flow[0], answer.moved[0])
+            registered = self.task.register(found.images[None].to(self.task.device))
+        flow = registered.flow.float().cpu()
+        look = look_at(found, flow[0], registered.moved[0])
         files = job.files(self.out)
         self._write_image(job, flow, files["warped"])
         write_field(flow[0].numpy(), job.pair.fixed.path, files["field"])

@@ -124,8 +124,8 @@ def draw_results(
     for index in spread(len(dataset), SAMPLES):
         found = dataset[index]
         with torch.inference_mode():
-            answer = task.register(found.images[None].to(task.device))
-        looks.append(look_at(found, answer.flow[0], answer.moved[0]))
+            registered = task.register(found.images[None].to(task.device))
+        looks.append(look_at(found, registered.flow[0], registered.moved[0]))
     draw_pairs(looks, out / "samples.png", planes=list(PLANES)[:2])
     names = [row["class"] for row in report["per_class"]]
     draw_scores(report["rows"], names, out / "scores.png")

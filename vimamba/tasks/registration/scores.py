@@ -57,14 +57,14 @@ def score_pair(
     for after, side in (("", moved_labels), ("_before", labels[:1])):
         both, count = (side, labels[1:]), len(class_names) + 1
         dice = dice_scores(*both, count)[0, 1:].tolist()
-        row |= {f"dice{after} {n}": told(v) for n, v in zip(class_names, dice, strict=True)}
+        row |= {f"dice{after} {n}": if_finite(v) for n, v in zip(class_names, dice, strict=True)}
         if spacing is not None:
             far = hausdorff_distances(*both, count, spacing=spacing)[0].tolist()
-            row |= {f"hd95{after} {n}": told(v) for n, v in zip(class_names, far, strict=True)}
+            row |= {f"hd95{after} {n}": if_finite(v) for n, v in zip(class_names, far, strict=True)}
     return row
 
 
-def told(value: float) -> float | None:
+def if_finite(value: float) -> float | None:
     """The value, or None if it is undefined because a class is absent."""
     return value if math.isfinite(value) else None
 

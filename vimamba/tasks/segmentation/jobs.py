@@ -15,8 +15,8 @@ from vimamba.data.volume_files import ENDINGS, is_dicom, stem
 from vimamba.data.volumes.challenges import BRATS_NAMES
 from vimamba.errors import UsageError
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_apart,
     is_file,
     no_file,
@@ -77,7 +77,7 @@ def find_jobs(
     in_chans: int,
     *,
     out: Path | None = None,
-    unanswered: Unanswered | None = None,
+    failed: FailedInputs | None = None,
 ) -> list[Job]:
     """Images and volumes given directly, in folders and in CSV lists.
 
@@ -85,15 +85,15 @@ def find_jobs(
         inputs: The given paths.
         in_chans: Channels of a volume.
         out: Output folder; files in it are not inputs, unless they are given themselves.
-        unanswered: Receives missing inputs, as long as others exist.
+        failed: Receives missing inputs, as long as others exist.
 
     Raises:
         UsageError: A folder or a list holds no image, two images would get the same name, or
             nothing given exists.
     """
     jobs: list[Job] = []
-    unanswered = unanswered or Unanswered()
-    for given in present(inputs, unanswered):
+    failed = failed or FailedInputs()
+    for given in present(inputs, failed):
         if given.is_dir():
             slices = [path for path in list_files(given, ("",)) if is_dicom(path)]
             say_left_out(given, slices)
@@ -115,15 +115,15 @@ def find_jobs(
                 if is_file(path):
                     jobs.append(job_of(path, row[column]))
                 else:
-                    unanswered.add(path, no_file(path))
+                    failed.add(path, no_file(path))
         elif is_dicom(given):  # files of one series may be named one by one
             jobs += [job for job in series_jobs([given], given.parent) if job not in jobs]
         elif is_file(given):
             jobs.append(job_of(given, given.name))
         else:
-            unanswered.add(given, no_file(given))
+            failed.add(given, no_file(given))
     if not jobs:
-        raise UsageError(next(iter(unanswered.reasons.values())))
+        raise UsageError(next(iter(failed.reasons.values())))
     check_apart([Target(job.mask_file(Path()), str(job.paths[0])) for job in jobs])
     return jobs
 

@@ -157,7 +157,7 @@ def error_picture(image: NDArray[np.uint8], found: NDArray, truth: NDArray) -> N
     return np.rint(gray).clip(0, 255).astype(np.uint8)
 
 
-def draw_answers(
+def draw_predictions(
     task: Any, data: SegmentationData, split: str, path: Path, *, rows: int = 5
 ) -> None:
     """Image, truth, prediction and error of some images, the worst of a sample first.

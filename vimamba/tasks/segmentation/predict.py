@@ -20,8 +20,8 @@ from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_whole
 from vimamba.progress import Progress
 from vimamba.tasks.outputs import (
+    FailedInputs,
     Target,
-    Unanswered,
     check_apart,
     check_inside,
     check_no_input,
@@ -83,8 +83,8 @@ def segment(
     if out.suffix or (os.path.lexists(out) and not os.path.isdir(out)):
         raise UsageError(f"--out {shown(out)} must be a folder")
     settings = run.data
-    unanswered = Unanswered()
-    jobs = find_jobs(given.inputs, settings["in_chans"], out=out, unanswered=unanswered)
+    failed = FailedInputs()
+    jobs = find_jobs(given.inputs, settings["in_chans"], out=out, failed=failed)
     scenes, jobs = [j for j in jobs if j.is_scene], [j for j in jobs if not j.is_scene]
     check_scene_options(given, scenes)
     truths = find_truths(given.masks, [*jobs, *scenes], settings) if given.masks else {}
@@ -99,15 +99,15 @@ def segment(
         task.window_batch = given.batch_size
     labels = settings["labels"]
     table = LabelTable(task.class_names, task.label_values, labels["ignore"], labels.get("colors"))
-    answered: list[Job] = []
+    succeeded: list[Job] = []
     if jobs:
         make = make_writer or MaskWriter
-        answered = segment_images(run, task, table, jobs, truths, out, given, unanswered, make)
+        succeeded = segment_images(run, task, table, jobs, truths, out, given, failed, make)
     if scenes:
-        answered += segment_scenes(run, task, table, scenes, truths, out, given, unanswered)
-    if not answered:
+        succeeded += segment_scenes(run, task, table, scenes, truths, out, given, failed)
+    if not succeeded:
         say("no image could be processed; no mask is written")
-    return unanswered.report(len(answered) + len(unanswered.reasons))
+    return failed.report(len(succeeded) + len(failed.reasons))
 
 
 def segment_images(
@@ -118,7 +118,7 @@ def segment_images(
     truths: dict[str, Path],
     out: Path,
     given: Namespace,
-    unanswered: Unanswered,
+    failed: FailedInputs,
     make_writer: Callable[..., "MaskWriter"],
 ) -> list[Job]:
     """Segment images and volumes; returns those with a mask."""
@@ -131,21 +131,21 @@ def segment_images(
     wanted = claim(out, jobs, overlays=overlays)
     if overlays:
         writer.look(jobs)
-    answer(writer, wanted, given.batch_size or 8, given.workers, unanswered)
-    answered = [job for job in jobs if str(job.paths[0]) not in unanswered.reasons]
-    if not answered:
+    write_masks(writer, wanted, given.batch_size or 8, given.workers, failed)
+    succeeded = [job for job in jobs if str(job.paths[0]) not in failed.reasons]
+    if not succeeded:
         return []
-    kept = len(answered) - sum(str(job.paths[0]) not in unanswered.reasons for job in wanted)
+    kept = len(succeeded) - sum(str(job.paths[0]) not in failed.reasons for job in wanted)
     if overlays:
-        draw_sheet(answered, out, writer)
-    show_parts(answered, out, table)
+        draw_sheet(succeeded, out, writer)
+    show_parts(succeeded, out, table)
     if truths:
         truth = (truths, truth_table)
-        score_files(task, table, answered, *truth, out, run, unanswered, align=align)
+        score_files(task, table, succeeded, *truth, out, run, failed, align=align)
     before = f", {kept} of them from before" if kept else ""
-    count = "1 mask" if len(answered) == 1 else f"{len(answered)} masks"
+    count = "1 mask" if len(succeeded) == 1 else f"{len(succeeded)} masks"
     say(f"{count}{before}; written to {shown(out)}")
-    return answered
+    return succeeded
 
 
 def segment_scenes(
@@ -156,7 +156,7 @@ def segment_scenes(
     truths: dict[str, Path],
     out: Path,
     given: Namespace,
-    unanswered: Unanswered,
+    failed: FailedInputs,
 ) -> list[Job]:
     """Map this process's share of GeoTIFF scenes; returns those with a map."""
     # imported here, because only scenes need rasterio
@@ -165,14 +165,14 @@ def segment_scenes(
     share = Share.of_process()
     origin = {**run.origin(), "tta": given.tta}
     mapper = Mapper(task.to(share.device), table, run.data, given, out, origin)
-    answered = map_scenes(mapper, jobs[share.rank :: share.count], unanswered)
-    if truths and answered:
+    succeeded = map_scenes(mapper, jobs[share.rank :: share.count], failed)
+    if truths and succeeded:
         align = run.data.get("align", False)
-        score_scenes(mapper, table, answered, truths, unanswered, align=align)
-    if answered:
-        count = "1 map" if len(answered) == 1 else f"{len(answered)} maps"
+        score_scenes(mapper, table, succeeded, truths, failed, align=align)
+    if succeeded:
+        count = "1 map" if len(succeeded) == 1 else f"{len(succeeded)} maps"
         say(f"{count}; written to {shown(out)}")
-    return answered
+    return succeeded
 
 
 def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
@@ -193,17 +193,17 @@ def check_scene_options(given: Namespace, scenes: Sequence[Job]) -> None:
         raise UsageError(f"--memory {given.memory} must be greater than 0 (GB)")
 
 
-def answer(
-    writer: "MaskWriter", jobs: list[Job], batch_size: int, workers: int, unanswered: Unanswered
+def write_masks(
+    writer: "MaskWriter", jobs: list[Job], batch_size: int, workers: int, failed: FailedInputs
 ) -> None:
     """Write the masks of jobs; one that fails does not affect the others."""
     bar = Progress(len(jobs), "image")
     images = JobImages(jobs, writer.prepare)
     for batch in batches(jobs, read_all(images, 1, workers), batch_size):
-        found = writer.answers(batch, bar)
+        found = writer.predict(batch, bar)
         for (job, opened), mask in zip(batch, found, strict=True):
             if isinstance(mask, str):
-                unanswered.add(job.paths[0], mask)
+                failed.add(job.paths[0], mask)
             else:
                 writer.write(job, opened, mask)
             bar.advance()
@@ -301,7 +301,7 @@ class MaskWriter:
                 continue
         self.view = find_view(found)
 
-    def answers(
+    def predict(
         self, batch: Sequence[tuple[Job, OpenImage | str | None]], bar: Progress
     ) -> list[NDArray[np.uint8] | str]:
         """Classes of each image, (H, W) or (slices, H, W), or why there are none."""
@@ -322,7 +322,7 @@ class MaskWriter:
                 raise
             if len(batch) == 1:
                 return [reason(error)]
-            return [self.answers([entry], bar)[0] for entry in batch]
+            return [self.predict([entry], bar)[0] for entry in batch]
 
     def _slices(self, job: Job) -> list[VolumeSlice]:
         """A volume's slices along the axis used in training."""

@@ -147,10 +147,10 @@ def draw_results(
     task: Any, data: SegmentationData, split: str, report: dict[str, Any], out: Path
 ) -> None:
     """Confusion matrix and samples."""
-    from vimamba.tasks.segmentation.pictures import draw_answers
+    from vimamba.tasks.segmentation.pictures import draw_predictions
 
     title = f"Pixel accuracy {report['accuracy']:.2%}"
-    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
+    draw_scored(task, data, split, report, out, title=title, draw_predictions=draw_predictions)
 
 
 def export_hint(folder: Path) -> str:

@@ -23,7 +23,7 @@ from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.progress import Progress
 from vimamba.sizes import by_sides, height_and_width, read_size
-from vimamba.tasks.outputs import Unanswered, reason, shown
+from vimamba.tasks.outputs import FailedInputs, reason, shown
 from vimamba.tasks.overlays import class_colors
 from vimamba.tasks.scenes import Legend, Scene, predict_raster
 from vimamba.tasks.scenes.maps import NODATA
@@ -167,31 +167,31 @@ def at_size(logits: Tensor, window: tuple[int, int]) -> Tensor:
     return logits if logits.shape[2:] == window else resize(logits, window, antialias=True)
 
 
-def map_scenes(mapper: Mapper, jobs: Sequence[Job], unanswered: Unanswered) -> list[Job]:
+def map_scenes(mapper: Mapper, jobs: Sequence[Job], failed: FailedInputs) -> list[Job]:
     """Write maps; a scene that fails does not affect the others.
 
     Returns:
         The scenes with a map.
     """
-    bar, answered = Progress(len(jobs), "scene"), []
+    bar, succeeded = Progress(len(jobs), "scene"), []
     pixels = np.zeros(len(mapper.legend.names), dtype=np.int64)
     holders = np.zeros_like(pixels)
     for job in jobs:
         try:
-            with unanswered.noting(job.paths[0]):
+            with failed.collect(job.paths[0]):
                 found = np.asarray(mapper.write(job, bar))
                 pixels += found
                 holders += found > 0
-                answered.append(job)
+                succeeded.append(job)
         finally:
             bar.advance()
     bar.close()
-    if answered:
+    if succeeded:
         total = max(int(pixels.sum()), 1)
         columns = zip(mapper.legend.names, holders.tolist(), pixels.tolist(), strict=True)
         rows = [[name, held, f"{count / total:.2%}"] for name, held, count in columns]
         show_table("predicted, share of valid pixels", ["class", "scenes", "pixels"], rows)
-    return answered
+    return succeeded
 
 
 def score_scenes(
@@ -199,7 +199,7 @@ def score_scenes(
     table: LabelTable,
     jobs: Sequence[Job],
     truths: Mapping[str, Path],
-    unanswered: Unanswered,
+    failed: FailedInputs,
     *,
     align: bool,
 ) -> None:
@@ -210,7 +210,7 @@ def score_scenes(
         table: Classes and values of the training masks.
         jobs: The scenes with a map.
         truths: The true labels of each by the job's name.
-        unanswered: Receives scenes whose truth cannot be read or does not fit.
+        failed: Receives scenes whose truth cannot be read or does not fit.
         align: Warp labels on another grid onto the scene's, with the nearest pixel.
     """
     task, count = mapper.task, len(table.names)
@@ -225,7 +225,7 @@ def score_scenes(
                 fitted = fit_table(truth, table)
                 confusion = count_pairs(found, own, truth, fitted, border=task.border)
         except VimambaError as error:
-            unanswered.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
+            failed.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
             continue
         total += confusion
         scores = class_scores(torch.from_numpy(confusion), table.names, background=False)

@@ -20,7 +20,7 @@ from vimamba.data.remarks import some
 from vimamba.data.splits import SPLITS
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_rows
-from vimamba.tasks.outputs import Unanswered, output_name, reason, shown
+from vimamba.tasks.outputs import FailedInputs, output_name, reason, shown
 from vimamba.tasks.segmentation.jobs import Job, volume_jobs
 from vimamba.tasks.segmentation.metrics import CaseTable
 from vimamba.tasks.segmentation.report import show_cases
@@ -119,7 +119,7 @@ def score_files(
     truth_table: LabelTable,
     out: Path,
     run: FinishedRun,
-    unanswered: Unanswered,
+    failed: FailedInputs,
     *,
     align: bool,
 ) -> None:
@@ -133,7 +133,7 @@ def score_files(
         truth_table: Classes and values of the true masks.
         out: Folder of the masks.
         run: The run, which may know what it was trained on.
-        unanswered: Receives images whose truth cannot be read or does not fit.
+        failed: Receives images whose truth cannot be read or does not fit.
         align: As in `open_truth`.
     """
     cases: CaseTable = task.new_cases()
@@ -148,7 +148,7 @@ def score_files(
                 differ = f"{sizes[0]}, {sizes[1]}"
                 raise UsageError(f"{job.paths[0]} and {path} differ in size: {differ}")
         except VimambaError as error:
-            unanswered.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
+            failed.add(job.paths[0], f"no score of {shown(job.paths[0])}: {reason(error)}")
             continue
         spacing = items[0].spacing
         for one, other in zip(found, truth, strict=True):

@@ -71,7 +71,7 @@ def draw_cases(data: VolumeData, path: Path, rows: int = 4) -> None:
     _draw_planes(data, path, "Training cases: masks in three planes", shown)
 
 
-def draw_answers(task: Any, data: VolumeData, split: str, path: Path, *, rows: int = 3) -> None:
+def draw_predictions(task: Any, data: VolumeData, split: str, path: Path, *, rows: int = 3) -> None:
     """Truth and prediction of some cases, in three planes.
 
     Args:

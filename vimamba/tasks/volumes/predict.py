@@ -65,13 +65,13 @@ class VolumeWriter(MaskWriter):
                 continue
         self.view = find_view(found)
 
-    def answers(
+    def predict(
         self, batch: Sequence[tuple[Job, OpenImage | str | None]], bar: Progress
     ) -> list[NDArray[np.uint8] | str]:
         """Classes of each volume, (D, H, W), or why there are none."""
         if any(opened is not None and not isinstance(opened, str) for _, opened in batch):
             return [f"{shown(job.paths[0])} is no volume, NIfTI or DICOM" for job, _ in batch]
-        return super().answers(batch, bar)
+        return super().predict(batch, bar)
 
     def _segment_volume(self, job: Job, bar: Progress) -> NDArray[np.uint8]:
         """Predict in windows, then slice by slice at the stored resolution."""

@@ -62,10 +62,10 @@ def draw_results(
     task: Any, data: VolumeData, split: str, report: dict[str, Any], out: Path
 ) -> None:
     """Confusion matrix and samples."""
-    from vimamba.tasks.volumes.pictures import draw_answers
+    from vimamba.tasks.volumes.pictures import draw_predictions
 
     title = f"Voxel accuracy {report['accuracy']:.2%}"
-    draw_scored(task, data, split, report, out, title=title, draw_answers=draw_answers)
+    draw_scored(task, data, split, report, out, title=title, draw_predictions=draw_predictions)
 
 
 def pool_folds(folds: Folds, out: Path) -> Pooled:

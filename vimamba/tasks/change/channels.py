@@ -21,7 +21,7 @@ WRITTEN = {"binary": ("change",), "semantic": ("before", "after"), "damage": ("d
 
 
 @dataclass(frozen=True)
-class Answers:
+class OutputChannels:
     """Layout of the outputs of a kind in the network's channels.
 
     Attributes:

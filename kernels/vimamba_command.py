@@ -37,7 +37,7 @@ vimamba: train and use vision-Mamba models, and any other timm model
 
 
 def help_or_version(args: Sequence[str]) -> str | None:
-    """The help text or the version if these are asked for, else None.
+    """The help text or the version if requested, else None.
 
     Args:
         args: Arguments after the program's name.
@@ -50,7 +50,7 @@ def help_or_version(args: Sequence[str]) -> str | None:
 
 
 def read_version() -> str:
-    """The version, from the file that states it, without importing it."""
+    """The version, read from its file without importing it."""
     spec = importlib.util.find_spec("vimamba")
     assert spec is not None
     text = Path(str(spec.origin)).read_text(encoding="utf-8")
@@ -60,18 +60,18 @@ def read_version() -> str:
 
 
 def find_plugins() -> EntryPoints:
-    """Modules that installed packages want imported by every command."""
+    """Modules that installed packages ask every command to import."""
     return entry_points(group="vimamba.plugins")
 
 
 def lists_stored_models(args: Sequence[str]) -> bool:
-    """Whether `list-models` is asked for models of this package only, of which all is stored."""
+    """Whether `list-models` only needs models of this package, whose facts are stored."""
     others = any(arg.startswith(("--all", "--import", "test")) for arg in args)
     return args[:1] == ["list-models"] and not others and not find_plugins()
 
 
 def leave_models_out() -> None:
-    """Let modules of vimamba be imported without the package itself, which registers the models."""
+    """Allow importing modules of vimamba without its `__init__`, which registers the models."""
     spec = importlib.util.find_spec("vimamba")
     assert spec is not None
     sys.modules["vimamba"] = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Kernels of vision state-space models; they need only torch and nothing of `vimamba`."""
+"""Kernels of vision state-space models; they need torch only, not `vimamba`."""
 
 from vimamba_kernels import flops as _flops  # noqa: F401  registers what the operators cost
 from vimamba_kernels.mamba3 import Mamba3States, mamba3_scan

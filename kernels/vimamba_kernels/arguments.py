@@ -1,4 +1,4 @@
-"""Checks that the operators share; every message names the argument and what it should be."""
+"""Checks shared by the operators; every message names the argument and what is expected."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple, TypeGuard
@@ -19,7 +19,7 @@ _INTEGERS = (torch.int32, torch.int64)
 
 
 class _Finding(NamedTuple):
-    """The result of checking a path table, and the contents that it holds for."""
+    """The result of checking a path table, and the contents for which it is valid."""
 
     # version of the contents, and the number of tokens
     state: tuple[int, int]
@@ -45,13 +45,13 @@ def check_types(
     """Check that all are tensors of a suitable dtype on one device.
 
     Args:
-        activations: By argument's name; all have the dtype and device of the first.
-        parameters: By argument's name, of any floating dtype.
+        activations: By argument name; all must have the dtype and device of the first.
+        parameters: By argument name, of any floating dtype.
         paths: int32 or int64, or None.
         optional: Names of activations and parameters that may be None.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument is on another device.
     """
     first, lead = next(iter(activations.items()))
@@ -84,7 +84,7 @@ def _is_tensor(
 
 
 def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, ...]) -> None:
-    """Check that `t` is None or has one of `shapes`, which `symbols` explains.
+    """Check that `t` is None or has one of `shapes`; `symbols` describes them in the error.
 
     Raises:
         ValueError: It has another shape.
@@ -127,11 +127,11 @@ def check_path_bounds(paths: Tensor, length: int) -> bool:
 
 
 def check_paths(paths: Tensor, length: int) -> None:
-    """Check that the entries of `paths` are in [-1, length) and no token is twice in a row.
+    """Check that the entries of `paths` are in [-1, length) and that no path repeats a token.
 
-    `paths` is (K, T) or (B, K, T). This is done once for each tensor and again only after its
-    values were changed in place; on a GPU, changes that torch does not see (by `.data`, say) are
-    not noticed here either.
+    `paths` is (K, T) or (B, K, T). Each tensor is checked once, and again only after its values
+    were changed in place; on a GPU, changes that torch does not track (through `.data`, for
+    example) are not detected.
 
     Raises:
         ValueError: An entry is out of range.
@@ -169,8 +169,8 @@ def remember_paths(
     Args:
         paths: (K, T).
         length: L.
-        complete: Whether each visits every token exactly once.
-        narrow: The same table in int32, which nobody changes.
+        complete: Whether each path visits every token exactly once.
+        narrow: The same table in int32, which must not be modified.
     """
     _good_paths[paths] = _Finding(path_state(paths, length), None, complete, narrow)
 
@@ -182,7 +182,7 @@ def known_complete(paths: Tensor, length: int) -> bool:
 
 
 def narrow_paths(paths: Tensor, length: int) -> Tensor:
-    """The table in int32, contiguous: the one that is known or else a copy."""
+    """The table in int32, contiguous: the known one, or else a copy."""
     found = _known(paths, length)
     if found is not None and found.narrow is not None:
         return found.narrow
@@ -195,7 +195,7 @@ def _known(paths: Tensor, length: int) -> _Finding | None:
 
 
 def path_state(paths: Tensor, length: int) -> tuple[int, int]:
-    """Version of the contents of `paths` and number of tokens that a check holds for."""
+    """Version of the contents of `paths` and number of tokens for which a check is valid."""
     return 0 if paths.is_inference() else paths._version, length
 
 
@@ -207,8 +207,7 @@ def copy_values(paths: Tensor) -> Tensor | None:
 def is_unchanged(paths: Tensor, values: Tensor | None) -> bool:
     """Whether `paths` still has the values of the copy.
 
-    The version does not change with writes through numpy or `.data`, nor in inference mode.
-    Comparing 4 paths of 3136 steps takes 9 microseconds on a CPU, a scan along them a thousand
-    times as long.
+    Writes through numpy or `.data`, or in inference mode, do not change the version. Comparing 4
+    paths of 3136 steps takes 9 microseconds on a CPU, a scan along them a thousand times as long.
     """
     return values is None or torch.equal(paths, values)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 # names of the backends of all operators
 _ALL = ("triton", "cpu", "chunked", "reference")
-# the first Triton whose kernels take tuples
+# the first version of Triton that supports tuples in kernels
 _OLDEST_TRITON = (3, 3)
 
 
@@ -23,11 +23,11 @@ def choose(backend: str, names: Sequence[str], obstacle: Callable[[str], str | N
     Args:
         backend: One of `names` or "auto": the one in the environment variable VIMAMBA_BACKEND if it
             is set and the operator has it, otherwise the first that can run.
-        names: The operator's backends, the slowest last.
-        obstacle: Why a backend cannot run, or None.
+        names: The operator's backends, slowest last.
+        obstacle: Returns why a backend cannot run, or None.
 
     Raises:
-        ValueError: The name is unknown, or the backend that it forces cannot run.
+        ValueError: The name is unknown, or the requested backend cannot run.
     """
     source = "backend"
     if backend == "auto":
@@ -56,7 +56,7 @@ def cpu_obstacle(name: str, x: Tensor) -> str | None:
 
 def triton_obstacle(name: str, x: Tensor) -> str | None:
     """Why the Triton backend cannot run on `x`, the argument called `name`, or None."""
-    # in the interpreter, which tests use, kernels run anywhere
+    # in the interpreter, which tests use, kernels run on any device
     if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{name} is on {x.device}; it runs on a GPU only"
     if x.dtype == torch.float64:
@@ -88,7 +88,7 @@ def _installation_obstacle(found: str | None) -> str | None:
 def _triton_version() -> str | None:
     """The version of Triton, None if it is not installed, "" if its source does not state one.
 
-    Triton is not imported for this: the import would fix whether kernels are interpreted.
+    This does not import Triton, because the import decides whether kernels are interpreted.
     """
     spec = importlib.util.find_spec("triton")
     if spec is None or spec.origin is None:

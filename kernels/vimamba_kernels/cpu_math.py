@@ -1,13 +1,13 @@
 """Shared by the numba kernels: compilation, vector functions and tasks.
 
-A kernel is a C function `void kernel(uint64_t *frame)`, so that threads which know nothing of
-Python can run it. Every thread of a team calls it with the same frame, which holds 64-bit words:
-how many threads have joined, how many will, the number of tasks, then the kernel's arguments one
-after the other, a tensor as its address and its number of elements.
+A kernel is a C function `void kernel(uint64_t *frame)`, so that non-Python threads can run it.
+Every thread of a team calls it with the same frame, an array of 64-bit words: the number of threads
+that have joined, the size of the team, the number of tasks, then the kernel's arguments in order, a
+tensor as its address and its number of elements.
 
-How the kernels become vector code: temporaries are rows at distances that the compiler knows;
-indices are uint64, so that no wrap-around of negative indices is checked; exp2 and log1p are
-polynomials; nothing is captured, so that the on-disk cache works.
+The kernels are vectorized because temporaries are rows at strides that the compiler knows, indices
+are uint64, so there is no check for negative indices, and exp2 and log1p are polynomials. Nothing
+is captured, so that the on-disk cache works.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ from numba.np.arrayobj import populate_array
 U = np.uint64
 F = np.float32
 ZERO, ONE, TWO, THREE, FOUR = U(0), U(1), U(2), U(3), U(4)
-# rows hold a block of at most 96 channels, and more, so that rows 4 kB apart do not alias
+# rows hold at most 96 channels plus padding, so that rows 4 kB apart do not alias
 ROW = U(112)
-# steps from the request for a row to its use: in VMamba at 1024 pixels 4 did as well, 12 worse
+# steps between prefetching a row and its use: in VMamba at 1024 pixels 4 is as fast, 12 slower
 AHEAD = U(8)
 LOG2E = F(1.4426950408889634)
 LN2 = F(0.6931471805599453)
-# adding and subtracting 1.5 * 2**23 rounds to an integer, whose bits end the sum's mantissa
+# adding and subtracting 1.5 * 2**23 rounds to an integer: the low bits of the sum's mantissa
 ROUND = F(12582912.0)
 LOWEST, HIGHEST = F(-126.0), F(127.0)
-# Python's error model would test every division; `reassoc` lets sums over channels be vectorized
+# Python's error model checks every division; `reassoc` allows vectorized sums over channels
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
@@ -51,22 +51,22 @@ FRAME = types.CPointer(uint64)
 
 
 def kernel(function: Any) -> CFunc:
-    """The C function to be made of a Python function of a frame, not compiled yet."""
+    """A Python function of a frame as a C function, not yet compiled."""
     return CFunc(function, ((FRAME,), types.void), locals={}, options=dict(_OPTIONS))
 
 
 def uncached(compiled: CFunc) -> CFunc:
-    """The same kernel, not yet compiled and never cached."""
+    """The same kernel, not yet compiled and without a cache."""
     return kernel(compiled.__wrapped__)
 
 
 def cached(compiled: CFunc) -> CFunc:
-    """The same kernel with a cache on disk, if a directory for it can be written."""
+    """The same kernel with a cache on disk, if a cache directory is writable."""
     try:
         compiled.enable_caching()
     except RuntimeError:
         return compiled
-    # numba looks for changes in the kernel's own file only, not in those of its helpers
+    # numba checks only the kernel's own file for changes, not those of its helpers
     files = Path(__file__).parent.rglob("cpu_*.py")
     newest = max(file.stat().st_mtime for file in files)
     cache: Any = getattr(compiled, "_cache", None)
@@ -77,7 +77,7 @@ def cached(compiled: CFunc) -> CFunc:
 
 
 class _SealedFiles(IndexDataCacheFile):
-    """Numba's cache, with a checksum before the code: it runs whatever is in the file."""
+    """Numba's cache with a checksum, because numba itself runs whatever the file contains."""
 
     def _save_data(self, name: str, data: Any) -> None:
         code = self._dump(data)
@@ -93,10 +93,10 @@ class _SealedFiles(IndexDataCacheFile):
 
 
 def _use_wide_vectors(typing_context: Any) -> Any:
-    """Let LLVM use 512-bit vectors in the calling function, where the processor has them.
+    """Let LLVM use 512-bit vectors in the calling function, if the processor has them.
 
-    It prefers 256 bits on most; these loops are pure arithmetic and run 1.3 times as fast with
-    512. llvmlite does not know the attribute's name, hence the detour around its list.
+    On most processors it prefers 256 bits; these loops are pure arithmetic and run 1.3 times as
+    fast with 512. llvmlite's list of attributes does not have this one, hence the workaround.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -110,7 +110,7 @@ use_wide_vectors: Any = intrinsic(_use_wide_vectors)
 
 
 def _join(typing_context: Any, frame: Any) -> Any:
-    """The number of threads that joined before this one, which is counted atomically."""
+    """The number of threads that joined before this one; counts this one, atomically."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.atomic_rmw("add", arguments[0], ir.Constant(ir.IntType(64), 1), "monotonic")
@@ -124,7 +124,7 @@ join: Any = intrinsic(_join)
 def _arguments(typing_context: Any, frame: Any, kinds: Any) -> Any:
     """The arguments that a frame holds, as a tuple of the type `kinds`.
 
-    May consist of uint64, booleans, one-dimensional arrays and tuples of these.
+    They may be uint64, booleans, one-dimensional arrays and tuples of these.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -160,7 +160,7 @@ HEAD = 3
 
 
 def _generate_prefetch(typing_context: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an element, which need not exist."""
+    """Prefetch the cache line of an element, which need not exist."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -168,7 +168,7 @@ def _generate_prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), (address.type, number, number, number))
         function = builder.module.declare_intrinsic("llvm.prefetch", (address.type,), kind)
-        # to be read, kept in all caches, data
+        # for reading, in all cache levels, data
         builder.call(function, (address, *(ir.Constant(number, n) for n in (0, 3, 1))))
         return context.get_dummy_value()
 
@@ -180,19 +180,19 @@ _prefetch: Any = intrinsic(_generate_prefetch)
 
 @helper
 def ahead(paths: Any, at: Any) -> Any:
-    """A token for `fetch`: that of some steps after the one at `at` in the tables."""
+    """A token for `fetch`: the one some steps after position `at` of the tables."""
     return U(max(paths[min(at + AHEAD, U(paths.size) - ONE)], 0))
 
 
 @helper
 def behind(paths: Any, at: Any) -> Any:
-    """A token for `fetch`: that of some steps before the one at `at` in the tables."""
+    """A token for `fetch`: the one some steps before position `at` of the tables."""
     return U(max(paths[max(at, AHEAD) - AHEAD], 0))
 
 
 @helper
 def fetch(array: Any, start: Any, w: Any) -> None:
-    """Ask for `w` elements, which the processor cannot foresee where a path leads to."""
+    """Prefetch `w` elements, because hardware prefetching cannot predict a path."""
     for d in range(ZERO, w, U(16)):
         _prefetch(array, start + d)
 
@@ -244,7 +244,7 @@ def log1p(z: Any) -> Any:
 
 @exact
 def softplus(x: Any, enabled: Any) -> Any:
-    """log(1 + exp(x)); above 17 that is x itself in float32, so the usual branch at 20 is met."""
+    """log(1 + exp(x)); above 17 this equals x in float32, so the usual branch at 20 is included."""
     positive = F(0.0) if x < F(0.0) else x
     y = positive + log1p(exp2(-abs(x) * LOG2E))
     return y if enabled else x
@@ -252,7 +252,7 @@ def softplus(x: Any, enabled: Any) -> Any:
 
 @exact
 def sigmoid(x: Any, enabled: Any) -> Any:
-    """The slope of `softplus`."""
+    """The derivative of `softplus`."""
     z = exp2(-abs(x) * LOG2E)
     r = F(1.0) / (F(1.0) + z)
     y = r * z if x < F(0.0) else r
@@ -261,7 +261,7 @@ def sigmoid(x: Any, enabled: Any) -> Any:
 
 @helper
 def place(task: Any, sizes: Any) -> Any:
-    """Where a task is: batch element, group, block in the group, first channel, channels."""
+    """Indices of a task: batch element, group, block in the group, first channel, channels."""
     channels, groups, width = sizes[4], sizes[5], sizes[7]
     group_width = channels // groups
     per_group = (group_width + width - ONE) // width

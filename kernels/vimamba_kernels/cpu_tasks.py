@@ -1,9 +1,9 @@
 """Compiles and runs the numba kernels of all operators.
 
-A kernel is C code, which a team of threads runs together. The team is PyTorch's own OpenMP one:
-its threads, still spinning after a matrix product, would otherwise take the cores from ours. Where
-there is none to call, and in a forked child, which OpenMP does not survive (DataLoader workers), a
-small pool of Python threads runs the kernels, without the GIL.
+A kernel is C code, run by a team of threads. The team is PyTorch's own OpenMP team: its threads,
+still spinning after a matrix product, would otherwise compete with ours for the cores. If there is
+no OpenMP to call, and in a forked child, where OpenMP does not work (DataLoader workers), a small
+pool of Python threads runs the kernels, without the GIL.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from vimamba_kernels.arguments import check_path_bounds, copy_values, is_unchang
 # address of a compiled kernel, which takes the address of a frame
 Kernel = Callable[[int], None]
 
-# as in cpu_math.py, which cannot be imported without numba
+# the same as in cpu_math.py, which cannot be imported without numba
 MAX_WIDTH, ROW = 96, 112
 
 
 def block_width(channels: int, rows: int, threads: int) -> int:
-    """Channels per task: as many as possible with the work shared evenly by the threads."""
+    """Channels per task: as many as possible with an even distribution over the threads."""
     least = -(-channels // MAX_WIDTH)
     most = max(least, channels // 32)
     even = (n for n in range(least, most + 1) if (rows * n) % threads == 0)
@@ -44,7 +44,7 @@ def block_width(channels: int, rows: int, threads: int) -> int:
 
 
 def flat(t: Tensor | None) -> Tensor:
-    """The elements in float32, contiguous; the tensor itself if it is so already."""
+    """The elements in float32, contiguous; the tensor itself if possible."""
     assert t is not None
     if t.dtype != torch.float32:
         t = t.to(torch.float32)
@@ -62,20 +62,20 @@ def flat_rows(t: Tensor) -> Tensor:
 
 
 def floats(*shape: int) -> Tensor:
-    """Uninitialized float32 memory on the CPU, whatever torch's default dtype and device."""
+    """Uninitialized float32 memory on the CPU, independent of torch's defaults."""
     return torch.empty(shape, dtype=torch.float32, device=_CPU)
 
 
-# a string would be parsed each time
+# a string would be parsed on every call
 _CPU = torch.device("cpu")
 
 
 class Table(NamedTuple):
-    """A path table as the kernels take it."""
+    """A path table in the form that the kernels take."""
 
     # int32
     steps: Tensor
-    # between the tables of two samples and between two rows; 0 where one serves all
+    # strides between the tables of samples and between rows; 0 if shared
     strides: tuple[int, int]
     # whether every path visits every token
     complete: bool
@@ -84,10 +84,10 @@ class Table(NamedTuple):
 def flat_paths(paths: Tensor | None, length: int) -> Table:
     """The table, checked.
 
-    It is a copy, kept while the tensor lives: all blocks of a model use the same paths.
+    It is a copy, kept as long as the tensor exists: all blocks of a model use the same paths.
 
     Raises:
-        ValueError: `paths` leads out of bounds.
+        ValueError: `paths` is out of bounds.
     """
     if paths is None:
         return Table(torch.arange(length, dtype=torch.int32, device="cpu"), (0, 0), True)
@@ -102,7 +102,7 @@ def flat_paths(paths: Tensor | None, length: int) -> Table:
     return table
 
 
-# by the tensor they are copies of, each with the number of tokens and that tensor's values
+# keyed by the copied tensor; with the number of tokens and the tensor's values
 _tables = WeakIdKeyDictionary()
 
 
@@ -114,15 +114,14 @@ def run(
     tasks: int,
     team: int,
 ) -> None:
-    """Let a team of threads share the tasks of a kernel.
+    """Distribute the tasks of a kernel over a team of threads.
 
     Args:
         kernel: From `compile_kernel`.
-        tensors: The first of the arguments in its frame, None for an empty array; memory is not
-            copied.
-        rows: The next: floats that each thread has in every array of scratch memory.
-        numbers: The last ones.
-        tasks: How many there are.
+        tensors: The first arguments in its frame, None for an empty array; memory is not copied.
+        rows: The next arguments: floats per thread in each array of scratch memory.
+        numbers: The last arguments.
+        tasks: Number of tasks.
         team: Number of threads, at most one for each task.
     """
     if not tasks:
@@ -157,7 +156,7 @@ _lock = threading.Lock()
 
 @cache
 def _find_openmp() -> Callable[..., None] | None:
-    """GNU's `GOMP_parallel(function, argument, threads, flags)` as PyTorch has loaded it."""
+    """GNU's `GOMP_parallel(function, argument, threads, flags)`, as loaded by PyTorch."""
     if not hasattr(os, "RTLD_NOLOAD"):
         return None
     for library in Path(torch.__file__).parent.glob("lib/libgomp*"):
@@ -178,7 +177,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 def _forget_threads() -> None:
-    """In a forked child: the parent's threads are gone, and its lock may be held forever."""
+    """Reset in a forked child: the parent's threads are gone, and its lock may stay locked."""
     global _forked, _pool, _lock
     _forked, _pool, _lock = True, None, threading.Lock()
 
@@ -189,11 +188,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def compile_kernel(module: str, name: str) -> Kernel:
-    """A kernel, ready to run; a line on stderr announces a compilation that takes time.
+    """A kernel, ready to run; a line on stderr announces a slow compilation.
 
     Args:
-        module: Full name of its module, which is imported only now because it needs numba.
-        name: The kernel's name there.
+        module: Full name of its module, imported only now because it needs numba.
+        name: The kernel's name in the module.
     """
     source = importlib.import_module(module)
     from vimamba_kernels.cpu_math import cached, uncached
@@ -206,8 +205,8 @@ def compile_kernel(module: str, name: str) -> Kernel:
         try:
             kernel.compile()
         except OSError:
-            break  # the cache cannot be written
-        except Exception:  # a cache file that is not such code can raise anything
+            break  # the cache is not writable
+        except Exception:  # an invalid cache file can raise anything
             _drop_cached(kernel)
         else:
             if name in kernel.native_name:
@@ -226,7 +225,7 @@ def _callable(kernel: Any) -> Kernel:
 def _is_cached(kernel: Any) -> bool:
     """Whether the cache on disk holds the kernel; unreadable files are deleted."""
     try:
-        # only asks; `kernel._cache.load_overload` would load the code, and `compile` once more
+        # only checks; `kernel._cache.load_overload` would load the code, and `compile` again
         return kernel._cache._cache_file.load(_cache_key(kernel)) is not None
     except Exception:  # truncated, empty or from another program: can raise anything
         _drop_cached(kernel)
@@ -240,7 +239,7 @@ def _cache_key(kernel: Any) -> Any:
 
 
 def _drop_cached(kernel: Any) -> None:
-    """Delete the kernel's code in the cache, or the kernel's index if that cannot be read."""
+    """Delete the kernel's code in the cache, or the kernel's index if the index cannot be read."""
     files = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
     if files is None:
         return
@@ -253,12 +252,12 @@ def _drop_cached(kernel: Any) -> None:
 
 
 def _fill_cache(module: str, name: str) -> None:
-    """Compile in another process, which leaves only the cache on disk.
+    """Compile in another process, which only writes the cache on disk.
 
-    Code that numba compiled in this process shares helper functions with the other kernels
-    compiled here, which round differently in the last place from the kernel's own, cached ones.
-    With this, the first run computes exactly what later runs do. If it fails (a cache that cannot
-    be written), the kernel is compiled here.
+    Code that numba compiles in this process shares helper functions with other kernels compiled
+    here, and these round differently in the last digit from the kernel's cached ones. This way, the
+    first run computes exactly the same as later runs. If it fails (the cache is not writable), the
+    kernel is compiled here.
     """
     code = (
         "import importlib, sys\n"

@@ -2,7 +2,7 @@
 
 A selective scan counts 9 operations per token, path, channel and state, the convention of the
 vision-Mamba papers (state-spaces/mamba, issue 110), and one for each multiplication and addition
-of its projection of the step sizes; backward counts twice as much. torch's
+of the projection of the step sizes; backward counts twice as much. torch's
 `FlopCounterMode` counts a multiplication and an addition of a matrix product as two, the papers
 as one: their figure is half of its matrix products and convolutions plus the scans.
 """

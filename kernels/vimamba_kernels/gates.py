@@ -8,10 +8,10 @@ def gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor, merge: bool) -> Tens
     """Gradient of z in float32.
 
     Args:
-        grad: The gated output's, with the paths in dimension 1 unless `merge`.
-        z: Without them.
-        ungated: The output before the gate, like `grad`.
-        merge: Whether the paths were added up.
+        grad: Gradient of the gated output, with the paths in dimension 1 unless `merge`.
+        z: Without a path dimension.
+        ungated: The output before the gate, shaped as `grad`.
+        merge: Whether the paths were summed.
     """
     z = z.float()
     sigmoid = torch.sigmoid(z)

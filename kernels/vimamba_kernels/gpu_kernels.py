@@ -1,9 +1,9 @@
-"""What the Triton kernels of several operators share: path tables, softplus, the sigmoid.
+"""Shared by the Triton kernels of several operators: path tables, softplus, the sigmoid.
 
 Sizes: K paths, L tokens, T steps. A token is -1 for a zero token and for steps past the end.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types.
+# Names in a kernel are Triton tensors, which have no types.
 # ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportOperatorIssue=false
 
@@ -51,7 +51,7 @@ def sigmoid(x):
 
 @triton.jit
 def tokens_at(path, t, T):
-    """The tokens of steps `t`, any of which may be out of [0, T); without a path they are `t`."""
+    """The tokens of steps `t`, which may be outside [0, T); without a path they are `t`."""
     real = (t >= 0) & (t < T)
     if path is None:
         tokens = tl.where(real, t, -1)
@@ -62,7 +62,7 @@ def tokens_at(path, t, T):
 
 @triton.jit(do_not_specialize=["L", "T"])
 def invert_paths(paths, inverse, L, T, ROWS: tl.constexpr):
-    """Put every step's number at its token's place in `inverse`, a row of L for each path."""
+    """Store every step's index at its token in `inverse`, a row of L for each path."""
     tiles = tl.cdiv(T, ROWS)
     row = (tl.program_id(0) // tiles).to(tl.int64)
     t = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)

@@ -20,28 +20,28 @@ _ROWS = 1024
 
 @cache
 def kernel(name: str) -> Any:
-    """A Triton kernel by module and name below this package; Triton is imported with the first."""
+    """A Triton kernel by module and name below this package; the first one imports Triton."""
     module, _, function = name.rpartition(".")
     return getattr(importlib.import_module(f"vimamba_kernels.{module}"), function)
 
 
 def launch(name: str, programs: int, *, warps: int, **arguments: Any) -> None:
-    """Run a kernel, named as for `kernel`, in this many programs, possibly 0."""
+    """Run a kernel, named as in `kernel`, with a number of programs, possibly 0."""
     run(kernel(name), programs, warps=warps, **arguments)
 
 
 def run(function: Any, programs: int, *, warps: int, **arguments: Any) -> None:
-    """Run a Triton kernel on the GPU of its tensors in this many programs, possibly 0."""
+    """Run a Triton kernel on the GPU of its tensors with a number of programs, possibly 0."""
     if programs > 0:
         with device_of(arguments.values()):
-            # one stage: Triton would load ahead for matrix products, for which registers are short
+            # one stage: prefetching for matrix products would need too many registers
             function[(programs,)](**arguments, num_warps=warps, num_stages=1)
 
 
 def device_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
     """Make the GPU of the first tensor among `arguments` the current one.
 
-    Triton launches on the current GPU and stream, whatever those of the tensors.
+    Triton launches on the current GPU and stream, even if the tensors are on another GPU.
     """
     device = next(value.device for value in arguments if isinstance(value, Tensor))
     if device.type != "cuda" or device.index == torch.cuda.current_device():
@@ -50,19 +50,19 @@ def device_of(arguments: Iterable[Any]) -> AbstractContextManager[Any]:
 
 
 def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; 1 elsewhere, where kernels are interpreted."""
+    """Multiprocessors of a GPU; 1 for other devices, where kernels are interpreted."""
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """The table in int32, as kernels expect it.
+    """The table in int32, as the kernels expect.
 
     On a GPU its values are not read, because that would synchronize at every call.
 
     Raises:
-        ValueError: A table in the CPU's memory leads out of bounds.
+        ValueError: A table in CPU memory is out of bounds.
     """
     if paths is None:
         return None
@@ -72,7 +72,7 @@ def prepare_paths(paths: Tensor | None, length: int) -> Tensor | None:
 
 
 def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
-    """The step at which each path visits each token, -1 for never; None without paths.
+    """The step at which each path visits each token, -1 if never; None without paths.
 
     `paths` is (K, T) or (B, K, T), the result (K, L) or (B, K, L) int32.
     """
@@ -92,7 +92,7 @@ def is_shared(paths: Tensor | None) -> bool:
 
 
 def check_row_sizes(name: str, rows: int, width: int) -> None:
-    """Check that the kernels' 32-bit offsets reach all elements of one path.
+    """Check that 32-bit offsets in the kernels reach all elements of one path.
 
     Raises:
         ValueError: A path has too many elements.

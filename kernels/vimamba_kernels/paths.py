@@ -1,4 +1,4 @@
-"""Between tokens and the steps of the paths that visit them, in plain PyTorch.
+"""Conversion between tokens and steps of the paths that visit them, in plain PyTorch.
 
 Sizes: B batch, K paths, L tokens, T steps. Paths are (K, T), or (B, K, T) with a table for each
 sample.
@@ -14,9 +14,9 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def saved_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What a sum is kept in for the backward pass that the output in `dtype` is made from.
+    """The dtype in which the sum before an output in `dtype` is saved for the backward pass.
 
-    float16 ends at 65504, which the sum may pass where the gated output does not.
+    The maximum of float16 is 65504, which the sum may exceed when the gated output does not.
     """
     return torch.float32 if dtype == torch.float16 else dtype
 
@@ -37,15 +37,15 @@ def to_tokens(y: Tensor, paths: Tensor | None, length: int) -> Tensor:
     if paths is None:
         return y
     b, k = _rows_of(paths)
-    # zero tokens write to a row of their own, which is dropped
+    # zero tokens write to an additional row, which is dropped
     index = torch.where(paths >= 0, paths, length).long()
     rows = y.new_zeros((*y.shape[:2], length + 1, *y.shape[3:]))
-    # not in place, which export refuses in what stands for an operator
+    # not in place, because export does not allow that in the decomposition of an operator
     return torch.ops.aten.index_put(rows, [b, k, index], y)[:, :, :length]
 
 
 def _rows_of(paths: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Indices of the batch element, None if all share the table, and of the path."""
+    """Indices of the batch element (None if all share the table) and of the path."""
     device = paths.device
     k = torch.arange(paths.shape[-2], dtype=torch.int64, device=device).unsqueeze(1)
     if paths.dim() == 2:

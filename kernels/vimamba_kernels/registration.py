@@ -1,4 +1,4 @@
-"""What the operators share in registering with torch: derivatives, vmap, autocast."""
+"""Registration of the operators with torch: derivatives, vmap, autocast."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import wraps
@@ -12,10 +12,10 @@ from torch.library import Library
 
 
 def must_be_composed(tensors: Iterable[Tensor | None]) -> bool:
-    """Whether derivatives are asked for that only torch's own operators have.
+    """Whether derivatives are requested that only torch's own operators have.
 
-    torch.library lets an operator have a backward pass, which the transforms of torch.func do not
-    see, and no forward-mode derivative: it would be zero without a word.
+    torch.library supports a backward pass, which the transforms of torch.func do not see, but no
+    forward-mode derivative, which would silently be zero.
     """
     if peek_interpreter_stack() is None and forward_ad._current_level < 0:
         return False
@@ -27,7 +27,7 @@ def _is_transformed(t: Tensor) -> bool:
 
 
 def dense_gradients(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | None]) -> Any:
-    """Gradients as an operator returns them: in their inputs' dtypes, empty where absent."""
+    """Gradients as an operator returns them: in the dtypes of their inputs, empty if absent."""
     pairs = zip(grads, inputs, strict=True)
     like = next(t for t in inputs if t is not None)
     return tuple(
@@ -36,17 +36,17 @@ def dense_gradients(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | No
 
 
 def nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """What an operator returns for an output that there is not, by default in the dtype of `like`.
+    """The return value for a missing output of an operator, by default in the dtype of `like`.
 
-    Not by `like.new_empty`, which a tensor's subclass may have changed.
+    Does not use `like.new_empty`, which a tensor subclass may override.
     """
     return torch.empty((0,), dtype=dtype or like.dtype, device=like.device)
 
 
 def without_autocast(kernel: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel whose own matrix products keep the precision that it chose.
+    """A kernel whose matrix products are not affected by autocast.
 
-    The backward pass, and what a compiled graph calls, can run where autocast is on.
+    The backward pass, and kernels called by a compiled graph, can run with autocast enabled.
     """
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
     keys = keys | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
@@ -64,12 +64,12 @@ def second_gradients(
     tensors: Sequence[Tensor | None],
     cotangents: Sequence[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of an operator that itself computes the gradients of `function`.
+    """Gradients of an operator that computes the gradients of `function`.
 
     Args:
         function: Differentiable twice by autograd.
         tensors: The gradient of the function's output, then the function's arguments.
-        cotangents: The gradients of the arguments' gradients; None where there is none.
+        cotangents: The gradients of the arguments' gradients; None for absent ones.
 
     Returns:
         One gradient for each of `tensors`.
@@ -80,7 +80,7 @@ def second_gradients(
         return (None,) * len(tensors)
     again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # new nodes, so that only what leads from these tensors to the gradients is walked
+        # new nodes, so that only the graph from these tensors to the gradients is traversed
         nodes = _nodes(tensors, again)
         grad, *inputs = nodes
         out = function(*inputs)
@@ -96,7 +96,7 @@ def second_gradients(
 def composed_gradients(
     function: Callable[..., Tensor], grad: Tensor, tensors: Sequence[Tensor | None]
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of `function` by autograd, with every derivative by `grad` that torch knows.
+    """Gradients of `function` by autograd, with every derivative by `grad` that torch supports.
 
     Args:
         function: Differentiable by autograd.
@@ -104,7 +104,7 @@ def composed_gradients(
         tensors: Its arguments.
 
     Returns:
-        One gradient for each of `tensors`; None for absent ones.
+        One gradient for each of `tensors`; None for absent tensors.
     """
     again = torch.is_grad_enabled()
     with torch.enable_grad():
@@ -116,14 +116,14 @@ def composed_gradients(
 
 
 def joined(tensors: Sequence[Tensor | None]) -> Tensor:
-    """All numbers of the tensors that there are in a row, in at least float32."""
+    """The elements of all tensors that are given, concatenated, in at least float32."""
     present = [t for t in tensors if t is not None]
     wide = any(t.dtype == torch.float64 for t in present)
     return torch.cat([t.to(torch.float64 if wide else torch.float32).flatten() for t in present])
 
 
 def parted(row: Tensor | None, tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """A row that `joined` made of such tensors, in parts of their shapes and dtypes again."""
+    """The inverse of `joined`: parts with the shapes and dtypes of the tensors."""
     if row is None:
         return (None,) * len(tensors)
     pieces = iter(row.split([t.numel() for t in tensors if t is not None]))
@@ -131,7 +131,7 @@ def parted(row: Tensor | None, tensors: Sequence[Tensor | None]) -> tuple[Tensor
 
 
 def _nodes(tensors: Sequence[Tensor | None], connected: bool) -> list[Any]:
-    """New nodes of the graph, `connected` to those of the tensors or cut from them."""
+    """New nodes of the graph, `connected` to those of the tensors or detached."""
     return [
         None
         if t is None
@@ -148,9 +148,9 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
     Args:
         library: Fragment of the namespace `vimamba`.
         name: The operator in it.
-        by_batch: Arguments with the batch first, which the samples are put into, as `paths` may
-            have it. If any other is mapped over, the operator is called for one sample after the
-            other.
+        by_batch: Arguments with a leading batch dimension, into which the samples are merged;
+            `paths` may have one. If any other argument is mapped over, the operator is called once
+            per sample.
     """
     operator = getattr(torch.ops.vimamba, name)
     names = [argument.name for argument in operator.default._schema.arguments]
@@ -175,7 +175,7 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
                 continue
             by_sample = t if i in mapped else t.expand(samples, *t.shape)
             if names[i] == "paths" and by_sample.dim() == 3:
-                # without a batch: one table for all, or for each sample one
+                # without a batch dimension: one table for all, or one per sample
                 if i not in mapped:
                     continue
                 by_sample = by_sample.unsqueeze(1).expand(-1, batch, -1, -1)
@@ -191,13 +191,13 @@ def register_vmap(library: Library, name: str, by_batch: Collection[str]) -> Non
 def register_autocast(library: Library, name: str, activations: Collection[str]) -> None:
     """Let autocast cast an operator's activations and nothing else.
 
-    torch.library.register_autocast would cast every floating tensor, also those that decide
-    about precision.
+    torch.library.register_autocast would cast every floating tensor, including those that need
+    full precision.
 
     Args:
         library: Fragment of the namespace `vimamba`.
         name: The operator in it.
-        activations: Names of the arguments to cast; float64 is left alone.
+        activations: Names of the arguments to cast; float64 is not cast.
     """
     operator = getattr(torch.ops.vimamba, name)
     names = [argument.name for argument in operator.default._schema.arguments]

@@ -1,15 +1,14 @@
-"""Mamba-3's scan around Triton kernels, which read and write tokens where they are.
+"""Mamba-3's scan around Triton kernels, which read and write tokens in place.
 
-The same as chunked.py, which says how, but nothing of the size of x, B or C is put in the order of
-the steps. What a step takes back of its own writes, some numbers for each head, is added to the
-skip connection.
+The method is that of chunked.py, but no tensor of the size of x, B or C is reordered by step. The
+correction of a step for its own writes, a few numbers per head, is added to the skip connection.
 
-Turned B and C go through memory once. For heads of 64 channels with 128 states, 64 of them turned,
-one group and 4 paths in bfloat16, counting inputs and outputs of every operator, a head's step
-takes 1600 bytes around the recurrence and 600 for it; backward 2250 and 1150, and 730 are kept for
-that. With 4 ranks it is 23 000 and 3100, mostly for the gates of the ranks in PyTorch. A kernel for
-it all would save most of what is around; chunked.py around the same recurrence took 29 000 without
-ranks, 50 000 backward, and kept 3800.
+Rotated B and C pass through memory once. For heads of 64 channels with 128 states, 64 of them
+rotated, one group and 4 paths in bfloat16, counting inputs and outputs of every operator, a head's
+step moves 1600 bytes around the recurrence and 600 in it; backward 2250 and 1150, and 730 are saved
+for the backward pass. With 4 ranks it is 23 000 and 3100, mostly for the gates of the ranks in
+PyTorch. A kernel for everything would save most of the bytes around the recurrence; chunked.py
+around the same recurrence took 29 000 without ranks, 50 000 backward, and saved 3800.
 
 Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, R ranks, N states, S angles.
 """
@@ -45,8 +44,8 @@ def mamba3_by_token(
 ) -> tuple[Tensor, ...]:
     """Mamba-3's scan by Triton kernels; arguments as the op's.
 
-    Computes in float32; matrix products take factors in the dtype of `x`. The states are empty
-    unless `return_states`. A NaN at a token that no path visits is not kept from its output.
+    Computes in float32; matrix products have factors in the dtype of `x`. The states are empty
+    unless `return_states`. A NaN at a token that no path visits reaches the output there.
     """
     x, initial_angle = inputs.x, inputs.initial_angle
     dt, log_decay, trap = (t.float() for t in (inputs.dt, inputs.log_decay, inputs.trap))
@@ -66,7 +65,7 @@ def mamba3_by_token(
 
     ranks = b.shape[3]
     ranked = inputs.mimo_x is not None
-    # before a norm or gates of their own the paths cannot be added
+    # paths with a norm or separate gates cannot be summed before them
     early = merge and not ranked and inputs.norm_weight is None
     written = by_input(per_path(x, dt), inputs).to(x.dtype)
     y, state = torch.ops.vimamba.mamba3_forward(
@@ -97,7 +96,7 @@ def mamba3_by_token(
 
 
 def _by_rank(paths: Tensor | None, ranks: int) -> Tensor | None:
-    """The table of a path that visits the ranks of a token one after the other."""
+    """The table of a path that visits the ranks of a token one after another."""
     if paths is None or ranks == 1:
         return paths
     rank = torch.arange(ranks, dtype=paths.dtype, device=paths.device)
@@ -106,7 +105,7 @@ def _by_rank(paths: Tensor | None, ranks: int) -> Tensor | None:
 
 
 def _at_last_step(inputs: Inputs, angle: Tensor, paths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What is handed on of the last step, (B, K, R, H, N) and (B, K, R, H, P)."""
+    """The parts of the last step that continue a scan, (B, K, R, H, N) and (B, K, R, H, P)."""
     B, x = inputs.B, per_path(inputs.x, inputs.dt)
     end = None if paths is None else paths[..., -1:]
     B, x = (to_steps(t[:, :, -1:] if paths is None else t, end).float() for t in (B, x))
@@ -124,7 +123,7 @@ def turn_by_token(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """B and C, biased and turned by the running sums of the angles along the paths.
+    """B and C, biased and rotated by the cumulative sums of the angles along the paths.
 
     Args:
         B: As the op's, like the arguments not named here.
@@ -137,7 +136,7 @@ def turn_by_token(
         paths: Likewise.
 
     Returns:
-        Turned B and C, (B, K, L, R, H, N), in their dtype; the products of each read of a token
+        Rotated B and C, (B, K, L, R, H, N), in their dtype; the products of each read of a token
         with each of its writes, (B, K, L, H, R, R); and the last angle, (B, K, H, S).
     """
     if first is None:
@@ -163,7 +162,7 @@ def recurrence_by_token(
     paths: Tensor | None,
     merge: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`recurrence_chunked` along paths, of which the reads come by token, added up if `merge`."""
+    """`recurrence_chunked` along paths, with outputs by token, summed if `merge`."""
     length = weight.shape[2]
     tensors = (per_path(x, weight), weight, log_decay, B, C)
     x, weight, log_decay, B, C = (to_steps(t, paths) for t in tensors)

@@ -8,7 +8,7 @@ from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_sh
 
 
 class Inputs(NamedTuple):
-    """Every tensor that the scan depends on smoothly; `mamba3_scan` says what each one is."""
+    """Every tensor on which the scan depends differentiably; see `mamba3_scan` for each."""
 
     x: Tensor
     dt: Tensor
@@ -32,13 +32,13 @@ class Inputs(NamedTuple):
 
 
 class Mamba3States(NamedTuple):
-    """The state that one step passes to the next, to continue where a scan has ended.
+    """The state that one step passes to the next, to continue a scan where it ended.
 
     Attributes:
         state: (B, K, H, P, N).
         angle: Of the rotation, (B, K, H, S), in [0, 2 pi).
-        b: B of the last step, biased and turned: (B, K, H, N), or (B, K, H, R, N) with ranks.
-        x: That of the last step, times `mimo_x`: (B, K, H, P), or (B, K, H, R, P) with ranks.
+        b: B of the last step, biased and rotated: (B, K, H, N), or (B, K, H, R, N) with ranks.
+        x: x of the last step, times `mimo_x`: (B, K, H, P), or (B, K, H, R, P) with ranks.
     """
 
     state: Tensor
@@ -55,8 +55,8 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
     """Check dtypes, devices, shapes, and which arguments come together.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
-        ValueError: An argument has the wrong shape or device, is missing, or has no use.
+        TypeError: An argument is not a tensor or has the wrong dtype.
+        ValueError: An argument has the wrong shape or device, is missing, or is not allowed.
     """
     named = inputs._asdict()
     activations = {name: named.pop(name) for name in _ACTIVATIONS}
@@ -113,7 +113,7 @@ def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:
 
 
 def _check_angles(angles: Tensor, dt: Tensor, states: int) -> int:
-    """Check that angles of at most half as many pairs as states are there, and say how many."""
+    """Check that there are angles for at most N / 2 pairs; returns how many."""
     pairs = angles.shape[-1] if angles.dim() else 0
     if 2 * pairs > states:
         raise ValueError(f"angles has {pairs} pairs; expected at most half of N = {states}")
@@ -124,7 +124,7 @@ def _check_angles(angles: Tensor, dt: Tensor, states: int) -> int:
 
 
 def _check_ranks(inputs: Inputs) -> None:
-    """Check that there is a weight by rank wherever one is used, and nowhere else."""
+    """Check that per-rank weights are given where they are used, and nowhere else."""
     ranked = inputs.B.dim() == 6
     for name, used in (("mimo_x", True), ("mimo_z", inputs.z is not None), ("mimo_o", True)):
         given = getattr(inputs, name) is not None

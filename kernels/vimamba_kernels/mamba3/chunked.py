@@ -1,13 +1,13 @@
-"""Mamba-3's scan as one scan of Mamba-2's kind, which needs no loop.
+"""Mamba-3's scan as one scan like Mamba-2's, which needs no loop.
 
-What a step writes enters the state twice: at once, with `trap` as its weight, and at the next step,
-which decays it first. From then on that is one write with the sum of both weights (Lahoti et al.
-2026, arXiv:2603.15569, section 3.1). So Mamba-2's recurrence runs with such sums; only at its own
-step each write has come too early in part, which a term by step takes back. The angles of the
-rotation are running sums, known before the recurrence starts.
+The input of a step is added to the state twice: immediately, with `trap` as its weight, and at the
+next step, after a decay. From then on this equals one write with the sum of both weights (Lahoti et
+al. 2026, arXiv:2603.15569, section 3.1). So Mamba-2's recurrence runs with these sums; only at its
+own step is each write partly too early, which a correction term per step subtracts. The angles of
+the rotation are cumulative sums, known before the recurrence starts.
 
-The R writes of a step with ranks, and its R reads, are R steps of the recurrence, of which only the
-first decays. A read misses then what ranks after its own write, which the same term puts right.
+The R writes and R reads of a step with ranks are R steps of the recurrence, of which only the first
+decays. A read then misses the writes of later ranks, which the same term corrects.
 
 Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, R ranks, N states, S angles.
 """
@@ -35,7 +35,7 @@ from vimamba_kernels.ssd.chunked import scan_in_chunks
 def recurrence_chunked(
     x: Tensor, weight: Tensor, log_decay: Tensor, B: Tensor, C: Tensor, first: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Mamba-2's recurrence with a decay of its own for every step.
+    """Mamba-2's recurrence with a separate decay for every step.
 
         h[t] = exp(log_decay[t]) * h[t - 1] + weight[t] * x[t] B[t]^T,    h[-1] = first
         y[t] = h[t] C[t]
@@ -52,7 +52,7 @@ def recurrence_chunked(
         first: (B, K, H, P, N); None is zero.
 
     Returns:
-        What is read, (B, K, T, H, P), and the last state, (B, K, H, P, N).
+        The output, (B, K, T, H, P), and the last state, (B, K, H, P, N).
     """
     x, B, C = (t.to(weight.dtype) for t in (x, B, C))
     if first is None:
@@ -73,7 +73,7 @@ def mamba3_chunked(
     angle = running_angles(steps.angles, steps.dt, first.angle)
     B, C = (rotate(t, angle.unsqueeze(3)) for t in (steps.B, steps.C))
 
-    # the weight of a write at its own step, at the next one, and of the one before the first
+    # the weights of a write at its own step, at the next step, and of the write before the first
     trap = steps.trap.sigmoid()
     now, before = trap * steps.dt, (1 - trap) * steps.dt
     later = F.pad(before[:, :, 1:], (0, 0, 0, 1))
@@ -113,17 +113,17 @@ def at_first_rank(log_decay: Tensor, ranks: int) -> Tensor:
 
 
 def products(b: Tensor, c: Tensor) -> Tensor:
-    """Of each read of a step with each write, (B, K, T, H, R, R), from (B, K, T, R, H, N)."""
+    """Products of a step's reads and writes, (B, K, T, H, R, R), from (B, K, T, R, H, N)."""
     return torch.einsum("bktrhn,bktshn->bkthrs", c, b)
 
 
 def own_writes(
     x: Tensor, scores: Tensor, now: Tensor, later: Tensor, skip: Tensor | None
 ) -> Tensor:
-    """What the reads of a step lack of its own writes, or have too much, (B, K, T, R, H, P).
+    """The correction of a step's reads for its own writes, (B, K, T, R, H, P).
 
-    A read of rank r should have all writes with the weight `now`. It has those up to r with the
-    weight `now + later`, and none after. It also lacks its own x, times `skip` if given.
+    A read of rank r should include all writes with the weight `now`. It has those up to r with the
+    weight `now + later`, and no later ones. Its own x, times `skip` if given, is also missing.
     """
     ranks = x.shape[3]
     after = torch.ones((ranks, ranks), dtype=torch.bool, device=x.device).triu(1)

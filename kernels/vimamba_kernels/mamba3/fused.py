@@ -1,7 +1,7 @@
 """Mamba-3's scan on a GPU: launches of the Triton kernels.
 
-B and C are biased and turned by kernels of fused_turns.py; the recurrence is that of Mamba-2's
-kernels, given the decay of every step. by_token.py puts them together.
+B and C are biased and rotated by kernels of fused_turns.py; the recurrence is that of Mamba-2's
+kernels, given the decay of every step. by_token.py combines them.
 
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups, H heads of P channels, N states.
 """
@@ -19,7 +19,7 @@ from vimamba_kernels.ssd.fused import obstacle
 __all__ = ["backward", "forward", "obstacle", "turn", "turn_gradients"]
 
 _WARPS = 4
-# of a tile: tokens, and steps of a running sum
+# of a tile: tokens, and steps of a cumulative sum
 _ROWS, _STEPS = 16, 32
 # of Mamba-2's scan
 _OPTIONS: dict[str, Any] = {"dt_softplus": False, "dt_limit": None}
@@ -36,9 +36,9 @@ def forward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What is read, in the dtype of `x`, and the last state in float32, empty unless wanted.
+    """The output, in the dtype of `x`, and the last state in float32, empty unless requested.
 
-    Arguments as those of `recurrence_by_token`.
+    Arguments as in `recurrence_by_token`.
     """
     tensors = (x, weight, log_decay, B, C, None, None, None, first)
     options = {"paths": paths, "merge": merge, "return_state": return_state}
@@ -57,7 +57,7 @@ def backward(
     paths: Tensor | None,
     merge: bool,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the six tensors, None for an absent one; `grad_state` is empty for zeros."""
+    """Gradients of the six tensors, None for absent tensors; `grad_state` is empty for zeros."""
     tensors = (x, weight, log_decay, B, C, None, None, None, first)
     last = grad_state if grad_state.numel() else None
     options = {"paths": paths, "merge": merge}
@@ -75,7 +75,7 @@ def turn(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `turn_by_token` gives: b, c, their products, and the last angle."""
+    """The results of `turn_by_token`: b, c, their products, and the last angle."""
     turns = _lay_angles(angles, dt, first, paths)
     sizes, by_rank = _sizes(B, B_bias, C_bias, angles, dt)
     b, c = (B.new_empty(by_rank) for _ in range(2))
@@ -110,7 +110,7 @@ def turn_gradients(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the seven tensors, None for absent ones."""
+    """Gradients of the seven tensors, None for absent tensors."""
     turns, _last = _lay_angles(angles, dt, first, paths)
     sizes, by_rank = _sizes(B, B_bias, C_bias, angles, dt)
     batch, k, length, ranks, heads, states = by_rank
@@ -172,7 +172,7 @@ def _biases(B_bias: Tensor | None, C_bias: Tensor | None) -> dict[str, Tensor | 
 def _sizes(
     B: Tensor, B_bias: Tensor | None, C_bias: Tensor | None, angles: Tensor, dt: Tensor
 ) -> tuple[dict[str, Any], tuple[int, ...]]:
-    """What the kernels of the turn take, and the shape of what is turned."""
+    """Arguments of the rotation kernels, and the shape of their result."""
     batch, k, length, heads = dt.shape
     states = B.shape[-1]
     ranks = B.shape[3] if B.dim() == 6 else 1
@@ -197,7 +197,7 @@ def _padded(size: int) -> int:
 
 
 def _angle_sizes(angles: Tensor, dt: Tensor, paths: Tensor | None) -> dict[str, Any]:
-    """What the kernels of the angles take."""
+    """Arguments of the kernels of the angles."""
     length, heads = dt.shape[2:]
     return {
         "angles": angles.contiguous(),
@@ -217,7 +217,7 @@ def _angle_sizes(angles: Tensor, dt: Tensor, paths: Tensor | None) -> dict[str, 
 def _lay_angles(
     angles: Tensor, dt: Tensor, first: Tensor | None, paths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The angles by token, (B, K, L, H, S), zero where a path does not come by; and the last."""
+    """The angles by token, (B, K, L, H, S), zero at tokens that a path skips; and the last."""
     sizes = _angle_sizes(angles, dt, paths)
     new = torch.empty if paths is None else torch.zeros
     pairs = angles.shape[-1]

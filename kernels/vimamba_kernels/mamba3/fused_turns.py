@@ -1,13 +1,13 @@
-"""Triton kernels that bias and turn Mamba-3's B and C; by_token.py says what for.
+"""Triton kernels that bias and rotate Mamba-3's B and C, for by_token.py.
 
-A turn takes the neighbors 2i and 2i + 1 of a row by angle i; tiles hold the first and the second
-of all pairs apart, (ROWS, PAIRS). Pairs without an angle are turned by 0.
+The elements 2i and 2i + 1 of a row are rotated by angle i; separate tiles, (ROWS, PAIRS), hold the
+first and the second elements of all pairs. Pairs without an angle are rotated by 0.
 
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups of H heads, N states, S angles.
 """
 
 # Kernels are compiled once for images of all sizes.
-# In a kernel names stand for Triton's tensors, which have no types.
+# Names in a kernel are Triton tensors, which have no types.
 # ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -17,7 +17,7 @@ import triton.language as tl
 from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
 
 PI = tl.constexpr(3.141592653589793)
-# pi / 2 in two parts: the second is what float32 cuts off the first
+# pi / 2 in two parts: the second is the rounding error of the first in float32
 HALF_PI, HALF_PI_REST = tl.constexpr(1.5707963705062866), tl.constexpr(-4.371139000186241e-08)
 
 
@@ -25,8 +25,8 @@ HALF_PI, HALF_PI_REST = tl.constexpr(1.5707963705062866), tl.constexpr(-4.371139
 def _sin_cos(angle):
     """Sine and cosine of angles in [0, 2 pi]; absolute error 2e-7.
 
-    Taylor's series up to the next multiple of a quarter turn; that of the GPU's library would come
-    with code for angles of any size.
+    Taylor series around the nearest multiple of a quarter turn; the GPU's library function would
+    include code for angles of any size.
     """
     quarter = tl.floor(angle * (2 / PI) + 0.5)
     x = angle - quarter * HALF_PI - quarter * HALF_PI_REST
@@ -45,7 +45,7 @@ def _sin_cos(angle):
 
 @triton.jit
 def _load_pairs(pointer, place, i, real, N: tl.constexpr):
-    """First and second of the pairs of rows, in float32."""
+    """First and second elements of the pairs of rows, in float32."""
     first = real[:, None] & (2 * i < N)[None, :]
     second = real[:, None] & (2 * i + 1 < N)[None, :]
     at = pointer + place[:, None] + 2 * i[None, :]
@@ -63,7 +63,7 @@ def _store_pairs(pointer, place, i, real, a, b, N: tl.constexpr):
 
 @triton.jit
 def _turned(rows, bias, place, bias_place, i, real, sin, cos, N: tl.constexpr):
-    """Rows, biased and turned, in float32, rounded to their dtype."""
+    """Rows, biased and rotated, in float32, rounded to their dtype."""
     a, b = _load_pairs(rows, place, i, real, N)
     if bias is not None:
         at = bias + bias_place + 2 * i
@@ -77,7 +77,7 @@ def _turned(rows, bias, place, bias_place, i, real, sin, cos, N: tl.constexpr):
 
 @triton.jit
 def _locate(L, groups, ROWS: tl.constexpr, PAIRS: tl.constexpr):
-    """What a program owns: batch element and path in one, rows of tokens, group; and the pairs."""
+    """Indices of a program: batch element and path in one, rows of tokens, group; and the pairs."""
     tiles = tl.cdiv(L, ROWS)
     group = tl.program_id(0) % groups
     tile = tl.program_id(0) // groups % tiles
@@ -156,11 +156,12 @@ def turn_gradients(
     ROWS: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """Gradients of B (or C) in `own`, turned rows of which the scores multiply with `other`'s.
+    """Gradients of B (or C) in `own`, whose rotated rows the scores multiply with those of `other`.
 
-    `grad` is the turned rows' (B, K, L, R, H, N). Scores of ranks r of `own` and s of `other` are
-    `own_stride` r + `other_stride` s apart. `down` is like `own`; `dbias` (B, K, tiles, H, R, N)
-    has the bias' gradient from each tile of tokens; `dangles` is (B, K, L, R, H, S).
+    `grad` is the gradient of the rotated rows (B, K, L, R, H, N). The score of rank r of `own` and
+    rank s of `other` is at offset `own_stride` r + `other_stride` s. `down` is like `own`; `dbias`
+    (B, K, tiles, H, R, N) receives the bias's gradient of each tile of tokens; `dangles` is
+    (B, K, L, R, H, S).
     """
     bk, tile, group, row, real, i = _locate(L, groups, ROWS, PAIRS)
     per_group = H // groups
@@ -226,10 +227,10 @@ def lay_angles(
     ROWS: tl.constexpr,
     SB: tl.constexpr,
 ):
-    """Running sums of pi tanh(angles) dt along a path for one head, modulo 2 pi, by token.
+    """Cumulative sums of pi tanh(angles) dt along a path for one head, modulo 2 pi, by token.
 
     `angles` has `heads` heads, H or 1; `first` and `last` are (B, K, H, S). `paths` has `tables`
-    rows, which batch elements and paths go through in turn.
+    rows, which batch elements and paths use cyclically.
     """
     head = tl.program_id(0) % H
     bk = (tl.program_id(0) // H).to(tl.int64)
@@ -239,14 +240,14 @@ def lay_angles(
     if first is not None:
         total += tl.load(first + own, mask=s < S, other=0.0).to(tl.float32) / (2 * PI)
     path = None if paths is None else paths + bk % tables * T
-    # a sum of zeros and one number is the same in whatever order lanes add it up
+    # a sum of zeros and one number does not depend on the order of summation
     last_row = (tl.arange(0, ROWS) == ROWS - 1)[:, None]
     for start in range(0, T, ROWS):
         token = tokens_at(path, start + tl.arange(0, ROWS), T)
         rate, size, mask = _rates(
             angles + bk * L * heads * S, dt + bk * L * H, token, head, H, heads, s, S
         )  # fmt: skip
-        # in turns, of which whole ones are left out
+        # in full turns, of which the integer part is dropped
         step = rate * (0.5 * size)[:, None]
         sums = total[None, :] + tl.cumsum(step, axis=0)
         sums -= tl.floor(sums)

@@ -1,9 +1,9 @@
 """Mamba-3's scan as a torch operator: choice of the backend and autocast.
 
-All backends are composed of operators that torch knows, but for two on a GPU: `mamba3_turn` makes
-B and C ready, `mamba3_forward` is the recurrence. Their gradients are operators, too, whose own
-gradients, for second derivatives, go through forms in PyTorch's operators (by_token.py); what
-torch.func and forward mode differentiate goes through the chunked form.
+All backends are composed of torch's operators, except for two on a GPU: `mamba3_turn` biases and
+rotates B and C, `mamba3_forward` is the recurrence. Their gradients are operators, too, whose own
+gradients, for second derivatives, use equivalents in PyTorch (by_token.py); torch.func and forward
+mode use the chunked form.
 
 Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, N states.
 """
@@ -37,16 +37,16 @@ from vimamba_kernels.registration import (
     second_gradients,
 )
 
-# the slowest last
+# slowest last
 BACKENDS = ("triton", "chunked", "reference")
 
 
 def choose_backend(backend: str, x: Tensor, states: int) -> str:
-    """The name of the backend that `backend`, the environment and `x` ask for; see `choose`.
+    """The backend selected by `backend`, the environment and `x`; see `choose`.
 
     Args:
         backend: A name of `BACKENDS` or "auto".
-        x: The scan's input; its device and dtype count.
+        x: The scan's input; its device and dtype matter.
         states: N.
     """
 
@@ -113,7 +113,7 @@ def _mamba3_scan(
     return y, *(t if return_states else nothing(t) for t in states)
 
 
-# what decides about angles and decays keeps its precision, as do the parameters and states
+# the inputs of angles and decays keep their precision, as do the parameters and states
 register_autocast(_library, "mamba3_scan", ("x", "B", "C", "z"))
 register_vmap(_library, "mamba3_scan", (*Inputs._fields[:7], "z", *Inputs._fields[-4:]))
 
@@ -137,7 +137,7 @@ def _forward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """What `recurrence_by_token` computes, the state empty unless wanted."""
+    """The results of `recurrence_by_token`; the state is empty unless requested."""
     return fused.forward(x, weight, log_decay, B, C, first, paths, merge, return_state)
 
 
@@ -182,7 +182,7 @@ def _backward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the six tensors, empty for an absent one."""
+    """Gradients of the six tensors, empty for absent tensors."""
     tensors = (x, weight, log_decay, B, C, first)
     grads = fused.backward(grad, grad_state, *tensors, paths, merge)
     return dense_gradients(grads, tensors)
@@ -213,7 +213,7 @@ def _turn(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What `turn_by_token` computes."""
+    """The results of `turn_by_token`."""
     return fused.turn(B, C, B_bias, C_bias, angles, dt, first, paths)
 
 
@@ -261,7 +261,7 @@ def _turn_backward(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of the seven tensors, empty for an absent one."""
+    """Gradients of the seven tensors, empty for absent tensors."""
     tensors = (B, C, B_bias, C_bias, angles, dt, first)
     grads = fused.turn_gradients(grad_b, grad_c, grad_scores, grad_last, *tensors, paths)
     return dense_gradients(grads, tensors)
@@ -275,7 +275,7 @@ def _turn_backward_fake(
 
 
 def _like(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """New tensors like the given ones, empty for absent ones."""
+    """New tensors like the given ones, empty for absent tensors."""
     given = next(t for t in tensors if t is not None)
     return tuple(
         nothing(given) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
@@ -291,15 +291,15 @@ def _register_gradients(
     count: int,
     outputs: int,
 ) -> None:
-    """Let an operator have the gradient that another computes, and that one the composed form's.
+    """Register `backward` as the gradient of `forward`, and differentiate it by the composed form.
 
     Args:
-        forward: Takes so many tensors, a table of paths and other options.
+        forward: Takes `count` tensors, a table of paths and other options.
         backward: Takes the gradients of the outputs, then what `forward` takes.
         composed: Computes what `forward` does, differentiable any number of times; an output that
             `forward` leaves empty has no gradient.
-        count: How many tensors.
-        outputs: How many outputs.
+        count: Number of tensors.
+        outputs: Number of outputs.
     """
 
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -339,7 +339,7 @@ def _register_gradients(
 def _joined_outputs(
     composed: Callable[..., Any], grads: Sequence[Tensor], options: tuple[Any, ...]
 ) -> Callable[..., Tensor]:
-    """The composed form with all outputs that have a gradient in a row."""
+    """The composed form, with all outputs that have a gradient concatenated."""
 
     def function(*tensors: Any) -> Tensor:
         outputs = composed(*tensors, *options)

@@ -48,11 +48,11 @@ def mamba3_reference(
 
 
 class Steps(NamedTuple):
-    """What the scan reads, in the order of the steps and in the dtype of the computation.
+    """Inputs of the scan, in the order of the steps and in the dtype of the computation.
 
     dt, log_decay and trap are (B, K, T, H), angles is (B, K, T, H or 1, S). x is
     (B, K, T, R, H, P), times `mimo_x` if given; B and C are (B, K, T, R, H, N), biased, before the
-    rotation. Without ranks R is 1.
+    rotation. Without ranks, R is 1.
     """
 
     x: Tensor
@@ -89,7 +89,7 @@ def per_path(x: Tensor, dt: Tensor) -> Tensor:
 
 
 def by_input(x: Tensor, inputs: Inputs) -> Tensor:
-    """(B, K, T, H, P) to what each rank writes, (B, K, T, R, H, P)."""
+    """(B, K, T, H, P) to the input of each rank, (B, K, T, R, H, P)."""
     x = x.unsqueeze(3)
     return x if inputs.mimo_x is None else x * by_rank(inputs.mimo_x, x)
 
@@ -103,13 +103,13 @@ def by_head(t: Tensor, bias: Tensor | None, heads: int) -> Tensor:
 
 
 def by_rank(t: Tensor, like: Tensor) -> Tensor:
-    """A parameter (K, H, R, C), or (K, H, C) without ranks, to (K, 1, R, H, C), as steps are."""
+    """A parameter (K, H, R, C), or (K, H, C) without ranks, to the layout (K, 1, R, H, C)."""
     t = t.unsqueeze(2) if t.dim() == 3 else t
     return t.transpose(1, 2).unsqueeze(1).to(like.dtype)
 
 
 def first_states(inputs: Inputs) -> Mamba3States:
-    """What the first step is handed, zeros unless given; b and x with ranks before heads."""
+    """The states before the first step, zeros unless given; b and x with ranks before heads."""
     x, B = inputs.x, inputs.B
     dtype = compute_dtype(x)
     given = inputs[-4:]
@@ -133,7 +133,7 @@ def _ranks_first(t: Tensor) -> Tensor:
 
 
 def as_given(states: Mamba3States, inputs: Inputs) -> Mamba3States:
-    """The states as the operator takes and returns them: ranks after heads, or none."""
+    """The states in the layout of the operator: ranks after heads, or no ranks."""
     B, x = (
         t.transpose(2, 3) if inputs.B.dim() == 6 else t.squeeze(2) for t in (states.b, states.x)
     )
@@ -141,7 +141,7 @@ def as_given(states: Mamba3States, inputs: Inputs) -> Mamba3States:
 
 
 def rotate(t: Tensor, angle: Tensor) -> Tensor:
-    """Turn neighbors (2i, 2i + 1) of (..., N) by angle i of (..., S); what is left stays."""
+    """Rotate pairs (2i, 2i + 1) of (..., N) by angle i of (..., S); the rest is unchanged."""
     turned = 2 * angle.shape[-1]
     first, second = t[..., :turned:2], t[..., 1:turned:2]
     cos, sin = angle.cos(), angle.sin()
@@ -150,7 +150,7 @@ def rotate(t: Tensor, angle: Tensor) -> Tensor:
 
 
 def outer(x: Tensor, B: Tensor) -> Tensor:
-    """What a step writes, (B, K, H, P, N): the sum over its ranks."""
+    """What a step adds to the state, (B, K, H, P, N), summed over its ranks."""
     return torch.einsum("bkrhp,bkrhn->bkhpn", x, B)
 
 
@@ -165,10 +165,10 @@ def by_head_alone(D: Tensor, like: Tensor) -> Tensor:
 
 
 def output(y: Tensor, inputs: Inputs, norm_eps: float, paths: Tensor | None, merge: bool) -> Tensor:
-    """What is read from the states, (B, K, T, R, H, P), at its tokens: norm, gate, sum of ranks."""
+    """Reads of states, (B, K, T, R, H, P), to outputs at tokens: norm, gate, sum of ranks."""
     x, z = inputs.x, inputs.z
     if inputs.norm_weight is None and inputs.mimo_o is None:
-        # the gate is the same for all paths, which are added first
+        # the gate is the same for all paths, which are summed first
         return finish(to_tokens(y.squeeze(3), paths, x.shape[-3]), z, merge, x.dtype)
     if inputs.norm_weight is not None:
         scale = torch.rsqrt(y.square().mean(-1, keepdim=True) + norm_eps)

@@ -1,8 +1,8 @@
 """Causal depthwise convolution along any number of paths: one operator, several backends.
 
 `causal_conv_along_paths` checks its arguments and calls
-`torch.ops.vimamba.causal_conv_along_paths` (op.py), which models call directly. The definition is
-in reference.py; cpu.py and fused.py (Triton) compute the same, faster.
+`torch.ops.vimamba.causal_conv_along_paths` (op.py), which models call directly. reference.py is
+the definition; cpu.py and fused.py (Triton) compute the same results faster.
 """
 
 import torch
@@ -31,30 +31,31 @@ def causal_conv_along_paths(
 
         activation(bias[k] + sum over j < W of weight[k, :, W - 1 - j] * x[paths[k, t - j]])
 
-    with zeros before the first step. Everything is read and written at the tokens' own positions,
-    so any order costs the same.
+    with zeros before the first step. Inputs and outputs stay at the tokens' positions, so every
+    order costs the same.
 
-    There is no state for later tokens: to continue, put the last W - 1 tokens before the next ones.
-    To separate several sequences in one row, put W - 1 entries of -1 between them in the path.
+    There is no state: to continue a sequence, prepend its last W - 1 tokens to the next ones. To
+    separate several sequences in one row, put W - 1 entries of -1 between them in the path.
 
     Args:
         x: (B, L, D); float64, float32, float16 or bfloat16.
-        weight: (K, D, W), the last tap being that of the token itself. `weight` and `bias` may
-            have any floating dtype and are used in at least float32.
+        weight: (K, D, W); the last tap is that of the token itself. `weight` and `bias` may have
+            any floating dtype and are used in at least float32.
         bias: (K, D).
-        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
-            no token twice in a row. None visits all tokens in order. -1 is a zero token, whose
-            output is dropped.
+        paths: (K, T), or (B, K, T) with different paths for each sample; int32 or int64 in
+            [-1, L), no token twice in a path. None visits all tokens in order. -1 is a zero token,
+            whose output is discarded.
         activation: "silu" or None.
         backend: "triton" (on a GPU), "cpu" (compiled by numba) or "reference" (PyTorch); "auto"
-            takes the environment variable VIMAMBA_BACKEND or else the fastest one that can run.
+            uses the environment variable VIMAMBA_BACKEND or else the fastest one that can run.
 
     Returns:
-        (B, K, L, D) in the dtype of `x`. A token that a path never visits gets zero from it.
+        (B, K, L, D) in the dtype of `x`. A token that a path never visits gets zero from that
+        path.
 
     Raises:
         TypeError: An argument is not a tensor or has the wrong dtype.
-        ValueError: A shape, a device, a path, the activation or the backend is wrong.
+        ValueError: A shape, a device, a path, the activation or the backend is invalid.
     """
     check_arguments(x, weight, bias, paths, activation)
     if paths is not None:

@@ -13,7 +13,7 @@ def check_arguments(
     """Check dtypes, devices, shapes and the activation.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device, or the activation is unknown.
     """
     check_types({"x": x}, {"weight": weight, "bias": bias}, paths, optional=("bias",))

@@ -1,7 +1,7 @@
 """The convolution along paths on a CPU: drives the numba kernels of cpu_kernels.py.
 
-Work is cut into tasks of one batch element and one block of channels, forward also of one path.
-Sums over the batch are taken afterwards, so results do not depend on the number of threads.
+A task is one batch element and one block of channels, forward also one path. Sums over the batch
+are computed afterward, so results do not depend on the number of threads.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
@@ -31,7 +31,7 @@ def forward(
     """The output, in the dtype of `x`; arguments as the op's.
 
     Raises:
-        ValueError: `paths` leads out of bounds.
+        ValueError: `paths` is out of bounds.
     """
     conv = _prepare(x, weight, bias, paths)
     shape = (x.shape[0], weight.shape[0], *x.shape[1:])
@@ -53,10 +53,10 @@ def backward(
     paths: Tensor | None,
     activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias in float32; `grad` is the output's.
+    """Gradients of x, weight and bias in float32; `grad` is that of the output.
 
     Raises:
-        ValueError: `paths` leads out of bounds.
+        ValueError: `paths` is out of bounds.
     """
     conv = _prepare(x, weight, bias, paths)
     batch, _, channels = x.shape
@@ -72,7 +72,7 @@ def backward(
 
 
 class _Conv(NamedTuple):
-    """What the kernels of both directions take, and how the work is cut."""
+    """Arguments of the kernels of both directions, and how the work is split."""
 
     inputs: tuple[Tensor, ...]
     paths: Tensor

@@ -1,15 +1,15 @@
 """Numba kernels of the convolution along paths; cpu.py drives them.
 
-A task owns `w` channels of one batch element; forward it walks one path, backward all of them one
-after the other. The rows of the last W steps lie in a ring, W being rounded up to a power of two
-with taps of zero. The backward pass walks from the end: a token's gradient is a sum over the W
-steps from its own on.
+A task handles `w` channels of one batch element; forward it goes through one path, backward through
+all of them one after another. The rows of the last W steps are in a ring buffer, where W is rounded
+up to a power of two with zero taps. The backward pass starts from the end: a token's gradient is a
+sum over the W steps that begin with its own.
 Arguments in the frame:
 
     inputs   x, weight (K, D, taps), bias; backward: the output's gradient
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
-    scratch  for each thread rows of a step; weights (backward: and their gradients); ring of x;
+    scratch  per thread: rows of a step; weights (backward: and their gradients); ring of x;
              ring of gradients
     sizes    B, K, L, T, D, 1, W, channels of a task, taps
     strides  of x: batch, token; of paths: batch, path
@@ -66,7 +66,7 @@ BIAS, SUM, DX, DBIAS = ZERO, ROW, TWO * ROW, THREE * ROW
 
 @helper
 def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any, w: Any) -> None:
-    """Put a token's row into the ring; zeros for a zero token."""
+    """Write a token's row to the ring; zeros for a zero token."""
     if index >= 0:
         copy(x, batch_start + U(index) * x_row, ring, slot * ROW, w)
     else:
@@ -75,7 +75,7 @@ def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any,
 
 @helper
 def forget(ring: Any, step: Any, given: Any, taps: Any, w: Any) -> None:
-    """Zero the row of a step that only padded taps reach: zero times NaN were NaN."""
+    """Zero the row of a step that only padded taps read, since zero times NaN is NaN."""
     if given < taps:
         clear(ring, (step & (taps - ONE)) * ROW, ONE, ROW, w)
 
@@ -84,7 +84,7 @@ def forget(ring: Any, step: Any, given: Any, taps: Any, w: Any) -> None:
 def load_taps(
     weight: Any, first: Any, given: Any, weights: Any, stride: Any, taps: Any, w: Any
 ) -> None:
-    """Put the channels' taps into rows by their distance back, the token's own first."""
+    """Copy the channels' taps to rows by distance back, starting with the token's own."""
     clear(weights, ZERO, taps, stride, w)
     for d in range(w):
         for j in range(given):
@@ -98,7 +98,7 @@ def convolve(rows: Any, weights: Any, stride: Any, ring: Any, t: Any, taps: Any,
     for d in range(w):
         rows[SUM + d] = rows[BIAS + d]
     for j in range(ZERO, taps, FOUR):
-        # the step j before t stands at (t - j) modulo W
+        # step t - j is at (t - j) modulo W
         r0 = (t + taps - j & wrap) * ROW
         r1 = (t + taps - j - ONE & wrap) * ROW
         r2 = (t + taps - j - TWO & wrap) * ROW
@@ -124,7 +124,7 @@ def conv_forward(frame: Any) -> None:
     x_batch, x_row, paths_batch, paths_path = strides
     wrap = taps - ONE
     for task in range(first, last):
-        # threads that write to the same rows hinder each other, hence one path a task
+        # threads that write to the same rows slow each other down, hence one path per task
         bk, _, _, start, w = place(task, sizes)
         b, k = bk // K, bk % K
         path = b * paths_batch + k * paths_path
@@ -182,7 +182,7 @@ def conv_backward(frame: Any) -> None:
                 fetch(x, x0 + earlier * x_row, w)
                 fetch(dx, dx0 + earlier * channels, w)
                 fetch(dy, ((b * K + k) * L + earlier) * channels + start, w)
-                # the oldest step that t reads; without padded taps it takes the place of step t + 1
+                # the oldest step that t reads; without padded taps it shares the slot of step t + 1
                 if t + ONE >= given:
                     forget(ring, t + ONE, given, taps, w)
                     oldest = t + ONE - given

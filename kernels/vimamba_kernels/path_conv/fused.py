@@ -1,9 +1,9 @@
 """The convolution along paths on a GPU: sizes and launches of the Triton kernels.
 
-The kernels are in fused_kernels.py. The backward pass has two: one by steps, which leaves the
+The kernels are in fused_kernels.py. The backward pass has two: one by steps, which writes the
 gradients before the activation in the order of the steps, and one by tokens, which gathers them
-from all paths through the inverted table. So every row has one writer, and results are
-reproducible to the bit.
+from all paths through the inverted table. So every row has one writer, and results are bitwise
+reproducible.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
@@ -17,9 +17,9 @@ from vimamba_kernels import gpu_tasks
 from vimamba_kernels.paths import saved_dtype
 
 _BLOCK, _WARPS = 64, 4
-# rows of a tile: two, or while weight gradients are added up one, of 16 bytes for each thread
+# rows of a tile: two of 16 bytes per thread, or one while weight gradients are accumulated
 _ROWS, _SLOPES_ROWS = 32, 16
-# programs of a multiprocessor, as its registers allow
+# programs per multiprocessor, limited by its registers
 _OCCUPANCY, _SLOPES_OCCUPANCY = 8, 4
 
 
@@ -44,7 +44,7 @@ def backward(
     paths: Tensor | None,
     activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias, the latter two in float32; `grad` is the output's."""
+    """Gradients of x, weight and bias, the latter two in float32; `grad` is that of the output."""
     conv = _prepare(x, weight, bias, paths, activation)
     sizes, flags = conv.sizes, conv.flags
     k, steps, taps = sizes["K"], sizes["T"], flags["W"]
@@ -93,7 +93,7 @@ class _Conv(NamedTuple):
     blocks: int
 
     def cut(self, rows: int, occupancy: int) -> tuple[int, dict[str, int]]:
-        """Into how many parts the tiles of `rows` steps are cut, and what a kernel takes of it."""
+        """Number of parts to split the tiles of `rows` steps into, and a kernel's arguments."""
         x = self.inputs["x"]
         assert x is not None
         items = self.batch * -(-self.sizes["T"] // rows)

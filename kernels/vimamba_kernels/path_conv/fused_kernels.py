@@ -1,13 +1,13 @@
 """Triton kernels of the convolution along paths; fused.py launches them.
 
-A tile is some steps, or tokens, by a block of channels. Rows of the W steps that a step sees are
-gathered one tap after the other: all but the first are in the multiprocessor's cache by then.
+A tile is some steps, or tokens, by a block of channels. Rows of the W steps that a step reads are
+gathered one tap after another: all but the first are then in the multiprocessor's cache.
 
-Sizes: B batch, K paths, L tokens, T steps, D channels, W taps. The kernels by steps go through
+Sizes: B batch, K paths, L tokens, T steps, D channels, W taps. The kernels by steps process
 `per_program` of the `items`, the tiles of steps of the whole batch, with one path's weights.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# Names in a kernel are Triton tensors, which have no types, and tuples have a fixed length.
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -20,24 +20,24 @@ from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
 
 @triton.jit
 def _channels(D, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """The program's block of channels, which of them exist, and the program's number besides."""
+    """The program's block of channels, a mask of those that exist, and its index otherwise."""
     blocks = tl.cdiv(D, BLOCK)
     d = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    # a constant mask disappears
+    # a constant mask is optimized away
     inside = tl.full((BLOCK,), 1, tl.int32) > 0 if EVEN else d < D
     return d, inside, tl.program_id(0) // blocks
 
 
 @triton.jit
 def _load_rows(rows, index, D, d, inside):
-    """Rows of channels in float32, by an index that is -1 for a row of zeros."""
+    """Rows of channels in float32, by index; -1 gives a row of zeros."""
     mask = (index >= 0)[:, None] & inside[None, :]
     return tl.load(rows + (index * D)[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _load_taps(weight, k, D, d, inside, W: tl.constexpr):
-    """The W rows of weights of path k, by the distance back."""
+    """The W rows of weights of path k, by distance back."""
     taps = ()
     for lag in tl.static_range(W):
         tap = tl.load(weight + (k * D + d) * W + W - 1 - lag, mask=inside, other=0.0)
@@ -55,7 +55,7 @@ def _load_bias(bias, k, D, d, inside, BLOCK: tl.constexpr):
 
 @triton.jit
 def _convolve(x, path, t, T, D, d, inside, taps, bias_row, W: tl.constexpr):
-    """The rows that steps `t` see, by distance back, and their sums over the taps and the bias."""
+    """The rows that steps `t` read, by distance back, and their sums over the taps and the bias."""
     seen = ()
     total = bias_row[None, :]
     for lag in tl.static_range(W):
@@ -85,7 +85,7 @@ def conv_forward(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Outputs, put at their tokens' places in `y` (B, K, L, D)."""
+    """Outputs, at their tokens in `y` (B, K, L, D)."""
     d, inside, rest = _channels(D, BLOCK, EVEN)
     k = rest % K
     tiles = tl.cdiv(T, ROWS)
@@ -126,17 +126,17 @@ def conv_slopes(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of the sums before the activation, by step, and what they give to weight and bias.
+    """Gradients of the sums before the activation, by step, and of weight and bias.
 
-    `slopes` is (B, K, T, D). `sums` (programs, K, W + 1, D) takes each program's share of the
-    weight's gradient, by distance back, and of the bias's.
+    `slopes` is (B, K, T, D). `sums` (programs, K, W + 1, D) receives each program's contribution to
+    the gradient of the weight, by distance back, and of the bias.
     """
     d, inside, rest = _channels(D, BLOCK, EVEN)
     k = rest % K
     tiles = tl.cdiv(T, ROWS)
     taps = _load_taps(weight, k, D, d, inside, W)
     bias_row = _load_bias(bias, k, D, d, inside, BLOCK)
-    # added up over the rows at the end only, because that crosses threads
+    # summed over the rows only at the end, because that crosses threads
     shares = ()
     for _ in tl.static_range(W + 1):
         shares = shares + (tl.zeros((ROWS, BLOCK), tl.float32),)
@@ -178,7 +178,7 @@ def conv_inputs(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Gradients of a tile of tokens: from each path, those of the W steps that see a token."""
+    """Gradients of a tile of tokens: from each path, those of the W steps that read a token."""
     d, inside, rest = _channels(D, BLOCK, EVEN)
     tiles = tl.cdiv(L, ROWS)
     token = rest % tiles * ROWS + tl.arange(0, ROWS)

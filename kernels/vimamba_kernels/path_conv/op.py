@@ -2,8 +2,8 @@
 
 `vimamba::causal_conv_along_paths` is the one to call. It is composed of
 `causal_conv_along_paths_forward`, whose gradient is the operator
-`causal_conv_along_paths_backward`. The gradient of that one, for second derivatives, goes through
-the reference with every backend. So does all that torch.func and forward mode differentiate.
+`causal_conv_along_paths_backward`. The gradient of the latter, for second derivatives, uses the
+reference with every backend, and so does everything that torch.func and forward mode differentiate.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, W taps.
 """
@@ -28,7 +28,7 @@ from vimamba_kernels.registration import (
     second_gradients,
 )
 
-# the slowest last
+# slowest last
 BACKENDS = ("triton", "cpu", "reference")
 
 _FORWARD = {"triton": fused.forward, "cpu": cpu.forward, "reference": causal_conv_reference}
@@ -36,7 +36,7 @@ _BACKWARD = {"triton": fused.backward, "cpu": cpu.backward, "reference": causal_
 
 
 def choose_backend(backend: str, x: Tensor) -> str:
-    """The name of the backend that `backend`, the environment and `x` ask for; see `choose`."""
+    """The backend selected by `backend`, the environment and `x`; see `choose`."""
     return choose(backend, BACKENDS, lambda name: _obstacle(name, x))
 
 
@@ -119,7 +119,7 @@ def _backward(
     activation: str | None,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and bias; that of an absent bias is empty."""
+    """Gradients of x, weight and bias; empty for an absent bias."""
     check_arguments(x, weight, bias, paths, activation)
     expected = (x.shape[0], weight.shape[0], *x.shape[1:])
     if grad.shape != expected:

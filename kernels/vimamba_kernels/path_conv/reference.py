@@ -31,7 +31,7 @@ def causal_conv_gradients(
     paths: Tensor | None,
     activation: str | None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of x, weight and bias; `grad` is the output's."""
+    """Gradients of x, weight and bias; `grad` is that of the output."""
     padded, y = _convolve(x, weight, bias, paths)
     steps, taps = y.shape[2], weight.shape[2]
     g = to_steps(grad.to(y.dtype), paths)
@@ -39,7 +39,7 @@ def causal_conv_gradients(
         sigmoid = torch.sigmoid(y)
         g = g * sigmoid * (1 + y * (1 - sigmoid))
     if paths is not None:
-        # nothing comes out at a zero token
+        # a zero token has no output
         g = torch.where((paths >= 0).unsqueeze(-1), g, g.new_zeros(()))
     later = F.pad(g, (0, 0, 0, taps - 1))
     grad_x = torch.zeros_like(g)
@@ -59,7 +59,7 @@ def causal_conv_gradients(
 def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """The tokens by step behind W - 1 zeros, (B, K, W - 1 + T, D), and the sums (B, K, T, D)."""
+    """The tokens by step after W - 1 zeros, (B, K, W - 1 + T, D), and the sums (B, K, T, D)."""
     dtype = compute_dtype(x)
     taps = weight.shape[2]
     rows = x.unsqueeze(1).expand(-1, weight.shape[0], -1, -1).to(dtype)

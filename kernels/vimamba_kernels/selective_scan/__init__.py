@@ -1,8 +1,8 @@
 """The selective scan along any number of paths: one operator, several backends.
 
 `selective_scan` checks its arguments and calls `torch.ops.vimamba.selective_scan` (op.py), which
-models call directly. The definition is in reference.py; chunked.py, cpu.py and fused.py compute
-the same, faster. `selective_scan_step` (step.py) takes one token at a time.
+models call directly. reference.py is the definition; chunked.py, cpu.py and fused.py compute the
+same results faster. `selective_scan_step` (step.py) processes one token at a time.
 """
 
 from typing import Literal, overload
@@ -86,18 +86,18 @@ def selective_scan(
         h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = initial_state
         y[t] = sum over N of C[t] * h[t], plus D * u[t]
 
-    Everything is read and written at the tokens' own positions, so any order costs the same.
+    Inputs and outputs stay at the tokens' positions, so every order costs the same.
 
-    What other implementations have arguments for: samples of different lengths are (B, K, T) paths
-    that end in -1 (a returned state has decayed over these steps); several sequences in one row
-    (`seq_idx`, `cu_seqlens`) are rows of a batch here, since a state is not reset within a path.
-    B or C that are the same for all tokens are expanded to their shape. A is real: no vision model
-    has a complex one.
+    Equivalents of other implementations' arguments: for samples of different lengths, pass
+    (B, K, T) paths padded with -1 (a returned state has decayed over these steps). For several
+    sequences in one row (`seq_idx`, `cu_seqlens`), use one row of the batch per sequence, because
+    the state is not reset within a path. If B or C is the same for all tokens, expand it to the
+    shape below. A is real, because no vision model uses a complex A.
 
     Args:
         u: (B, L, D), shared by the paths, or (B, K, L, D); float64, float32, float16 or bfloat16.
-        delta: (B, K, L, D), or its factor (B, K, L, R) with `delta_weight`; like B, C, z and
-            delta_weight of the same dtype as `u`.
+        delta: (B, K, L, D), or its factor (B, K, L, R) with `delta_weight`. delta, B, C, z and
+            delta_weight have the dtype of `u`.
         A: (K, D, N), normally negative. A, D, delta_bias and initial_state may have any floating
             dtype and are used in at least float32.
         B: (B, K, L, N), or (B, K, G, L, N) for G groups of D / G neighboring channels.
@@ -105,27 +105,27 @@ def selective_scan(
         D: (K, D), the weight of the skip connection.
         z: (B, L, D); the output is multiplied by silu(z).
         delta_bias: (K, D), added to `delta`.
-        delta_weight: (K, D, R), what `delta` is multiplied by, in float32. On a CPU and in PyTorch
-            that is a matrix product of its own, and its gradients are two more.
+        delta_weight: (K, D, R), multiplied with `delta` in float32. On a CPU and in PyTorch this is
+            a separate matrix product, and its gradients are two more.
         delta_softplus: Whether `delta` passes through softplus (linear above 20).
-        initial_state: (B, K, D, N); None is zero. A sequence may be cut anywhere: the state after
-            one piece is the next one's first.
-        paths: (K, T), or (B, K, T) with its own paths for every sample; int32 or int64 in [-1, L),
-            no token twice in a row. None visits all tokens in order. -1 is a zero token: u,
-            delta, B and C are zero there, so the state decays, and the output is dropped.
-        merge: Whether to return the sum over the paths. States are never added up.
-        return_state: Whether to return the state after the last step, too.
+        initial_state: (B, K, D, N); None is zero. A sequence may be split anywhere: pass the last
+            state of one part as the initial state of the next.
+        paths: (K, T), or (B, K, T) with different paths for each sample; int32 or int64 in
+            [-1, L), no token twice in a path. None visits all tokens in order. -1 is a zero token:
+            u, delta, B and C are zero there, so the state decays, and the output is discarded.
+        merge: Whether to return the sum over the paths. States are never summed.
+        return_state: Whether to also return the state after the last step.
         backend: "triton" (on a GPU), "cpu" (compiled by numba), "chunked" or "reference" (PyTorch);
-            "auto" takes the environment variable VIMAMBA_BACKEND or else the fastest that can run.
+            "auto" uses the environment variable VIMAMBA_BACKEND, or else the fastest that can run.
 
     Returns:
         The output, (B, L, D), or (B, K, L, D) without `merge`, in the dtype of `u`. A token that a
-        path never visits gets zero from it. With `return_state` also the state after the last
-        step, (B, K, D, N), float64 if `u` is and float32 otherwise.
+        path never visits gets zero from that path. With `return_state` also the state after the
+        last step, (B, K, D, N), float64 if `u` is and float32 otherwise.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
-        ValueError: A shape, a device, a path or the backend is wrong.
+        TypeError: An argument is not a tensor or has the wrong dtype.
+        ValueError: A shape, a device, a path or the backend is invalid.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     check_arguments(*tensors, paths, initial_state)

@@ -1,4 +1,4 @@
-"""Checks of the selective scan's arguments; every message names the argument and what would do."""
+"""Checks of the selective scan's arguments; messages name the argument and what is expected."""
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ def check_arguments(
     """Check dtypes, devices and shapes.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device.
     """
     activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "delta_weight": delta_weight}

@@ -1,10 +1,10 @@
 """The selective scan as vectorized PyTorch, for any device.
 
-A path of T steps is cut into about sqrt(T) chunks. All chunks are walked at once from a zero state;
-then the state is carried from chunk to chunk; its decayed value is added to every step. So there
-are about 2 sqrt(T) sequential steps instead of T. The decay from the start of a chunk is the
-exponential of a running sum of delta * A, which is negative, so nothing overflows and nothing is
-divided.
+A path of T steps is split into about sqrt(T) chunks. All chunks are scanned in parallel from a zero
+state; then the state is passed from chunk to chunk, and its decayed value is added to every step.
+This takes about 2 sqrt(T) sequential steps instead of T. The decay from the start of a chunk is the
+exponential of a cumulative sum of delta * A, which is negative, so there is no overflow and no
+division.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
@@ -77,10 +77,10 @@ def selective_scan_gradients(
     *,
     recurrence: Callable[[Tensor, Tensor, Tensor | None], Tensor],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of all tensors but `paths`, in their order, written out; None for absent ones.
+    """Gradients of all tensors except `paths`, in order, written out; None for absent tensors.
 
-    That of `initial_state` comes last. `grad` is the output's gradient, `grad_state` that of the
-    last state; `recurrence` is `linear_recurrence` or the loop in its place.
+    The gradient of `initial_state` comes last. `grad` is the gradient of the output, `grad_state`
+    that of the last state; `recurrence` is `linear_recurrence` or the loop that replaces it.
     """
     dtype = compute_dtype(u)
     steps = project_steps(delta.to(dtype), delta_weight)
@@ -106,7 +106,7 @@ def selective_scan_gradients(
         grad = grad * z * sigmoid
     grad_y = to_steps(grad.expand(-1, delta.shape[1], -1, -1), paths)
 
-    # the state's gradient obeys the same recurrence backwards, decaying as the next step does
+    # the state's gradient follows the same recurrence backward, with the decay of the next step
     following = F.pad(log_decay[:, :, 1:], (0, 0) * (log_decay.dim() - 3) + (0, 1))
     read = _grouped(grad_y, C_steps) * C_steps.unsqueeze(-2)
     last = _grouped_state(grad_state, B_steps)
@@ -167,7 +167,7 @@ def _grouped_state(state: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def _read(h: Tensor, C_steps: Tensor) -> Tensor:
-    """The sum over N of the states (B, K, T, G, D / G, N) times C (B, K, T, G, N), (B, K, T, D)."""
+    """States (B, K, T, G, D / G, N) times C (B, K, T, G, N), summed over N to (B, K, T, D)."""
     if h.shape[-1] == 1:
         return (h * C_steps.unsqueeze(-2)).squeeze(-1).flatten(3)
     return (h @ C_steps.unsqueeze(-1)).squeeze(-1).flatten(3)
@@ -178,7 +178,7 @@ def linear_recurrence(log_decay: Tensor, write: Tensor, first: Tensor | None = N
     steps = write.shape[2]
     chunk = max(1, math.isqrt(steps))
     chunks = -(-steps // chunk)
-    # a padded step keeps the state: decay 1, nothing written
+    # a padded step leaves the state unchanged: decay 1, nothing added
     padding = (0, 0) * (write.dim() - 3) + (0, chunks * chunk - steps)
     log_decay = F.pad(log_decay, padding).unflatten(2, (chunks, chunk))
     write = F.pad(write, padding).unflatten(2, (chunks, chunk))

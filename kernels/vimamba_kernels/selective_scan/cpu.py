@@ -1,7 +1,7 @@
 """The selective scan on a CPU: drives the numba kernels of cpu_forward.py and cpu_backward.py.
 
-Work is cut into tasks of one batch element and one block of channels. Sums that cross tasks are
-taken afterwards in a fixed order, so results do not depend on the number of threads.
+A task is one batch element and one block of channels. Sums across tasks are computed afterward in a
+fixed order, so results do not depend on the number of threads.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
@@ -24,7 +24,7 @@ from vimamba_kernels.cpu_tasks import (
     run,
 )
 
-# steps between saved states: their memory is N / 32 of delta's, and a chunk's fits into L2
+# steps between saved states: these take N / 32 of delta's memory, and a chunk's states fit in L2
 CHUNK = 32
 
 
@@ -52,13 +52,13 @@ def forward(
     first: Tensor | None = None,
     last: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The output in float32, and the states at the chunks' begins if `save`; arguments as the op's.
+    """The output in float32, and with `save` the state before each chunk; arguments as the op's.
 
-    `first` is the state to begin with, (B, K, N, D) in float32; `last`, of the same shape, takes
-    the one after the last step.
+    `first` is the initial state, (B, K, N, D) in float32; `last`, of the same shape, receives the
+    state after the last step.
 
     Raises:
-        ValueError: `paths` leads out of bounds.
+        ValueError: `paths` is out of bounds.
     """
     threads = torch.get_num_threads()
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads)
@@ -98,14 +98,15 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
 
-    That of delta is (B, K, L, D): with `delta_weight` it is the gradient of the product. `grad` is
-    that of the output before the gate; `states` is what `forward` saved. `grad_last` is that of the
-    last state, (B, K, N, D) in float32; `grad_first`, of the same shape, takes the first state's.
+    The gradient of delta is (B, K, L, D): with `delta_weight` it is that of the product. `grad` is
+    the gradient of the output before the gate; `states` is what `forward` saved. `grad_last` is the
+    gradient of the last state, (B, K, N, D) in float32; `grad_first`, of the same shape, receives
+    that of the first state.
 
     Raises:
-        ValueError: `paths` leads out of bounds, or `states` are not of these arguments.
+        ValueError: `paths` is out of bounds, or `states` does not belong to these arguments.
     """
-    # two, whatever their number: dB and dC are sums over blocks, which must not depend on it
+    # two for any number of threads: dB and dC are sums over blocks, which must not depend on it
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads=2)
     batch, k, length, channels = *delta.shape[:3], A.shape[1]
     n, padded = A.shape[2], scan.padded_states
@@ -139,7 +140,7 @@ def backward(
 
 
 class _Scan(NamedTuple):
-    """What the kernels of both directions take, and how the work is cut."""
+    """Arguments of the kernels of both directions, and how the work is split."""
 
     inputs: tuple[Tensor | None, ...]
     paths: Tensor
@@ -151,16 +152,16 @@ class _Scan(NamedTuple):
     steps: int
     visits_all: bool
     padded_states: int
-    # floats of a projection's weights and of a token's factors
+    # floats of the projection's weights and of one token's factors
     weights: int
     # floats in the rows of a step
     rows: int
-    # blocks of channels in a group, and tasks in all
+    # blocks of channels in a group, and total number of tasks
     blocks: int
     tasks: int
 
     def numbers(self, of_z: tuple[int, ...], softplus: bool) -> tuple[int, ...]:
-        """What stands behind the arrays in a kernel's frame."""
+        """The values that follow the arrays in a kernel's frame."""
         strides = (*self.read_strides, *of_z, *self.write_strides)
         return (*self.sizes, *strides, softplus, self.visits_all)
 

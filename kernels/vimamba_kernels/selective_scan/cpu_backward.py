@@ -1,14 +1,15 @@
 """Numba kernels of the selective scan's backward pass; cpu.py drives them.
 
-From the last chunk of a path to the first: recompute the chunk's states from the saved one, then
-walk back through it. Tasks, arguments and the two cases are those of cpu_forward.py, and
+From the last chunk of a path to the first, the states of the chunk are recomputed from the saved
+state, then the chunk is traversed backward. Tasks, arguments and the two cases are those of
+cpu_forward.py, and
 
     inputs     followed by the saved states and the gradients of y and of the last state
     gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block;
-               the first state (empty: not wanted)
-    scratch    before the others states of a chunk's steps, twice: that the states before and after
-               a step are apart in memory is then checked once a loop at run time, where it would
-               keep the loop from being vectorized; behind them rows of a chunk's steps
+               the first state (empty: not requested)
+    scratch    first the states of a chunk's steps, twice, so that the states before and after a
+               step provably do not overlap: the check runs once per loop instead of preventing
+               vectorization; then rows of a chunk's steps
 """
 
 from typing import Any
@@ -70,7 +71,7 @@ GW, GDT, DY, BIAS, SKIP, DD, DBIAS = (
 BC = U(7) * ROW
 # for one state
 DECAY, G, DA, STEP = ZERO, ROW, TWO * ROW, U(7) * ROW
-# rows of a step with one state: that before it, then its own state, decay, u, dt, slope and dy
+# rows of a step with one state: state before it, its state, decay, u, dt, slope and dy
 SLOT = U(6) * ROW
 OWN, STEP_A, STEP_U, STEP_DT, STEP_SLOPE, STEP_DY = (
     SLOT,
@@ -86,7 +87,7 @@ OWN, STEP_A, STEP_U, STEP_DT, STEP_SLOPE, STEP_DY = (
 def _clear_gradients(
     gradients: Any, sizes: Any, strides: Any, at: Any, k: Any, w: Any, visits_all: Any
 ) -> None:
-    """Zero what paths add to, and what one may leave untouched because it skips the token."""
+    """Zero what paths accumulate into, and what a path may never write because it skips tokens."""
     L, channels, N = sizes[2], sizes[4], sizes[6]
     uk, dk, part = at
     if k == ZERO or strides[0][1] > ZERO:
@@ -175,7 +176,7 @@ def _walk_back_fours(
     count: Any,
     w: Any,
 ) -> None:
-    """Gradients of `count` steps of a chunk, whose rows and states are in the scratch."""
+    """Gradients of `count` steps of a chunk whose rows and states are in scratch memory."""
     use_wide_vectors()
     B, C, dy = inputs[3], inputs[4], inputs[9]
     channels, N = sizes[4], sizes[6]
@@ -201,7 +202,7 @@ def _walk_back_fours(
             clear(S, DY, ONE, ZERO, w)
             clear(S, BC, ONE, ZERO, TWO * N4)
         clear(S, GW, ONE, ZERO, TWO * ROW)
-        # pairs, not fours: more sums than these would not stay in registers
+        # pairs, not fours: more sums would not fit in registers
         for n in range(ZERO, N4, TWO):
             b0, b1 = S[BC + n], S[BC + n + ONE]
             c0, c1 = S[BC + N4 + n], S[BC + N4 + n + ONE]
@@ -229,7 +230,7 @@ def _walk_back_fours(
                 Q[q + U(5) * ROW + d] += e1 * s
                 S[GW + d] += g0 * b0 + g1 * b1
                 S[GDT + d] += e0 * Q[q + d] + e1 * Q[q + THREE * ROW + d]
-            # not over B and C: the padded states' must stay zero
+            # not over B and C, whose padded states must stay zero
             S[SUMS + n], S[SUMS + n + ONE] = dB0, dB1
             S[SUMS + N4 + n], S[SUMS + N4 + n + ONE] = dC0, dC1
         if index >= 0:
@@ -243,7 +244,7 @@ def _walk_back_fours(
 
 @helper
 def _finish_step(gradients: Any, S: Any, X: Any, x: Any, u0: Any, d0: Any, w: Any) -> None:
-    """The gradients of a step's u and delta, and what it adds to those of D and bias."""
+    """Gradients of a step's u and delta, and its contributions to those of D and bias."""
     use_wide_vectors()
     du, ddelta = gradients[0], gradients[1]
     for d in range(w):
@@ -371,7 +372,7 @@ def _recompute_one(
                 X[x + STEP_SLOPE + d] = sigmoid(S[BIAS + d], enabled)
 
 
-# on its own because the loop is not vectorized where LLVM sees how `x` changes from step to step
+# a separate function: inlined, LLVM sees how `x` changes between steps and does not vectorize
 @helper
 def _step_back_one(
     S: Any, X: Any, x: Any, du: Any, u0: Any, ddelta: Any, d0: Any, b0: Any, c0: Any, w: Any
@@ -409,7 +410,7 @@ def _walk_back_one(
     count: Any,
     w: Any,
 ) -> None:
-    """Gradients of `count` steps of a chunk, whose rows are in the scratch."""
+    """Gradients of `count` steps of a chunk whose rows are in scratch memory."""
     use_wide_vectors()
     B, C = inputs[3], inputs[4]
     du, ddelta, dB, dC = gradients[0], gradients[1], gradients[3], gradients[4]

@@ -1,21 +1,21 @@
 """Numba kernels of the selective scan's forward pass; cpu.py drives them.
 
-Two are compiled, when first used: states in fours for any N (Vim's 16), and a single state
-(VMamba), where three lanes of four would be wasted and a step fits into one loop.
+There are two, compiled on first use: states in groups of four for any N (Vim's 16), and a single
+state (VMamba), where three lanes of four would be wasted and a step fits in one loop.
 
-A task owns `w` channels of one batch element and walks its paths one after the other, so the sum
-over the paths needs no K-fold output and does not depend on threads. Arguments in the frame:
+A task handles `w` channels of one batch element and scans its paths one after another, so the sum
+over the paths needs no K-fold output and does not depend on the threads. Arguments in the frame:
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
-             the factors in delta are projected; z and the first state (B, K, N, D), or
-             nothing; float32, flat unless they have strides
+             the factors in delta are projected; z and the initial state (B, K, N, D), or
+             empty; float32, flat unless they have strides
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
-    outputs  y; states at every chunk's begin and after the last step (empty: not wanted)
-    scratch  for each thread rows of a step; tiles of the states; rows of weights
-    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: delta is given)
+    outputs  y; states before every chunk and after the last step (empty: not requested)
+    scratch  per thread: rows of a step; tiles of the states; rows of weights
+    sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: no projection)
     strides  of delta: batch, path, token; of B and C: batch, path, group, token; of z: batch,
              token; of u, y and paths: batch, path
-    flags    whether delta passes through softplus, and every path visits every token
+    flags    whether delta passes through softplus, and whether every path visits every token
 """
 
 from typing import Any
@@ -67,7 +67,7 @@ ARGUMENTS = types.Tuple(
 
 @helper
 def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: Any) -> None:
-    """Multiply `L` rows of y by the SiLU of those of z."""
+    """Multiply `L` rows of y by the SiLU of the rows of z."""
     use_wide_vectors()
     for row in range(L):
         for d in range(w):
@@ -77,7 +77,7 @@ def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: A
 
 @helper
 def places(strides: Any, b: Any, k: Any, group: Any, start: Any) -> Any:
-    """Where a task's path begins in u, delta, B, C and y."""
+    """Offsets at which a task's path starts in u, delta, B, C and y."""
     of_u, of_delta, of_B, of_C, _, of_y, _ = strides
     return (
         b * of_u[0] + k * of_u[1] + start,

@@ -1,12 +1,12 @@
 """Numba kernel of one step of the selective scan; step.py drives it.
 
-A task owns `w` channels of one batch element and takes the step of all its paths. Arguments in the
-frame:
+A task handles `w` channels of one batch element and does the step of all its paths. Arguments in
+the frame:
 
     inputs   the states (B, K, D, N); u, delta, A, B, C, D, bias as the operator takes them, without
-             the dimension of the tokens; z or nothing; flat float32
+             the token dimension; z or empty; flat float32
     outputs  y, the new states
-    scratch  for each thread rows of the step
+    scratch  per thread: rows of the step
     sizes    B, K, 1, 1, D, G, N, channels of a task
     strides  of u: batch, path; of y: batch, path
     enabled  whether delta passes through softplus
@@ -46,7 +46,7 @@ ARGUMENTS = types.Tuple(
         boolean,
     )
 )
-# rows of a step: dt * log2(e), what a state is written, the output
+# rows of a step: dt * log2(e), the input to the states, the output
 DT, WRITE, ACC = ZERO, ROW, TWO * ROW
 
 
@@ -54,7 +54,7 @@ DT, WRITE, ACC = ZERO, ROW, TWO * ROW
 def _advance(
     state: Any, A: Any, B: Any, C: Any, out: Any, S: Any, at: Any, a: Any, bc: Any, N: Any, w: Any
 ) -> None:
-    """The states of `w` channels, and what is read from them."""
+    """New states of `w` channels, and the output read from them."""
     use_wide_vectors()
     if N == ONE:
         b0, c0 = B[bc], C[bc]
@@ -76,7 +76,7 @@ def _advance(
 
 @kernel
 def step(frame: Any) -> None:
-    """One step from states in memory to new ones."""
+    """One step, from the states in memory to new ones."""
     use_wide_vectors()
     member, first, last = share(frame)
     inputs, outputs, scratch, sizes, strides, enabled = arguments(frame, ARGUMENTS)

@@ -1,7 +1,7 @@
 """How the scan's numba kernels get the step sizes of a token: given, or projected from factors.
 
-A projection multiplies the token's `rank` factors by the path's weights, which stand in rows of
-scratch memory, padded to a multiple of eight. The rank is zero where the sizes are given.
+A projection multiplies the token's `rank` factors by the path's weights, which are copied to rows
+of scratch memory, padded to a multiple of eight. The rank is zero if the sizes are given.
 """
 
 from typing import Any
@@ -27,7 +27,7 @@ FIVE, SIX, SEVEN, EIGHT = U(5), U(6), U(7), U(8)
 
 @helper
 def padded(rank: Any) -> Any:
-    """The rows that a projection's weights take."""
+    """Number of scratch rows for a projection's weights."""
     return (rank + SEVEN) // EIGHT * EIGHT
 
 
@@ -35,9 +35,9 @@ def padded(rank: Any) -> Any:
 def load_weights(
     weights: Any, k: Any, channels: Any, start: Any, rank: Any, W: Any, w: Any
 ) -> None:
-    """Put a path's weights for the channels from `start` into rows of `W`, and zeros behind them.
+    """Copy a path's weights for the channels from `start` to rows of `W`, followed by zeros.
 
-    Behind the rows there is room for a token's factors, which are padded as well.
+    After the rows there is space for a token's factors, which are padded as well.
     """
     rows = padded(rank)
     clear(W, rank * ROW, rows - rank, ROW, w)
@@ -49,7 +49,7 @@ def load_weights(
 
 @helper
 def fetch_steps(delta: Any, at: Any, start: Any, rank: Any, w: Any) -> None:
-    """Ask for what `load_steps` will read."""
+    """Prefetch what `load_steps` will read."""
     if rank == ZERO:
         fetch(delta, at + start, w)
     else:
@@ -60,18 +60,18 @@ def fetch_steps(delta: Any, at: Any, start: Any, rank: Any, w: Any) -> None:
 def load_steps(
     delta: Any, at: Any, start: Any, rank: Any, W: Any, S: Any, bias: Any, to: Any, w: Any
 ) -> None:
-    """Put the sizes of a token, before the softplus and with the bias, into the row `to` of S.
+    """Write the sizes of a token, before softplus and with the bias, to row `to` of S.
 
     Args:
         delta: Sizes by channel, or factors.
-        at: Where the token's row begins in delta.
+        at: Offset of the token's row in delta.
         start: First channel.
-        rank: Factors in a row, or zero.
+        rank: Number of factors in a row, or zero.
         W: Weights, from `load_weights`.
         S: Has the rows `bias` and `to`.
-        bias: Where the bias is in S.
-        to: Where the sizes go in S.
-        w: Channels.
+        bias: Row of the bias in S.
+        to: Row of the sizes in S.
+        w: Number of channels.
     """
     use_wide_vectors()
     if rank == ZERO:

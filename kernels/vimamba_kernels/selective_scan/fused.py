@@ -2,22 +2,22 @@
 
 The kernels are in fused_forward.py and fused_backward.py.
 
-Three ways to cut the work, chosen by the number of programs that they give:
+There are three ways to split the work, chosen by the number of programs that they give:
 
-1. A program walks all K paths of its channels, one after the other, and adds them up in rows that
-   only it touches. For many chains.
-2. A program for each path. They add up by float32 atomics or, where the result must be
-   reproducible, in rows of their own that are summed afterwards. For few chains.
-3. Paths are cut into segments besides. A first pass finds what every segment adds to a state and
-   how much it decays one; these are chained; then every segment starts from its true state. For
-   few, long chains.
+1. A program scans all K paths of its channels, one after another, and accumulates them in rows that
+   only it accesses. For many chains.
+2. One program per path. They accumulate by float32 atomics or, if the result must be reproducible,
+   in separate rows that are summed afterward. For few chains.
+3. In addition, paths are split into segments. A first pass finds what each segment adds to the
+   state and how much it decays the state; these are chained; then each segment starts from its
+   true state. For few, long chains.
 
-Backward, the state is needed at every few steps. For one or two states they are saved by the
-forward pass; for more they are computed again. Whatever else crosses programs leaves them as
-partial sums, which are added in a fixed order.
+The backward pass needs the state every few steps. One or two states are saved by the forward pass;
+more are recomputed. All other results that combine several programs are written as partial sums,
+which are added in a fixed order.
 
-Where delta is projected, the forward pass makes it in the kernels, by matrix products over 16 steps
-whose rows stay in the caches. The backward pass makes it again and leaves its gradient in memory.
+If delta is projected, the forward pass computes it in the kernels, by matrix products over 16 steps
+whose rows stay in the caches. The backward pass recomputes it and writes its gradient to memory.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, N states.
 """
@@ -43,9 +43,9 @@ from vimamba_kernels.selective_scan.fused_plan import (
 from vimamba_kernels.selective_scan.projection import project_gradients
 
 LOG2E = 1.4426950408889634
-# segments begin at multiples of it, and all groups of steps divide it
+# segments start at multiples of it, and it is a multiple of every group of steps
 _ALIGNMENT = 16
-# numbers of a gate that a program takes
+# elements of the gate per program
 _GATE_BLOCK = 512
 # steps and ranks of a matrix product in a kernel
 _PRODUCT = 16
@@ -70,17 +70,17 @@ def forward(
     first: Tensor | None = None,
     last: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and with `save` what `backward` takes: the ungated output and states, or nothing.
+    """The output, and with `save` what `backward` takes: the ungated output and states, or empty.
 
-    Arguments as the operator's; `plan` says how to cut the work, by default as `choose_plan` does.
-    `first` is the state to begin with, (B, K, N, D) in float32; `last`, of the same shape, takes
-    the one after the last step. As everything here, to be called without autograd.
+    Arguments as the operator's; `plan` says how to split the work, by default that of
+    `choose_plan`. `first` is the initial state, (B, K, N, D) in float32; `last`, of the same shape,
+    receives the state after the last step. Like everything here, call it without autograd.
     """
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, delta_softplus, paths)
     plan = plan or scan.plan(forward_block(scan.states, scan.width), backward=False)
     merging = merge and scan.k > 1
     target = _target(scan, plan, merging, u.dtype)
-    # the kernel gates what it finishes
+    # the kernel gates the outputs that it completes
     finished = target.out is not None and not target.scratch
     gate = z.contiguous() if z is not None and finished else None
     keeps = save and z is not None
@@ -122,11 +122,11 @@ def backward(
     grad_last: Tensor | None = None,
     grad_first: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of the nine tensors in their order; None for absent arguments.
+    """Gradients of the nine tensors in order; None for absent arguments.
 
-    `grad` is the output's. `ungated` and `states` are what `forward` saved for the same arguments;
-    if it saved nothing, it runs again. `plan` and `first` are as in `forward`, `grad_last` is the
-    gradient of the last state, and `grad_first` takes that of the first.
+    `grad` is that of the output. `ungated` and `states` are what `forward` saved for the same
+    arguments; if it saved nothing, it is run again. `plan` and `first` are as in `forward`,
+    `grad_last` is the gradient of the last state, and `grad_first` receives that of the first.
     """
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     if (z is not None and ungated.numel() == 0) or (
@@ -143,8 +143,8 @@ def backward(
     grads = _scan_backward(scan, plan, grad, gate, merge, states, grad_last, grad_first)
     grad_u, grad_steps, *grads, grad_bias = grads
     grad_z = None if gate is None else _gate_gradient(grad, gate, ungated.contiguous())
-    # In the kernel these products would take longer (counted: by a tenth of its time and more):
-    # their sums run over channels and steps, of which a program has pieces.
+    # In the kernel these products would take longer (counted: a tenth of its time or more):
+    # they sum over channels and steps, of which a program has only a part.
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
     return (grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight)
 
@@ -183,7 +183,7 @@ class _Scan(NamedTuple):
         return u.new_zeros(shape, dtype=dtype)
 
     def new_rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """For rows that the paths write; those of tokens never visited are zero."""
+        """Output memory for rows that the paths write; rows of tokens never visited are zero."""
         return self.new(shape, dtype) if self.complete else self.zeros(shape, dtype)
 
     def blocks(self, block: int) -> int:
@@ -198,9 +198,9 @@ class _Scan(NamedTuple):
         return choose_plan(sizes, shape, self.batch * self.blocks(shape[0]), room)
 
     def projection(self, plan: Plan, programs: int) -> dict[str, Tensor | None]:
-        """Arguments of a kernel with which it projects delta: the weight, and room for rows.
+        """Arguments of a kernel that projects delta: the weight, and space for rows.
 
-        The weight is padded with zeros: each block's channels, and R to a multiple of 16.
+        The weight is zero-padded: each block's channels, and R to a multiple of 16.
         """
         if self.weight is None:
             return {"projection": None, "scratch": None}
@@ -225,12 +225,12 @@ class _Scan(NamedTuple):
 
 
 class _Target(NamedTuple):
-    """Where rows that several paths may share are put; see `scan_forward`."""
+    """Where to write rows that several paths may share; see `scan_forward`."""
 
     mode: str
     # sum of the paths in float32
     total: Tensor | None
-    # what the kernel finishes
+    # what the kernel completes
     out: Tensor | None
     # whether `out` is by path, to be summed
     scratch: bool
@@ -282,7 +282,7 @@ def _prepare(
     rates = A.new_empty((k, n, channels), dtype=torch.float32)
     torch.mul(A.to(torch.float32).transpose(1, 2), LOG2E, out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
-    # before the copy in int32, of which nothing is known
+    # before the copy in int32, about which nothing is known
     complete = paths is None or _visits_all(paths, length)
     paths = None if paths is None else narrow_paths(paths, length)
     optional = {"skip": D, "bias": delta_bias, "paths": paths}
@@ -312,10 +312,10 @@ def _prepare(
 
 
 def _visits_all(paths: Tensor, length: int) -> bool:
-    """Whether every path is known to visit every token; as none does so twice, it has no -1 then.
+    """Whether every path is known to visit every token; there is then no -1, as none repeats one.
 
-    To read the values would wait for the GPU, at every call that brings a new table; False is
-    always right, and costs rows that are cleared first.
+    Reading the values would synchronize with the GPU at every call with a new table. False is
+    always correct, at the cost of clearing rows first.
     """
     if not paths.is_cuda:
         check_paths(paths, length)
@@ -323,19 +323,19 @@ def _visits_all(paths: Tensor, length: int) -> bool:
 
 
 def kernel(name: str) -> Any:
-    """A kernel of fused_forward.py or fused_backward.py; Triton is imported with the first."""
+    """A kernel of fused_forward.py or fused_backward.py; the first one imports Triton."""
     from vimamba_kernels.selective_scan import fused_backward, fused_forward
 
     return getattr(fused_forward, name, None) or getattr(fused_backward, name)
 
 
 def _launch(name: str, programs: int, **arguments: Any) -> None:
-    # one warp for a program: sums over channels then need no barrier
+    # one warp per program: sums over channels then need no barrier
     run(kernel(name), programs, warps=1, **arguments)
 
 
 def _walks(scan: _Scan, mode: str, segments: int) -> list[dict[str, int]]:
-    """For each launch, the first path, programs side by side along the paths, and paths of each."""
+    """Per launch: the first path, the number of programs along the paths, and paths per program."""
     names = ("path_first", "path_programs", "path_count")
     if mode != "own":
         walks = [(0, scan.k, 1)]
@@ -384,7 +384,7 @@ def _scan_forward(
 
 
 def _shaped(t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A view of that shape, or what has it already."""
+    """A view with that shape, or the tensor itself if it has that shape."""
     return t if t.shape == shape else t.view(shape)
 
 
@@ -400,9 +400,9 @@ def _enter_segments(
     *,
     start: Tensor | None,
 ) -> Tensor:
-    """The state that enters every segment, (B, K, segments, N, D), or given `grad` its gradient.
+    """The initial state of each segment, (B, K, segments, N, D), or with `grad` its gradient.
 
-    `start` is what enters the first one, or the last; None for zero.
+    `start` is that of the first segment, or the last with `grad`; None for zero.
     """
     inputs = scan.inputs
     value, weight = (inputs["u"], inputs["B"]) if grad is None else (grad, inputs["C"])
@@ -467,7 +467,7 @@ def _scan_backward(
     grad_last: Tensor | None,
     grad_first: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Gradients of u, delta (if projected, of the product), A, B, C, D and delta_bias."""
+    """Gradients of u, delta (of the product if projected), A, B, C, D and delta_bias."""
     inputs, sizes, cut = scan.inputs, scan.sizes, scan.cut(plan)
     u, delta, B, C = (inputs[name] for name in ("u", "delta", "B", "C"))
     assert u is not None
@@ -519,7 +519,7 @@ def _scan_backward(
     _sum_weights(scan, partial, dB, dC)
     if grad_first is not None:
         grad_first.copy_(carry.view(*own, scan.states, sizes["D"])[:, :, 0])
-    # one sum each: an operator must not return views of one tensor
+    # separate sums: an operator must not return several views of one tensor
     dA = sums[:, :, :, : scan.states].sum((0, 2)).transpose(1, 2)
     dskip, dbias = (
         None if inputs[name] is None else sums.select(3, scan.states + i).sum((0, 2))
@@ -550,7 +550,7 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
 
 
 def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor) -> Tensor:
-    """Gradient of `z`; all are contiguous, and `grad` and `ungated` may have paths."""
+    """Gradient of `z`; all are contiguous, and `grad` and `ungated` may have a path dimension."""
     dz = torch.empty_like(z)
     size = z[0].numel() if z.shape[0] else 0
     _launch(

@@ -1,12 +1,12 @@
 """Triton kernels of the selective scan's backward pass; fused.py launches them.
 
-B and C of a step are shared by a block of channels. Their gradients are summed over it inside the
-program and leave it as one partial sum for each block; `sum_weights` adds these up. fused_steps.py
-says how the kernels work.
+B and C of a step are shared by a block of channels. Each program sums their gradients over its
+block and writes one partial sum; `sum_weights` adds these up. fused_steps.py describes how the
+kernels work.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
-# Conditions of constants stand alone, because they choose what is compiled.
+# Names in a kernel are Triton tensors, which have no types, and tuples have a fixed length.
+# Conditions on constants are separate statements, because they select what is compiled.
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -45,12 +45,12 @@ def _fold(x, y):
 def _sums(rows, BLOCK: tl.constexpr):
     """Sums of eight rows, in the order 0, 4, 2, 6, 1, 5, 3, 7.
 
-    Every level of the tree adds up two rows in the two halves of the warp, which takes half of the
-    shuffles that one row after the other would.
+    Every level of the tree sums two rows in the two halves of the warp, which takes half as many
+    shuffles as summing the rows one after another.
     """
     lanes = ()
     for i in tl.static_range(8):
-        # first what a lane holds itself
+        # first the values that a lane holds
         row = tl.sum(tl.reshape(rows[i], (32, BLOCK // 32)), axis=1)
         lanes = lanes + (tl.reshape(row, (1, 32)),)
     a = _fold(_fold(lanes[0], lanes[1]), _fold(lanes[2], lanes[3]))
@@ -77,12 +77,12 @@ def _one_state(
     SKIPS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One of the N states through four steps, there and back; pointers are that state's.
+    """One of the N states through four steps, forward and back; pointers are to that state.
 
-    `h` is the state before the steps, `g` the gradient of the one after them.
+    `h` is the state before the steps, `g` the gradient of the state after them.
 
-    Returns the gradients of dt * u and of dt * log2(e), with this state's share added, `g` before
-    the steps and the sum of A's gradient.
+    Returns the gradients of dt * u and of dt * log2(e), with this state's contribution added, `g`
+    before the steps and the sum of A's gradient.
     """
     Bs, Cs = (), ()
     for j in tl.static_range(4):
@@ -109,7 +109,7 @@ def _one_state(
         new_ddts = (ddts[j] + decay * q,) + new_ddts
         sums = sums + (g * writes[j],)
         g *= decays[j]
-    # dC of the four steps in their order, then dB in the reverse order; dB comes first in memory
+    # dC of the four steps in order, then dB in reverse order; dB comes first in memory
     i = tl.arange(0, 8)
     i = (i & 1) * 4 + (i & 2) + (i >> 2)
     j = tl.where(i < 4, i, 7 - i)
@@ -151,7 +151,7 @@ def _prepare(
 ):
     """By step: dt, its slope (for one state), dt * u, the ungated output's gradient; two zeros.
 
-    `left` steps are there; with PAST, dt is zero in those after them, which keep the state.
+    `left` steps remain; with PAST, dt is zero in the steps after them, which keep the state.
     """
     dts, slopes, writes, gys, zeros = (), (), (), (), ()
     for j in tl.static_range(UNROLL):
@@ -226,16 +226,17 @@ def scan_backward(
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """All gradients, walking every path back by UNROLL = 4 steps, whose first states are `states`.
+    """All gradients, traversing each path backward by UNROLL = 4 steps from the saved `states`.
 
-    `carry` (B, K, segments, N, D) holds the gradient that enters a segment from behind, and is
-    overwritten by the one that leaves it; with ENDS, one also enters the last segment. `sums`
-    (B, K, segments, N + 2, D), zero at first, takes dA, dD and the bias's gradient over a segment's
-    steps; `partial` (B, K, blocks, T up to a multiple of UNROLL, N, 2) takes dB and dC over a
-    block's channels. MERGE is about `du`; see `scan_forward`.
+    `carry` (B, K, segments, N, D) holds the gradient of the state after a segment, and is
+    overwritten by that of the state before it; with ENDS, the last state has a gradient, too.
+    `sums` (B, K, segments, N + 2, D), initially zero, receives dA, dD and the bias's gradient
+    summed over a segment's steps; `partial` (B, K, blocks, T rounded up to a multiple of UNROLL,
+    N, 2) receives dB and dC summed over a block's channels. MERGE applies to `du`; see
+    `scan_forward`.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
-    # whether there are registers for what goes from group to group
+    # whether there are enough registers for values passed between groups
     HELD: tl.constexpr = N == 1 and not SKIPS
     b, k_program, segment, block, blocks, group, d, inside = locate(
         D, width, segments, path_programs, BLOCK, EVEN
@@ -268,7 +269,7 @@ def scan_backward(
         for reverse in range(groups):
             t = end - reverse * UNROLL
             if N == 1:
-                # there are registers left to load tokens one group ahead
+                # there are enough registers to load tokens one group ahead
                 tokens = coming
                 coming = load_tokens(path, tl.maximum(t - UNROLL, first), last, TAIL, UNROLL)
             else:
@@ -293,7 +294,7 @@ def scan_backward(
                 UNROLL,
             )  # fmt: skip
             for n in range(N):
-                # the order in which the compiler keeps most loads on their way
+                # the order with which the compiler keeps most loads in flight
                 if not HELD:
                     decay = tl.load(A + k * N * D + n * D + d, mask=inside, other=0.0)
                 h = tl.load(states + slot + n * D, mask=inside, other=0.0)
@@ -308,7 +309,7 @@ def scan_backward(
                     tl.store(carry + own + n * D, g, mask=inside)
                     tl.store(sum_rows + n * D, a_sum, mask=inside)
             if N > 1:
-                # now, or once more: registers are short in the loop over the states
+                # computed now or again: the loop over the states is short of registers
                 us = _load_rows(u_rows, tokens, D, inside, SKIPS, UNROLL)
                 deltas = _load_deltas(delta_rows, tokens, t, D, inside, SKIPS, RANK, BLOCK, UNROLL)
                 slopes = _slopes(deltas, load_parameter(bias, k * D + d, inside), UNROLL)
@@ -341,7 +342,7 @@ def scan_backward(
             tl.store(sum_rows, a_sum, mask=inside)
             tl.store(sum_rows + D, skip_sum, mask=inside)
             tl.store(sum_rows + 2 * D, bias_sum, mask=inside)
-            # the next path meets rows of `total` that other threads may have written
+            # the next path reads rows of `total` that other threads may have written
             tl.debug_barrier()
 
 
@@ -361,7 +362,7 @@ def sum_weights(
     SHARED_PATHS: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """Add the partial sums that scan_backward left, and put them at the tokens' own places."""
+    """Add the partial sums written by scan_backward, and store them at the tokens' positions."""
     NP: tl.constexpr = triton.next_power_of_2(N)
     chunks = tl.cdiv(T, ROWS)
     # a batch element, a path and a group

@@ -1,11 +1,11 @@
 """Triton kernels of the selective scan's forward pass; fused.py launches them.
 
 `scan_forward` computes outputs or states. For paths in segments, `scan_summary` and
-`carry_segments` find the state that enters each. fused_steps.py says how they work.
+`carry_segments` find the initial state of each. fused_steps.py describes how they work.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
-# Conditions of constants stand alone, because they choose what is compiled.
+# Names in a kernel are Triton tensors, which have no types, and tuples have a fixed length.
+# Conditions on constants are separate statements, because they select what is compiled.
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005, SIM102
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -53,7 +53,7 @@ def _load_steps(
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """What the steps from t need; without C no outputs are wanted. Pointers are to token 0."""
+    """Inputs of the steps from t; without C no outputs are computed. Pointers are to token 0."""
     us, deltas, Bs, Cs, olds, gates = (), (), (), (), (), ()
     for j in tl.static_range(UNROLL):
         token = tokens[j]
@@ -113,14 +113,14 @@ def scan_forward(
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """Outputs, or the states at every SPACING-th step, or both, whichever pointers are given.
+    """Outputs, or the states at every SPACING-th step, or both, depending on the given pointers.
 
-    `starts` (B, K, segments, N, D) holds the states that enter the segments, zero if None; `final`
-    (B, K, N, D) takes the one after the last step if given.
+    `starts` (B, K, segments, N, D) holds the initial states of the segments, zero if None; `final`
+    (B, K, N, D) receives the state after the last step if given.
 
-    MERGE "rows": every path has rows of its own in `out`. "own": paths add up in `total` one after
-    the other, within a program or in several launches, and the last one writes `out` if given.
-    "atomic": paths add up in `total` in any order. `A` is (K, N, D) and holds A * log2(e).
+    MERGE "rows": every path has separate rows in `out`. "own": paths accumulate in `total` one
+    after another, within a program or in several launches, and the last one writes `out` if given.
+    "atomic": paths accumulate in `total` in any order. `A` is (K, N, D) and holds A * log2(e).
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     EMIT: tl.constexpr = out is not None or total is not None
@@ -182,7 +182,7 @@ def scan_forward(
             for j in tl.static_range(UNROLL):
                 if states is not None and j % SPACING == 0:
                     slot = bk * tl.cdiv(T, SPACING) + (t + j) // SPACING
-                    # of SPACING and UNROLL one divides the other
+                    # one of SPACING and UNROLL divides the other
                     if SPACING <= UNROLL:
                         mask = mask_by(real, last - 1 - t - j) if TAIL else real
                         tl.store(states + slot * N * D + cells, h, mask=mask)
@@ -205,11 +205,11 @@ def scan_forward(
                     place = row + here[j] * D
                     store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE)
         if final is not None:
-            # not in one condition: Triton before 3.4 compiles both sides of an `and`
+            # two conditions, because Triton before 3.4 compiles both sides of an `and`
             if last == T:
                 tl.store(final + bk * N * D + cells, h, mask=real)
         if EMIT and MERGE == "own":
-            # the next path meets rows that other threads may have written
+            # the next path reads rows that other threads may have written
             tl.debug_barrier()
 
 
@@ -245,10 +245,10 @@ def scan_summary(
     BLOCK: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """What each segment does to a state: what it adds (`ends`), and the sum of dt, its decay.
+    """Effect of each segment on the state: what it adds (`ends`), and the sum of dt, its decay.
 
     Forward, `value` and `weight` are u and B. With REVERSE they are the output's gradient and C,
-    and the state's gradient is walked from the last step to the first.
+    and the state's gradient is propagated from the last step to the first.
     """
     SKIPS: tl.constexpr = TAIL or not COMPLETE
     NP: tl.constexpr = triton.next_power_of_2(N)
@@ -279,7 +279,7 @@ def scan_summary(
                 )  # fmt: skip
         xs, deltas, rows, gates = (), (), (), ()
         for j in tl.static_range(UNROLL):
-            # in the order of the walk
+            # in the order of the traversal
             step = t + (UNROLL - 1 - j if REVERSE else j)
             token = token_at(path, step, last, TAIL)
             xs = xs + (load_row(values, token, D, inside, SKIPS),)
@@ -324,9 +324,10 @@ def carry_segments(
     REVERSE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Turn what every segment adds into the state that enters it, in place.
+    """Convert what every segment adds into its initial state, in place.
 
-    `start` (B, K, N, D) is what enters the first segment, or in REVERSE the last; None for zero.
+    `start` (B, K, N, D) is the initial state of the first segment, or in REVERSE of the last; None
+    for zero.
     """
     NP: tl.constexpr = triton.next_power_of_2(N)
     blocks = tl.cdiv(D, BLOCK)

@@ -1,19 +1,19 @@
-"""How the work of the selective scan's Triton kernels is cut, and what programs hold and save."""
+"""How the selective scan's Triton kernels split the work, and what programs hold and save."""
 
 from typing import NamedTuple
 
 _SHORTEST_SEGMENT = 64
-# The first pass costs about what two segments save.
+# The first pass costs about as much as two segments save.
 _FEWEST_SEGMENTS = 3
 
 
 class Plan(NamedTuple):
-    """How one kernel's work is cut."""
+    """How one kernel's work is split."""
 
-    # channels of a program, and steps whose rows it loads together
+    # channels per program, and steps whose rows it loads together
     block: int
     unroll: int
-    # whether every path has programs of its own
+    # whether every path has separate programs
     split: bool
     segments: int = 1
 
@@ -21,16 +21,16 @@ class Plan(NamedTuple):
 def choose_plan(
     sizes: tuple[int, int, int, int], shape: tuple[int, int], programs: int, room: int
 ) -> Plan:
-    """The least costly cut that leaves little of the GPU's room empty.
+    """The cheapest split that leaves little of the GPU idle.
 
-    A warp mostly waits for its loads, so the time is that of one program for as long as all run at
-    once: so predicts tools/compile_for_gpu.py; it was not measured.
+    A warp mostly waits for its loads, so the time is that of one program as long as all programs
+    run at once. This is a prediction by tools/compile_for_gpu.py, not a measurement.
 
     Args:
         sizes: B, K, T, N.
-        shape: Channels of a program and steps loaded together.
-        programs: How many blocks of channels there are in the batch.
-        room: Programs that the GPU runs at once.
+        shape: Channels per program and steps loaded together.
+        programs: Number of blocks of channels in the batch.
+        room: Number of programs that the GPU runs at once.
     """
     _, k, steps, _ = sizes
     if programs >= room:
@@ -40,17 +40,17 @@ def choose_plan(
 
 
 def programs_at_once(states: int, *, backward: bool) -> int:
-    """Programs, of one warp, whose registers fit into a multiprocessor together."""
+    """Number of one-warp programs whose registers fit in a multiprocessor."""
     if states > 1:
         return 8
     return 12 if backward else 16
 
 
 def forward_block(states: int, width: int) -> tuple[int, int]:
-    """Channels of a program and steps loaded together, forward, for groups of `width` channels.
+    """Channels per program and steps loaded together, forward, for groups of `width` channels.
 
-    With 128 channels a warp keeps all states of a channel in one lane. With 64 Triton spreads 16
-    states over lanes and pays for shuffles at every step.
+    With 128 channels a warp keeps all states of a channel in one lane. With 64, Triton spreads 16
+    states over lanes, which costs shuffles at every step.
     """
     if states == 1:
         return (128, 4) if width % 128 == 0 else (64, 8) if width % 64 == 0 else (32, 8)
@@ -60,9 +60,9 @@ def forward_block(states: int, width: int) -> tuple[int, int]:
 
 
 def backward_block(states: int, width: int) -> tuple[int, int]:
-    """Channels of a program and steps loaded together, backward, for groups of `width` channels.
+    """Channels per program and steps loaded together, backward, for groups of `width` channels.
 
-    128 channels by 4 steps just fit into the registers, where rows are aligned.
+    128 channels by 4 steps just fit in the registers if rows are aligned.
     """
     if states == 1:
         return (128 if width % 128 == 0 else 64), 4
@@ -70,7 +70,7 @@ def backward_block(states: int, width: int) -> tuple[int, int]:
 
 
 def saves_states(states: int) -> bool:
-    """Whether the forward pass saves states: with few of them they are smaller than delta."""
+    """Whether the forward pass saves states: a few of them are smaller than delta."""
     return states <= 2
 
 

@@ -1,14 +1,14 @@
-"""What the selective scan's Triton kernels share: their place, rows and weights.
+"""Shared by the selective scan's Triton kernels: program indices, rows and weights.
 
-A program owns one batch element and one block of channels. It walks its steps through the path
-table and reads and writes rows of channels at the tokens' own places. The rows of several steps
-are loaded ahead of the arithmetic, because a store in between would hold later loads back.
+A program handles one batch element and one block of channels. It follows the path table and reads
+and writes rows of channels at the tokens' positions. The rows of several steps are loaded before
+the arithmetic, because a store in between would delay later loads.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, N states. A group of `width` neighboring
 channels shares B and C. `token` is -1 for a zero token and for steps past the end.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# Names in a kernel are Triton tensors, which have no types, and tuples have a fixed length.
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportAttributeAccessIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -26,7 +26,7 @@ SLICE = tl.constexpr(16)
 
 @triton.jit
 def locate(D, width, segments, path_programs, BLOCK: tl.constexpr, EVEN: tl.constexpr):
-    """What this program owns: batch element, first path, segment, block and channels."""
+    """Indices of this program: batch element, first path, segment, block and channels."""
     per_group = tl.cdiv(width, BLOCK)
     blocks = D // width * per_group
     program = tl.program_id(0)
@@ -34,7 +34,7 @@ def locate(D, width, segments, path_programs, BLOCK: tl.constexpr, EVEN: tl.cons
     segment = program // blocks % segments
     rest = program // blocks // segments
     within = block % per_group * BLOCK + tl.arange(0, BLOCK)
-    # a constant mask disappears
+    # a constant mask is optimized away
     inside = tl.full((BLOCK,), 1, tl.int32) > 0 if EVEN else within < width
     channels = block // per_group * width + within
     b = (rest // path_programs).to(tl.int64)
@@ -55,7 +55,7 @@ def token_at(paths, t, last, TAIL: tl.constexpr):
 
 @triton.jit
 def load_tokens(path, t, last, TAIL: tl.constexpr, UNROLL: tl.constexpr):
-    """The tokens of UNROLL steps from t; from an earlier one where there are not so many left."""
+    """The tokens of UNROLL steps from t, or from an earlier step if fewer remain."""
     if not TAIL:
         t = tl.minimum(t, last - UNROLL)
     tokens = ()
@@ -66,26 +66,26 @@ def load_tokens(path, t, last, TAIL: tl.constexpr, UNROLL: tl.constexpr):
 
 @triton.jit
 def mask_by(mask, value):
-    """`mask` where the number `value` is not negative; the interpreter cannot mask by a scalar."""
+    """`mask` if the number `value` is not negative; the interpreter cannot mask by a scalar."""
     return mask & (tl.full(mask.shape, value, tl.int32) >= 0)
 
 
 @triton.jit
 def load_row(pointers, token, D, inside, SKIPS: tl.constexpr):
-    """A row of channels, zeros for no token."""
+    """A row of channels; zeros if there is no token."""
     mask = mask_by(inside, token) if SKIPS else inside
     return tl.load(pointers + token * D, mask=mask, other=0.0)
 
 
 @triton.jit
 def locate_rows(scratch, BLOCK: tl.constexpr):
-    """The program's own CHUNK rows of delta, when it is projected."""
+    """The program's CHUNK rows of delta, if delta is projected."""
     return scratch + tl.program_id(0).to(tl.int64) * CHUNK * BLOCK
 
 
 @triton.jit
 def locate_delta(delta, scratch, bk, L, D, d, RANK: tl.constexpr, BLOCK: tl.constexpr):
-    """What `load_delta` takes."""
+    """Arguments of `load_delta`."""
     if RANK == 0:
         rows = delta + bk * L * D + d
     else:
@@ -95,7 +95,7 @@ def locate_delta(delta, scratch, bk, L, D, d, RANK: tl.constexpr, BLOCK: tl.cons
 
 @triton.jit
 def load_delta(rows, token, t, D, inside, SKIPS: tl.constexpr, RANK: tl.constexpr, BLOCK):
-    """A token's row of delta or, where it is projected, that of step t, which `project` left."""
+    """A token's row of delta or, if delta is projected, the row of step t written by `project`."""
     if RANK == 0:
         row = load_row(rows, token, D, inside, SKIPS)
     else:
@@ -105,7 +105,7 @@ def load_delta(rows, token, t, D, inside, SKIPS: tl.constexpr, RANK: tl.constexp
 
 @triton.jit
 def load_weights(pointer, token, n, N: tl.constexpr, SKIPS: tl.constexpr):
-    """B or C of one token, zeros for no token."""
+    """B or C of one token; zeros if there is no token."""
     mask = mask_by(n < N, token) if SKIPS else n < N
     return tl.load(pointer + token * N + n, mask=mask, other=0.0)
 
@@ -121,7 +121,7 @@ def load_parameter(pointer, place, inside):
 
 @triton.jit
 def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: tl.constexpr):
-    """Put a row of one path where MERGE says."""
+    """Store a row of one path as MERGE specifies."""
     if MERGE == "atomic":
         tl.atomic_add(total + place, value, mask=mask, sem="relaxed")
     else:
@@ -139,7 +139,7 @@ def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: t
 
 @triton.jit
 def padded(rank: tl.constexpr):
-    """Ranks that the weights of a projection are stored with."""
+    """Number of ranks to which the weights of a projection are padded."""
     return (rank + SLICE - 1) // SLICE * SLICE
 
 
@@ -153,10 +153,10 @@ def _load_factors(factors, tokens, ranks, RANK: tl.constexpr):
 def project(
     delta, projection, scratch, path, t, last, bk, k, L, block, blocks, RANK: tl.constexpr, BLOCK
 ):
-    """Make delta of the CHUNK steps from t, a multiple of it: the factors times the weights.
+    """Compute delta of the CHUNK steps from t, a multiple of CHUNK: the factors times the weights.
 
-    The rows go to memory of the program's own, which its caches hold, because a product comes in
-    pieces of rows, whereas a step takes a whole one.
+    The rows are written to memory of the program, which stays in its caches, because each thread
+    has fragments of rows of the product, whereas a step needs a whole row.
     """
     factors = delta + bk * L * RANK
     weights = projection + (k * blocks + block) * BLOCK * padded(RANK)

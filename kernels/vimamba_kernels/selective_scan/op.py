@@ -1,10 +1,10 @@
 """The selective scan as torch operators: choice of the backend, shapes, autograd and autocast.
 
 `vimamba::selective_scan` is the one to call. It is composed of `selective_scan_forward`, which
-returns besides the output what the backward pass needs, and whose gradient is the operator
-`selective_scan_backward`. The gradient of that one, for second derivatives, goes through the
-chunked form with every backend. So does all that torch.func and forward mode differentiate.
-`vimamba::selective_scan_with_state` is the same from a given state, and returns the last one.
+also returns what the backward pass needs, and whose gradient is the operator
+`selective_scan_backward`. The gradient of the latter, for second derivatives, uses the chunked form
+with every backend, and so does everything that torch.func and forward mode differentiate.
+`vimamba::selective_scan_with_state` starts from a given state and also returns the last state.
 
 Sizes: B batch, K paths, L tokens, T steps, D channels, G groups of channels, N states.
 """
@@ -44,7 +44,7 @@ from vimamba_kernels.selective_scan.reference import (
     selective_scan_reference,
 )
 
-# the slowest last
+# slowest last
 BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 _ARGUMENTS = (
@@ -54,14 +54,14 @@ _ARGUMENTS = (
 )
 _REQUIRED = _ARGUMENTS.format("", "", "", "")
 _OPTIONAL = _ARGUMENTS.format("=None", "=False", "=True", '="auto"')
-# positions of the tensors with a gradient in these arguments
+# positions in these arguments of the tensors with a gradient
 _DIFFERENTIABLE = range(9)
 # what follows them in the operators of both directions
 _STATE = "Tensor? initial_state=None"
 
 
 def choose_backend(backend: str, u: Tensor) -> str:
-    """The name of the backend that `backend`, the environment and `u` ask for; see `choose`."""
+    """The backend selected by `backend`, the environment and `u`; see `choose`."""
     return choose(backend, BACKENDS, lambda name: _obstacle(name, u))
 
 
@@ -72,7 +72,7 @@ def _obstacle(backend: str, u: Tensor) -> str | None:
     return cpu_obstacle("u", u) if backend == "cpu" else None
 
 
-# those that consist of torch's own operators
+# those composed of torch's own operators
 _SCANS = {"chunked": selective_scan_chunked, "reference": selective_scan_reference}
 
 _library = torch.library.Library("vimamba", "FRAGMENT")
@@ -175,9 +175,9 @@ def _forward(
     initial_state: Tensor | None = None,
     return_state: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The output; with `save` also the ungated output and the states at the chunk borders.
+    """The output; with `save` also the ungated output and the states at the chunk boundaries.
 
-    The last state comes last, if it is wanted.
+    The last state follows if requested.
     """
     check_arguments(u, delta, A, B, C, D, z, delta_bias, delta_weight, paths, initial_state)
     name = choose_backend(backend, u)
@@ -204,20 +204,20 @@ def _forward(
 
 
 def _to_kernel_state(state: Tensor | None) -> Tensor | None:
-    """A state (B, K, D, N) as the kernels keep it, (B, K, N, D) in float32."""
+    """A state (B, K, D, N) in the layout of the kernels, (B, K, N, D) in float32."""
     if state is None:
         return None
     return state.detach().to(torch.float32).transpose(2, 3).contiguous()
 
 
 def _empty_kernel_state(delta: Tensor, A: Tensor) -> Tensor:
-    """Memory for a state as the kernels keep it."""
+    """Uninitialized memory for a state in the layout of the kernels."""
     shape = (*delta.shape[:2], A.shape[2], A.shape[1])
     return torch.empty(shape, dtype=torch.float32, device=delta.device)
 
 
 def _from_kernel_state(state: Tensor | None, like: Tensor) -> Tensor:
-    """What the kernels have written as a state, or nothing."""
+    """A state from the layout of the kernels, (B, K, D, N); empty if None."""
     return nothing(like, torch.float32) if state is None else state.transpose(2, 3).contiguous()
 
 
@@ -242,7 +242,7 @@ def _forward_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     (batch, k, length), channels = delta.shape[:3], A.shape[1]
     shape = (batch, length, channels) if merge else (batch, k, length, channels)
-    # a forced backend is not at hand on the meta device, where only the output's shape counts
+    # a forced backend is not available on the meta device, where only the output's shape matters
     name = choose_backend(backend, u) if save and u.device.type != "meta" else None
     keep = name in ("triton", "cpu")
     sizes = (batch, k, length if paths is None else paths.shape[-1], A.shape[2], channels)
@@ -292,7 +292,7 @@ def _backward(
     initial_state: Tensor | None = None,
     grad_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the nine tensors in their order and of the first state; absent ones are empty.
+    """Gradients of the nine tensors in order and of the initial state; empty for absent tensors.
 
     `grad` and `grad_state` are those of the output and of the last state, None for zeros.
     """
@@ -305,7 +305,7 @@ def _backward(
         shape = (delta.shape[0], *paths_of, delta.shape[2], A.shape[1])
         grad = torch.zeros(shape, dtype=u.dtype, device=u.device)
     if name in _SCANS:
-        # written out: below the autograd dispatch keys autograd itself is out of reach
+        # written out, because autograd is not available below its dispatch keys
         recurrence = linear_recurrence_loop if name == "reference" else linear_recurrence
         options = (delta_softplus, paths, merge, initial_state)
         grads = selective_scan_gradients(
@@ -388,7 +388,7 @@ def _forward_gradient(
         )
         pairs = zip(found, everything, strict=True)
         grads = tuple(None if t is None else g for g, t in pairs)
-    # the flags, and behind them the state
+    # the flags, followed by the state
     return (*grads[:9], *(None,) * 5, grads[9], None)
 
 
@@ -399,7 +399,7 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Second derivatives: first ones through the chunked form, differentiated by autograd."""
+    """Second derivatives: autograd differentiates the gradients of the chunked form."""
     *grads_and_tensors, paths = ctx.saved_tensors
     grads, tensors = grads_and_tensors[:2], grads_and_tensors[2:]
     given, scan = _joined_outputs(grads, ctx.delta_softplus, paths, ctx.merge)
@@ -411,7 +411,7 @@ def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | N
 def _joined_outputs(
     grads: Sequence[Tensor | None], delta_softplus: bool, paths: Tensor | None, merge: bool
 ) -> tuple[Tensor, Callable[..., Tensor]]:
-    """The gradients that there are, and the scan with the outputs that they are of, in a row."""
+    """The gradients that are given, and the scan that returns their outputs, concatenated."""
     wanted = [i for i, g in enumerate(grads) if g is not None]
 
     def scan(*inputs: Any) -> Tensor:

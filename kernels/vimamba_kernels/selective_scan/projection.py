@@ -1,4 +1,4 @@
-"""The step sizes of a scan from a factor of low rank, by matrix products.
+"""The step sizes of a scan from a low-rank factor, by matrix products.
 
 Sizes: B batch, K paths, L tokens, D channels, R rank.
 """
@@ -10,7 +10,7 @@ from vimamba_kernels.paths import compute_dtype
 
 
 def project_steps(delta: Tensor, delta_weight: Tensor | None) -> Tensor:
-    """(B, K, L, D): the factor `delta` (B, K, L, R) times `delta_weight` (K, D, R), or itself.
+    """(B, K, L, D): the factor `delta` (B, K, L, R) times `delta_weight` (K, D, R), or `delta`.
 
     The product is float64 if `delta` is, and float32 otherwise.
     """
@@ -23,10 +23,10 @@ def project_steps(delta: Tensor, delta_weight: Tensor | None) -> Tensor:
 def project_gradients(
     grad: Tensor, delta: Tensor, delta_weight: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """Gradients of `delta` and `delta_weight` from that of `project_steps`, `grad`."""
+    """Gradients of `delta` and `delta_weight`; `grad` is that of the output of `project_steps`."""
     if delta_weight is None:
         return grad, None
     weight, factor = delta_weight.to(grad.dtype), delta.to(grad.dtype)
-    # one product for each batch element: L * B rows at once would need a copy
+    # one product per batch element: L * B rows at once would need a copy
     grad_weight = torch.matmul(grad.transpose(2, 3), factor).sum(0)
     return grad @ weight, grad_weight

@@ -1,4 +1,4 @@
-"""One step of the selective scan, for tokens that come one at a time.
+"""One step of the selective scan, for tokens that arrive one at a time.
 
 Sizes: B batch, K paths, D channels, G groups of channels, N states, R rank.
 """
@@ -41,15 +41,16 @@ def selective_scan_step(
     delta_softplus: bool = False,
     merge: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """One step of `selective_scan`: a token and the state before it to its output and the state.
+    """One step of `selective_scan`: from a token and the state before it to output and new state.
 
-    What `selective_scan` computes for one token from `initial_state`, with K states that are each
-    led along by the same token; see there for what is not said here. On a CPU a kernel reads and
-    writes every state once. With a gradient, in float64 and on a GPU it is plain PyTorch, which
-    autograd differentiates and torch.compile fuses.
+    The result is that of `selective_scan` for one token from `initial_state`; all K states take
+    the same token. See there for details. On a CPU, a kernel reads and writes every state once.
+    With a gradient, in float64 or on a GPU it is plain PyTorch, which autograd differentiates and
+    torch.compile fuses.
 
-    The given state is kept: unlike Mamba's `selective_state_update` this writes a new one, so that
-    a state can be stepped from twice. For the rows of a larger cache, index it before and after.
+    The given state is not modified: unlike Mamba's `selective_state_update`, this returns a new
+    state, so two steps can start from the same one. For the rows of a larger cache, index it
+    before and after.
 
     Args:
         state: (B, K, D, N), before the token.
@@ -70,8 +71,8 @@ def selective_scan_step(
         the token, (B, K, D, N), float64 if `u` is and float32 otherwise.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
-        ValueError: A shape or a device is wrong; messages show the one token as a dimension of 1.
+        TypeError: An argument is not a tensor or has the wrong dtype.
+        ValueError: A shape or a device is wrong; messages show the token as a dimension of 1.
     """
     options = (D, z, delta_bias, delta_weight, delta_softplus, merge)
     return torch.ops.vimamba.selective_scan_step(state, u, delta, A, B, C, *options)
@@ -140,7 +141,7 @@ def _step(
     delta_softplus: bool,
     merge: bool,
 ) -> tuple[Tensor, Tensor]:
-    """By the numba kernel; all have their one token, and `delta` is projected already."""
+    """By the numba kernel; all have a token dimension of 1, and `delta` is already projected."""
     batch, k, channels, n = state.shape
     groups = B.shape[2] if B.dim() == 5 else 1
     y = floats(*((batch, 1, channels) if merge else (batch, k, 1, channels)))

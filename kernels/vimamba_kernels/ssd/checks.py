@@ -1,4 +1,4 @@
-"""Checks of the SSD operator's arguments; every message names the argument and what would do."""
+"""Checks of the SSD operator's arguments; every message names the argument and what is expected."""
 
 from collections.abc import Sequence
 
@@ -25,8 +25,8 @@ def check_arguments(
     """Check dtypes, devices, shapes and the limits.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
-        ValueError: An argument has the wrong shape or device, or the limits are none.
+        TypeError: An argument is not a tensor or has the wrong dtype.
+        ValueError: An argument has the wrong shape or device, or the limits are invalid.
     """
     activations = {"x": x, "dt": dt, "B": B, "C": C, "z": z}
     parameters = {"A": A, "D": D, "dt_bias": dt_bias, "initial_state": initial_state}

@@ -1,12 +1,13 @@
 """Mamba-2's scan as matrix products, for any device, without a loop.
 
-The steps are cut into chunks (Dao and Gu 2024, arXiv:2405.21060, section 6). Within a chunk, step
+The steps are split into chunks (Dao and Gu 2024, arXiv:2405.21060, section 6). Within a chunk, step
 t reads what step s wrote through the product C[t] . B[s], weighted by the decay between the two.
-What a chunk leaves behind is one product more; the states before all chunks follow from these by
-a matrix of the decays between chunks.
+One more product gives each chunk's contribution to the state; from these, a matrix of the decays
+between chunks gives the state before each chunk.
 
-A decay is the exponential of a sum over the steps between, summed as such: as a difference of two
-running sums it would be rounded with the size of the sums, which a few large steps make large.
+A decay is the exponential of a sum over the steps in between, which is computed directly: the
+difference of two cumulative sums would have the rounding error of the sums, which a few large steps
+make large.
 
 Sizes: B batch, K paths, T steps in M chunks of Q, G groups of R heads of P channels, N states.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from vimamba_kernels.ssd.reference import first_state, in_steps, output
 
-# the weights within chunks take T * Q numbers a head, those between chunks (T / Q)^2: for 3000 to
+# weights within chunks take T * Q numbers per head, those between chunks (T / Q)^2: for 3000 to
 # 65 000 steps, images of 224 to 1024 pixels, neither dominates
 CHUNK = 64
 
@@ -58,17 +59,17 @@ def scan_in_chunks(
     """The recurrence alone, in the order of the steps.
 
     Args:
-        write: What is added to the state, but for B: (B, K, T, H, P).
+        write: What is added to the state, without the factor B: (B, K, T, H, P).
         log_decay: (B, K, T, H).
         B: (B, K, T, G, N).
         C: (B, K, T, G, N).
         first: The state before the first step, (B, K, H, P, N).
 
     Returns:
-        What is read, (B, K, T, H, P), and the state after the last step.
+        The output, (B, K, T, H, P), and the state after the last step.
     """
     count, groups = write.shape[2], B.shape[3]
-    # (B, K, G, M, R, Q), with a P more, and (B, K, G, M, Q, N)
+    # (B, K, G, M, R, Q), with an additional P, and (B, K, G, M, Q, N)
     log_decay = _by_group(_in_chunks(log_decay), groups)
     write = _by_group(_in_chunks(write), groups)
     B_chunks, C_chunks = (_in_chunks(t).movedim(4, 2) for t in (B, C))
@@ -91,9 +92,9 @@ def scan_in_chunks(
 
 
 def _in_chunks(t: Tensor) -> Tensor:
-    """(B, K, T, ...) to (B, K, M, Q, ...); a padded step keeps the state and writes nothing."""
+    """(B, K, T, ...) to (B, K, M, Q, ...); a padded step leaves the state unchanged."""
     steps = t.shape[2]
-    # at least one step is padded: whether any must be is no question for a symbolic length
+    # always pad at least one step: a symbolic length cannot tell whether padding is needed
     chunks = steps // CHUNK + 1
     padding = (0, 0) * (t.dim() - 3) + (0, chunks * CHUNK - steps)
     return F.pad(t, padding).unflatten(2, (chunks, CHUNK))
@@ -105,7 +106,7 @@ def _by_group(t: Tensor, groups: int) -> Tensor:
 
 
 def _decays(log_decay: Tensor) -> Tensor:
-    """What is left at step t of a number at step s, (..., Q) to (..., Q, Q); 0 for t < s."""
+    """Fraction of a value at step s left at step t, (..., Q) to (..., Q, Q); 0 for t < s."""
     size = log_decay.shape[-1]
     lower = torch.ones(size, size, dtype=torch.bool, device=log_decay.device).tril()
     between = log_decay.unsqueeze(-1).expand(*log_decay.shape, size)
@@ -117,7 +118,7 @@ def _carry(left: Tensor, log_decay: Tensor, first: Tensor) -> Tensor:
     """States before each chunk and after the last, (B, K, G, M + 1, R, P, N).
 
     Args:
-        left: What each chunk leaves behind, (B, K, G, M, R, P, N).
+        left: Contribution of each chunk to the state, (B, K, G, M, R, P, N).
         log_decay: Over each whole chunk, (B, K, G, M, R).
         first: The state before the first chunk, (B, K, H, P, N).
     """

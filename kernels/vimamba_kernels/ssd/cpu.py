@@ -1,7 +1,7 @@
-"""Mamba-2's scan on a CPU: the selective scan with the decay of a head in all its channels.
+"""Mamba-2's scan on a CPU: the selective scan with a head's decay in all its channels.
 
 Measured for the shapes of VMamba on two cores, the compiled scan over all N states takes a tenth
-of the time of matrix products in PyTorch, although it takes an exponential per state.
+of the time of matrix products in PyTorch, although it computes an exponential per state.
 """
 
 import torch
@@ -25,7 +25,7 @@ def ssd_cpu(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the state after the last step or nothing; arguments as the op's."""
+    """The output, and the state after the last step or empty; arguments as the op's."""
     heads, width = x.shape[-2:]
     states = B.shape[-1]
 

@@ -1,14 +1,13 @@
 """Mamba-2's scan on a GPU: sizes and launches of the Triton kernels.
 
-The kernels are in fused_forward.py and fused_backward.py. Steps are cut into chunks, whose insides
-are matrix products. Forward, a program walks the chunks of a path with the states of some heads in
-registers. Backward, the states at the borders of the chunks and their gradients are laid down by
-two such walks; then every chunk has programs of its own. Where there are few chains, the walks are
-cut into segments: a first pass finds what every segment adds to the state.
+The kernels are in fused_forward.py and fused_backward.py. Steps are split into chunks, which are
+computed by matrix products. Forward, a program goes through the chunks of a path with the states of
+some heads in registers. Backward, two such passes store the states at the chunk boundaries and
+their gradients; then every chunk has separate programs. If there are few chains, these passes are
+split into segments: a first pass finds what every segment adds to the state.
 
-Outputs and gradients of x are written in the order of the steps and gathered from there by token
-and path, through the inverted table. So every row has one writer, and results are reproducible to
-the bit.
+Outputs and gradients of x are written in the order of the steps and gathered by token and path
+through the inverted table. So every row has one writer, and results are bitwise reproducible.
 
 Sizes: B batch, K paths, L tokens, T steps, H heads of P channels, G groups of heads, N states.
 """
@@ -27,29 +26,29 @@ from vimamba_kernels.paths import saved_dtype
 
 _WARPS = 4
 _SHORTEST_SEGMENT = 4
-# heads of a program that prepares or finishes step sizes
+# heads per program that prepares or completes step sizes
 _HEADS = 16
-# of rows to be gathered, and channels
+# rows to gather, and channels
 _ROWS, _BLOCK = 16, 128
 
 
 class Shape(NamedTuple):
-    """What a program handles at once: as much as four warps hold in their registers."""
+    """Tile of a program: as much as four warps hold in their registers."""
 
     # steps of a chunk
     chunk: int
-    # channels, of one head or several, of a program that walks the chunks
+    # channels, of one head or several, per program that goes through the chunks
     walked: int
     # states of a head
     most_states: int
 
 
-# numbers of float32 need twice the registers of bfloat16 before, and more within, a product
+# float32 needs twice the registers of bfloat16 before a product, and more within it
 _HALF, _MANY_STATES, _FULL = Shape(64, 32, 128), Shape(16, 16, 128), Shape(16, 16, 64)
 
 
 def choose_shape(dtype: torch.dtype, states: int) -> Shape:
-    """The shape for a dtype of `x`: only bfloat16 is multiplied as it is."""
+    """The shape for a dtype of `x`: only bfloat16 is multiplied without conversion."""
     if dtype != torch.bfloat16:
         return _FULL
     return _HALF if states <= 64 else _MANY_STATES
@@ -64,7 +63,7 @@ def obstacle(dtype: torch.dtype, states: int) -> str | None:
 
 
 def choose_segments(programs: int, chunks: int, processors: int) -> int:
-    """Into how many segments paths are cut: so many that each processor has two programs."""
+    """Number of segments per path: enough for two programs per multiprocessor."""
     wanted = 2 * processors
     if programs >= wanted:
         return 1
@@ -87,9 +86,9 @@ def forward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the state after the last step in float32, empty unless wanted.
+    """The output, and the state after the last step in float32, empty unless requested.
 
-    `A` may be (B, K, L, H), too: the decays' logarithms themselves, in place of A * dt.
+    `A` may also be (B, K, L, H): the logarithms of the decays, instead of A * dt.
     """
     scan = _prepare(x, dt, A, B, C, D, dt_bias, dt_softplus, dt_limit, paths)
     rows, state = _outputs(scan, initial_state, return_state)
@@ -127,7 +126,7 @@ def backward(
         ungated = _gather(scan, _outputs(scan, initial_state, False)[0], None, merge, torch.float32)
         dz = gate_gradient(grad, z, ungated, merge)
         gate = F.silu(z.float())
-        # in float32: rounded here, it would lose what the sums over steps still need
+        # in float32: rounding here would lose precision that the sums over steps need
         grad = grad * (gate if merge else gate.unsqueeze(1))
     states, _ = _walk(scan, _Walk(scan.x, scan.B, x.dim() == 4, False), initial_state)
     state_grads, grad_initial = _walk(scan, _Walk(grad, scan.C, merge, True), grad_state)
@@ -142,19 +141,19 @@ def backward(
 class _Scan(NamedTuple):
     """One call's arguments as the kernels take them."""
 
-    # what only some kernels take
+    # arguments of only some kernels
     x: Tensor
     B: Tensor
     C: Tensor
     # in float32, for every channel: (K, H, P)
     skip: Tensor | None
-    # what the kernels of the step sizes take
+    # arguments of the kernels of the step sizes
     steps: dict[str, Any]
-    # what all kernels of the matrix products take
+    # arguments of all kernels with matrix products
     common: dict[str, Any]
     batch: int
     groups: int
-    # heads of a program that walks the chunks, and channels of each
+    # heads per program that goes through the chunks, and channels of each
     heads: int
     columns: int
 
@@ -170,12 +169,12 @@ class _Scan(NamedTuple):
         return self.x.new_empty(shape, dtype=dtype)
 
     def new_rows(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """For rows by token; those of tokens that no path visits are zero."""
+        """Output memory for rows by token; rows of tokens that no path visits are zero."""
         new = self.x.new_empty if self.common["paths"] is None else self.x.new_zeros
         return new(shape, dtype=dtype)
 
     def cut(self) -> tuple[int, dict[str, Any]]:
-        """Programs of a walk, and what its kernel takes of them."""
+        """Number of programs of a pass over the chunks, and its kernel's arguments about them."""
         sizes = self.common
         chains = math.prod(self.by_path) * sizes["H"] // self.heads * -(-sizes["P"] // self.columns)
         segments = choose_segments(chains, sizes["chunks"], gpu_tasks.processors(self.x.device))
@@ -192,7 +191,7 @@ class _Scan(NamedTuple):
 
 
 class _Walk(NamedTuple):
-    """What makes a state grow: x and B, or in reverse the ungated output's gradient and C."""
+    """The inputs of the state: x and B, or in reverse the ungated output's gradient and C."""
 
     value: Tensor
     weight: Tensor
@@ -283,12 +282,12 @@ def _prepare(
 
 
 def _padded(size: int) -> int:
-    """The next power of two from 16 on: a matrix product takes no less."""
+    """The next power of two, at least 16, the minimum for a matrix product."""
     return max(16, 1 << (size - 1).bit_length())
 
 
 def _precision(dtype: torch.dtype) -> str:
-    """How a walk multiplies factors in float32; float16 fits into the 11 bits of TF32."""
+    """Precision for factors in float32; float16 fits in the 11 bits of TF32."""
     if torch.version.hip is not None:
         return "ieee"
     return "tf32" if dtype == torch.float16 else "tf32x3"
@@ -298,8 +297,8 @@ def _launch(name: str, programs: int, **arguments: Any) -> None:
     gpu_tasks.launch(f"ssd.{name}", programs, warps=_WARPS, **arguments)
 
 
-def _transposed(state: Tensor | None) -> Tensor | None:
-    """A state (B, K, H, P, N) as the kernels keep it, (B, K, 1, H, N, P) in float32, or back."""
+def _to_kernel_state(state: Tensor | None) -> Tensor | None:
+    """A state (B, K, H, P, N) in the layout of the kernels, (B, K, 1, H, N, P) in float32."""
     if state is None:
         return None
     return state.to(torch.float32).transpose(-1, -2).unsqueeze(2).contiguous()
@@ -308,8 +307,8 @@ def _transposed(state: Tensor | None) -> Tensor | None:
 def _enter_segments(
     scan: _Scan, walk: _Walk, first: Tensor | None, programs: int, cut: dict[str, Any]
 ) -> Tensor | None:
-    """The state that enters every segment, (B, K, segments, H, N, P); None for zero."""
-    first = _transposed(first)
+    """The initial state of each segment, (B, K, segments, H, N, P); None for zero."""
+    first = _to_kernel_state(first)
     segments = cut["segments"]
     if segments == 1:
         return first
@@ -350,7 +349,7 @@ def _launch_walk(
 
 
 def _walk(scan: _Scan, walk: _Walk, first: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The states at the borders of all chunks, (B, K, chunks, H, N, P), and at the walk's end."""
+    """The states at the boundaries of all chunks, (B, K, chunks, H, N, P), and at the end."""
     programs, cut = scan.cut()
     starts = _enter_segments(scan, walk, first, programs, cut)
     dtype = torch.bfloat16 if scan.common["HALF"] else torch.float32
@@ -361,7 +360,7 @@ def _walk(scan: _Scan, walk: _Walk, first: Tensor | None) -> tuple[Tensor, Tenso
 
 
 def _outputs(scan: _Scan, first: Tensor | None, return_state: bool) -> tuple[Tensor, Tensor]:
-    """Ungated outputs by step, (B, K, T, H, P), and the last state, empty unless wanted."""
+    """Ungated outputs by step, (B, K, T, H, P), and the last state, empty unless requested."""
     programs, cut = scan.cut()
     x = scan.x
     walk = _Walk(x, scan.B, x.dim() == 4, False)
@@ -484,11 +483,11 @@ def _finish_sizes(scan: _Scan, shares: dict[str, Tensor]) -> tuple[Tensor, Tenso
         dlogs=dlogs,
         sums=sums,
     )
-    # one sum each: an operator must not return views of one tensor
+    # separate sums: an operator must not return several views of one tensor
     return ddt, sums[0].sum((0, 2)) if dlogs is None else dlogs, sums[1].sum((0, 2))
 
 
 def _choose_parts(owners: int, heads: int, processors: int) -> int:
-    """Into how many parts the heads of a group are cut, so that every processor has a program."""
+    """Number of parts to split a group's heads into, so that each multiprocessor has a program."""
     divisors = [n for n in range(1, heads + 1) if heads % n == 0]
     return next((n for n in divisors if owners * n >= processors), divisors[-1])

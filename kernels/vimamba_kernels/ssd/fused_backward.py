@@ -1,13 +1,13 @@
 """Triton kernel of Mamba-2's backward pass; fused.py launches it after `walk_states`.
 
 Within a chunk, with the scores S = C B^T, the decays R between steps and the writes w = dt x, the
-outputs are (S * R) w plus what the chunk's first state gives, and the last state is what the writes
-and the first one leave. A program goes through the heads of a group one after the other, so that
-the gradients of S, B and C, which these share, are added up where they are. It does so three times,
-because the tiles do not fit into the registers together.
+outputs are (S * R) w plus the contribution of the chunk's initial state, and the last state is what
+remains of the writes and of the initial state. A program processes the heads of a group one after
+another, so that the gradients of S, B and C, which the heads share, accumulate in place. It does so
+three times, because the tiles do not fit in the registers together.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types.
+# Names in a kernel are Triton tensors, which have no types.
 # ruff: noqa: ANN001, ANN201
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -69,11 +69,11 @@ def ssd_gradients(
 ):
     """All gradients from one chunk and `per_program` heads of one group.
 
-    `grad` is the ungated output's. `states` and `state_grads` (B, K, chunks, H, N, P) belong to the
-    state that enters a chunk and the one that leaves it. `dx` is (B, K, T, H, P), by step; `dB` and
-    `dC` are by token, with a dimension in front for the parts of a group. `skip_sums` (B, K,
-    chunks, H, P) takes the gradient of D; `finish_sizes` says what `reads`, `writes`, `dsizes` and
-    `kept` are.
+    `grad` is the gradient of the ungated output, `states` (B, K, chunks, H, N, P) the state before
+    each chunk, and `state_grads` the gradient of the state after it. `dx` is (B, K, T, H, P), by
+    step; `dB` and `dC` are by token, with a leading dimension for the parts of a group. `skip_sums`
+    (B, K, chunks, H, P) receives the gradient of D; see `finish_sizes` for `reads`, `writes`,
+    `dsizes` and `kept`.
     """
     programs = per_group // per_program
     groups = H // per_group
@@ -146,7 +146,7 @@ def ssd_gradients(
             write = row * (size * tl.exp2(-part))[:, None]
             inner = product(gy, tl.trans(write), None, HALF, PRECISION) * between
             dscores += inner
-            # on the diagonal a decay has no part
+            # the diagonal has no decay
             inner = tl.where(i[:, None] > i[None, :], inner * scores, 0.0)
             read += tl.sum(inner, axis=1) - tl.sum(inner, axis=0)
             earlier = tl.sum(product(Cs, h, None, HALF, PRECISION) * gy, axis=1)

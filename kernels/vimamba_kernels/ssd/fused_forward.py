@@ -1,12 +1,12 @@
 """Triton kernels of Mamba-2's forward pass; fused.py launches them.
 
-`ssd_outputs` walks the chunks of a block of heads with their states in registers. For paths in
-segments, `walk_states` finds what every segment adds to the state, and `carry_segments` the state
-that enters each. The outputs come in the order of the steps; `gather_rows` brings them to the
-tokens. fused_steps.py holds what the kernels share.
+`ssd_outputs` goes through the chunks of a block of heads with their states in registers. For paths
+in segments, `walk_states` finds what every segment adds to the state, and `carry_segments` the
+initial state of each. The outputs are in the order of the steps; `gather_rows` moves them to the
+tokens. fused_steps.py holds the shared functions.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types, and tuples are of fixed length.
+# Names in a kernel are Triton tensors, which have no types, and tuples have a fixed length.
 # ruff: noqa: ANN001, ANN201, ANN202, RUF005
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 # pyright: reportGeneralTypeIssues=false, reportOperatorIssue=false
@@ -29,7 +29,7 @@ from vimamba_kernels.ssd.fused_steps import (
 
 @triton.jit
 def _locate(H, K, segments, P: tl.constexpr, HEADS: tl.constexpr, PB: tl.constexpr):
-    """What a program owns: batch element, path, segment, first head and first channel in it."""
+    """Indices of a program: batch element, path, segment, first head and first channel in it."""
     PARTS: tl.constexpr = (P + PB - 1) // PB
     blocks = H // HEADS * PARTS
     block = tl.program_id(0) % blocks
@@ -49,7 +49,7 @@ def _start(
     P: tl.constexpr,
     HEADS: tl.constexpr,
 ):
-    """The states of a block of heads before its first step; zero without `starts`."""
+    """The states of a block of heads before the first step; zero without `starts`."""
     states = ()
     for r in tl.static_range(HEADS):
         h = tl.zeros(cells.shape, tl.float32)
@@ -91,11 +91,12 @@ def walk_states(
     PB: tl.constexpr,
     NB: tl.constexpr,
 ):
-    """The states that enter the chunks, or in REVERSE the gradients of those that leave them.
+    """The states before the chunks, or in REVERSE the gradients of the states after them.
 
-    `value` and `weight` are x and B, or the ungated output's gradient and C. Those states go into
-    `states` (B, K, chunks, H, N, P) if given, what a segment leaves at its end (its first step in
-    REVERSE) into `ends` (B, K, segments, H, N, P), and its decay into `lefts` (B, K, segments, H).
+    `value` and `weight` are x and B, or the ungated output's gradient and C. The states are written
+    to `states` (B, K, chunks, H, N, P) if given, the state at the end of each segment (its first
+    step in REVERSE) to `ends` (B, K, segments, H, N, P), and its decay to `lefts` (B, K, segments,
+    H).
     """
     b, k, segment, head, p_first = _locate(H, K, segments, P, HEADS, PB)
     bk = b * K + k
@@ -154,7 +155,7 @@ def carry_segments(
     REVERSE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Turn what every segment leaves into the state that enters it, in place.
+    """Convert the states at the segments' ends into their initial states, in place.
 
     `start` (B, K, 1, H, N, P) is the state before the first segment, or None.
     """
@@ -270,7 +271,7 @@ def gather_rows(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Bring rows by step (B, K, T, D) to their tokens, times silu(z) if given.
+    """Gather rows by step (B, K, T, D) at their tokens, times silu(z) if given.
 
     `out` is (B, L, D), the sum over the paths, or without MERGE (B, K, L, D).
     """
@@ -280,7 +281,7 @@ def gather_rows(
     rest = tl.program_id(0) // blocks
     tiles = tl.cdiv(L, ROWS)
     token = rest % tiles * ROWS + tl.arange(0, ROWS)
-    # the first path, and how many are added up
+    # the first path, and the number of paths to sum
     first = rest // tiles * K if MERGE else rest // tiles
     total = tl.zeros((ROWS, BLOCK), tl.float32)
     for i in range(K if MERGE else 1):

@@ -1,12 +1,12 @@
 """Triton kernels of the step sizes of Mamba-2's scan and their gradients; fused.py launches them.
 
-What the matrix products need of every step is laid down once, by head and step, since it takes more
-than the products where heads are narrow. A program owns one chunk and some heads.
+The per-step values that the matrix products need are computed once, by head and step, because for
+narrow heads they take longer than the products. A program handles one chunk and some heads.
 
 Sizes: B batch, K paths, L tokens, T steps in chunks of Q, H heads.
 """
 
-# In a kernel names stand for Triton's tensors, which have no types.
+# Names in a kernel are Triton tensors, which have no types.
 # ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
@@ -15,7 +15,7 @@ import triton.language as tl
 
 from vimamba_kernels.gpu_kernels import LOG2E, softplus_and_slope, tokens_at
 
-# of a decay, to the base 2: 2**-149 is the smallest number in float32
+# log2 of a decay: 2**-149 is the smallest number in float32
 LOWEST_LOG = tl.constexpr(-150.0)
 
 
@@ -23,7 +23,7 @@ LOWEST_LOG = tl.constexpr(-150.0)
 def _locate(
     paths, K, T, H, chunks, SHARED_PATHS: tl.constexpr, Q: tl.constexpr, HEADS: tl.constexpr
 ):
-    """What a program owns: path, chunk, heads, steps, tokens; and its steps' places by head."""
+    """Indices of a program: path, chunk, heads, steps, tokens; and its steps' offsets by head."""
     blocks = tl.cdiv(H, HEADS)
     head = tl.program_id(0) % blocks * HEADS + tl.arange(0, HEADS)
     chunk = tl.program_id(0) // blocks % chunks
@@ -38,7 +38,7 @@ def _locate(
 
 @triton.jit
 def _load_sizes(dt, bias, bk, K, L, T, H, head, t, token, lowest, highest, SOFTPLUS: tl.constexpr):
-    """Step sizes and their derivative by dt, (Q, HEADS); both are zero past the end."""
+    """Step sizes and their derivative with respect to dt, (Q, HEADS); both zero past the end."""
     real = head < H
     mask = (token >= 0)[:, None] & real[None, :]
     rows = dt + bk * L * H + (token * H)[:, None] + head[None, :]
@@ -62,7 +62,7 @@ def _load_rates(A, bk, K, H, head):
 
 @triton.jit
 def _load_logs(A, size, bk, K, L, H, head, token, GIVEN: tl.constexpr):
-    """Logarithms of the decays to the base 2, (Q, HEADS): the steps' own, or sizes times rates."""
+    """Base-2 logarithms of the decays, (Q, HEADS): given, or sizes times rates."""
     if GIVEN:
         mask = (token >= 0)[:, None] & (head < H)[None, :]
         rows = A + bk * L * H + (token * H)[:, None] + head[None, :]
@@ -94,13 +94,13 @@ def lay_sizes(
     Q: tl.constexpr,
     HEADS: tl.constexpr,
 ):
-    """Step sizes, and sums of log2 of the decays within chunks up to and with every step.
+    """Step sizes, and inclusive cumulative sums of log2 of the decays within chunks.
 
-    `A` is (K, H), or in GIVEN the decays' logarithms by token, (B, K, L, H). `sizes`, `wholes` and
-    `parts` are (B, K, H, chunks * Q). A sum comes in two parts, a whole
-    number and a small one. As one number it would be rounded with its size, and so would the
-    difference of two, which a few large steps before both make large. Hence multiples of 1 / 64,
-    whose sums are exact, are added up apart from what is left of them.
+    `A` is (K, H), or with GIVEN the decays' logarithms by token, (B, K, L, H). `sizes`, `wholes`
+    and `parts` are (B, K, H, chunks * Q). A sum is stored in two parts, a whole number and a small
+    remainder. A single number would have a rounding error relative to its size, and so would the
+    difference of two sums that are large because of a few large steps before both. Hence multiples
+    of 1 / 64, whose sums are exact, are summed separately from the remainders.
     """
     bk, _chunk, head, t, token, place = _locate(
         paths, K, T, H, chunks, SHARED_PATHS, Q, HEADS
@@ -150,11 +150,12 @@ def finish_sizes(
 ):
     """Gradients of dt, by token, and in `sums` (2, B, K, chunks, H) those of A and the bias.
 
-    In GIVEN that of the decays' logarithms goes into `dlogs`, by token, in place of A's.
+    With GIVEN, the gradient of the decays' logarithms goes to `dlogs`, by token, instead of A's.
 
-    By head and step, `reads` are what every read is worth to the decays up to its step, `writes`
-    what every write is worth to those after it, and `dsizes` is the gradient of the sizes without
-    the decays. `kept` (B, K, chunks, H) is what the state before a chunk is worth after it.
+    By head and step, `reads` is the contribution of each read to the gradient of the log decays up
+    to its step, `writes` that of each write to those after its step, and `dsizes` the gradient of
+    the sizes without the decays. `kept` (B, K, chunks, H) is the contribution of the state before a
+    chunk to the gradient of the chunk's log decay.
     """
     bk, chunk, head, t, token, place = _locate(
         paths, K, T, H, chunks, SHARED_PATHS, Q, HEADS
@@ -173,7 +174,7 @@ def finish_sizes(
     dlog += tl.cumsum(tl.load(reads + place, mask=mask, other=0.0), axis=0, reverse=True)
     write = tl.load(writes + place, mask=mask, other=0.0)
     dlog += tl.cumsum(write, axis=0) - write
-    # nothing passes a decay of zero: what the sums leave there is rounding, times a large step
+    # nothing passes a decay of zero: there, the sums are rounding errors times a large step
     log = _load_logs(A, size, bk, K, L, H, head, token, GIVEN)
     dlog = tl.where(log > LOWEST_LOG, dlog, 0.0)
     ddelta = tl.load(dsizes + place, mask=mask, other=0.0)

@@ -1,9 +1,9 @@
 """Mamba-2's scan as a torch operator: choice of the backend and autocast.
 
-The backends are composed of operators: those that torch knows, the selective scan on a CPU, and
-for the Triton kernels `ssd_forward`, whose gradient is the operator `ssd_backward`. The gradient of
-that one, for second derivatives, goes through the chunked form; so does all that torch.func and
-forward mode differentiate. Autograd, shapes on meta tensors and export come from these.
+The backends are composed of operators: torch's own, the selective scan on a CPU, and for the Triton
+kernels `ssd_forward`, whose gradient is the operator `ssd_backward`. The gradient of the latter,
+for second derivatives, uses the chunked form, and so does everything that torch.func and forward
+mode differentiate. Autograd, shapes on meta tensors and export follow from these operators.
 
 Sizes: B batch, K paths, L tokens, H heads of P channels, G groups of heads, N states.
 """
@@ -32,16 +32,16 @@ from vimamba_kernels.ssd.chunked import ssd_chunked
 from vimamba_kernels.ssd.cpu import ssd_cpu
 from vimamba_kernels.ssd.reference import ssd_reference
 
-# the slowest last
+# slowest last
 BACKENDS = ("triton", "cpu", "chunked", "reference")
 
 
 def choose_backend(backend: str, x: Tensor, *, limited: bool = False, states: int = 1) -> str:
-    """The name of the backend that `backend`, the environment and `x` ask for; see `choose`.
+    """The backend selected by `backend`, the environment and `x`; see `choose`.
 
     Args:
         backend: A name of `BACKENDS` or "auto".
-        x: The scan's input; its device and dtype count.
+        x: The scan's input; its device and dtype matter.
         limited: Whether step sizes have limits.
         states: N.
     """
@@ -137,7 +137,7 @@ def _forward(
     merge: bool,
     return_state: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the last state or nothing, by the Triton kernels."""
+    """The output, and the last state or empty, by the Triton kernels."""
     check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     return fused.forward(*tensors, dt_softplus, dt_limit, paths, merge, return_state)
@@ -193,7 +193,7 @@ def _backward(
     paths: Tensor | None,
     merge: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of the nine tensors; those of absent ones are empty."""
+    """Gradients of the nine tensors; empty for absent tensors."""
     check_arguments(x, dt, A, B, C, D, z, dt_bias, dt_limit, initial_state, paths)
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     grads = fused.backward(grad, grad_state, *tensors, dt_softplus, dt_limit, paths, merge)
@@ -242,7 +242,7 @@ def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 
 
 def _backward_gradient(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Second derivatives: first ones through the chunked form, differentiated by autograd."""
+    """Second derivatives: autograd differentiates the gradients of the chunked form."""
     *grads, x, dt, A, B, C, D, z, dt_bias, initial_state, paths = ctx.saved_tensors
     tensors = (x, dt, A, B, C, D, z, dt_bias, initial_state)
     options = (ctx.dt_softplus, ctx.dt_limit, paths, ctx.merge)
@@ -258,7 +258,7 @@ def _joined_outputs(
     paths: Tensor | None,
     merge: bool,
 ) -> tuple[Tensor, Callable[..., Tensor]]:
-    """The gradients that there are, and the scan with the outputs that they are of, in a row."""
+    """The gradients that are given, and the scan that returns their outputs, concatenated."""
     wanted = [i for i, g in enumerate(grads) if g is not None]
 
     def scan(*inputs: Any) -> Tensor:

@@ -50,7 +50,7 @@ def ssd_reference(
 
 
 class Steps(NamedTuple):
-    """What the scan reads, in the order of the steps.
+    """Inputs of the scan, in the order of the steps.
 
     x is (B, K, T, H, P), B and C are (B, K, T, G, N); dt, after bias, softplus and limits, is
     (B, K, T, H).
@@ -100,7 +100,7 @@ def output(
     paths: Tensor | None,
     merge: bool,
 ) -> Tensor:
-    """What is read from the states, (B, K, T, H, P), at its tokens, with skip and gate."""
+    """Output of the states, (B, K, T, H, P), at its tokens, with skip connection and gate."""
     if D is not None:
         D = D.to(y.dtype)
         y = y + (D.unsqueeze(-1) if D.dim() == 2 else D).unsqueeze(1) * steps.x

@@ -1,4 +1,4 @@
-"""Checks of the tree operators' arguments; every message names the argument and what would do."""
+"""Checks of the tree operators' arguments; messages name the argument and what is expected."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def check_edges(down: Tensor, right: Tensor) -> None:
     """Check dtypes, devices and shapes of the edges of a grid.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device.
     """
     check_types({"down": down, "right": right}, {}, None, optional=())
@@ -25,7 +25,7 @@ def check_arguments(x: Tensor, weight: Tensor, parents: Tensor) -> None:
     """Check dtypes, devices and shapes of tokens on trees.
 
     Raises:
-        TypeError: An argument is no tensor or has the wrong dtype.
+        TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device.
     """
     check_types({"x": x}, {"weight": weight}, None, optional=())
@@ -44,7 +44,7 @@ def check_arguments(x: Tensor, weight: Tensor, parents: Tensor) -> None:
 
 
 def check_bounds(parents: Tensor) -> None:
-    """Check that entries are in [-1, L): all that memory safety asks for.
+    """Check that entries are in [-1, L), which is enough for memory safety.
 
     Raises:
         ValueError: They are not.
@@ -68,7 +68,7 @@ def check_parents(parents: Tensor) -> None:
     length = parents.shape[1]
     parents = unwrapped(parents).reshape(-1, length)
     check_bounds(parents)
-    # one more stands for what is above the roots
+    # the additional entry is the parent of the roots
     above = torch.cat([parents, parents.new_full((parents.shape[0], 1), -1)], dim=1).long()
     above = torch.where(above < 0, length, above)
     for _ in range(length.bit_length()):

@@ -16,7 +16,7 @@ def tree_sum(x: Tensor, weight: Tensor, parents: Tensor, upward: bool) -> Tensor
     """Sums along trees, in the dtype of `x`; arguments as the op's.
 
     Raises:
-        ValueError: `parents` leads out of bounds.
+        ValueError: `parents` is out of bounds.
     """
     check_bounds(parents)
     batch, length, channels = x.shape
@@ -47,7 +47,7 @@ def _whole(t: Tensor) -> Tensor:
 
 
 def _memory(team: int, length: int) -> Tensor:
-    """Uninitialized memory of two numbers for each token, for each thread."""
+    """Uninitialized memory of two numbers per token, for each thread."""
     return torch.empty(team * 2 * length, dtype=torch.int32, device="cpu")
 
 

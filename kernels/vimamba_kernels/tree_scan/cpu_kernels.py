@@ -1,7 +1,7 @@
 """Numba kernels of the tree operators; cpu.py drives them.
 
-A task of `tree_sum` owns `w` channels of one batch element: it finds an order in which children
-come before their parents, and walks it in the output, which holds the tokens at first. A task of
+A task of `tree_sum` handles `w` channels of one batch element: it finds an order in which children
+come before their parents, and follows it in the output, which initially holds the tokens. A task of
 `grid_tree` is one grid: Kruskal's algorithm over the sorted edges, then a breadth-first search.
 """
 
@@ -41,11 +41,11 @@ TREE = types.Tuple((int32[::1], int32[::1], int32[::1], types.UniTuple(uint64, 2
 
 @helper
 def strip_leaves(parents: Any, start: Any, length: Any, memory: Any) -> Any:
-    """Put tokens in an order with children before parents into `memory`; gives their number.
+    """Write tokens to `memory`, children before parents; returns how many were ordered.
 
-    It is less than all where `parents` are no trees.
+    These are not all tokens if `parents` does not describe trees.
     """
-    # behind the order, how many children are still to come
+    # after the order, the number of remaining children
     for i in range(length):
         memory[length + i] = 0
     for i in range(length):
@@ -70,7 +70,7 @@ def strip_leaves(parents: Any, start: Any, length: Any, memory: Any) -> Any:
 
 @kernel
 def tree_sum(frame: Any) -> None:
-    """Add up along the trees, in place."""
+    """Sum along the trees, in place."""
     use_wide_vectors()
     member, first, last = share(frame)
     (y, weight), parents, scratch, sizes, upward = arguments(frame, SUM)
@@ -95,7 +95,7 @@ def tree_sum(frame: Any) -> None:
 
 @helper
 def find_root(above: Any, i: Any) -> Any:
-    """The representative of a cell's component; shortens the way to it."""
+    """The representative of a cell's component; compresses the path to it."""
     while U(above[i]) != i:
         above[i] = above[U(above[i])]
         i = U(above[i])
@@ -114,7 +114,7 @@ def neighbor(i: Any, direction: Any, width: Any) -> Any:
 
 @helper
 def join_cells(edges: Any, start: Any, height: Any, width: Any, memory: Any) -> None:
-    """Behind the components, put into `memory` a bit for each direction a cell is joined in."""
+    """Write to `memory`, after the components, a bit per direction in which a cell is connected."""
     length, below = height * width, (height - ONE) * width
     count = below + height * (width - ONE)
     for i in range(length):
@@ -145,7 +145,7 @@ def grid_tree(frame: Any) -> None:
     for task in range(first, last):
         join_cells(edges, task * count, height, width, memory)
         start = task * length
-        # the cells in breadth-first order take the place of the components
+        # the cells in breadth-first order overwrite the components
         parents[start] = -1
         memory[ZERO] = 0
         known = ONE

@@ -1,10 +1,10 @@
 """The tree operators as torch operators: choice of the backend and autograd.
 
-Autocast leaves them alone: products of many weights are summed.
+Autocast does not affect them, because products of many weights are summed.
 
-`vimamba::grid_tree` and `vimamba::tree_sum` are those to call. The latter is composed of
-`tree_sum_forward`, whose gradient is itself, in the other direction, so that it has all further
-derivatives. What torch.func and forward mode differentiate goes through the reference.
+`vimamba::grid_tree` and `vimamba::tree_sum` are the ones to call. The latter is composed of
+`tree_sum_forward`, whose gradient is the same operator in the other direction, so it has
+derivatives of any order. torch.func and forward mode use the reference.
 
 Sizes: B batch, L tokens, D channels, H and W grid.
 """
@@ -21,7 +21,7 @@ from vimamba_kernels.tree_scan.checks import check_arguments, check_edges
 from vimamba_kernels.tree_scan.reference import at_parents, tree_sum_reference
 from vimamba_kernels.tree_scan.spanning import grid_tree_reference
 
-# the slowest last
+# slowest last
 BACKENDS = ("cpu", "reference")
 
 _SUM = {"cpu": cpu.tree_sum, "reference": tree_sum_reference}
@@ -29,7 +29,7 @@ _TREE = {"cpu": cpu.grid_tree, "reference": grid_tree_reference}
 
 
 def choose_backend(backend: str, x: Tensor, name: str = "x") -> str:
-    """The name of the backend that `backend`, the environment and `x` ask for; see `choose`."""
+    """The backend selected by `backend`, the environment and `x`; see `choose`."""
     return choose(backend, BACKENDS, lambda one: cpu_obstacle(name, x) if one == "cpu" else None)
 
 
@@ -62,7 +62,7 @@ def _tree_sum(
 )
 def _forward(x: Tensor, weight: Tensor, parents: Tensor, upward: bool, backend: str) -> Tensor:
     check_arguments(x, weight, parents)
-    # autograd stays outside of an operator, whose output is no view of its input
+    # without autograd, because an operator's output must not be a view of its input
     y = _SUM[choose_backend(backend, x)](x.detach(), weight.detach(), parents, upward)
     return y.clone() if y.data_ptr() == x.data_ptr() else y
 

@@ -1,8 +1,8 @@
-"""The definition of the tree that spans a grid, in plain PyTorch that loops over no cells.
+"""The definition of the spanning tree of a grid, in plain PyTorch without a loop over cells.
 
-Boruvka's algorithm finds the edges: every component takes its lightest one, log2(L) times.
-Walking around the tree, there along one side of an edge and back along the other, tells which of
-its ends is nearer to the root: the one that the walk comes from first.
+Boruvka's algorithm finds the edges: every component takes its lightest one, log2(L) times. An Euler
+tour of the tree, which follows every edge once in each direction, shows which end of an edge is
+nearer to the root: the one from which the tour first takes the edge.
 
 Sizes: B batch, H and W grid, L = H * W cells, E edges.
 """
@@ -21,7 +21,7 @@ def grid_tree_reference(down: Tensor, right: Tensor) -> Tensor:
     number = (height - 1) * width
     below = chosen[:, :number].unflatten(1, (height - 1, width))
     beside = chosen[:, number:].unflatten(1, (height, width - 1))
-    # of every cell whether it is joined to the one below, right, above, left
+    # whether each cell is connected to the cell below, right, above, left
     joined = [F.pad(below, (0, 0, 0, 1)), F.pad(beside, (0, 1))]
     joined += [F.pad(below, (0, 0, 1, 0)), F.pad(beside, (1, 0))]
     return _parents(torch.stack(joined, dim=-1).flatten(1, 2), width)
@@ -57,13 +57,13 @@ def _lightest_edges(down: Tensor, right: Tensor) -> Tensor:
         least = torch.full_like(cells, edges)
         least = least.scatter_reduce(1, a, wanted, "amin").scatter_reduce(1, b, wanted, "amin")
         edge = order.gather(1, least.clamp(max=edges - 1))
-        # the component at the edge's other end; itself where no edge leads out
+        # the component at the other end of the edge; itself if no edge leaves it
         ends = a.gather(1, edge), b.gather(1, edge)
         other = torch.where(ends[0] == cells, ends[1], ends[0])
         found = least < edges
         other = torch.where(found, other, cells)
         chosen = chosen.scatter_reduce(1, edge, found, "amax")
-        # of two that chose the same edge the first stays
+        # of two components that chose the same edge, the first is kept
         mutual = (other.gather(1, other) == cells) & (cells < other)
         other = torch.where(mutual, cells, other)
         for _ in range(rounds):
@@ -73,15 +73,15 @@ def _lightest_edges(down: Tensor, right: Tensor) -> Tensor:
 
 
 def _parents(joined: Tensor, width: int) -> Tensor:
-    """Parents (B, L) of a tree's cells, of which `joined` (B, L, 4) names the neighbors."""
+    """Parents (B, L) of a tree's cells; `joined` (B, L, 4) marks their neighbors."""
     batch, length = joined.shape[:2]
     offsets = torch.tensor([width, 1, -width, -1], dtype=torch.int64, device=joined.device)
     cells = torch.arange(length, dtype=torch.int64, device=joined.device).unsqueeze(1)
     target = (cells + offsets).clamp(0, length - 1).expand(batch, -1, -1)
-    # arc 4 i + d leads from cell i in direction d, its twin back
+    # arc 4 i + d goes from cell i in direction d, its twin goes back
     direction = torch.arange(4, dtype=torch.int64, device=joined.device)
     twin = (4 * target + (direction + 2) % 4).flatten(1)
-    # the walk leaves a cell by the next arc after the one that leads back
+    # the tour leaves a cell by the next arc after the one that leads back
     following = direction.expand_as(joined)
     for turn in (3, 2, 1):
         ahead = (direction + turn) % 4
@@ -92,7 +92,7 @@ def _parents(joined: Tensor, width: int) -> Tensor:
     follower = leaving.gather(1, twin)
     is_last = (follower == start) | ~joined.flatten(1)
     follower = torch.where(is_last, arcs, follower)
-    # arcs until the walk ends
+    # number of arcs until the tour ends
     left = torch.where(is_last, 0, 1)
     for _ in range((2 * length - 2).bit_length()):
         left = left + left.gather(1, follower)

@@ -1,9 +1,9 @@
 """`vimamba benchmark` with more candidates: python tools/benchmark.py ops --backward.
 
-On a CPU, a plain C scan (tools/anchor) compiled on the spot with gcc: what one core can do, and the
-baseline that the table divides by. On a GPU, mamba-ssm, if it is installed.
-`volumes` times volume networks and MONAI's (volume_benchmark.py), `zoo` every family next to timm's
-models of its size (zoo_benchmark.py).
+On a CPU, it adds a plain C scan (tools/anchor), compiled with gcc on first use: what one core can
+do, and the baseline of the ratios in the table. On a GPU, it adds mamba-ssm if that is installed.
+`volumes` compares volume networks with MONAI's (volume_benchmark.py), `zoo` every family with
+timm's models of its size (zoo_benchmark.py).
 """
 
 import ctypes
@@ -40,12 +40,12 @@ def compile_anchor() -> ctypes.CDLL:
 
 
 def pointer(t: Tensor | None) -> ctypes.c_void_p:
-    """Address of a tensor's numbers."""
+    """Address of a tensor's data."""
     return ctypes.c_void_p(0 if t is None else t.data_ptr())
 
 
 def block_width(channels: int, batch: int, states: int) -> int:
-    """Channels per task of the C scan: many, but with work for every thread."""
+    """Channels per task of the C scan: as many as leave work for every thread."""
     threads = torch.get_num_threads()
     for width in (64, 32, 16) if states == 16 else (96, 64, 32, 16):
         if channels % width == 0 and (batch * (channels // width)) % threads == 0:
@@ -60,7 +60,7 @@ class Anchor:
         self.library = compile_anchor()
 
     def __call__(self, x: Inputs, backward: bool) -> Run | None:
-        """A call that fills tensors made beforehand."""
+        """A call that fills preallocated tensors."""
         states = x.B.shape[-1]
         if states not in (1, 16) or x.u.dtype != torch.float32:
             return None
@@ -123,7 +123,7 @@ def mamba_ssm(x: Inputs, backward: bool) -> Run | None:
 
 
 def main() -> int:
-    """Run with every candidate that this machine has."""
+    """Run with every candidate that is available on this machine."""
     if sys.argv[1:2] == ["volumes"]:
         import volume_benchmark
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Proves the bounds of pyproject.toml: installs one combination of versions into an environment of
-# its own and runs the tests that depend on them.
+# Tests the bounds of pyproject.toml: installs one combination of versions into a separate environment
+# and runs the tests that depend on them.
 #
 #   tools/ci_floors.sh PYTHON TORCH TIMM      tools/ci_floors.sh python3.10 floor floor
 #

@@ -1,9 +1,9 @@
-"""Compiles the Triton kernels for a GPU, without one, and analyzes the machine code.
+"""Compiles the Triton kernels for a GPU, without having one, and analyzes the machine code.
 
-Triton brings its own assembler and disassembler, so a kernel compiles for any NVIDIA or AMD
-generation on any machine. This tool runs the launcher on tensors without contents, records what it
+Triton includes an assembler and disassembler, so a kernel can be compiled for any NVIDIA or AMD
+generation on any machine. This tool runs the launcher on meta tensors, records what it
 would launch, compiles each kernel and counts the instructions of its loops. From the counts it
-predicts a time, beside the time that the bytes alone would take.
+predicts a time, and prints it next to the time of the memory traffic alone.
 
     python tools/compile_for_gpu.py                      every case for an H200
     python tools/compile_for_gpu.py --target gfx942      registers and spills on an MI300
@@ -41,7 +41,7 @@ TARGETS = {
 }
 # an H200: bytes and clocks a second (boost), multiprocessors, bytes of the second-level cache
 BANDWIDTH, CLOCK, PROCESSORS, CACHE = 4.3e12, 1.98e9, 132, 50e6
-# of a multiprocessor: registers, most programs, schedulers
+# per multiprocessor: registers, maximum number of programs, schedulers
 REGISTERS, PROGRAMS, SCHEDULERS = 65536, 32, 4
 # types of tensors as Triton writes them
 POINTERS = {
@@ -67,11 +67,11 @@ class Case(NamedTuple):
     groups: int | None = None
     merge: bool = True
     shared_u: bool = True
-    # a path without this many tokens at its end
+    # number of tokens missing at the end of a path
     missing: int = 0
     softplus: bool = True
     parameters: bool = True
-    # of a projection of delta in the kernel
+    # rank of a projection of delta in the kernel
     rank: int | None = None
 
 
@@ -84,11 +84,11 @@ CASES = {
     "vim_s_1248": Case(1, 2, 6085, 768, 16, gate=True),
     "vmamba_t_1_1024": Case(1, 4, 65536, 96, 1),
 }
-# the same with the projection of delta inside, as the models ask for
+# the same with the projection of delta in the kernel, as in the models
 RANKS = {"vim_s": 24, "vmamba_t_1": 6, "vmamba_t_2": 12, "vmamba_t_3": 24, "vmamba_t_4": 48}
 RANKS |= {"vim_s_1248": 24, "vmamba_t_1_1024": 6}
 PROJECTED = {f"{name}_projected": CASES[name]._replace(rank=rank) for name, rank in RANKS.items()}
-# what else the launcher distinguishes: dtypes, ragged ends, options, numbers of states
+# other cases that the launcher distinguishes: dtypes, ragged ends, options, numbers of states
 VARIANTS = {
     "float32": Case(2, 2, 200, 768, 16, gate=True, dtype=torch.float32),
     "float16": Case(128, 4, 784, 192, 1, dtype=torch.float16),
@@ -118,9 +118,9 @@ class Launch(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """A loop of the machine code: addresses and instructions of its own, and the loops inside it.
+    """A loop of the machine code: addresses, instructions outside of inner loops, and inner loops.
 
-    `seldom` are those that a branch skips but where the next matrix product is due.
+    `seldom` are instructions that a branch skips unless the next matrix product is due.
     """
 
     own: list[tuple[int, str]]
@@ -129,12 +129,12 @@ class Loop(NamedTuple):
 
     @property
     def opcodes(self) -> list[str]:
-        """Of its own instructions."""
+        """Opcodes of its instructions."""
         return [_opcode(operation) for _, operation in self.own]
 
     @property
     def rare(self) -> list[str]:
-        """Opcodes of those that are mostly skipped."""
+        """Opcodes of the instructions that are mostly skipped."""
         return [_opcode(operation) for _, operation in self.seldom]
 
 
@@ -146,7 +146,7 @@ class Compiled(NamedTuple):
     """A compiled kernel."""
 
     registers: int
-    # bytes, or on AMD registers, that did not fit
+    # spilled bytes, or registers on AMD
     spilled: int
     shared: int
     loops: list[Loop]
@@ -154,7 +154,7 @@ class Compiled(NamedTuple):
 
 
 def tensors(case: Case) -> dict[str, Any]:
-    """Arguments of the operator, without contents but for the paths."""
+    """Arguments of the operator, meta tensors except for the paths."""
 
     def empty(*shape: int, dtype: torch.dtype = case.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -163,7 +163,7 @@ def tensors(case: Case) -> dict[str, Any]:
     groups = rows[:2] + (() if case.groups is None else (case.groups,)) + (case.length, case.states)
     row = (case.k, case.channels)
     u = (case.batch, case.length, case.channels) if case.shared_u else (*rows, case.channels)
-    # int64 as the models' tables are; what the launcher makes of it is what counts
+    # int64 like the models' tables, which the launcher converts
     paths = torch.arange(case.length - case.missing, dtype=torch.int64).repeat(case.k, 1)
     return {
         "u": empty(*u),
@@ -188,8 +188,8 @@ def record(
 
     Args:
         case: The sizes.
-        plan: Which way to cut the work; blocks are the launcher's own. By default what the launcher
-            chooses on an H200.
+        plan: How to split the work, with the launcher's blocks. By default as the launcher chooses
+            on an H200.
         deterministic: Whether atomics are forbidden.
     """
     launches: list[Launch] = []
@@ -220,17 +220,17 @@ def record(
     return forward, launches
 
 
-# each parameter's type or, as a tuple of one, its value
+# each parameter's type or, in a tuple, its constant value
 Specialization = tuple[tuple[str, str | tuple[Any]], ...]
 
 
 def specialize(launch: Launch) -> Specialization:
-    """The parameters of a call as Triton specializes it."""
+    """The parameters of a call, as Triton specializes them."""
     return specialization(fused.kernel(launch.kernel), launch.arguments)
 
 
 def specialization(function: Any, arguments: dict[str, Any]) -> Specialization:
-    """The parameters of a kernel as Triton specializes a call with these arguments."""
+    """The parameters of a kernel, as Triton specializes a call with these arguments."""
     return tuple((p.name, _kind(p, arguments[p.name])) for p in function.params)
 
 
@@ -267,7 +267,7 @@ def source_of(function: Any, specialization: Specialization) -> ASTSource:
 
 @functools.cache
 def compile_launch(kernel: str, parameters: Specialization, target: str) -> Compiled:
-    """Compile a kernel for a name in `TARGETS`, with parameters as `specialize` gives them."""
+    """Compile a kernel for a name in `TARGETS`, with parameters returned by `specialize`."""
     source = source_of(fused.kernel(kernel), parameters)
     options = {"num_warps": 1, "num_stages": 1}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
@@ -281,7 +281,7 @@ def compile_launch(kernel: str, parameters: Specialization, target: str) -> Comp
 
 
 def read_nvidia(cubin: bytes, shared: int) -> Compiled:
-    """What a compiled kernel says about itself; `shared` are bytes, which it does not say."""
+    """Resources of a compiled kernel; it does not state its `shared` bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
@@ -327,12 +327,12 @@ def _contains(outer: tuple[int, int], inner: tuple[int, int]) -> bool:
 
 
 def step_loop(compiled: Compiled, launch: Launch) -> tuple[Loop, list[str]]:
-    """The loop over groups of steps, and every instruction that one turn of it issues."""
+    """The loop over groups of steps, and every instruction issued in one iteration."""
     loops = compiled.loops
     while True:
         largest = max(loops, key=_length)
         inner = [loop for loop in largest.inner if not _projects(loop)]
-        # backward, several states are a loop inside the steps' loop
+        # backward, several states are a loop inside the loop over steps
         states = launch.kernel == "scan_backward" and launch.arguments["N"] > 1
         if not inner or (states and not any(loop.inner for loop in inner)):
             break
@@ -348,7 +348,7 @@ def _projects(loop: Loop) -> bool:
 
 
 def _projecting(loop: Loop, launch: Launch) -> float:
-    """Instructions for matrix products, which serve 16 steps, in one turn of the steps' loop."""
+    """Instructions for matrix products, each for 16 steps, per iteration of the loop over steps."""
     arguments = launch.arguments
     parts, slices = arguments["BLOCK"] // 32, -(-arguments.get("RANK", 0) // 16)
     turns = sum(
@@ -364,18 +364,18 @@ def _length(loop: Loop) -> int:
 
 
 class Count(NamedTuple):
-    """Instructions of a lane for one step, state and channel, by kind."""
+    """Instructions per lane for one step, state and channel, by kind."""
 
     issued: float
     exps: float
     shuffles: float
     barriers: float
-    # bits of the widest load
+    # width of the widest load, bits
     widest: int
 
 
 def count(compiled: Compiled, launch: Launch) -> Count:
-    """What the loop over the steps issues."""
+    """Instructions issued by the loop over the steps."""
     arguments = launch.arguments
     loop, opcodes = step_loop(compiled, launch)
     work = arguments["UNROLL"] * arguments["N"] * arguments["BLOCK"] / 32
@@ -391,7 +391,7 @@ def count(compiled: Compiled, launch: Launch) -> Count:
 
 
 def turn_clocks(compiled: Compiled, launch: Launch) -> float:
-    """Clocks that a warp alone on its scheduler takes for one turn of the loop over the steps."""
+    """Clocks per iteration of the loop over the steps for a warp alone on its scheduler."""
     loop, _ = step_loop(compiled, launch)
     arguments = launch.arguments
     period = 16 // arguments["UNROLL"] if arguments.get("RANK") else 1
@@ -401,7 +401,7 @@ def turn_clocks(compiled: Compiled, launch: Launch) -> float:
 
 
 def _turn(loop: Loop, launch: Launch, *, due: bool) -> Iterator[str]:
-    """Instructions of a turn in their order; `due` is the matrix product."""
+    """Instructions of an iteration in order; with `due`, including the matrix product."""
     items: list[tuple[int, Any]] = [*loop.own, *(loop.seldom if due else ())]
     for inner in loop.inner:
         projects = _projects(inner)
@@ -423,25 +423,25 @@ def _turn(loop: Loop, launch: Launch, *, due: bool) -> Iterator[str]:
 
 
 class Prediction(NamedTuple):
-    """Seconds on an H200, as each of three limits has it; the largest counts."""
+    """Seconds on an H200 by each of three limits; the largest is the prediction."""
 
-    # of schedulers that always have something to issue
+    # if schedulers always have an instruction to issue
     issue: float
-    # of warps that wait for their loads, as many as there are
+    # if the resident warps wait for their loads
     latency: float
-    # of moving every tensor once, and sums over paths as often as they are taken up
+    # to move every tensor once, and sums over paths as often as they are updated
     bytes: float
 
 
 def predict(launch: Launch, counted: Count, compiled: Compiled) -> Prediction:
-    """How long a launch takes."""
+    """Predict how long a launch takes."""
     arguments = launch.arguments
     paths = arguments.get("path_count", 1)
     steps = min(arguments["segment_steps"], arguments["T"])
     work = launch.programs * paths * arguments["BLOCK"] * steps
     lanes = work * arguments["N"] / (PROCESSORS * CLOCK)
     issue = max(counted.issued / 128, counted.exps / 16) * lanes
-    # a warp's registers come in pieces of 256, a lane's so of 8
+    # registers are allocated in units of 256 per warp, that is 8 per lane
     most = min(PROGRAMS, REGISTERS // (32 * -(-compiled.registers // 8) * 8))
     programs = -(-launch.programs // PROCESSORS)
     alone = turn_clocks(compiled, launch)
@@ -453,7 +453,7 @@ def predict(launch: Launch, counted: Count, compiled: Compiled) -> Prediction:
 
 
 def moved(launch: Launch) -> float:
-    """Bytes that a launch moves, and PyTorch before and after it for sums over paths."""
+    """Bytes moved by a launch, and by PyTorch before and after it for sums over paths."""
     arguments = launch.arguments
     once = sum(
         t.nbytes for name, t in arguments.items() if isinstance(t, Tensor) and name != "total"
@@ -461,11 +461,11 @@ def moved(launch: Launch) -> float:
     total, paths = arguments.get("total"), arguments["K"]
     if total is not None:
         mode = arguments["MERGE"]
-        # written first, then read and written, and by the last of several only read
+        # first written, then read and written, and only read by the last of several
         touched = 2 * paths - 2 if mode == "own" else 2 * paths
         once += total.nbytes * (touched if total.nbytes > CACHE else 1)
         if mode == "atomic":
-            # zeros before, the output's dtype after
+            # zeros before, conversion to the output's dtype after
             once += 2 * total.nbytes + total.numel() * arguments["u"].element_size()
     return once
 

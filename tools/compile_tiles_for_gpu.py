@@ -1,9 +1,9 @@
 """Compiles the Triton kernels that work on tiles for a GPU: convolution along paths, Mamba-2.
 
-As compile_for_gpu.py does for the selective scan, this runs the launchers on tensors without
-contents and compiles what they would launch. For every kernel it prints the instructions that a
-warp issues for one tile, the time to issue all of them and the time to move every tensor that the
-kernel takes once; for every case also the time to move inputs and outputs once.
+Like compile_for_gpu.py for the selective scan, this runs the launchers on meta tensors and
+compiles what they would launch. For every kernel it prints the instructions that a warp issues per
+tile, the time to issue all of them and the time to move each of the kernel's tensors once; for
+every case also the time to move inputs and outputs once.
 
     python tools/compile_tiles_for_gpu.py                     every case for an H200
     python tools/compile_tiles_for_gpu.py --target gfx942     registers and spills on an MI300
@@ -46,7 +46,7 @@ class Launch(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The kernel's own name."""
+        """The kernel's name."""
         return self.kernel.rsplit(".", 1)[1]
 
 
@@ -88,7 +88,7 @@ def conv_case(
     missing: int = 0,
     bare: bool = False,
 ) -> Case:
-    """A convolution; `missing` steps less than tokens, or `bare`, without all that is optional."""
+    """A convolution with `missing` fewer steps than tokens, or `bare`: no optional arguments."""
     x, weight = _empty(batch, length, channels, dtype=dtype), _empty(k, channels, taps)
     options = (None, None, None)
     if not bare:
@@ -118,7 +118,7 @@ def ssd_case(
     per_path: bool = False,
     bare: bool = False,
 ) -> Case:
-    """A scan of Mamba-2; `per_path`, with inputs and outputs of every path's own."""
+    """A scan of Mamba-2; with `per_path`, each path has separate inputs and outputs."""
     separate = (k,) if per_path else ()
     rows = (length, heads, width)
     x = _empty(batch, *separate, *rows, dtype=dtype)
@@ -149,7 +149,7 @@ CASES = {
     "vmamba_t_m2_1_1024": ssd_case(1, 4, 65536, 6, 16, 64),
     "mamba2_130m": ssd_case(8, 1, 2048, 24, 64, 128, gate=True, bare=True),
 }
-# what else the launchers distinguish: dtypes, ragged ends, options, numbers of taps and states
+# other cases that the launchers distinguish: dtypes, ragged ends, options, taps and states
 VARIANTS = {
     "conv_float32": conv_case(64, 2, 197, 768, dtype=torch.float32),
     "conv_float16": conv_case(64, 2, 197, 384, dtype=torch.float16),
@@ -173,7 +173,7 @@ VARIANTS = {
 
 
 def specialize(launch: Launch) -> machine.Specialization:
-    """The parameters of a call as Triton specializes it."""
+    """The parameters of a call, as Triton specializes them."""
     return machine.specialization(gpu_tasks.kernel(launch.kernel), launch.arguments)
 
 
@@ -181,10 +181,10 @@ def specialize(launch: Launch) -> machine.Specialization:
 def compile_launch(
     kernel: str, warps: int, parameters: machine.Specialization, target: str
 ) -> machine.Compiled:
-    """Compile a kernel for a target's name, with parameters as `specialize` gives them."""
+    """Compile a kernel for the name of a target, with parameters returned by `specialize`."""
     backend = machine.TARGETS[target].backend
     if backend == "hip":
-        # as the launcher asks for on AMD's GPUs
+        # as the launcher requests on AMD GPUs
         parameters = tuple(
             (name, ("ieee",) if name == "PRECISION" else kind) for name, kind in parameters
         )

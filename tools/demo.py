@@ -1,7 +1,7 @@
 """Trains a small Vim on real handwritten digits and shows the result; run by `make demo`.
 
-The digits are the 1,797 scans that come with scikit-learn, 8 x 8 pixels each, written out as an
-image folder, so this is exactly what happens with your own folder.
+The digits are the 1,797 scans that come with scikit-learn, 8 x 8 pixels each, saved as an image
+folder, so training works exactly as with your own folder.
 """
 
 import json
@@ -35,7 +35,7 @@ def write_digits(folder: Path) -> int:
 
 
 def main() -> int:
-    """Write the images, train, and say what came out."""
+    """Write the images, train, and print the results."""
     count = write_digits(IMAGES)
     print(f"{count} handwritten digits written to {IMAGES}")
     print("Training takes about two minutes on a CPU.", flush=True)
@@ -45,7 +45,7 @@ def main() -> int:
     accuracy = json.loads((RUN / "metrics.json").read_text())["test"]["accuracy"]
     print(
         f"\nTest accuracy {accuracy:.1%} after {took}.\n"
-        f"Everything lies in {RUN}; look at {RUN}/samples.png first.\n"
+        f"Everything is in {RUN}; look at {RUN}/samples.png first.\n"
         "Try next:\n"
         f"  {COMMAND} predict {RUN} {IMAGES}/7 --out demo/sevens.csv  # most were trained on\n"
         f"  {COMMAND} fit --data FOLDER_OF_CLASS_FOLDERS --model vim_tiny_patch16_224 --pretrained"

@@ -1,11 +1,11 @@
 """Trains a small change detection network on generated scenes; run by `make demo-change`.
 
-Pairs of scenes of four bands (red, green, blue, near infrared) in 16 bits that lie on a map:
-terrain, fields, a river, buildings, and clouds, of which nothing is known. Between the dates some
-buildings appear or vanish, and everything else changes its color with the season, each field in a
-way of its own, so that a difference of the images shows fields rather than buildings. The truth is
-known exactly, and the network is compared with what one would try first: the difference of both
-dates with the best threshold there is.
+The data are pairs of georeferenced scenes of four 16-bit bands (red, green, blue, near infrared):
+terrain, fields, a river, buildings, and clouds, which hide the ground. Between the dates some
+buildings appear or disappear, and everything else changes its color with the season, each field
+differently, so that a difference of the images shows fields rather than buildings. The truth is
+known exactly, and the network is compared with the obvious first attempt: the difference of both
+dates with the best possible threshold.
 """
 
 import argparse
@@ -37,7 +37,7 @@ NAMES = {"difference": "image differencing", "network": "small VMamba"}
 
 
 def draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArray, NDArray]:
-    """Number of the field of each pixel, (H, W), -1 for the river, and the light of the slopes."""
+    """Index of the field of each pixel, (H, W), -1 for the river, and the shading of the slopes."""
     height, width = size
     y, x = np.mgrid[:height, :width]
     count = max(6, height * width // 900)
@@ -54,7 +54,7 @@ def draw_ground(rng: np.random.Generator, size: tuple[int, int]) -> tuple[NDArra
 def draw_buildings(
     rng: np.random.Generator, ground: NDArray
 ) -> Iterator[tuple[slice, slice, NDArray, int]]:
-    """Rectangles on dry land that do not touch, with their roof, and the dates they stand at.
+    """Rectangles on dry land that do not touch, with their roof, and the dates at which they exist.
 
     The last number is 1 before, 2 after, 3 at both dates.
     """
@@ -73,7 +73,7 @@ def draw_buildings(
 
 
 def draw_pair(seed: int, size: tuple[int, int]) -> tuple[list[NDArray], NDArray]:
-    """Before and after, (H, W, 4) uint16, 0 in clouds, and 255 where a building came or went."""
+    """Before and after, (H, W, 4) uint16, 0 in clouds, and 255 where a building changed."""
     rng = np.random.default_rng(seed)
     ground, light = draw_ground(rng, size)
     buildings = list(draw_buildings(rng, ground))
@@ -82,7 +82,7 @@ def draw_pair(seed: int, size: tuple[int, int]) -> tuple[list[NDArray], NDArray]
         truth[rows, columns] = 255 * (dates != 3)
     images = []
     for date in (1, 2):
-        # how much of each field is green at this date, and how bright its soil is
+        # green fraction of each field at this date, and brightness of its soil
         green = rng.uniform(0, 1, (ground.max() + 2, 1))
         soil = np.asarray(SOIL) * rng.uniform(0.6, 1.7, (ground.max() + 2, 1))
         colors = green * np.asarray(CROP) + (1 - green) * soil
@@ -93,7 +93,7 @@ def draw_pair(seed: int, size: tuple[int, int]) -> tuple[list[NDArray], NDArray]
         for rows, columns, roof, dates in buildings:
             if dates & date:
                 image[rows, columns] = roof * rng.uniform(0.9, 1.1)
-        # the sun, the air and the sensor differ, too
+        # sun, atmosphere and sensor also differ
         image = image * light[..., None] ** rng.uniform(0.5, 1.2) * rng.uniform(0.75, 1.25, 4)
         image += rng.uniform(0, 0.03, 4) + rng.normal(0, 0.006, image.shape)
         stored = np.rint(image.clip(0.001, 1) * 10_000).astype(np.uint16)
@@ -104,7 +104,7 @@ def draw_pair(seed: int, size: tuple[int, int]) -> tuple[list[NDArray], NDArray]
 
 
 def write_raster(path: Path, pixels: NDArray, number: int, nodata: int | None) -> None:
-    """(H, W, bands) as a GeoTIFF; every scene lies at a place of its own."""
+    """(H, W, bands) as a GeoTIFF; every scene has a different location."""
     height, width, bands = pixels.shape
     path.parent.mkdir(parents=True, exist_ok=True)
     with rasterio.open(
@@ -153,7 +153,7 @@ def f1(found: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 def compare(folder: Path) -> dict[str, float]:
     """F1 of both methods over the pixels of all held-out scenes; maps are in `FOUND`.
 
-    The threshold of the difference is the best there is for these very scenes.
+    The threshold of the difference is the best possible for these scenes.
     """
     lengths, maps, truths = [], [], []
     for path in sorted((folder / "test" / "A").iterdir()):
@@ -169,7 +169,7 @@ def compare(folder: Path) -> dict[str, float]:
 
 
 def check_place(folder: Path) -> str:
-    """Read back a map's georeference, which must be that of its scenes."""
+    """Check that a map has the georeference of its scenes."""
     path = sorted((folder / "test" / "A").iterdir())[0]
     with rasterio.open(path) as scene, rasterio.open(FOUND / path.name) as found:
         if (found.crs, found.transform, found.shape) != (scene.crs, scene.transform, scene.shape):
@@ -179,7 +179,7 @@ def check_place(folder: Path) -> str:
 
 
 def main() -> int:
-    """Draw the scenes, train, map, compare, and say what came out."""
+    """Generate the scenes, train, map, compare, and print the results."""
     parser = argparse.ArgumentParser(description="Find new and vanished buildings.")
     parser.add_argument("--epochs", type=int, help="fewer are quicker and worse")
     given = parser.parse_args()

@@ -1,7 +1,7 @@
 """Trains a small MambaMorph to register generated volumes; run by `make demo-registration`.
 
-Every case is one phantom, a body with two organs and a vessel, deformed by a smooth random field of
-its own. The network never sees the labels of the organs: it learns from the similarity of the
+Every case is the same phantom, a body with two organs and a vessel, deformed by a different smooth
+random field. The network never sees the labels of the organs: it learns from the similarity of the
 images alone, and the overlap of the labels measures whether the right structures were aligned.
 """
 
@@ -78,7 +78,7 @@ def write_cases(folder: Path) -> None:
 
 
 def main() -> int:
-    """Draw the cases, train, register two of the test cases, and say what came out."""
+    """Generate the cases, train, register two of the test cases, and print the results."""
     parser = argparse.ArgumentParser(description="Register generated volumes.")
     parser.add_argument("--epochs", type=int, help="fewer are quicker and worse")
     given = parser.parse_args()

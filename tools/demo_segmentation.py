@@ -1,8 +1,8 @@
 """Trains a small VM-UNet to find nuclei in generated images; run by `make demo-segmentation`.
 
-The images imitate stained tissue: touching nuclei of different size and stain, folds and debris
-that are dark but not nuclei, uneven light, blur and noise. Their truth is known exactly, so the
-network can be compared with the obvious first attempt, Otsu's threshold.
+The images imitate stained tissue: touching nuclei of different sizes and stains, folds and debris
+that are dark but not nuclei, uneven illumination, blur and noise. Their truth is known exactly, so
+the network can be compared with the obvious first attempt, Otsu's threshold.
 """
 
 import argparse
@@ -22,7 +22,7 @@ RUN = Path("demo/nuclei_run")
 FOUND = Path("demo/nuclei_found")
 COUNTS = {"train": 96, "val": 16, "test": 32}
 SIDE = 128  # pixels
-# the shares of red, green and blue that haematoxylin and eosin transmit
+# fractions of red, green and blue that hematoxylin and eosin transmit
 TISSUE, NUCLEUS, DEBRIS = (0.87, 0.70, 0.83), (0.48, 0.36, 0.66), (0.66, 0.30, 0.45)
 
 
@@ -52,7 +52,7 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         image += strength * (np.asarray(DEBRIS) + stain - image)
     center = rng.uniform(10, SIDE - 10, 2)
     for number in range(rng.integers(9, 18)):
-        # every other nucleus lies beside the one before, so that they touch
+        # every second nucleus is next to the previous one, so that they touch
         step = rng.normal(0, 1, 2)
         beside = center + step / np.linalg.norm(step) * rng.uniform(11, 15)
         center = beside if number % 2 else rng.uniform(6, SIDE - 6, 2)
@@ -61,7 +61,7 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         weight = gaussian_filter(shape.astype(float), 0.8)[..., None] * rng.uniform(0.45, 1.0)
         image += weight * (np.asarray(NUCLEUS) + stain + 0.25 * chromatin - image)
         mask |= shape
-    # light that falls off to one side by up to a half
+    # illumination that decreases toward one side by up to half
     slope = np.mgrid[:SIDE, :SIDE] / SIDE - 0.5
     direction = rng.uniform(0, 2 * np.pi)
     falloff = np.cos(direction) * slope[0] + np.sin(direction) * slope[1]
@@ -104,7 +104,7 @@ def threshold(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def threshold_evened(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """As `threshold`, after dividing by the light: the mean of a wide neighborhood."""
+    """Like `threshold`, after dividing by the illumination, the mean of a wide neighborhood."""
     red = gaussian_filter(image[..., 0].astype(float), 1)
     even = red / gaussian_filter(red, SIDE / 4)
     return even < otsu(even)
@@ -129,7 +129,7 @@ def scores_of(folder: Path) -> dict[str, list[float]]:
 
 
 def main() -> int:
-    """Draw the images, train, predict, compare, and say what came out."""
+    """Generate the images, train, predict, compare, and print the results."""
     parser = argparse.ArgumentParser(description="Find nuclei in generated images.")
     parser.add_argument("--epochs", type=int, help="fewer are quicker and worse")
     given = parser.parse_args()

@@ -2,11 +2,11 @@
 
 The phantoms imitate abdominal scans: a body with a spine, an organ, a region of the same brightness
 that is not an organ, a pair of organs, and small lesions that are darker or brighter than the organ
-they lie in. They are stored in four orientations. Their truth is known exactly, so the network can
+around them. They are stored in four orientations. Their truth is known exactly, so the network can
 be compared with MONAI's SegResNet, trained on the same data for the same time, and with the obvious
 first attempt, brightness thresholds.
 
-As a module (`--import`) it makes SegResNet known to `vimamba fit`.
+As a module (`--import`) it registers SegResNet for `vimamba fit`.
 """
 
 import argparse
@@ -60,7 +60,7 @@ class SegResNetSegmenter(Segmenter):
 
 @register_network(task="segmentation", replace=True)
 def segresnet(num_classes: int, in_chans: int = 1, **kwargs: Any) -> SegResNetSegmenter:
-    """The network; deep supervision and sizes, which it does not have, are left out."""
+    """The network; settings for deep supervision and sizes, which it does not have, are ignored."""
     return SegResNetSegmenter(num_classes, in_chans)
 
 
@@ -106,7 +106,7 @@ def draw_phantom(seed: int) -> tuple[NDArray, NDArray, tuple[float, ...]]:
 
 
 def store(path: Path, volume: NDArray, spacing: tuple[float, ...], axes: str) -> None:
-    """Write (slices, rows, columns) along the axes of a file, as its affine says."""
+    """Write (slices, rows, columns) along the axes of a file given by its affine."""
     affine = np.diag([-spacing[2], -spacing[1], spacing[0], 1.0])
     change = orientations.ornt_transform(
         orientations.axcodes2ornt(("L", "P", "S")), orientations.axcodes2ornt(tuple(axes))
@@ -137,7 +137,7 @@ def read(path: Path) -> NDArray:
 
 
 def learn_brightness(folder: Path) -> list[float]:
-    """Mean brightness of each class in the training phantoms, the body as class 0."""
+    """Mean brightness of each class in the training phantoms; class 0 is the body."""
     sums, counts = np.zeros(len(CLASSES) + 1), np.zeros(len(CLASSES) + 1)
     for path in sorted((folder / "train" / "images").iterdir()):
         image, mask = read(path).astype(float), read(folder / "train" / "masks" / path.name)
@@ -150,7 +150,7 @@ def learn_brightness(folder: Path) -> list[float]:
 
 
 def threshold(image: NDArray, means: list[float]) -> NDArray:
-    """The class whose mean brightness is nearest, after smoothing."""
+    """The class with the nearest mean brightness, after smoothing."""
     smooth = gaussian_filter(image.astype(float), 1)
     return np.abs(smooth[..., None] - np.asarray(means)).argmin(-1)
 
@@ -161,7 +161,7 @@ def dice(found: NDArray, truth: NDArray) -> float:
 
 
 def main() -> int:
-    """Draw the phantoms, train both networks, predict, compare, and say what came out."""
+    """Generate the phantoms, train both networks, predict, compare, and print the results."""
     parser = argparse.ArgumentParser(description="Segment generated volumes.")
     parser.add_argument("--minutes", type=float, default=3.5, help="of training, of each network")
     given = parser.parse_args()
@@ -169,7 +169,7 @@ def main() -> int:
     print(f"{sum(COUNTS.values())} phantoms in four orientations written to {DATA}")
     print(f"Training takes {given.minutes:g} minutes for each of two networks.", flush=True)
     networks = {"vss_unet_3d_nano": "vss_unet_3d_nano", "MONAI SegResNet": "segresnet"}
-    known = ("--import", __file__)  # to know SegResNet
+    known = ("--import", __file__)  # registers SegResNet
     for model in networks.values():
         asked = ("--model", model, "--model.optim.minutes", given.minutes, *known)
         done, _ = train("volumes/phantoms_vss_unet_3d", DATA, RUNS / model, *asked)

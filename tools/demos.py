@@ -1,4 +1,4 @@
-"""What the demos share: they train by a recipe with the command that a user would type."""
+"""Shared by the demos: they train by a recipe with the command that a user would type."""
 
 import os
 import shutil
@@ -15,9 +15,9 @@ def run_command(*arguments: object, threads: int | None = 1) -> int:
     """Run `vimamba`; returns its exit code.
 
     Args:
-        arguments: Of the command.
-        threads: OpenMP's, where the environment does not say: one gains little by more in so small
-            networks and is steadier where cores are shared. None for all.
+        arguments: Arguments of the command.
+        threads: OpenMP threads, unless the environment sets them: such small networks gain little
+            from more, and times vary less if cores are shared. None for all.
     """
     said = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
     command = [COMMAND, *map(str, arguments)]
@@ -27,17 +27,17 @@ def run_command(*arguments: object, threads: int | None = 1) -> int:
 def train(
     recipe: str, data: Path, run: Path, *options: object, threads: int | None = 1
 ) -> tuple[int, str]:
-    """Train from the beginning by a recipe.
+    """Train from scratch by a recipe.
 
     Args:
-        recipe: Below `configs`, without .yaml.
+        recipe: Path relative to `configs`, without .yaml.
         data: The data set.
-        run: Folder to write; what it holds is removed.
-        options: Further ones of `vimamba fit`.
+        run: Folder to write; its contents are removed.
+        options: More options of `vimamba fit`.
         threads: As in `run_command`.
 
     Returns:
-        The exit code, and how long it took: "2 min 5 s".
+        The exit code, and the duration, such as "2 min 5 s".
     """
     shutil.rmtree(run, ignore_errors=True)
     start = time.monotonic()
@@ -48,7 +48,7 @@ def train(
 
 
 def predict(run: Path, *inputs: object, out: Path, threads: int | None = 1) -> int:
-    """Predict for inputs, with options, into a folder whose content is removed before.
+    """Predict inputs, with options, into a folder whose contents are removed first.
 
     Returns:
         The exit code.

@@ -1,7 +1,7 @@
 """Explain a small model of every family: python tools/explain_picture.py [file].
 
-Each is trained for some seconds on scikit-learn's digits. The picture shows, for a digit that it
-has not seen, its evidence for the true class and its effective receptive field.
+Each is trained for a few seconds on scikit-learn's digits. The picture shows, for an unseen digit,
+the model's evidence for the true class and its effective receptive field.
 """
 
 import sys
@@ -27,11 +27,11 @@ from vimamba.models._plain import PlainBackbone
 
 DEFAULT_FILE = Path(__file__).parents[1] / "docs" / "images" / "explain_families.png"
 SIDE, PATCH = 32, 4  # pixels; models with a stem of stride 16 see images twice as large
-SEEN = 1400  # digits to train with; the others tell the accuracy
+SEEN = 1400  # number of training digits; the others measure the accuracy
 STEPS, BATCH, RATE = 50, 32, 6e-3
-SHOWN = 4  # which of the digits not seen
+SHOWN = 4  # index of the shown digit among the unseen ones
 FIELD_IMAGES = 4
-COLUMNS = 5  # families in a row
+COLUMNS = 5  # families per row
 
 
 def read_digits(side: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +43,7 @@ def read_digits(side: int) -> tuple[Tensor, Tensor]:
 
 
 def has_argument(family: Family, name: str) -> bool:
-    """Whether the models of a family take an argument."""
+    """Whether the models of a family have an argument."""
     return name in cast(type[Backbone], family.model_cls).arguments()
 
 
@@ -68,14 +68,14 @@ def train(family: Family, images: Tensor, labels: Tensor) -> nn.Module:
 
 
 def measure(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Part of the images that are read correctly."""
+    """Fraction of the images that are classified correctly."""
     with torch.no_grad():
         predictions = torch.cat([model(batch).argmax(1) for batch in images.split(100)])
     return (predictions == labels).float().mean().item()
 
 
 def draw_pair(panels: tuple[Axes, Axes], model: nn.Module, images: Tensor, digit: int) -> None:
-    """Evidence for the digit in the first image, and the receptive field over some."""
+    """Evidence for the digit in the first image, and the receptive field over several images."""
     evidence = explain.cam(model, images[0], target=digit, method="hirescam")
     panels[0].imshow(as_picture(images[0]))
     panels[0].imshow(evidence, cmap="inferno", alpha=0.7, vmin=0, vmax=1)
@@ -87,7 +87,7 @@ def draw_pair(panels: tuple[Axes, Axes], model: nn.Module, images: Tensor, digit
 
 
 def draw(file: Path) -> None:
-    """Train all, and write the picture."""
+    """Train all models, and write the picture."""
     known = families()
     rows = -(-(len(known) + 1) // COLUMNS)
     figure = Figure(figsize=(COLUMNS * 2.3, rows * 1.42), dpi=100, layout="constrained")

@@ -1,7 +1,7 @@
 #!/bin/bash
-# What to run first on a GPU, in some ten minutes, from the root of the repository: versions, the
-# smallest tests of each kernel, races, the rest of the GPU tests, then times beside the predictions.
-# It goes on after failures. Everything ends in docs/benchmarks/<date>_<GPU>/, to be committed.
+# The first run on a GPU, in about ten minutes, from the root of the repository: versions, the smallest
+# tests of each kernel, races, the rest of the GPU tests, then times compared with the predictions. It
+# continues after failures. Results are written to docs/benchmarks/<date>_<GPU>/, to be committed.
 #
 #     bash tools/first_gpu_run.sh
 set -u

@@ -1,4 +1,4 @@
-"""Draws published accuracy against parameters and against measured time, a color per family."""
+"""Plots published accuracy against parameters and against measured time, one color per family."""
 
 import csv
 from pathlib import Path
@@ -7,9 +7,9 @@ from vimamba.checkpoints import find_facts, list_families
 from vimamba.files import write_whole
 
 BENCHMARKS = Path(__file__).parents[1] / "docs" / "benchmarks"
-# case name of the rows that time single images of 224 pixels
+# case name of the rows with times of single images of 224 pixels
 _CASE = "224 px, batch 1, inference"
-# with fewer timed models there is no picture
+# no picture with fewer timed models
 _FEWEST_TIMES = 5
 
 
@@ -25,7 +25,7 @@ def read_times() -> dict[str, float]:
 
 
 def draw_accuracy(path: Path) -> None:
-    """Write a PNG: every model with a published accuracy, and the timed ones, if enough are."""
+    """Write a PNG of models with a published accuracy, and of timed ones if there are enough."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter

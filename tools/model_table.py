@@ -1,8 +1,8 @@
 """Measure the models and list them: python tools/model_table.py.
 
-Writes what is measured and published to vimamba/models/facts.json and the names of parameters to
-names.json beside it, then docs/models.md, the README's table of families and the picture of
-accuracy against size, from these and from what families register.
+Writes measured and published facts to vimamba/models/facts.json and the names of parameters to
+names.json next to it, then, from these and from what families register, docs/models.md, the
+README's table of families and the plot of accuracy against size.
 """
 
 import json
@@ -59,14 +59,14 @@ def operations_of(model: nn.Module, size: tuple[int, ...]) -> float:
 
 
 def facts_text() -> str:
-    """Measured and published facts about every released model, as JSON, sorted as in a list."""
+    """Measured and published facts about every released model, as JSON, in sorted order."""
     facts = {name: {**asdict(measure(name)), **published(name)} for name in find_models("*")}
     lines = [f'  "{name}": {json.dumps(known)}' for name, known in facts.items()]
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def published(name: str) -> dict[str, Any]:
-    """What `vimamba list-models` shows of a model besides the measurements."""
+    """What `vimamba list-models` shows for a model in addition to the measurements."""
     row = asdict(describe_model(name))
     return {key: row[key] for key in ("family", "input_size", "top1", "license", "pretrained")}
 
@@ -102,7 +102,7 @@ def summary_text() -> str:
 
 
 def anchor(family: Family) -> str:
-    """Of a family's section in docs/models.md."""
+    """Anchor of a family's section in docs/models.md."""
     return "".join(c for c in family.name.lower().replace(" ", "-") if c.isalnum() or c in "-_")
 
 
@@ -155,7 +155,7 @@ def _row(family: Family, row: Row) -> str:
 
 
 def weights_license(row: Row) -> str:
-    """What is said of the license of a model's weights, or that there are none."""
+    """The license of a model's weights, or a note that there are none."""
     if row.pretrained:
         return row.license or "unknown"
     return f"{row.license} (load a file)" if row.license else "none published"

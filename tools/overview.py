@@ -56,7 +56,7 @@ def show(axes: Axes, picture: np.ndarray, alpha: float = 1.0) -> None:
 
 
 def follow(axes: Axes, path: np.ndarray) -> None:
-    """A path as a line, colored by time."""
+    """A path as a line colored by time."""
     places = np.stack([path % SIZE, path // SIZE], axis=-1)
     lines = LineCollection(
         list(np.stack([places[:-1], places[1:]], axis=1)), linewidths=2.2, capstyle="round"
@@ -108,7 +108,7 @@ def draw(file: Path) -> None:
 
 
 def response(picture: np.ndarray) -> np.ndarray:
-    """What features might look like: each token's brightness relative to its neighbors, colored."""
+    """An illustration of features: each token's brightness relative to its neighbors, colored."""
     step = len(picture) // SIZE
     tokens = picture.mean(-1).reshape(SIZE, step, SIZE, step).mean((1, 3))
     around = np.pad(tokens, 1, mode="edge")

@@ -1,9 +1,10 @@
-"""Writes a data set where distant pixels decide: python tools/pathfinder.py FOLDER.
+"""Writes a data set of long-range dependencies: python tools/pathfinder.py FOLDER.
 
-Every image has two long dashed curves, short ones that distract, and two discs at ends of the long
-ones: of the same curve in the class `same`, of both in `different` (after Pathfinder, Linsley et
-al. 2018, arXiv:1805.08315, whose images are larger). Only following a curve from one disc to the
-other tells the classes apart: both have as many dashes, and discs as far from each other.
+Every image has two long dashed curves, short distractor curves, and two discs at ends of the long
+curves: of the same curve in the class `same`, of different curves in `different` (after Pathfinder,
+Linsley et al. 2018, arXiv:1805.08315, whose images are larger). The only way to distinguish the
+classes is to follow a curve from one disc to the other: both classes have the same number of
+dashes, and the same distance between the discs.
 """
 
 import sys
@@ -19,23 +20,23 @@ from PIL import Image, ImageDraw
 from vimamba.files import write_folder
 
 CLASSES = ("different", "same")
-# drawn so many times larger, and made smaller again with smooth edges
+# scale at which images are drawn before they are downsampled, for smooth edges
 SCALE = 4
-# of the curves: pixels of a dash, of the gap behind it, and radians that it turns at the most
+# of the curves: pixels per dash and per gap, and maximum turn of a dash in radians
 DASH, GAP, BEND, SPACING = 3.0, 1.5, 0.5, 0.75
 # pixels between two curves, and radius of a disc
 CLEARANCE, DISC = 3.0, 1.8
-# the two discs are as far from each other in both classes, but for so many pixels
+# maximum difference between the classes in the distance of the discs, pixels
 ALIKE = 3.0
 TRIES = 300
-# curves to choose from
+# number of candidate curves
 AT_ONCE = 128
 Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What an image shows.
+    """The contents of an image.
 
     Attributes:
         curves: Ends of the dashes, (dashes, 2, 2) each, x before y: the two long ones first.
@@ -47,7 +48,7 @@ class Scene:
 
 
 def walk(rng: np.random.Generator, size: int, dashes: int) -> Points:
-    """Curves of dashes that turn a little at each: those of `AT_ONCE` that stay in the image.
+    """Curves of dashes that turn slightly at each dash: those of `AT_ONCE` that stay in the image.
 
     Returns:
         (curves, dashes, 2, 2) ends of the dashes.
@@ -68,7 +69,7 @@ def walk(rng: np.random.Generator, size: int, dashes: int) -> Points:
 
 
 def along(curve: Points) -> Points:
-    """Points on a curve, gaps included, `SPACING` from each other."""
+    """Points on a curve, including gaps, `SPACING` apart."""
     place = np.concatenate([np.arange(0, DASH + GAP, SPACING) for _ in curve])
     dash = np.repeat(np.arange(len(curve)), len(place) // len(curve))
     start, end = curve[dash, 0], curve[dash, 1]
@@ -83,13 +84,13 @@ def is_clear(curve: Points, others: Sequence[Points]) -> bool:
             return False
     apart = np.linalg.norm(points[:, None] - points, axis=-1)
     number = np.arange(len(points))
-    # neighbors on the curve are near each other; a loop comes near what lies far behind
+    # neighbors on the curve are always close; a loop comes close to much earlier points
     behind = np.abs(number[:, None] - number) * SPACING > 3 * CLEARANCE
     return not (apart[behind] < CLEARANCE).any()
 
 
 def add_curve(curves: list[Points], found: Points) -> int | None:
-    """Add the first of some curves that is clear of all others; its place, None if none is."""
+    """Add the first of some curves that does not touch others; its index, None if there is none."""
     for place, curve in enumerate(found):
         if is_clear(curve, curves):
             curves.append(curve)
@@ -98,10 +99,10 @@ def add_curve(curves: list[Points], found: Points) -> int | None:
 
 
 def far_ends(first: Points, found: Points) -> tuple[Points, Points]:
-    """Of some curves those that end as far from one curve's start as that curve's own end does.
+    """The curves whose ends are as far from the start of `first` as the end of `first` is.
 
     Args:
-        first: (dashes, 2, 2), the curve.
+        first: (dashes, 2, 2).
         found: (curves, dashes, 2, 2).
 
     Returns:
@@ -121,14 +122,14 @@ def make_scene(
     """Two long curves with discs, and short ones.
 
     Args:
-        rng: Of this image alone.
+        rng: Generator for this image only.
         size: Side, pixels.
-        dashes: Of a long curve; short ones have a third.
+        dashes: Dashes per long curve; short ones have a third.
         distractors: Number of short curves.
         same: Put both discs on one curve.
 
     Raises:
-        SystemExit: So much does not fit.
+        SystemExit: The curves do not fit.
     """
     short = max(2, dashes // 3)
     for _ in range(TRIES):
@@ -149,7 +150,7 @@ def make_scene(
 
 
 def draw_scene(scene: Scene, size: int) -> Image.Image:
-    """The scene in gray, white on black."""
+    """The scene in grayscale, white on black."""
     picture = Image.new("L", (size * SCALE, size * SCALE))
     pen = ImageDraw.Draw(picture)
     for curve in scene.curves:
@@ -167,12 +168,12 @@ def write_images(
     """Write `count` images of each class; the same arguments give the same files.
 
     Args:
-        folder: Written as a whole, `folder/CLASS/NUMBER.png`.
+        folder: Folder for `CLASS/NUMBER.png`, written completely or not at all.
         count: Images of each class.
         size: Side, pixels.
-        dashes: Of each of the two long curves.
+        dashes: Dashes per long curve.
         distractors: Number of short curves.
-        seed: Start of the random numbers of every image.
+        seed: Seed from which those of all images are derived.
     """
     with write_folder(folder) as part:
         for label, name in enumerate(CLASSES):

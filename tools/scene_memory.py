@@ -1,12 +1,12 @@
 """Peak memory of mapping scenes of several heights: python tools/scene_memory.py --folder FOLDER.
 
-A scene of 20,000 columns and four bands of 16 bits is generated for each height (tiles of 512
-pixels, deflate, a part of it nodata) and mapped by a network of three convolutions in a process of
-its own. "Own" is what that process takes after the network has seen a batch of windows.
+A scene of 20,000 columns and four 16-bit bands is generated for each height (tiles of 512 pixels,
+deflate, partly nodata) and mapped by a network of three convolutions in a separate process. "Own"
+is the memory of that process after the network has processed a batch of windows.
 
-With --training, the memory of an epoch of training data instead: windows of a scene of 6,000 x
-6,000 pixels and 13 bands, checked, sampled and augmented as in `vimamba fit`, without a network.
-"Own" is then what the process takes before it has looked at the data.
+With --training, it measures the memory of an epoch of training data instead: windows of a scene of
+6,000 x 6,000 pixels and 13 bands, checked, sampled and augmented as in `vimamba fit`, without a
+network. "Own" is then the memory of the process before it reads the data.
 """
 
 import argparse
@@ -37,7 +37,7 @@ BLOCK = 512
 def write_scene(
     path: Path, height: int, width: int, bands: int = BANDS, labels: Path | None = None
 ) -> None:
-    """Fields of a few brightnesses with noise, nodata in the upper left, written by block rows."""
+    """Fields of a few brightness levels plus noise, nodata in the upper left, by block rows."""
     rng = np.random.default_rng(0)
     fields = np.arange(width) // 640 % 3
     shared = {
@@ -60,7 +60,7 @@ def write_scene(
 
 
 def peak() -> float:
-    """The most memory that this process has taken, GB; `getrusage` counts its parent's, too."""
+    """Peak memory of this process, GB; `getrusage` would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) * 1024 / 1e9
 
@@ -92,7 +92,7 @@ def measure(path: Path) -> None:
 
 
 def measure_training(root: Path) -> None:
-    """Go through an epoch of windows in this process and print what it took as JSON."""
+    """Iterate over an epoch of windows in this process and print time and memory as JSON."""
     own, start, spent = peak(), time.monotonic(), time.process_time()
     data = SceneFolder(
         str(root), img_size=WINDOW, batch_size=BATCH, workers=0, augmentation="aerial",
@@ -107,7 +107,7 @@ def measure_training(root: Path) -> None:
 
 
 def write_training(root: Path, side: int, bands: int) -> None:
-    """A scene to train on with its labels, and a small one that chooses the epoch."""
+    """A training scene with its labels, and a small validation scene."""
     for split, size in (("train", side), ("val", 2 * WINDOW)):
         for kind in ("images", "masks"):
             (root / split / kind).mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def write_training(root: Path, side: int, bands: int) -> None:
 
 
 def run_alone(*options: str) -> dict[str, float]:
-    """What this script measures in a process of its own."""
+    """The result of this script in a separate process."""
     command = [sys.executable, __file__, *options]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -135,12 +135,12 @@ def as_row(what: str, found: dict[str, float]) -> list[object]:
 def main() -> int:
     """Generate, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="where scenes and maps go")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for scenes and maps")
     parser.add_argument("--heights", type=int, nargs="+", default=[2000, 6000, 12000])
     parser.add_argument("--width", type=int, default=20_000)
-    parser.add_argument("--training", action="store_true", help="of an epoch of training data")
-    parser.add_argument("--side", type=int, default=6000, help="of the scene to train on")
-    parser.add_argument("--bands", type=int, default=13, help="of the scene to train on")
+    parser.add_argument("--training", action="store_true", help="measure an epoch of training")
+    parser.add_argument("--side", type=int, default=6000, help="of the training scene")
+    parser.add_argument("--bands", type=int, default=13, help="of the training scene")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure is not None:

@@ -1,8 +1,8 @@
-"""Parts of the site that are made, not written: tools/site_hooks.py gives them to MkDocs.
+"""Generated parts of the site; tools/site_hooks.py passes them to MkDocs.
 
-The start page is the README, the model zoo comes from what models and networks register, the
-gallery from the scan orders, the reference from the packages' public names, and notebooks become
-pages. Links of the sources work on GitHub; `relink` makes those of the site of them.
+The start page is the README, the model zoo lists the registered models and networks, the gallery
+shows the scan orders, the reference lists the packages' public names, and notebooks are converted
+to pages. Links in the sources work on GitHub; `relink` converts them for the site.
 """
 
 import ast
@@ -25,19 +25,19 @@ from vimamba.scan_orders import ScanOrder, get_scan_order, list_scan_orders
 from vimamba.visualize import draw_scan_order
 
 ROOT = Path(__file__).parents[1]
-# blocks of code, whose brackets are no links
+# code blocks, in which brackets are not links
 _CODE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?(?=\))")
 
 
 def relink(text: str, source: str, page: str, repository: str) -> str:
-    """Markdown whose links lead to pages of the site, or to GitHub for all other files.
+    """Markdown whose links point to pages of the site, or to GitHub for all other files.
 
     Args:
         text: Markdown whose links are relative to `source`.
-        source: The file it stands in, relative to the root: "docs/change.md".
-        page: What it becomes, relative to docs/: "change.md".
-        repository: Address of the repository.
+        source: The file that contains it, relative to the root: "docs/change.md".
+        page: Its page, relative to docs/: "change.md".
+        repository: URL of the repository.
     """
 
     def lead(found: re.Match[str]) -> str:
@@ -59,8 +59,8 @@ def notebook_page(text: str, name: str, repository: str) -> str:
 
     Args:
         text: The notebook's JSON.
-        name: Of the file in docs/notebooks.
-        repository: Address of the repository.
+        name: Name of the file in docs/notebooks.
+        repository: URL of the repository.
     """
     address = f"{repository}/blob/main/docs/notebooks/{name}"
     parts = []
@@ -76,15 +76,15 @@ class Entry:
     """A row of the model zoo.
 
     Attributes:
-        name: What `create_model` or `create_network` takes.
-        link: Where more is said of it.
-        family: Its family, of a network its class.
-        task: What it is for.
-        params: Parameters.
-        gflops: 1e9 operations of an input of this size; None where they are not counted.
-        input_size: Channels and sides; None where any do.
+        name: Name for `create_model` or `create_network`.
+        link: Page that describes it.
+        family: Its family, or the class of a network.
+        task: Its task.
+        params: Number of parameters.
+        gflops: 1e9 operations for an input of this size; None if they are not counted.
+        input_size: Channels and sides; None if any size works.
         top1: Published ImageNet-1k accuracy, percent.
-        license: Of the published weights, or that there are none.
+        license: License of the published weights, or a note that there are none.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Entry:
 
 
 def list_classifiers() -> Iterator[Entry]:
-    """The models of every family, with what is stored of them."""
+    """The models of every family, with their stored facts."""
     for family in families():
         for name in family.list_models():
             row = describe_model(name)
@@ -110,7 +110,7 @@ def list_classifiers() -> Iterator[Entry]:
 
 
 def list_whole_networks() -> Iterator[Entry]:
-    """The networks that are more than a head on a backbone, with their own or with two classes."""
+    """Networks that are not a head on a backbone, with their default number of classes or two."""
     for name in list_networks():
         build = find_network(name)
         if "model" in inspect.signature(build.build).parameters:  # of a backbone
@@ -137,12 +137,12 @@ def _outline(name: str) -> Network:
     with torch.device("meta"):
         try:
             return create_network(name)
-        except TypeError:  # it has no number of classes of its own
+        except TypeError:  # it has no default number of classes
             return create_network(name, num_classes=2)
 
 
 def zoo_table() -> str:
-    """A Markdown table of all models and networks, which docs/assets/zoo.js searches and sorts."""
+    """A Markdown table of all models and networks; docs/assets/zoo.js makes it searchable."""
     head = ["model", "task", "family", "parameters (M)", "GFLOPs", "input", "top-1 (%)", "license"]
     lines = [f"| {' | '.join(head)} |", "|---|---|---|---:|---:|---|---:|---|"]
     for entry in (*list_classifiers(), *list_whole_networks()):
@@ -167,7 +167,7 @@ def gallery() -> str:
 
 
 def gallery_pictures() -> dict[str, bytes]:
-    """A picture of every scan order, by its place in docs/."""
+    """A picture of every scan order, by its path in docs/."""
     pictures = {}
     with TemporaryDirectory() as folder:
         for name in list_scan_orders():
@@ -178,12 +178,12 @@ def gallery_pictures() -> dict[str, bytes]:
 
 
 def _grid(order: ScanOrder) -> tuple[int, ...]:
-    """What the order is shown on; windows of seven, the default, divide the image."""
+    """The grid on which the order is shown; windows of seven, the default, divide the image."""
     return (14, 14) if order.fits(2) else (3, 6, 6)
 
 
 def _describe(order: ScanOrder) -> str:
-    """A heading, what the order's docstring says, its options and its picture."""
+    """A heading, the order's docstring, its options and its picture."""
     options = ", ".join(f"{name}={value!r}" for name, value in order.parameters.items())
     size = " x ".join(map(str, _grid(order)))
     lines = [
@@ -197,7 +197,7 @@ def _describe(order: ScanOrder) -> str:
 
 
 def reference_pages() -> dict[str, str]:
-    """Markdown of a page for every package with public names, by the page's place in docs/."""
+    """Markdown of a page for every package with public names, by the page's path in docs/."""
     kernels = ROOT / "kernels" / "vimamba_kernels" / "__init__.py"
     inits = [ROOT / "vimamba" / "__init__.py", *(ROOT / "vimamba").glob("*/__init__.py"), kernels]
     pages = {"vimamba.visualize": "# vimamba.visualize\n\n::: vimamba.visualize\n"}
@@ -214,9 +214,9 @@ def reference_pages() -> dict[str, str]:
 
 
 def _reference(package: str, init: Path) -> str | None:
-    """What a package says of itself, and each of its public names; None if it has none.
+    """A package's docstring and each of its public names; None if it has none.
 
-    A name is looked up where it is imported from: `vimamba.explain.cam` is a module, too.
+    A name is looked up where it is defined, because `vimamba.explain.cam` is also a module.
     """
     tree = ast.parse(init.read_text(encoding="utf-8"))
     homes = {

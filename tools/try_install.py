@@ -1,7 +1,7 @@
-"""Use an installed vimamba that has nothing beside it: python tools/try_install.py.
+"""Test an installed vimamba without optional packages: python tools/try_install.py.
 
-Runs the command, a forward and a backward pass of a model, and the reading of a recipe; refuses to
-do so with the vimamba of this checkout.
+Runs the command and a forward and backward pass of a model, and reads a recipe. Fails if vimamba is
+imported from this checkout.
 """
 
 import shutil
@@ -21,7 +21,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def run(*arguments: str) -> str:
-    """What the installed command prints."""
+    """The output of the installed command."""
     scripts = sysconfig.get_path("scripts")
     command = shutil.which("vimamba", path=scripts)
     if command is None:
@@ -31,7 +31,7 @@ def run(*arguments: str) -> str:
 
 
 def main() -> None:
-    """Try everything; an error says what does not work."""
+    """Run all checks; an error names what does not work."""
     place = Path(vimamba.__file__).resolve().parent
     if place.parent == CHECKOUT:
         raise SystemExit(f"vimamba comes from the checkout, {place}, not from an installation")

@@ -1,8 +1,8 @@
-"""Networks of volumes beside MONAI's: python tools/benchmark.py volumes --size 96.
+"""Compares volume networks with MONAI's: python tools/benchmark.py volumes --size 96.
 
-One window, without gradients, or one training step without the optimizer. Every network has a
-process of its own, which has made a small step before, so that loading and compiling count for
-nothing. Its first step tells the memory, the peak that it adds; then the networks take turns.
+Times one window without gradients, or one training step without the optimizer. Every network runs
+in a separate process after a small warm-up step, so that loading and compilation are not measured.
+Its first full step measures the peak of added memory; then the networks alternate.
 """
 
 import argparse
@@ -26,12 +26,12 @@ from vimamba.progress import Progress
 
 CHANNELS, CLASSES = 4, 4
 FIRST, PLAIN = "SwinUNETR, 48 features", "DynUNet, nnU-Net's sizes"
-# voxels of a side of the small step; norms need more than one cell of the coarsest map
+# side of the warm-up input in voxels; norms need more than one cell of the coarsest map
 SMALL, SMALL_OF_MONAI = 32, 64
 
 
 def make_network(name: str, size: int) -> nn.Module:
-    """One of ours by its registered name, or one of MONAI's."""
+    """One of our networks by its registered name, or one of MONAI's."""
     from monai.networks.nets import DynUNet, SegResNet, SwinUNETR
 
     sizes = {"in_channels": CHANNELS, "out_channels": CLASSES}
@@ -60,7 +60,7 @@ NETWORKS = [
 
 
 def make_step(name: str, size: int, train: bool) -> Callable[[], object]:
-    """A window, or a training step on one patch."""
+    """Inference on a window, or a training step on one patch."""
     torch.manual_seed(0)
     net = make_network(name, size).train(train)
     volume = torch.randn(1, CHANNELS, size, size, size)
@@ -77,7 +77,7 @@ def make_step(name: str, size: int, train: bool) -> Callable[[], object]:
 
 
 def serve(name: str, size: int, train: bool, threads: int) -> None:
-    """In the other process: a step for every line that is read; the first line is its MiB."""
+    """In the child process: one step per line read; the first line printed is its memory in MiB."""
     torch.set_num_threads(threads)
     make_step(name, SMALL_OF_MONAI if name in (FIRST, PLAIN) else SMALL, train)()
     step = make_step(name, size, train)
@@ -87,16 +87,16 @@ def serve(name: str, size: int, train: bool, threads: int) -> None:
 
 
 class Candidate:
-    """A network in a process of its own.
+    """A network in a separate process.
 
     Args:
-        name: Of the network.
-        size: Voxels of a side.
+        name: Name of the network.
+        size: Side of the input, voxels.
         train: Forward and backward.
-        bar: Advances by every step.
+        bar: Progress bar, advanced by every step.
 
     Attributes:
-        memory: MiB that the first step added.
+        memory: Memory added by the first step, MiB.
     """
 
     def __init__(self, name: str, size: int, train: bool, bar: Progress) -> None:
@@ -108,7 +108,7 @@ class Candidate:
         self.memory: float | None = None
 
     def __call__(self) -> None:
-        """Make a step."""
+        """Run a step."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write("\n")
@@ -127,10 +127,10 @@ class Candidate:
 def main(args: list[str]) -> int:
     """Measure and print a table; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmark.py volumes", description=__doc__)
-    parser.add_argument("names", nargs="*", default=NETWORKS, metavar="NAME", help="some of them")
-    parser.add_argument("--size", type=int, default=96, help="voxels of a side, 64 or more")
+    parser.add_argument("names", nargs="*", default=NETWORKS, metavar="NAME", help="networks")
+    parser.add_argument("--size", type=int, default=96, help="side in voxels, 64 or more")
     parser.add_argument("--train", action="store_true", help="forward and backward")
-    parser.add_argument("--rounds", type=int, default=2, help="that the median is taken over")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds to take the median of")
     parser.add_argument("--threads", type=int, help="CPU threads; all by default")
     parser.add_argument("--csv", type=Path, help="also write the figures to this file")
     given = parser.parse_args(args)

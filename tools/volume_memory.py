@@ -1,9 +1,9 @@
 """Peak memory of `vimamba predict` on CTs: python tools/volume_memory.py --folder FOLDER.
 
-A CT of 512 x 512 pixels, int16, compressed, is generated for each number of slices and predicted by
-a tiny network of five classes in a process of its own, at its own spacing, in windows that do not
-overlap. "Private" is what the process cannot do without; pages of the mapped file that large scores
-lie in are beside it, and the system writes them out where memory is short (Linux).
+A compressed int16 CT of 512 x 512 pixels is generated for each number of slices and predicted by a
+tiny network with five classes in a separate process, at its own spacing, in non-overlapping
+windows. "Private" is the memory that the process needs; it excludes pages of the mapped file for
+large scores, which the system writes to disk if memory is short (Linux).
 """
 
 import argparse
@@ -36,7 +36,7 @@ def write_volume(path: Path, values: np.ndarray) -> None:
 
 
 def draw_ct(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """A body in air with layers of other densities: Hounsfield units and classes."""
+    """A body in air with layers of different densities: Hounsfield units and classes."""
     y, x = (np.linspace(-1, 1, side) for side in shape[1:])
     radius = np.hypot(y[:, None] / 0.7, x / 0.9)
     classes = (CLASSES * (1 - radius)).clip(0, CLASSES - 1).astype(np.uint8)
@@ -67,7 +67,7 @@ def train(folder: Path) -> Path:
 
 
 def peaks(process: subprocess.Popen) -> dict[str, float]:
-    """The most that a process takes until it ends, GiB, by the names of /proc."""
+    """Peak memory of a process until it ends, GiB, by its names in /proc."""
     most = {"VmHWM": 0.0, "RssAnon": 0.0, "RssFile": 0.0}
     while process.poll() is None:
         try:
@@ -84,7 +84,7 @@ def peaks(process: subprocess.Popen) -> dict[str, float]:
 def main() -> int:
     """Generate, predict, print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="where everything goes")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for all files")
     parser.add_argument("--slices", type=int, nargs="+", default=[16, 250, 500, 1000])
     given = parser.parse_args()
     run = train(given.folder)
@@ -96,7 +96,7 @@ def main() -> int:
         out = given.folder / f"found{slices}_{time.time_ns()}"
         command = [COMMAND, "predict", run, path, "--out", out, "--overlap", "0"]
         start = time.monotonic()
-        # the file that is mapped goes to the folder, too: /tmp may itself be memory
+        # the mapped file goes to the folder, too, because /tmp may be in memory
         environment = {**os.environ, "TMPDIR": str(given.folder)}
         process = subprocess.Popen(list(map(str, [*command, "--batch-size", "1"])), env=environment)
         most = peaks(process)

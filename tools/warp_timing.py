@@ -1,35 +1,35 @@
-"""How long one warp takes for a turn of a loop of machine code, alone on its scheduler.
+"""Time of one warp for an iteration of a loop of machine code, alone on its scheduler.
 
-An instruction is issued after the one before it and once what it reads is there. That is what a
-warp does that nobody relieves, so where few warps fit into a multiprocessor the latencies of memory
-count as much as the number of instructions (Hong and Kim 2009, "An analytical model for a GPU
-architecture with memory-level and thread-level parallelism awareness").
+An instruction is issued after the previous one, when its inputs are ready. This models a warp whose
+latencies are not hidden by others: if few warps fit in a multiprocessor, memory latencies matter as
+much as the number of instructions (Hong and Kim 2009, "An analytical model for a GPU architecture
+with memory-level and thread-level parallelism awareness").
 
-The machine code says nothing of where a load finds its data. Taken are the second-level cache for
-the indices of other loads, which all programs share, and for what the loop itself stores under the
-same address, and memory for all else.
+The machine code does not state where a load finds its data. The model assumes the second-level
+cache for the indices of other loads, which all programs share, and for data that the loop itself
+stores at the same address, and memory for everything else.
 """
 
 import re
 from typing import NamedTuple
 
-# Clocks until a result can be read, of NVIDIA's generation 9.0, in round numbers: 0.6 and 0.25 us
-# for memory and the second-level cache, as microbenchmarks of loaded H100s find.
+# Clocks until a result is ready on NVIDIA's generation 9.0, rounded: 0.6 and 0.25 us for memory and
+# the second-level cache, according to microbenchmarks of loaded H100s.
 MEMORY, CACHE = 1200, 500
 LATENCIES = {"MUFU": 20, "SHFL": 25, "LDS": 30, "HMMA": 33, "LDC": 30, "LDL": 40}
 ARITHMETIC = 4
-# what writes no register
+# opcodes that write no register
 SILENT = ("ST", "RED", "BRA", "BAR", "EXIT", "NOP", "WARPSYNC", "DEPBAR", "LDGDEPBAR", "LDGSTS")
 
 
 class Instruction(NamedTuple):
-    """An instruction taken apart."""
+    """A parsed instruction."""
 
     opcode: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    # registers of the address, and the address as it is written; of DEPBAR, how many copies may
-    # be on their way
+    # registers of the address, and the address as written; for DEPBAR, how many copies may be in
+    # flight
     address_reads: tuple[str, ...]
     address: str
 
@@ -40,11 +40,11 @@ class Instruction(NamedTuple):
 
 
 def parse(text: str) -> Instruction:
-    """An instruction as cuobjdump writes it, without the semicolon."""
+    """An instruction as printed by cuobjdump, without the semicolon."""
     guard, operation = re.fullmatch(r"(@!?U?P\w+)?\s*(.*)", text.strip()).groups()  # type: ignore[union-attr]
     opcode, _, rest = operation.partition(" ")
     operands = [o.strip() for o in rest.split(",")] if rest else []
-    # of a copy to shared memory the second
+    # the second operand of a copy to shared memory
     address = next((o for o in reversed(operands) if re.search(r"\[.*R\d", o)), "")
     if opcode.startswith("DEPBAR"):
         address = operands[-1]
@@ -75,7 +75,7 @@ def _registers(operand: str, width: int) -> list[str]:
 
 
 def clocks(turns: list[list[Instruction]]) -> float:
-    """Mean clocks of a turn, given several turns one after the other; the first is left out."""
+    """Mean clocks per iteration over several iterations; the first is excluded."""
     marks = _near_loads(turns)
     ready: dict[str, float] = {}
     time, groups, copies = 0.0, [], 0.0
@@ -106,7 +106,7 @@ def _key(instruction: Instruction) -> tuple[str, str, tuple[str, ...]]:
 
 
 def _near_loads(turns: list[list[Instruction]]) -> set[tuple[str, str, tuple[str, ...]]]:
-    """Loads of indices, and of what the loop stores."""
+    """Loads of indices, and of data that the loop stores."""
     near, stored = set(), set()
     sources: dict[str, frozenset[Instruction]] = {}
     for turn in turns:

@@ -1,7 +1,7 @@
-"""Every family's smallest model beside its like: python tools/benchmark.py zoo --sizes 224 512.
+"""Compares each family's smallest model with timm's: python tools/benchmark.py zoo --sizes 224 512.
 
-A model's like are those of timm's models, of the same kind, that have about as many operations at
-224 pixels. They take turns in one process; a ratio is a model's median time over its like's.
+The references of a model are timm's models of the same kind with about as many operations at 224
+pixels. They alternate in one process; a ratio is a model's median time over its reference's.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from vimamba.sizes import ImageSize, by_sides, read_size
 
 @dataclass(frozen=True)
 class Reference:
-    """Models of timm's that have about as many operations; those of the first count."""
+    """timm models with about the same number of operations; those of the first one are used."""
 
     names: tuple[str, ...]
 
@@ -51,7 +51,7 @@ PLAIN = tuple(Reference((f"deit_{size}_patch16_224",)) for size in ("tiny", "sma
 
 @dataclass(frozen=True)
 class Entry:
-    """The smallest model of a family, and what it is compared with."""
+    """The smallest model of a family, and the models to compare it with."""
 
     family: str
     model: str
@@ -60,7 +60,7 @@ class Entry:
 
 
 def list_entries(names: Sequence[str] = ()) -> list[Entry]:
-    """An entry for each family, or for those named.
+    """An entry for each family, or for the named ones.
 
     Raises:
         UsageError: There is no such family.
@@ -79,14 +79,14 @@ def list_entries(names: Sequence[str] = ()) -> list[Entry]:
 
 
 def nearest(references: Sequence[Reference], gflops: float) -> Reference:
-    """That with the most similar number of operations."""
+    """The reference with the most similar number of operations."""
     return min(references, key=lambda reference: abs(log(reference.gflops / gflops)))
 
 
 def measure(
     entries: Sequence[Entry], sizes: Sequence[ImageSize], batch: int, seconds: float
 ) -> Iterator[tuple[Entry, list[Result]]]:
-    """Time each entry at each size, its like first.
+    """Time each entry at each size, its references first.
 
     Args:
         entries: Families.
@@ -103,7 +103,7 @@ def measure(
 
 
 def as_row(entry: Entry, results: Sequence[Result]) -> list[str]:
-    """What the table says of an entry at one size."""
+    """The table row of an entry at one size."""
     *others, ours = results
     over = (f"{other.candidate} {ours.milliseconds / other.milliseconds:.2f}" for other in others)
     times = f"{ours.milliseconds:.1f}", f"{ours.spread:.2f}", f"{ours.ratio:.2f}"
@@ -114,7 +114,7 @@ def as_row(entry: Entry, results: Sequence[Result]) -> list[str]:
 def main(args: list[str]) -> int:
     """Measure and print a table; returns the exit code."""
     parser = argparse.ArgumentParser(prog="benchmark.py zoo", description=__doc__)
-    parser.add_argument("families", nargs="*", help="some of them, as their authors write them")
+    parser.add_argument("families", nargs="*", help="names of families; all by default")
     parser.add_argument("--sizes", nargs="+", default=["224", "512"], help="pixels; 224, 96x160")
     parser.add_argument("--batch-size", type=int, default=1, help="images per step")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long per comparison")
@@ -139,6 +139,6 @@ def main(args: list[str]) -> int:
             write_csv(given.csv, found, machine)
         progress.advance()
     progress.close()
-    heads = ["model", "images", "GFLOPs", "ms", "spread", "ratio", "over each like"]
-    show_table("ratio: to the first like", heads, rows)
+    heads = ["model", "images", "GFLOPs", "ms", "spread", "ratio", "over each reference"]
+    show_table("ratio: to the first reference", heads, rows)
     return 0

@@ -1,7 +1,7 @@
-"""Runs compiled Triton kernels without a GPU, in NumPy, and finds errors that no interpreter can.
+"""Runs compiled Triton kernels in NumPy, without a GPU, and finds errors that interpreters cannot.
 
 Triton compiles a kernel for any NVIDIA GPU on any machine; the result is PTX, the assembly language
-of an idealized GPU. Here all threads of all programs of a launch execute this PTX side by side,
+of an idealized GPU. Here all threads of all programs of a launch execute this PTX in lockstep,
 including layouts, conversions, shuffles, barriers and tensor cores as compiled. Unordered memory
 accesses, addresses outside the tensors, misaligned vectors and reads of uninitialized shared memory
 are reported with the line of the Triton source.
@@ -12,7 +12,7 @@ are reported with the line of the Triton source.
     tensor_cores.py  which lane holds which element of a matrix product
     flow.py          position of each thread: branches and barriers
     machine.py       registers and instructions
-    launches.py      compiles what the launchers would launch, and runs it
+    launches.py      compiles and runs what the launchers launch
 
     from ptx_simulator import simulated
 

@@ -1,7 +1,7 @@
-"""Position of each thread: branches, barriers of programs, the end.
+"""Position of each thread: branches, program barriers, exit.
 
-All threads of all programs advance together. Those furthest behind go first, so threads that
-diverge at a branch reconverge where its paths meet.
+All threads of all programs advance together. Those with the lowest position go first, so threads
+that diverge at a branch reconverge where its paths meet.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ Lanes = Any  # numbers of threads, or ALL
 class Flow:
     """Position of each thread.
 
-    While all threads take the same path, one position is kept for all, which saves most work.
+    As long as all threads take the same path, they share one position, which saves most work.
     """
 
     def __init__(self, machine: "Machine") -> None:
@@ -31,7 +31,7 @@ class Flow:
         self.waiting = np.zeros(machine.count, np.bool_)
 
     def run(self) -> None:
-        """Let threads take instructions until none is left."""
+        """Iterate over instructions until all threads have ended."""
         instructions = self.machine.program.instructions
         while (step := self._next()) is not None:
             place, lanes = step
@@ -51,7 +51,7 @@ class Flow:
                 self._go(place + 1, lanes)
 
     def _next(self) -> tuple[int, Lanes] | None:
-        """The position furthest behind and the threads there; None at the end."""
+        """The lowest position and the threads there; None at the end."""
         if self.common is not None:
             return self.common, ALL
         while True:
@@ -79,7 +79,7 @@ class Flow:
         self.alive[lanes] = False
 
     def _guarded(self, instruction: Instruction, lanes: Lanes) -> Lanes:
-        """The threads whose guard lets them execute the instruction."""
+        """The threads whose guard allows them to execute the instruction."""
         if instruction.guard is None:
             return lanes
         takes = self.machine.register(instruction.guard)[lanes] ^ instruction.inverted
@@ -100,7 +100,7 @@ class Flow:
             self.places[taking] = target
 
     def _wait(self, place: int, lanes: Lanes) -> None:
-        """A barrier of each program."""
+        """A barrier in each program."""
         if self.common is not None:
             self.machine.clock.barriers += 1
             self.common = place + 1
@@ -109,7 +109,7 @@ class Flow:
             self._release()
 
     def _release(self) -> None:
-        """Release the programs all of whose threads wait or have ended."""
+        """Release the programs in which all threads wait or have ended."""
         shape = (-1, self.machine.per_program)
         waiting = self.waiting.reshape(shape).sum(1)
         ready = (waiting > 0) & (waiting == self.alive.reshape(shape).sum(1))

@@ -1,4 +1,4 @@
-"""The operators' own launchers, whose kernels are compiled for a GPU and run here."""
+"""Runs the operators' launchers, with kernels compiled for a GPU and executed here."""
 
 import re
 from collections import Counter
@@ -26,7 +26,7 @@ from vimamba_kernels.selective_scan import fused
 from vimamba_kernels.selective_scan import op as scan_op
 from vimamba_kernels.ssd import op as ssd_op
 
-# a small GPU, so that small problems fill it as large ones fill a real one
+# a small GPU, which small problems fill as large ones fill a real GPU
 PROCESSORS = 2
 Change = Callable[[str, str], str]
 
@@ -37,8 +37,8 @@ class Report:
 
     Attributes:
         kernels: Names of the kernels that ran, in order.
-        opcodes: Of all their instructions.
-        findings: Kernel, finding, and both instructions, and how often.
+        opcodes: Opcodes of all their instructions.
+        findings: Counts of kernel, finding, and both instructions.
     """
 
     kernels: list[str] = field(default_factory=list)
@@ -57,18 +57,18 @@ class Report:
 
 @contextmanager
 def simulated(target: str, change: Change | None = None) -> Iterator[Report]:
-    """Within the block, `backend="triton"` of all operators runs here, on tensors of the CPU.
+    """Within the block, `backend="triton"` of all operators runs here, on CPU tensors.
 
     Args:
         target: An NVIDIA GPU, such as "sm_90".
-        change: Takes a kernel's name and its PTX and returns the PTX to run, to see the effect of a
-            change such as a missing barrier.
+        change: Takes a kernel's name and its PTX and returns the PTX to run, to test the effect of
+            a change such as a missing barrier.
 
     Yields:
-        The report, which grows with every launch.
+        The report, which is updated by every launch.
 
     Raises:
-        MemoryAccessError: An address is wild or misaligned.
+        MemoryAccessError: An address is out of bounds or misaligned.
     """
     report = Report()
 
@@ -113,7 +113,7 @@ def _run(
 
 @cache
 def _compile(kernel: Any, parameters: Specialization, target: str, warps: int) -> tuple[str, int]:
-    """PTX and the bytes of shared memory."""
+    """PTX and the size of shared memory in bytes."""
     source = source_of(kernel, parameters)
     gpu = GPUTarget("cuda", int(re.sub(r"\D", "", target)), 32)
     compiled = triton.compile(source, target=gpu, options={"num_warps": warps, "num_stages": 1})
@@ -121,7 +121,7 @@ def _compile(kernel: Any, parameters: Specialization, target: str, warps: int) -
 
 
 def _as_array(value: Any) -> Array | int | float:
-    """A tensor's own memory as a NumPy array, in which results appear; numbers as they are."""
+    """A tensor's memory as a NumPy array, which receives results; numbers unchanged."""
     if not isinstance(value, Tensor):
         return value
     tensor = value.detach()

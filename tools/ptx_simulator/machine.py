@@ -1,4 +1,4 @@
-"""Threads that execute a program, one instruction at a time, in the order that flow.py decides."""
+"""Threads that execute a program, one instruction at a time, in the order given by flow.py."""
 
 import re
 from collections import Counter
@@ -15,9 +15,9 @@ from ptx_simulator.values import UNSIGNED, Array
 
 # the first address of a tensor; small numbers are not valid addresses
 BASE = 1 << 20
-# bytes that belong to no tensor, before and behind each
+# padding before and after each tensor, bytes
 GAP = 256
-# without effect here: asynchronous copies and products complete at once
+# without effect here, because asynchronous copies and products complete immediately
 _WITHOUT_EFFECT = ("fence", "griddepcontrol", "prefetch", "setmaxnreg")
 
 
@@ -28,12 +28,12 @@ class Machine:
         program: The kernel.
         arguments: In the order of its parameters: contiguous arrays, which are changed in place,
             and numbers.
-        programs: How many programs are launched.
-        shared: Bytes of shared memory of each.
+        programs: Number of programs to launch.
+        shared: Bytes of shared memory per program.
 
     Attributes:
-        findings: What was found, and how often.
-        executed: Instructions executed, each for any number of threads.
+        findings: Counts of findings.
+        executed: Number of executed instructions, each for any number of threads.
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Machine:
         self.parameters = [*self._place(arguments), 0, 0]
         self.shared_size = max(16, -(-shared // 16) * 16)
         self.shared = self._memory(self.shared_size * programs, "shared")
-        # groups of copies that `cp.async` has begun and nobody has waited for
+        # groups of copies started by `cp.async` for which no thread has waited
         self.copies: list[list[Callable[[], None]]] = [[]]
 
     def _memory(self, size: int, space: str) -> Memory:
         return Memory(size, space, self.clock, self.findings)
 
     def _place(self, arguments: Sequence[Any]) -> list[Any]:
-        """Lay the arrays out in global memory; what the kernel gets for its parameters."""
+        """Place the arrays in global memory; returns the values of the kernel's parameters."""
         parameters, end = [], GAP
         for argument in arguments:
             if isinstance(argument, np.ndarray):
@@ -83,12 +83,12 @@ class Machine:
         return parameters
 
     def run(self) -> "Machine":
-        """Execute to the end and bring the results back into the arrays.
+        """Execute to the end and copy the results back to the arrays.
 
         Raises:
-            MemoryAccessError: An address is wild or misaligned.
-            RuntimeError: A part of a warp executes an instruction of all of it.
-            NotImplementedError: An instruction is not known.
+            MemoryAccessError: An address is out of bounds or misaligned.
+            RuntimeError: Only part of a warp executes a whole-warp instruction.
+            NotImplementedError: An instruction is not supported.
         """
         with np.errstate(all="ignore"):
             Flow(self).run()
@@ -116,7 +116,7 @@ class Machine:
             if dtype == np.bool_:
                 return found
             return found.astype(UNSIGNED[dtype.itemsize], copy=False).view(dtype)
-        if operand == "global_smem":  # where shared memory begins
+        if operand == "global_smem":  # start of shared memory
             return np.zeros(1, dtype)
         if operand.startswith("0f"):
             return np.array([int(operand[2:], 16)], np.uint32).view(dtype)
@@ -127,7 +127,7 @@ class Machine:
         return np.array([bits], UNSIGNED[dtype.itemsize]).view(dtype)
 
     def write(self, name: str, value: Array, lanes: Lanes) -> None:
-        """Set a register; wider ones are filled up, of signed numbers with the sign."""
+        """Set a register; in wider ones, numbers are zero- or sign-extended."""
         if name == "_":
             return
         register = self.register(name)
@@ -139,7 +139,7 @@ class Machine:
         register[lanes] = value
 
     def address(self, operand: str, lanes: Lanes) -> Array:
-        """The byte that [register + offset] names, for each thread."""
+        """The byte address [register + offset], for each thread."""
         found = re.fullmatch(r"\[\s*([%\w]+)\s*(?:\+\s*(-?\d+))?\s*\]", operand)
         if found is None:
             raise NotImplementedError(f"address {operand}")
@@ -151,16 +151,16 @@ class Machine:
         return self.program.registers.get(name) == "b64"
 
     def space(self, name: str, at: Array, threads: Array) -> tuple[Memory, Array]:
-        """A space of memory and the places in it of addresses."""
+        """A memory space and the offsets of addresses in it."""
         if name == "global":
             return self.memory, at - BASE
         outside = (at < 0) | (at >= self.shared_size)
         own = self.clock.program[threads] * self.shared_size
-        # an address outside of the program's own part is one outside of all
+        # an address outside of the program's own part becomes one outside of all
         return self.shared, np.where(outside, -1, at + own)
 
     def warps(self, lanes: Lanes) -> Array:
-        """Threads as (warps, 32), which have to be whole warps."""
+        """Threads as (warps, 32); they must be whole warps."""
         threads = self.numbers[lanes]
         if len(threads) % 32 or (threads.reshape(-1, 32) % 32 != np.arange(32)).any():
             raise RuntimeError("an instruction of a whole warp is executed by a part of one")
@@ -169,7 +169,7 @@ class Machine:
     # instructions
 
     def execute(self, instruction: Instruction, lanes: Lanes, place: int) -> None:
-        """Execute an instruction, other than those that change the flow, for some threads."""
+        """Execute an instruction that does not change the control flow, for some threads."""
         name, kind = instruction.parts[0], instruction.parts[-1]
         special = getattr(self, f"_{name}", None)
         if special is not None:
@@ -187,7 +187,7 @@ class Machine:
             self.write(target, table[name](*read), lanes)
 
     def _half(self, instruction: Instruction, lanes: Lanes) -> None:
-        """Arithmetic on one or two numbers of 16 bits, in float32 and rounded once."""
+        """Arithmetic on one or two 16-bit numbers, in float32 and rounded once."""
         name, kind = instruction.parts[0], instruction.parts[-1]
         target, *operands = instruction.operands
         one = kind.removesuffix("x2")
@@ -317,7 +317,7 @@ class Machine:
         self.write(target.split("|")[0], found.reshape(-1), lanes)
 
     def _bar(self, instruction: Instruction, lanes: Lanes, place: int) -> None:
-        """A barrier of each warp; those of whole programs are a matter of the flow."""
+        """A barrier of each warp; flow.py handles those of whole programs."""
         if instruction.parts[1] != "warp":
             raise NotImplementedError(str(instruction))
         warp = self.warps(lanes)[:, 0] // 32
@@ -371,7 +371,7 @@ class Machine:
         space.add(at, [np.broadcast_to(v, at.shape) for v in added], threads, place)
 
     def _cp(self, instruction: Instruction, lanes: Lanes, place: int) -> None:
-        """A copy to shared memory, which is there once somebody waits for it."""
+        """A copy to shared memory, which completes when a thread waits for it."""
         if "commit_group" in instruction.parts:
             self.copies.append([])
         elif "wait_group" in instruction.parts or "wait_all" in instruction.parts:
@@ -383,7 +383,7 @@ class Machine:
             self.copies[-1].append(self._begin_copy(instruction, lanes, place))
 
     def _begin_copy(self, instruction: Instruction, lanes: Lanes, place: int) -> Callable[[], None]:
-        """Read what a copy takes; the result writes it."""
+        """Read the source of a copy; calling the result writes it."""
         target, source, size, *taken = instruction.operands
         threads = self.numbers[lanes]
         element = min(8, int(size, 0))
@@ -429,7 +429,7 @@ class Machine:
     def _matrices(
         self, instruction: Instruction, operand: str, lanes: Lanes
     ) -> list[list[tuple[Array, int, Array]]]:
-        """For each matrix of an instruction: places, bytes and threads of its accesses."""
+        """For each matrix of an instruction: offsets, bytes and threads of its accesses."""
         warps = self.warps(lanes)
         threads = warps.reshape(-1)
         count = next(int(part[1]) for part in instruction.parts if part in ("x1", "x2", "x4"))
@@ -464,7 +464,7 @@ class Machine:
             self.write(name, value.reshape(-1), lanes)
 
     def _wgmma(self, instruction: Instruction, lanes: Lanes, place: int) -> None:
-        """A product of four warps, whose factors lie in shared memory or the left in registers."""
+        """A product of four warps, with factors in shared memory or the left one in registers."""
         if instruction.parts[1] != "mma_async":
             return
         kind = instruction.parts[-1]
@@ -505,10 +505,10 @@ class Machine:
         *,
         transposed: bool,
     ) -> Array:
-        """A factor (programs, rows, 16) that a descriptor finds in shared memory, in float32."""
+        """A factor (programs, rows, 16) described by a descriptor of shared memory, in float32."""
         described = self.read(descriptor, "u64", lanes).reshape(groups.shape)[:, 0]
         tile = tensor_cores.describe_tile(described, rows, transposed=transposed)
-        # the four warps read together; any of their threads may stand for all
+        # the four warps read together; one of their threads represents all
         threads = np.broadcast_to(groups[:, 0, None, None], tile.shape).reshape(-1)
         shared, at = self.space("shared", tile.reshape(-1), threads)
         bits = shared.load(at, 2, 1, threads, place)[0]
@@ -516,7 +516,7 @@ class Machine:
 
 
 def _vector(instruction: Instruction) -> int:
-    """Elements that an access takes at once."""
+    """Elements per access."""
     return next((int(part[1]) for part in instruction.parts if part in ("v2", "v4", "v8")), 1)
 
 

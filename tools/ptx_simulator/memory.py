@@ -1,9 +1,9 @@
 """Global and shared memory, which check bounds and the order of accesses.
 
-Order is kept by cell, the two bytes of the smallest element that kernels store. Two accesses of
-different threads to a cell, one of which writes, have to be ordered by a barrier of their program,
-by a barrier of their warp, or be both atomic. A read is also ordered before a write of the same
-warp by a shuffle between them: lanes meet there, and what a lane has used it has read.
+Order is tracked per cell, the two bytes of the smallest element that kernels store. Two accesses of
+different threads to a cell, of which at least one writes, must be ordered by a barrier of their
+program or of their warp, or both be atomic. A read is also ordered before a write of the same warp
+by a shuffle between them, because a shuffle synchronizes lanes and they have read what they use.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ NOBODY, SEVERAL = -1, -2
 
 
 class MemoryAccessError(Exception):
-    """An address outside of the tensors or of shared memory, or one that is not aligned."""
+    """An address outside of the tensors or of shared memory, or a misaligned one."""
 
 
 class Finding(NamedTuple):
@@ -27,12 +27,12 @@ class Finding(NamedTuple):
 
     Attributes:
         kind: "unordered" accesses, of which one writes; "tie", lanes of one instruction that store
-            different values to one address; "uninitialized", a read of shared memory that nobody
+            different values to one address; "uninitialized", a read of shared memory that no thread
             wrote.
         space: "global" or "shared".
-        scope: The least that both threads have in common: "warp", "program" or "launch".
-        earlier: Place of the instruction that came first in this simulation.
-        later: Place of the other.
+        scope: The smallest unit that contains both threads: "warp", "program" or "launch".
+        earlier: Index of the instruction that was executed first in this simulation.
+        later: Index of the other.
     """
 
     kind: str
@@ -43,11 +43,11 @@ class Finding(NamedTuple):
 
 
 class Clock:
-    """What orders the accesses of threads: how often each program and warp has synchronized.
+    """Order of the accesses of threads: how often each program and warp has synchronized.
 
     Args:
-        programs: Programs of the launch.
-        threads: Threads of each.
+        programs: Number of programs in the launch.
+        threads: Threads per program.
     """
 
     def __init__(self, programs: int, threads: int) -> None:
@@ -63,10 +63,10 @@ class Memory:
     """One space of memory.
 
     Args:
-        size: Bytes.
+        size: Size in bytes.
         space: Its name in findings.
-        clock: Of the threads that access it.
-        findings: Where to count findings.
+        clock: Clock of the threads that access it.
+        findings: Counter of findings.
     """
 
     def __init__(self, size: int, space: str, clock: Clock, findings: "Counter[Finding]") -> None:
@@ -89,10 +89,10 @@ class Memory:
 
         Args:
             at: First byte, for each thread.
-            size: Bytes of an element.
-            count: Elements.
-            threads: Numbers of the threads.
-            place: Of the instruction.
+            size: Bytes per element.
+            count: Number of elements.
+            threads: Indices of the threads.
+            place: Index of the instruction.
 
         Raises:
             MemoryAccessError: Out of bounds or not aligned.
@@ -108,7 +108,7 @@ class Memory:
         return [elements[at // size + index] for index in range(count)]
 
     def store(self, at: Array, values: Sequence[Array], threads: Array, place: int) -> None:
-        """Write elements of one size; arguments and errors as those of `load`."""
+        """Write elements of one size; arguments and errors as in `load`."""
         size = values[0].dtype.itemsize
         self._admit(at, size * len(values), place)
         for cell in _cells(at, size * len(values)):
@@ -122,7 +122,7 @@ class Memory:
                 self.findings[tie] += int(lost.sum())
 
     def add(self, at: Array, values: Sequence[Array], threads: Array, place: int) -> None:
-        """Add to float32 elements, atomically; arguments and errors as those of `load`."""
+        """Add to float32 elements, atomically; arguments and errors as in `load`."""
         self._admit(at, 4 * len(values), place)
         for cell in _cells(at, 4 * len(values)):
             self._note_write(cell, threads, place, atomic=True)
@@ -131,7 +131,7 @@ class Memory:
             np.add.at(elements, at // 4 + index, value)
 
     def _admit(self, at: Array, size: int, place: int) -> None:
-        """Check addresses to write to; shared memory can be read there from now on."""
+        """Check addresses to write to; shared memory there is initialized from now on."""
         self._check(at, size, place)
         if self.space == "global" and not self._all_readable(at, size):
             raise MemoryAccessError(f"instruction {place} writes outside of the tensors")
@@ -175,7 +175,7 @@ class Memory:
         for row, name in enumerate((threads, program, warp)):
             known = self.reader[row, cell]
             self.reader[row, cell] = np.where(fresh | (known == name), name, SEVERAL)
-            # of several threads of this instruction that read one cell, one has put its name there
+            # if several threads of this instruction read one cell, one of them is recorded
             self.reader[row, cell[self.reader[row, cell] != name]] = SEVERAL
         for row, time in enumerate((clock.barriers[program], clock.shuffles[warp])):
             self.read_time[row, cell] = np.maximum(
@@ -186,7 +186,7 @@ class Memory:
     def _find_unordered_writes(
         self, cell: Array, threads: Array, place: int, *, atomic: bool
     ) -> None:
-        """Report earlier writes that nothing orders before this access."""
+        """Report earlier writes that are not ordered before this access."""
         clock = self.clock
         program, warp = clock.program[threads], clock.warp[threads]
         writer = self.writer[cell]
@@ -215,5 +215,5 @@ class Memory:
 
 
 def _cells(at: Array, size: int) -> list[Array]:
-    """Cells of so many bytes from an address on."""
+    """Cells of `size` bytes from an address."""
     return [at // CELL + offset for offset in range(max(1, size // CELL))]

@@ -8,12 +8,12 @@ class Instruction(NamedTuple):
     """One instruction of a kernel.
 
     Attributes:
-        opcode: As written, such as "ld.global.v4.b32".
-        parts: The opcode between its dots; the last is most often the type.
+        opcode: Full opcode, such as "ld.global.v4.b32".
+        parts: The opcode split at its dots; the last part is usually the type.
         operands: Registers, numbers, addresses in [] and groups in {}.
-        guard: The predicate without which a thread passes by; None for always.
-        inverted: Whether threads pass by where the predicate holds.
-        line: Place in the Triton source, as far as PTX tells.
+        guard: Predicate under which a thread executes it; None for always.
+        inverted: Whether threads execute it if the predicate is false instead.
+        line: Position in the Triton source, if PTX states it.
     """
 
     opcode: str
@@ -28,12 +28,12 @@ class Instruction(NamedTuple):
 
 
 class Program:
-    """The only kernel of a PTX text.
+    """The kernel of a PTX text, which must be the only one.
 
     Attributes:
         threads: Threads of one program (a block, in CUDA's words).
         instructions: In order.
-        labels: Name to the place in `instructions` that it stands before.
+        labels: Name to the index in `instructions` of the next instruction.
         registers: Name to type, such as "b32" or "pred".
 
     Args:
@@ -85,5 +85,5 @@ def _split(text: str) -> list[str]:
 
 
 def members(operand: str) -> list[str]:
-    """The registers of a group in {}, or the one that stands alone."""
+    """The registers of a group in {}, or a single register."""
     return [name.strip() for name in operand.strip("{} ").split(",")]

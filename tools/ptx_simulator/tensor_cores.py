@@ -1,6 +1,6 @@
-"""Which lane of a warp holds which element of a matrix product, as the PTX manual draws it.
+"""Which lane of a warp holds which element of a matrix product, according to the PTX manual.
 
-Lane l belongs to row l // 4 and to the pair of columns l % 4 of an 8 x 8 matrix of 16-bit numbers.
+Lane l holds row l // 4 and column pair l % 4 of an 8 x 8 matrix of 16-bit numbers.
 """
 
 import re
@@ -15,10 +15,10 @@ ROW, PAIR = LANE // 4, LANE % 4
 
 
 def multiply(shape: str, kind: str, a: list[Array], b: list[Array], c: list[Array]) -> list[Array]:
-    """`mma.sync`: a product of fragments, plus another.
+    """`mma.sync`: a product of fragments, plus a third.
 
     Args:
-        shape: "m16n8k16" for numbers of 16 bits, "m16n8k8" for those of 32.
+        shape: "m16n8k16" for 16-bit numbers, "m16n8k8" for 32-bit numbers.
         kind: Type of the factors: "bf16", "f16" or "tf32".
         a: Registers of the left factor, each (warps, 32) uint32.
         b: Registers of the right factor.
@@ -56,7 +56,7 @@ def _split(registers: Sequence[Array], kind: str) -> list[Array]:
 def _fill(
     registers: Sequence[Array], columns: int, place: Callable[[int], tuple[Array, Array]]
 ) -> Array:
-    """A matrix (warps, rows, columns) from registers and the places of what they hold."""
+    """A matrix (warps, rows, columns) from registers and the positions of their elements."""
     places = [place(index) for index in range(len(registers))]
     rows = 1 + max(int(row.max()) for row, _ in places)
     matrix = np.zeros((len(registers[0]), rows, columns), np.float32)
@@ -75,7 +75,7 @@ def matrix_addresses(rows: Array, *, transposed: bool) -> list[tuple[Array, int]
         transposed: Whether lanes hold columns instead.
 
     Returns:
-        (warps, 32) addresses and the bytes there: both numbers of a lane at once, or one by one.
+        (warps, 32) addresses and the bytes there: both numbers of a lane at once, or one at a time.
     """
     if not transposed:
         return [(rows[:, ROW] + 4 * PAIR, 4)]
@@ -88,7 +88,7 @@ def describe_tile(descriptor: Array, rows: int, *, transposed: bool) -> Array:
     Args:
         descriptor: (programs,) uint64: start, leading and stride offsets in 16 bytes, swizzle.
         rows: M or N.
-        transposed: Whether the 16 lie apart and the rows side by side.
+        transposed: Whether a column is contiguous in memory instead of a row.
     """
     fields = descriptor.astype(np.uint64)
 

@@ -1,6 +1,6 @@
 """Numbers as PTX stores them, and its arithmetic on them, in NumPy.
 
-A register is an array of unsigned integers, an element a thread; a type says how to read it.
+A register is an array of unsigned integers, one per thread; a type determines their meaning.
 """
 
 from collections.abc import Callable
@@ -17,14 +17,14 @@ _KINDS = {"b": np.uint8, "u": np.uint8, "s": np.int8, "f": np.float16}
 
 
 def width(kind: str) -> int:
-    """Bytes of a type, such as 4 for "f32"; "bf16x2" are two halves in four."""
+    """Bytes of a type, such as 4 for "f32"; "bf16x2" is two 2-byte halves."""
     if kind.endswith("x2"):
         return 4
     return int("".join(filter(str.isdigit, kind))) // 8
 
 
 def dtype(kind: str) -> Any:
-    """NumPy's type for a PTX type; bits for those that NumPy lacks."""
+    """NumPy's type for a PTX type; unsigned integers for types that NumPy does not have."""
     if kind == "pred":
         return np.bool_
     if kind in ("bf16", "bf16x2", "f16x2", "tf32"):
@@ -60,7 +60,7 @@ def round_half(kind: str) -> Callable[[Array], Array]:
 
 
 def round_tf32(bits: Array) -> Array:
-    """Bits of float32 to the ten bits of mantissa that tensor cores look at."""
+    """Bits of float32, truncated to the ten mantissa bits that tensor cores use."""
     return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
 
 
@@ -75,7 +75,7 @@ def high_half(bits: Array) -> Array:
 
 
 def pack(low: Array, high: Array) -> Array:
-    """Two times 16 bits to 32."""
+    """Two 16-bit values to 32 bits."""
     return low.astype(np.uint32) | (high.astype(np.uint32) << np.uint32(16))
 
 
@@ -106,7 +106,7 @@ FLOATING: dict[str, Callable[..., Array]] = {
 
 
 def _divide(x: Array, y: Array) -> Array:
-    """Toward zero, as in C; NumPy's goes down."""
+    """Quotient rounded toward zero, as in C; NumPy rounds down."""
     quotient = np.abs(x) // np.abs(y)
     return np.where((x < 0) != (y < 0), -quotient, quotient).astype(x.dtype)
 
@@ -137,7 +137,7 @@ _COMPARISONS: dict[str, Callable[..., Array]] = {
 
 
 def compare(name: str, x: Array, y: Array, *, floating: bool) -> Array:
-    """A comparison of `setp`; those that end in "u" hold for what is not a number, too."""
+    """A comparison of `setp`; those that end in "u" are also true for NaN."""
     if not floating:  # "lo", "ls", "hi" and "hs" are the unsigned ones
         name = {"lo": "lt", "ls": "le", "hi": "gt", "hs": "ge"}.get(name, name)
         return _COMPARISONS[name](x, y)
@@ -171,7 +171,7 @@ def shift(direction: str, x: Array, count: Array) -> Array:
 
 
 def extract_bits(x: Array, start: Array, length: Array) -> Array:
-    """`bfe`: so many bits from a place on, with the sign of a signed type."""
+    """`bfe`: a number of bits from a position, sign-extended for a signed type."""
     bits = 8 * x.dtype.itemsize
     wide = x.astype(np.uint64) & np.uint64(2**bits - 1)
     mask = (np.uint64(1) << length.astype(np.uint64)) - np.uint64(1)
@@ -183,7 +183,7 @@ def extract_bits(x: Array, start: Array, length: Array) -> Array:
 
 
 def permute_bytes(x: Array, y: Array, selector: Array) -> Array:
-    """`prmt`: four of eight bytes, or their signs."""
+    """`prmt`: select four of eight bytes, or their signs."""
     source = x.astype(np.uint64) | (y.astype(np.uint64) << np.uint64(32))
     result = np.zeros(1, np.uint32)
     for place in range(4):

@@ -1,4 +1,4 @@
-"""The small models that stand for their families in tests of every kind."""
+"""The small models that represent their families in tests."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -19,12 +19,12 @@ TEST_MODELS = [
 ]
 
 
-# a model of tokens and one of stages
+# a plain model and a staged one
 KINDS = ["test_vim", "test_vmamba"]
 
 
 def kinds_first(names: Iterable[str]) -> list[Any]:
-    """Names to parametrize a long test with: one model of each kind by default, all if slow."""
+    """Names to parametrize a long test with: one model of each kind by default, the others slow."""
     return [n if n in KINDS else pytest.param(n, marks=pytest.mark.slow) for n in names]
 
 
@@ -41,7 +41,7 @@ def outline(name: str) -> nn.Module:
 
 
 def is_plain(name: str) -> bool:
-    """Whether a model is one of tokens."""
+    """Whether a model is plain."""
     return isinstance(outline(name), PlainBackbone)
 
 
@@ -51,7 +51,7 @@ def strides(name: str) -> list[int]:
 
 
 def has_argument(name: str, argument: str) -> bool:
-    """Whether the models of a family take an argument that not all do."""
+    """Whether the models of a family have an argument that not all models have."""
     return argument in type(outline(name)).arguments()
 
 
@@ -68,8 +68,8 @@ MULTISCALE = [n for n in TEST_MODELS if len({*strides(n)}) == 4 or has_argument(
 
 
 def stirred(model: nn.Module) -> nn.Module:
-    """The model, with an output that depends on all its parts, unlike that of one just begun."""
-    torch.manual_seed(0)  # whatever was drawn to make the model
+    """The model with random weights, so that the output depends on all its parts."""
+    torch.manual_seed(0)  # independent of the random numbers used to build the model
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -1,4 +1,4 @@
-"""What processes of a bench train in tests: nothing, in ways that end differently."""
+"""A substitute for training in the processes of a bench, which ends in different ways."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ def job(tmp_path, order: str) -> Job:
 
 
 def pretend(job: Job) -> Outcome:
-    """Ends as its order is called."""
+    """Ends in the way named by its order."""
     begun = job.out.with_suffix(".begun")
     first = not begun.exists()
     with begun.open("a") as file:

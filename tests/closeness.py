@@ -1,7 +1,7 @@
-"""What equal means between two computations of the same numbers.
+"""Tolerances between two computations of the same numbers.
 
-To the bit is asked for only where it is promised: copies of data, integers, and one object that
-computes again what it computed before, with the same seeds in the same number of threads.
+Bitwise equality is required only where it is promised: copies of data, integers, and one object
+that repeats a computation with the same seeds and the same number of threads.
 """
 
 import pytest
@@ -11,9 +11,9 @@ import torch
 def assert_same(ours, theirs):
     """Results of one computation by two objects, or in two arrangements, in float32.
 
-    PyTorch chooses by processor, and by where a tensor lies in memory, in which order it sums. Two
-    networks of equal weights then differ in the last digits, as a ResNet of timm's does: 4e-9 on
-    outputs below 1 on an AMD processor, where one had read its weights from a mapped file.
+    PyTorch's order of summation depends on the processor and on a tensor's address in memory. Two
+    networks with equal weights then differ in the last digits, as timm's ResNet does: 4e-9 for
+    outputs below 1 on an AMD processor, if one has read its weights from a mapped file.
     """
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
@@ -21,8 +21,8 @@ def assert_same(ours, theirs):
 def assert_same_rounded(ours, theirs):
     """The same for results in half precision.
 
-    Differences in the last digits of float32 seldom change how it is rounded: to one step, and in
-    far less than one number of a hundred.
+    Differences in the last digits of float32 rarely change its rounding: by one step, and in far
+    less than one number in a hundred.
     """
     assert ours.dtype == theirs.dtype != torch.float32
     step = torch.finfo(ours.dtype).eps
@@ -31,7 +31,7 @@ def assert_same_rounded(ours, theirs):
 
 
 def assert_same_report(ours, theirs):
-    """Scores of equal networks: names and counts exactly, the rest as `assert_same`."""
+    """Scores of equal networks: names and counts exactly, the rest as in `assert_same`."""
     found, expected = dict(_flat(ours)), dict(_flat(theirs))
     assert found.keys() == expected.keys()
     for name, value in expected.items():

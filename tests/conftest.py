@@ -1,4 +1,4 @@
-"""Fixtures that several parts of the tests share."""
+"""Fixtures shared by several parts of the tests."""
 
 import os
 import signal
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-# on several devices Lightning would start the whole of pytest again, once for each
+# with several devices, Lightning would start pytest again for each of them
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
 
-# `tests.parity.official` is imported by its full name, whatever pytest's import mode
+# `tests.parity.official` is imported by its full name in any import mode of pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-# A shell starts what it runs in the background with SIGINT ignored, and children inherit that; the
-# tests of interrupted runs must hold there, too.
+# A shell starts background commands with SIGINT ignored, and children inherit that; the tests of
+# interrupted runs must pass there, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# without it cuBLAS of older CUDA refuses to be deterministic; read when the first product runs
+# older cuBLAS is not deterministic without it; read when the first product runs
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 

@@ -8,7 +8,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 AXIAL = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
-# a plane turned about two axes
+# a plane rotated about two axes
 _TILT, _YAW = np.deg2rad(20), np.deg2rad(-8)
 OBLIQUE = (
     (np.cos(_YAW), np.sin(_YAW), 0.0),
@@ -20,15 +20,15 @@ FIRST = (-31.5, -12.25, 7.5)
 def write_series(
     folder: Path, volume, *, plane=AXIAL, step=(0.0, 0.0, 3.0), spacing=(1.0, 0.9), number=1
 ) -> list[Path]:
-    """One file a slice; neither names nor instance numbers have the order of the slices.
+    """One file per slice; neither names nor instance numbers are in the order of the slices.
 
     Args:
         folder: Where the files go.
-        volume: (slices, rows, columns) int16, the values that the files mean.
+        volume: (slices, rows, columns) int16, the values that the files represent.
         plane: Directions of a row and of a column, towards left, back and head.
         step: From slice to slice, millimeters to the left, the back and the head.
         spacing: Millimeters between rows and between columns.
-        number: Of the series.
+        number: Number of the series.
 
     Returns:
         The files in the order of the slices.

@@ -1,4 +1,4 @@
-"""What every process of `test_distributed.py` does: a list of trainings, one after the other.
+"""Runs in every process of `test_distributed.py`: a list of trainings, one after another.
 
 torchrun --nproc-per-node 2 tests/distributed_worker.py jobs.json
 """
@@ -27,10 +27,10 @@ class Job:
     Attributes:
         model: timm name.
         images: A folder of class folders.
-        out: Checkpoint to write; the curve goes beside it, as JSON.
+        out: Checkpoint to write; the curve is saved next to it, as JSON.
         strategy: "single", "ddp", "fsdp2" or "fsdp2_one_file".
-        epochs: To train, of the three that the schedule has.
-        start: Checkpoint to continue.
+        epochs: Number of epochs to train, of the three in the schedule.
+        start: Checkpoint to resume from.
         ema: Decay of the weights' average.
     """
 
@@ -44,7 +44,7 @@ class Job:
 
 
 class Curve(Callback):
-    """The loss of every step over the whole batch, and the scores of every epoch."""
+    """Records the loss of every step over the whole batch, and the scores of every epoch."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -62,18 +62,18 @@ class Curve(Callback):
 
 
 class Stop(Callback):
-    """Ends the training before its schedule does."""
+    """Ends the training before the end of the schedule."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop after so many epochs."""
+        """Stop after a number of epochs."""
         trainer.should_stop = trainer.current_epoch + 1 >= self.epochs
 
 
 def strategy_options(name: str) -> dict[str, Any]:
-    """What the trainer is told."""
+    """Arguments of the trainer."""
     if name == "single":
         return {"devices": 1}
     if name == "ddp":
@@ -129,7 +129,7 @@ def train(job: Job) -> dict[str, Any]:
 
 
 def write_jobs(path: Path, jobs: list[Job]) -> None:
-    """Put down what the processes shall do."""
+    """Write the jobs of the processes."""
     path.write_text(json.dumps([asdict(job) for job in jobs]))
 
 

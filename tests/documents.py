@@ -1,11 +1,11 @@
-"""What the documents show: commands and snippets, to be run by tests."""
+"""Commands and snippets of the documents, to be run by tests."""
 
 import re
 import shlex
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# these set up a machine: a slow test of their own, and CI, run them
+# these set up a machine; a separate slow test and CI run them
 SETUP = ("pip install", "make ")
 
 
@@ -22,7 +22,7 @@ def find_commands(text: str) -> list[str]:
 
 
 def find_missing_links(text: str, folder: Path) -> list[str]:
-    """Links to files that do not exist, or to headings that are not there."""
+    """Links to files or headings that do not exist."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     missing = []
     for link, anchor in re.findall(r"\]\((?!\w+:)([^)#]*)(?:#([^)]*))?\)", prose):
@@ -36,14 +36,14 @@ def find_missing_links(text: str, folder: Path) -> list[str]:
 
 
 def find_anchors(text: str) -> set[str]:
-    """What the headings of a page are linked by: GitHub and MkDocs call them the same."""
+    """Anchors of the headings of a page, which are the same on GitHub and in MkDocs."""
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
     titles = re.findall(r"^#+ +(.+)$", prose, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def shortened(command: str) -> list[str]:
-    """The command's arguments; a training is cut to one epoch of a few images."""
+    """The command's arguments; a training is shortened to one epoch of a few images."""
     argv = shlex.split(command)
     assert argv[0] == "vimamba", command
     return argv[1:] + (["--epochs", "1", "--batch-size", "4"] if argv[1] == "fit" else [])

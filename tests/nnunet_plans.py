@@ -1,4 +1,4 @@
-"""Plans as nnU-Net writes them, of a data set that is not there."""
+"""Plans in nnU-Net's format, of a data set that does not exist."""
 
 import json
 
@@ -12,7 +12,7 @@ CHANNELS, CLASSES = 2, 3
 
 
 def u_net(stages, dims):
-    """`arch_kwargs` as nnU-Net writes them."""
+    """`arch_kwargs` in nnU-Net's format."""
     return {
         "n_stages": stages,
         "features_per_stage": [8 * 2**stage for stage in range(stages)],
@@ -49,7 +49,7 @@ def configuration(patch_size, stages=4):
 
 
 def write_plans(preprocessed):
-    """Write plans into the folder that nnU-Net keeps them in; returns the file."""
+    """Write plans to nnU-Net's folder for them; returns the file."""
     plans = {
         "dataset_name": "Dataset901_Shapes",
         "plans_name": "nnUNetPlans",

@@ -1,11 +1,11 @@
-"""Small pairs of images of two dates with labels of change."""
+"""Small pairs of images of two dates with change labels."""
 
 import numpy as np
 from PIL import Image
 
 
 def write_pairs(root, count=10, side=32, *, split=""):
-    """Squares that appear on noise, and light that changes."""
+    """Squares that appear on noise, with a change in brightness."""
     rng = np.random.default_rng(0)
     for i in range(count):
         before = rng.integers(60, 120, (side, side, 3))

@@ -8,7 +8,7 @@ METERS = from_origin(500_000, 5_000_000, 10, 10)
 
 
 def write_raster(path, pixels, *, transform=METERS, crs="EPSG:32633", mask=None, **profile):
-    """(H, W, C) or (H, W) as a GeoTIFF."""
+    """Write (H, W, C) or (H, W) as a GeoTIFF."""
     planes = np.moveaxis(np.atleast_3d(pixels), -1, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
     bands, height, width = planes.shape

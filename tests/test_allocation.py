@@ -1,4 +1,4 @@
-"""New tensors do not depend on torch's defaults, which others set: of their dtype and device."""
+"""New tensors do not depend on torch's defaults, which other code may set: dtype and device."""
 
 import ast
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ FACTORIES = {
     "blackman_window",
     "kaiser_window",
 }
-# their dtype and device are those of the tensor that they are called on
+# these use the dtype and device of the tensor on which they are called
 METHODS = {"new_empty", "new_zeros", "new_ones", "new_full"}
 LEGACY = {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "LongTensor", "IntTensor"}
 
@@ -44,12 +44,12 @@ LEGACY = {"Tensor", "FloatTensor", "DoubleTensor", "HalfTensor", "LongTensor", "
 def find_violations(source: str) -> Iterator[str]:
     """Calls that leave dtype or device to torch.
 
-    A factory of `torch` is given both by name, or a mapping as in `**dd`: what a constructor
-    takes for its parameters, as torch's own layers do. Whoever means torch's default says so by
-    None. `..._like` and `from_numpy` have both from what they are given.
+    A `torch` factory must get both by name, or a mapping as in `**dd`, which a constructor
+    takes for its parameters, like torch's own layers. Pass None to use torch's default.
+    `..._like` and `from_numpy` take both from their argument.
 
-    Methods of a tensor have both from it, too, but take their shape as one tuple: a tensor's
-    subclass may know no other form (MONAI's MetaTensor).
+    Methods of a tensor take both from it, too, but must get their shape as one tuple, because a
+    tensor subclass may not support another form (MONAI's MetaTensor).
     """
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):

@@ -1,4 +1,4 @@
-"""The lines of the architecture: who may import whom, what loads when, and the sizes of files."""
+"""The architecture: allowed imports, what is loaded when, and the sizes of files."""
 
 import ast
 import subprocess
@@ -12,18 +12,18 @@ from vimamba import timm_layers
 
 ROOT = Path(__file__).parents[1]
 OURS = ("vimamba", "vimamba_command", "vimamba_kernels")
-# what every part of vimamba may import; it imports nothing but itself
+# parts that every part of vimamba may import; they import nothing but themselves
 BASE = {
     *("vimamba.console", "vimamba.errors", "vimamba.files", "vimamba.labels", "vimamba.lightning"),
     *("vimamba.names", "vimamba.reading", "vimamba.runs", "vimamba.sizes", "vimamba.timm_layers"),
 }
-# what is imported from one module of ours, and from where elsewhere it must not be: Lightning comes
-# as two packages, and some layers differ between versions of timm
+# names imported from one module of ours, and the modules they must not be imported from directly:
+# Lightning has two packages, and some layers differ between versions of timm
 ONE_PLACE = {
     **dict.fromkeys(("lightning", "pytorch_lightning"), "vimamba.lightning"),
     **dict.fromkeys(timm_layers.__all__, "vimamba.timm_layers"),
 }
-# part -> the parts it may import besides; None: all of ours
+# part -> other parts that it may import; None: all of ours
 MAY_IMPORT: dict[str, set[str] | None] = {
     "vimamba_kernels": set(),
     "vimamba_command": {"vimamba.cli"},
@@ -132,7 +132,7 @@ def name_module(path: Path) -> str:
 
 
 def find_part(module: str) -> str:
-    """The row of the table that a module belongs to."""
+    """The row of the table for a module."""
     depth = 2 if module.startswith("vimamba.") else 1
     return ".".join(module.split(".")[:depth])
 
@@ -169,7 +169,7 @@ def find_violations(source: str, module: str, *, is_package: bool = False) -> li
     for name in list_imports(source, module, is_package=is_package):
         top = name.split(".")[0]
         part = find_part(name)
-        # `from vimamba import __version__` takes from the root itself
+        # `from vimamba import __version__` imports from the root itself
         part = part if part in MAY_IMPORT or top != "vimamba" else "vimamba"
         if top in NEVER_IMPORTED or (top in OURS and part not in allowed):
             violations.append(f"{module} must not import {name}")
@@ -177,7 +177,7 @@ def find_violations(source: str, module: str, *, is_package: bool = False) -> li
 
 
 def find_detours(source: str, module: str, *, is_package: bool = False) -> list[str]:
-    """Imports that go around the one place that a thing is imported from."""
+    """Imports that bypass the module from which a name must be imported."""
     found = []
     for name in list_imports(source, module, is_package=is_package):
         top, last = name.split(".")[0], name.rpartition(".")[2]
@@ -198,7 +198,7 @@ def test_imports_respect_the_layers():
 def test_lightning_and_changing_layers_of_timm_have_one_place():
     detours = []
     for path in list_sources("vimamba", "kernels", "tools", "tests"):
-        # the test of the place itself
+        # the test of that module itself
         if path != ROOT / "tests" / "test_lightning.py":
             package = path.name == "__init__.py"
             detours += find_detours(path.read_text(), name_module(path), is_package=package)
@@ -273,7 +273,7 @@ def test_files_stay_short():
 
 
 def test_import_loads_torch_and_timm_only():
-    # Triton counts only beyond what torch and timm load by themselves
+    # Triton counts only if torch and timm do not load it themselves
     script = (
         "import sys, torch, timm\n"
         "before = 'triton' in sys.modules\n"

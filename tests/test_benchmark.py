@@ -1,4 +1,4 @@
-"""The benchmark compares what it says it compares."""
+"""The benchmark compares what it claims to compare."""
 
 import csv
 from dataclasses import replace

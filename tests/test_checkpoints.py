@@ -1,4 +1,4 @@
-"""Official files load wholly or not at all, and say what they are."""
+"""Official files load completely or not at all, and are identified."""
 
 import argparse
 
@@ -394,7 +394,7 @@ def test_a_classifier_for_other_classes_is_dropped_with_a_message(tmp_path, capl
 
 @pytest.mark.parametrize("size", [64, (64, 96)])
 def test_a_position_embedding_of_another_grid_is_a_remark(size, tmp_path, monkeypatch):
-    """Of Mamba-Reg, whose registers stand among the patches."""
+    """Of Mamba-Reg, whose registers are between the patches."""
     sizes = {"img_size": size, "num_classes": 0}
     model = timm.create_model("mambar_small_patch16_224", device="meta", **sizes)
     state = {key: torch.zeros(value.shape) for key, value in model.state_dict().items()}
@@ -403,7 +403,7 @@ def test_a_position_embedding_of_another_grid_is_a_remark(size, tmp_path, monkey
     monkeypatch.setattr(identity, "_outline", lambda *args: made.add(args) or outline(*args))
     found = vimamba.identify(tmp_path / "small.pth")
     assert (found.variant, found.others) == ("mambar_small_patch16_224", ())
-    # of its own size and of the file's, not of all families with such blocks
+    # of its own size and that of the file, not of all families with such blocks
     assert len(made) <= 6
     assert dict(found.arguments) == sizes
     assert f"images of {size} pixels" in found.notes

@@ -1,4 +1,4 @@
-"""torch.compile makes one program of a model, for all batches and image sizes, in training too."""
+"""torch.compile compiles a model once for all batches and image sizes, also in training."""
 
 import pytest
 import timm
@@ -9,7 +9,7 @@ from tests.backbones import kinds_first
 from tests.closeness import assert_same
 from vimamba.scan_orders import registry
 
-# as few blocks as show every path through the code
+# as few blocks as cover every path through the code
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
@@ -47,7 +47,7 @@ def results(function, model, image):
 
 @pytest.fixture(autouse=True)
 def one_program():
-    """Start without compiled programs, and forbid to compile any a second time."""
+    """Start without compiled programs, and forbid recompilation."""
     torch._dynamo.reset()
     with torch._dynamo.config.patch(error_on_recompile=True):
         yield
@@ -88,7 +88,7 @@ def test_inductor_gives_the_same(name):
     compiled = torch.compile(model, fullgraph=True, dynamic=True)
     for batch, height, width in SHAPES[:2]:
         image = torch.randn(batch, 3, height, width)
-        # sums are taken in another order
+        # sums are computed in a different order
         torch.testing.assert_close(
             results(compiled, model, image), results(model, model, image), rtol=1e-3, atol=1e-5
         )
@@ -119,7 +119,7 @@ def test_a_captured_model_outlives_the_cache_of_path_tables():
         registry._table.cache_clear()
         rest = [
             torch.full((2**16,), -1, device="cuda") for _ in range(100)
-        ]  # overwrites what is free
+        ]  # overwrites free memory
         graph.replay()
     torch.testing.assert_close(logits, expected)
     assert len(rest) == 100

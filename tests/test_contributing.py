@@ -1,4 +1,4 @@
-"""What docs/CONTRIBUTING.md says of additions, followed: an order, a data set, a network.
+"""Additions as described in docs/CONTRIBUTING.md: an order, a data set, a network.
 
 A task is tests/tasks/rotation, a family of backbones docs/own_model.md.
 """
@@ -25,7 +25,7 @@ EXAMPLES = ROOT / "tests" / "examples"
 
 @pytest.fixture
 def forgotten(monkeypatch):
-    """What is imported and registered by a test is forgotten after it."""
+    """Remove what a test imported and registered."""
     monkeypatch.setattr(networks, "_NETWORKS", dict(networks._NETWORKS))
     monkeypatch.setattr(plugins, "_LOADED", [])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -35,7 +35,7 @@ def forgotten(monkeypatch):
 
 
 def run(command, file, *args):
-    """Run a command that knows an example."""
+    """Run a command that imports an example."""
     given = ["--trainer.accelerator", "cpu"] if command == "fit" else []
     return main([command, "--import", str(EXAMPLES / file), *map(str, args), *given])
 

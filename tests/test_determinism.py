@@ -1,4 +1,4 @@
-"""The same seed gives the same weights, bit for bit, under torch's own rule for it."""
+"""The same seed gives bitwise equal weights with torch's deterministic algorithms."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ QUIET = {
 
 @pytest.fixture
 def two_threads():
-    """Enough for threads to finish in another order."""
+    """Enough for threads to finish in a different order."""
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -28,7 +28,7 @@ def two_threads():
 
 
 def train(name, folder, seed):
-    """An epoch with everything on that draws random numbers, or computes twice."""
+    """An epoch with all options that use random numbers or compute twice."""
     torch.manual_seed(seed)
     task = Classification(
         name,

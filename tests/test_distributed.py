@@ -1,6 +1,6 @@
-"""Many devices: two processes on a CPU compute what one does with the same global batch.
+"""Many devices: two processes on a CPU compute the same as one with the same global batch.
 
-torch's nn.DataParallel runs on GPUs only; what it relies on is checked here without one.
+torch's nn.DataParallel runs only on GPUs; its requirements are checked here without one.
 """
 
 import json
@@ -27,13 +27,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def has_batch_norm(name):
-    """Whether a model norms over a batch, which every process then does with its own part."""
+    """Whether a model has batch norms, which every process then computes over its own part."""
     model = timm.create_model(name, device="meta")
     return any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
 
 
 WITHOUT_BATCH_NORM = [name for name in TEST_MODELS if not has_batch_norm(name)]
-# sums over a batch are taken in two halves; measured 2e-7 after two epochs
+# sums over a batch are computed in two halves; measured 2e-7 after two epochs
 SAME = {"rtol": 5e-6, "atol": 5e-6}
 
 
@@ -52,7 +52,7 @@ def images(tmp_path_factory):
 
 
 def finish(command, **settings):
-    """Run a command to its end, which must be a good one."""
+    """Run a command, which must succeed."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **settings}
     done = subprocess.run(
@@ -117,7 +117,7 @@ def test_ddp_and_fsdp2_train_as_one_process_and_read_each_others_checkpoints(ima
     ]
     name = "test_vim"
     start = single[name].out
-    # checkpoints of one process continue in two
+    # checkpoints of one process resume in two
     further = [
         Job(name, images, str(tmp_path / f"{way}_further.ckpt"), way, epochs=3, start=start)
         for way in ("ddp", "fsdp2")
@@ -158,7 +158,7 @@ def test_ddp_and_fsdp2_train_as_one_process_and_read_each_others_checkpoints(ima
 
 
 def start_ddp(args, recipe, out):
-    """Start `configs/cluster/torchrun.sh` as on the only machine of a cluster."""
+    """Start `configs/cluster/torchrun.sh` as on a cluster of one machine."""
     script = [ROOT / "configs" / "cluster" / "torchrun.sh", recipe, out, *args]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = {"PATH": path, "HEAD": "localhost:0", "NODES": "1", "GPUS": "2"}
@@ -177,7 +177,7 @@ def test_the_command_trains_with_two_processes(start, images, tmp_path, capsys):
     recipe.write_text(f"data:\n  init_args:\n    root: {images}\n    batch_size: 4\n")
     args = ["--model", "test_vim", "--img-size", "32", "--epochs", "2", "--workers", "1"]
     done = start([*args, "--trainer.accelerator", "cpu"], recipe, out)
-    # one process speaks
+    # one process prints
     assert done.stdout.count("writing to") == 1
     assert done.stdout.count("epoch 1/2") == 1
     assert {path.name for path in out.iterdir()} >= {
@@ -253,7 +253,7 @@ def test_a_step_of_all_processes_reads_what_one_process_would():
 
 
 def replicas_of(model, others, monkeypatch):
-    """What nn.DataParallel makes of a model, with each copy's weights taken from another model."""
+    """A replica of a model as in nn.DataParallel, with weights from another model."""
 
     def tensors_of(model):
         return dict([*model.named_parameters(), *model.named_buffers()])
@@ -264,7 +264,7 @@ def replicas_of(model, others, monkeypatch):
     def broadcast(tensors, devices, detach=False):
         return [[state[keys[id(tensor)]] * 1 for tensor in tensors] for state in states]
 
-    module = sys.modules["torch.nn.parallel.replicate"]  # its name leads to the function
+    module = sys.modules["torch.nn.parallel.replicate"]  # its name refers to the function
     monkeypatch.setattr(module, "_broadcast_coalesced_reshape", broadcast)
     return replicate(model, list(range(len(others))))
 
@@ -286,7 +286,7 @@ def test_replicas_compute_with_their_own_weights(name, monkeypatch):
     def work(index):
         outputs[index] = replicas[index](image)
 
-    # DataParallel runs them side by side
+    # DataParallel runs them in parallel
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(replicas))]
     for thread in threads:
         thread.start()

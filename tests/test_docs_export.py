@@ -1,4 +1,4 @@
-"""docs/export.md: its commands and snippets run, and its table of memory is what is counted."""
+"""docs/export.md: its commands and snippets run, and its memory table matches the counts."""
 
 import re
 
@@ -15,7 +15,7 @@ from vimamba.exporting.portable import computes_from_size
 from vimamba.scan_orders import list_scan_orders
 
 DOCUMENT = read("docs/export.md")
-# the same commands, of models that are small and have no weights to download
+# the same commands, with small models that need no download
 SMALL = {
     "vmamba_tiny_s1l8": "test_vmamba --model-kwargs depths=[1] dims=[16]",
     "vim_tiny_patch16_224": "test_vim",
@@ -32,7 +32,7 @@ def small(command):
 
 @pytest.fixture(scope="module")
 def start_folder(tmp_path_factory):
-    """What the page takes for granted: photos, and a run that was trained on them."""
+    """The files that the page assumes: photos, and a run trained on them."""
     folder = tmp_path_factory.mktemp("export")
     rng = np.random.default_rng(0)
     for name, color in (("cat", 60), ("dog", 190)):

@@ -1,4 +1,4 @@
-"""Files for other programs give the model's numbers, at other batch and image sizes, too."""
+"""Exported files compute the model's outputs, also at other batch and image sizes."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from vimamba.exporting.portable import computes_from_size
 from vimamba.exporting.report import TOLERANCE, compare
 from vimamba.scan_orders import registry
 
-# as few blocks as show every path through the code
+# as few blocks as cover every path through the code
 MODELS = {
     "test_vmamba": {"depths": (1, 1), "dims": (16, 24)},
     "test_vmamba_m2": {"depths": (1,), "dims": (16,)},
@@ -52,23 +52,23 @@ def test_an_onnx_file_takes_any_batch_and_size(name, tmp_path):
     run = OnnxRunner(tmp_path / "model.onnx")
     for check in compare(model, run, SHAPES):
         assert check.difference < 1e-4
-    # one file, of ONNX's own operators, and one step of the scan whatever the size
+    # one file of ONNX's own operators, and one step of the scan for all sizes
     assert sorted(f.name for f in tmp_path.iterdir()) == ["model.onnx", "model.onnx.json"]
     graph = onnx.load(tmp_path / "model.onnx")
     assert {node.domain for node in graph.graph.node} == {""}
     scans = [node for node in graph.graph.node if node.op_type == "Scan"]
-    # with one state a channel another walks over the chunks of the paths
+    # with one state per channel there is another loop, over the chunks of the paths
     if name in KINDS:
         assert len(scans) == {"test_vmamba": 4, "test_vim": 1}[name]
 
 
 class Scans(nn.Module):
-    """The scan and the convolution with every argument that our models do not give them."""
+    """The scan and the convolution with the arguments that our models do not use."""
 
     def forward(self, image):
         u = image.flatten(2).mT
         length = u.shape[1]
-        # (K, T): one path leaves tokens out, one has a step without a token
+        # (K, T): one path skips tokens, one has a step without a token
         forward = torch.arange(length)
         paths = torch.stack([forward.flip(0), torch.where(forward % 3 == 1, -1, forward)])
         each = paths.expand(u.shape[0], -1, -1)  # (B, K, T)
@@ -96,7 +96,7 @@ def test_every_argument_of_a_scan_is_written_in_onnx(tmp_path):
     for size in ((1, 6, 5, 7), (2, 6, 11, 9)):
         image = torch.randn(size)
         for found, expected in zip(run(image), Scans()(image), strict=True):
-            # the sums are of float32, in another order
+            # float32 sums in a different order
             assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
@@ -134,7 +134,7 @@ def test_an_order_that_is_right_for_some_sizes_only_is_not_trusted(monkeypatch):
 
 
 class PaddedPools(nn.Module):
-    """Pads to whole cells of eight and pools; a negative quotient says how many there are."""
+    """Pads to whole cells of eight and pools; a negative quotient gives their number."""
 
     def forward(self, x):
         cells = [-(-side // 8) for side in x.shape[2:]]
@@ -168,7 +168,7 @@ for name in sys.argv[2:]:
 def test_another_process_loads_exported_programs(tmp_path):
     names = ["test_vmamba"]
     for name in names:
-        # an order that ONNX could not compute
+        # an order that ONNX cannot compute
         model = build(name, scan_order="hilbert")
         export_model(model, tmp_path / f"{name}.pt2", target="torch-export")
         image = torch.randn(SHAPES[0])
@@ -179,7 +179,7 @@ def test_another_process_loads_exported_programs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_a_compiled_package_gives_the_same(name, tmp_path):
-    # export_model itself compares, at other batches and sizes
+    # export_model itself compares outputs, at other batches and sizes
     report = export_model(build(name), tmp_path / "model.aoti.pt2", target="aoti")
     assert len(report.checks) == 3
     again = torch._inductor.aoti_load_package(str(tmp_path / "model.aoti.pt2"))

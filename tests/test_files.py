@@ -1,4 +1,4 @@
-"""Files and folders appear whole or not at all."""
+"""Files and folders are written completely or not at all."""
 
 import os
 import resource
@@ -178,7 +178,7 @@ def test_a_locked_folder_is_another_processs_until_that_dies(tmp_path):
         holder.wait()
         with lock_folder(folder):
             pass
-    assert folder.exists()  # it was not made here
+    assert folder.exists()  # it was not created here
     assert os.listdir(folder) == []
 
 

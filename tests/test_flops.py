@@ -1,4 +1,4 @@
-"""Our operators are counted, by the convention of the papers."""
+"""Operation counts of our operators follow the convention of the papers."""
 
 import pytest
 import timm
@@ -24,7 +24,7 @@ PUBLISHED = {
 
 
 def count(model, image):
-    """(matrix products and convolutions, scans), a multiplication and an addition being two."""
+    """(matrix products and convolutions, scans); a multiplication and an addition count as two."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image)
     counts = {str(op): flops for op, flops in counter.get_flop_counts()["Global"].items()}

@@ -13,7 +13,7 @@ from tests.backbones import TEST_MODELS, kinds_first
 from tests.closeness import assert_same
 from vimamba.errors import WriteError
 
-# timm gives a model made without weights no license: what a download would have left behind
+# timm gives a model without weights no license; this sets what a download would have set
 PUBLISHED = {"license": "mit", "origin_url": "https://example.org", "notes": ("top-1: 82.6",)}
 
 
@@ -80,7 +80,7 @@ def test_the_card_states_the_weights_license(published, requested, license, line
     assert f"\nlicense: {license}\n" in card
     assert line in card
     assert read(folder)["pretrained_cfg"].get("license", "unknown") == license
-    # the accuracy belongs to the weights as they were published
+    # the accuracy belongs to the published weights
     assert "top-1" not in (folder / "config.json").read_text()
 
 
@@ -142,7 +142,7 @@ def test_a_file_is_not_taken_for_a_folder(tmp_path):
 
 
 class Hub:
-    """Stands in for the Hub: keeps what is uploaded."""
+    """Replaces the Hub: stores uploads."""
 
     log: ClassVar = []
 

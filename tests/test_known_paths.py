@@ -1,4 +1,4 @@
-"""Path tables of which the kernels know that every path visits every token."""
+"""Path tables that are known to visit every token in every path."""
 
 import copy
 import sys
@@ -49,7 +49,7 @@ def test_nothing_is_known_of_copies_and_other_lengths():
 
 
 def test_the_table_in_32_bits_is_shared_until_a_change():
-    """So no block converts its table, and a CUDA graph reads one that lies outside of its pool."""
+    """So no block converts its table, and a CUDA graph reads one outside of its pool."""
     paths, again = (scan_paths_known(LIKE, "serpentine", [3, 4]) for _ in range(2))
     narrow = narrow_paths(paths, 12)
     assert narrow.dtype == torch.int32
@@ -80,7 +80,7 @@ def test_an_order_that_was_replaced_is_looked_at_again():
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_kernels_see_the_table_that_was_remembered(monkeypatch, compiled):
-    """In both directions, though the tensor passes through the dispatcher and autograd."""
+    """In both directions, although the tensor passes through the dispatcher and autograd."""
     seen = []
     op = sys.modules["vimamba_kernels.selective_scan.op"]
     check = op.check_arguments
@@ -115,5 +115,5 @@ def test_a_table_that_a_user_brings_is_known_once_it_was_checked():
             t.expand(len(paths) if paths.dim() == 3 else 1, *t.shape[1:]) for t in (u, delta, B)
         ]
         selective_scan(*samples[:2], A, samples[2], samples[2], paths=paths)
-    # by sample: complete only if that of every sample is
+    # per sample: complete only if the table of every sample is
     assert [known_complete(paths, 3) for paths in tables] == [True, False, True, False]

@@ -1,4 +1,4 @@
-"""Both packages that Lightning comes as: `lightning.pytorch` and `pytorch_lightning`."""
+"""Both packages of Lightning: `lightning.pytorch` and `pytorch_lightning`."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ from vimamba import lightning
 
 ROOT = Path(__file__).parents[1]
 
-# other people's callback, a recipe for the other package, a run that is resumed
+# a third-party callback, a recipe for the other package, a resumed run
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -64,7 +64,7 @@ assert "pytorch_lightning" not in sys.modules
 
 @pytest.fixture(scope="module")
 def mirror(tmp_path_factory) -> Path:
-    """`lightning`, made as its authors make it: the same files with the name replaced."""
+    """`lightning`, built like the published package: the same files with the name replaced."""
     source = Path(pytorch_lightning.__file__).parent
     root = tmp_path_factory.mktemp("site")
     for path in source.rglob("*"):
@@ -100,7 +100,7 @@ def test_what_is_imported_or_installed_decides(imported, installed, chosen, mirr
         monkeypatch.delitem(sys.modules, name, raising=False)
     for name in imported:
         monkeypatch.setitem(sys.modules, name, pytorch_lightning)
-    # nor is somebody's own script of that name taken for it
+    # a user's script with that name is not mistaken for it
     own = mirror.parent / f"own{installed}"
     own.mkdir(exist_ok=True)
     (own / "lightning.py").write_text("raise SystemExit")

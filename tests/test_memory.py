@@ -1,4 +1,4 @@
-"""What training keeps in memory: the bytes that autograd saves, the same on every machine."""
+"""Memory of training: the bytes saved by autograd, which are the same on every machine."""
 
 import pytest
 import timm
@@ -10,13 +10,13 @@ from vimamba.layers import SS2D, SSD2D, MambaMixer
 
 BATCH, SIDE, DIM = 2, 24, 32
 TOKENS = SIDE * SIDE
-# steps between the states that the scan's forward pass leaves for its backward pass
+# steps between the states that the scan saves for the backward pass
 SPACING = 32
 FLOAT = 4
 
 
 def saved_bytes(module, *inputs):
-    """Bytes of the storages that the backward pass would read, without the parameters'."""
+    """Bytes of the storages that the backward pass reads, without parameters."""
     parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
     saved = {}
 
@@ -56,7 +56,7 @@ def test_more_states_cost_their_projections_and_one_state_in_32_steps(kind):
 @pytest.mark.parametrize(
     ("name", "kwargs", "kept"),
     [
-        # of every block or stage only the input is kept, and what belongs to stem and head
+        # only the input of every block or stage is kept, and the tensors of stem and head
         ("test_vim", {"depth": 6}, 0.2),
         ("test_vmamba", {"depths": (2, 2, 4, 2)}, 0.35),
         ("test_vmamba_m2", {"depths": (2, 2, 4, 2)}, 0.25),

@@ -1,4 +1,4 @@
-"""What is stored of the models is true, docs/models.md says it, and list-models picks by it."""
+"""Stored facts about models are correct, docs/models.md and list-models agree with them."""
 
 import json
 

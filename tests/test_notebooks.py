@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and are kept without outputs."""
+"""The notebooks run from top to bottom, and are stored without outputs."""
 
 import json
 import os
@@ -18,7 +18,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     nbclient = pytest.importorskip("nbclient")
     nbformat = pytest.importorskip("nbformat")
     pytest.importorskip("ipykernel")
-    # the command is beside the interpreter, and this checkout comes before an installed package
+    # the command is next to the interpreter, and this checkout precedes an installed package
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}{os.pathsep}{ROOT / 'kernels'}")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -29,7 +29,7 @@ def test_a_notebook_runs(path, tmp_path, monkeypatch):
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     assert pictures
     printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    # a command that fails in a cell ends no notebook
+    # a failing command in a cell does not stop the notebook
     assert "error:" not in printed, printed
 
 

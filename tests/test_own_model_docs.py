@@ -1,4 +1,4 @@
-"""docs/own_model.md: its file is a family that every command knows; and how --import answers."""
+"""docs/own_model.md: every command knows the family in its file; errors of --import."""
 
 import subprocess
 import sys
@@ -19,7 +19,7 @@ DOCUMENT = read("docs/own_model.md")
 
 @pytest.fixture
 def start_folder(tmp_path, monkeypatch):
-    """A folder with the page's file and photos; what is registered is forgotten afterwards."""
+    """A folder with the page's file and photos; removes what was registered."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
     monkeypatch.setattr(plugins, "_LOADED", [])
@@ -105,7 +105,7 @@ def test_a_package_is_imported_from_its_folder_and_modules_by_name(start_folder)
     assert sys.modules["package"].inner.VALUE == 3
     assert plugins.is_plugin("package.inner")
     assert not plugins.is_plugin("packages")
-    plugins.load_plugins(["package"])  # a second time is no other module
+    plugins.load_plugins(["package"])  # importing it again gives the same module
 
 
 def test_installed_packages_are_known_by_their_entry_point(start_folder, monkeypatch, capsys):

@@ -1,4 +1,4 @@
-"""What is published: the declared dependencies, and what a wheel holds."""
+"""The published package: declared dependencies, and the contents of a wheel."""
 
 import ast
 import email
@@ -17,7 +17,7 @@ import vimamba
 tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# packages under another name than their modules
+# packages whose modules have a different name
 MODULES = {
     "grad-cam": "pytorch_grad_cam",
     "huggingface-hub": "huggingface_hub",
@@ -29,19 +29,19 @@ MODULES = {
     "scikit-learn": "sklearn",
     "scikit-posthocs": "scikit_posthocs",
 }
-# declared, as others import them for us
+# declared because other packages import them for us
 FOR_OTHERS = {
     "jsonargparse": "Lightning's command line",
     "onnx": "torch.onnx",
     "tensorboard": "Lightning's logger",
 }
-# imported, and not declared: lightning takes the place of pytorch-lightning, torch brings Triton
+# imported, but not declared: lightning replaces pytorch-lightning, torch includes Triton
 NOT_DECLARED = {"lightning", "triton"}
 EXTRAS = ("train", "bench", "explain", "export", "geo", "medical", "nnunet")
 
 
 def declared(*extras: str) -> set[str]:
-    """Modules of the packages that the project and some of its extras name."""
+    """Modules of the packages required by the project and some of its extras."""
     optional = PROJECT["optional-dependencies"]
     lines = PROJECT["dependencies"] + [line for extra in extras for line in optional[extra]]
     names = {re.match(r"[\w-]+", line)[0].lower() for line in lines}
@@ -75,7 +75,7 @@ def test_importing_the_package_needs_no_extra():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     extras = declared(*EXTRAS) - needed
-    # torch and the Hub's client load some of them by themselves
+    # torch and the Hub's client load some of them
     assert not extras & set(done.stdout.split()) - {"packaging", "PIL", "rich"}
 
 
@@ -113,7 +113,7 @@ def test_links_of_the_description_work_on_pypi(wheel):
 
 @pytest.fixture(scope="module")
 def site(wheel, tmp_path_factory) -> Path:
-    """A folder with the wheel installed, to be put before all others."""
+    """A folder with the wheel installed, to be first in the path."""
     folder = tmp_path_factory.mktemp("site")
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--target", str(folder)]
     subprocess.run([*install, str(wheel)], check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""`tools/pathfinder.py`: curves that keep apart, classes that only a curve tells apart."""
+"""`tools/pathfinder.py`: separate curves, and classes that differ only in a curve."""
 
 import numpy as np
 import pathfinder
@@ -44,7 +44,7 @@ def test_distance_and_brightness_do_not_tell_the_classes_apart():
         found = scenes(same)
         apart[same] = [np.linalg.norm(scene.discs[1] - scene.discs[0]) for scene in found]
         bright[same] = [np.asarray(pathfinder.draw_scene(scene, 32)).mean() for scene in found]
-    # the scenes are the same, so their means differ by what is allowed at the most
+    # the scenes are the same, so their means differ at most by the allowed distance
     assert abs(np.mean(apart[True]) - np.mean(apart[False])) < 1
     assert np.mean(bright[True]) == pytest.approx(np.mean(bright[False]), rel=0.02)
 

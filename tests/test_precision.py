@@ -1,4 +1,4 @@
-"""Half precision: close to float32 on images of real size, and stable over a long training."""
+"""Half precision: close to float32 for images of realistic size, and stable in a long training."""
 
 import pytest
 import timm
@@ -26,10 +26,10 @@ def build(name, side, **kwargs):
 
 
 def results(model, image, dtype):
-    """Logits and the gradient of all parameters in a row, of a loss scaled against underflow.
+    """Logits and the concatenated gradient of all parameters, of a loss scaled against underflow.
 
-    It is scaled less if the gradients overflow, as a GradScaler does: with batch norms that have
-    seen no image some are 13,000 large.
+    It is scaled less if the gradients overflow, as by a GradScaler: with untrained batch norms,
+    some are as large as 13,000.
     """
     enabled = dtype is not None
     with torch.autocast("cpu", dtype or torch.bfloat16, enabled=enabled):
@@ -49,7 +49,7 @@ def results(model, image, dtype):
 def test_outputs_and_gradients_follow_float32(name, dtype):
     model = build(name, 224).eval()
     image = torch.randn(1, 3, 224, 224)
-    # every number is rounded by up to half an eps, several times on its way; measured: 1.3 eps for
+    # every number is rounded several times by up to half an eps; measured: 1.3 eps for
     # Vim and VMamba, also in their published sizes, and 4.6 for MedMamba's convolutions
     tolerance = 8 * torch.finfo(dtype).eps
     pairs = zip(results(model, image, dtype), results(model, image, None), strict=True)
@@ -59,7 +59,7 @@ def test_outputs_and_gradients_follow_float32(name, dtype):
 
 
 def train(name, dtype, steps):
-    """Fit four images; gives back the first and the last loss."""
+    """Fit four images; returns the first and the last loss."""
     model = build(name, 32, num_classes=4).train()
     image, label = torch.randn(4, 3, 32, 32), torch.arange(4)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -98,7 +98,7 @@ def test_a_long_training_stays_finite(name, dtype):
 
 
 def fit(task, images, targets, precision):
-    """One epoch of two batches by Lightning; gives back what was logged."""
+    """One epoch of two batches with Lightning; returns the logged values."""
     loader = DataLoader(list(zip(images, targets, strict=True)), batch_size=4)
     trainer = Trainer(
         max_epochs=1,

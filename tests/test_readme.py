@@ -31,7 +31,7 @@ def official_file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start_folder(tmp_path_factory, official_file):
-    """A folder with what the README takes for granted: photos and a downloaded checkpoint."""
+    """A folder with what the README assumes: photos and a downloaded checkpoint."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / OFFICIAL).symlink_to(official_file)
     rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def test_the_commands_of_the_readme_run(start_folder, monkeypatch, capsys):
 
 @pytest.fixture
 def offline_weights(official_file, monkeypatch):
-    """The download is the only thing that does not happen."""
+    """Only the download is replaced."""
     asked = []
 
     def download(url, **kwargs):
@@ -80,7 +80,9 @@ def test_a_snippet_of_the_readme_runs(snippet, start_folder, monkeypatch, offlin
     monkeypatch.chdir(start_folder)
     monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
     export = start_folder / "runs" / "photos" / "export" / "model.safetensors"
-    if "runs/photos" in snippet and not export.exists():  # in a process that ran no command yet
+    if (
+        "runs/photos" in snippet and not export.exists()
+    ):  # in a process that has not run a command yet
         fit = next(c for c in COMMANDS if c.startswith("vimamba fit --data photos"))
         assert main(made_small(fit)) == 0
     exec(compile(snippet, "README.md", "exec"), {"__name__": "__main__"})

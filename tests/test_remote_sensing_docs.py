@@ -38,7 +38,7 @@ def write_scene(folder, name, rng, *, labels=False, shift=0):
 
 
 def write_potsdam(folder, rng):
-    """Two images to train on and two of the test, with squares of all classes."""
+    """Two training and two test images, with squares of all classes."""
     colors = np.asarray(list(ISPRS.values()), dtype=np.uint8)
     for name in ("2_10", "2_11", "2_13", "2_14"):
         truth = np.kron(rng.permutation(16).reshape(4, 4) % 6, np.ones((16, 16), dtype=int))
@@ -71,7 +71,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
         assert (file.crs, file.transform) == (scene.crs, scene.transform)
         np.testing.assert_array_equal(file.read(1) == 255, scene.read(1) == 0)
     report = json.loads((tmp_path / "runs" / "land" / "metrics.json").read_text())["test"]
-    # four tiles of 48 x 48 in each scene; what nothing is known of is no pixel of a score
+    # four tiles of 48 x 48 in each scene; nodata pixels are not scored
     assert report["images"] % 4 == 0
     scored = sum(row["pixels"] for row in report["per_class"])
     assert scored == report["images"] // 4 * (4 * 48 * 48 - 15 * 20)
@@ -86,7 +86,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     with rasterio.open("changes.tif") as file:
         changed = file.read(1)
     assert (changed[:15] == 255).any()
-    assert (changed[25:35, 31:33] == 1).all()  # b lies three pixels farther east
+    assert (changed[25:35, 31:33] == 1).all()  # b is three pixels farther east
     assert (changed[25:35, 50:80] == 0).all()
 
 

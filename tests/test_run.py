@@ -1,4 +1,4 @@
-"""Scripts of others see the models; timm's own scripts do no more than this one does."""
+"""Third-party scripts see the models; timm's own scripts do no more than this one."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ import neighbor
 sys.exit(3)
 """
 
-# what timm's train.py and validate.py consist of, shortened: their parts, their order
+# timm's train.py and validate.py, shortened: the same parts in the same order
 TRAINER = """\
 import argparse
 import torch

@@ -1,4 +1,4 @@
-"""Every command of docs/scanbench.md is understood, and its report is written."""
+"""Every command of docs/scanbench.md is valid, and its report is written."""
 
 from concurrent.futures import Future
 
@@ -16,7 +16,7 @@ TINY = "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"
 
 
 class InThisProcess:
-    """Trains some runs of a call and stops, as all would take long."""
+    """Trains some runs of a call and stops, because all would take too long."""
 
     def __init__(self, left):
         self.left = left
@@ -75,7 +75,7 @@ def test_the_commands_of_the_page_run(start_folder):
     assert len(commands) == 6
     for command in commands:
         argv = made_small(command)
-        # those that train are stopped, and reports are of the runs that there are
+        # training commands are stopped, and reports cover the existing runs
         expected = 0 if "--report" in argv else 130
         assert main(argv) == expected, command
     for name in ("report.html", "results.csv", "costs.json"):

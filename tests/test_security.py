@@ -1,4 +1,4 @@
-"""What somebody sends is data: tricks with run folders, exports and checkpoints run no code."""
+"""Received files are data: manipulated run folders, exports and checkpoints run no code."""
 
 import copy
 import importlib
@@ -33,7 +33,7 @@ TINY = ["--model.model_kwargs", "{patch_size: 8, depth: 1, embed_dim: 16, num_he
 
 @pytest.fixture(scope="module")
 def sent(tmp_path_factory):
-    """A run and its images, as they come from somebody else."""
+    """A run and its images, as received from somebody else."""
     root = tmp_path_factory.mktemp("sent")
     rng = np.random.default_rng(0)
     for number, name in enumerate("ab"):
@@ -49,7 +49,7 @@ def sent(tmp_path_factory):
 
 @pytest.fixture
 def folder(sent, tmp_path, monkeypatch):
-    """A copy of the run, in a folder whose modules leave a mark when they are imported."""
+    """A copy of the run, in a folder whose modules write a file when imported."""
     shutil.copytree(sent / "run", tmp_path / "run")
     code = f"open({str(tmp_path / 'CODE_RAN')!r}, 'w').close()\ndef m(*a, **k): return None\n"
     for name in ("evil.py", "hubconf.py", "sitecustomize.py"):
@@ -152,8 +152,10 @@ def test_what_a_run_may_give_to_parts_of_lightning_is_no_object(section, name):
     hints = get_type_hints(getattr(module, name).__init__, localns={"Run": Any, "RunDisabled": Any})
     for argument in PARTS[section][name]:
         plain = {str, int, float, bool, dict, Any, type(None), Path, timedelta}
-        types = list_types(hints.get(argument, Any))  # torch's DDP takes what has no hint
-        # the first that fits is taken: text stands for a path and a time, not for a class
+        types = list_types(
+            hints.get(argument, Any)
+        )  # torch's DDP accepts values without type hints
+        # the first matching type is used: text is valid for a path and a time, not for a class
         assert all(t in plain or get_origin(t) is Literal for t in types), (argument, types)
         assert not types & {Path, timedelta} or str in types
 
@@ -233,7 +235,7 @@ def test_arguments_in_a_checkpoint_are_checked(trick, folder, sent, capsys):
 
 
 class Trap:
-    """A pickle of it imports and calls."""
+    """Its pickle imports and calls."""
 
     def __reduce__(self):
         return (__import__, ("evil",))
@@ -404,7 +406,7 @@ def test_an_exported_network_is_built_from_what_is_known(change, tmp_path):
     network = {**net.config, "pretrained": True}
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"network": network}))
-    vimamba.load_segmenter(tmp_path)  # nothing is fetched, whatever the file asks for
+    vimamba.load_segmenter(tmp_path)  # nothing is downloaded, whatever the file requests
     config.write_text(json.dumps({"network": {**network, **change}}))
     for load in (vimamba.load_segmenter, vimamba.load_network, load_folder):
         with pytest.raises(CheckpointError):
@@ -412,7 +414,7 @@ def test_an_exported_network_is_built_from_what_is_known(change, tmp_path):
 
 
 def rezip(path, change, **options):
-    """Write a checkpoint's records again, each after `change(name, content)`."""
+    """Rewrite a checkpoint's records, each after `change(name, content)`."""
     base = io.BytesIO()
     torch.save({"model": {"x": torch.zeros(4)}}, base)
     old = zipfile.ZipFile(base)
@@ -422,7 +424,7 @@ def rezip(path, change, **options):
 
 
 def promise(count):
-    """A pickle that says a storage is of another size."""
+    """A pickle that states a different size for a storage."""
 
     def change(name, content):
         new = b"J" + struct.pack("<i", count) + b"tq"

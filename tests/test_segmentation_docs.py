@@ -17,13 +17,13 @@ from tests.documents import (
 from vimamba.cli import main
 
 PAGES = ("docs/segmentation.md", "docs/medical.md")
-# the networks as small as they come
+# the smallest networks
 KWARGS = "--model.model_kwargs"
 SMALL = {
     "vm_unet": [KWARGS, "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"],
     "vmamba_tiny_s1l8": [
         *(KWARGS, "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}"),
-        *("--model.head", "unet"),  # that of the page has widths of its own
+        *("--model.head", "unet"),  # the page's network has different widths
     ],
     "resnet18": [KWARGS, "{layers: [1, 1, 1, 1], channels: [8, 16, 24, 32]}"],
 }
@@ -39,7 +39,7 @@ def write_pair(folder, name, mask, rng):
 
 @pytest.fixture(scope="module")
 def start_folder(tmp_path_factory):
-    """A folder with what the pages take for granted."""
+    """A folder with what the pages assume."""
     folder, rng = tmp_path_factory.mktemp("docs"), np.random.default_rng(0)
     lines = ["image,mask,patient"]
     for number in range(12):

@@ -1,4 +1,4 @@
-"""The site: navigation, links, what is made for it, and in a slow test the building of it."""
+"""The site: navigation, links, generated pages, and in a slow test the build."""
 
 import json
 import re
@@ -100,7 +100,7 @@ def test_the_zoo_has_a_row_for_every_model_and_network():
     assert rows["vim_tiny_patch16_224"].startswith(
         "](models.md#vim) | classification | Vim | 7.1 |"
     )
-    # as SegMamba's docstring says
+    # as in SegMamba's docstring
     assert "| segmentation of volumes | SegMamba | 67.4 |" in rows["segmamba"]
 
 

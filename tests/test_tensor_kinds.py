@@ -1,4 +1,4 @@
-"""Models under default dtypes and fake tensors, with subclasses of tensors, in transforms."""
+"""Models with default dtypes, fake tensors, tensor subclasses and transforms."""
 
 import pytest
 import timm

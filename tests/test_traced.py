@@ -1,4 +1,4 @@
-"""A model from torch.jit.trace or torch.fx gives the model's numbers at other sizes, or raises."""
+"""A model from torch.jit.trace or torch.fx is correct at other sizes, or raises."""
 
 import warnings
 
@@ -68,17 +68,17 @@ NETWORKS = {
     "umamba_bot_2d": {"features_per_stage": (8, 16)},
     **{head: {} for head in vimamba.list_heads()},
 }
-# not the example's, not square, no multiples of anything
+# not the example's, not square, not multiples of a stride
 SIZES = [(2, 3, 64, 96), (1, 3, 75, 101), (3, 3, 48, 32)]
 EXAMPLE = (1, 3, 64, 64)
 
 
-# of every kind of model, by default; timm's own tests script the others, too
+# every kind of model by default; timm's own tests also script the others
 QUICK = ("vmamba", "vim", "medmamba", "mambavision", "mambar")
 
 
 def quick(kinds):
-    """Kinds of models to parametrize with; those of families besides are slow."""
+    """Kinds of models to parametrize with; those of other families are slow."""
     return [k if k.startswith(QUICK) else pytest.param(k, marks=pytest.mark.slow) for k in kinds]
 
 
@@ -143,7 +143,7 @@ def test_a_traced_segmentation_network_is_right_at_other_sizes(name):
 
 
 def test_a_trace_of_the_smallest_image_is_right_for_larger_ones_and_the_reverse():
-    """A U-Mamba pads what is smaller than two cells, another branch than that of other images."""
+    """A U-Mamba pads images smaller than two cells, in a separate branch."""
     torch.manual_seed(0)
     network = vimamba.create_segmenter("umamba_bot_2d", num_classes=2, features_per_stage=(8, 16))
     small, large = (1, 3, 1, 2), (2, 3, 9, 16)
@@ -154,7 +154,7 @@ def test_a_trace_of_the_smallest_image_is_right_for_larger_ones_and_the_reverse(
 @pytest.mark.parametrize(
     ("model", "sizes"),
     [
-        # of as many tokens; of the same grid; of rows that could be repeated
+        # the same number of tokens; the same grid; rows that could be repeated
         ("vim", [(1, 3, 64, 144), (1, 3, 100, 100), (1, 3, 16, 96)]),
         ("umamba", [(1, 3, 8, 32), (1, 3, 4, 64)]),
     ],

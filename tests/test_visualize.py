@@ -65,7 +65,7 @@ def test_first_and_last_steps_wear_the_ends_of_the_palette(tmp_path):
 
 
 def test_the_slices_of_a_volume_lie_below_each_other(tmp_path):
-    """The first step is in the topmost slice, the last in the lowest."""
+    """The first step is in the top slice, the last in the bottom slice."""
     picture = read(draw_scan_order("raster", (4, 3, 3), tmp_path / "scan.png"))[..., :3]
     grid = picture[picture.shape[0] // 10 : -picture.shape[0] // 8]
     rows = []

@@ -28,7 +28,7 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     for command in commands:
         argv = shortened(command)
         assert main(argv + (SMALL if argv[0] == "fit" else [])) == 0, command
-        if argv[0] == "fit":  # another run of the same kind
+        if argv[0] == "fit":  # another run of the same task
             shutil.copytree("runs/ct", "runs/ct2")
     assert nibabel.load("found/study.nii.gz").shape == (20, 24, 12)
     found = nibabel.load("organs/a.nii.gz")

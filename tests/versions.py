@@ -1,8 +1,8 @@
-"""Versions of other packages that numbers and behaviors in the tests were found with.
+"""Versions of other packages with which numbers and behaviors in the tests were determined.
 
-`make test` takes what PyPI offers that day. Where a test says what another package does with the
-library rather than what the library does, a package newer or older than those it was written with
-may change the outcome, and that is no fault of the library.
+`make test` installs the current versions from PyPI. If a test checks what another package does with
+the library rather than what the library does, a newer or older version of that package may change
+the result, which is not a fault of the library.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -11,7 +11,7 @@ from packaging.version import Version
 
 
 def outside(package: str, low: str, high: str) -> bool:
-    """Whether the package that is installed is none from `low` up to and including `high`.x."""
+    """Whether the installed version is not between `low` and `high`.x, inclusive."""
     try:
         installed = Version(version(package)).release
     except PackageNotFoundError:

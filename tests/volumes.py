@@ -19,7 +19,7 @@ def make_volume(seed, shape=(12, 24, 20)):
 
 
 def store(path, volume, axcodes="LPS", spacing=(3.0, 1.0, 0.9)):
-    """Write (slices, rows, columns[, channels]) along the axes of a file, as its affine says."""
+    """Write (slices, rows, columns[, channels]) along the axes given by the affine of a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     deep, tall, wide = spacing
     affine = np.diag([-wide, -tall, deep, 1.0])
@@ -37,7 +37,7 @@ ORIENTATIONS = ("LPS", "RAS", "ASR", "PIL")
 
 
 def write_cases(root, count=8, **kwargs):
-    """`root/{images,masks}/<n>.nii.gz`, in four orientations by turns."""
+    """Write `root/{images,masks}/<n>.nii.gz`, cycling through four orientations."""
     for number in range(count):
         image, mask = make_volume(number, **kwargs)
         axes = ORIENTATIONS[number % 4]
@@ -47,7 +47,7 @@ def write_cases(root, count=8, **kwargs):
 
 
 def write_brats(root, count, year):
-    """Cases of four modalities, named as in 2021 or in 2023; two scans a patient in 2023."""
+    """Cases of four modalities, named as in 2021 or in 2023; two scans per patient in 2023."""
     modalities = ("t1", "t1ce", "t2", "flair") if year == 2021 else ("t1n", "t1c", "t2w", "t2f")
     mark, enhancing = ("_", 4) if year == 2021 else ("-", 3)
     for number in range(count):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vimamba.cli import main
 
-# everything random is on: augmentation, drop path, mixing; and the average of the weights
+# all randomness is enabled: augmentation, drop path, mixing; and the average of the weights
 RECIPE = {
     "seed_everything": 3,
     "model": {
@@ -67,7 +67,7 @@ def run(tmp_path_factory, recipe) -> Path:
 
 @pytest.fixture(scope="session")
 def start():
-    """Start the command in a process of its own, with its output in a pipe."""
+    """Start the command in a separate process, with its output in a pipe."""
 
     def start(*args) -> subprocess.Popen[str]:
         code = "import sys; from vimamba.cli import main; sys.exit(main())"
@@ -83,7 +83,7 @@ def start():
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """Let the networks of a task overflow for images that are bright in the middle."""
+    """Make the networks of a task overflow for images that are bright in the middle."""
 
     def spoil(task, limit):
         forward = task.forward

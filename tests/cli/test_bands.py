@@ -36,7 +36,7 @@ def test_thirteen_bands_of_sixteen_bits(tmp_path):
     assert main(["test", str(run)]) == 0
     file = tmp_path / "tiles" / "b" / "1.tif"
     assert main(["predict", str(run), str(file), "--out", str(out)]) == 0
-    # the same through the export, which knows the bands and their ranges
+    # the same with the export, which stores the bands and their ranges
     config = json.loads((run / "export" / "config.json").read_text())
     prepare = Preprocessing.from_settings(config["preprocessing"])
     net = timm.create_model(f"local-dir:{run / 'export'}", pretrained=True).eval()

@@ -220,7 +220,7 @@ def test_a_run_that_fails_before_its_first_epoch_ends_leaves_its_name_free(
         patch.setattr(Classification, "training_step", fail)
         assert main([*given, "--out", str(out)]) == 2
     assert "no epoch was finished" in capsys.readouterr().err
-    # what is not a whole epoch stays if somebody stopped it
+    # an incomplete epoch is kept if the user stopped it
     with monkeypatch.context() as patch:
         patch.setattr(Classification, "training_step", stop)
         assert main([*given, "--out", str(out)]) == 130

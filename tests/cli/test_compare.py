@@ -1,4 +1,4 @@
-"""`vimamba compare`: what the tables say is what the runs' own files say."""
+"""`vimamba compare`: the tables agree with the files of the runs."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ def other(tmp_path_factory, recipe):
 
 @pytest.fixture
 def unfinished(run, tmp_path):
-    """What is there of the run after two of its epochs."""
+    """The files of the run after two of its epochs."""
     out = tmp_path / "stopped"
     shutil.copytree(run, out)
     rows = read_csv(run / "metrics.csv")[:2]
@@ -43,7 +43,7 @@ def unfinished(run, tmp_path):
 
 @pytest.fixture
 def folds(run, tmp_path):
-    """A cross-validation of two folds, one and the same run but for their scores of 0.6 and 0.8."""
+    """A cross-validation of two folds, the same run except for the scores 0.6 and 0.8."""
     out = tmp_path / "cv"
     for fold, accuracy in enumerate((0.6, 0.8)):
         shutil.copytree(run, out / f"fold{fold}")
@@ -75,7 +75,7 @@ def test_differing_settings_come_first_on_80_columns(run, other, terminal, monke
     assert max(map(len, text.splitlines())) <= 80
     settings, scores = text.split("scores, those of validation")
     assert all(word in settings for word in ("lr", "epochs", "limit", "0.003", "0.02"))
-    # what both have in common, or what only says where they lie
+    # settings that are equal in both, or that only locate them
     assert not any(word in settings for word in ("batch", "root_dir", "ema", "seed"))
     assert "test/accuracy" in scores
     assert "finished" in scores
@@ -132,7 +132,7 @@ def test_files_hold_what_the_tables_do(run, other, folds, tmp_path, capsys):
     assert [row["run"] for row in rows] == ["straight", "short", "cv"]
     assert [row["model.init_args.optim.lr"] for row in rows] == ["0.003", "0.02", "0.003"]
     with Image.open(out / "compare.png") as picture:
-        # white, axes and curves of three colors at least
+        # white, axes and curves of at least three colors
         assert picture.width > picture.height
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 20
     text = (out / "compare.md").read_text()

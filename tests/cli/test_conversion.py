@@ -1,4 +1,4 @@
-"""`vimamba convert`: what it writes, and how it answers mistakes."""
+"""`vimamba convert`: its output, and its errors."""
 
 import stat
 
@@ -18,7 +18,7 @@ OFFICIAL, MODEL = "vim_tiny_plus_patch16_stride8_224", "vim_tiny_patch16_stride8
 
 @pytest.fixture
 def start_folder(tmp_path, monkeypatch):
-    """A folder with an official file, and with one of ours that may be either of two models."""
+    """A folder with an official file, and one of ours that matches two models."""
     monkeypatch.chdir(tmp_path)
     torch.save({"model": filled_state(OFFICIAL)}, "official.pth")
     tuned = timm.create_model("vim_tiny_patch16_224", num_classes=4)

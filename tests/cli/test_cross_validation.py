@@ -1,4 +1,4 @@
-"""`vimamba cross-validate`: folds, their report, going on, and the answer of all folds together."""
+"""`vimamba cross-validate`: folds, their report, resuming, and predictions of all folds."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ FOLDS = 2
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
-    """Train folds here rather than in processes of their own, which take long to start."""
+    """Train folds in this process, because separate processes are slow to start."""
     calls = []
 
     def run_fit(args):
@@ -48,7 +48,7 @@ def numbers(rows, key):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
-    """Two classes of stripes, two images a patient."""
+    """Two classes of stripes, two images per patient."""
     root, rng = tmp_path_factory.mktemp("folds") / "photos", np.random.default_rng(0)
     for name, step in (("broad", 8), ("fine", 2)):
         (root / name).mkdir(parents=True)
@@ -61,7 +61,7 @@ def photos(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory) -> Path:
-    """Bright squares and bars, two images a patient."""
+    """Bright squares and bars, two images per patient."""
     root, rng = tmp_path_factory.mktemp("folds") / "scans", np.random.default_rng(0)
     for kind in ("images", "masks"):
         (root / kind).mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_all_folds_answer_by_the_mean_of_their_probabilities(classified, segment
     with torch.no_grad():
         mean = torch.stack([task(image).softmax(1) for task in alone]).mean(0)
     found = np.stack(joined.segment(list(image), [(32, 32)] * 3))
-    # classes that are as good as equally likely may fall either way
+    # classes with nearly equal probabilities may be swapped
     clear = mean.topk(2, 1).values.diff(dim=1).abs()[:, 0].numpy() > 1e-4
     assert (found == mean.argmax(1).numpy())[clear].all()
 
@@ -269,7 +269,7 @@ sys.exit(130 if len(stopped) == 1 else 1)
 
 
 def test_a_training_gets_a_signal_to_stop_once(tmp_path, monkeypatch):
-    monkeypatch.undo()  # the process of its own is what is tested
+    monkeypatch.undo()  # tests the separate process
     started = tmp_path / "started"
     child = [sys.executable, "-c", CHILD, str(started)]
     monkeypatch.setattr(cross_validation, "fit_command", lambda args: child)
@@ -305,7 +305,7 @@ def test_no_training_is_left_behind_by_a_process_that_is_killed(tmp_path):
         time.sleep(0.05)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 50  # alone, the child would take 60 s
+    deadline = time.monotonic() + 50  # without the signal, the child would take 60 s
     while not ended.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert ended.exists()

@@ -1,4 +1,4 @@
-"""`vimamba cross-validate` of change, volumes and registration: what is pooled, and who answers."""
+"""`vimamba cross-validate` of change, volumes and registration: pooling and ensembles."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def cross_validate(tmp_path, monkeypatch):
-    """Two folds of an epoch each, in this process; returns the folder and its summary."""
+    """Two folds of one epoch each, in this process; returns the folder and its summary."""
     monkeypatch.setattr(cross_validation, "run_fit", lambda args: main(["fit", *args]))
 
     def run(task, data, *more):
@@ -66,7 +66,7 @@ def test_of_volumes_every_held_out_case_is_scored(cross_validate, tmp_path):
     assert {row["class"] for row in cases} == {"class 1", "class 2", "both"}
     assert len({row["case"] for row in cases}) == summary["cases"] == 6
     dice = {(row["case"], row["class"]): float(row["dice"]) for row in cases}
-    # a region is made of classes that count already
+    # a region consists of classes that are already counted
     wanted = np.mean([value for (_, name), value in dice.items() if name != "both"])
     assert summary["over_cases"]["dice"]["mean"] == pytest.approx(wanted)
     regions = [value for (_, name), value in dice.items() if name == "both"]

@@ -1,4 +1,4 @@
-"""`vimamba doctor`: the ranges it shows are true, and what is too large is found."""
+"""`vimamba doctor`: the ranges are correct, and values that are too large are found."""
 
 import re
 
@@ -55,7 +55,7 @@ def test_the_first_scan_beyond_float16_is_named(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "the first layer that overflows: stages.1.blocks.0.mixer.scan (" in out
     assert "float16 ends at 65504" in out
-    # the norm behind it makes small numbers of it, which is why it has to be looked for
+    # the following norm makes its output small again, so it has to be found before that
     assert main([*args, "--batch-size", "1", "--precision", "16-mixed"]) == 1
     assert "stages.1.blocks.0.mixer.scan (" in capsys.readouterr().out
 
@@ -63,7 +63,7 @@ def test_the_first_scan_beyond_float16_is_named(tmp_path, capsys):
 def test_a_number_that_is_not_finite_is_counted(tmp_path, capsys):
     model = build("test_vim")
     with torch.no_grad():
-        model.blocks[1].norm.weight[3] = 3e38  # finite itself, its products only below 1.13
+        model.blocks[1].norm.weight[3] = 3e38  # finite, but its products only below 1.13
     torch.save(model.state_dict(), tmp_path / "large.pth")
     args = ["doctor", "test_vim", "--checkpoint", str(tmp_path / "large.pth"), "--batch-size", "2"]
     assert main(args) == 1
@@ -91,7 +91,7 @@ def test_a_run_is_examined_on_its_images(run, folder, capsys):
     assert f"test_vit in 32-true, {folder}, 4 x 3 x 16 x 16" in out
     assert "the 5 with the largest numbers" in out
     assert "every number is finite" in out
-    # two more lines: the title and the heads; none wider than a terminal
+    # two more lines: the title and the header; none wider than a terminal
     assert all(len(line) <= 80 for line in out.splitlines()[1:])
 
 
@@ -102,7 +102,7 @@ def test_any_timm_model_is_examined(capsys):
 
 @pytest.fixture
 def detector(tmp_path):
-    """A folder that holds a network for change."""
+    """A folder with a change network."""
     torch.manual_seed(0)
     small = {"depths": (1, 1), "dims": (16, 24)}
     net = vimamba.create_change_detector("test_vmamba", head="fpn", num_classes=1, **small)

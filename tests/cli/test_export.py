@@ -1,4 +1,4 @@
-"""`vimamba export`: what it writes, and how it answers mistakes."""
+"""`vimamba export`: its output, and its errors."""
 
 import json
 import shutil

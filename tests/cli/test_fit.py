@@ -22,7 +22,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_one_does_not(run, recipe, tmp_path):
-    # nor do worker processes change anything
+    # worker processes do not change anything either
     for seed, workers, equal in ((3, 2, True), (4, 0, False)):
         out = tmp_path / str(seed)
         args = ["fit", "-c", str(recipe), "--out", str(out), "--seed", str(seed)]
@@ -75,7 +75,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_continues_bit_for_bit(
     assert not (out / "export").exists()
     args += ["--resume", "auto"]
     if moment == "end of an epoch":
-        args = ["--resume", str(out)]  # the run folder knows its recipe
+        args = ["--resume", str(out)]  # the run folder stores its recipe
     assert main(["fit", *args]) == 0
     for name in ("last.ckpt", "best.ckpt"):
         assert same_weights(out / "checkpoints" / name, run / "checkpoints" / name)
@@ -102,7 +102,7 @@ def test_sigint_ends_a_real_process_with_a_checkpoint(start, recipe, tmp_path):
     assert "Traceback" not in errors
     assert (out / "checkpoints" / "last.ckpt").exists()
     text = "".join(lines) + rest
-    # plain lines when not a terminal: no colors, no bars, no rewriting
+    # plain lines if not a terminal: no colors, no bars, no rewriting
     assert not set("\x1b\r│━") & set(text)
     assert "Seed set" not in text + errors
 
@@ -122,7 +122,7 @@ def test_the_summary_names_classes_counts_and_sizes(run, recipe, tmp_path, capsy
 
 def test_our_own_model_trains_the_same_way_twice(folder, tmp_path):
     args = ["--model", "test_vim", "--img-size", "32", "--epochs", "1", "--workers", "0"]
-    args += ["--trainer.accelerator", "cpu"]  # GPUs add up in any order
+    args += ["--trainer.accelerator", "cpu"]  # GPUs sum in any order
     for name in "ab":
         assert main(["fit", "--data", str(folder), *args, "--out", str(tmp_path / name)]) == 0
     last = Path("checkpoints") / "last.ckpt"

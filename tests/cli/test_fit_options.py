@@ -15,7 +15,7 @@ from vimamba.lightning import loggers as of_lightning
 from vimamba.tasks import Classification, Optimization, TaskError
 from vimamba.tasks.rate_finder import HIGHEST, LOWEST, STEPS, RateRise, find_rate
 
-# a rate at which nothing is learned, so that no validation is better than the first
+# a rate that is too low to learn, so that no validation is better than the first
 STILL = ["--lr", "1e-12", "--model.optim.warmup_lr", "0", "--model.optim.min_lr", "0"]
 SMALL = {"patch_size": 8, "depth": 1, "embed_dim": 16, "num_heads": 2}
 
@@ -41,7 +41,7 @@ def test_patience_ends_a_training_and_a_resumed_run_waits_on(recipe, tmp_path, c
     record = json.loads((out / "run.json").read_text())
     assert (record["stopped"], record["finished"]) == ("stopped early", True)
     assert (out / "export" / "model.safetensors").exists()
-    # it goes on for two more if it is to wait longer, and not at all if not
+    # it continues for two more epochs with more patience, and not at all otherwise
     for options, epochs in (([], 3), (["--patience", "4"], 5)):
         assert main(["fit", "--resume", str(out), *options]) == 0
         assert len(read_rows(out / "metrics.csv")) == epochs
@@ -51,7 +51,7 @@ def test_a_score_that_rises_is_waited_for(run, recipe, tmp_path):
     out = tmp_path / "run"
     assert main(["fit", "-c", str(recipe), "--out", str(out), "--patience", "4"]) == 0
     assert len(read_rows(out / "metrics.csv")) == 4
-    # waiting changes nothing else
+    # patience changes nothing else
     same = weights(run)
     assert all(torch.equal(value, same[name]) for name, value in weights(out).items())
 
@@ -94,7 +94,7 @@ def test_a_found_rate_trains_as_one_that_is_given(recipe, tmp_path, capsys):
     assert tried[0] == pytest.approx(LOWEST)
     assert rate == pytest.approx(min(tried, key=lambda one: abs(one - rate)), rel=1e-2)
     assert (found / "lr_find.png").stat().st_size > 5000
-    # a resumed run keeps what was found, and looks for nothing
+    # a resumed run keeps the rate and does not search
     assert main(["fit", "--resume", str(found), "--lr-find"]) == 2
     assert "--lr-find: a run that is resumed has its rate" in capsys.readouterr().err
     assert main(["fit", "--resume", str(found), "--epochs", "3"]) == 0
@@ -158,7 +158,7 @@ def test_loggers_hold_scores_and_settings(recipe, tmp_path):
     assert events.Scalars("val/accuracy")[0].value == pytest.approx(float(row["val/accuracy"]))
     kept = yaml.safe_load((out / "config.yaml").read_text())
     assert kept["logger"] == ["csv", "tensorboard"]
-    # a resumed run goes on writing them
+    # a resumed run continues to write them
     assert main(["fit", "--resume", str(out), "--epochs", "2"]) == 0
     assert (out / "csv" / "version_1" / "metrics.csv").exists()
 

@@ -1,4 +1,4 @@
-"""Images that are no squares, from `fit` to what comes out."""
+"""Non-square images, from `fit` to the outputs."""
 
 import json
 from argparse import ArgumentParser
@@ -19,7 +19,7 @@ TINY = ["--epochs", "1", "--batch-size", "4", "--workers", "0", "--trainer.accel
 def test_a_classifier_of_oblong_images(folder, tmp_path):
     run = tmp_path / "run"
     args = ["--data", str(folder), "--model", "test_vit", "--img-size", "32x48", "--out", str(run)]
-    # quarter turns come before the cut
+    # quarter turns come before the crop
     args += ["--data.augmentation.rotate90", "1", "--limit", "8"]
     assert main(["fit", *args, *TINY]) == 0
     assert read_config(run)["data"]["init_args"]["img_size"] == [32, 48]

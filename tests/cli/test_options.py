@@ -1,6 +1,6 @@
-"""An option that is accepted acts; one that would not is refused by name.
+"""An accepted option has an effect; one without an effect is rejected by name.
 
-Each table holds every option there is, so a new one has to be put in its place.
+The tables together hold every option, so a new one must be added to one of them.
 """
 
 import csv
@@ -31,7 +31,7 @@ from vimamba.tasks import Classification, MaskObjective, Objective, Optimization
 # decided by another option: --seed, or by the data
 LINKED_OPTIONS = {"model.seed", "data.seed", *(f"model.{name}" for name in Task.of_the_data)}
 
-# option -> value, and where it is found after building; None: under its own name
+# option -> value, and where it is stored after building; None: under its own name
 OPTIM = {
     "opt": "sgd", "lr": 0.3, "weight_decay": 0.4, "layer_decay": 0.5, "schedule": "poly",
     "power": 0.9, "warmup_epochs": 2.0, "warmup_lr": 0.1, "min_lr": 0.2, "ema": 0.5,
@@ -82,7 +82,7 @@ def masks(tmp_path_factory):
 
 
 def values_of(kind, prefix, given):
-    """A value that is not the default for every setting of a dataclass."""
+    """A non-default value for every setting of a dataclass."""
     values = dict(given)
     for name, field in kind.__dataclass_fields__.items():
         default = field.default
@@ -94,16 +94,16 @@ def values_of(kind, prefix, given):
 
 
 def check_all(task, data, root, model, further, tmp_path):
-    """Give every option at once, and look for each in what was built."""
+    """Pass every option at once, and check each in the built objects."""
     found = data(str(root))
     write_split(tmp_path / "split.csv", found.catalogue.splits, found.class_names)
     table = {f"data.{name}": value for name, value in DATA.items()}
     table |= {"data.split_csv": str(tmp_path / "split.csv")}
     table |= values_of(Optimization, "model.optim", OPTIM) | further
     known = {o for o in typed_options(task, data) if not o.startswith("trainer.")}
-    # of a group of settings, each by itself
+    # each setting of a group separately
     groups = {option for option in known if any(o.startswith(f"{option}.") for o in known)}
-    # there are no published weights for the models of tests; the last three exclude others
+    # test models have no published weights; the last three exclude others
     given = {"data.root", "model.model", "model.pretrained"}
     given |= {"data.labels.colors", "data.intensity.percentiles", "data.intensity.ranges"}
     assert known - groups - LINKED_OPTIONS - set(table) - given == set()
@@ -183,7 +183,7 @@ def test_options_that_the_scores_do_not_follow_are_refused_by_test():
     for option in (*training, "--logger"):
         with pytest.raises(UsageError, match=f"{option} does not affect"):
             check_options("validate", [option, "1"])
-    # what is refused exists
+    # rejected options exist
     names = {f"--{option}" for option in (*known, *BESIDE)}
     assert set(OF_TRAINING) - names == {"--task", "--model.class_path"}
 
@@ -215,7 +215,7 @@ def test_a_resumed_run_follows_the_options_it_is_given(run, folder, tmp_path, ca
     shutil.copytree(folder, tmp_path / "moved")
     with (out / "split.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for row in rows:  # what was for the test is for validation, and the other way round
+    for row in rows:  # the test images are for validation, and vice versa
         row["split"] = {"val": "test", "test": "val"}.get(row["split"], "train")
     with (tmp_path / "other.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -27,7 +27,7 @@ def test_images_of_one_view_share_one_range():
     view = find_view([dark, darker])
     assert (view.low, view.high) == (pytest.approx(0, abs=0.01), pytest.approx(0.3, abs=0.01))
     assert view(dark)[4, 4, 0] == pytest.approx(2 * view(darker)[4, 4, 0], abs=2)
-    # nothing is stretched that is not dark as a whole
+    # only images that are dark overall are stretched
     assert find_view([dark, np.full((8, 8, 3), 0.8)]) == View((0, 1, 2), 3)
 
 

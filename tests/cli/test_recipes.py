@@ -17,7 +17,7 @@ RECIPES = [path for path in sorted(CONFIGS.rglob("*.yaml")) if path.parent.name 
 
 
 def print_config(path, capsys, tmp_path, monkeypatch):
-    """The recipe as the command understands it, found by its name from anywhere."""
+    """The parsed recipe, found by its name from any folder."""
     monkeypatch.chdir(tmp_path)
     name = path.relative_to(CONFIGS).with_suffix("")
     assert main(["fit", "-c", str(name), "--data", "somewhere", "--print_config"]) == 0
@@ -30,7 +30,7 @@ def find(path):
 
 
 def arguments(cls, given):
-    """Arguments of a class, with its dataclasses made of dicts."""
+    """Arguments of a class, with dataclasses built from dicts."""
     hints = {}
     for ancestor in reversed(cls.__mro__):
         hints |= typing.get_type_hints(ancestor.__init__) if ancestor is not object else {}
@@ -64,7 +64,7 @@ def test_a_recipe_builds_its_parts(path, capsys, tmp_path, monkeypatch):
     if "kind" in known:
         given |= {"kind": source.kind, "num_classes": 2 if source.kind == "binary" else 5}
     given["optim"]["ema"] = None  # timm cannot average weights without memory
-    with torch.device("meta"):  # no time is spent on weights
+    with torch.device("meta"):  # weights take no time
         task = model(**arguments(model, given))
     assert sum(parameter.numel() for parameter in task.net.parameters()) > 0
     assert content["trainer"]["max_epochs"] >= 1

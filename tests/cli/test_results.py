@@ -77,7 +77,7 @@ def test_predict_takes_files_and_lists_and_agrees_with_the_export(run, folder, t
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
     with Image.open(image) as picture, torch.no_grad():
         probability = net(transform(picture)[None]).softmax(-1).max().item()
-    # the pictures are 20 pixels high, the input is 16: both resize with Pillow's filter, to a level
+    # the pictures are 20 pixels high, the input 16: both resize with Pillow's filter, to a level
     assert rows[0]["top"][0]["probability"] == pytest.approx(probability, abs=2e-3)
 
 
@@ -139,7 +139,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     long = tmp_path / f"{'x' * 260}.png"
     assert main([*args[:-4], str(images / "4.png"), str(long), str(tmp_path / "gone")]) == 3
     assert "no prediction for 2 of 3 inputs" in capsys.readouterr().err
-    # no answer at all leaves no list
+    # no list is written without any prediction
     none = ["predict", str(run), str(images / "white.png"), "--out", str(tmp_path / "none.csv")]
     assert main(none) == 3
     assert not list(tmp_path.glob("none*"))
@@ -190,7 +190,7 @@ def test_deep_images_of_many_bands_are_the_same_everywhere(tmp_path, capsys):
     args += ["--workers", "0", "--batch-size", "8", "--lr", "0.01", "--epochs", "3"]
     assert main(["fit", *args]) == 0
     assert "ranges found in 16 training images" in capsys.readouterr().out
-    # two spectra are told apart by anything that is not all black
+    # two spectra differ in the picture unless it is all black
     assert json.loads((run / "metrics.json").read_text())["test"]["accuracy"] == 1
     image = tmp_path / "bands" / "1" / "3.tif"
     assert main(["predict", str(run), str(image), "--out", str(tmp_path / "a.json")]) == 0

@@ -1,4 +1,4 @@
-"""`vimamba scanbench`: plan, going on, refusals, the report; one bench is trained."""
+"""`vimamba scanbench`: plan, resuming, errors, report; one bench is trained."""
 
 import csv
 import json
@@ -24,7 +24,7 @@ ORDERS = ("raster", "cross", "local(window=2)")
 
 
 class InThisProcess:
-    """A pool that trains where it is asked to."""
+    """A pool that trains in the calling process."""
 
     def __init__(self, train):
         self.train = train
@@ -42,7 +42,7 @@ class InThisProcess:
 
 
 def pretend(job):
-    """Leave what a training leaves, with a score that depends on order and seed."""
+    """Write the files of a training, with a score that depends on order and seed."""
     gain = {"raster": 0.0, "cross": 0.01, "local(window=2)": -0.02}.get(job.trial.order, 0.0)
     accuracy = 0.9 + gain + 0.001 * (job.trial.seed % 3) * (1 + len(job.trial.order) % 2)
     job.out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ def pretend(job):
 
 @pytest.fixture
 def drawn():
-    """Have `trained` draw real pictures, which take longest."""
+    """Let `trained` draw real pictures, the slowest part."""
 
 
 @pytest.fixture
 def trained(monkeypatch, request):
-    """Pretend to train, to measure and to draw; returns the trials of each call."""
+    """Replace training, measuring and drawing; returns the trials of each call."""
     calls = []
     if "drawn" not in request.fixturenames:
         dot = Image.new("L", (1, 1))
@@ -194,7 +194,7 @@ def test_a_bench_goes_on_and_takes_more_orders_and_seeds(stripes, tmp_path, trai
     assert read_plan(out).orders == ("cross", "raster", "spiral")
     assert "than spiral" in capsys.readouterr().out
     assert main(["scanbench", "--report", str(out), "--score", "macro_f1"]) == 0
-    assert len(trained) == 3  # there is nothing to train
+    assert len(trained) == 3  # nothing is left to train
     assert "macro F1" in (out / "report.md").read_text()
 
 
@@ -307,7 +307,7 @@ def test_a_bench_is_trained_from_equal_weights_on_equal_images(stripes, tmp_path
         assert mark["code"] == 0
         assert 0.5 < mark["alike"] <= 1
         assert record["finished"]
-        assert set(json.loads((run / "metrics.json").read_text())) == {"test"}  # one look
+        assert set(json.loads((run / "metrics.json").read_text())) == {"test"}  # scored once
         assert "epoch 1/1" in (run / "log.txt").read_text()
     costs = json.loads((out / "costs.json").read_text())["costs"]["test_vmamba"]
     assert costs["cross"]["gflops"] > costs["raster"]["gflops"] > 0
@@ -316,7 +316,7 @@ def test_a_bench_is_trained_from_equal_weights_on_equal_images(stripes, tmp_path
     before = (out / "test_vmamba/cross/seed-0/metrics.json").stat().st_mtime_ns
     assert main(["scanbench", "--resume", str(out)]) == 0
     assert (out / "test_vmamba/cross/seed-0/metrics.json").stat().st_mtime_ns == before
-    # a run is one like any other
+    # these are ordinary runs
     assert main(["validate", str(runs["raster", 1]), "--workers", "0"]) == 0
     state = torch.load(runs["raster", 1] / "checkpoints/best.ckpt", weights_only=True)
     assert any(key.endswith("A_log") for key in state["state_dict"])

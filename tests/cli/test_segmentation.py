@@ -18,7 +18,7 @@ from tests.closeness import assert_same_report
 from vimamba.cli import main
 from vimamba.tasks.segmentation import predict as mask_prediction
 
-# everything random is on: augmentation, drop path; and the average of the weights
+# all randomness is enabled: augmentation, drop path; and the average of the weights
 RECIPE = {
     "seed_everything": 3,
     "model": {
@@ -230,7 +230,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(run, pairs, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(mask_prediction, "save_image", interrupted)
         assert main([*args, str(out)]) == 130
-    for path in out.glob("*.png"):  # whole or not at all
+    for path in out.glob("*.png"):  # completely or not at all
         assert path.read_bytes() == (straight / path.name).read_bytes()
     first = {path: path.stat().st_mtime_ns for path in out.glob("*.png")}
     assert 0 < len(first) < 16
@@ -238,7 +238,7 @@ def test_an_interrupted_prediction_goes_on_where_it_stopped(run, pairs, tmp_path
     for path in straight.glob("[0-9]*.png"):
         assert (out / path.name).read_bytes() == path.read_bytes()
     assert all(path.stat().st_mtime_ns == when for path, when in first.items())
-    # an image that changed is predicted again; other options are refused
+    # a changed image is predicted again; other options are rejected
     os.utime(out / "0.png", (1, 1))
     assert main([*args, str(out)]) == 0
     assert (out / "0.png").stat().st_mtime > 1
@@ -273,7 +273,7 @@ def test_volumes_keep_their_affine(tmp_path, capsys):
         np.testing.assert_array_equal(found.affine, truth.affine)
         values, wanted = np.asarray(found.dataobj), np.asarray(truth.dataobj)
         assert values.dtype == np.uint8
-        # in the right place: the block is bright, so a few epochs find most of it
+        # in the right place: the block is bright, so a few epochs are enough to find most of it
         dice = 2 * (values & wanted).sum() / (values.sum() + wanted.sum())
         assert dice > 0.6
         row = next(row for row in rows_of(out / "cases.csv") if row["case"] == name)
@@ -358,7 +358,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     assert "damaged.png cannot be read" in said.err
     assert "white.png: the network's output is not finite" in said.err
     assert "4 masks; written to" in said.out
-    # a list with what is not there; its answers are below --out
+    # a list with missing files; its predictions are below --out
     listed = tmp_path / "listed"
     assert main(["predict", str(run), str(mixed / "list.csv"), "--out", str(listed)]) == 3
     said = capsys.readouterr().err
@@ -366,7 +366,7 @@ def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
     assert "missing.png is neither a file nor a folder" in said
     assert f"{mixed} is a folder" in said
     assert masks_in(listed) == {"1"}
-    # and where there is no answer at all
+    # and if there is no prediction at all
     args = ["predict", str(run), str(mixed / "white.png"), "--out", str(tmp_path / "none")]
     assert main(args) == 3
     assert not list((tmp_path / "none").rglob("*.png"))
@@ -413,7 +413,7 @@ def test_masks_stay_below_the_folder_and_overwrite_nothing(run, pairs, tmp_path,
     assert rows["data/t0.png"] == str(tmp_path / "lists" / "../data/t0.bmp").replace(
         "lists/../", ""
     )
-    # what somebody put there since, and a name that stands for another image
+    # a file that the user added since, and a name that belongs to another image
     (out / "0.png").write_text("mine")
     assert main(["predict", str(run), str(pairs / "images"), "--out", str(out)]) == 2
     assert "0.png is not one of our predictions" in capsys.readouterr().err
@@ -464,7 +464,7 @@ def test_a_bad_true_mask_costs_its_own_score_only(run, pairs, tmp_path, capsys):
     assert "5.png cannot be read" in said.err
     rows = rows_of(out / "cases.csv")
     assert len(rows) == 15
-    # each by what the run did with it, and so the means
+    # each by its score in the run, and so are the means
     with (run / "split.csv").open() as file:
         splits = {Path(row["path"]).stem: row["split"] for row in csv.DictReader(file)}
     assert all(row["split"] == splits[row["case"]] for row in rows)

@@ -1,4 +1,4 @@
-"""What ends a training, or keeps one from beginning, is one line and leaves what was good."""
+"""An error that ends or prevents training is one line and keeps valid files."""
 
 import errno
 import importlib
@@ -17,7 +17,7 @@ from vimamba.tasks import Classification
 
 @pytest.fixture
 def fails(capsys):
-    """Run a command that must end with exit code 2 and a line, no traceback; returns the line."""
+    """Run a command that must end with exit code 2 and one line, no traceback; returns the line."""
 
     def fails(*args) -> str:
         capsys.readouterr()

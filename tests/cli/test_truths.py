@@ -1,4 +1,4 @@
-"""True masks are read where they lie and by their own values."""
+"""True masks are read at their positions and by their own values."""
 
 import nibabel
 import numpy as np
@@ -15,7 +15,7 @@ ONES = LabelTable(["background", "cell"], [0, 1], 255)
 
 @pytest.fixture
 def cases(tmp_path):
-    """Images 0 to 3 and true masks, whose object has the values given."""
+    """Images 0 to 3 and true masks, whose object has the given values."""
 
     def make(*values):
         jobs, truths = [], {}

@@ -9,7 +9,7 @@ from PIL import Image
 
 @pytest.fixture
 def make_folder(tmp_path):
-    """Write `<root>/<class>/<n>.png` with as many images as wanted and return the root."""
+    """Write `<root>/<class>/<n>.png` with a number of images per class; returns the root."""
 
     def make(counts: dict[str, int], root: Path | None = None, size=(20, 24)) -> Path:
         root = root or tmp_path / "images"
@@ -26,7 +26,7 @@ def make_folder(tmp_path):
 
 @pytest.fixture
 def make_pairs(tmp_path):
-    """Write `<root>/images/<n>.png` and `<root>/masks/<n>.png` and return the root.
+    """Write `<root>/images/<n>.png` and `<root>/masks/<n>.png`; returns the root.
 
     The mask of image n holds n % classes in its upper half and 0 below; values can be replaced.
     """

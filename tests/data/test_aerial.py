@@ -1,4 +1,4 @@
-"""Published aerial data sets, as their files are called and labelled."""
+"""Published aerial data sets, with their file names and labels."""
 
 import numpy as np
 import pytest

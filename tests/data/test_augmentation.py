@@ -73,7 +73,7 @@ def epoch_of(data, epoch, workers):
 
 
 def test_random_streams_differ_between_images_and_epochs_but_not_with_workers(tmp_path):
-    """Eight equal pictures: what differs between them is the augmentation alone."""
+    """Eight equal images, which differ only by augmentation."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What values become 0 and 1 is found in the training images, kept, and used everywhere."""
+"""The values that become 0 and 1 are estimated from training images, saved, and used everywhere."""
 
 import json
 from dataclasses import asdict
@@ -28,7 +28,7 @@ def write(path, pixels, nodata=None):
 
 @pytest.fixture(params=["classification", "segmentation"])
 def make(request, tmp_path):
-    """Data sets of either task from a function of an image's number."""
+    """Data sets of both tasks from a function of the image index."""
 
     def build(pixels, count=16, nodata=None, ending=".tif", **options):
         for number in range(count):
@@ -120,7 +120,7 @@ def test_nodata_takes_no_part_and_becomes_0(make):
     zscore = Intensity(zscore=True, window=(0, 1000))
     again = make(bordered, in_chans=1, nodata="-9999", intensity=zscore)
     image = again.preprocessing.tensor(again.preprocessing.pixels(item))
-    assert image[:, :, :12].abs().max() < 1e-3  # the mean, which moves nothing
+    assert image[:, :, :12].abs().max() < 1e-3  # the mean, which shifts nothing
     assert image.mean().abs() < 1e-3
 
 
@@ -150,7 +150,7 @@ def test_images_of_8_bits_end_at_255_and_are_not_looked_at(make, monkeypatch):
     item = data.catalogue.splits["train"][0]
     np.testing.assert_array_equal(data.preprocessing.pixels(item) * 255, item.image())
     assert describe_pixels(data, inspect_images(data)) == []
-    # a deep image among them, or one that is predicted, is not divided by anything
+    # a 16-bit image among them, or one that is predicted, is not scaled
     write(item.path, reflectance(0, 3))
     with pytest.raises(DataError, match=r"set black and white with data\.intensity\.window"):
         data.dataset("train")[0]

@@ -208,7 +208,7 @@ def test_unclassified_buildings_of_xbd_have_no_damage_to_find(tmp_path):
 
 @pytest.fixture
 def bands(tmp_path):
-    """Five bands of 16 bits, whose first band says where a pixel was; nodata in a corner."""
+    """Five 16-bit bands, of which the first encodes pixel positions; nodata in a corner."""
     place = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) + 1000
     for i in range(6):
         for folder, high in (("A", 1), ("B", 3)):

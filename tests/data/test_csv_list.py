@@ -118,7 +118,7 @@ def test_classes_that_are_easily_mixed_up_have_a_fixed_order_and_are_named(make_
     assert data.class_names == ["01", "1", "A", "a", "B", "b"]
     assert any("'A' and 'a' differ only by case or leading zeros" in n for n in data.notes())
     assert data.inferred_settings()["classes"] == data.class_names
-    # however an accent is written, it is one class
+    # composed and decomposed accents are the same class
     nfd = unicodedata.normalize("NFD", "ä")
     lines = ["path,label", *(f"images/a/{i}.png,{('ä', nfd, 'z')[i % 3]}" for i in range(24))]
     assert CSVList(make_list(lines)).class_names == ["z", "ä"]

@@ -1,4 +1,4 @@
-"""DICOM series are volumes in the geometry that their slices tell."""
+"""DICOM series are volumes with the geometry given by their slices."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ STEPS = {
     "upwards": (AXIAL, (0.0, 0.0, 3.0)),
     "downwards": (AXIAL, (0.0, 0.0, -3.0)),
     "oblique": (OBLIQUE, tuple(2.5 * np.cross(ROW, COLUMN))),
-    # the slices are turned, and the table moves along the patient
+    # the slices are oblique, and the table moves along the patient
     "tilted gantry": (OBLIQUE, (0.0, 0.0, 2.5)),
 }
 
@@ -32,7 +32,7 @@ def test_every_voxel_lies_where_its_slice_says(name, tmp_path):
     found = np.argwhere(np.ones(volume.grid.shape, bool))
     right_front_top = found @ volume.grid.affine[:3, :3].T + volume.grid.affine[:3, 3]
     place = right_front_top * (-1, -1, 1)
-    # which slice, row and column of the series lies there
+    # the slice, row and column of the series at that position
     axes = np.stack([step, np.asarray(plane[1]) * 1.0, np.asarray(plane[0]) * 0.9], 1)
     index = np.linalg.solve(axes, (place - FIRST).T).T
     np.testing.assert_allclose(index, np.rint(index), atol=1e-4)
@@ -76,7 +76,7 @@ def test_slices_of_their_own_scale_are_read_as_they_mean(tmp_path):
 
 
 def break_series(paths, how):
-    """Spoil the slice in the middle."""
+    """Damage the middle slice."""
     path = paths[3]
     if how == "missing":
         path.unlink()

@@ -1,4 +1,4 @@
-"""Folds: no group in two of them, the classes in all, whatever a data set is stored in."""
+"""Folds: no group in two of them, the classes in all, for every format of data."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every kind of file gives its values, upright, or an error that names it."""
+"""Every file format gives its values, upright, or an error that names the file."""
 
 import contextlib
 import struct
@@ -53,7 +53,7 @@ def test_every_orientation_is_turned_upright(tmp_path, name, orientation):
     exif[0x0112] = orientation
     blocks = np.kron(RNG.integers(0, 250, (4, 6), dtype=np.uint8), np.ones((8, 8), np.uint8))
     pixels = blocks if name.startswith("a") else blocks.astype(np.uint16) * 200
-    if name == "rgb16.png":  # with its tag behind the pixels
+    if name == "rgb16.png":  # with its tag after the pixels
         data = imagecodecs.png_encode(np.stack([pixels] * 3, -1))
         tag = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
         path.write_bytes(data[:-12] + tag + data[-12:])
@@ -64,7 +64,7 @@ def test_every_orientation_is_turned_upright(tmp_path, name, orientation):
     upright = Image.fromarray(pixels.astype(np.int32))
     upright = upright.transpose(TURNS[orientation]) if orientation > 1 else upright
     found = read_pixels(path)[..., 0]
-    # of JPEG the blocks come back to a few levels
+    # JPEG blocks are restored within a few levels
     np.testing.assert_allclose(found, np.asarray(upright), atol=20 if name == "a.jpg" else 0)
     assert image_size(path) == found.shape == read_image(path).shape[:2]
     if name not in ("a.jpg", "rgb16.png"):
@@ -153,7 +153,7 @@ def test_pages_are_bands_only_if_there_are_as_many_as_are_wanted(tmp_path):
     np.testing.assert_array_equal(read_pixels(tmp_path / "a.tif")[..., 0], pages[0])
     whole = read_pixels(tmp_path / "a.tif", wanted=13)
     np.testing.assert_array_equal(whole, np.moveaxis(pages, 0, 2))
-    # smaller copies, as a cloud-optimized GeoTIFF has them, are no pages
+    # overviews, as in a cloud-optimized GeoTIFF, are not pages
     with tifffile.TiffWriter(tmp_path / "cog.tif") as file:
         for step in (1, 2):
             file.write(pages[0, ::step, ::step], subfiletype=step - 1, metadata=None)
@@ -193,7 +193,7 @@ def test_large_images_are_read_and_what_memory_cannot_hold_is_refused(tmp_path, 
         assert read_pixels(tmp_path / "a.png").shape == (40, 50, 1)
         assert image_size(tmp_path / "a.png") == read_mask(tmp_path / "a.png").shape == (40, 50)
         assert Image.MAX_IMAGE_PIXELS == 10
-    # a head that promises 60000 x 60000 pixels, in a hundred bytes
+    # a header that claims 60000 x 60000 pixels, in a hundred bytes
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
     (tmp_path / "bomb.png").write_bytes(png + chunk(b"IEND", b""))
@@ -225,7 +225,7 @@ def test_damage_of_any_kind_is_named(tmp_path, kind):
         for read in (read_pixels, read_image, read_mask):
             with pytest.raises(DataError, match=r"cannot be read"):
                 read(path)
-    # bytes that change may go unseen, but nothing else than a DataError may come of them
+    # changed bytes may go unnoticed, but must not raise anything except DataError
     rng = np.random.default_rng(1)
     for _ in range(60):
         broken = bytearray(whole)

@@ -1,4 +1,4 @@
-"""Files of one case lie in the same place, or are brought there, or are refused."""
+"""Files of one case have the same geometry, or are resampled to it, or are rejected."""
 
 import nibabel
 import numpy as np
@@ -29,7 +29,7 @@ def turned(degrees):
 
 
 def make_cases(root, mask_affine, image_affine=LPS, count=4):
-    """Volumes that are 110 inside of the mask and -80 around it."""
+    """Volumes that are 110 inside the mask and -80 around it."""
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True)
     mask = np.zeros((24, 20, 6), np.uint8)
@@ -74,7 +74,7 @@ def test_headers_may_differ_by_rounding_and_by_the_order_of_their_axes(tmp_path)
         stored = nibabel.load(path)
         nibabel.save(nibabel.as_closest_canonical(stored), path)
     assert mean_inside(NiftiSlices(str(root))) == 110
-    # half way between two orders of axes, rounding must not turn one file and not the other
+    # halfway between two orders of axes, rounding must not reorient only one of the files
     wobbly = turned(45) @ np.diag([1, 1 + 1e-7, 1, 1])
     root = make_cases(tmp_path / "c", wobbly, turned(45))
     assert mean_inside(NiftiSlices(str(root))) == 110
@@ -86,7 +86,7 @@ def test_a_mask_is_brought_onto_its_image_where_that_is_wished(tmp_path):
     for path in (root / "masks").iterdir():
         values = np.asarray(nibabel.load(path).dataobj)
         fine = values.repeat(2, 0).repeat(2, 1).repeat(2, 2)
-        # a voxel of the coarse grid holds two finer ones on each side of its middle
+        # a voxel of the coarse grid has two finer ones on each side of its center
         there = moved(finer, *(LPS[:3, :3] @ np.full(3, -0.25)))
         nibabel.save(nibabel.Nifti1Image(fine, there), path)
     data = NiftiSlices(str(root), align=True, val_fraction=0, test_fraction=0)
@@ -113,7 +113,7 @@ def test_a_channel_is_brought_onto_the_first_one_linearly(tmp_path):
 
 
 def save_header(path, **fields):
-    """A volume whose header is set by hand."""
+    """A volume with a given header."""
     header = nibabel.Nifti1Image(np.zeros((8, 8, 4), np.int16), np.eye(4)).header
     for name, value in fields.items():
         header[name] = value
@@ -198,7 +198,7 @@ def test_a_geotiff_mask_that_lies_elsewhere_is_refused_or_aligned(tmp_path, as_l
         mask = np.zeros((12, 12), np.uint8)
         mask[4:9, 5:10] = 1
         write_geotiff(tmp_path / f"images/{k}.tif", np.repeat(mask[..., None] * 200, 3, 2))
-        # the mask begins two columns and one row further on
+        # the mask starts two columns and one row later
         write_geotiff(tmp_path / f"masks/{k}.tif", mask[1:, 2:], left=600020.0, top=4999990.0)
         lines.append(f"images/{k}.tif,masks/{k}.tif")
     (tmp_path / "list.csv").write_text("\n".join(lines))

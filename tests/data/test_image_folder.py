@@ -125,7 +125,7 @@ def test_grey_and_16_bit_images_become_what_is_asked_for(tmp_path):
 
 def test_an_image_is_turned_as_its_exif_tag_asks(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (8, 4, 3)
 

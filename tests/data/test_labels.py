@@ -15,7 +15,7 @@ from vimamba.data.masked.labels import (
 
 
 def settle(*masks, **labels):
-    """The table of masks that hold these values."""
+    """The label table of masks with these values."""
     kinds = {frozenset(values): f"{number}.png" for number, values in enumerate(masks)}
     found = {}
     for kind, name in kinds.items():
@@ -30,7 +30,7 @@ def test_masks_of_1_mixed_with_masks_of_255_are_refused_by_name():
         settle({0, 1}, {0, 255})
     with pytest.raises(DataError, match=message):
         settle({0, 1}, {0, 255}, classes=["nothing", "cell"])
-    # where one mask holds both, or the values are given, 255 is no object
+    # if one mask holds both, or the values are given, 255 is not an object
     assert settle({0, 1}, {0, 255}, {0, 1, 255}).values == [0, 1]
     assert settle({0, 1}, {0, 255}, values=[0, 1]).ignore == 255
     assert settle({0}, {0, 255}, {255}).values == [0, 255]
@@ -64,7 +64,7 @@ def test_other_masks_of_two_classes_are_read_by_their_own_values():
 
 
 def jpeg(values, quality=75):
-    """What a mask holds after it was saved as JPEG."""
+    """The values of a mask after saving it as JPEG."""
     file = io.BytesIO()
     Image.fromarray(np.asarray(values, np.uint8)).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file))

@@ -15,7 +15,7 @@ def test_a_list_is_read_however_it_was_saved(tmp_path, encoding):
     remarks = Remarks()
     rows = read_rows(tmp_path / "list.csv", ["path", "label"], remarks)
     assert [row["label"] for row in rows] == ["Bär", "Hund"]
-    assert bool(remarks.lines()) == (encoding == "cp1252")  # any bytes may be that
+    assert bool(remarks.lines()) == (encoding == "cp1252")  # any bytes are valid in it
 
 
 @pytest.mark.parametrize("content", [b"PK\x03\x04rest", b"path\0label", b"\x81\x8d,label\n"])

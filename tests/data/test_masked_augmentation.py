@@ -41,7 +41,7 @@ def test_masks_stay_in_step_with_images_to_a_fraction_of_a_pixel(name, fit):
         if drawn.sum() > 20 and not np.concatenate(edges).any():
             away.append(center(image[..., 0].astype(float)) - center(drawn))
     assert len(away) > 10
-    # single masks round to whole pixels; on average nothing may be left
+    # individual masks are rounded to whole pixels; the mean must be zero
     assert np.abs(np.mean(away, 0)).max() < 0.1
 
 

@@ -1,4 +1,4 @@
-"""The base of all data sets carries items of several images, which no kind of data here has."""
+"""The base of all data sets supports items of several images, which none of these data sets has."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from vimamba.data.splits import write_split
 
 @dataclass(frozen=True)
 class Change:
-    """Two images of one place."""
+    """Two images of one location."""
 
     before: FileImage
     after: FileImage

@@ -37,7 +37,7 @@ def test_a_deep_png_keeps_16_bits(tmp_path, channels):
 
 def test_a_size_is_that_of_the_upright_image(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
+    exif[0x0112] = 6  # rotate by 90 degrees
     Image.new("RGB", (8, 4)).save(tmp_path / "a.jpg", exif=exif)
     assert image_size(tmp_path / "a.jpg") == read_pixels(tmp_path / "a.jpg").shape[:2] == (8, 4)
 

@@ -62,7 +62,7 @@ def test_opacity_masks_and_palettes_are_what_they_stand_for(tmp_path):
         found = read_all(raster)
     assert np.isnan(found[:3].astype(np.float32)).all()
     np.testing.assert_array_equal(found[3:], pixels[3:, :, :3])
-    with Raster(path, wanted=4) as raster:  # near infrared that is called opacity
+    with Raster(path, wanted=4) as raster:  # near infrared marked as alpha
         np.testing.assert_array_equal(read_all(raster), pixels)
     mask = np.full((9, 8), 255, dtype=np.uint8)
     mask[4:, 2:] = 0
@@ -118,7 +118,7 @@ def test_labels_on_another_grid_are_warped_to_the_nearest(tmp_path):
     image = write_raster(tmp_path / "a.tif", np.ones((40, 30), np.uint8))
     labels = RNG.integers(0, 3, (25, 20)).astype(np.uint8)
     there = from_origin(499_950, 5_000_033, 17, 17)
-    # 0 is a class, whatever the file says
+    # 0 is a class, even if the file says nodata
     path = write_raster(tmp_path / "labels.tif", labels, transform=there, nodata=0)
     wanted = np.full((40, 30), 9, dtype=np.uint8)
     reproject(

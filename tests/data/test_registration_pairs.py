@@ -1,4 +1,4 @@
-"""Pairs for registration: which there are, what they become, and what is refused."""
+"""Pairs for registration: listing, loading, and errors."""
 
 import nibabel
 import numpy as np

@@ -1,4 +1,4 @@
-"""Images shrink and grow as Pillow and timm do it, and masks stay in step."""
+"""Images are resized as by Pillow and timm, and masks stay aligned."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 
 def photograph(height, width, channels=3):
-    """Smooth shades, hard edges and fine texture."""
+    """Smooth gradients, hard edges and fine texture."""
     rows, columns = np.mgrid[:height, :width]
     rng = np.random.default_rng(0)
     shades = 127 + 100 * np.sin(columns / 29) * np.cos(rows / 23) * (rows % 40 > 3)
@@ -24,7 +24,7 @@ def photograph(height, width, channels=3):
     return pixels.clip(0, 255).astype(np.uint8)
 
 
-# a level of 255 is the most that the mean may be off
+# the mean may be off by at most one level of 255
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "box", "nearest"])
 @pytest.mark.parametrize("shape", [(480, 640), (333, 217), (50, 71), (64, 64), (20, 300)])
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_evaluation_is_timms_transform(interpolation, shape, size, crop_pct):
     assert found.shape == expected.shape
     assert (found - expected).abs().mean() < 0.05 / 255
     assert (found - expected).abs().max() < 2.5 / 255
-    # the same of fractions, and of any number of bands
+    # the same for fractions, and for any number of bands
     many = np.concatenate([pixels[:, :, [0, 1, 2]], pixels[:, :, [2, 0]]], axis=2) / np.float32(255)
     many = resize_and_crop(many, size, crop_pct, interpolation)
     assert many.dtype == np.float32

@@ -27,7 +27,7 @@ def write(path, lps, axcodes="LPS", spacing=(0.5, 1.0, 3.0)):
 
 
 def is_mapped(values):
-    """Whether an array looks into a file instead of holding its values."""
+    """Whether an array maps a file instead of holding its values."""
     while values is not None and not isinstance(values, np.memmap):
         values = getattr(values, "base", None)
     return values is not None

@@ -60,7 +60,7 @@ def test_patches_have_the_asked_share_of_foreground_and_are_cut_where_they_lie(r
     assert all((mask > 0).any() for mask in masks)
     present = torch.stack([torch.tensor([(m == c).any() for c in (1, 2)]) for m in masks])
     assert present.float().mean(0).min() > 0.35
-    # values tell the class here: 100 for the box, -80 for the ball
+    # the values identify the class: 100 for the box, -80 for the ball
     for image, mask in (train[0, index] for index in range(20)):
         found = [image[0][mask == c].mean() for c in (2, 0, 1) if (mask == c).any()]
         assert found == sorted(found)
@@ -107,7 +107,7 @@ def test_ct_is_normalized_over_all_cases_and_anything_else_by_itself(root, tmp_p
 
 
 def break_case(path, how):
-    """Spoil one of the files of case 3."""
+    """Damage one of the files of case 3."""
     mask = path / "masks" / "3.nii.gz"
     image = path / "images" / "3.nii.gz"
     if how == "shape":

@@ -1,4 +1,4 @@
-"""A data set of one's own, in one file: images whose names begin with their class, as cat_12.png.
+"""A custom data set in one file: images whose names start with their class, as in cat_12.png.
 
 `vimamba fit --import tests/examples/named_images.py --data.class_path named_images.NamedImages
 --data FOLDER` trains on it.
@@ -10,7 +10,7 @@ from vimamba.data.listing import list_images
 
 
 class NamedImages(ClassificationData):
-    """Images of one folder by the word in front of `_` in their names."""
+    """Images of one folder, classified by the part of their names before `_`."""
 
     def read(self) -> Catalogue:
         """Find the images and their classes."""

@@ -1,4 +1,4 @@
-"""A network of one's own, in one file: mixers over cells of 4 x 4 pixels, for segmentation.
+"""A custom network in one file: mixers over cells of 4 x 4 pixels, for segmentation.
 
 `vimamba fit --import tests/examples/scan_net.py --task segmentation --model scan_net --data FOLDER`
 trains it.
@@ -21,8 +21,8 @@ class ScanNet(Segmenter):
         num_classes: Channels of the logits.
         in_chans: Channels of the images.
         dim: Channels of the mixers.
-        depth: How many mixers.
-        scan_order: Of all mixers, or a list that they take by turns.
+        depth: Number of mixers.
+        scan_order: Order of all mixers, or a list that they use cyclically.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ScanNet(Segmenter):
         self.classifier = nn.Conv2d(dim, num_classes, 1)
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
-        """Logits of the cells; `Segmenter` brings them to the pixels."""
+        """Logits of the cells; `Segmenter` resizes them to the pixels."""
         x = self.stem(x).permute(0, 2, 3, 1)
         for mixer in self.mixers:
             x = x + mixer(x)
@@ -58,7 +58,7 @@ class ScanNet(Segmenter):
 def scan_net(
     *, aux: bool = False, img_size: Any = None, pretrained: bool = False, **kwargs: Any
 ) -> ScanNet:
-    """A `ScanNet` for images of any size, without auxiliary outputs and published weights."""
+    """A `ScanNet` for images of any size, without auxiliary outputs or published weights."""
     if aux or pretrained:
         raise ValueError(f"aux={aux}, pretrained={pretrained}: scan_net has neither")
     return ScanNet(**kwargs)

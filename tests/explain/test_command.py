@@ -1,4 +1,4 @@
-"""`vimamba explain`, and what docs/explain.md shows."""
+"""`vimamba explain`, and the commands of docs/explain.md."""
 
 import numpy as np
 import pytest

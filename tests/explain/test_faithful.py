@@ -1,4 +1,4 @@
-"""Maps of a trained network tell what it goes by, and those of another's weights differ."""
+"""Maps show what a trained network uses, and depend on its weights."""
 
 import copy
 
@@ -13,7 +13,7 @@ from vimamba import explain
 
 @pytest.fixture(scope="module")
 def trained():
-    """A tiny Vim that reads digits, and digits that it has not seen."""
+    """A tiny Vim trained on digits, and unseen digits."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     images, labels = F.interpolate(images, size=(32, 32)), torch.tensor(digits.target)
@@ -42,7 +42,7 @@ def explanations(model, image):
 
 
 def advantage(model, image, importance):
-    """Mean probability while pixels come, less that while they go: 0 of a map that says nothing."""
+    """Mean probability under insertion minus that under deletion: 0 for an uninformative map."""
     curves = [
         explain.deletion_curve(model, image, importance, steps=16, kind=kind)
         for kind in ("insertion", "deletion")
@@ -95,6 +95,6 @@ def test_weights_of_chance_make_other_maps(trained):
         for name in ours:
             ranks = [m.ravel().argsort().argsort() for m in (ours[name], theirs[name])]
             alike.setdefault(name, []).append(np.corrcoef(ranks)[0, 1])
-    # the receptive field lies around the middle whatever the weights
+    # the receptive field is around the center for any weights
     means = {name: np.mean(values) for name, values in alike.items() if name != "erf"}
     assert max(means.values()) < 0.6, means

@@ -45,7 +45,7 @@ def test_segmentation_explains_a_class_a_mask_or_a_pixel(backbone):
     at_pixel = explain.cam(net, image, target=1, where=(3, 4))
     assert at_pixel.shape == (70, 90)
     at_mask = explain.cam(net, image, target=1, where=mask)
-    np.testing.assert_allclose(at_mask, at_pixel, rtol=1e-5, atol=1e-6)  # float32 within [0, 1]
+    np.testing.assert_allclose(at_mask, at_pixel, rtol=1e-5, atol=1e-6)  # float32 in [0, 1]
     assert not np.allclose(explain.cam(net, image), at_pixel)
 
 

@@ -11,7 +11,7 @@ from vimamba.explain.attention import attention_row
 from vimamba.explain.scans import observe_scans
 from vimamba.scan_orders import scan_paths
 
-# MambaTree's scan follows trees, the others have none
+# MambaTree's scan follows trees, the others have no scan
 WITHOUT_SCANS = ("test_mambatree", "test_mlla", "test_vssd")
 
 
@@ -101,7 +101,7 @@ def test_every_scan_is_explained(name):
     assert steps.keys() == walks.keys()
     for layer, values in steps.items():
         assert np.nanmin(values) > 0
-        # every cell is stepped on by a path, and some step is there for each
+        # a path visits every cell, so each has a step size
         assert np.isfinite(values).any(0).all()
         height, width = values.shape[1:]
         places = walks[layer].reshape(-1, 2)

@@ -1,4 +1,4 @@
-"""Heads against implementations of others, with the same weights."""
+"""Heads compared with other implementations, with the same weights."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def pyramid(channels=CHANNELS, sizes=SIZES):
 
 
 def copy_in_order(ours, theirs):
-    """Give both the same random weights, module by module in the order of computation."""
+    """Set the same random weights in both, module by module in the order of computation."""
     for mine, other in zip(ours, theirs, strict=True):
         state = {
             k: torch.rand_like(v) for k, v in mine.state_dict().items() if v.is_floating_point()

@@ -1,4 +1,4 @@
-"""Heads of one's own, by name."""
+"""Custom heads, by name."""
 
 from typing import ClassVar
 
@@ -25,7 +25,7 @@ class Finest(nn.Module):
 
 @pytest.fixture(autouse=True)
 def own_heads(monkeypatch):
-    """What a test registers is forgotten afterwards."""
+    """Remove what a test registered."""
     monkeypatch.setattr(registry, "_HEADS", dict(registry._HEADS))
 
 

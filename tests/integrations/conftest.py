@@ -1,4 +1,4 @@
-"""What training with any tool has to do."""
+"""Checks of training with any tool."""
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
-"""Runs commands of docs/nnunet.md one after another, small and short, in one process.
+"""Runs commands of docs/nnunet.md one after another, with small settings, in one process.
 
-It is a program of its own because nnU-Net reads where its folders are when it is imported.
+It is a separate program because nnU-Net reads the paths of its folders when it is imported.
 """
 
 import importlib.metadata
@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 
-# the networks as small as they come
+# the smallest networks
 SMALL = {
     "vmamba_tiny_s1l8": ["depths=[1,1,1,1]", "dims=[8,16,24,32]"],
     "vm_unet": ["depths=[1,1]", "decoder_depths=[1,1]", "dims=[8,16]"],
@@ -25,7 +25,7 @@ def made_small(argv):
     if name in ("nnUNetv2_train", "vimamba nnunet train"):
         return [*argv, "-device", "cpu"]
     if name in ("nnUNetv2_predict", "vimamba nnunet predict"):
-        # for a model's folder nnU-Net wants processes
+        # nnU-Net needs processes for a model's folder
         processes = "1" if "-m" in argv else "0"
         argv = [*argv, "-device", "cpu", "--disable_tta"]
         return [*argv, "-npp", processes, "-nps", processes]

@@ -30,7 +30,7 @@ PACKAGES = {
 @pytest.mark.parametrize(("tool", "snippet"), SNIPPETS, ids=[tool for tool, _ in SNIPPETS])
 def test_a_snippet_runs(tool, snippet, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(vimamba.hub, "HfApi", Hub)  # the upload is the only thing left out
+    monkeypatch.setattr(vimamba.hub, "HfApi", Hub)  # only the upload is skipped
     exec(compile(snippet, f"{tool} in integrations.md", "exec"), {"__name__": "__main__"})
 
 

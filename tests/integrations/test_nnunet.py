@@ -38,7 +38,7 @@ def make_trainer(plans_json, tmp_path, monkeypatch):
     monkeypatch.setattr(host, "nnUNet_results", str(tmp_path / "results"))
     data = plans_json.parent / "nnUNetPlans_2d"
     data.mkdir()
-    (data / "case.b2nd").touch()  # nnU-Net takes the kind of its files from their names
+    (data / "case.b2nd").touch()  # nnU-Net determines the file format from names
     register()
 
     def make(name, plans_file=plans_json, configuration="2d", initialize=True):
@@ -59,7 +59,7 @@ def arch_of(added):
 
 
 def build(added, deep_supervision):
-    """The network as `nnUNetv2_train` makes it from plans."""
+    """The network as `nnUNetv2_train` builds it from plans."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     arch = arch_of(added)
@@ -74,7 +74,7 @@ def build(added, deep_supervision):
 
 
 def step(trainer):
-    """One training step on noise, always the same; returns the loss."""
+    """One training step on fixed noise; returns the loss."""
     torch.manual_seed(0)
     patch = trainer.configuration_manager.patch_size
     scales = trainer._get_deep_supervision_scales()
@@ -87,7 +87,7 @@ def step(trainer):
 
 
 VOLUMES = {"base": "3d_fullres"}
-# networks, with how much smaller their outputs are; the loss leaves out the last
+# networks, with the strides of their outputs; the loss ignores the last
 NETWORKS = {
     "plain": ({"network": "vm_unet", **SMALL}, [1, 2]),
     "auxiliary": ({"network": "test_vmamba", "head": "unet", "aux": True}, [1, 16, 32]),
@@ -98,7 +98,7 @@ NETWORKS = {
         {"network": "segmamba", "depths": (1, 1), "dims": (4, 8), "hidden_size": 8, **VOLUMES},
         [1, 2],
     ),
-    # the loss would leave out all but one of its two outputs
+    # the loss would ignore one of its two outputs
     "vss_unet": ({"network": "vss_unet_3d_nano", **VOLUMES}, [1, 2, 4]),
 }
 
@@ -142,7 +142,7 @@ def test_a_patch_is_rounded_up_to_whole_cells(plans_json):
     added = add_configuration(plans_json, network="test_vmamba", patch_size=[33, 64])
     assert added.patch_size == (64, 64)
     added = add_configuration(plans_json, network="umamba_bot_2d", patch_size=[8, 33])
-    # two cells of 8 pixels at least: an instance norm of one cell is no number
+    # at least two cells of 8 pixels: an instance norm of one cell is undefined
     assert added.patch_size == (16, 40)
 
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_planned_is_refused(kwargs, message, plans_json):
 
 
 def test_a_compiled_network_switches_deep_supervision(plans_json):
-    """nnU-Net compiles networks on GPUs, and sets the switch on what is inside."""
+    """nnU-Net compiles networks on GPUs, and sets the switch on the inner module."""
     added = add_configuration(plans_json, network="umamba_enc_2d")
     net = build(added, True).eval()
     compiled = torch.compile(net, backend="aot_eager")
@@ -228,7 +228,7 @@ def test_a_trainer_trains_and_its_checkpoint_predicts(
     first, *_, last = (step(trainer) for _ in range(8))
     assert last < first
     still = [k for k, p in trainer.network.named_parameters() if torch.equal(p, before[k])]
-    # the loss leaves out the coarsest output
+    # the loss ignores the coarsest output
     assert [k for k in still if "aux_classifiers" not in k] == []
     for file, content in (("plans", trainer.plans_manager.plans), ("dataset", DATASET)):
         (tmp_path / "results" / f"{file}.json").write_text(json.dumps(content))
@@ -312,7 +312,7 @@ def test_a_model_of_the_fork_predicts_what_it_did(recorded, trainer, make_traine
     plan = {name: manifest["config"][name] for name in names}
     plan |= {"UNet_class_name": "PlainConvUNet", "num_pool_per_axis": []}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that the plans are of an old format
+        warnings.simplefilter("ignore")  # the plans have an old format
         manager = ConfigurationManager(plan)
     host = importlib.import_module("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
     channels = [
@@ -349,7 +349,7 @@ def test_nnunet_finds_the_trainers_after_registration():
 
 
 def test_the_folder_for_later_versions_holds_one_module_with_the_trainers(monkeypatch):
-    """nnU-Net 2.8 puts it on the path and imports what is in it."""
+    """nnU-Net 2.8 adds it to the path and imports its modules."""
     (module,) = trainer_folder().glob("*.py")
     monkeypatch.syspath_prepend(str(trainer_folder()))
     found = importlib.import_module(module.stem)
@@ -362,7 +362,7 @@ def test_the_folder_for_later_versions_holds_one_module_with_the_trainers(monkey
 def test_the_class_of_the_plans_is_found_by_its_name(plans_json):
     added = add_configuration(plans_json, network="vm_unet", **SMALL)
     assert pydoc.locate(arch_of(added)["network_class_name"]) is PlansNetwork
-    # nnU-Net would initialize it anew with this
+    # nnU-Net would reinitialize it with this
     assert not hasattr(PlansNetwork, "initialize")
     assert issubclass(PlansNetwork, nn.Module)
 

@@ -1,4 +1,4 @@
-"""Every command and snippet of docs/nnunet.md runs, in its order, on a small data set."""
+"""Every command and snippet of docs/nnunet.md runs, in order, on a small data set."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TEST_CASES = {"case_8": (64, 80), "case_9": (96, 64)}
 
 @pytest.fixture
 def start_folder(tmp_path):
-    """A folder with what the page takes for granted: a data set in nnU-Net's format."""
+    """A folder with what the page assumes: a data set in nnU-Net's format."""
     rng = np.random.default_rng(0)
     data = tmp_path / "raw" / NAME
     for folder in ("imagesTr", "labelsTr", "imagesTs"):

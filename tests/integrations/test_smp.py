@@ -51,5 +51,5 @@ def test_a_network_is_saved_and_read_again(tmp_path):
     ],
 )
 def test_what_does_not_work_is_refused_when_it_is_built(make, error):
-    with pytest.raises(error):  # the words are of smp and timm
+    with pytest.raises(error):  # messages of smp and timm
         make()

@@ -1,4 +1,4 @@
-"""torchao turns the linear layers of every model into 8-bit ones."""
+"""torchao quantizes the linear layers of every model to 8 bits."""
 
 import pytest
 import timm
@@ -14,7 +14,7 @@ from tests.backbones import TEST_MODELS, kinds_first
 
 
 def is_wanted(module, name):
-    # the step sizes stand in an exponent, and their projection is small
+    # the step sizes are in an exponent, and their projection is small
     return isinstance(module, nn.Linear) and "dt_proj" not in name
 
 

@@ -29,7 +29,7 @@ QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False,
 
 
 def as_sample(*files, mask):
-    """As torchgeo reads images and a mask: float32 of stored values, int64."""
+    """A sample as torchgeo reads it: images in float32, unscaled, and an int64 mask."""
     images = [torch.from_numpy(np.asarray(Image.open(f))).float().permute(2, 0, 1) for f in files]
     values = torch.from_numpy(np.asarray(Image.open(mask))).long()
     if len(images) == 1:
@@ -78,7 +78,7 @@ def test_two_dates_and_their_mask_move_together(photos):
     torch.testing.assert_close(still["image"], dates)
     assert torch.equal(still["mask"], truth.long())
     change = SampleTransform.like(data, augmented=True, dtype="uint8")
-    # where a pixel was, seen by both dates and the mask
+    # pixel positions, in both dates and the mask
     place = torch.arange(40 * 36).reshape(40, 36) % 251
     sample = {"image": place.float().expand(2, 3, 40, 36), "mask": (place > 99).long()[None]}
     torch.manual_seed(0)
@@ -110,7 +110,7 @@ def test_what_is_not_known_is_filled_and_ignored():
 
 @pytest.fixture
 def land(tmp_path):
-    """Scenes side by side with labels, in their own folders."""
+    """Adjacent scenes and labels, in separate folders."""
     rng = np.random.default_rng(0)
     for i in range(2):
         place = {"transform": from_origin(500_000 + 600 * i, 5_000_000, 10, 10)}
@@ -178,7 +178,7 @@ def test_our_networks_train_in_torchgeos_change_detection(photos):
     loader = DataLoader(LEVIRCD(str(photos), "train", transforms=transform), 4)
     assert next(iter(loader))["image"].shape == (4, 2, 3, SIDE, SIDE)
     torch.manual_seed(0)
-    # the trainer keeps the dates apart for its own Siamese networks, and so for ours
+    # the trainer keeps the dates separate for its own Siamese networks, and so for ours
     options = {"task": "multiclass", "num_classes": 2, "loss": "ce", "ignore_index": IGNORE}
     task = Detect(model="fcsiamdiff", **options)
     before = [parameter.detach().clone() for parameter in task.model.parameters()]

@@ -1,4 +1,4 @@
-"""torchvision's detectors train on a feature pyramid over every model."""
+"""torchvision's detectors train on a feature pyramid of every model."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from tests.backbones import MULTISCALE, any_size, kinds_first, pyramid
 from vimamba.integrations.torchvision import FPNBackbone
 
-# sizes differ within a batch and are no multiple of anything
+# sizes differ within a batch and are not multiples of a stride
 IMAGES = [torch.rand(3, 61, 80), torch.rand(3, 70, 66)]
 SMALL = {"min_size": 64, "max_size": 96}
 

@@ -70,7 +70,7 @@ def make_problem(
 
 
 def scan(problem, **options):
-    """`mamba3_scan` of a problem: its output and, if they are asked for, the four states."""
+    """`mamba3_scan` of a problem: its output and, if requested, the four states."""
     arguments = {**problem, **options}
     initial = [arguments.pop(name) for name in INITIAL]
     given = None if all(t is None for t in initial) else initial
@@ -83,7 +83,7 @@ def with_gradients(problem, **options):
     leaves = {n: problem[n].detach().requires_grad_() for n in TENSORS if problem[n] is not None}
     outputs = scan({**problem, **leaves}, **options)
     g = torch.Generator().manual_seed(1)
-    # in the dtype of the problem first, so that every dtype gets the same
+    # in the dtype of the problem first, so that all dtypes have the same values
     drawn = [torch.randn(y.shape, generator=g, dtype=torch.float32) for y in outputs]
     grads = [t.to(problem["x"].dtype).to(y.dtype) for t, y in zip(drawn, outputs, strict=True)]
     found = torch.autograd.grad(outputs, list(leaves.values()), grads)
@@ -91,7 +91,7 @@ def with_gradients(problem, **options):
 
 
 def defined(problem, **options):
-    """What `with_gradients` should find: the loop in float64."""
+    """The expected result of `with_gradients`: the loop in float64."""
     wide = {n: t.double() for n in TENSORS if (t := problem[n]) is not None}
     return with_gradients(problem | wide, **options, backend="reference")
 

@@ -1,4 +1,4 @@
-"""Random selective-scan problems, and what the definition in float64 says about them."""
+"""Random selective-scan problems, and their solution by the definition in float64."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ import torch
 
 from vimamba_kernels.selective_scan.reference import selective_scan_reference
 
-# arguments with the batch in front
+# arguments with a batch dimension
 BY_SAMPLE = ("u", "delta", "B", "C", "z", "initial_state")
 TENSORS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "delta_weight")
 
@@ -33,7 +33,7 @@ def make_problem(
     g = torch.Generator().manual_seed(seed)
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
-    # float32 values in float64 too, so that the same results are expected of both
+    # float32 values in float64 too, so that both have the same expected results
     def normal(*shape, dtype=dtype):
         return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
@@ -82,7 +82,7 @@ def expected(problem, grad, merge=True):
 
 
 def _scan(tensors, softplus, paths, merge):
-    """By the definition, of each sample alone where it has paths of its own."""
+    """By the definition, separately for each sample if samples have different paths."""
     if paths is None or paths.dim() == 2:
         return selective_scan_reference(*tensors, softplus, paths, merge)[0]
     outputs = []
@@ -94,7 +94,7 @@ def _scan(tensors, softplus, paths, merge):
 
 
 def computed(scan, problem, grad, **options):
-    """Output and gradients of `scan`; absent arguments give None."""
+    """Output and gradients of `scan`; None for absent arguments."""
     leaves = {
         name: None if problem[name] is None else problem[name].detach().requires_grad_()
         for name in TENSORS
@@ -135,7 +135,7 @@ def assert_matches_the_definition(scan, size, dtype, tolerance, merge=True, **op
 
 
 def all_equal(results, others):
-    """Whether both have the same bits, or nothing, everywhere."""
+    """Whether both are bitwise equal, or None, everywhere."""
     pairs = list(zip(results, others, strict=True))
     return all(a is b is None or torch.equal(a, b) for a, b in pairs)
 

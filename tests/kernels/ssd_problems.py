@@ -106,7 +106,7 @@ def with_gradients(function, problem):
     outputs = list(outputs) if isinstance(outputs, tuple) else [outputs]
     outputs = outputs if problem["return_state"] else outputs[:1]
     g = torch.Generator().manual_seed(1)
-    # in the dtype of the problem first, so that every dtype gets the same
+    # in the dtype of the problem first, so that all dtypes have the same values
     drawn = [torch.randn(y.shape, generator=g, dtype=torch.float32) for y in outputs]
     grads = [t.to(problem["x"].dtype).to(y.dtype) for t, y in zip(drawn, outputs, strict=True)]
     return outputs + list(torch.autograd.grad(outputs, list(leaves.values()), grads))

@@ -1,4 +1,4 @@
-"""Random selective scans from a state to the last one, and what the definition says about them."""
+"""Random selective scans from an initial to a last state, and their solution by the definition."""
 
 import torch
 
@@ -8,7 +8,7 @@ from vimamba_kernels.selective_scan.reference import selective_scan_reference
 
 
 def with_state(**size):
-    """A problem and a state to begin with."""
+    """A problem and an initial state."""
     problem = make_problem(**size)
     g = torch.Generator().manual_seed(2)
     dtype = problem["A"].dtype
@@ -35,7 +35,7 @@ def computed(problem, **options):
 
 
 def expected(problem, merge):
-    """By autograd through the loop in float64, sample by sample where paths are."""
+    """By autograd through the loop in float64, separately for samples with different paths."""
     names = (*TENSORS, "initial_state")
     tensors = [problem[n] for n in names]
     leaves = [None if t is None else t.detach().double().requires_grad_() for t in tensors]

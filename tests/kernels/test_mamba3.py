@@ -43,7 +43,7 @@ RECORDED = [
     for kind in ("siso", "mimo")
     for case in read_manifest(f"op_mamba3_{kind}")["cases"]
 ]
-# the original's name, ours, and where the dimension of the paths is put
+# the original's name, ours, and the position of the path dimension
 NAMES = [
     ("V", "x", None),
     ("DT", "dt", 1),
@@ -92,7 +92,7 @@ def test_recorded_outputs_and_gradients_are_reproduced(kind, case, backend):
     for key, result in results.items():
         expected = recorded(key)
         if key == "final_angle":
-            # the original leaves whole turns in where there are ranks
+            # the original does not reduce angles modulo 2 pi if there are ranks
             expected = expected % (2 * math.pi)
         # gradients are stored in float32
         tolerance = 1e-6 if key.startswith("grad.") else 1e-12
@@ -153,7 +153,7 @@ def test_two_tokens_are_worked_out_by_hand(backend):
     first = math.pi * math.tanh(0.6)
     second = first - math.pi * math.tanh(0.2) * 0.5
     weight = [1 / (1 + math.exp(-0.3)), 1 / (1 + math.exp(0.4))]
-    # (1, 1) by itself is 2, and turned by the difference of the angles 2 cos
+    # (1, 1) times itself is 2, and 2 cos if rotated by the difference of the angles
     assert y[0].item() == pytest.approx(weight[0] * 2 * 5 * 1 * 2)
     before = math.exp(-0.2) * (weight[0] + (1 - weight[1]) * 0.5) * 2 * 5
     turned = before * 10 * 2 * math.cos(second - first)
@@ -161,7 +161,7 @@ def test_two_tokens_are_worked_out_by_hand(backend):
 
 
 def in_order(problem, path):
-    """The problem of one path alone, with its tokens put in order and zeros where it is -1."""
+    """The problem of a single path, with its tokens in order and zeros for -1."""
     rows = path.clamp(min=0).long()
 
     def pick(t, dim):
@@ -197,7 +197,7 @@ def test_a_zero_token_keeps_the_state_and_leaves_nothing_before_the_next(backend
     _, *before = scan(without, backend=backend)
     assert_close([state, angle], before[:2], FLOAT64)
     assert not x.any()
-    # as if what stood before token 1 had been written with no second half to come
+    # as if the write before token 1 had no second half
     y, *_ = scan(problem | {"paths": torch.tensor([[0, 2, -1, 1]])}, backend=backend)
     start = dict(zip(INITIAL, (*before[:3], torch.zeros_like(x)), strict=True))
     alone, *_ = scan(problem | {"paths": torch.tensor([[1]])} | start, backend=backend)
@@ -257,7 +257,7 @@ def test_angles_keep_their_accuracy_over_thousands_of_turns():
     problem |= {"angles": problem["angles"].abs() + 2, "dt": problem["dt"] + 1}
     wide = {n: t.double() for n in TENSORS if (t := problem[n]) is not None}
     (found,) = scan(problem | {"paths": None}, backend="chunked")
-    # what the steps themselves are rounded by adds up to 3000 * 2 ** -24 at most, times pi * dt
+    # rounding errors of the steps sum to at most 3000 * 2 ** -24, times pi * dt
     assert_close([found], scan(problem | wide | {"paths": None}, backend="chunked"), 1e-4)
 
 
@@ -367,7 +367,7 @@ def test_opcheck_passes():
     for name in given(p):
         p[name].requires_grad_()
     arguments = (*(p[n] for n in TENSORS), 1e-5, p["paths"], False, True)
-    # the others trace what torch's own operators do
+    # the others trace torch's own operators
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(mamba3_op.default, arguments, test_utils=utils)
 
@@ -404,7 +404,7 @@ def test_meta_tensors_get_shapes_in_both_directions():
 
 
 class Scan(torch.nn.Module):
-    """What a model does: parameters of its own, activations from outside."""
+    """Like a model: parameters inside, activations from outside."""
 
     def __init__(self, problem):
         super().__init__()

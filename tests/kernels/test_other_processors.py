@@ -1,4 +1,4 @@
-"""The CPU kernels on processors that the tests do not run on: without AVX-512, and on Arm."""
+"""The CPU kernels on other processors than the tests': without AVX-512, and on Arm."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ for ours, expected in zip(*results, strict=True):
     # float32 on both sides
     assert (ours - expected).norm() <= 1e-5 * expected.norm()
 """
-# optimized code of a kernel, without its processor's triple, compiled for another one
+# optimized code of a kernel, without its target triple, compiled for another processor
 CROSS = """
 import re
 import llvmlite.binding as llvm

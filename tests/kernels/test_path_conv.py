@@ -1,4 +1,4 @@
-"""Every backend of the convolution along paths against a loop in float64, and it as an operator."""
+"""Every backend of the convolution along paths against a loop in float64, and the operator."""
 
 import os
 
@@ -264,7 +264,7 @@ def test_the_backend_is_chosen_by_argument_environment_and_input(monkeypatch):
     monkeypatch.setenv("VIMAMBA_BACKEND", "reference")
     assert op.choose_backend("auto", x) == "reference"
     assert op.choose_backend("cpu", x) == "cpu"
-    # a backend that other operators have leaves this one its fastest
+    # a backend that only other operators have leaves this one at its fastest
     monkeypatch.setenv("VIMAMBA_BACKEND", "chunked")
     assert op.choose_backend("auto", x) == "cpu"
     monkeypatch.setenv("VIMAMBA_BACKEND", "fastest")
@@ -326,7 +326,7 @@ def test_meta_tensors_get_shapes_in_both_directions(backend):
 
 
 class Conv(torch.nn.Module):
-    """What a model does: parameters of its own, tokens from outside."""
+    """Like a model: parameters inside, tokens from outside."""
 
     def __init__(self, problem):
         super().__init__()

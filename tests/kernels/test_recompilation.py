@@ -1,6 +1,6 @@
-"""How often Triton has to compile: a new batch or image size alone brings no new kernel.
+"""How often Triton compiles: a new batch or image size alone requires no new kernel.
 
-Triton's own rule is asked which kernel a launch takes; nothing is compiled.
+Triton's own rule decides which kernel a launch uses; nothing is compiled.
 """
 
 import os
@@ -23,13 +23,13 @@ SIZES = [
     *[(batch, 224) for batch in (1, 8, 17, 32, 64, 128)],
     *[(32, side) for side in (160, 192, 256, 288, 320, 384, 448, 512)],
 ]
-# what depends on these; `segments` may besides be 1, which leaves a division out
+# arguments that depend on these; `segments` may also be 1, which saves a division
 OF_SIZE = {"L", "T", "T_padded", "segment_steps", "path_first", "size", "batch"}
 OF_SIZE |= {"items", "per_program", "chunks", "segments", "segment_chunks"}
 
 
 def stages(batch, side):
-    """Of VMamba-T: batch, tokens, channels."""
+    """Sizes of VMamba-T: batch, tokens, channels."""
     return [(batch, (side // 4 >> i) ** 2, 96 << i) for i in range(4)]
 
 
@@ -58,7 +58,7 @@ def tile_launches(batch, side):
 
 
 def specialization(function, arguments):
-    """By parameter, what Triton tells kernels apart by; constants with their values."""
+    """By parameter, what distinguishes kernels for Triton; constants with their values."""
     backend = make_backend(GPUTarget("cuda", 90, 32))
     bind = jit.create_function_from_signature(function.signature, function.params, backend)
     values, kinds, _ = bind(**arguments)

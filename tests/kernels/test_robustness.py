@@ -1,4 +1,4 @@
-"""What the CPU kernels owe whatever torch's defaults are, and to numbers that are not finite."""
+"""The CPU kernels under any defaults of torch, and with non-finite numbers."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""Wrong arguments of the selective scan get an error that names them; the choice of the backend."""
+"""Errors for wrong arguments of the selective scan, and the choice of the backend."""
 
 import re
 

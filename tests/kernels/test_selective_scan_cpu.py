@@ -120,7 +120,7 @@ def test_a_pool_of_threads_computes_the_same_where_there_is_no_openmp(monkeypatc
 
 
 def python(code, **environment):
-    """Run a script in a process of its own and return what it printed, both streams."""
+    """Run a script in a separate process; returns the output of both streams."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -183,7 +183,7 @@ BACKWARD = "tensors = [t for n in (1, 8) for t in solve(n=n) if t is not None]"
 
 
 def announced(run):
-    """Kernels that were compiled; other packages may have said other things."""
+    """Kernels that were compiled, ignoring messages of other packages."""
     return [line for line in run.stderr.splitlines() if "compiling a CPU kernel" in line]
 
 
@@ -193,7 +193,7 @@ def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
     (line,) = announced(first)
     assert "(forward_fours)" in line
     assert announced(later) == []
-    # to the bit: a resumed run, which finds the kernels compiled, promises it
+    # bitwise, as promised for resumed runs, which find the kernels compiled
     assert first.stdout == later.stdout
 
 

@@ -27,7 +27,7 @@ def arguments(problem, *rest):
 
 
 class Scan(torch.nn.Module):
-    """What a model does: parameters of its own, activations from outside."""
+    """Like a model: parameters inside, activations from outside."""
 
     def __init__(self, problem):
         super().__init__()
@@ -189,7 +189,7 @@ def test_one_compilation_serves_all_sizes():
 
     torch._dynamo.reset()
     compiled = torch.compile(scan_op, fullgraph=True, backend=count, dynamic=True)
-    # first sizes that differ from each other: equal ones are taken to stay equal
+    # first with different sizes, because equal ones are assumed to stay equal
     for batch, length in ((5, 13), (3, 20), (4, 31)):
         problem = make_problem(batch=batch, length=length, dtype=torch.float32)
         args = arguments(problem, True, "auto")
@@ -245,7 +245,7 @@ def test_autocast_casts_activations_but_keeps_the_parameters(rank):
     assert all(r is None or r.dtype == torch.float32 for r in results[1:])
     cast = ("u", "delta", "B", "C", "z", "delta_weight")
     rounded = {n: v.bfloat16() if n in cast and v is not None else v for n, v in problem.items()}
-    # were A rounded too, its own gradient and y would be off by more
+    # if A were rounded too, its gradient and y would differ by more
     assert_close(results, expected(rounded, grad), 6e-3)
     assert_same_rounded(results[0], selective_scan(**rounded))
 

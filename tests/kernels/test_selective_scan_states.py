@@ -1,4 +1,4 @@
-"""The selective scan from a given state to its last one, with every backend; and step by step."""
+"""The selective scan from an initial to a last state, with every backend; and step by step."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ BACKENDS = [
 backends = pytest.mark.parametrize(
     ("backend", "dtype", "tolerance"), BACKENDS, ids=lambda v: str(v).removeprefix("torch.")
 )
-# around a chunk of the backends, with steps that groups of four or eight do not end with
+# around a chunk of the backends, with lengths that are not multiples of four or eight
 CASES = {
     "one_step_one_state": {"length": 1, "n": 1},
     "one_state_zero_and_skipped_tokens": {"length": 63, "n": 1, "zero_tokens": 4, "steps": 57},
@@ -152,7 +152,7 @@ def test_steps_one_after_the_other_equal_the_scan(case, merge, dtype, tolerance)
     results = step_by_step(problem, merge)
     assert results[1].dtype == dtype
     assert_close(results, expected, tolerance)
-    # the given state is kept
+    # the given state is unchanged
     assert torch.equal(problem["initial_state"].double(), reference["initial_state"])
 
 

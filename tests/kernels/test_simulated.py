@@ -1,6 +1,6 @@
 """The compiled Triton kernels, run instruction by instruction by the simulator of tools/.
 
-What the interpreter cannot see is tested here: barriers, shuffles, layouts, tensor cores and
+This tests what the interpreter does not simulate: barriers, shuffles, layouts, tensor cores and
 addresses.
 """
 
@@ -32,7 +32,7 @@ def assert_nothing_is_left_to_chance(report):
     """No finding but those known to be harmless.
 
     Lanes of a reduction in `ssd_gradients` store copies of one sum that differ in the last bit to
-    one address; which stays is not defined by PTX, but fixed in a GPU.
+    one address; PTX does not define which one remains, but a GPU does.
     """
     left = {
         key: count
@@ -237,7 +237,7 @@ def test_every_ssd(name, dtype, target, monkeypatch):
 
 
 def test_missing_barriers_are_found():
-    """Their numbers are right all the same: here lanes go on in step."""
+    """Their results are correct anyway, because lanes advance in lockstep here."""
 
     def drop(kernel, ptx):
         return ptx.replace("bar.sync", "// bar.sync") if kernel == "scan_backward" else ptx
@@ -251,7 +251,7 @@ def test_missing_barriers_are_found():
     assert found == {("scan_backward", "unordered", space) for space in ("global", "shared")}
 
 
-# Kernels by hand. Registers: %rd1 a tensor, %r1 the thread's number, %r2 four times that.
+# Handwritten kernels. Registers: %rd1 a tensor, %r1 the thread's number, %r2 four times that.
 HEAD = """
 .visible .entry kernel(
 	.param .u64 kernel_param_0
@@ -268,7 +268,7 @@ HEAD = """
 	add.s64 	%rd3, %rd1, %rd2;
 """
 TO_SHARED = "	st.shared.b32 	[%r2], %r1;\n"
-# the neighbor's word, that of the last thread's neighbor being the first
+# the neighbor's word; the last thread's neighbor is the first thread
 FROM_NEIGHBOUR = """
 	add.s32 	%r3, %r1, {step};
 	rem.s32 	%r3, %r3, {threads};

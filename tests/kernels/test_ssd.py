@@ -188,7 +188,7 @@ def test_half_precision_rounds_only_inputs_and_outputs(backend, dtype, tolerance
     results = with_gradients(lambda p: ssd(**p, backend=backend), problem)
     references = with_gradients(scan_by_hand, problem)
     assert results[0].dtype == dtype
-    # a path's share of x's gradient is rounded on its own where x is cast per path
+    # each path's contribution to x's gradient is rounded if x is cast per path
     assert_close(results, references, tolerance)
 
 
@@ -266,7 +266,7 @@ def test_first_and_second_derivatives_agree_with_finite_differences(backend, mon
 
 
 @pytest.mark.parametrize(
-    # of another backend in float64
+    # another backend, in float64
     "dtype",
     [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)],
 )
@@ -294,7 +294,7 @@ def test_meta_tensors_get_shapes_in_both_directions(merge):
 
 
 class Scan(torch.nn.Module):
-    """What a model does: parameters of its own, activations from outside."""
+    """Like a model: parameters inside, activations from outside."""
 
     def __init__(self, problem):
         super().__init__()
@@ -338,7 +338,7 @@ def test_a_compiled_public_function_gives_the_same_in_one_graph():
 def test_an_exported_program_gives_the_same_at_other_sizes(dtype, sizes):
     problem = make_problem(dtype=dtype) | {"paths": None}
     module = Scan(problem)
-    # the number of chunks is fixed where there are any
+    # the number of chunks is fixed if there are any
     length = torch.export.Dim("length", min=2) if len(sizes) > 1 else None
     batch = torch.export.Dim("batch", min=1)
     by_token, by_path = {0: batch, 1: length}, {0: batch, 2: length}

@@ -1,4 +1,4 @@
-"""Mamba-2's Triton kernels on a GPU: real sizes, every way to cut the work, reproducibility."""
+"""Mamba-2's Triton kernels on a GPU: real sizes, every way to split the work, reproducibility."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def problem_of(name, dtype):
 
 
 def results_of(problem, backend, merge=True):
-    # the gradients of the outputs are random numbers that the CPU makes
+    # the gradients of the outputs are random numbers from the CPU
     def scan(arguments):
         y, state = ssd(**{**arguments, "return_state": True}, merge=merge, backend=backend)
         return y.cpu(), state.cpu()

@@ -21,7 +21,7 @@ every_case = pytest.mark.parametrize(("name", "backend"), CASES)
 
 
 def make(name, backend):
-    """An operator as a function of its input alone, and that input, whose batch is 1."""
+    """An operator as a function of its input only, and that input, with a batch of 1."""
     dtype = torch.float32 if backend == "cpu" else torch.float64
     if name == "path_conv":
         problem = conv_problems.make_problem(batch=1, length=5, channels=2, dtype=dtype)
@@ -35,11 +35,11 @@ def make(name, backend):
     if name == "mamba3":
         sizes = {"batch": 1, "k": 1, "length": 3, "heads": 1, "width": 2, "groups": 1, "n": 2}
         problem = mamba3_problems.make_problem(**sizes, pairs=1) | mamba3_problems.STATELESS
-        # by what decides about angles and weights
+        # by the inputs of angles and weights
         x = problem.pop("dt")
         return (lambda x: mamba3_problems.scan({**problem, "dt": x}, backend=backend)[0]), x
     problem = problems.make_problem(batch=1, length=5, channels=2, n=3, dtype=dtype)
-    # by the step sizes, of which the scan is no linear function
+    # by the step sizes, in which the scan is not linear
     x = problem.pop("delta")
     return (lambda x: selective_scan(delta=x, **problem, backend=backend)), x
 
@@ -64,7 +64,7 @@ def test_gradients_by_torch_func_are_those_of_the_backward_pass(name, backend):
     close(grad(lambda x: function(x).sum())(x), total)
     close(vjp(function, x)[1](torch.ones_like(function(x)))[0], total)
     close(jacrev(function)(x), expected)
-    # samples in front of the batch
+    # samples before the batch dimension
     both = vmap(grad(lambda x: function(x).sum()))(torch.stack([x, 2 * x]))
     close(both[0], total)
     close(both[1], grad(lambda x: function(x).sum())(2 * x))

@@ -19,7 +19,7 @@ def make_edges(height, width, *, levels=None, batch=2):
 
 
 def kruskal(down, right):
-    """Parents of the cells of one grid, of lists of which an edge's place is its number."""
+    """Parents of the cells of one grid; an edge's number is its index in the lists."""
     height, width = right.shape[0], down.shape[1]
     ends = [(r * width + c, (r + 1) * width + c) for r in range(height - 1) for c in range(width)]
     ends += [(r * width + c, r * width + c + 1) for r in range(height) for c in range(width - 1)]
@@ -51,7 +51,7 @@ def test_the_tree_is_kruskals_of_edges_in_their_order(backend, grid, levels):
 
 
 def make_problem(length, channels, dtype, batch=2):
-    """Tokens on trees of any shape, of which one is a chain, in which a parent may come later."""
+    """Tokens on trees of any shape, one of them a chain; parents may come after their children."""
     torch.manual_seed(length + channels)
     parents = [-1, *(int(torch.randint(i, ())) for i in range(1, length))]
     chain = list(range(-1, length - 1))
@@ -68,9 +68,9 @@ def make_problem(length, channels, dtype, batch=2):
 
 
 def matrix(weight, parents, upward):
-    """(B, D, L, L), what every token takes of each, by powers of the edges' matrix."""
+    """(B, D, L, L), the weight of each token in every sum, by powers of the edges' matrix."""
     batch, length, channels = weight.shape
-    # of a single token, too, a function of the weights
+    # depends on the weights even for a single token
     edges = 0 * weight.sum() + weight.new_zeros(batch, channels, length, length)
     for b in range(batch):
         for i, parent in enumerate(parents[b].tolist()):

@@ -1,4 +1,4 @@
-"""The Triton backend of the selective scan where it cannot run."""
+"""The Triton backend of the selective scan on machines where it cannot run."""
 
 import importlib
 import re
@@ -68,7 +68,7 @@ def test_the_version_is_what_triton_says_itself():
 
 
 class Recorder:
-    """Stands for a Triton kernel, and for what makes a GPU the current one."""
+    """Replaces a Triton kernel, and the context that makes a GPU current."""
 
     def __init__(self, monkeypatch):
         self.current, self.seen = 0, []
@@ -120,7 +120,7 @@ def test_importing_the_package_imports_no_kernel():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-# what the sizes of the models call for on an H200: chains, then K in the grid, then segments too
+# plans for the models' sizes on an H200: chains, then K in the grid, then also segments
 @pytest.mark.parametrize(
     ("sizes", "blocks", "split", "segments"),
     [
@@ -128,7 +128,7 @@ def test_importing_the_package_imports_no_kernel():
         ((128, 4, 3136, 1), 3, True, 1),
         ((64, 2, 197, 16), 6, True, 1),
         ((8, 2, 197, 16), 6, True, 3),
-        # 32 * 3 * 4 programs, where 2112 fit
+        # 32 * 3 * 4 programs, of 2112 that fit
         ((32, 4, 3136, 1), 3, True, 5),
         ((1, 4, 65536, 1), 3, True, 176),
         ((1, 2, 6085, 16), 6, True, 88),
@@ -164,7 +164,7 @@ def test_a_path_of_more_numbers_than_offsets_can_count_is_refused():
         gpu_tasks.check_row_sizes("x", 2**22, 2**9)
 
 
-# programs without segments, chunks, and how many segments they call for on an H200
+# programs without segments, chunks, and the number of segments for them on an H200
 @pytest.mark.parametrize(
     ("programs", "chunks", "segments"),
     [(1536, 49, 1), (264, 49, 1), (12, 1024, 22), (12, 49, 12), (96, 4, 1), (0, 4, 1)],
@@ -175,7 +175,7 @@ def test_few_chains_are_cut_into_segments(programs, chunks, segments):
 
 @pytest.mark.parametrize(("n", "rank"), [(1, 6), (16, 24)])
 def test_few_operators_of_torch_surround_the_kernels(n, rank, monkeypatch):
-    """Each takes some microseconds of the host, which a small batch waits for."""
+    """Each takes some microseconds on the host, for which a small batch waits."""
 
     class Counter(TorchDispatchMode):
         count = 0
@@ -191,7 +191,7 @@ def test_few_operators_of_torch_surround_the_kernels(n, rank, monkeypatch):
 
     pytest.importorskip("triton")
     monkeypatch.setattr(fused, "_launch", lambda *args, **kwargs: None)
-    # on a GPU the table's values are not looked at
+    # on a GPU the table's values are not read
     monkeypatch.setattr(fused, "_visits_all", lambda paths, length: True)
     problem = make_problem(dtype=torch.float32, n=n, rank=rank, k=4, channels=64)
     arguments = [problem[name] for name in TENSORS] + [True, problem["paths"], True]

@@ -1,4 +1,4 @@
-"""What the Triton kernels become on every GPU generation, compiled without a GPU.
+"""Machine code of the Triton kernels for every GPU generation, compiled without a GPU.
 
 Triton caches what it compiles, so only the first run takes minutes.
 """
@@ -16,7 +16,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("nothing is compiled in the interpreter", allow_module_level=True)
 import compile_for_gpu as tool
 
-# what a compiler makes of the kernels is its own matter; measured with Triton 3.6 to 3.9
+# the machine code depends on the compiler; measured with Triton 3.6 to 3.9
 pytestmark = pytest.mark.xfail(
     outside("triton", "3.6", "3.9"), reason="another Triton than those measured", strict=False
 )
@@ -27,8 +27,8 @@ OTHERS = [target for target in tool.TARGETS if target != "sm_90"]
 ESSENTIAL = ["vim_s", "vmamba_t_2", "vmamba_t_1_projected"]
 ELSEWHERE = [("vim_s", "gfx942"), ("vmamba_t_2", "sm_80")]
 SPILLED_BY_A_PROJECTION = 32
-# Instructions that a lane issues for one step, state and channel on an H200: what
-# `python tools/compile_for_gpu.py` printed with Triton 3.9 (and 3.6 within 5 %), rounded up.
+# Instructions per lane for one step, state and channel on an H200, as printed by
+# `python tools/compile_for_gpu.py` with Triton 3.9 (and 3.6 within 5 %), rounded up.
 # 8 take as long as one exp2.
 BUDGETS = {
     ("vim_s", "scan_forward"): 8.5,
@@ -57,14 +57,14 @@ BUDGETS = {
 
 
 def essential_first(values, name=lambda value: value):
-    """Values to parametrize with, those of other cases than the essential ones slow."""
+    """Values to parametrize with; those of non-essential cases are slow."""
     slow = pytest.mark.slow
     return [v if name(v) in ESSENTIAL else pytest.param(v, marks=slow) for v in values]
 
 
 @cache
 def launches(name, cut=None, deterministic=False):
-    """Every kernel that the launcher would call, without repetitions."""
+    """Every kernel that the launcher would call, without duplicates."""
     plan = cut and tool.fused.Plan(0, 0, *cut)
     both = tool.record(CASES[name], plan, deterministic=deterministic)
     return list({tool.specialize(launch): launch for part in both for launch in part}.values())
@@ -78,7 +78,7 @@ def compiled(launch, target="sm_90"):
 
 def assert_nothing_spills(found, target):
     for launch in found:
-        # Beside a projection a few addresses may go to memory and come back once in several steps:
+        # With a projection, a few addresses may be spilled and reloaded once in several steps:
         # bytes, on AMD registers.
         allowed = SPILLED_BY_A_PROJECTION if launch.arguments.get("RANK") else 0
         assert compiled(launch, target).spilled <= allowed, (launch.kernel, launch.arguments)
@@ -126,7 +126,7 @@ def test_the_backward_loop_has_no_shared_memory(name):
             assert not kinds & {"LDS", "STS", "LDL", "STL"}
 
 
-# 96 and 192 channels are no multiple of 128, so a lane holds one or two of them
+# 96 and 192 are not multiples of 128, so a lane holds one or two channels
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
     [
@@ -170,7 +170,7 @@ def test_the_counts_are_what_a_hand_count_gives():
     arguments = {"N": 4, "UNROLL": 2, "BLOCK": 64}
     launch = tool.Launch("scan_backward", 1, arguments)
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
-    # 3 of its own and 3 in each of 4 turns, for 2 steps, 4 states and 2 channels a lane
+    # 3 outside and 3 in each of 4 iterations, for 2 steps, 4 states and 2 channels per lane
     assert found == tool.Count((3 + 12) / 16, 4 / 16, 0, 0, 128)
 
 
@@ -192,12 +192,12 @@ def test_a_matrix_product_is_counted_once_for_the_steps_that_it_serves():
     assert outer.rare == ["LDG.E", "STG.E"]
     launch = tool.Launch("scan_forward", 1, {"N": 1, "UNROLL": 8, "BLOCK": 64, "RANK": 6})
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
-    # 4 of its own; every second time 2 more, and 3 in each of two turns; for 8 steps and 2 channels
+    # 4 outside; every second time 2 more, and 3 in each of two iterations; for 8 steps, 2 channels
     assert found.issued == (4 + (2 + 2 * 3) / 2) / 16
 
 
 def test_a_warp_waits_for_its_loads():
-    """A token, from the cache, then its row, from memory; a second row comes meanwhile."""
+    """A token, from the cache, then its row, from memory; a second row is loaded meanwhile."""
     turn = [
         tool.parse(text)
         for text in (
@@ -209,7 +209,7 @@ def test_a_warp_waits_for_its_loads():
             "@P0 BRA 0x10",
         )
     ]
-    # 500 for the token, 4 for its address, a clock until the second row is asked for, 1200, and
+    # 500 for the token, 4 for its address, a clock until the second row is requested, 1200, and
     # three instructions issued
     assert tool.clocks([turn] * 3) == 500 + 4 + 1 + 1200 + 3 - 1
 
@@ -218,5 +218,5 @@ def test_copies_are_waited_for_as_far_as_asked():
     copy = ["LDGSTS.E [R5], desc[UR4][R2.64]", "LDGDEPBAR"]
     waits = [[tool.parse(text) for text in (*copy, f"DEPBAR.LE SB0, {n}")] for n in ("0x0", "0x1")]
     assert tool.clocks([waits[0]] * 3) == 1200 + 1
-    # of two turns the earlier one's copy is there
+    # of two iterations, the copy of the earlier one has completed
     assert tool.clocks([waits[1]] * 9) < 1200

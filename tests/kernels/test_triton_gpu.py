@@ -1,4 +1,4 @@
-"""The Triton kernels on a GPU: real sizes, every way to cut the work, reproducibility, races."""
+"""The Triton kernels on a GPU: real sizes, every way to split the work, reproducibility, races."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the Triton kernels that work on tiles become on every GPU generation, without a GPU.
+"""Machine code of the Triton kernels that work on tiles, for every GPU generation.
 
 Triton caches what it compiles, so only the first run takes minutes.
 """
@@ -17,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 import compile_for_gpu as machine
 import compile_tiles_for_gpu as tool
 
-# what a compiler makes of the kernels is its own matter; measured with Triton 3.6 to 3.9
+# the machine code depends on the compiler; measured with Triton 3.6 to 3.9
 pytestmark = pytest.mark.xfail(
     outside("triton", "3.6", "3.9"), reason="another Triton than those measured", strict=False
 )
@@ -26,11 +26,11 @@ CASES = tool.CASES | tool.VARIANTS
 # every kernel, and the sizes of the models; the others in the slow tests
 ESSENTIAL = ["vim_s_conv", "vmamba_t_m2_2"]
 ELSEWHERE = [("vim_s_conv", "gfx942")]
-# Bytes that ptxas may put aside around the loops, as it does for single numbers to make a program
-# more fit into a multiprocessor.
+# Bytes that ptxas may spill around the loops, as it does for single numbers so that one more
+# program fits in a multiprocessor.
 AROUND_LOOPS = 64
-# Instructions of a warp in the loops of an H200's kernel, one turn each: what
-# `python tools/compile_tiles_for_gpu.py` printed with Triton 3.9, rounded up. Tiles are 32 by 64 in
+# Instructions of a warp in the loops of an H200's kernel, one iteration each, as printed by
+# `python tools/compile_tiles_for_gpu.py` with Triton 3.9, rounded up. Tiles are 32 by 64 in
 # the convolution (16 by 64 in conv_slopes), and a chunk of 64 steps and two heads of 16 channels
 # (one in ssd_gradients) for Mamba-2.
 BUDGETS = {
@@ -46,7 +46,7 @@ BUDGETS = {
 
 @cache
 def launches(name):
-    """Every kernel that the launcher would call, without repetitions."""
+    """Every kernel that the launcher would call, without duplicates."""
     both = CASES[name].passes()
     return list({tool.specialize(launch): launch for part in both for launch in part}.values())
 
@@ -80,7 +80,7 @@ def test_no_loop_spills_on_other_generations(name, target):
     assert_nothing_spills(name, target)
 
 
-# a few bytes in a loop, of 16 channels of a head with 64
+# a few bytes in a loop, for 16 of the 64 channels of a head
 SPILLING = {("ssd_float32_wide", "sm_120"), ("ssd_wide", "sm_100")}
 
 

@@ -26,5 +26,5 @@ def test_zeros_at_the_ends_make_whole_cells_and_are_cropped_again(size, cell, fe
 def test_finer_and_coarser_results_lose_their_share():
     x = torch.arange(16).view(1, 1, 16)
     assert crop(x, (5,), (8,)).flatten().tolist() == list(range(10))  # twice as fine
-    assert crop(x[..., :2], (5,), (8,)).flatten().tolist() == [0, 1]  # a cell of padding in part
+    assert crop(x[..., :2], (5,), (8,)).flatten().tolist() == [0, 1]  # partly padding
     assert crop(x[..., :2], (4,), (8,)).flatten().tolist() == [0]

@@ -19,7 +19,7 @@ def test_linear_interpolation_is_that_of_torch(size, new, mode):
 
 
 def test_a_slope_stays_a_slope_between_the_borders():
-    # centers of 4 cells lie at 0.5, 1.5, ...; those of 8 at 0.25, 0.75, ...; ends are repeated
+    # centers of 4 cells are at 0.5, 1.5, ...; those of 8 at 0.25, 0.75, ...; ends are repeated
     x = torch.tensor([0.5, 1.5, 2.5, 3.5]).view(1, 1, 4)
     expected = torch.tensor([0.5, 0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.5]).view(1, 1, 8)
     torch.testing.assert_close(resize(x, (8,)), expected)

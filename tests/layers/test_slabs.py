@@ -1,4 +1,4 @@
-"""MLPs that take some tokens at a time on a CPU."""
+"""MLPs that process some tokens at a time on a CPU."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def block(monkeypatch: pytest.MonkeyPatch) -> VSSBlock:
 
 
 def see_tokens(block: VSSBlock, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many tokens each call of the MLP gets, without a hook."""
+    """Number of tokens in each call of the MLP, without a hook."""
     seen: list[int] = []
 
     def forward(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""An order that a model makes from its input: tokens by a learned score, each image its own."""
+"""An order computed by a model from its input: tokens by a learned score, for each image."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from vimamba.layers.tokens import insert_into_paths
 
 
 class SortedMixer(nn.Module):
-    """Mix along falling scores and back; what a token gets is weighted by its score."""
+    """Mix in order of decreasing score and back; each token's output is weighted by its score."""
 
     def __init__(self, mixer):
         super().__init__()
@@ -36,7 +36,7 @@ def test_every_image_is_mixed_along_its_own_order(mixer):
     y = model(x)
     for i in range(3):
         torch.testing.assert_close(model(x[i : i + 1]), y[i : i + 1])
-    # by the name the mixer still walks its own
+    # with a name, the mixer still uses its own order
     assert not torch.allclose(model.mixer(x), (y - x) / model.score(x).sigmoid())
 
 

@@ -50,7 +50,7 @@ def test_mixers_of_other_grids_script_and_export(order, grid):
 def test_a_mixer_of_volumes_follows_an_order_of_ones_own(own_orders):
     @vimamba.register_scan_order
     def there_and_back(depth: int, height: int, width: int) -> torch.Tensor:
-        """Slice by slice, every other one backwards; and the same reversed."""
+        """Slice by slice, every second slice backward; and the same reversed."""
         path = torch.arange(depth * height * width).view(depth, -1)
         path[1::2] = path[1::2].flip(1)
         return torch.stack([path.flatten(), path.flatten().flip(0)])
@@ -58,7 +58,7 @@ def test_a_mixer_of_volumes_follows_an_order_of_ones_own(own_orders):
     assert len(inspect.getsource(there_and_back).splitlines()) <= 8
     torch.manual_seed(0)
     mixer = SS2D(8, scan_order="there_and_back", dims=3)
-    # without neighbors, for the scan alone to know where slices lie
+    # without neighbors, so that only the scan knows the positions of slices
     torch.nn.init.dirac_(mixer.conv.weight, groups=mixer.conv.groups)
     known = SS2D(8, scan_order="bidirectional", dims=3)
     known.load_state_dict(mixer.state_dict())
@@ -82,7 +82,7 @@ def test_the_axes_of_a_mixer_are_those_of_its_order():
 
 
 @pytest.mark.parametrize("mixer", [SS2D, SSD2D, MambaMixer])
-# the last one leaves a part of its windows empty
+# the last one has partly empty windows
 @pytest.mark.parametrize("order", [*vimamba.list_scan_orders(dims=2), "local(window=3)"])
 def test_every_scan_order_works_in_every_mixer(mixer, order):
     height, width = 5, 7

@@ -1,4 +1,4 @@
-"""The step-size projection: in the scan where it is a plain weight, called where it is more."""
+"""The step-size projection: in the scan if it is a plain weight, called otherwise."""
 
 import pytest
 import timm
@@ -21,7 +21,7 @@ def make(**changes):
 
 
 def steps(projection, dt):
-    """The step sizes, wherever the product is taken."""
+    """The step sizes, wherever the product is computed."""
     delta, weight = projection(dt)
     return delta if weight is None else delta @ weight.transpose(1, 2)
 
@@ -31,7 +31,7 @@ def is_called(projection):
 
 
 class Doubled(nn.Module):
-    """An adapter of the simplest kind."""
+    """A minimal adapter."""
 
     def __init__(self, layer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Token grids: resampled as torch does it, and prefix tokens among the paths over them."""
+"""Token grids: resampled as by torch, and paths with prefix tokens."""
 
 import pytest
 import torch
@@ -78,6 +78,6 @@ def test_the_class_token_is_visited_once_by_every_path():
 
 
 def test_registers_stay_in_their_order_on_paths_that_leave_out_most_tokens():
-    # two of eight cells, the rest is another path's: both registers behind the first cell
+    # two of eight cells, the others are in another path: both registers after the first cell
     paths = torch.tensor([[1, 6], [6, 1]])
     assert insert_into_paths(paths, [4, 5], 8).tolist() == [[1, 4, 5, 8], [8, 5, 4, 1]]

@@ -1,7 +1,7 @@
 """One contract for every backbone; a new family is covered as soon as its test model registers.
 
-What a base class holds is tested on one model of each kind, what families make themselves on the
-test models of all. timm's own tests run on the same models in `test_timm_suite.py`.
+Base classes are tested on one model of each kind, the families' own parts on all test models.
+timm's own tests run on the same models in `test_timm_suite.py`.
 """
 
 import copy
@@ -69,7 +69,7 @@ def test_every_model_takes_an_order_of_another_number_of_paths(name, scan_order)
 
 @pytest.mark.parametrize("name", SCANNED)
 def test_the_scan_order_changes_the_result_and_a_list_gives_blocks_their_own(name):
-    # backwards, for class tokens in front of all to see something
+    # backward, so that leading class tokens see the others
     orders = ["raster(reverse=True)", "columns(reverse=True)"]
     state = stirred(build(name, scan_order=orders[0])).state_dict()
     outputs = []
@@ -78,7 +78,7 @@ def test_the_scan_order_changes_the_result_and_a_list_gives_blocks_their_own(nam
         model.load_state_dict(state)
         outputs.append(model.double()(image_for(model).double()))
     for one, other in combinations(outputs, 2):
-        # rounding makes 1e-15
+        # rounding errors are 1e-15
         assert (one - other).norm() > 1e-6 * one.norm()
 
 
@@ -131,7 +131,7 @@ def test_an_unknown_scan_order_is_refused(name):
             "strides",
             "VisionMamba got an unexpected .* close names are stride",
         ),
-        # what its base class takes, but not this family
+        # an argument of the base class that this family does not support
         ("test_plainmamba", "patch_size", "PlainMamba got an unexpected .* 'patch_size'"),
         ("test_damamba", "stage_norm", "DAMamba got an unexpected .* 'stage_norm'"),
     ],
@@ -171,7 +171,7 @@ def test_features_have_exactly_the_described_size(name, size):
 
 
 def as_map(model, output, shape):
-    """What comes out of a module of the model, in the shape of a feature."""
+    """The output of a module of the model, in the shape of a feature."""
     if output.ndim == 3:
         patches, _ = split_tokens(output, model.places(shape[2] * shape[3]))
         output = patches.unflatten(1, shape[2:])
@@ -257,7 +257,7 @@ def test_a_dropped_path_leaves_nothing_of_the_branch(name):
 
 
 def residual_branches(model):
-    """Parameters of the mixer in every block that drops its path."""
+    """Parameters of the mixer in every block with drop path."""
     for name, module in model.named_modules():
         if isinstance(getattr(module, "drop_path", None), DropPath) and hasattr(module, "mixer"):
             yield from ((f"{name}.{leaf}", p) for leaf, p in module.mixer.named_parameters())
@@ -312,7 +312,7 @@ def test_layer_decay_follows_the_order_of_computation(name):
         if own:
             module.register_forward_pre_hook(lambda *_, own=own: seen.extend(own))
     model(image_for(model))
-    # what blocks share counts where it is first used
+    # shared parameters belong to the block that uses them first
     scales = [scale[i] for i in dict.fromkeys(id(p) for p in seen)]
     assert scales == sorted(scales)
     assert scales[-1] == 1
@@ -330,7 +330,7 @@ def test_a_model_made_on_meta_starts_as_any_other(name):
     model.init_weights()
     for (key, ours), theirs in zip(model.named_parameters(), fresh.parameters(), strict=True):
         assert ours.isfinite().all(), key
-        # mean and spread of random numbers are themselves random: ten deviations of the mean
+        # mean and spread of random numbers are random: ten standard deviations of the mean
         count, spread = ours.numel() ** -0.5, theirs.std(correction=0)
         atol = 10 * spread.item() * count + 1e-6
         torch.testing.assert_close(ours.mean(), theirs.mean(), rtol=0, atol=atol, msg=key)
@@ -387,7 +387,7 @@ def test_one_parameter_without_gradient_does_not_stop_the_others(name):
 def test_a_state_dict_goes_through_files(name, tmp_path):
     model = build(name).eval()
     expected = model(image_for(model))
-    # safetensors refuses tensors that share memory
+    # safetensors rejects tensors that share memory
     state = load(save(model.state_dict()))
     assert build(name).load_state_dict(state, strict=True)
     torch.save({"state_dict": model.state_dict()}, tmp_path / "net.pth")

@@ -36,7 +36,7 @@ def test_between_cells_the_mean_counts():
 
 
 def test_half_precision_fetches_from_the_same_places():
-    """In bfloat16 no number lies between 56 and 56.25."""
+    """In bfloat16 there is no number between 56 and 56.25."""
     x = torch.randn(1, 2, 2, 64)
     layer = resample_by((0.125, 0))
     with torch.autocast("cpu", torch.bfloat16):

@@ -1,4 +1,4 @@
-"""EfficientViM, which timm has: its models against the original code, its files, our heads."""
+"""EfficientViM of timm: its models against the original code, its files, our heads."""
 
 import pytest
 import timm
@@ -30,7 +30,7 @@ def load(recording, name, tmp_path, **kwargs):
 
 
 def keep_stages(model):
-    """What stages give before the next one halves the map, and the states of their last blocks."""
+    """Outputs of the stages before downsampling, and the states of their last blocks."""
     kept = {}
     model.patch_embed.register_forward_hook(lambda _m, _x, out: kept.setdefault("stem", out))
     for i, stage in enumerate(model.stages):

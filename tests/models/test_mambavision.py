@@ -1,4 +1,4 @@
-"""MambaVision's windows, mixers and start; tests/parity compares it with the official code."""
+"""MambaVision's windows, mixers and initialization; for parity see tests/parity."""
 
 import pytest
 import timm

@@ -1,4 +1,4 @@
-"""MobileMamba's parts and start; tests/parity compares it with the official code."""
+"""MobileMamba's parts and initialization; tests/parity compares it with the official code."""
 
 import pytest
 import timm
@@ -44,10 +44,10 @@ def test_step_sizes_start_small_and_every_state_decays_alike():
     ("dim", "shares", "expected"),
     [
         (144, (0.8, 0.2), (112, 28)),
-        # 220 of 368 channels lie midway and go up
+        # 220 of 368 channels is halfway and rounded up
         (368, (0.6, 0.3), (224, 110)),
         (200, (0.8, 0.2), (160, 40)),
-        # no more than there are
+        # no more than exist
         (20, (0.8, 0.5), (16, 4)),
     ],
 )

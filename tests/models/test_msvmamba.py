@@ -1,4 +1,4 @@
-"""What the recordings of MSVMamba and of the pyramids after MLLA do not show."""
+"""Properties of MSVMamba and of the pyramids after MLLA that recordings do not cover."""
 
 import pytest
 import timm

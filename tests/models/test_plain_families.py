@@ -1,4 +1,4 @@
-"""What single families of plain models make themselves; tests/parity has the official numbers."""
+"""Parts of individual plain families; tests/parity compares with the official code."""
 
 import pytest
 import timm
@@ -46,14 +46,14 @@ def test_adventurer_goes_backwards_where_the_weights_were_trained_to():
 
 
 def test_adventurer_is_causal():
-    """Patches see what is before them and the mean; with another mean all of them change."""
+    """Patches see earlier ones and the mean; with another mean all of them change."""
     torch.manual_seed(0)
     model = timm.create_model("test_adventurer", scan_order="raster", depth=1).eval()
     tokens = torch.randn(1, 5, 32)
     block, paths = model.blocks[0], model.insert_prefix(torch.arange(4)[None], [4], 4)
     assert paths.tolist() == [[5, 0, 1, 2, 3, 4]]
     changed = tokens.clone()
-    # the same mean of the normed tokens
+    # the same mean of the normalized tokens
     changed[:, [2, 3]] = tokens[:, [3, 2]]
     moved = (block(tokens, paths) - block(changed, paths)).abs().amax(-1)[0] > 1e-6
     assert moved.tolist() == [False, False, True, True, True]

@@ -1,4 +1,4 @@
-"""The shuffled path of RSMamba, and what it makes of the last patches."""
+"""The shuffled path of RSMamba, and its pooling of the last patches."""
 
 import pytest
 import timm

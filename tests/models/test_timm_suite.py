@@ -1,6 +1,6 @@
 """timm's own model tests, unmodified, on the test models of every family.
 
-They lie in timm's source distribution, which `tools/timm_suite.py` fetches.
+They are in timm's source distribution, which `tools/timm_suite.py` downloads.
 """
 
 import os
@@ -27,7 +27,7 @@ def test_timms_own_tests_pass(models, tmp_path):
     command = [sys.executable, str(ROOT / "tools" / "timm_suite.py")]
     options = ["--package", "vimamba", "--fetch", "--report", str(tmp_path / "report.json")]
     options += ["--select", "all", *(f"--models={name}" for name in models)]
-    # a process of its own, also where these tests run in several
+    # a separate process, even if these tests run in several
     alone = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
     run = subprocess.run(command + options, cwd=tmp_path, env=alone, capture_output=True, text=True)
     if "'download'" in run.stderr:

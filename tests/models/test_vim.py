@@ -1,4 +1,4 @@
-"""Vim's arguments, sizes and start; tests/parity compares it with the official code."""
+"""Vim's arguments, sizes and initialization; tests/parity compares it with the official code."""
 
 import pytest
 import timm
@@ -51,7 +51,7 @@ def test_the_scan_starts_as_published():
         assert (scan.D == 1).all()
         states = torch.arange(1.0, block.mixer.d_state + 1)
         torch.testing.assert_close(scan.A_log.exp(), states.expand_as(scan.A_log))
-        # only the first path gets the step sizes of Mamba
+        # only the first path is initialized with Mamba's step sizes
         steps = torch.nn.functional.softplus(scan.dt_bias[:1])
         assert steps.min() >= 0.99e-3
         assert steps.max() <= 0.101

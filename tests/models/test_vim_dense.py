@@ -1,7 +1,7 @@
 """Vim's small segmentation backbone: rotary, with the residual stream as features.
 
-No outputs of the official code are at hand for it, so a second implementation stands here, in
-float64, that walks the official parameters by their own names, a token at a time.
+No outputs of the official code are available for it, so this has a second implementation, in
+float64, which uses the official parameters by their names and processes one token at a time.
 """
 
 import math
@@ -87,7 +87,7 @@ def to_maps(state, tokens, level):
 
 
 def official_maps(state, image):
-    """Hidden tokens and the residual stream, side by side; a feature is what comes next."""
+    """Hidden tokens and the residual stream, side by side; a feature follows from both."""
     state = {k: v.double() for k, v in state.items() if v.is_floating_point()}
     patches = F.conv2d(
         image, state["patch_embed.proj.weight"], state["patch_embed.proj.bias"], stride=16
@@ -124,7 +124,7 @@ def test_its_maps_are_those_of_the_written_description(tmp_path):
     for a, b in zip(ours, expected, strict=True):
         # the biases of the steps and the file's own numbers are float32
         assert float((a - b).norm() / b.norm()) < 1e-9
-    # as the official code's outputs were noted to spread
+    # the recorded spread of the official code's outputs
     spreads = [round(float(level.std()), 3) for level in ours]
     assert spreads == [0.162, 0.546, 1.123, 0.809]
 

@@ -1,4 +1,4 @@
-"""VMamba's arguments and start; tests/parity compares it with the official code."""
+"""VMamba's arguments and initialization; tests/parity compares it with the official code."""
 
 import pytest
 import timm
@@ -26,7 +26,7 @@ def test_vmamba_names_the_mixers():
 
 @pytest.mark.parametrize(("height", "width"), [(131, 97), (132, 99), (129, 100)])
 def test_the_first_generation_drops_partial_patches(height, width):
-    """As the official stem does, one convolution with a stride of its kernel's four pixels."""
+    """Like the official stem: one convolution with stride and kernel size four."""
     torch.manual_seed(0)
     model = timm.create_model("vmamba_tiny_v0", depths=(1, 1), dims=(8, 16), num_classes=5).eval()
     image = torch.randn(2, 3, height, width)

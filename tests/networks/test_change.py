@@ -1,4 +1,4 @@
-"""What every network for change owes its users, whole or a head on a backbone."""
+"""The contract of every change network, whole or a head on a backbone."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ NETWORKS = {
     },
     "rsm_cd_tiny": {"depths": (1, 1, 1), "dims": (16, 24, 32), "d_state": 4},
 }
-# of one class, sizes differ by numbers only
+# sizes of one class differ only in numbers
 KINDS = [name for name in NETWORKS if name.endswith("tiny")]
 # every backbone and every fusion
 ON_BACKBONES = [
@@ -55,7 +55,7 @@ def test_every_whole_network_is_tested():
 @every_network
 def test_logits_have_the_size_of_the_images_and_gradients_reach_every_parameter(model, arguments):
     torch.manual_seed(0)
-    # drop path may leave out a block of few images
+    # drop path may skip a block if there are few images
     network = create(model, **arguments).eval()
     before, after = dates(43, 70)
     logits = network(before, after)
@@ -66,7 +66,7 @@ def test_logits_have_the_size_of_the_images_and_gradients_reach_every_parameter(
     assert missed == []
     assert all(p.grad.isfinite().all() for p in network.parameters())
     with torch.no_grad():
-        # of few pixels, and in one tensor as torchgeo has it
+        # of few pixels, and in one tensor as in torchgeo
         small = network(*dates(5, 7, images=1))
         stacked = network(torch.stack(dates(5, 7, images=1), dim=1))
     torch.testing.assert_close(listed(stacked), listed(small))

@@ -1,4 +1,4 @@
-"""`vimamba.identify` tells whole networks, too, and `vimamba convert` writes them."""
+"""`vimamba.identify` also recognizes whole networks, and `vimamba convert` writes them."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ OFFICIAL = {
 def test_official_files_are_identified_with_classes_and_channels(name):
     found = find_identity({"network_weights": shapes_only(name)})
     assert (found.variant, found.num_classes, found.in_chans) == OFFICIAL[name]
-    # networks for hyperspectral cubes differ in bands and classes only
+    # networks for hyperspectral cubes differ only in bands and classes
     assert len(found.others) == (3 if name.startswith("mambahsi") else 0)
 
 

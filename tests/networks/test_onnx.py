@@ -1,4 +1,4 @@
-"""A whole segmentation network as a file gives the network's numbers, at any size."""
+"""An exported segmentation network computes the network's outputs, at any size."""
 
 import onnxruntime
 import pytest
@@ -15,7 +15,7 @@ NETWORKS = {
     "unet": ("test_vmamba", {"head": "unet"}),
     "vm_unet": ("vm_unet", WHOLE),
 }
-# whole cells, and none in one or both directions
+# multiples of a cell, and not in one or both directions
 SHAPES = [(2, 3, 64, 64), (1, 3, 75, 101), (3, 3, 96, 90)]
 
 
@@ -32,7 +32,7 @@ def test_an_onnx_file_of_a_segmentation_network_gives_its_numbers(kind, tmp_path
         assert check.difference < 1e-4
 
 
-# binary on a backbone, whole networks of all kinds; answers by name
+# binary on a backbone, whole networks of all kinds; names of the outputs
 SMALL_CHANGE = {"depths": (1, 1, 1), "dims": (16, 24, 32)}
 CHANGE = {
     "test_vmamba": ({"head": "fpn", "depths": (1, 1), "dims": (16, 24)}, None),
@@ -43,7 +43,7 @@ CHANGE = {
 }
 
 
-# `omni_wrap` takes a remainder by a free size, which torch.onnx cannot translate
+# `omni_wrap` takes a remainder by a dynamic size, which torch.onnx cannot translate
 NO_FREE_SIZES = pytest.mark.xfail(strict=True, reason="torch.onnx: remainder by a free size")
 
 

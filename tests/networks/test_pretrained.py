@@ -1,4 +1,4 @@
-"""Networks start from published VMamba weights, wholly or not at all."""
+"""Networks start from published VMamba weights, completely or not at all."""
 
 import pytest
 import timm

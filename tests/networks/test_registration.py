@@ -1,4 +1,4 @@
-"""Networks that lay one image onto another, at sizes and in forms that nobody recorded."""
+"""Registration networks, at sizes and with options that were not recorded."""
 
 import pytest
 import torch

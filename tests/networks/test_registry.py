@@ -29,7 +29,7 @@ class Sharpen(Network):
 
 @pytest.fixture(autouse=True)
 def own_networks(monkeypatch):
-    """What a test registers is forgotten afterwards."""
+    """Remove what a test registered."""
     monkeypatch.setattr(registry, "_NETWORKS", dict(registry._NETWORKS))
     vimamba.register_network(Sharpen, task="restoration", name="sharpen")
 

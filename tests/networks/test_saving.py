@@ -72,7 +72,7 @@ def test_a_folder_gives_the_same_network(name, tmp_path):
     ):
         if one is not None:
             assert_same(one, other)
-    # a second time makes the same files
+    # saving again writes the same files
     other = vimamba.save_pretrained(again, tmp_path / "other")
     assert read(other) == read(folder)
 

@@ -1,4 +1,4 @@
-"""Every network gives its blocks the orders of a list by turns; made without memory for weights."""
+"""Every network assigns the orders of a list cyclically to its blocks; built on the meta device."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def paths_of(network):
 @pytest.mark.parametrize("name", vimamba.list_networks())
 def test_the_blocks_of_a_network_take_orders_by_turns(name):
     second, both = (paths_of(outline(name, scan_order=order)) for order in (ORDERS[1], ORDERS))
-    # mixers of spectra and of decoders have paths of their own, not two
+    # mixers of spectra and of decoders have fixed paths
     follow = [now for then, now in zip(second, both, strict=True) if then == 2]
     assert set(follow) == ({1, 2} if len(follow) > 1 else {1})
     assert all(now in (then, 1) for then, now in zip(second, both, strict=True))

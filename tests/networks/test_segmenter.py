@@ -1,4 +1,4 @@
-"""What every segmentation network owes its users, whole or a head on a backbone."""
+"""The contract of every segmentation network, whole or a head on a backbone."""
 
 import re
 
@@ -9,9 +9,9 @@ from timm.optim import create_optimizer_v2
 import vimamba
 from vimamba.networks import UMamba
 
-# arguments that make gradients reach everything at the start
+# arguments with which gradients reach all parameters at initialization
 BACKBONES = {"test_vmamba": {}, "test_vim": {}, "test_resnet": {"zero_init_last": False}}
-# and that make networks small enough for tests
+# and which make networks small enough for tests
 NETWORKS = {
     "vm_unet": {"depths": (1, 1, 1), "decoder_depths": (1, 1, 1), "dims": (16, 32, 64)},
     "swin_umamba": {"depths": (1, 1, 1), "dims": (8, 16, 32, 64)},
@@ -20,7 +20,7 @@ NETWORKS = {
     "swin_umamba_d": {"depths": (1, 1, 1), "dims": (16, 32, 64)},
     "rsm_ss_tiny": {"depths": (1, 1, 1), "dims": (16, 24, 32), "d_state": 4},
 }
-# those of volumes and of hyperspectral cubes have tests of their own
+# networks for volumes and hyperspectral cubes have separate tests
 VOLUMES = {"umamba_bot_3d", "umamba_enc_3d", "segmamba"}
 VOLUMES |= {f"vss_unet_3d_{size}" for size in ("nano", "tiny", "small", "base")}
 CUBES = {f"mambahsi_{scene}" for scene in ("pavia", "houston", "hanchuan", "honghu")}
@@ -38,7 +38,7 @@ FEW = [(b, h) for b, h in ALL if b not in BACKBONES or b == "test_vmamba" or h =
 MORE = [pytest.param(*pair, marks=pytest.mark.slow) for pair in ALL if pair not in FEW]
 every_segmenter = pytest.mark.parametrize(("model", "head"), [*FEW, *MORE])
 every_part = pytest.mark.parametrize(("model", "head"), FEW)
-# what is written in one place for all heads
+# behavior shared by all heads
 every_network = pytest.mark.parametrize(
     ("model", "head"),
     [("test_vmamba", "upernet"), ("test_vim", "fpn"), *((n, None) for n in NETWORKS)],

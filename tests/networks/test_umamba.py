@@ -1,4 +1,4 @@
-"""U-Mamba made for a patch, and in three dimensions."""
+"""U-Mamba built for a patch, and in three dimensions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Segmentation networks of volumes: SegMamba and our own U-Net."""
+"""Segmentation networks for volumes: SegMamba and our own U-Net."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def make(kind, **kwargs):
 @pytest.mark.parametrize("kind", ["segmamba", "vss_unet"])
 def test_odd_boxes_are_padded_cropped_and_trained_on(kind):
     orders = ["hilbert", "serpentine + interslice"]
-    # no block is left out by the drop path
+    # drop path skips no block
     net = make(kind, scan_order=orders).eval()
     volume = torch.randn(1, 3, 9, 12, 7)
     logits = net(volume)
@@ -32,7 +32,7 @@ def test_checkpointing_changes_no_gradient(kind):
     net, volume = make(kind), torch.randn(1, 3, 8, 8, 16)
     gradients = []
     for enabled in (False, True):
-        # as many random numbers for the drop path
+        # the same number of random numbers for drop path
         torch.manual_seed(1)
         net.set_grad_checkpointing(enabled)
         net.zero_grad()
@@ -42,7 +42,7 @@ def test_checkpointing_changes_no_gradient(kind):
 
 
 def test_slices_are_those_of_any_volume():
-    """The published table has as many pieces as a volume of 128 has slices in each stage."""
+    """The published table has as many parts as a 128^3 volume has slices in each stage."""
     net = make("segmamba", scan_order="raster + raster(reverse=True) + interslice").eval()
     pieces = [f"raster + raster(reverse=True) + interslice(pieces={n})" for n in (6, 3)]
     fixed = make("segmamba", scan_order=pieces).eval()

@@ -1,8 +1,8 @@
 """Official checkpoints without the weights: names, shapes, and numbers that `fill.py` makes.
 
-`<name>.json` is the manifest of one configuration of an original model. Of its rows `params`, some
-say in a third column that they are "computed", buffers that the constructor makes, or
-`{"alias_of": name}`, one tensor stored twice.
+`<name>.json` is the manifest of one configuration of an original model. Some of its rows `params`
+have a third column: "computed" for buffers computed by the constructor, or `{"alias_of": name}` for
+a tensor that is stored twice.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ def read_manifest(name):
 
 
 def rows(name):
-    """[name, shape, "computed" or {"alias_of": name} or None] of all that the file holds."""
+    """[name, shape, "computed" or {"alias_of": name} or None] of all entries of the file."""
     manifest = read_manifest(name)
     buffers = (manifest.get("computed_buffers") or {}).items()
     rows = [*manifest["params"], *([key, shape, "computed"] for key, shape in buffers)]
@@ -33,7 +33,7 @@ def rows(name):
 
 
 def filled_state(name):
-    """The weights that the official code was given; computed buffers are zero."""
+    """The weights used with the official code; computed buffers are zero."""
     state = {}
     for key, shape, kind in rows(name):
         if kind == "computed":
@@ -49,5 +49,5 @@ def filled_state(name):
 
 
 def shapes_only(name):
-    """The same names and shapes in a file of a few kilobytes: every entry is one number."""
+    """The same names and shapes in a file of a few kilobytes: every entry repeats one number."""
     return {key: torch.zeros(()).expand(shape) for key, shape, _ in rows(name)}

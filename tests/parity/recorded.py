@@ -1,7 +1,8 @@
-"""What the original models computed, in every format that it was recorded in, against ours.
+"""Recorded outputs of the original models, in all recording formats, compared with ours.
 
-Arrays are stored in float32 and mostly in part: every n-th entry of a dimension. Numbers of the
-whole (`probe_dot`, its product with fixed numbers; spread, extremes and norm) cover the rest.
+Arrays are stored in float32 and mostly subsampled: every n-th entry of a dimension. Statistics of
+the whole array (`probe_dot`, its product with fixed numbers; spread, extremes and norm) cover the
+rest.
 """
 
 import math
@@ -20,7 +21,7 @@ FLOAT32_TOLERANCE = 1e-4
 # the probe was computed in float64
 PROBE_TOLERANCE = 1e-10
 _OF_THE_WHOLE = {
-    # some are divided by one number less
+    # some are divided by n - 1
     "std": lambda x: [x.std(correction=c).item() for c in (0, 1)],
     "mean": lambda x: [x.mean().item()],
     "min": lambda x: [x.min().item()],
@@ -35,13 +36,13 @@ class Recorded:
     """One tensor of an original model.
 
     Attributes:
-        part: What was stored of it, if anything.
-        shape: Of the whole, if it is known.
-        module: Name of the official module that gave it, if it is known.
-        slices: Where `part` lies in the whole.
-        flat_step: The same in the flattened whole.
-        numbers: Names and values of what is known of the whole.
-        tolerance: Of the relative L2 error.
+        part: The stored part, if any.
+        shape: Shape of the whole tensor, if known.
+        module: Name of the official module that returned it, if known.
+        slices: Position of `part` in the whole.
+        flat_step: Step of `part` in the flattened whole.
+        numbers: Names and values of known statistics of the whole.
+        tolerance: Tolerance of the relative L2 error.
     """
 
     part: np.ndarray | None
@@ -73,16 +74,16 @@ class Recorded:
                 error = abs(error) / float(ours.norm() * probe.norm())
                 assert error < PROBE_TOLERANCE, f"{what}: error of the probe {error:.2e}"
             elif not is_whole:
-                # a mean is what remains of larger numbers
+                # a mean is a difference of larger numbers
                 least = 0.02 * ours.std().item() if name == "mean" else 0.0
                 error = min(abs(x - expected) for x in _OF_THE_WHOLE[name](ours))
-                # the least of what a ReLU gave is zero
+                # the minimum after a ReLU is zero
                 error /= max(abs(expected), least) or 1.0
                 assert error < self.tolerance, f"{what}: error of its {name} {error:.2e}"
 
 
 def arrange(ours, shape, what):
-    """Bring channels first or last, and the grid into rows or a sequence, as `shape` has them."""
+    """Move channels first or last, and reshape the grid to rows or a sequence, as in `shape`."""
     shape = tuple(shape)
     ways = (ours, ours.movedim(-1, 1), ours.movedim(1, -1)) if ours.ndim > 2 else (ours,)
     for x in ways:
@@ -96,11 +97,11 @@ def arrange(ours, shape, what):
 
 
 class Recording:
-    """All that was recorded of one configuration.
+    """All recordings of one configuration.
 
     Attributes:
-        outputs: By name; of a dense backbone one for each map.
-        features: In front of the classifier, if it was recorded.
+        outputs: By name; for a dense backbone, one per map.
+        features: Input of the classifier, if recorded.
         stages: By the name that a `Variant` maps to a module of ours.
         grads: Of the outputs' product with fixed numbers, by official parameter or "input".
     """
@@ -149,7 +150,7 @@ class Recording:
         return {"logits": self._read("logits", self.manifest.get("output") or {}, logits)}
 
     def _maps(self):
-        """The outputs of a dense backbone, which take the place of the stages in two formats."""
+        """The outputs of a dense backbone, which replace the stages in two formats."""
         stages = self.manifest.get("stages") or {}
         if isinstance(self.manifest.get("outputs"), str):
             *_, last = stages

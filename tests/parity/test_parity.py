@@ -1,7 +1,7 @@
 """Outputs, stages, gradients and layouts of the original models against ours, row by row.
 
-The originals computed in float64 with weights that `fill.py` makes from the names and shapes in
-the manifests, and so do ours.
+Both compute in float64 with weights that `fill.py` generates from the names and shapes in the
+manifests.
 """
 
 import math
@@ -20,7 +20,7 @@ from vimamba.checkpoints import identity, read_checkpoint
 
 @pytest.fixture(autouse=True)
 def recorded_orders(variant, own_orders):
-    """The scan orders that were recorded with an original."""
+    """The scan orders recorded with an original."""
     for name, tables in variant.tables.items():
         vimamba.register_scan_table(name, tables)
 
@@ -42,12 +42,12 @@ def save(variant, state, tmp_path):
 
 
 def bare(model):
-    """The backbone within timm's extractor of feature maps."""
+    """The backbone in timm's feature extractor."""
     return getattr(model, "model", model)
 
 
 def run(variant, model, inputs):
-    """All outputs, as the original gives them."""
+    """All outputs, in the format of the original."""
     if variant.call:
         outputs = getattr(model, variant.call)(*inputs.values())
     elif isinstance(model, vimamba.networks.Segmenter):
@@ -63,7 +63,7 @@ def run(variant, model, inputs):
 
 
 def find_tap(variant, model, *names):
-    """Module of ours, and how its tensor is taken; None if ours has no such tensor."""
+    """Our module, and how to get its tensor; None if ours has no such tensor."""
     standard = STAGED if hasattr(model, "stages") else PLAIN
     for pattern, place in [*variant.modules.items(), *standard.items()]:
         if match := next(filter(None, (re.fullmatch(pattern, name) for name in names)), None):
@@ -77,14 +77,14 @@ def find_tap(variant, model, *names):
 
 
 def record_stages(variant, model, stages):
-    """Tensors of all stages that ours has; None until the model has run."""
+    """Tensors of all stages of ours; None until the model has run."""
     kept = {}
 
     def keep(key, tap, x):
         kept[key] = tap.then(x) if tap.then else x
 
     for key, recorded in stages.items():
-        # two stages may be of one module
+        # two stages may use one module
         if found := find_tap(variant, model, *filter(None, (recorded.module, key))):
             module, tap = found
             kept[key] = None
@@ -117,7 +117,7 @@ def test_outputs_and_stages_equal_the_official_ones(variant, tmp_path):
 
 
 def official_gradients(variant, model):
-    """Gradients of the official parameters: those of ours, back through the renaming."""
+    """Gradients of the official parameters: ours, with the renaming inverted."""
     state = {
         key: value.double().requires_grad_() if value.is_floating_point() else value
         for key, value in filled_state(variant.name).items()
@@ -150,7 +150,7 @@ def test_the_official_layout_loads_strictly(variant, tmp_path):
     file, sizes = save(variant, shapes_only(variant.name), tmp_path), []
     for kwargs in ({}, *variant.also):
         model = bare(variant.create(file, **kwargs))
-        # the files are all zeros, so whatever was not loaded stands out
+        # the files are all zeros, so missing parameters are detected
         assert [k for k, p in model.named_parameters() if p.any()] == [*variant.fresh]
         loaded = [p for k, p in model.named_parameters() if k not in variant.fresh]
         sizes.append(sum(p.numel() for p in loaded))
@@ -158,13 +158,13 @@ def test_the_official_layout_loads_strictly(variant, tmp_path):
 
 
 def count_absorbed(variant):
-    """Numbers in the official file that ours has no parameter for."""
+    """Number of elements in the official file without a parameter in ours."""
     return sum(math.prod(shape) for key, shape, _ in rows(variant.name) if variant.is_absorbed(key))
 
 
 @pytest.mark.parametrize("variant", params(v for v in VARIANTS if not v.is_loaded))
 def test_the_published_layout_fits_strictly(variant, tmp_path):
-    """As above, but nothing is loaded: the model has no memory for its weights."""
+    """As above, but on the meta device, without loading."""
     file = save(variant, shapes_only(variant.name), tmp_path)
     model = variant.outline()
     state = model.read_weights(read_checkpoint(file))
@@ -183,9 +183,9 @@ def test_identify_names_the_variant_and_makes_few_models(variant, tmp_path, monk
 
     monkeypatch.setattr(identity, "_outline", spy)
     first = vimamba.identify(save(variant, shapes_only(variant.name), tmp_path))
-    # Vim's tiny ones and all others of 24 blocks, as wide; of most files it is one model
+    # Vim's tiny models and all others of 24 blocks and the same width; most files match one model
     assert len(made) <= 7
-    # of models of equal names and shapes all are told
+    # all models with equal names and shapes are named
     found = next(f for f in (first, *first.others) if f.variant == variant.model)
     assert found.variant in found.create_line
     family = found.family.lower().replace("-", "")

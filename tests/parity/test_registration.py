@@ -1,4 +1,4 @@
-"""Warping, losses and metrics of registration against what MambaMorph's code computed."""
+"""Warping, losses and metrics of registration against results of MambaMorph's code."""
 
 import numpy as np
 import pytest
@@ -107,7 +107,7 @@ def test_folds_are_counted_along_the_right_axes():
     assert_recorded(jacobian_determinant(flow)[0], "metric.jacobian_determinant(np.gradient)")
     share = 100 * metrics.folded_share(flow)[0]
     assert_recorded(share, "metric.negative_jacobian_percent_correct")
-    # the components as the original hands them to ITK
+    # the components as the original passes them to ITK
     swapped = 100 * metrics.folded_share(flow.flip(1))[0]
     assert swapped != share
     folding = torch.zeros(1, 3, 6, 7, 8, dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""What a row of the table of recordings is: a configuration of an original model, and ours for it.
+"""Rows of the table of recordings: a configuration of an original model, and our equivalent.
 
-A row is all that a model needs: tests/parity/test_parity.py makes from it the tests of outputs,
-stages, gradients, strict loading and `vimamba.identify`. The rows are in tests/parity/rows, the
-manifest `<name>.json` and, if there are arrays, `<name>.npz` of each beside this file.
+A row is all that a model needs: tests/parity/test_parity.py derives the tests of outputs, stages,
+gradients, strict loading and `vimamba.identify` from it. The rows are in tests/parity/rows; each
+manifest `<name>.json` and, if there are arrays, `<name>.npz` are next to this file.
 """
 
 import re
@@ -22,13 +22,13 @@ from vimamba.networks import create_network, list_networks
 
 @dataclass(frozen=True)
 class Tap:
-    """Where a stage is found in our model.
+    """Position of a stage in our model.
 
     Attributes:
-        module: Its name; may refer to groups of the matched pattern.
-        entering: What goes into the module, not what comes out.
-        then: From our tensor to the original's, where they hold the same otherwise arranged than
-            by channels first or last.
+        module: Name of the module; may refer to groups of the matched pattern.
+        entering: Use the input of the module instead of the output.
+        then: Converts our tensor to the original's, if the layouts differ in more than channels
+            first or last.
     """
 
     module: str
@@ -36,31 +36,31 @@ class Tap:
     then: Callable[[Tensor], Tensor] | None = None
 
 
-# a module's name, more about it, or what finds the module; None: ours has no such tensor
+# a module's name, its position, or a function that returns it; None: ours has no such tensor
 Place = str | Tap | Callable[[nn.Module, re.Match[str]], nn.Module] | None
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One recorded configuration of an original model, and ours that must give the same.
+    """One recorded configuration of an original model, and our model that must match it.
 
     Attributes:
-        name: Of the manifest.
-        model: A timm name, that of a segmentation network, or what makes the model.
+        name: Name of the manifest.
+        model: Name of a timm model or of a segmentation network, or a function that builds it.
         kwargs: Its arguments; `features_only` where the maps of a dense backbone were recorded.
         modules: Patterns of the stages' names, or of the official modules where the manifest
             names them, and where we have each. The first that matches counts; STAGED or PLAIN
             follow.
-        wrap: What the file holds, made from the state dict of the original.
-        finish: What the original does to the outputs besides.
-        call: Method of ours that gives what the original does, if it is not the whole network.
-        fresh: Our parameters that the file lacks and may lack.
-        absorbed: Pattern of parameters of the original that ours computes, or reads into others.
-        also: Arguments of models that take the file, too; what they have no use for is left out.
-        slow: Compare outputs with `-m slow` only; by default all that are no `*_test`.
-        slow_gradients: Compare gradients with `-m slow` only.
-        tables: Scan orders to register while it is tested, as `vimamba.register_scan_table` does.
-        identify: Whether `vimamba.identify` tells the file, by default of all that need no
+        wrap: Converts the original's state dict to the contents of its file.
+        finish: Additional processing of the outputs in the original.
+        call: Our method that matches the original, if it is not `forward`.
+        fresh: Our parameters that are missing in the file, as expected.
+        absorbed: Pattern of original parameters that ours computes, or merges into others.
+        also: Arguments of other models that load the file; parameters they do not use are ignored.
+        slow: Compare outputs only with `-m slow`; by default all except `*_test`.
+        slow_gradients: Compare gradients only with `-m slow`.
+        tables: Scan orders to register during the test, as by `vimamba.register_scan_table`.
+        identify: Whether `vimamba.identify` recognizes the file; by default for all that need no
             arguments.
     """
 
@@ -85,7 +85,7 @@ class Variant:
 
     @property
     def is_loaded(self) -> bool:
-        """Whether strict loading needs weights, as it does for what other models take of a file."""
+        """Whether strict loading needs weights, as for other models that load the file."""
         return self.is_small or bool(self.also)
 
     @property
@@ -106,7 +106,7 @@ class Variant:
 
     @property
     def make(self) -> Callable[..., Any]:
-        """What makes our network."""
+        """The function that builds our network."""
         if callable(self.model):
             return self.model
         is_segmenter = self.model in list_networks("segmentation")
@@ -124,7 +124,7 @@ class Variant:
         return network
 
     def outline(self) -> nn.Module:
-        """Our model without memory for weights, whole where maps are all that is wanted."""
+        """Our model on the meta device, including parts that feature maps do not need."""
         kwargs = dict(self.kwargs)
         if self.is_network:
             with torch.device("meta"):
@@ -135,7 +135,7 @@ class Variant:
         return timm.create_model(self.model, device="meta", **kwargs)
 
 
-# where models of stages, channels-last or -first, and models of blocks have what is recorded
+# positions of the recorded tensors in staged models, channels-last or -first, and plain models
 STAGED: dict[str, Place] = {
     r"stem|patch_embed": "stem",
     r"(\d+)": r"stages.\1",
@@ -151,7 +151,7 @@ DENSE = {"stage_norm": True, "features_only": True}
 
 
 def merged(prefix: str) -> Callable[[nn.Module, re.Match[str]], nn.Module]:
-    """Official stages that downsample at their end; ours do at the beginning of the next."""
+    """Official stages that downsample at the end; ours downsample at the start of the next."""
 
     def find(model: nn.Module, match: re.Match[str]) -> nn.Module:
         stages, following = model.get_submodule(prefix), int(match[1]) + 1

@@ -1,4 +1,4 @@
-"""Every registered scan order keeps the contract; tables of small grids are written by hand."""
+"""Every registered scan order follows the contract; tables of small grids are written by hand."""
 
 import hashlib
 import math
@@ -34,7 +34,7 @@ GRIDS = [
 
 
 def grids_of(spec: str) -> list[tuple[int, ...]]:
-    """Those of GRIDS that all terms of an order have paths for."""
+    """The GRIDS for which all terms of an order have paths."""
     orders = [get_scan_order(term) for term in spec.split(" + ")]
     return [grid for grid in GRIDS if all(order.fits(len(grid)) for order in orders)]
 
@@ -53,7 +53,7 @@ def test_paths_visit_every_cell_equally_often_and_none_twice(spec):
         assert visits.shape[1] == cells
         assert visits.max() == 1
         assert visits.sum(0).unique().numel() == 1
-        # what compile and export are told beforehand
+        # properties that compile and export rely on
         meta = torch.ops.vimamba.scan_paths(torch.empty(0, device="meta"), spec, list(grid))
         assert (paths.shape, paths.dtype) == (meta.shape, meta.dtype)
 
@@ -71,7 +71,7 @@ def test_continuous_orders_promise_neighbors():
     assert promised == {"serpentine", "serpentine_8", "hilbert", "spiral"}
 
 
-# of the paths on the grids below, as they were when weights were first trained with them
+# hashes of the paths on the grids below, as in the first trained weights
 RECORDED = {
     "anti_diagonal": "b9a6c85317b81292",
     "anti_diagonal_wrap": "5989d1060f1990f5",
@@ -118,7 +118,7 @@ def test_hilberts_curve_leaves_no_quarter_or_octant_before_it_is_done(grid):
         assert changes.sum() == (8 // side) ** len(grid) - 1
 
 
-# hand-written tables; "+reversed" stands for the same paths backwards
+# handwritten tables; "+reversed" means the same paths backward
 
 
 def both_ways(*paths: list[int]) -> list[list[int]]:
@@ -182,7 +182,7 @@ TABLES = [
         both_ways(ROWS_3X3, COLUMNS_3X3) + both_ways(DIAGONAL_WRAP_3X3, ANTI_WRAP_3X3),
     ),
     ("hilbert", (4, 4), both_ways(HILBERT_4X4, [15 - cell for cell in HILBERT_4X4])),
-    # three columns, an odd side, so the curve must join the corners of the left side
+    # three columns, an odd side, so the curve must connect the corners of the left side
     ("hilbert", (2, 3), both_ways([0, 1, 2, 5, 4, 3], [5, 4, 3, 0, 1, 2])),
     (
         "morton",

@@ -12,7 +12,7 @@ from vimamba.scan_orders import (
 
 
 class Gather(nn.Module):
-    """A model that scans its input, the size of which it learns in `forward`."""
+    """A model that scans its input, whose size is only known in `forward`."""
 
     def __init__(self, scan_order: str) -> None:
         super().__init__()

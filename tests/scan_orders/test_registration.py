@@ -1,4 +1,4 @@
-"""Orders and tables of one's own."""
+"""Custom orders and tables."""
 
 import math
 
@@ -69,7 +69,7 @@ def test_names_are_taken_once(own_orders):
 
 
 def test_an_order_that_comes_along_gives_way_to_ones_own(own_orders):
-    """So a name that is new here does not break code that had it before."""
+    """So a new name here does not break code that already uses it."""
 
     def columns(height, width):
         return torch.arange(height * width)[None]

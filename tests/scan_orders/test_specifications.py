@@ -1,4 +1,4 @@
-"""How an order is written: names, options, sums, lists by turns, and what is refused."""
+"""Syntax of orders: names, options, sums, cyclic lists, and errors."""
 
 import pytest
 import torch

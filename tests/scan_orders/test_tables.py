@@ -1,4 +1,4 @@
-"""Tables are made once for each order, grid and device, and serve everywhere."""
+"""Tables are built once per order, grid and device, and shared."""
 
 import weakref
 
@@ -35,7 +35,7 @@ def test_tables_made_under_a_mode_serve_outside_of_it(own_orders):
 
 
 class Copies(TorchDispatchMode):
-    """Names what is copied to another device under it."""
+    """Records the devices to which tensors are copied."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class Copies(TorchDispatchMode):
 
 
 def test_the_callers_modes_do_not_reach_the_copy_for_a_device(own_orders):
-    """Where CUDA graphs are warmed up, the caller's memory is taken back afterwards."""
+    """During the warm-up of CUDA graphs, the caller's memory is reclaimed afterward."""
     register_scan_order(lambda height, width: torch.arange(height * width)[None], name="fresh")
     with Copies() as copies:
         paths = scan_paths("fresh", 2, 2, device="meta")

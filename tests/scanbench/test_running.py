@@ -1,4 +1,4 @@
-"""Runs in processes of their own: those that are lost, and those that are interrupted."""
+"""Runs in separate processes: lost ones and interrupted ones."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def test_a_lost_process_costs_its_run_only(tmp_path):
     }  # fmt: skip
     assert "SIGKILL" in outcomes["killed"].error
     assert ended_jobs == jobs
-    # a process goes on after a run, as imports take long, and is started again when it is lost
+    # a process is reused after a run, as imports are slow, and is restarted when it is lost
     assert outcomes["one"].seconds == outcomes["two"].seconds != outcomes["three"].seconds
 
 
@@ -55,7 +55,7 @@ def test_ray_starts_a_lost_run_again(tmp_path):
     try:
         jobs = [job(tmp_path, order) for order in ("killed_once", "two", "three")]
         ended = run_all(RayPool(pretend, "auto", None), jobs, lambda job, outcome: None)
-        assert ray.is_initialized()  # a connection of the caller's stays
+        assert ray.is_initialized()  # the caller's connection is kept
     finally:
         ray.shutdown()
     assert {job.trial.order for job, _ in ended} == {"killed_once", "two", "three"}

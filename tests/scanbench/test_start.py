@@ -1,4 +1,4 @@
-"""Networks with other scan orders start with the same weights, wherever shapes agree."""
+"""Networks with different scan orders start with the same weights where shapes agree."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ TINY = {"depths": [1, 1], "decoder_depths": [1, 1], "dims": [8, 16]}
 
 
 def classifier(order, seed=0, **optim):
-    torch.manual_seed(seed + 17 * len(order))  # whatever was drawn before
+    torch.manual_seed(seed + 17 * len(order))  # independent of earlier random numbers
     kwargs = {"scan_order": order}
     return Classification("test_vmamba", model_kwargs=kwargs, num_classes=3, seed=seed, optim=optim)
 
@@ -20,7 +20,7 @@ def segmenter(order, seed=0):
 
 
 def shared(one, other):
-    """Names of the parameters that both have in the same shape."""
+    """Names of the parameters with the same shape in both."""
     theirs = dict(other.named_parameters())
     return [n for n, p in one.named_parameters() if n in theirs and theirs[n].shape == p.shape]
 
@@ -35,7 +35,7 @@ def test_all_that_agrees_in_shape_is_equal(make):
         for name in shared(nets["raster"], nets["cross"])
         if not torch.equal(before["raster"][name], before["cross"][name])
     ]
-    assert apart  # of themselves they do not start alike
+    assert apart  # by default they start differently
     shares = {order: start_alike(task) for order, task in tasks.items()}
     assert all(0.1 < share <= 1 for share in shares.values()), shares
     assert shares["cross"] == 1

@@ -1,4 +1,4 @@
-"""Statistics of few seeds, beside values computed by hand."""
+"""Statistics of few seeds, compared with values computed by hand."""
 
 import numpy as np
 import pytest
@@ -11,11 +11,11 @@ from vimamba.scanbench import statistics
     ("differences", "p"),
     [
         ([1, 2, 3, 4, 5], 2 / 32),
-        # the losses have ranks of 2 together: no sign, that of 1, or that of 2 give no more
+        # the losses have a rank sum of 2: no sign, that of 1, or that of 2 give at most this
         ([1, -2, 3, 4, 5], 6 / 32),
         ([-1, -2, -3, -4, -5, -6], 2 / 64),
         ([0, 1, 2, 3], 2 / 8),
-        # three equal ranks, one of them a loss: at least as far out is everything
+        # three equal ranks, one of them a loss: all outcomes are at least as extreme
         ([1, 1, -1], 1.0),
         ([1, 1, 1], 2 / 8),
         ([0, 0, 0], 1.0),
@@ -29,7 +29,7 @@ def test_signed_ranks_are_exact_with_ties_and_zeros(differences, p):
 
 def test_what_so_few_seeds_cannot_show_is_known():
     assert statistics.least_p(5) == 0.0625
-    # 2^-5 is below 0.05; of seven comparisons the first needs 0.05 / 7, and 2^-8 is below that
+    # 2^-5 is below 0.05; of seven comparisons, the first needs 0.05 / 7, and 2^-8 is below it
     assert [statistics.fewest_seeds(tests) for tests in (1, 7)] == [6, 9]
     assert statistics.signed_rank_p(range(1, 6)) == statistics.least_p(5)
 
@@ -55,7 +55,7 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
     samples = rng.normal(3, 1, (200, 8))
     found = [statistics.mean_interval(sample) for sample in samples]
     holds = np.mean([interval.low <= 3 <= interval.high for interval in found])
-    # 95 % but for two standard errors of 200 samples; plain percentiles would hold it in 88 %
+    # 95 % minus two standard errors of 200 samples; plain percentiles would contain it in 88 %
     assert 0.92 <= holds <= 0.98
 
 
@@ -69,7 +69,7 @@ def test_an_interval_of_few_values_ends_with_them():
 
 
 def test_seeds_needed_are_those_of_the_t_test_and_a_little_more():
-    # 34 pairs show half a deviation to a t test four times in five; signed ranks need pi / 3 of it
+    # a t test of 34 pairs finds half a deviation with power 0.8; signed ranks need pi / 3 as many
     assert statistics.seeds_needed(0.5, 1.0) == 36
     assert statistics.seeds_needed(50, 1.0) == 6
     assert statistics.seeds_needed(1.0, 0.0, comparisons=7) == 9

@@ -1,4 +1,4 @@
-"""BraTS from folders to masks: four modalities a case, regions, runs that answer together."""
+"""BraTS from folders to masks: four modalities per case, regions, ensembles of runs."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""The task on change: answers, losses, windows, and the commands from fit to predict."""
+"""The change task: outputs, losses, windows, and the commands from fit to predict."""
 
 import json
 
@@ -157,7 +157,7 @@ TINY = ["--model.model_kwargs", "{depths: [1, 1, 1], dims: [8, 16, 24], decoder_
 
 
 def write_kind(root, kind, count, side):
-    """A square of another class in every pair, brighter after."""
+    """A square of another class in every pair, brighter in the second date."""
     rng = np.random.default_rng(0)
     for i in range(count):
         label = np.zeros((side, side), dtype=np.uint8)

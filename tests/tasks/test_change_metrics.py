@@ -1,4 +1,4 @@
-"""Scores of change against numbers computed by hand."""
+"""Change scores against values computed by hand."""
 
 import math
 
@@ -72,7 +72,7 @@ def test_one_level_of_damage_that_is_never_found_makes_the_mean_zero():
     damage = torch.diag(torch.tensor([0, 5, 5, 5, 5]))
     damage[4, 4], damage[4, 1] = 0, 5
     assert damage_scores(torch.eye(2), damage)["f1_damage"] == 0
-    # but one that is nowhere says nothing
+    # but a class that does not occur is not counted
     damage[4] = 0
     assert damage_scores(torch.eye(2), damage)["f1_damage"] == 1
 

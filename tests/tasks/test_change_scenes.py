@@ -1,4 +1,4 @@
-"""Pairs of GeoTIFF scenes become maps that lie where the first date lies."""
+"""Maps of pairs of GeoTIFF scenes have the georeference of the first date."""
 
 from argparse import Namespace
 from dataclasses import asdict

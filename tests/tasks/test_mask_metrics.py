@@ -14,7 +14,7 @@ from vimamba.tasks.segmentation.metrics import (
 
 
 def test_scores_of_counts_agree_with_a_hand_calculation():
-    # 10 pixels of background, 5 of a, none of b; b is never said
+    # 10 pixels of background, 5 of a, none of b; b is never predicted
     confusion = torch.tensor([[8, 2, 0], [1, 4, 0], [0, 0, 0]])
     report = class_scores(confusion, ["background", "a", "b"], background=True)
     assert report["dice"] == pytest.approx(2 * 4 / (5 + 6))
@@ -59,7 +59,7 @@ def test_a_border_is_as_wide_as_said_on_either_side():
     wanted[:, 1:7] = IGNORE
     np.testing.assert_array_equal(without_borders(truth, 3), wanted)
     np.testing.assert_array_equal(without_borders(truth, 0), truth)
-    # what is ignored has no border, nor has the image
+    # neither ignored pixels nor the image edge are borders
     truth[:, 4:] = IGNORE
     np.testing.assert_array_equal(without_borders(truth, 3), truth)
 
@@ -84,7 +84,7 @@ def test_a_class_that_is_in_no_case_is_left_out_of_the_means_over_cases():
     assert per_class[1] == {
         "class": "b", "cases": 0, "dice": None, "hd95": None, "surface_dice": None,
     }  # fmt: skip
-    # of the case by itself, what was found is wrong
+    # for the case alone, the prediction is wrong
     assert [row["dice"] for row in cases.rows] == [1, 0]
 
 
@@ -101,7 +101,7 @@ def test_distances_of_shifted_squares_are_the_shift():
     assert row["hd95"] == pytest.approx(3)
     (wide,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 0.5), 2)
     assert wide["hd95"] == pytest.approx(1.5)
-    assert wide["surface_dice"] == 1  # nothing is further than 1.5 away
+    assert wide["surface_dice"] == 1  # nothing is farther than 1.5 away
     # each outline has 20 pixels; those of the far column and, at 3 > 2, its neighbors are missed
     assert 0 < row["surface_dice"] < 1
     (strict,) = case_scores(square(5, 8, 6), square(5, 5, 6), [1], (1, 1), 3)

@@ -29,7 +29,7 @@ def test_classes_that_cannot_be_scored_are_left_out_of_means():
     metrics = classification_metrics(3, multi_label=False)
     metrics.update(probabilities, target)
     report = compute_report(metrics, list("abc"))
-    # pairs of an image with the class and one without it that are in order
+    # correctly ordered pairs of an image with the class and one without
     aurocs = []
     for label in (0, 1):
         own, other = probabilities[target == label, label], probabilities[target != label, label]
@@ -68,7 +68,7 @@ def test_binary_and_multi_class_scores():
     assert report["confusion"] == [[1, 1], [1, 1]]
     # of the four pairs (0.1, 0.6) x (0.8, 0.3) three are in order
     assert report["auroc"] == pytest.approx(0.75)
-    # confidences 0.9 right, 0.6 wrong, 0.8 right, 0.7 wrong, each in a bin of its own
+    # confidences 0.9 right, 0.6 wrong, 0.8 right, 0.7 wrong, each in a separate bin
     assert report["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.7) / 4)
     assert "top5" not in report
 

@@ -1,4 +1,4 @@
-"""A task is a folder: one that is not ours trains, is scored, answers and draws by the commands."""
+"""A task is a folder: the commands train, score, predict and draw with a custom one."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-import tests.tasks.rotation  # registers it, as --import does
+import tests.tasks.rotation  # registers it, like --import
 import tests.tasks.rotation.report
 from vimamba.cli import cross_validation, main
 from vimamba.cli.folds import finished_run
@@ -21,7 +21,7 @@ from vimamba.tasks.tools import fold_tools_of, tools_of
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """Bars that are bright at one end: their direction shows."""
+    """Bars that are bright at one end, which shows their direction."""
     folder = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, count in (("a", 24), ("b", 24)):

@@ -1,4 +1,4 @@
-"""Registration: from a folder of cases to fields that other tools apply."""
+"""Registration: from a folder of cases to fields that other tools can apply."""
 
 import csv
 import json
@@ -80,7 +80,7 @@ def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, c
     assert labels.shape == fixed.shape == nibabel.load(out / row["warped"]).shape
     assert nibabel.load(out / row["field"]).shape == (*fixed.shape, 1, 3)
     assert Image.open(out / row["checkerboard"]).size[0] > 400
-    # again, over its own files; but nothing else is overwritten
+    # again, over its own files; nothing else is overwritten
     assert main(["predict", str(run), str(tmp_path / "pairs.csv"), "--out", str(out)]) == 0
     (out / "pairs.csv").unlink()
     assert main(["predict", str(run), str(tmp_path / "pairs.csv"), "--out", str(out)]) == 2
@@ -142,7 +142,7 @@ def test_itk_moves_a_volume_by_our_field_as_we_do(turned, tmp_path):
     field = itk.ReadImage(str(tmp_path / "field.nii.gz"), itk.sitkVectorFloat64)
     assert field.GetSize() == image.GetSize()
     theirs = itk.Resample(image, itk.DisplacementFieldTransform(field), itk.sitkLinear)
-    inner = (slice(3, -3),) * 3  # beyond the edge ITK has another rule
+    inner = (slice(3, -3),) * 3  # ITK handles the edge differently
     found, expected, still = (itk.GetArrayFromImage(i)[inner] for i in (theirs, written, image))
     np.testing.assert_allclose(found, expected, atol=0.02)
     assert np.abs(found - still).max() > 10

@@ -51,7 +51,7 @@ def network(channels, classes=3):
 
 
 def blended(scene, net, overlap=0.5):
-    """Probabilities of a whole scene that is in memory, (C, H, W)."""
+    """Probabilities of a whole scene in memory, (C, H, W)."""
     height, width = scene.raster.size
     stored = scene.raster.read(slice(0, height), slice(0, width))
 
@@ -153,7 +153,7 @@ def test_stripes_that_fit_into_little_memory_give_the_same_map(tmp_path, scene):
     narrow = predict_raster(
         [scene], net, {tmp_path / "narrow.tif": LEGEND}, memory=1.4e6, **options
     )
-    assert narrow.windows > wide.windows  # those on the seams count twice
+    assert narrow.windows > wide.windows  # those on the seams are counted twice
     assert wide.skipped == 4 * 5  # of 32 pixels, 24 apart
     assert narrow.pixels == wide.pixels
     np.testing.assert_array_equal(read(tmp_path / "narrow.tif"), read(tmp_path / "wide.tif"))
@@ -190,7 +190,7 @@ def test_an_interrupted_map_continues_bit_for_bit(tmp_path, scene, stop):
     again = predict_raster(
         [scene], lambda x: (calls.append(1), net(x))[1], {out: LEGEND}, **options
     )
-    # 17 rows of windows, 13 calls each; the first block row takes 11 of them, and the two that
+    # 17 rows of windows, 13 calls each; the first block row has 11 of them, and the two that
     # reach beyond it are there twice
     assert (len(calls) < 13 * 8) == (stop == 180)
     assert sorted(p.name for p in out.parent.iterdir()) == [
@@ -247,7 +247,7 @@ def test_a_cog_has_overviews_of_the_most_frequent_class(tmp_path):
         assert file.overviews(1) == [2]
         assert set(np.unique(file.read(1, out_shape=(300, 350)))) == {0, 1}
         assert file.colormap(1)[1] == (200, 0, 0, 255)
-        assert pixel_meters(file) == pytest.approx(10 / 0.9996, rel=1e-4)  # UTM's middle meridian
+        assert pixel_meters(file) == pytest.approx(10 / 0.9996, rel=1e-4)  # UTM's central meridian
     with Image.open(tmp_path / "look.png") as picture:
         assert min(picture.size) > 512
         shown = np.asarray(picture.convert("RGB")).reshape(-1, 3)
@@ -265,7 +265,7 @@ def test_polygons_have_their_areas_in_square_meters(tmp_path, ending, unit):
     pixels[10:20, 30:50] = 900
     pixels[12:15, 33:36] = 100  # a hole
     place = {"transform": METERS, "crs": "EPSG:32633"}
-    wanted = (10 * 20 - 9) * 100 / 0.9996**2  # beside UTM's middle meridian
+    wanted = (10 * 20 - 9) * 100 / 0.9996**2  # next to UTM's central meridian
     if unit == "degrees":
         place = {"transform": from_origin(7, 60, 1e-4, 1e-4), "crs": "EPSG:4326"}
         # a degree of latitude at 60 degrees: 111,412 m; of longitude: 55,800 m

@@ -25,7 +25,7 @@ def loaders(classes=3):
     masks = torch.randint(0, classes, (8, 16, 16), generator=generator).to(torch.uint8)
     masks[:, :2] = 255
     train = DataLoader(list(zip(images, masks, strict=True)), batch_size=4)
-    # of their own sizes, the last two slices of one case
+    # of different sizes, the last two slices of one case
     judged = [
         (image, mask.repeat_interleave(1 + i % 2, 0), f"case {min(i, 6)}", (1.0, 1.0))
         for i, (image, mask) in enumerate(zip(images, masks, strict=True))
@@ -123,7 +123,7 @@ def test_the_poly_schedule_falls_in_a_line(tmp_path):
 
 
 def test_scores_are_those_of_the_masks_own_size(tmp_path):
-    """A network that says class 1 where the first channel is positive."""
+    """A network that predicts class 1 where the first channel is positive."""
 
     class Sign(torch.nn.Module):
         def forward(self, x):
@@ -150,7 +150,7 @@ def test_scores_are_those_of_the_masks_own_size(tmp_path):
 
 
 def test_borders_and_classes_that_are_left_out_are_in_no_score(tmp_path):
-    """A network that says class 1 from row 8 on; it begins at row 6, and class 2 at row 14."""
+    """A network that predicts class 1 from row 8 on; it starts at row 6, and class 2 at row 14."""
 
     class Half(torch.nn.Module):
         def forward(self, x):
@@ -176,7 +176,7 @@ def test_borders_and_classes_that_are_left_out_are_in_no_score(tmp_path):
     # rows 4 to 7 and 12 to 15 are borders
     assert found["some"]["dice"] == found["some"]["miou"] == found["some"]["accuracy"] == 1
     assert (found["some"]["left_out"], found["some"]["border"]) == (["2"], 2)
-    # of the image by itself, all pixels count
+    # for the image alone, all pixels count
     assert {row["class"] for row in found["some"]["cases"]["rows"]} == {"0", "1"}
     assert found["some"]["case_dice"] == pytest.approx(sum(rows[:2]) / 2)
 

@@ -1,4 +1,4 @@
-"""What every task does in a trainer: of ours or of anybody's, with any of Lightning's callbacks."""
+"""Every task in a trainer, ours or any other, with any of Lightning's callbacks."""
 
 import numpy as np
 import pytest
@@ -103,7 +103,7 @@ def test_a_training_without_an_end_needs_a_rate_that_stays(photos, tmp_path):
 
 
 def resume(tmp_path, photos, options, **settings):
-    """Two epochs of six steps, then on with other options; the rates of the further steps."""
+    """Two epochs of six steps, then resume with other options; the rates of the further steps."""
     begun = {"optim": Optimization(lr=1.0, min_lr=0.0, schedule="poly", warmup_epochs=0)}
     trainer = Trainer(**QUIET, max_epochs=2, default_root_dir=tmp_path)
     trainer.fit(classifier(**begun), images(photos))
@@ -129,7 +129,7 @@ def test_a_longer_training_follows_the_longer_schedule(photos, tmp_path):
 
 
 def test_the_schedule_of_a_resumed_training_counts_the_steps_that_were(photos, tmp_path):
-    # twelve steps of old, then two epochs of twelve
+    # twelve earlier steps, then two epochs of twelve
     rates = [rate for rate, _ in resume(tmp_path, photos, {"max_epochs": 4, "batch_size": 2})]
     assert rates == pytest.approx([1 - step / 36 for step in range(12, 36)])
 
@@ -250,7 +250,7 @@ def test_an_overflow_that_the_loss_scale_answers_is_no_error(photos, tmp_path):
 
     task = classifier(Overflows)
     task.seen = False
-    # on a CPU, Lightning itself would take bfloat16, without a scale
+    # on a CPU, Lightning itself would use bfloat16, without a scale
     scaling = plugins.MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
     trainer = Trainer(**QUIET, max_epochs=1, plugins=[scaling], default_root_dir=tmp_path)
     trainer.fit(task, images(photos))
@@ -301,7 +301,7 @@ def test_a_trainer_predicts_the_images_of_a_data_module(photos, scans, tmp_path)
     found = [mask for batch in trainer.predict(task, datamodule=data) for mask in batch]
     sizes = [item.mask().shape for item in data.items("test")]
     assert [mask.shape for mask in found] == sizes
-    # images alone, one tensor or one by one
+    # only images, as one tensor or separately
     image = torch.randn(2, 3, 24, 16)
     together = task.predict_step(image, 0)
     assert together[0].shape == (24, 16)

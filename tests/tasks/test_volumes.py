@@ -18,12 +18,12 @@ from vimamba.data import VolumeFolder
 from vimamba.lightning import Trainer
 from vimamba.tasks import Optimization, Segmentation, TaskError, Volumes
 
-# the smallest that still has a scan
+# the smallest with a scan
 SMALL = {"dims": [4, 8], "depths": [0, 1]}
 FIT = [
     *("fit", "--task", "volumes", "--model", "vss_unet_3d_nano", "--patch-size", "8x16x16"),
     *("--model.model_kwargs", str(SMALL), "--data.patches", "2", "--trainer.accelerator", "cpu"),
-    # a rate that does not know how long the training is, so that it can be stopped after an epoch
+    # a rate that does not depend on the length of training, which stops after an epoch
     *("--model.optim.schedule", "constant", "--model.optim.warmup_epochs", "0"),
     *("--model.optim.ema", "0.9", "--model.drop_path_rate", "0.2", "--model.aux", "true"),
 ]
@@ -120,13 +120,13 @@ def test_a_dicom_series_is_answered_in_its_own_geometry(run, tmp_path, capsys):
     affine[:3, 3] = FIRST
     affine = np.diag([-1, -1, 1, 1]) @ affine
     np.testing.assert_allclose(found.affine, affine, atol=1e-5)
-    # the same volume as NIfTI has the same answer
+    # the same volume as NIfTI has the same prediction
     nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), affine), tmp_path / "same.nii.gz")
     assert main([*command[:3], str(tmp_path / "nifti"), str(tmp_path / "same.nii.gz")]) == 0
     same = nibabel.load(tmp_path / "nifti" / "same.nii.gz")
     assert (np.asarray(found.dataobj) == np.asarray(same.dataobj)).mean() > 0.999
 
-    # any of its files names a series, all of them name one; a slice that is gone is missed
+    # one or all of its files name a series; a missing slice is an error
     assert main([*command[:3], str(tmp_path / "named"), *map(str, files)]) == 0
     assert [path.name for path in (tmp_path / "named").glob("*.nii.gz")] == ["1.nii.gz"]
     files[4].unlink()
@@ -166,7 +166,7 @@ def test_a_run_is_exported_and_examined(run, root, tmp_path, monkeypatch, capsys
     )
     assert report["preprocessing"] == config["preprocessing"]
 
-    # the folder's own card says how its network is used
+    # the folder's model card shows how to use its network
     assert main(["export", str(run), "--to", "safetensors", "--out", "ct"]) == 0
     load, use = find_snippets((tmp_path / "ct" / "README.md").read_text())
     names = {}

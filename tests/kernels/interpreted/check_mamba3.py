@@ -1,6 +1,6 @@
 """Mamba-3's scan by Triton kernels in Triton's interpreter against a loop in float64.
 
-test_triton_interpreted.py runs this file in a process of its own, because the mode is fixed when
+test_triton_interpreted.py runs this file in a separate process, because the mode is fixed when
 Triton is imported.
 """
 
@@ -36,7 +36,7 @@ def poison():
     torch.use_deterministic_algorithms(False)
 
 
-# around chunks of 16 steps, of which a step of three ranks is three
+# around chunks of 16 steps; a step of three ranks is three of these
 @pytest.mark.parametrize(
     ("size", "changes"),
     [
@@ -137,7 +137,7 @@ def test_second_derivatives_are_those_of_torchs_operators(operator, composed, ma
 
 
 def test_opcheck_passes():
-    # the others trace what is tested by itself
+    # the others trace operators that are tested separately
     utils = ("test_schema", "test_autograd_registration", "test_faketensor")
     operators = torch.ops.vimamba
     for operator, arguments in (

@@ -1,6 +1,6 @@
 """The Triton convolution along paths in Triton's interpreter against a loop in float64.
 
-test_triton_interpreted.py runs this file in a process of its own, because the mode is fixed when
+test_triton_interpreted.py runs this file in a separate process, because the mode is fixed when
 Triton is imported.
 """
 
@@ -21,7 +21,7 @@ from vimamba_kernels.path_conv import fused
 # float32 sums of up to 600 terms; measured below 2e-7
 FLOAT32 = 2e-6
 # One rounding of a result, which the interpreter does toward zero for bfloat16: at most 2**-7 and
-# 2**-11, in relative L2 about half of that. The gradient of x adds up terms that are rounded, too.
+# 2**-11, in relative L2 about half of that. The gradient of x sums terms that are also rounded.
 HALF = {torch.bfloat16: (7e-3, 9e-3), torch.float16: (5e-4, 7e-4)}
 # around the numbers of taps and of a tile's rows and channels
 SIZES = {

@@ -1,6 +1,6 @@
 """The Triton selective scan in Triton's interpreter against the definition in float64.
 
-test_triton_interpreted.py runs this file in a process of its own, because the mode is fixed when
+test_triton_interpreted.py runs this file in a separate process, because the mode is fixed when
 Triton is imported. A step of a program takes milliseconds, so the sizes are small.
 """
 
@@ -61,7 +61,7 @@ OPTIONS = {
     "projected_from_two_slices": {"rank": 17, "u_per_path": True, "zero_tokens": 2},
     "projected_without_D_z_bias_paths": {"rank": 3, "without": ("D", "z", "delta_bias", "paths")},
 }
-# whether each path has programs of its own, and segments; a segment is a multiple of 16 steps
+# whether each path has separate programs, and segments; a segment is a multiple of 16 steps
 CUTS = {"split": (True, 1), "split_segments": (True, 2), "segments": (False, 3)}
 LONG = {
     "a_step_before_a_border": {"length": 31, "n": 1},
@@ -69,7 +69,7 @@ LONG = {
     "a_step_after_a_border": {"length": 33, "n": 2},
     "zero_and_skipped_tokens": {"length": 40, "steps": 35, "zero_tokens": 4, "n": 1},
 }
-# the slow tests take the others, too
+# the slow tests include the others
 FIRST = {
     "one_of_everything", "a_step_after_a_group_of_four", "a_step_after_a_group_of_eight",
     "sixteen_states", "twenty_states", "without_D_z_bias",
@@ -77,7 +77,7 @@ FIRST = {
     "projected_one_state", "projected_from_two_slices", "a_step_after_two_products",
 }  # fmt: skip
 SLOW = pytest.mark.slow
-# a matrix product makes the step sizes of 16 steps, 32 channels and 16 ranks
+# a matrix product computes the step sizes of 16 steps, 32 channels and 16 ranks
 PROJECTED = {
     "a_step_before_a_product": {"length": 15, "n": 1, "rank": 1},
     "a_product": {"length": 16, "n": 2, "rank": 16, "channels": 32},
@@ -105,7 +105,7 @@ def deterministic(request):
 
 @pytest.fixture(autouse=True)
 def bfloat16_products(monkeypatch):
-    """The interpreter keeps bfloat16 as its bits, and a matrix product would multiply those."""
+    """The interpreter stores bfloat16 as its bits, which a matrix product would multiply."""
     dot = InterpreterBuilder.create_dot
 
     def widened(t):

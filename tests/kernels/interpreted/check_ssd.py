@@ -1,6 +1,6 @@
 """Mamba-2's Triton kernels in Triton's interpreter against a loop in float64.
 
-test_triton_interpreted.py runs this file in a process of its own, because the mode is fixed when
+test_triton_interpreted.py runs this file in a separate process, because the mode is fixed when
 Triton is imported.
 """
 
@@ -50,7 +50,7 @@ OPTIONS = {
     "without_states": ({}, STATELESS),
     "with_limits": ({"zero_tokens": 2}, {"dt_limit": (0.1, 0.6)}),
 }
-# the slow tests take the others, too
+# the slow tests include the others
 FIRST = {
     "one_of_everything", "a_step_after_a_chunk", "two_chunks", "more_heads_than_a_block",
     "x_per_path", "zero_and_skipped_tokens", "without_D_z_bias", "with_limits",
@@ -207,7 +207,7 @@ def test_second_derivatives_go_through_the_chunked_form():
     "utils",
     [
         ("test_schema", "test_autograd_registration", "test_faketensor"),
-        # traces what is tested by itself
+        # traces operators that are tested separately
         pytest.param(("test_aot_dispatch_dynamic",), marks=pytest.mark.slow),
     ],
     ids=["declared", "traced"],

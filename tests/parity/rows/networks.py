@@ -75,7 +75,7 @@ SEGMAMBA: dict[str, Place] = {
 
 
 def segmamba(name: str, **kwargs: Any) -> Variant:
-    """The network that a manifest describes; it cuts the raster as if the volume were 128^3."""
+    """The network that a manifest describes; it splits the raster as if the volume were 128^3."""
     config = read_manifest(name)["config"]
     orders = [
         f"raster + raster(reverse=True) + interslice(pieces={64 >> stage})"
@@ -105,7 +105,7 @@ MAMBA_HSI_SPECTRAL = {
 
 
 def mamba_hsi(name: str, kwargs: Mapping[str, Any] | None = None) -> Variant:
-    """The official network gives logits of its coarse cells, and reads a batch as one sequence."""
+    """The official network returns logits of coarse cells, and reads a batch as one sequence."""
     config = read_manifest(name)["config"]
     args = {"num_classes": config["num_classes"], "in_chans": config["in_channels"]}
     model = name if kwargs is None else "mambahsi_pavia"
@@ -130,7 +130,7 @@ MORPH: dict[str, Place] = {
 
 
 def morph(name: str, **options: Any) -> Variant:
-    """The network that a manifest describes; of VMambaMorph's blocks only the last of a scale."""
+    """The network that a manifest describes; only the last of VMambaMorph's blocks per scale."""
     manifest = read_manifest(name)
     config, absorbed = manifest["config"], None
     if manifest["vimamba"].startswith("v"):

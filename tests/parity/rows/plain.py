@@ -1,4 +1,4 @@
-"""Rows of models of tokens of one grid."""
+"""Rows of plain models."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from tests.parity.variants import DENSE, Place, Tap, Variant
 
 
 def mixers(*blocks: int) -> dict[str, Place]:
-    """Stage 0 is the patch embedding, the next ones what the mixers of these blocks give.
+    """Stage 0 is the patch embedding, the next ones are the outputs of these blocks' mixers.
 
     The last stage is what the last block reads.
     """
@@ -25,18 +25,18 @@ def mixers(*blocks: int) -> dict[str, Place]:
 
 
 def streams(*blocks: int) -> dict[str, Place]:
-    """Stage 0 is what goes into the first block, the next ones what comes out of these."""
+    """Stage 0 is the input of the first block, the next ones are the outputs of these blocks."""
     behind = {str(stage): f"blocks.{block}" for stage, block in enumerate(blocks, start=1)}
     return {"0": Tap("blocks.0", entering=True), **behind}
 
 
 def arm(*blocks: int) -> dict[str, Place]:
-    """Stages come out of these blocks."""
+    """Stages are the outputs of these blocks."""
     return {"mixer": "blocks.1.mixer", **{str(i): f"blocks.{b}" for i, b in enumerate(blocks)}}
 
 
 def adventurer(*blocks: int) -> dict[str, Place]:
-    """Stages come out of these blocks; their mixer goes backwards from the mean, our last token."""
+    """Stages are outputs of these blocks; the mixer goes backward from the mean, our last token."""
     mixer = Tap(
         "blocks.2.mixer", then=lambda x: torch.cat([x[:, -1:], x[:, :-2].flip(1), x[:, -2:-1]], 1)
     )
@@ -47,9 +47,9 @@ def rsmamba(name: str, model_kwargs: Mapping[str, Any] | None = None, **kwargs: 
     """The shuffle of each block is a table; official mixers give tokens in the order of the paths.
 
     Args:
-        name: Of the manifest.
-        model_kwargs: Arguments of the model but the orders.
-        **kwargs: Of the `Variant`.
+        name: Name of the manifest.
+        model_kwargs: Arguments of the model except the orders.
+        **kwargs: Arguments of the `Variant`.
     """
     manifest = read_manifest(name)
     path_type, (*_, height, width) = manifest["config"]["path_type"], manifest["input"]["shape"]

@@ -1,4 +1,4 @@
-"""Rows of models of stages."""
+"""Rows of staged models."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ DAMAMBA_TEST = {"dims": (32, 48, 64, 80), "head_dim": 16, "layer_scales": (0.0, 
 EFFICIENTVMAMBA_TEST = {"depths": (1, 2, 1, 1), "dims": (32, 64, 128, 256)}
 GROUPMAMBA: dict[str, Any] = {
     "modules": {"post": "head.neck.post"},
-    # both classifiers are read as one
+    # both classifiers are loaded as one
     "absorbed": r"^dist_head\.",
 }
 GROUPMAMBA_TEST = {"depths": (1, 1, 2, 1), "dims": (32, 32, 48, 64)}
@@ -59,7 +59,7 @@ TINYVIM: dict[str, Any] = {
         r"op(\d)": lambda model, m: model.stages[int(m[1])].blocks[-1].mixer,
         r"conv0": lambda model, _: model.stages[0].blocks[-1].mixer.conv,
     },
-    # both classifiers are read as one
+    # both classifiers are loaded as one
     "absorbed": r"^dist_head\.",
 }
 VMAMBA_TEST = {"depths": (1, 1, 1), "dims": (16, 32, 64), "mlp_ratio": 4.0, "num_classes": 10}

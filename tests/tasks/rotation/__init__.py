@@ -1,4 +1,4 @@
-"""A task of somebody's own, in one folder: by which angle was an image rotated?
+"""A custom task in one folder: by which angle was an image rotated?
 
 `vimamba fit --import tests/tasks/rotation --task rotation --data FOLDER` trains it.
 """

@@ -1,4 +1,4 @@
-"""Tables, pictures and answers of the task."""
+"""Tables, pictures and predictions of the task."""
 
 import math
 from argparse import Namespace
@@ -31,7 +31,7 @@ FOLD_RESULTS = (("errors.png", "how far the angles of all folds are off"),)
 
 
 def show_data(data: Any) -> None:
-    """Count the images."""
+    """Print the number of images."""
     data.check()
     rows = [[split, len(samples)] for split, samples in data.catalogue.splits.items()]
     show_table(str(data.root), ["split", "images"], rows)
@@ -48,7 +48,7 @@ def show_scores(split: str, report: dict[str, Any]) -> None:
 
 
 def headline(split: str, report: dict[str, Any]) -> str:
-    """The mean error in a line."""
+    """The mean error in one line."""
     return f"{split} error {report['error']:.1f} degrees on {report['images']} images"
 
 
@@ -74,17 +74,17 @@ def draw_errors(errors: Sequence[float], path: Path) -> None:
 
 
 def export(task: Any, data: Any, folder: Path) -> None:
-    """As a timm folder."""
+    """Export a timm folder."""
     save_pretrained(task.scored_net, folder, label_names=["cos", "sin"], license="unknown")
 
 
 def export_hint(folder: Path) -> str:
-    """How to load it."""
+    """Print how to load it."""
     return f'timm.create_model("local-dir:{folder}", pretrained=True)'
 
 
 def pool_folds(folds: Folds, out: Path) -> Pooled:
-    """The errors of all held-out images together."""
+    """Pool the errors of all held-out images."""
     errors = [(row["fold"], row["error"]) for row in folds.numbers()]
     draw_errors([error for _, error in errors], out / "errors.png")
     mean = spread([error for _, error in errors])

@@ -33,9 +33,9 @@ class Rotation(Task):
     """Trains a network with two outputs, cosine and sine; the labels of the images do not matter.
 
     Args:
-        model, pretrained, in_chans, img_size: As of the classification.
+        model, pretrained, in_chans, img_size: As in classification.
         optim: Optimizer and schedule.
-        seed: Start of all random streams.
+        seed: Seed of all random streams.
     """
 
     tools = "tests.tasks.rotation.report"
@@ -71,16 +71,16 @@ class Rotation(Task):
         return "vimamba.data.ImageFolder"
 
     def logged_scores(self) -> list[str]:
-        """Mean error, and how many are near."""
+        """Mean error, and how many are close."""
         return ["loss", "error", "within_30"]
 
     @property
     def monitor(self) -> str:
-        """How many images are near."""
+        """How many images are close."""
         return "val/within_30"
 
     def body_parameters(self) -> list[nn.Parameter]:
-        """All but the classifier's."""
+        """All parameters except the classifier's."""
         head = {id(p) for p in cast(Any, self.net).get_classifier().parameters()}
         return [p for p in self.net.parameters() if id(p) not in head]
 
@@ -97,7 +97,7 @@ class Rotation(Task):
         return loss
 
     def score_batch(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
-        """Rotate each image by an angle of its own, the same at every evaluation."""
+        """Rotate each image by its own angle, the same in every evaluation."""
         image = batch[0]
         seen = sum(len(e) for e in self.errors)
         angle = (torch.arange(seen, seen + len(image), device=image.device) * 2.4) - math.pi
@@ -112,7 +112,7 @@ class Rotation(Task):
         return {"error": float(errors.mean()), "within_30": near, "errors": errors.tolist()}
 
     def views(self, image: Tensor) -> list[Tensor]:
-        """Outputs that an answer is the mean of: of one network, or of all folds."""
+        """Outputs to average for a prediction: of one network, or of all folds."""
         return [self.finite_logits(image)]
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -67,7 +67,7 @@ def write_folder(folder: str | Path) -> Iterator[Path]:
         folder: What is written or replaced; its parent is made.
 
     Yields:
-        An empty folder beside it to write to.
+        An empty folder next to it to write to.
 
     Raises:
         WriteError: The disk is full, the parent is not writable, or similar.
@@ -92,7 +92,7 @@ def write_folder(folder: str | Path) -> Iterator[Path]:
 
 
 def list_entries(folder: str | Path) -> list[Path]:
-    """What lies in a folder, in order, without what a killed process left half-written."""
+    """The contents of a folder, in order, without half-written files of a killed process."""
     return sorted(path for path in Path(folder).iterdir() if not path.name.startswith(_PART))
 
 
@@ -134,7 +134,7 @@ def lock_folder(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         _locked.discard(folder)
-        # before the lock is given up, so that nobody locks a file that is on its way out
+        # before the lock is released, so that no process locks a file about to be removed
         with contextlib.suppress(OSError):
             path.unlink()
         os.close(handle)
@@ -174,7 +174,7 @@ def _take(handle: int) -> None:
     if os.name == "nt":
         import msvcrt as system
 
-        # of a byte behind the text, because others cannot read what is locked
+        # of a byte after the text, because locked bytes cannot be read by others
         os.lseek(handle, 1024, os.SEEK_SET)
         system.locking(handle, system.LK_NBLCK, 1)
         os.lseek(handle, 0, os.SEEK_SET)
@@ -186,7 +186,7 @@ def _take(handle: int) -> None:
 
 @contextmanager
 def _beside(path: Path) -> Iterator[Path]:
-    """A path of the same name in a new folder beside it, which is removed in the end.
+    """A path of the same name in a new folder next to it, which is removed at the end.
 
     Raises:
         WriteError: For any error of the operating system.

@@ -19,7 +19,7 @@ from vimamba.reading import read_json, read_yaml
 
 Row = dict[str, float]
 
-# what config.yaml and metrics.csv do not tell; see `update_record`
+# facts that are not in config.yaml and metrics.csv; see `update_record`
 RECORD = "run.json"
 _TYPES = {
     **{"task": str, "monitor": str, "parameters": int, "best": dict | None},
@@ -35,7 +35,7 @@ class Run:
     """A run folder, finished or not.
 
     Attributes:
-        folder: Where it lies.
+        folder: Its folder.
         settings: Values of config.yaml by dotted names, as in "model.init_args.optim.lr".
         record: What run.json holds; see `update_record`.
         rows: Those of metrics.csv: "epoch" (from 1, a fraction within an epoch), "step", "lr",
@@ -98,7 +98,7 @@ class Run:
         return {**row, best["metric"]: best["value"]}
 
     def score(self, split: str, name: str) -> float | None:
-        """A score of metrics.json; None if the split was not scored or it cannot be told."""
+        """A score of metrics.json; None if the split was not scored or it is undefined."""
         value = (self.reports.get(split) or {}).get(name)
         return value if isinstance(value, int | float) else None
 

@@ -159,7 +159,7 @@ def test_labels_of_another_kind_than_the_networks_are_named(tmp_path, capsys):
     folder = vimamba.save_pretrained(net, tmp_path / "net")
     root = write_pairs(tmp_path / "pairs", 1)
     assert main(["doctor", str(folder), "--data", str(root)]) == 2
-    assert "has binary labels, mamba_bda_tiny answers damage questions" in capsys.readouterr().err
+    assert "has binary labels, mamba_bda_tiny expects damage labels" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make", [False, True], ids=["absent", "no image"])

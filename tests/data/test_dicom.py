@@ -103,7 +103,7 @@ def break_series(paths, how):
     ("how", "words"),
     [
         ("missing", "slices are missing"),
-        ("twice", "lie in one place"),
+        ("twice", "have the same position"),
         ("aside", "5 mm off the line"),
         ("turned", "differ in ImageOrientationPatient"),
         ("nowhere", "ImagePositionPatient missing"),

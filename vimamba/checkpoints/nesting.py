@@ -45,7 +45,7 @@ class Weights:
         place: Their location in the checkpoint.
         others: Locations of complete copies that were not used.
         foreign: Names of other tensors at the same location.
-        beside: Names of tensors around it.
+        beside: Names of tensors next to it.
     """
 
     state: StateDict

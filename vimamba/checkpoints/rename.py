@@ -64,7 +64,7 @@ def _replaced(key: str, pattern: str, replacement: Replacement) -> str | None:
 
 
 def known_names(model: nn.Module, rules: Rules) -> Known:
-    """A function that tells whether a name belongs to the model or is renamed by the rules."""
+    """A function that returns whether a name belongs to the model or is renamed by the rules."""
     ours = model.state_dict().keys()
     patterns = [re.compile(pattern) for pattern in rules]
     return lambda key: key in ours or any(pattern.fullmatch(key) for pattern in patterns)

@@ -108,7 +108,7 @@ def score_line(job: Job) -> str:
 def collect_costs(bench: Bench) -> tuple[dict[str, dict[str, Cost]], str]:
     """Costs of every model and order with a finished run, and the machine.
 
-    They are measured where some are not known, those of all orders by turns, and kept otherwise,
+    They are measured where some are not known, alternating between all orders, and kept otherwise,
     wherever that was.
     """
     costs, machine = read_costs(bench.out)

@@ -151,7 +151,7 @@ def epoch_line(row: Row, epochs: int | None, scores: Mapping[str, str]) -> str:
 class Patience(callbacks.EarlyStopping):
     """Ends a training after a number of validations in a row that have not raised the best score.
 
-    A resumed training goes on waiting where it was, for as long as is asked for now.
+    A resumed training continues to wait, with the patience requested now.
 
     Args:
         monitor: Score that decides which checkpoint is best, higher is better.
@@ -186,8 +186,8 @@ class Patience(callbacks.EarlyStopping):
         """
         if is_scored(trainer) and self.monitor not in trainer.callback_metrics:
             raise UsageError(
-                f"--patience {self.patience} waits for {self.monitor}, which the val images do not "
-                "tell; --trainer.callbacks+=EarlyStopping waits for any other metric"
+                f"--patience {self.patience} waits for {self.monitor}, which the val images do "
+                "not give; --trainer.callbacks+=EarlyStopping waits for any other metric"
             )
         super().on_validation_end(trainer, pl_module)
 

@@ -200,7 +200,7 @@ def choose_metrics(entries: Sequence[Entry], asked: str | None) -> list[str]:
 def summarize(
     entry: Entry, name: str, settings: Sequence[str], metrics: Sequence[str]
 ) -> dict[str, Any]:
-    """What is said of an entry, as plain values; means over folds, with their deviations apart."""
+    """The values of an entry; means over folds, with separate deviations."""
     found = {metric: entry.values(metric) for metric in ("epoch", *metrics)}
     summary: dict[str, Any] = {
         "run": name,

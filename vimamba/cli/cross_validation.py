@@ -155,7 +155,7 @@ def prepare(requested: Record, options: list[str], out: Path) -> str:
 
 
 def adopt(requested: Record, config: str, out: Path) -> Record:
-    """Continue what the folder holds, or start anew.
+    """Resume what the folder holds, or start from scratch.
 
     Args:
         requested: What is asked for.

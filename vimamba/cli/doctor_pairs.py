@@ -44,7 +44,7 @@ def find_pairs(
     kind = network.net.kind
     if data.kind != kind:
         raise UsageError(
-            f"--data {paths[0]} has {data.kind} labels, {network.name} answers {kind} questions"
+            f"--data {paths[0]} has {data.kind} labels, {network.name} expects {kind} labels"
         )
     if network.label_names is not None and kind == "semantic":
         data.classes = network.label_names

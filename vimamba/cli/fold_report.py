@@ -106,6 +106,6 @@ def show_folds(folds: Folds, record: Record, names: Mapping[str, str]) -> None:
         for row in folds.per_fold
     ]
     rows.append(["mean ± sd", "", "", *(plus_minus(folds.over_folds[name]) for name in known)])
-    chosen = "best on a val split of its own" if record.choose == "inner" else "last"
+    chosen = "best on its own val split" if record.choose == "inner" else "last"
     head = ["fold", "epoch", "images", *(names[name] for name in known)]
     show_table(f"the folds; the epoch of each is the {chosen}", head, rows)

@@ -114,7 +114,7 @@ def finished_run(run: Path, requested: str | None, others: Sequence[Path] = ()) 
     Args:
         run: A run, or a cross-validation.
         requested: As in `find_checkpoints`.
-        others: Further runs or cross-validations that answer with it, or checkpoint files of runs.
+        others: More runs, cross-validations or checkpoint files of runs for the ensemble.
 
     Raises:
         UsageError: A checkpoint is missing.
@@ -130,7 +130,7 @@ def finished_run(run: Path, requested: str | None, others: Sequence[Path] = ()) 
 
 
 def _voters(named: Path, requested: str | None) -> list[tuple[Path, Path]]:
-    """Runs and their checkpoints that a folder or a checkpoint file stands for."""
+    """The runs and checkpoints in a folder, or the run of a checkpoint file."""
     if named.is_file():  # RUN/checkpoints/FILE
         return [(named.absolute().parents[1], named)]
     return list(zip(voting_runs(named), find_checkpoints(named, requested), strict=True))

@@ -1,4 +1,4 @@
-"""The loggers of `--logger`, by name, and what every logger is told of a run."""
+"""The loggers of `--logger`, by name, and the settings that every logger records."""
 
 import os
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from vimamba.runs import flatten
 if TYPE_CHECKING:
     from vimamba.cli.recipe import RecipeCLI
 
-# what of ours stands where a tool sorts runs by projects
+# our name of the project, for tools that group runs by project
 PROJECT = "vimamba"
 
 
@@ -60,7 +60,7 @@ def check_loggers(cli: "RecipeCLI") -> None:
 
 
 def start_loggers(cli: "RecipeCLI") -> None:
-    """Give the trainer the loggers that are asked for, and each of them the run's settings.
+    """Add the requested loggers to the trainer, and log the run's settings with each.
 
     Those of Lightning that `--trainer.logger` names stay. Without any, TensorBoard's log is
     written where it is installed.

@@ -74,7 +74,7 @@ def predict(args: list[str]) -> int:
     out = "list or folder to write; RUN/predictions.csv or RUN/predictions by default"
     parser.add_argument("--out", type=Path, help=out)
     parser.add_argument("--ckpt", help="best (default), last or a file")
-    further = "a run, or a checkpoint file of one, that answers with RUN; may be repeated"
+    further = "another run or checkpoint file, for an ensemble with RUN; may be repeated"
     parser.add_argument(
         "--with", dest="others", type=Path, action="append", default=[], metavar="RUN", help=further
     )

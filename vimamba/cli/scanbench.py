@@ -113,8 +113,8 @@ def parse(args: Sequence[str]) -> tuple[Namespace, list[str]]:
     add("--ray", metavar="ADDRESS", help="train on a Ray cluster: auto, local or its address")
     add("--gpus-per-run", type=float, metavar="X", help="with --ray: part of a GPU for each run")
     add("--score", metavar="NAME", help="report another score of metrics.json")
-    add("--difference", type=float, nargs="+", metavar="POINTS", help="tell how many seeds it "
-        "takes to see it")  # fmt: skip
+    add("--difference", type=float, nargs="+", metavar="POINTS", help="report how many seeds "
+        "are needed to detect it")  # fmt: skip
     cut = args.index("--") if "--" in args else len(args)
     given, rest = parser.parse_known_args(args[:cut])
     rest += args[cut + 1 :]

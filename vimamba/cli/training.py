@@ -184,7 +184,7 @@ def check_training(cli: "RecipeCLI") -> None:
 
 
 def apply_lr_find(cli: "RecipeCLI") -> None:
-    """Look for a learning rate and take it as if it had been asked for.
+    """Search for a learning rate and use it as if it had been requested.
 
     Raises:
         UsageError: None is found.
@@ -197,7 +197,7 @@ def apply_lr_find(cli: "RecipeCLI") -> None:
         raise UsageError(f"--lr-find: {type(cli.model).__name__} has no optim.lr to set")
     if not isinstance(strategy := cli.config.trainer.strategy, str):
         raise UsageError(f"--lr-find goes with a --trainer.strategy by its name, not {strategy}")
-    say(f"looking for a learning rate: {STEPS} steps at most, which the training does not know of")
+    say(f"looking for a learning rate: {STEPS} steps at most, which do not affect the training")
     found = find_rate(cli.model, cli.datamodule, cli.instantiate_trainer)
     picture, rate = cli.out / "lr_find.png", found.suggestion
     if cli.trainer.is_global_zero:
@@ -207,7 +207,7 @@ def apply_lr_find(cli: "RecipeCLI") -> None:
         raise UsageError(f"--lr-find: no rate makes the loss fall, see {picture}; give --lr X")
     say(f"--lr {rate:g} is where the loss falls fastest; see {picture}")
     cli.model.lr = cli.config.model.init_args.optim.lr = rate
-    # the settings are now those of a run that is told the rate
+    # the settings are now those of a run with a given rate
     cli.config.lr_find = None
 
 

@@ -91,7 +91,7 @@ class DenseData(ImageData):
         )
 
     def inferred_settings(self) -> dict[str, Any]:
-        """What was found, and the changes in numbers, whatever a preset's name may mean one day."""
+        """Also the augmentation in numbers, because the meaning of a preset's name may change."""
         return {
             **super().inferred_settings(),
             "augmentation": dataclasses.asdict(self.augmentation),

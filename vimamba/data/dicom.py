@@ -1,7 +1,7 @@
-"""DICOM series: the slices of one volume, each in a file of its own.
+"""DICOM series: the slices of one volume, each in a separate file.
 
-A series is named by any of its files; the others lie in the same folder. What order the slices have
-is told by where they lie in the patient, not by the names of files or by instance numbers. The
+A series is named by any of its files; the others are in the same folder. The order of the slices
+is that of their positions in the patient, not of file names or instance numbers. The
 third axis is the step from slice to slice, so that of a tilted gantry it leans as the slices do.
 
 Axes of a slice as stored: rows, columns. Positions are in millimeters to the patient's left, back
@@ -56,7 +56,7 @@ class Series:
 
 
 def list_series(folder: Path) -> list[Series]:
-    """The series whose files lie in a folder itself, in the order of their first files.
+    """The series with files directly in a folder, in the order of their first files.
 
     Raises:
         DataError: A file cannot be read; the text names it.
@@ -71,7 +71,7 @@ def _list_series(folder: Path, _stamp: tuple[int, int]) -> tuple[Series, ...]:
     for path in filter(is_dicom, list_folder(folder)[1]):
         try:
             head = read_head(path)
-        except DataError:  # it is told when its turn comes
+        except DataError:  # reported when it is read
             files[str(path)], labels[str(path)] = [path], path.name
             continue
         if "Rows" not in head or head.get("Modality") in NO_IMAGES:  # or a report, a plan
@@ -126,7 +126,7 @@ def read_series(files: Sequence[Path]) -> Volume:
 
 @dataclass(frozen=True)
 class Slice:
-    """Where a slice lies.
+    """Position of a slice.
 
     Attributes:
         path: Its file.
@@ -160,7 +160,7 @@ class Slice:
             raise DataError(f"DICOM file {path} holds colors, expected one value per pixel")
         if missing:
             raise DataError(
-                f"DICOM file {path} does not say where it lies: {', '.join(missing)} missing"
+                f"DICOM file {path} does not state its position: {', '.join(missing)} missing"
             )
         with reading(path, "DICOM file"):
             directions = np.asarray(head.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
@@ -174,7 +174,7 @@ class Slice:
 
 
 def put_in_order(slices: Iterable[Slice]) -> list[Slice]:
-    """Slices by where they lie.
+    """Slices sorted by position.
 
     Raises:
         DataError: They make no volume: one alone, others of another size or direction, two in one
@@ -197,8 +197,8 @@ def put_in_order(slices: Iterable[Slice]) -> list[Slice]:
     for (one, other), gap in zip(pairwise(ordered), gaps, strict=True):
         if gap <= ROUNDING:
             raise DataError(
-                f"DICOM files {one.path} and {other.path} lie in one place; put the phases or "
-                "echoes of a series into folders of their own"
+                f"DICOM files {one.path} and {other.path} have the same position; put the phases or "
+                "echoes of a series into separate folders"
             )
         if abs(gap - usual) > TOLERANCE * usual:
             raise DataError(
@@ -252,7 +252,7 @@ def read_values(slices: Sequence[Slice]) -> tuple[NDArray, tuple[float, float]]:
 
 
 def _scaling(one: Slice) -> tuple[float, float] | None:
-    """Slope and intercept of a slice; None where a table stands for them."""
+    """Slope and intercept of a slice; None if it has a table instead."""
     head = read_head(one.path, ("RescaleSlope", "RescaleIntercept", "ModalityLUTSequence"))
     if "ModalityLUTSequence" in head:
         return None

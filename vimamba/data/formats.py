@@ -80,7 +80,7 @@ class ImageFile(ABC):
 
 @contextmanager
 def open_image(path: Path) -> Iterator[ImageFile]:
-    """Open a file by its content, whatever its name.
+    """Open a file by its content, not its name.
 
     Raises:
         Exception: Of any kind, as raised by decoders for damaged files.

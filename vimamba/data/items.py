@@ -36,7 +36,7 @@ class StoredImage(Protocol):
         ...
 
     def head(self) -> Head | None:
-        """Its file's header; None if it has no file of its own."""
+        """The header of its file; None if it has no separate file."""
         ...
 
     def limits(self, percentiles: tuple[float, float]) -> tuple[NDArray, NDArray] | None:

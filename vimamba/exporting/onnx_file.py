@@ -99,7 +99,7 @@ def write_onnx(program: ExportedProgram, names: dict[int, str], path: Path) -> N
 
 
 def output_names(program: ExportedProgram) -> list[str] | None:
-    """Names of what a program returns, where it names them: the answers on change of two dates."""
+    """Names of a program's outputs, if it names them: the maps of change networks."""
     answer: Any = program.call_spec.out_spec
     fields = getattr(answer.context, "_fields", None)
     return None if fields is None else list(fields)

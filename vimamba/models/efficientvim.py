@@ -1,4 +1,4 @@
-"""EfficientViM (Lee et al. 2024, arXiv:2411.15241), which timm has: tells its official files.
+"""EfficientViM (Lee et al. 2024, arXiv:2411.15241), part of timm: reads its official files.
 
 timm registers the models, `efficientvim_m1` to `_m4` and `_dist`, and publishes their weights;
 nothing is registered here. tests/models/test_efficientvim.py compares them with the original.

@@ -30,8 +30,8 @@ class Cost:
     Attributes:
         milliseconds: Of inference, per image, in batches of `BATCH`; median over rounds in which
             all orders had their turn.
-        memory: Peak MiB that a step of training with such a batch adds; None where it cannot be
-            told.
+        memory: Peak MiB that a step of training with such a batch adds; None if it cannot be
+            measured.
         gflops: Operations of inference per image, as papers count them.
     """
 
@@ -41,7 +41,7 @@ class Cost:
 
 
 def measure_costs(tasks: Mapping[str, Any]) -> dict[str, Cost]:
-    """Measure tasks that differ in their order, by turns, on the GPU if there is one.
+    """Measure tasks that differ in their order, alternating, on the GPU if there is one.
 
     Args:
         tasks: The trained task of each order.
@@ -71,7 +71,7 @@ def measure_costs(tasks: Mapping[str, Any]) -> dict[str, Cost]:
 
 
 def training_memory(task: Any, image: Tensor) -> float | None:
-    """Peak MiB that a training step adds, the optimizer apart; None where it cannot be told."""
+    """Peak MiB that a training step adds, without the optimizer; None if it cannot be measured."""
     if not image.is_cuda and not Path("/proc/self/statm").exists():
         return None
     task.train()
@@ -115,7 +115,7 @@ def read_costs(out: Path) -> tuple[dict[str, dict[str, Cost]], str]:
         }
         return costs, content["machine"]
     except (KeyError, TypeError, AttributeError):
-        raise UsageError(f"{path} holds no costs; remove it to have them measured anew") from None
+        raise UsageError(f"{path} holds no costs; remove it to measure them again") from None
 
 
 def write_costs(out: Path, costs: Mapping[str, Mapping[str, Cost]], machine: str) -> None:

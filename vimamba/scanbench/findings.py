@@ -46,7 +46,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Comparison:
-    """An order beside the baseline, by differences of runs with the same seed and fold.
+    """An order compared with the baseline, by differences of runs with the same seed and fold.
 
     Attributes:
         order: Its name.
@@ -245,14 +245,14 @@ def is_apart(interval: Interval | None) -> bool:
 
 
 def points(value: float, *, sign: bool = False) -> str:
-    """Points with as many digits as tell something."""
+    """Points with the significant digits."""
     digits = 1 if abs(value) >= 0.095 or value == 0 else 2
     value = round(value, digits) + 0.0  # no -0.0
     return f"{value:{'+' if sign else ''}.{digits}f}"
 
 
 def interval_text(interval: Interval | None, flipped: bool = False) -> str:
-    """An interval between a number and what follows; `flipped` of a loss that is told as such."""
+    """The text of an interval in a sentence; `flipped` for a loss that is described as such."""
     if interval is None:
         return ""
     low, high = (-interval.high, -interval.low) if flipped else (interval.low, interval.high)

@@ -1,4 +1,4 @@
-"""A report as parts, which become Markdown beside its pictures or one page of HTML with them."""
+"""A report as parts, rendered as Markdown next to its pictures or as one HTML page with them."""
 
 import base64
 import html

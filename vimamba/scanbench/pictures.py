@@ -87,7 +87,7 @@ def _draw_row(
 
 
 def draw_ranks(ranked: Ranked, looks: Mapping[str, Look], path: Path) -> None:
-    """Critical-difference diagram: orders joined by a bar cannot be told apart.
+    """Critical-difference diagram: orders joined by a bar do not differ significantly.
 
     Args:
         ranked: Ranks and Nemenyi's p values.
@@ -124,7 +124,7 @@ def draw_ranks(ranked: Ranked, looks: Mapping[str, Look], path: Path) -> None:
             pad=14,
         )
         figure.supxlabel(
-            "1 is best; a bar joins orders that Nemenyi's test cannot tell apart at 0.05",
+            "1 is best; a bar joins orders that do not differ at 0.05 in Nemenyi's test",
             fontsize=7,
             color=GRAY,
         )

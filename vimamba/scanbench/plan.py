@@ -1,4 +1,4 @@
-"""What a bench is: models, scan orders, seeds and folds, and where the run of each lies."""
+"""What a bench is: models, scan orders, seeds and folds, and the folder of each run."""
 
 import ast
 import json
@@ -35,7 +35,7 @@ class Trial:
     fold: int | None = None
 
     def folder(self, out: Path) -> Path:
-        """Where the run lies in the folder of a bench."""
+        """Path of the run in the folder of a bench."""
         seed = out / folder_name(self.model) / folder_name(self.order) / f"seed-{self.seed}"
         return seed if self.fold is None else seed / f"fold-{self.fold}"
 
@@ -143,7 +143,7 @@ def folder_name(text: str) -> str:
 
 
 def check_names(option: str, names: Sequence[str]) -> None:
-    """Fail on two names whose runs would lie in one folder.
+    """Fail on two names whose runs would be in the same folder.
 
     Raises:
         UsageError: They are named.
@@ -208,5 +208,5 @@ def label(order: str) -> str:
 
 
 def find_order(name: str, orders: Sequence[str]) -> str | None:
-    """The order of that name among some, or the one that `equalize` made of it."""
+    """The order with that name, or the one that `equalize` made from it."""
     return next((o for o in orders if o == name or label(o).partition(" x ")[0] == name), None)

@@ -34,7 +34,7 @@ from vimamba.scanbench.results import Bench, write_results
 from vimamba.scanbench.statistics import Interval
 
 PICTURES = "pictures"
-# differences for which the number of seeds is told, points
+# differences for which the number of seeds is reported, points
 SIZES = (0.25, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -47,7 +47,7 @@ class Study:
         costs: By bench and model, of each order.
         machines: Where the costs of each bench were measured.
         score: What the score is called.
-        sizes: Differences for which the number of seeds is told, points.
+        sizes: Differences for which the number of seeds is reported, points.
         command: That makes the bench.
     """
 
@@ -175,7 +175,7 @@ def _bounds(interval: Interval | None) -> str:
 
 
 def _rankings(study: Study) -> list[tuple[str, Ranked]]:
-    """Ranks over blocks, of pretrained networks and of others apart."""
+    """Ranks over blocks, separately for pretrained and other networks."""
     found = []
     for pretrained in (False, True):
         group = [f for f in study.findings if f.bench.plan.pretrained == pretrained and f.standings]
@@ -191,7 +191,7 @@ def _ranks_text(found: Ranked, start: str) -> str:
     test = f"Friedman's chi-squared {ranking.statistic:.2f}, {p_text(ranking.p)}"
     over = f"Over {found.blocks} ({start})"
     if ranking.p > statistics.ALPHA:
-        return f"{over} the ranks of the orders are no more apart than chance makes them ({test})."
+        return f"{over} the ranks of the orders differ no more than by chance ({test})."
     return f"{over} the orders differ in rank ({test}); {best} has the best mean rank."
 
 
@@ -243,7 +243,7 @@ def _costs(
     return [
         Heading(f"Cost: {_name(found)}"),
         Text(
-            "Time per image of inference, all orders by turns; the memory that a training step "
+            "Inference time per image, alternating between orders; the memory that a training step "
             "adds; operations as papers count them. Measured on: "
             f"{study.machines[found.bench.out]}."
         ),
@@ -272,7 +272,7 @@ def _seeds(study: Study) -> list[Part]:
             "Runs of each order with which a true difference of the given size is found at "
             f"{statistics.ALPHA} four times in five, after Holm's correction for all comparisons. "
             "The deviation is that of the paired differences here, pooled over the orders, in "
-            "points; so few runs tell it roughly."
+            "points; with so few runs, it is a rough estimate."
         ),
         Grid(heads, rows),
     ]
@@ -329,7 +329,7 @@ def _done(bench: Bench) -> list[str]:
     if plan.equal_paths:
         said.append(
             "All orders were given as many paths as the baseline has (order x N: it and its "
-            "reverse by turns), so they cost the same and have as many weights."
+            "reverse, alternating), so they cost the same and have as many weights."
         )
     said += [f"Failed: {trial}: {error}" for trial, error in bench.failed.items()]
     if bench.missing:

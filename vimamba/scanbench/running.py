@@ -77,7 +77,7 @@ class Pool(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Let the runs that train now stop at the next step, and begin no other."""
+        """Stop the current runs at the next step, and start no others."""
         ...
 
     def close(self) -> None:
@@ -183,7 +183,7 @@ class _Worker:
                 os.kill(process.pid, signal.SIGINT)
 
     def close(self) -> None:
-        """Let the process end: there is nobody left to tell it what to do."""
+        """End the process, because no process is left to control it."""
         if self._pipe is not None:
             self._pipe.close()
         if self._process is not None:

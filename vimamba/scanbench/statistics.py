@@ -16,7 +16,7 @@ LEVEL, ALPHA, POWER = 0.95, 0.05, 0.8
 RESAMPLES = 9999
 # up to so many seeds all 2^n signs are tried
 EXACT = 12
-# efficiency of the signed ranks beside the t test where differences are normal: 3 / pi
+# efficiency of signed ranks relative to the t test for normal differences: 3 / pi
 EFFICIENCY = 3 / math.pi
 # more seeds than anybody trains
 MOST_SEEDS = 1000
@@ -114,7 +114,7 @@ def least_p(size: int) -> float:
 
 
 def fewest_seeds(comparisons: int, alpha: float = ALPHA) -> int:
-    """Seeds below which no difference can be significant, whatever it is, after Holm's correction.
+    """Seeds below which no difference can be significant after Holm's correction.
 
     Args:
         comparisons: How many differences are tested.
@@ -206,7 +206,7 @@ def rank_orders(table: Floats) -> Ranking | None:
         return None
     ranks = stats.rankdata(-table, axis=1).mean(0)
     pairs = scikit_posthocs.posthoc_nemenyi_friedman(table).to_numpy(dtype=np.float64)
-    if (table == table[:, :1]).all():  # nothing to tell, which Friedman's quotient cannot say
+    if (table == table[:, :1]).all():  # all equal, where Friedman's quotient is undefined
         statistic, p = 0.0, 1.0
     else:
         found: Any = stats.friedmanchisquare(*table.T)

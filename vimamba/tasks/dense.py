@@ -62,8 +62,8 @@ class DenseTask(Task):
         """Logits of the flipped views requested by `tta`, flipped back.
 
         Args:
-            image: (N, C, *size); two dates stand one after the other in its channels.
-            whole: The network takes it at once, whatever its size.
+            image: (N, C, *size); two dates are concatenated along the channels.
+            whole: The network takes it at once, regardless of its size.
         """
         if whole:
             return [mirrored(self.finite_logits, axes)(image) for axes in self.flips[self.tta]]
@@ -71,7 +71,7 @@ class DenseTask(Task):
 
 
 def mirrored(function: Callable[[Any], Tensor], axes: tuple[int, ...]) -> Callable[[Any], Tensor]:
-    """What sees its images mirrored along some axes, and whose answers are mirrored back."""
+    """A function of images that are flipped along some axes, with outputs flipped back."""
     if not axes:
         return function
     return lambda image: function(image.flip(axes)).flip(axes)

@@ -1,4 +1,4 @@
-"""What the reports share of tasks whose networks answer every pixel."""
+"""Shared by the reports of tasks with per-pixel predictions."""
 
 from collections.abc import Callable
 from dataclasses import asdict

@@ -29,7 +29,7 @@ class _Voting(Task):
 
 
 def can_join(task: type) -> bool:
-    """Whether several tasks of a kind can answer as one."""
+    """Whether several tasks of a kind can form an ensemble."""
     return hasattr(task, "views")
 
 

@@ -1,8 +1,8 @@
 """Names of predictions, which never overwrite files that are not ours, and inputs that failed.
 
-An output is always inside the output folder, whatever its input is called. Two inputs whose outputs
-would be the same file, on any file system, are refused in advance. Existing files are replaced only
-if an earlier call wrote them.
+An output is always inside the output folder, regardless of the name of its input. Two inputs whose
+outputs would be the same file, on any file system, are rejected in advance. Existing files are
+replaced only if an earlier call wrote them.
 """
 
 import hashlib
@@ -92,20 +92,20 @@ def check_apart(targets: Sequence[Target]) -> None:
         if other is not target:
             raise UsageError(
                 f"{shown(other.source)} and {shown(target.source)} would get the same name, "
-                f"{shown(target.path)}; predict them apart"
+                f"{shown(target.path)}; predict them separately"
             )
     for target in targets:
         for folder in target.path.parents:
             if fold(folder) in taken:
                 other = taken[fold(folder)]
                 raise UsageError(
-                    f"{shown(target.source)} would be answered below {shown(folder)}, which is "
-                    f"the name of the answer to {shown(other.source)}; predict them apart"
+                    f"{shown(target.source)} would be written below {shown(folder)}, which is "
+                    f"the output of {shown(other.source)}; predict them separately"
                 )
 
 
 def check_inside(targets: Sequence[Target], out: Path) -> None:
-    """Fail if a link leads out of the output folder.
+    """Fail if a link points outside of the output folder.
 
     Raises:
         UsageError: The message names the link.
@@ -113,7 +113,9 @@ def check_inside(targets: Sequence[Target], out: Path) -> None:
     inside = out.resolve()
     for folder in {target.path.parent for target in targets}:
         if not folder.resolve().is_relative_to(inside):
-            raise UsageError(f"{shown(folder)} leads out of --out {shown(out)}; remove the link")
+            raise UsageError(
+                f"{shown(folder)} points outside of --out {shown(out)}; remove the link"
+            )
 
 
 def check_no_input(targets: Sequence[Target], inputs: Iterable[Path]) -> None:

@@ -76,7 +76,7 @@ class RateRise(Callback):
         configs = trainer.lr_scheduler_configs
         if len(configs) != 1 or not isinstance(configs[0].scheduler, Schedule):
             raise TaskError(
-                f"{type(pl_module).__name__} has a schedule of its own, whose rate cannot be "
+                f"{type(pl_module).__name__} has its own schedule, whose rate cannot be "
                 "looked for; Lightning's Tuner.lr_find can for a training in Python"
             )
 

@@ -2,7 +2,7 @@
 
 Several labels in one cell, joined by `;`, make the data multi-label; an empty cell is then an image
 with no class. Images of one group (a patient, a scene) are never in different splits; an image
-without a group is a group of its own.
+without a group is its own group.
 """
 
 from collections.abc import Sequence

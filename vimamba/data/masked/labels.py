@@ -22,7 +22,7 @@ ROUNDING = 1e-3
 
 @dataclass(frozen=True)
 class Labels:
-    """How to read masks; what is not given is inferred from all of them.
+    """How to read masks; missing settings are inferred from all masks.
 
     Attributes:
         classes: Names in the order of the classes. By default "background" (or class 0 if there is

@@ -154,7 +154,7 @@ def cut(pair: MaskedFile, sides: Sequence[int], ignore: int) -> list[SceneTile]:
         ignore: Value of labels to ignore; -1 if there is none.
 
     Raises:
-        DataError: The labels do not lie where the scene lies.
+        DataError: The labels do not have the georeference of the scene.
     """
     with open_raster(pair.path) as raster:
         open_raster(pair.mask_path, onto=raster, align=pair.align, role="labels").close()

@@ -70,7 +70,7 @@ def examine(pair: DatePair, truths: Truths | None) -> tuple[NDArray | None, list
 
 
 def find_apart(pair: DatePair) -> list[Problem]:
-    """GeoTIFF files that do not lie where the first image lies."""
+    """GeoTIFF files whose position differs from that of the first image."""
     here = raster_grid(pair.files["before"])
     problems = []
     for path in pair.files.values():

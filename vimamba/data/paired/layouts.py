@@ -125,7 +125,7 @@ PRESETS: dict[str, tuple[Layout, ...]] = {
 }
 
 
-# what people call the folders of pairs of their own
+# common names of users' own folders of pairs
 OWN = tuple(
     _binary(*dates, masks)
     for dates in (("before", "after"), ("A", "B"))
@@ -169,7 +169,7 @@ class Named:
         found = []
         for layout in layouts:
             needed = {role for role, part in layout.parts.items() if not part.optional}
-            # what lies in one folder is told apart by its endings, not by the folder's name
+            # files in one folder are distinguished by their endings, not by the folder's name
             if not self.folders.keys() <= needed or any(p.ending for p in layout.parts.values()):
                 continue
             renamed = {role: Part(name) for role, name in self.folders.items()}

@@ -71,7 +71,7 @@ def test_a_family_is_compared_with_models_of_its_kind_and_operations():
         zoo_benchmark.list_entries(["Swin"])
 
 
-def test_families_take_turns_with_their_like(tmp_path, capsys):
+def test_families_alternate_with_their_references(tmp_path, capsys):
     file = tmp_path / "zoo.csv"
     args = ["Vim", "EfficientVMamba", "--sizes", "64", "--seconds", "0.1", "--csv", str(file)]
     assert zoo_benchmark.main(args) == 0

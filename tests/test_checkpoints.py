@@ -266,7 +266,7 @@ def test_the_average_is_taken_where_the_published_accuracy_is_its_own(tmp_path):
     assert all((p == 1).all() for p in model.parameters())
 
 
-def test_a_copy_that_lacks_a_weight_is_not_taken():
+def test_a_copy_with_a_missing_weight_is_not_used():
     state = small_state()
     known = known_names(timm.create_model("test_vmamba", num_classes=5), {})
     some = {k: v + 1 for k, v in list(state.items())[:-1]}

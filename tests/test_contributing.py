@@ -49,7 +49,7 @@ def test_the_order_of_the_page_is_one(own_orders):
     assert model(torch.rand(1, 3, 96, 96)).shape == (1, 2)
 
 
-def test_a_data_set_in_one_file_is_trained_on_scored_and_answered_for(forgotten, tmp_path, capsys):
+def test_a_data_set_in_one_file_is_trained_on_scored_and_predicted(forgotten, tmp_path, capsys):
     rng = np.random.default_rng(0)
     photos = tmp_path / "photos"
     photos.mkdir()

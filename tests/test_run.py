@@ -106,7 +106,7 @@ def test_a_script_as_timms_trains_saves_and_validates(name, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("args", "code"), [(["nowhere.py"], 2), ([], 2), (["--help"], 0)])
-def test_mistakes_are_told_in_one_line(args, code, capsys):
+def test_errors_are_one_line(args, code, capsys):
     assert run.main(args) == code
     said = capsys.readouterr()
     assert "usage: python -m vimamba.run SCRIPT.py" in (said.out if code == 0 else said.err)

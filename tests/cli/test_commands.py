@@ -131,7 +131,7 @@ def test_one_class_is_not_enough(folder, tmp_path, capsys):
     assert "only one class, ['fine']" in capsys.readouterr().err
 
 
-def test_classes_that_a_split_lacks_are_noted(folder, tmp_path, capsys):
+def test_classes_missing_in_a_split_are_noted(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "data")
     for path in sorted((tmp_path / "data" / "fine").iterdir())[2:]:
         path.unlink()
@@ -232,7 +232,7 @@ def stop(*args: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_licenses_are_filtered_and_unknown_ones_answered(capsys):
+def test_licenses_are_filtered_and_unknown_ones_reported(capsys):
     assert main(["list-models", "vim*", "--license", "Apache-2.0", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert rows

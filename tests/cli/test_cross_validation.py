@@ -112,7 +112,7 @@ def people(rows):
     return {row["path"].split("/")[-1].split("_")[0] for row in rows}
 
 
-def test_every_image_is_answered_for_by_the_fold_that_never_saw_its_patient(classified):
+def test_every_image_is_scored_by_the_fold_that_never_saw_its_patient(classified):
     cases = rows_of(classified / "cases.csv")
     assert sorted(row["case"] for row in cases) == sorted(
         f"{name}/p{i // 2}_{i}.png" for name in ("broad", "fine") for i in range(8)
@@ -181,7 +181,7 @@ def test_the_last_epoch_is_taken_where_that_is_asked_for(segmented):
     assert read_record(segmented).choose == "last"
 
 
-def test_all_folds_answer_by_the_mean_of_their_probabilities(classified, segmented):
+def test_all_folds_predict_the_mean_of_their_probabilities(classified, segmented):
     image = torch.randn(3, 3, 32, 32)
     joined = finished_run(classified, None).load()
     alone = [finished_run(classified / f"fold{fold}", "best").load() for fold in range(FOLDS)]
@@ -394,7 +394,7 @@ def test_a_mistake_is_named_and_ends_with_2(args, message, photos, tmp_path, mon
     assert not (tmp_path / "x").exists()
 
 
-def test_folds_that_are_not_finished_do_not_answer(classified, photos, tmp_path, capsys):
+def test_unfinished_folds_do_not_predict(classified, photos, tmp_path, capsys):
     out = tmp_path / "cv"
     out.mkdir()
     (out / "cross_validation.json").write_text(

@@ -172,7 +172,7 @@ def test_options_of_a_model_do_not_go_with_a_run(run, capsys):
 @pytest.mark.parametrize(
     ("package", "extra"), [("onnxruntime", "export"), ("onnxscript", "export")]
 )
-def test_a_missing_package_is_answered_with_its_extra(
+def test_a_missing_package_is_reported_with_its_extra(
     package, extra, start_folder, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, package, None)

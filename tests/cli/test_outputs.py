@@ -76,7 +76,7 @@ def test_nothing_that_is_read_is_overwritten(tmp_path):
         check_no_input([Target(tmp_path / "link.csv", "x")], [tmp_path / "list.csv"])
 
 
-def test_what_has_no_answer_is_counted_and_named(capsys):
+def test_failed_inputs_are_counted_and_named(capsys):
     failed = FailedInputs()
     assert failed.report(4) == 0
     for number in range(8):

@@ -116,9 +116,7 @@ def test_the_export_is_the_best_average(run):
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
-    workers, run, folder, tmp_path, capsys, spoiled
-):
+def test_a_failed_image_does_not_affect_the_others(workers, run, folder, tmp_path, capsys, spoiled):
     spoiled(vimamba.tasks.Classification, 2)
     images, out = tmp_path / "images", tmp_path / "p.csv"
     shutil.copytree(folder / "fine", images)

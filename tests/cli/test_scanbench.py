@@ -240,7 +240,7 @@ def test_equal_paths_compare_like_with_like(stripes, tmp_path, trained, capsys):
     assert {row["paths"] for row in rows_of(out / "results.csv")} == {"4"}
 
 
-def test_failed_runs_are_told_and_tried_again(stripes, tmp_path, trained, monkeypatch, capsys):
+def test_failed_runs_are_reported_and_retried(stripes, tmp_path, trained, monkeypatch, capsys):
     out = tmp_path / "bench"
 
     def fail(job):

@@ -344,9 +344,7 @@ def masks_in(out: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_image_without_an_answer_does_not_cost_the_others_theirs(
-    workers, run, mixed, tmp_path, capsys, spoiled
-):
+def test_a_failed_image_does_not_affect_the_others(workers, run, mixed, tmp_path, capsys, spoiled):
     spoiled(vimamba.tasks.Segmentation, 2)
     (mixed / "list.csv").write_text("image\nmissing.png\n.\n../mixed/white.png\n1.png\n")
     out = tmp_path / "out"

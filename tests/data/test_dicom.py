@@ -55,7 +55,7 @@ def test_itk_sees_the_same_volume(name, tmp_path):
         np.testing.assert_allclose(place[:3] * (-1, -1, 1), expected, atol=1e-5)
 
 
-def test_series_of_one_folder_are_told_apart(tmp_path):
+def test_series_in_one_folder_are_distinguished(tmp_path):
     write_series(tmp_path / "a", values(1), number=1)
     write_series(tmp_path / "b", values(2), number=2)
     for path in sorted((tmp_path / "b").iterdir()):

@@ -9,7 +9,7 @@ from timm.data import create_transform
 from vimamba.data import MaskFolder, Preprocessing
 from vimamba.data.augmentation import normalize, resize_and_crop
 from vimamba.data.resizing import INTERPOLATIONS, resize, resize_mask
-from vimamba.tasks.segmentation.task import resize as resize_answers
+from vimamba.tasks.segmentation.task import resize as resize_scores
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
@@ -93,8 +93,8 @@ def test_training_without_changes_is_evaluation(make_pairs):
     assert train[0][1].shape == (16, 16)
 
 
-def test_answers_that_shrink_are_averaged():
+def test_downsampled_scores_are_averaged():
     fine = torch.zeros(1, 2, 64, 64)
     fine[:, 1, ::8] = 1  # lines an eighth apart
-    small = resize_answers(fine, (8, 8), antialias=True)
+    small = resize_scores(fine, (8, 8), antialias=True)
     torch.testing.assert_close(small[:, 1], torch.full((1, 8, 8), 1 / 8), atol=0.05, rtol=0)

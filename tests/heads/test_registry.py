@@ -48,7 +48,7 @@ def test_a_name_is_given_once():
     assert find_head("fpn") is Finest
 
 
-def test_an_unknown_name_is_answered_with_near_ones():
+def test_an_unknown_name_gets_suggestions():
     with pytest.raises(
         ValueError, match="head='fpnn' is unknown; close names are fpn; register your own"
     ):

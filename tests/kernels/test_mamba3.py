@@ -156,8 +156,8 @@ def test_two_tokens_are_worked_out_by_hand(backend):
     # (1, 1) times itself is 2, and 2 cos if rotated by the difference of the angles
     assert y[0].item() == pytest.approx(weight[0] * 2 * 5 * 1 * 2)
     before = math.exp(-0.2) * (weight[0] + (1 - weight[1]) * 0.5) * 2 * 5
-    turned = before * 10 * 2 * math.cos(second - first)
-    assert y[1].item() == pytest.approx(turned + weight[1] * 0.5 * 3 * 7 * 10 * 2)
+    rotated = before * 10 * 2 * math.cos(second - first)
+    assert y[1].item() == pytest.approx(rotated + weight[1] * 0.5 * 3 * 7 * 10 * 2)
 
 
 def in_order(problem, path):

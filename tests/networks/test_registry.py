@@ -94,7 +94,7 @@ def test_a_name_is_given_once():
         vimamba.register_network(Sharpen, task="restoration", name="my net")
 
 
-def test_an_unknown_name_is_answered_with_near_ones():
+def test_an_unknown_name_gets_suggestions():
     with pytest.raises(ValueError, match="name='vm_unett' is unknown; close names are vm_unet"):
         vimamba.create_network("vm_unett", num_classes=2)
 

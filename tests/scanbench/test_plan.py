@@ -14,7 +14,7 @@ from vimamba.scanbench.plan import (
     find_order,
     label,
     read_plan,
-    turned,
+    reverse_order,
 )
 
 PLAN = Plan(
@@ -71,15 +71,15 @@ def test_a_plan_is_kept_and_grows(tmp_path):
 
 
 @pytest.mark.parametrize("order", list_scan_orders(dims=2))
-def test_a_turned_order_walks_every_path_back(order):
+def test_a_reversed_order_follows_every_path_backward(order):
     paths = scan_paths(order, 5, 6)
-    torch.testing.assert_close(scan_paths(turned(order), 5, 6), paths.flip(1))
+    torch.testing.assert_close(scan_paths(reverse_order(order), 5, 6), paths.flip(1))
 
 
-def test_a_sum_is_turned_term_by_term():
+def test_a_sum_is_reversed_term_by_term():
     order = "local(window=2) + raster(reverse=True)"
-    assert turned(order) == "local(window=2, reverse=True) + raster"
-    assert turned(turned(order)) == order
+    assert reverse_order(order) == "local(window=2, reverse=True) + raster"
+    assert reverse_order(reverse_order(order)) == order
 
 
 def test_orders_get_equal_numbers_of_paths():

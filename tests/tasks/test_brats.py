@@ -37,7 +37,7 @@ def softmax(folder, case):
     return np.asarray(nibabel.load(folder / case / f"{case}_softmax.nii.gz").dataobj)
 
 
-def test_runs_answer_for_cases_of_four_files_by_their_mean(cases, runs, tmp_path, capsys):
+def test_runs_predict_the_mean_for_cases_of_four_files(cases, runs, tmp_path, capsys):
     def predict(name, run, *options):
         out = tmp_path / name
         command = ["predict", str(run), str(cases), "--out", str(out), "--softmax", *options]

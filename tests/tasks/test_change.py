@@ -69,7 +69,7 @@ def test_the_loss_of_semantic_change_is_the_published_sum():
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
 
-def test_a_network_that_answers_another_question_is_refused_by_name():
+def test_a_network_for_another_kind_of_change_is_rejected_by_name():
     with pytest.raises(TaskError, match=r"predicts binary change, the labels are semantic; choose"):
         Change("test_vmamba", kind="semantic", num_classes=4)
     with pytest.raises(TaskError, match="num_classes=3 does not fit kind='binary'"):
@@ -87,7 +87,7 @@ def run(tmp_path_factory):
     return folder
 
 
-def test_a_run_scores_answers_and_exports(run, capsys):
+def test_a_run_is_scored_predicts_and_exports(run, capsys):
     files = {path.name for path in (run / "run").iterdir()}
     assert {"data.png", "samples.png", "curves.png", "confusion_matrix.png", "export"} <= files
     assert main(["test", str(run / "run")]) == 0

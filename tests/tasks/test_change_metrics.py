@@ -77,7 +77,7 @@ def test_one_level_of_damage_that_is_never_found_makes_the_mean_zero():
     assert damage_scores(torch.eye(2), damage)["f1_damage"] == 1
 
 
-def test_rows_of_classes_have_none_where_nothing_is_to_be_told():
+def test_undefined_scores_of_classes_are_none():
     rows = per_class(torch.tensor([[4, 0, 0], [1, 3, 0], [0, 0, 0]]), ["a", "b", "c"])
     assert rows[1] == {
         "class": "b", "pixels": 4, "f1": pytest.approx(6 / 7), "iou": 0.75, "precision": 1.0,

@@ -49,7 +49,7 @@ def test_the_focal_loss_is_monais(classes):
     torch.testing.assert_close(found, expected)
 
 
-def test_the_lovasz_loss_of_hard_answers_is_one_minus_the_iou():
+def test_the_lovasz_loss_of_hard_predictions_is_one_minus_the_iou():
     # class 1: 2 of 4 found and 1 false, IoU 2/5; class 0: 3 kept of 4, 2 false, IoU 3/6
     target = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
     answer = torch.tensor([[[0, 0, 0, 1, 0, 0, 1, 1]]])

@@ -83,7 +83,7 @@ def test_a_custom_task_is_cross_validated_and_its_folds_predict_together(
     torch.testing.assert_close(found, torch.atan2(vector[:, 1], vector[:, 0]))
 
 
-def test_folds_of_a_task_that_cannot_join_answers_do_not_answer(monkeypatch):
+def test_folds_of_a_task_without_ensembles_do_not_predict(monkeypatch):
     task = tests.tasks.rotation.Rotation("test_vmamba", img_size=32)
     monkeypatch.delattr(type(task), "views")
     with pytest.raises(TaskError, match=r"Rotation cannot combine several networks.*`views`"):
@@ -105,7 +105,7 @@ def test_a_task_without_its_module_is_named():
         tools_of(Task)
 
 
-def test_a_module_that_lacks_something_is_named_with_it(monkeypatch):
+def test_an_incomplete_module_is_named_with_what_is_missing(monkeypatch):
     monkeypatch.delattr(tests.tasks.rotation.report, "pool_folds")
     with pytest.raises(UsageError, match=r"rotation\.report, the module .* lacks pool_folds"):
         fold_tools_of(tests.tasks.rotation.Rotation)

@@ -62,7 +62,7 @@ def test_test_scores_a_run_again(run, capsys):
     assert "--tta flips is for classification" in capsys.readouterr().err
 
 
-def test_a_list_of_pairs_is_answered_by_files_and_scores(run, cases, tmp_path, capsys):
+def test_a_list_of_pairs_gets_files_and_scores(run, cases, tmp_path, capsys):
     lines = ["moving,fixed,moving_labels,fixed_labels"]
     paths = [cases / "test" / kind / f"{n}.nii.gz" for kind in ("images", "labels") for n in
              ("p6", "p7")]  # fmt: skip

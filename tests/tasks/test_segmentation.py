@@ -181,7 +181,7 @@ def test_borders_and_classes_that_are_left_out_are_in_no_score(tmp_path):
     assert found["some"]["case_dice"] == pytest.approx(sum(rows[:2]) / 2)
 
 
-def test_windows_agree_with_the_whole_where_the_answer_is_local():
+def test_windows_agree_with_the_whole_where_the_output_is_local():
     task = small(overlap=0.25).eval()
     task.net = torch.nn.Conv2d(3, 3, 1)
     image = torch.randn(1, 3, 40, 29)

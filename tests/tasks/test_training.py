@@ -241,7 +241,7 @@ def test_weights_that_are_not_finite_are_not_saved(photos, tmp_path):
     assert not (tmp_path / "x.ckpt").exists()
 
 
-def test_an_overflow_that_the_loss_scale_answers_is_no_error(photos, tmp_path):
+def test_an_overflow_handled_by_the_loss_scale_is_no_error(photos, tmp_path):
     class Overflows(Classification):
         def on_after_backward(self):
             if self.global_step == 1 and not self.seen:

@@ -96,7 +96,7 @@ def test_predictions_lie_exactly_where_the_volumes_lie_and_go_on(root, run, tmp_
     assert (out / "3.nii.gz").exists()
 
 
-def test_a_dicom_series_is_answered_in_its_own_geometry(run, tmp_path, capsys):
+def test_a_dicom_series_is_predicted_in_its_own_geometry(run, tmp_path, capsys):
     image, _ = make_volume(1)
     # a tilted gantry: the table does not move along the normal of the slices
     step = (0.0, 0.0, 3.0)
@@ -218,7 +218,7 @@ def test_scores_in_a_file_are_those_in_memory():
     assert torch.equal(held, filed)
 
 
-def test_mirrored_views_answer_for_the_volume_as_it_lies():
+def test_predictions_of_mirrored_views_are_mirrored_back():
     task = small()
     task.tta = "flips"
     volume = torch.randn(1, 1, 8, 16, 16)

@@ -124,7 +124,7 @@ class RandomCut:
 class QuarterTurn:
     """Rotates an image and its mask by a random number of quarter turns before they are cut.
 
-    Crops with unequal sides cannot be turned afterwards.
+    Crops with unequal sides cannot be rotated afterwards.
 
     Attributes:
         probability: Probability of turning.
@@ -137,10 +137,10 @@ class QuarterTurn:
     def __call__(
         self, image: NDArray, mask: NDArray | None, rng: np.random.Generator
     ) -> tuple[NDArray, NDArray | None]:
-        """(H, W, C) and (H, W), turned in the same way and cut."""
+        """(H, W, C) and (H, W), rotated in the same way and cut."""
         turns = int(rng.integers(4)) if rng.random() < self.probability else 0
-        turned = None if mask is None else np.ascontiguousarray(np.rot90(mask, turns))
-        return self.cut(np.ascontiguousarray(np.rot90(image, turns)), turned, rng)
+        rotated = None if mask is None else np.ascontiguousarray(np.rot90(mask, turns))
+        return self.cut(np.ascontiguousarray(np.rot90(image, turns)), rotated, rng)
 
 
 def turning_first(cut: Cut, augmentation: Augmentation, size: Size) -> Cut:

@@ -197,8 +197,8 @@ def put_in_order(slices: Iterable[Slice]) -> list[Slice]:
     for (one, other), gap in zip(pairwise(ordered), gaps, strict=True):
         if gap <= ROUNDING:
             raise DataError(
-                f"DICOM files {one.path} and {other.path} have the same position; put the phases or "
-                "echoes of a series into separate folders"
+                f"DICOM files {one.path} and {other.path} have the same position; put the phases "
+                "or echoes of a series into separate folders"
             )
         if abs(gap - usual) > TOLERANCE * usual:
             raise DataError(

@@ -182,11 +182,11 @@ def reoriented_volume(
 
     wanted = orientations.axcodes2ornt(("L", "P", "S"))
     transform = orientations.ornt_transform(orientation(affine), wanted)
-    turned = orientations.apply_orientation(stored, transform)
+    reoriented = orientations.apply_orientation(stored, transform)
     there = affine @ orientations.inv_ornt_aff(transform, stored.shape[:3])
     text = describe_volume(stored.shape[:3], affine) + note
-    grid = Grid(turned.shape[:3], there, "", text)
-    return Volume(turned, *scaling, grid, affine, header)
+    grid = Grid(reoriented.shape[:3], there, "", text)
+    return Volume(reoriented, *scaling, grid, affine, header)
 
 
 def check_affine(affine: NDArray, path: Path) -> None:

@@ -65,8 +65,8 @@ def turn_by_cell(q: Tensor) -> tuple[Tensor, Tensor]:
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate adjacent pairs of channels of (N, h, H, W, d)."""
-    turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-    return (x * cos + turned * sin).type_as(x)
+    rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+    return (x * cos + rotated * sin).type_as(x)
 
 
 def neighbor_rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -159,8 +159,8 @@ class RotaryEmbed(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate neighboring pairs of channels of (..., L, C)."""
-        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * angles.cos() + turned * angles.sin()).to(x.dtype)
+        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+        return (x * angles.cos() + rotated * angles.sin()).to(x.dtype)
 
 
 def resample_tokens(

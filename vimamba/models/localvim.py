@@ -84,8 +84,8 @@ class ResampledRotary(RotaryEmbed):
 
     def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Rotate neighboring pairs of channels of (N, L, C)."""
-        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * cos + turned * sin).to(x.dtype)
+        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
+        return (x * cos + rotated * sin).to(x.dtype)
 
 
 def pad_tokens(x: Tensor, paths: Tensor) -> Tensor:

@@ -54,11 +54,11 @@ class GatedLinearAttention(nn.Module):
         angles = self.rotary.angles(x.shape[1], x.shape[2], x).unsqueeze(1)
         qk = (F.elu(self.qk(v)) + 1).flatten(1, 2).unflatten(-1, (2, -1))
         q, k = self.split(qk).unbind(0)
-        turned_q, turned_k = self.split(self.rotary(qk, angles)).unbind(0)
+        rotated_q, rotated_k = self.split(self.rotary(qk, angles)).unbind(0)
         values = self.split(v.flatten(1, 2).unsqueeze(2))[0]
         # a sum of the keys before rotation, which are positive
         total = (q * k.mean(-2, keepdim=True)).sum(-1, keepdim=True)
-        y = mean_attention(turned_q, turned_k, values) / (total + 1e-6)
+        y = mean_attention(rotated_q, rotated_k, values) / (total + 1e-6)
         y = y.transpose(1, 2).flatten(2).view_as(v) + self.lepe(v)
         return self.out_proj(y * F.silu(self.gate_proj(x)))
 

@@ -156,7 +156,7 @@ def check_names(option: str, names: Sequence[str]) -> None:
 
 
 def equalize(orders: Sequence[str], paths: int, dims: int) -> tuple[dict[str, str], list[str]]:
-    """Give orders as many paths as another has: each followed by itself reversed, by turns.
+    """Give orders as many paths as another has: each followed by itself reversed, by count.
 
     Args:
         orders: As they were given.
@@ -176,21 +176,21 @@ def equalize(orders: Sequence[str], paths: int, dims: int) -> tuple[dict[str, st
         if paths % own:
             left.append(order)
             continue
-        turns = (order, turned(order))
-        equal[order] = " + ".join(turns[i % 2] for i in range(paths // own))
+        both = (order, reverse_order(order))
+        equal[order] = " + ".join(both[i % 2] for i in range(paths // own))
     return equal, left
 
 
-def turned(scan_order: str) -> str:
+def reverse_order(scan_order: str) -> str:
     """The order whose paths are those of another from their ends to their beginnings."""
     node, terms = ast.parse(scan_order.strip(), mode="eval").body, []
     while isinstance(node, ast.BinOp):
         terms.append(node.right)
         node = node.left
-    return " + ".join(_turned_term(term) for term in (node, *reversed(terms)))
+    return " + ".join(_reversed_term(term) for term in (node, *reversed(terms)))
 
 
-def _turned_term(node: ast.expr) -> str:
+def _reversed_term(node: ast.expr) -> str:
     call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
     keywords = [keyword for keyword in call.keywords if keyword.arg != "reverse"]
     given = next((k.value for k in call.keywords if k.arg == "reverse"), None)
@@ -202,9 +202,9 @@ def _turned_term(node: ast.expr) -> str:
 def label(order: str) -> str:
     """An order as it is shown: `hilbert x 4` where `equalize` made the order."""
     base = order.split(" + ")[0]
-    turns = order.count(" + ") + 1
-    made = " + ".join((base, turned(base))[i % 2] for i in range(turns))
-    return f"{base} x {turns}" if turns > 1 and made == order else order
+    count = order.count(" + ") + 1
+    made = " + ".join((base, reverse_order(base))[i % 2] for i in range(count))
+    return f"{base} x {count}" if count > 1 and made == order else order
 
 
 def find_order(name: str, orders: Sequence[str]) -> str | None:

@@ -3,7 +3,7 @@
 `mamba3_scan` checks its arguments and calls `torch.ops.vimamba.mamba3_scan` (op.py), which models
 call directly. reference.py is the definition; chunked.py converts it to a scan like Mamba-2's,
 computed by matrix products; by_token.py computes the latter by Triton kernels of this folder
-(fused.py, fused_turns.py) and of Mamba-2's scan.
+(fused.py, fused_rotation.py) and of Mamba-2's scan.
 """
 
 from collections.abc import Sequence

@@ -49,7 +49,7 @@ def mamba3_by_token(
     """
     x, initial_angle = inputs.x, inputs.initial_angle
     dt, log_decay, trap = (t.float() for t in (inputs.dt, inputs.log_decay, inputs.trap))
-    b, c, scores, angle = torch.ops.vimamba.mamba3_turn(
+    b, c, scores, angle = torch.ops.vimamba.mamba3_rotate(
         inputs.B, inputs.C, inputs.B_bias, inputs.C_bias, inputs.angles, dt, initial_angle, paths
     )
     trap = trap.sigmoid()
@@ -113,7 +113,7 @@ def _at_last_step(inputs: Inputs, angle: Tensor, paths: Tensor | None) -> tuple[
     return b, by_input(x, inputs)[:, :, 0]
 
 
-def turn_by_token(
+def rotate_by_token(
     B: Tensor,
     C: Tensor,
     B_bias: Tensor | None,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vimamba_kernels.mamba3.checks import Inputs, Mamba3States
 from vimamba_kernels.mamba3.reference import (
-    TURN,
+    TWO_PI,
     as_given,
     by_head_alone,
     first_states,
@@ -104,7 +104,7 @@ def running_angles(angles: Tensor, dt: Tensor, first: Tensor) -> Tensor:
     """
     steps = math.pi * angles.tanh() * dt.unsqueeze(-1)
     sums = steps.to(torch.float64).cumsum(2) + first.unsqueeze(2)
-    return (sums % TURN).to(dt.dtype)
+    return (sums % TWO_PI).to(dt.dtype)
 
 
 def at_first_rank(log_decay: Tensor, ranks: int) -> Tensor:

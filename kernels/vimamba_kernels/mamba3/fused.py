@@ -1,6 +1,6 @@
 """Mamba-3's scan on a GPU: launches of the Triton kernels.
 
-B and C are biased and rotated by kernels of fused_turns.py; the recurrence is that of Mamba-2's
+B and C are biased and rotated by kernels of fused_rotation.py; the recurrence is that of Mamba-2's
 kernels, given the decay of every step. by_token.py combines them.
 
 Sizes: B batch, K paths, L tokens, T steps, R ranks, G groups, H heads of P channels, N states.
@@ -16,7 +16,7 @@ from vimamba_kernels import gpu_tasks
 from vimamba_kernels.ssd import fused as ssd_fused
 from vimamba_kernels.ssd.fused import obstacle
 
-__all__ = ["backward", "forward", "obstacle", "turn", "turn_gradients"]
+__all__ = ["backward", "forward", "obstacle", "rotate", "rotate_gradients"]
 
 _WARPS = 4
 # of a tile: tokens, and steps of a cumulative sum
@@ -65,7 +65,7 @@ def backward(
     return *grads, dfirst
 
 
-def turn(
+def rotate(
     B: Tensor,
     C: Tensor,
     B_bias: Tensor | None,
@@ -75,28 +75,28 @@ def turn(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The results of `turn_by_token`: b, c, their products, and the last angle."""
-    turns = _lay_angles(angles, dt, first, paths)
+    """The results of `rotate_by_token`: b, c, their products, and the last angle."""
+    summed = _lay_angles(angles, dt, first, paths)
     sizes, by_rank = _sizes(B, B_bias, C_bias, angles, dt)
     b, c = (B.new_empty(by_rank) for _ in range(2))
     batch, k, length, ranks, heads, _ = by_rank
     scores = B.new_empty((batch, k, length, heads, ranks, ranks), dtype=torch.float32)
     _launch(
-        "turn_rows",
+        "rotate_rows",
         _programs(sizes, batch),
         B=B.contiguous(),
         C=C.contiguous(),
         **_biases(B_bias, C_bias),
-        angles=turns[0],
+        angles=summed[0],
         b=b,
         c=c,
         scores=scores,
         **sizes,
     )
-    return b, c, scores, turns[1]
+    return b, c, scores, summed[1]
 
 
-def turn_gradients(
+def rotate_gradients(
     grad_b: Tensor,
     grad_c: Tensor,
     grad_scores: Tensor,
@@ -111,7 +111,7 @@ def turn_gradients(
     paths: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the seven tensors, None for absent tensors."""
-    turns, _last = _lay_angles(angles, dt, first, paths)
+    summed, _last = _lay_angles(angles, dt, first, paths)
     sizes, by_rank = _sizes(B, B_bias, C_bias, angles, dt)
     batch, k, length, ranks, heads, states = by_rank
     rows = {"B": B.contiguous(), "C": C.contiguous()}
@@ -128,7 +128,7 @@ def turn_gradients(
         share = B.new_empty(by_angle, dtype=torch.float32)
         found[name] = torch.empty_like(rows[name])
         _launch(
-            "turn_gradients",
+            "rotate_gradients",
             _programs(sizes, batch),
             grad=grad.contiguous(),
             grad_scores=grad_scores.contiguous(),
@@ -136,7 +136,7 @@ def turn_gradients(
             other=rows[other],
             own_bias=bias,
             other_bias=biases[f"{other}_bias"],
-            angles=turns,
+            angles=summed,
             down=found[name],
             dbias=dbias,
             dangles=share,
@@ -157,7 +157,7 @@ def turn_gradients(
 
 
 def _launch(name: str, programs: int, **arguments: Any) -> None:
-    gpu_tasks.launch(f"mamba3.fused_turns.{name}", programs, warps=_WARPS, **arguments)
+    gpu_tasks.launch(f"mamba3.fused_rotation.{name}", programs, warps=_WARPS, **arguments)
 
 
 def _programs(sizes: dict[str, Any], batch: int) -> int:

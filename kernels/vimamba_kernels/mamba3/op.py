@@ -1,6 +1,6 @@
 """Mamba-3's scan as a torch operator: choice of the backend and autocast.
 
-All backends are composed of torch's operators, except for two on a GPU: `mamba3_turn` biases and
+All backends are composed of torch's operators, except for two on a GPU: `mamba3_rotate` biases and
 rotates B and C, `mamba3_forward` is the recurrence. Their gradients are operators, too, whose own
 gradients, for second derivatives, use equivalents in PyTorch (by_token.py); torch.func and forward
 mode use the chunked form.
@@ -20,7 +20,7 @@ from vimamba_kernels.mamba3 import fused
 from vimamba_kernels.mamba3.by_token import (
     mamba3_by_token,
     recurrence_by_token,
-    turn_by_token,
+    rotate_by_token,
 )
 from vimamba_kernels.mamba3.checks import Inputs, check_arguments
 from vimamba_kernels.mamba3.chunked import mamba3_chunked
@@ -193,17 +193,17 @@ def _backward_fake(grad: Tensor, grad_state: Tensor, *arguments: Any) -> tuple[T
     return _like(arguments[:6])
 
 
-_TURN = (
+_ROTATION = (
     "Tensor B, Tensor C, Tensor? B_bias, Tensor? C_bias, Tensor angles, Tensor dt, Tensor? first"
 )
 
 
 @torch.library.custom_op(
-    "vimamba::mamba3_turn",
+    "vimamba::mamba3_rotate",
     mutates_args=(),
-    schema=f"({_TURN}, Tensor? paths) -> (Tensor, Tensor, Tensor, Tensor)",
+    schema=f"({_ROTATION}, Tensor? paths) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-def _turn(
+def _rotate(
     B: Tensor,
     C: Tensor,
     B_bias: Tensor | None,
@@ -213,12 +213,12 @@ def _turn(
     first: Tensor | None,
     paths: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The results of `turn_by_token`."""
-    return fused.turn(B, C, B_bias, C_bias, angles, dt, first, paths)
+    """The results of `rotate_by_token`."""
+    return fused.rotate(B, C, B_bias, C_bias, angles, dt, first, paths)
 
 
-@_turn.register_fake
-def _turn_fake(
+@_rotate.register_fake
+def _rotate_fake(
     B: Tensor,
     C: Tensor,
     B_bias: Tensor | None,
@@ -230,24 +230,24 @@ def _turn_fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, k, length, heads = dt.shape
     ranks = B.shape[3] if B.dim() == 6 else 1
-    turned = (batch, k, length, ranks, heads, B.shape[-1])
+    shape = (batch, k, length, ranks, heads, B.shape[-1])
     scores = (batch, k, length, heads, ranks, ranks)
     last = (batch, k, heads, angles.shape[-1])
     return (
-        torch.empty(turned, dtype=B.dtype, device=B.device),
-        torch.empty(turned, dtype=C.dtype, device=B.device),
+        torch.empty(shape, dtype=B.dtype, device=B.device),
+        torch.empty(shape, dtype=C.dtype, device=B.device),
         torch.empty(scores, dtype=torch.float32, device=B.device),
         torch.empty(last, dtype=torch.float32, device=B.device),
     )
 
 
 @torch.library.custom_op(
-    "vimamba::mamba3_turn_backward",
+    "vimamba::mamba3_rotate_backward",
     mutates_args=(),
-    schema=f"(Tensor grad_b, Tensor grad_c, Tensor grad_scores, Tensor grad_last, {_TURN}, "
+    schema=f"(Tensor grad_b, Tensor grad_c, Tensor grad_scores, Tensor grad_last, {_ROTATION}, "
     "Tensor? paths) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
-def _turn_backward(
+def _rotate_backward(
     grad_b: Tensor,
     grad_c: Tensor,
     grad_scores: Tensor,
@@ -263,12 +263,12 @@ def _turn_backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of the seven tensors, empty for absent tensors."""
     tensors = (B, C, B_bias, C_bias, angles, dt, first)
-    grads = fused.turn_gradients(grad_b, grad_c, grad_scores, grad_last, *tensors, paths)
+    grads = fused.rotate_gradients(grad_b, grad_c, grad_scores, grad_last, *tensors, paths)
     return dense_gradients(grads, tensors)
 
 
-@_turn_backward.register_fake
-def _turn_backward_fake(
+@_rotate_backward.register_fake
+def _rotate_backward_fake(
     grad_b: Tensor, grad_c: Tensor, grad_scores: Tensor, grad_last: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
     return _like(arguments[:7])
@@ -354,4 +354,4 @@ def _composed_recurrence(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 _register_gradients(_forward, _backward, _composed_recurrence, count=6, outputs=2)
-_register_gradients(_turn, _turn_backward, turn_by_token, count=7, outputs=4)
+_register_gradients(_rotate, _rotate_backward, rotate_by_token, count=7, outputs=4)

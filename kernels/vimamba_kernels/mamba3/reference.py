@@ -14,7 +14,7 @@ from vimamba_kernels.mamba3.checks import Inputs, Mamba3States
 from vimamba_kernels.paths import compute_dtype, to_steps, to_tokens
 from vimamba_kernels.selective_scan.reference import finish
 
-TURN = 2 * math.pi
+TWO_PI = 2 * math.pi
 
 
 def mamba3_reference(
@@ -30,7 +30,7 @@ def mamba3_reference(
     for t in range(steps.dt.shape[2]):
         dt, trap = steps.dt[:, :, t], steps.trap[:, :, t].sigmoid()
         decay = steps.log_decay[:, :, t].exp()
-        angle = (angle + math.pi * steps.angles[:, :, t].tanh() * dt.unsqueeze(-1)) % TURN
+        angle = (angle + math.pi * steps.angles[:, :, t].tanh() * dt.unsqueeze(-1)) % TWO_PI
         b, c = (rotate(v[:, :, t], angle.unsqueeze(2)) for v in (steps.B, steps.C))
         x = steps.x[:, :, t]
         state = (
@@ -142,11 +142,11 @@ def as_given(states: Mamba3States, inputs: Inputs) -> Mamba3States:
 
 def rotate(t: Tensor, angle: Tensor) -> Tensor:
     """Rotate pairs (2i, 2i + 1) of (..., N) by angle i of (..., S); the rest is unchanged."""
-    turned = 2 * angle.shape[-1]
-    first, second = t[..., :turned:2], t[..., 1:turned:2]
+    rotated = 2 * angle.shape[-1]
+    first, second = t[..., :rotated:2], t[..., 1:rotated:2]
     cos, sin = angle.cos(), angle.sin()
     pairs = torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1)
-    return torch.cat([pairs.flatten(-2), t[..., turned:]], dim=-1)
+    return torch.cat([pairs.flatten(-2), t[..., rotated:]], dim=-1)
 
 
 def outer(x: Tensor, B: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from tests.kernels.mamba3_problems import (
     scan,
     with_gradients,
 )
-from vimamba_kernels.mamba3.by_token import recurrence_by_token, turn_by_token
+from vimamba_kernels.mamba3.by_token import recurrence_by_token, rotate_by_token
 from vimamba_kernels.ssd import fused as ssd_fused
 
 # float32 sums over up to 40 steps; measured below 4e-6, for the gradient of a bias
@@ -98,7 +98,7 @@ def make_recurrence():
     return make_tensors(*sizes)
 
 
-def make_turn():
+def make_rotation():
     rows, bias = (1, 1, 5, 2, 1, 4), (1, 2, 2, 4)
     return make_tensors(rows, rows, bias, bias, (1, 1, 5, 1, 2), (1, 1, 5, 2), (1, 1, 2, 2))
 
@@ -117,12 +117,12 @@ def recur_without_state(*tensors):
         (recur, lambda *t: recurrence_by_token(*t, PATHS, False), make_recurrence),
         (recur_without_state, lambda *t: recurrence_by_token(*t, None, True)[:1], make_recurrence),
         (
-            lambda *t: torch.ops.vimamba.mamba3_turn(*t, PATHS),
-            lambda *t: turn_by_token(*t, PATHS),
-            make_turn,
+            lambda *t: torch.ops.vimamba.mamba3_rotate(*t, PATHS),
+            lambda *t: rotate_by_token(*t, PATHS),
+            make_rotation,
         ),
     ],
-    ids=["recurrence", "without_state", "turn"],
+    ids=["recurrence", "without_state", "rotation"],
 )
 def test_second_derivatives_are_those_of_torchs_operators(operator, composed, make):
     def derivatives(function, dtype):
@@ -143,7 +143,7 @@ def test_opcheck_passes():
     for operator, arguments in (
         (operators.mamba3_forward, (*make_recurrence(), None, True, True)),
         (operators.mamba3_forward, (*make_recurrence()[:5], None, PATHS, False, False)),
-        (operators.mamba3_turn, (*make_turn(), PATHS)),
+        (operators.mamba3_rotate, (*make_rotation(), PATHS)),
     ):
         for t in arguments:
             if isinstance(t, torch.Tensor) and t.is_floating_point():

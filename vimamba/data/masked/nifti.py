@@ -99,10 +99,10 @@ class VolumeSlice(OneImage):
         else:
             volume = open_volume(path)
         # (slices, rows, columns[, channels])
-        turned = volume.stored.transpose(*ORDER[self.axis], *range(3, volume.stored.ndim))
-        if self.place >= len(turned):
-            raise DataError(f"volume {path} has {len(turned)} slices; {self.name} does not exist")
-        return volume.scale(turned[self.place])
+        slices = volume.stored.transpose(*ORDER[self.axis], *range(3, volume.stored.ndim))
+        if self.place >= len(slices):
+            raise DataError(f"volume {path} has {len(slices)} slices; {self.name} does not exist")
+        return volume.scale(slices[self.place])
 
     def image(self, wanted: int | None = None) -> NDArray:
         """(H, W, C) float32."""

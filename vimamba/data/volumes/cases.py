@@ -137,8 +137,8 @@ class VolumeCase(OneImage):
     ) -> NDArray:
         """(D, H, W[, C]) of one file, scaled."""
         volume = self._open(path, nearest=nearest)
-        turned = volume.stored.transpose(*ORDER["axial"], *range(3, volume.stored.ndim))
-        return volume.scale(turned[where])
+        reoriented = volume.stored.transpose(*ORDER["axial"], *range(3, volume.stored.ndim))
+        return volume.scale(reoriented[where])
 
     def _read(self, path: Path, where: tuple[slice, ...]) -> NDArray[np.float32]:
         return np.ascontiguousarray(self._place(path, where), dtype=np.float32)

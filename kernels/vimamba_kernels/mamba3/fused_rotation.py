@@ -37,10 +37,10 @@ def _sin_cos(angle):
     cos = 1.0 + square * cos
     turn = quarter.to(tl.int32) & 3
     odd = (turn & 1) == 1
-    turned_sin = tl.where(odd, cos, sin)
-    turned_cos = tl.where(odd, sin, cos)
-    turned_sin = tl.where(turn >= 2, -turned_sin, turned_sin)
-    return turned_sin, tl.where((turn == 1) | (turn == 2), -turned_cos, turned_cos)
+    rotated_sin = tl.where(odd, cos, sin)
+    rotated_cos = tl.where(odd, sin, cos)
+    rotated_sin = tl.where(turn >= 2, -rotated_sin, rotated_sin)
+    return rotated_sin, tl.where((turn == 1) | (turn == 2), -rotated_cos, rotated_cos)
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def _store_pairs(pointer, place, i, real, a, b, N: tl.constexpr):
 
 
 @triton.jit
-def _turned(rows, bias, place, bias_place, i, real, sin, cos, N: tl.constexpr):
+def _rotated(rows, bias, place, bias_place, i, real, sin, cos, N: tl.constexpr):
     """Rows, biased and rotated, in float32, rounded to their dtype."""
     a, b = _load_pairs(rows, place, i, real, N)
     if bias is not None:
@@ -87,14 +87,14 @@ def _locate(L, groups, ROWS: tl.constexpr, PAIRS: tl.constexpr):
 
 
 @triton.jit
-def _load_turn(angles, row, head, H, i, real, S: tl.constexpr):
+def _load_rotation(angles, row, head, H, i, real, S: tl.constexpr):
     """Sines and cosines of a head's angles, (ROWS, PAIRS)."""
     at = angles + ((row * H + head) * S)[:, None] + i[None, :]
     return _sin_cos(tl.load(at, mask=real[:, None] & (i < S)[None, :], other=0.0))
 
 
 @triton.jit(do_not_specialize=["L"])
-def turn_rows(
+def rotate_rows(
     B,
     C,
     B_bias,
@@ -117,15 +117,15 @@ def turn_rows(
     bk, _tile, group, row, real, i = _locate(L, groups, ROWS, PAIRS)
     per_group = H // groups
     for head in range(group * per_group, (group + 1) * per_group):
-        sin, cos = _load_turn(angles, row, head, H, i, real, S)
+        sin, cos = _load_rotation(angles, row, head, H, i, real, S)
         bias_row = (bk % K * H + head) * R * N
         for r in range(R):
             place = ((row * R + r) * groups + group) * N
-            c_first, c_second = _turned(C, C_bias, place, bias_row + r * N, i, real, sin, cos, N)
+            c_first, c_second = _rotated(C, C_bias, place, bias_row + r * N, i, real, sin, cos, N)
             _store_pairs(c, ((row * R + r) * H + head) * N, i, real, c_first, c_second, N)
             for s in range(R):
                 place = ((row * R + s) * groups + group) * N
-                first, second = _turned(B, B_bias, place, bias_row + s * N, i, real, sin, cos, N)
+                first, second = _rotated(B, B_bias, place, bias_row + s * N, i, real, sin, cos, N)
                 if r == 0:
                     _store_pairs(b, ((row * R + s) * H + head) * N, i, real, first, second, N)
                 score = tl.sum(c_first * first + c_second * second, axis=1)
@@ -133,7 +133,7 @@ def turn_rows(
 
 
 @triton.jit(do_not_specialize=["L"])
-def turn_gradients(
+def rotate_gradients(
     grad,
     grad_scores,
     own,
@@ -171,20 +171,20 @@ def turn_gradients(
         a_sum = tl.zeros((ROWS, PAIRS), tl.float32)
         b_sum = tl.zeros((ROWS, PAIRS), tl.float32)
         for head in range(group * per_group, (group + 1) * per_group):
-            sin, cos = _load_turn(angles, row, head, H, i, real, S)
+            sin, cos = _load_rotation(angles, row, head, H, i, real, S)
             bias_row = (bk % K * H + head) * R * N
             grad_place = ((row * R + r) * H + head) * N
             g, h = _load_pairs(grad, grad_place, i, real, N)
             for s in range(R):
                 place = ((row * R + s) * groups + group) * N
-                first, second = _turned(
+                first, second = _rotated(
                     other, other_bias, place, bias_row + s * N, i, real, sin, cos, N
                 )  # fmt: skip
                 at = (row * H + head) * R * R + r * own_stride + s * other_stride
                 weight = tl.load(grad_scores + at, mask=real, other=0.0)[:, None]
                 g += weight * first
                 h += weight * second
-            first, second = _turned(
+            first, second = _rotated(
                 own, own_bias, own_place, bias_row + r * N, i, real, sin, cos, N
             )  # fmt: skip
             at = dangles + (((row * R + r) * H + head) * S)[:, None] + i[None, :]

@@ -155,7 +155,7 @@ def main(args: list[str]) -> int:
     bar.close()
     results = [replace(r, memory=candidates[r.candidate].memory) for r in timed]
     heads, rows = as_rows(results)
-    show_table(f"{case}, {given.rounds} rounds by turns", heads[1:], [row[1:] for row in rows])
+    show_table(f"{case}, {given.rounds} rounds, alternating", heads[1:], [row[1:] for row in rows])
     if given.csv:
         write_csv(given.csv, results, machine)
         say(f"written to {given.csv}")

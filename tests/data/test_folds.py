@@ -43,6 +43,28 @@ def test_without_classes_parts_are_equal_in_groups():
     assert sorted(len({groups[i] for i in at}) for at in parts) == [3, 4, 4]
 
 
+def test_of_masks_every_class_is_in_as_many_groups_of_each_fold(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for patient in range(12):
+        for image in range(1 + patient % 3):
+            values = np.zeros((8, 8), dtype=np.uint8)
+            values[0] = 1
+            values[1] = 2 * (patient % 3 == 0)
+            values[2] = 3 * (patient in (1, 4, 5, 11))
+            for name in ("images", "masks"):
+                Image.fromarray(values).save(tmp_path / name / f"p{patient}_{image}.png")
+    rare, held = [], []
+    for fold in range(4):
+        data = MaskFolder(str(tmp_path), fold=fold, folds=4, group_pattern=r"(p\d+)_")
+        people = patients(names(data)["val"])
+        held += people
+        assert len(people) == 3
+        rare.append([len(people & {f"p{i}" for i in who}) for who in ((0, 3, 6, 9), (1, 4, 5, 11))])
+    assert len(set(held)) == 12
+    assert rare == [[1, 1]] * 4
+
+
 def test_the_seed_decides_the_folds():
     labels = np.repeat([0, 1], 50)
     first, same, other = (split_fold(labels, None, 0, 5, seed)["val"] for seed in (1, 1, 2))

@@ -33,6 +33,7 @@ from vimamba.data.splits import (
     split_by_group,
     split_stratified,
 )
+from vimamba.data.twins import describe_twins
 from vimamba.lightning import LightningDataModule
 
 Settings = TypeVar("Settings")
@@ -251,8 +252,9 @@ class ImageData(LightningDataModule):
 
     def notes(self) -> list[str]:
         """Lines on what `read` skipped and on oddities of the data."""
-        self.catalogue  # noqa: B018  has it read
-        return self.remarks.lines()
+        splits = self.catalogue.splits  # read before the remarks are complete
+        folder = self.root if self.root.is_dir() else self.root.parent
+        return [*self.remarks.lines(), *describe_twins(splits, folder)]
 
     def tallies(self) -> dict[str, dict[str, int]]:
         """Numbers of groups, volumes, patients in each split."""
@@ -339,7 +341,7 @@ class ImageData(LightningDataModule):
         """Make a fold, or a split by the fractions, from the seed."""
         if self.fold is None:
             return self.draw_parts(items, groups, fractions)
-        apart = split_fold(self.strata(items), groups, self.fold, self.folds, self.seed)
+        apart = self.draw_fold(items, groups, self.fold)
         if self.fold_as == "val":
             return apart
         rest = apart["train"]
@@ -349,6 +351,10 @@ class ImageData(LightningDataModule):
             {"val": self.fractions["val"]},
         )
         return {**{split: rest[at] for split, at in inner.items()}, "test": apart["val"]}
+
+    def draw_fold(self, items: Sequence[Any], groups: Sequence[str] | None, fold: int) -> Division:
+        """Make a fold: "train" and the held-out "val"."""
+        return split_fold(self.strata(items), groups, fold, self.folds, self.seed)
 
     def draw_parts(
         self, items: Sequence[Any], groups: Sequence[str] | None, fractions: dict[str, float]

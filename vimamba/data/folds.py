@@ -41,7 +41,13 @@ def find_groups(pattern: str, names: Iterable[str]) -> list[str]:
 
 
 def split_fold(
-    labels: NDArray, groups: Sequence[str] | None, fold: int, folds: int, seed: int
+    labels: NDArray,
+    groups: Sequence[str] | None,
+    fold: int,
+    folds: int,
+    seed: int,
+    *,
+    once: bool = False,
 ) -> dict[str, NDArray[np.int64]]:
     """One split of a cross-validation; every group is in the val split of exactly one fold.
 
@@ -52,6 +58,8 @@ def split_fold(
         fold: Index of the val part, from 0.
         folds: Number of parts.
         seed: Same seed, same parts.
+        once: A class counts once in a group, however many of its images have it, and parts are as
+            equal in groups as possible.
 
     Returns:
         Sorted indices of "train" and "val".
@@ -64,7 +72,9 @@ def split_fold(
     if len(names) < folds:
         what = "images" if groups is None else "groups"
         raise DataError(f"{len(names)} {what} cannot be divided into folds={folds}")
-    held = deal_groups(count_classes(labels, group_of, len(names)), folds, seed)[group_of] == fold
+    counts = count_classes(labels, group_of, len(names))
+    part = deal_groups(np.sign(counts) if once else counts, folds, seed, evenly=once)
+    held = part[group_of] == fold
     return {"train": np.flatnonzero(~held), "val": np.flatnonzero(held)}
 
 
@@ -80,24 +90,30 @@ def count_classes(labels: NDArray, group_of: NDArray, size: int) -> NDArray[np.f
     return counts
 
 
-def deal_groups(counts: NDArray[np.float64], folds: int, seed: int) -> NDArray[np.int64]:
+def deal_groups(
+    counts: NDArray[np.float64], folds: int, seed: int, *, evenly: bool = False
+) -> NDArray[np.int64]:
     """The part of each group, (G,): large groups first, each to the part most short of its classes.
 
     Args:
         counts: (G, C).
         folds: Number of parts.
         seed: Breaks ties between equal groups.
+        evenly: Choose among the parts with the fewest groups.
     """
     order = np.random.default_rng(seed).permutation(len(counts))
     order = order[np.argsort(-counts.sum(1)[order], kind="stable")]
     shares = counts / counts.sum(0).clip(min=1)
     held, sizes = np.zeros((folds, counts.shape[1])), np.zeros(folds)
+    numbers = np.zeros(folds)
     part = np.empty(len(counts), dtype=np.int64)
     for group in order:
         # the sum over the classes of a part's excess if the group were added to it
         excess = (held @ shares[group]).round(9)
-        chosen = np.lexsort((sizes, excess))[0]
+        fullness = numbers if evenly else np.zeros(folds)
+        chosen = np.lexsort((sizes, excess, fullness))[0]
         part[group] = chosen
+        numbers[chosen] += 1
         held[chosen] += counts[group]
         sizes[chosen] += max(counts[group].sum(), 1)
     return part

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from vimamba.data.base import restore_settings
 from vimamba.data.dense import DenseData
 from vimamba.data.errors import DataError
+from vimamba.data.folds import split_fold
 from vimamba.data.items import Item
 from vimamba.data.loading import SizedDataset, stream_seed
 from vimamba.data.masked.augmentation import MaskTransform, train_mask_transform
@@ -24,7 +25,7 @@ from vimamba.data.masked.labels import (
     infer_labels,
     read_as_they_are,
 )
-from vimamba.data.masked.survey import Survey, survey_masks, wrong_size
+from vimamba.data.masked.survey import Survey, survey_masks, values_present, wrong_size
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.splits import Division
 from vimamba.labels import IGNORE
@@ -119,6 +120,14 @@ class SegmentationData(DenseData):
         """Make a split by the fractions."""
         alone = groups is None or len(set(groups)) == len(groups)
         return super().draw_parts(items, None if alone else groups, fractions)
+
+    def draw_fold(self, items: Sequence[Any], groups: Sequence[str] | None, fold: int) -> Division:
+        """Make a fold whose groups have each class as often as those of the others.
+
+        All masks are read for it.
+        """
+        present = values_present(items, self.labels.colors is not None, self.workers)
+        return split_fold(present, groups, fold, self.folds, self.seed, once=True)
 
     @cached_property
     def survey(self) -> Survey:

@@ -3,14 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
 from vimamba.data.masked.items import MaskedImage
 from vimamba.data.masked.labels import LabelTable, color_codes, gray_values
 
 MOST_NAMED = 5
+
+T = TypeVar("T")
+ItemT = TypeVar("ItemT")
 
 
 @dataclass(frozen=True)
@@ -134,15 +139,13 @@ def join_surveys(surveys: Sequence[Survey]) -> Survey:
     return Survey(pixels, images, smallest, largest, holders, kinds)
 
 
-def in_threads(
-    work: Callable[[MaskedImage], Seen], items: Sequence[MaskedImage], workers: int
-) -> Iterator[Seen]:
+def in_threads(work: Callable[[ItemT], T], items: Sequence[ItemT], workers: int) -> Iterator[T]:
     """Results in order; with `workers` 0 without threads."""
     if workers == 0:
         yield from map(work, items)
         return
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, items, chunksize=8)
+        yield from pool.map(work, items)
 
 
 def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
@@ -155,22 +158,49 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
     if stored.shape[:2] != size:
         return Seen({}, size, wrong_size(item.name, size, stored.shape))
     if codes is not None and stored.ndim == 3:
-        found, counts = np.unique(color_codes(stored), return_counts=True)
+        found = count_values(color_codes(stored))
         place = {int(code): index for index, code in enumerate(codes)}
-        unknown = [code for code in found.tolist() if code not in place]
+        unknown = [code for code in found if code not in place]
         if unknown:
             color = [unknown[0] >> 16, unknown[0] >> 8 & 255, unknown[0] & 255]
             text = f"mask {item.mask_name} holds the color {color}, which is not a class"
             return Seen({}, size, text)
-        found = [place[code] for code in found.tolist()]
-    elif stored.dtype in (np.uint8, np.uint16):
+        return Seen({place[code]: count for code, count in found.items()}, size)
+    return Seen(count_values(stored), size)
+
+
+def values_present(items: Sequence[MaskedImage], colored: bool, workers: int) -> NDArray[np.bool_]:
+    """Which of all values, or colors, each mask has, (N, values).
+
+    None for a mask that cannot be read, which `survey_masks` names.
+
+    Args:
+        items: N images.
+        colored: Masks in color have classes by color.
+        workers: Threads to read with.
+    """
+
+    def values(item: MaskedImage) -> set[int]:
+        try:
+            stored = item.mask()
+        except DataError:
+            return set()
+        return set(count_values(color_codes(stored) if colored and stored.ndim == 3 else stored))
+
+    found = list(in_threads(values, items, workers))
+    every = sorted(set().union(*found))
+    return np.asarray([[value in own for value in every] for own in found], dtype=bool)
+
+
+def count_values(stored: NDArray) -> dict[int, int]:
+    """How often each value occurs."""
+    if stored.dtype in (np.uint8, np.uint16):
         counts = np.bincount(stored.ravel())  # many times faster than sorting
-        found = np.flatnonzero(counts).tolist()
+        found = np.flatnonzero(counts)
         counts = counts[found]
     else:
         found, counts = np.unique(stored, return_counts=True)
-        found = found.tolist()
-    return Seen(dict(zip(map(int, found), counts.tolist(), strict=True)), size)
+    return dict(zip(map(int, found), counts.tolist(), strict=True))
 
 
 def wrong_size(name: str, image: Sequence[int], mask: Sequence[int]) -> str:

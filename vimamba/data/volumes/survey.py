@@ -3,16 +3,14 @@
 Sizes: D x H x W voxels, C channels.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vimamba.data.errors import DataError
-from vimamba.data.masked.survey import Survey
+from vimamba.data.masked.survey import Survey, count_values, in_threads
 from vimamba.data.remarks import Remarks, some
 from vimamba.data.volumes.cases import VolumeCase
 
@@ -53,7 +51,6 @@ def look(case: VolumeCase) -> SeenCase:
     if unknown:
         text = f"volume {case.paths[0]} holds {unknown} values that are not finite (NaN, infinity)"
         return SeenCase(trouble=f"{text}; replace them")
-    found, counts = np.unique(mask, return_counts=True)
     inside = np.flatnonzero(mask.ravel())
     if len(inside) > SAMPLED:
         inside = np.random.default_rng(len(inside)).choice(inside, SAMPLED, replace=False)
@@ -61,7 +58,7 @@ def look(case: VolumeCase) -> SeenCase:
     return SeenCase(
         case.shape,
         case.spacing,
-        dict(zip(map(int, found), counts.tolist(), strict=True)),
+        count_values(mask),
         flat[inside],
         tuple(flat.min(0).tolist()),
     )
@@ -102,15 +99,6 @@ def survey_cases(
     if empty:
         remarks.say(f"{len(empty)} masks hold nothing but 0 ({some(empty)})")
     return found
-
-
-def in_threads(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """Results in order; with `workers` 0 without threads."""
-    if workers == 0:
-        yield from map(work, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(work, items)
 
 
 def join(splits: Mapping[str, Sequence[VolumeCase]], seen: Mapping[str, list[SeenCase]]) -> Survey:

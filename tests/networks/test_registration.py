@@ -4,7 +4,13 @@ import pytest
 import torch
 
 import vimamba
-from vimamba.networks.registration import compose, integrate_velocity, resize_flow, warp
+from vimamba.networks.registration import (
+    RegistrarEnsemble,
+    compose,
+    integrate_velocity,
+    resize_flow,
+    warp,
+)
 
 SMALL = {"embed_dim": 6, "head_dim": 4}
 NAMES = [name for name in vimamba.list_networks("registration") if name != "vmambamorph_feat"]
@@ -83,3 +89,49 @@ def test_a_field_for_other_axes_is_refused():
 def test_nothing_moves_along_an_axis_of_one_cell():
     x = torch.rand(1, 1, 1, 5)
     torch.testing.assert_close(warp(x, torch.zeros(1, 2, 1, 5)), x)
+
+
+def moved_by(name, **kwargs):
+    """A network whose fields are a few cells long."""
+    net = vimamba.create_network(name, **SMALL, **kwargs)
+    torch.nn.init.normal_(net.flow.weight, std=0.1)
+    return net.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs"),
+    [("mambamorph", {"half_resolution": True}), ("mambamorph_ori", {}), ("vmambamorph_rec", {})],
+)
+def test_a_network_joined_to_itself_is_itself(name, kwargs):
+    torch.manual_seed(0)
+    net = moved_by(name, dims=2, **kwargs)
+    pair = torch.randn(2, 1, 1, 21, 32)
+    with torch.no_grad():
+        alone, joined = net(*pair), RegistrarEnsemble([net, net])(*pair)
+    for key in ("moved", "flow"):
+        torch.testing.assert_close(getattr(joined, key), getattr(alone, key))
+
+
+def test_the_mean_of_velocities_is_integrated_and_that_of_displacements_is_not():
+    torch.manual_seed(0)
+    nets = [moved_by("mambamorph", dims=2) for _ in range(2)]
+    half = moved_by("mambamorph", dims=2, half_resolution=True)
+    bare = moved_by("mambamorph_ori", dims=2)
+    pair = torch.randn(2, 1, 1, 16, 32)
+    with torch.no_grad():
+        found = [net(*pair) for net in (*nets, half, bare)]
+        joined, mixed, plain = (
+            RegistrarEnsemble(some)(*pair) for some in (nets, [nets[0], half], [nets[0], bare])
+        )
+    velocity = (found[0].velocity + found[1].velocity) / 2
+    torch.testing.assert_close(joined.flow, integrate_velocity(velocity))
+    velocity = (found[0].velocity + resize_flow(found[2].velocity, 2.0)) / 2
+    torch.testing.assert_close(mixed.flow, integrate_velocity(velocity))
+    torch.testing.assert_close(plain.flow, (found[0].flow + found[3].flow) / 2)
+    torch.testing.assert_close(plain.moved, warp(pair[0], plain.flow))
+
+
+def test_networks_for_other_images_are_not_joined():
+    nets = [vimamba.create_network("mambamorph", **SMALL, in_chans=n) for n in (1, 2)]
+    with pytest.raises(ValueError, match="networks must be for the same channels and axes"):
+        RegistrarEnsemble(nets)

@@ -16,7 +16,7 @@ RECORD = "cross_validation.json"
 OF_THE_SET = {
     *("root", "fold", "folds", "fold_as", "split_csv", "val_fraction", "test_fraction"),
     *("group_pattern", "limit", "seed", "workers", "batch_size", "cache"),
-    *("patches", "foreground", "augmentation"),
+    *("patches", "foreground", "augmentation", "scored_pairs"),
 }
 Choice = Literal["inner", "last"]
 

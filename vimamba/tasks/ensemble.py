@@ -1,4 +1,4 @@
-"""An ensemble of trained tasks: the mean of their probabilities."""
+"""Several trained tasks as one: the mean of their probabilities, or as a task joins networks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,22 +30,25 @@ class _Voting(Task):
 
 def can_join(task: type) -> bool:
     """Whether several tasks of a kind can form an ensemble."""
-    return hasattr(task, "views")
+    return hasattr(task, "views") or hasattr(task, "join_networks")
 
 
 def join_tasks(tasks: Sequence[Task]) -> Task:
-    """A task whose probabilities are the mean of those of several.
+    """A task that answers as several do together: by the mean of their probabilities.
+
+    A task whose answers are not probabilities has `join_networks`, which makes one network of them.
 
     Args:
         tasks: Tasks of one kind with the same classes and sizes.
 
     Raises:
-        TaskError: They were created with different settings, or the task has no `views`.
+        TaskError: They were created with different settings, or the task has neither `views` nor
+            `join_networks`.
     """
     if not can_join(type(tasks[0])):
         raise TaskError(
             f"{type(tasks[0]).__name__} cannot combine several networks: it has no `views`, "
-            "the outputs to average"
+            "the outputs to average, and no `join_networks`"
         )
     first, settings = tasks[0], [shared_settings(task) for task in tasks]
     for other in settings[1:]:
@@ -55,10 +58,18 @@ def join_tasks(tasks: Sequence[Task]) -> Task:
                 f"networks to combine must agree in {name}: they have "
                 f"{settings[0][name]} and {other.get(name)}"
             )
-    kind = type(f"{type(first).__name__}Ensemble", (_Voting, type(first)), {})
-    joined = kind(**{**task_arguments(first), "pretrained": False})
-    joined.voters, joined.turn = nn.ModuleList(task.scored_net for task in tasks), 0
-    joined.net, joined.average = joined.voters[0], None  # instead of those just created
+    nets = [task.scored_net for task in tasks]
+    arguments = {**task_arguments(first), "pretrained": False}
+    # the networks just created are replaced
+    if hasattr(first, "join_networks"):
+        joined: Any = type(first)(**arguments)
+        joined.net = joined.join_networks(nets)
+    else:
+        kind = type(f"{type(first).__name__}Ensemble", (_Voting, type(first)), {})
+        joined = kind(**arguments)
+        joined.voters, joined.turn = nn.ModuleList(nets), 0
+        joined.net = joined.voters[0]
+    joined.average = None
     return joined.eval()
 
 

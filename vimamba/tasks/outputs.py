@@ -154,10 +154,20 @@ def shown(name: object) -> str:
     )
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether something did not fit into memory."""
+    of_torch = isinstance(error, RuntimeError) and "memory" in str(error)
+    return isinstance(error, MemoryError) or of_torch
+
+
+def concerns_input(error: Exception) -> bool:
+    """Whether an error says that one input cannot be used, so that others still can."""
+    return isinstance(error, VimambaError) or lacks_memory(error)
+
+
 def reason(error: Exception) -> str:
     """Why something failed, in a line."""
-    for_memory = isinstance(error, RuntimeError) and "memory" in str(error)  # as in torch's message
-    if isinstance(error, MemoryError) or for_memory:
+    if lacks_memory(error):
         return "it does not fit into memory"
     text = shown(str(error).strip() or "no reason is given")
     return text if isinstance(error, VimambaError) else f"{type(error).__name__}: {text}"
@@ -193,8 +203,8 @@ class FailedInputs:
         """Note an input that cannot be used or does not fit into memory; other errors pass."""
         try:
             yield
-        except (VimambaError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+        except Exception as error:
+            if not concerns_input(error):
                 raise
             self.add(name, reason(error))
 

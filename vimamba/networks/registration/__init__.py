@@ -1,5 +1,6 @@
 """Registration networks, and the warping of images by displacement fields."""
 
+from vimamba.networks.registration.ensemble import RegistrarEnsemble
 from vimamba.networks.registration.mambamorph import MambaMorph, VMambaMorph
 from vimamba.networks.registration.registrar import Registrar, Registration
 from vimamba.networks.registration.warping import (
@@ -13,6 +14,7 @@ from vimamba.networks.registration.warping import (
 __all__ = [
     "MambaMorph",
     "Registrar",
+    "RegistrarEnsemble",
     "Registration",
     "VMambaMorph",
     "compose",

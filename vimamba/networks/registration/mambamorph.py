@@ -261,6 +261,7 @@ class MambaMorph(Registrar):
             },
         )
         self.passes, self.integration_steps = passes, integration_steps
+        self.squarings = integration_steps if passes == 1 else 0
         self.half_resolution = half_resolution
         inner = 2 * (_FEATURES if features else in_chans)
         widths = [embed_dim * 2**i for i in range(_SCALES)]

@@ -47,11 +47,14 @@ class Registrar(Network):
 
     Attributes:
         stack: How many images stand in one tensor (N, 2, C, *grid), for exported files.
+        squarings: `steps` of `integrate_velocity` by which `velocity` gives `flow`; 0 if that is
+            not the integral of one velocity.
     """
 
     stack: ClassVar[tuple[int, ...]] = (2,)
     # minimum cells per side of the coarsest map
     fewest_cells = 1
+    squarings = 0
 
     def __init__(
         self, cell: tuple[int, ...], *, in_chans: int, pretrained_cfg: dict[str, Any]

@@ -40,7 +40,6 @@ from vimamba.tasks.outputs import (
     check_inside,
     check_no_input,
     output_name,
-    reason,
     shown,
 )
 from vimamba.tasks.reading import read_all
@@ -99,13 +98,11 @@ def register(run: FinishedRun, given: Namespace) -> int:
         raise UsageError(f"--out {shown(out)} must be a folder")
     if given.tta != "none":
         raise UsageError(f"--tta {given.tta} is for classification and segmentation runs")
-    if len(run.checkpoints) > 1:
-        raise UsageError(
-            f"{run.folder}: fields of several folds cannot be averaged; choose one fold's run"
-        )
     jobs = find_jobs(given.inputs)
     check_targets(jobs, out, given.inputs)
     task = run.load().to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if len(run.checkpoints) > 1:
+        say(f"fields of {len(run.checkpoints)} networks: {task.net.rule}")
     writer = FieldWriter(task, run.data, out)
     dataset = writer.reader([job.pair for job in jobs])
     failed, rows = FailedInputs(), []
@@ -113,13 +110,11 @@ def register(run: FinishedRun, given: Namespace) -> int:
     for batch in read_all(dataset, 1, given.workers):
         for index, found in batch:
             job = jobs[index]
-            try:
-                if isinstance(found, str):
-                    failed.add(job.pair.name, found)
-                else:
+            if isinstance(found, str):
+                failed.add(job.pair.name, found)
+            else:
+                with failed.collect(job.pair.name):
                     rows.append(writer.register(job, found))
-            except (MemoryError, RuntimeError, ValueError) as error:
-                failed.add(job.pair.name, reason(error))
             bar.advance()
     bar.close()
     if rows:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vimamba.data.lists import LIST_SUFFIXES
 from vimamba.names import unknown_name
 from vimamba.networks import Registrar, Registration, create_network, list_networks
+from vimamba.networks.registration import RegistrarEnsemble
 from vimamba.tasks.errors import NotFiniteError, TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
 from vimamba.tasks.registration.objective import (
@@ -176,6 +177,11 @@ class ImageRegistration(Task):
                 "are damaged, or its values overflow the precision"
             )
         return found
+
+    @staticmethod
+    def join_networks(networks: Sequence[nn.Module]) -> RegistrarEnsemble:
+        """One network that answers by the mean of several fields."""
+        return RegistrarEnsemble(cast(Any, networks))
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Displacements of pairs (N, 2, C, *grid), or of a batch that starts with them.

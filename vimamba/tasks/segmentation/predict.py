@@ -16,7 +16,7 @@ from vimamba.data.masked.labels import LabelTable
 from vimamba.data.masked.nifti import VolumeSlice, cut_volume
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.volume_files import save_labels
-from vimamba.errors import UsageError, VimambaError
+from vimamba.errors import UsageError
 from vimamba.files import write_whole
 from vimamba.progress import Progress
 from vimamba.tasks.outputs import (
@@ -25,6 +25,7 @@ from vimamba.tasks.outputs import (
     check_apart,
     check_inside,
     check_no_input,
+    concerns_input,
     reason,
     shown,
 )
@@ -317,8 +318,8 @@ class MaskWriter:
             tensors = [image.network_input for image in images]
             moved = [t.to(self.device) if isinstance(t, torch.Tensor) else t for t in tensors]
             return list(self.task.segment(moved, [image.size for image in images]))
-        except (VimambaError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "memory" not in str(error):
+        except Exception as error:
+            if not concerns_input(error):
                 raise
             if len(batch) == 1:
                 return [reason(error)]

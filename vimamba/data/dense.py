@@ -6,7 +6,12 @@ from typing import Any, TypeVar
 
 from vimamba.data.base import ImageData, check_positive, restore_settings
 from vimamba.data.errors import DataError
-from vimamba.data.masked.augmentation import PRESETS, MaskedAugmentation, Preset
+from vimamba.data.masked.augmentation import (
+    PRESETS,
+    MaskedAugmentation,
+    Preset,
+    random_changes,
+)
 from vimamba.data.preprocessing import Fit, Preprocessing
 from vimamba.data.resizing import check_interpolation
 from vimamba.data.splits import SPLITS
@@ -81,14 +86,7 @@ class DenseData(ImageData):
         Args:
             make: `train_mask_transform`, or another that takes the same.
         """
-        return make(
-            self.augmentation,
-            self.img_size,
-            self.in_chans,
-            fit=self.fit,
-            scale_to=self.scale_to,
-            interpolation=self.interpolation,
-        )
+        return random_changes(make, self.augmentation, self.planned)
 
     def inferred_settings(self) -> dict[str, Any]:
         """Also the augmentation in numbers, because the meaning of a preset's name may change."""

@@ -4,10 +4,10 @@ torchgeo's data sets take a function of their samples as `transforms`: `SampleTr
 Sizes: C channels, H x W pixels of a sample, h x w those the network gets.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from vimamba.data.masked.augmentation import (
     MaskedAugmentation,
     MaskTransform,
     Preset,
+    random_changes,
     train_mask_transform,
 )
 from vimamba.data.masked.labels import LabelTable
@@ -30,8 +31,6 @@ from vimamba.data.paired.augmentation import PairTransform
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.resizing import resize_mask
 from vimamba.labels import IGNORE
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -155,19 +154,8 @@ class SampleTransform:
 
     @cached_property
     def _change_one(self) -> MaskTransform:
-        return self._changes(train_mask_transform)
+        return random_changes(train_mask_transform, self.augmentation, self.prepare)
 
     @cached_property
     def _change_two(self) -> PairTransform:
-        return self._changes(PairTransform)
-
-    def _changes(self, make: Callable[..., T]) -> T:
-        prepare = self.prepare
-        return make(
-            self.augmentation,
-            prepare.img_size,
-            prepare.in_chans,
-            fit=prepare.fit,
-            scale_to=prepare.scale_to,
-            interpolation=prepare.interpolation,
-        )
+        return random_changes(PairTransform, self.augmentation, self.prepare)

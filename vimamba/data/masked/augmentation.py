@@ -6,7 +6,7 @@ with nearest-neighbor sampling.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,12 @@ from vimamba.data.augmentation import (
     placement,
     turning_first,
 )
-from vimamba.data.preprocessing import Fit
+from vimamba.data.preprocessing import Fit, Preprocessing
 from vimamba.data.resizing import as_fractions, resize, resize_mask, shorter_to
 from vimamba.labels import IGNORE
 from vimamba.sizes import ImageSize, height_and_width
 
+T = TypeVar("T")
 Pair = tuple[NDArray[np.float32], NDArray[np.uint8]]
 MaskTransform = Callable[[NDArray, NDArray[np.uint8], int], Pair]
 
@@ -143,6 +144,26 @@ def train_mask_transform(
         augmentation, size, fit=fit, scale_to=scale_to, interpolation=interpolation
     )
     return SeededMaskTransform(cut, [*steps, *looking(augmentation, in_chans)])
+
+
+def random_changes(
+    make: Callable[..., T], augmentation: MaskedAugmentation, prepare: Preprocessing
+) -> T:
+    """Random changes whose results have the size that a preprocessing gives.
+
+    Args:
+        make: `train_mask_transform`, or another that takes the same.
+        augmentation: What to change and how much.
+        prepare: From stored values to the network's input.
+    """
+    return make(
+        augmentation,
+        prepare.img_size,
+        prepare.in_chans,
+        fit=prepare.fit,
+        scale_to=prepare.scale_to,
+        interpolation=prepare.interpolation,
+    )
 
 
 def placing(

@@ -5,10 +5,10 @@ crops the logits, so any height and width works, and cells stay aligned with pix
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import timm
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
 from vimamba.layers import crop, pad_to_cells, resize
 from vimamba.names import unknown_name
@@ -66,6 +66,19 @@ class DenseNetwork(Network):
         if logits.shape[2:] != padded:
             logits = resize(logits, padded)
         return crop(logits, size, padded)
+
+
+class EncodedNetwork(DenseNetwork):
+    """Base of networks whose body is a timm model with stages, `encoder`."""
+
+    @property
+    def body(self) -> nn.Module:
+        """The encoder."""
+        return cast(nn.Module, self.encoder)
+
+    def encode(self, x: Tensor) -> Any:
+        """Images (N, C_in, H, W) to the maps of all its stages, fine to coarse."""
+        return cast(Any, self.encoder).forward_intermediates(x, intermediates_only=True)
 
 
 def list_whole(task: str, on_backbone: str) -> list[str]:

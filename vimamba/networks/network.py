@@ -46,6 +46,8 @@ class Network(nn.Module):
 
     # prefixes of parameters that a file may have but the network lacks
     optional: ClassVar[tuple[str, ...]] = ()
+    # of the scans in an official file
+    official_paths: ClassVar[int] = 4
     # needed by timm to adapt classifiers; weights of networks are never adapted
     num_classes: int = 0
 
@@ -118,7 +120,9 @@ class Network(nn.Module):
     def from_official(self, state_dict: StateDict) -> StateDict:
         """Rename the parameters of an official file."""
         rules = self.official_rules()
-        return split_paths(rename_keys(state_dict, rules)) if rules else state_dict
+        if not rules:
+            return state_dict
+        return split_paths(rename_keys(state_dict, rules), self.official_paths)
 
     def rename_weights(self, checkpoint: Mapping[str, Any]) -> StateDict:
         """Weights of a checkpoint under our names, without `optional` ones that the network lacks.

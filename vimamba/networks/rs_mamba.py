@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from vimamba.checkpoints import Rules, StateDict, rename_keys
+from vimamba.checkpoints import Rules
 from vimamba.heads.blocks import ConvNormAct
-from vimamba.layers import GATED_SS2D, resize, split_paths, ss2d_rules
+from vimamba.layers import GATED_SS2D, resize, ss2d_rules
 from vimamba.models.vmamba import VMamba
-from vimamba.networks.dense import DenseNetwork
+from vimamba.networks.dense import EncodedNetwork
 from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 DIMS = (96, 192, 384, 768)
@@ -101,7 +101,7 @@ RULES: dict[str, Any] = {
 }
 
 
-class RSMambaNetwork(DenseNetwork):
+class RSMambaNetwork(EncodedNetwork):
     """The encoder, the decoder and the official names, for a subclass that `predict`s.
 
     Args:
@@ -115,6 +115,7 @@ class RSMambaNetwork(DenseNetwork):
         drop_path_rate: Of the last block.
     """
 
+    official_paths = 8
     # its registered name, and that of the last layer in the official code
     published_name: ClassVar[str]
     official_classifier: ClassVar[str]
@@ -157,20 +158,7 @@ class RSMambaNetwork(DenseNetwork):
         self.encoder.prune_intermediate_layers(len(depths), prune_norm=True)
         self.decoder = Decoder(dims, num_classes)
 
-    @property
-    def body(self) -> nn.Module:
-        """The encoder, a VMamba of eight paths."""
-        return self.encoder
-
-    def encode(self, x: Tensor) -> Any:
-        """Images (N, C_in, H, W) to the maps of all stages, fine to coarse."""
-        return self.encoder.forward_intermediates(x, intermediates_only=True)
-
     @classmethod
     def official_rules(cls) -> Rules:
         """How the parameters of an official file are renamed."""
         return {**RULES, rf"{cls.official_classifier}\.(.*)": r"decoder.classifier.\1"}
-
-    def from_official(self, state_dict: StateDict) -> StateDict:
-        """Rename, and give each of the eight paths' parameters an axis or a layer of its own."""
-        return split_paths(rename_keys(state_dict, self.official_rules()), 8)

@@ -23,6 +23,7 @@ from vimamba.layers import ARRANGEMENTS, resize, ss2d_rules
 from vimamba.models.vmamba import RULES as VMAMBA_RULES
 from vimamba.models.vmamba import VMamba
 from vimamba.networks.change.detector import ChangeDetector, encode_dates
+from vimamba.networks.dense import EncodedNetwork
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.vss_encoder import load_vmamba
 from vimamba.timm_layers import ConvNormAct as ConvNorm
@@ -55,7 +56,7 @@ class SemanticDecoder(nn.Module):
         return self.smooths[0](x)
 
 
-class MambaBCD(ChangeDetector):
+class MambaBCD(EncodedNetwork, ChangeDetector):
     """MambaBCD, and the base of the other two.
 
     Args:
@@ -140,15 +141,6 @@ class MambaBCD(ChangeDetector):
     def semantic_classes(self) -> int:
         """Classes of the map of one date."""
         return self.num_classes
-
-    @property
-    def body(self) -> nn.Module:
-        """The encoder, a VMamba."""
-        return self.encoder
-
-    def encode(self, x: Tensor) -> Any:
-        """Images (N, C_in, H, W) to the normalized maps of all stages, fine to coarse."""
-        return self.encoder.forward_intermediates(x, intermediates_only=True)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
         """Logits of the padded images; see `ChangeDetector.predict`."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vimamba.heads import VSSHead
 from vimamba.layers import PatchStem
+from vimamba.networks.dense import EncodedNetwork
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.networks.segmentation.unetr import ResidualBlock, UpBlock, unetr_rules
@@ -35,7 +36,7 @@ _CFG: dict[str, Any] = {
 _START = "vmamba_tiny_v0"
 
 
-class SwinUMamba(Segmenter):
+class SwinUMamba(EncodedNetwork, Segmenter):
     """Swin-UMamba.
 
     Args:
@@ -92,16 +93,10 @@ class SwinUMamba(Segmenter):
             overlay = {"pretrained_cfg_overlay": pretrained_cfg_overlay}
             self.note_start(load_vmamba(self.encoder, _START, fresh=fresh, **overlay))
 
-    @property
-    def body(self) -> nn.Module:
-        """The encoder, a VMamba."""
-        return self.encoder
-
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of the padded image; see `Segmenter.predict`."""
         stem = self.conv_stem(x)
-        features: Any = self.encoder.forward_intermediates(stem, intermediates_only=True)
-        *inputs, deepest = [x, stem, *features]
+        *inputs, deepest = [x, stem, *self.encode(stem)]
         skips = [skip(feature) for skip, feature in zip(self.skips, inputs, strict=True)]
         levels, x = [], deepest
         for up, skip in zip(self.ups, reversed(skips), strict=True):
@@ -128,7 +123,7 @@ _OFFICIAL_KEYS: Rules = {
 }
 
 
-class SwinUMambaD(Segmenter):
+class SwinUMambaD(EncodedNetwork, Segmenter):
     """Swin-UMamba-D.
 
     Args:
@@ -180,14 +175,9 @@ class SwinUMambaD(Segmenter):
             overlay = {"in_chans": in_chans, "pretrained_cfg_overlay": pretrained_cfg_overlay}
             self.note_start(load_vmamba(self.encoder, _START, **overlay))
 
-    @property
-    def body(self) -> nn.Module:
-        """The encoder, a VMamba."""
-        return self.encoder
-
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of the padded image; see `Segmenter.predict`."""
-        features: Any = self.encoder.forward_intermediates(x, intermediates_only=True)
+        features = self.encode(x)
         return self.decoder.forward_all(features) if auxiliary else [self.decoder(features)]
 
     @classmethod

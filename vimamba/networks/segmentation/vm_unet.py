@@ -21,6 +21,7 @@ from vimamba.layers import (
     drop_path_rates,
     init_vss_,
 )
+from vimamba.networks.dense import EncodedNetwork
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 from vimamba.networks.segmentation.vss_encoder import (
@@ -68,7 +69,7 @@ class UpStage(nn.Module):
         return self.blocks(self.upsample(x))
 
 
-class VMUNet(Segmenter):
+class VMUNet(EncodedNetwork, Segmenter):
     """VM-UNet.
 
     Args:
@@ -142,11 +143,6 @@ class VMUNet(Segmenter):
             for ours, theirs in zip(self.decoder, stages, strict=True):
                 for block, published in zip(ours.blocks, theirs.blocks, strict=False):  # type: ignore[arg-type]
                     block.load_state_dict(published.state_dict())
-
-    @property
-    def body(self) -> nn.Module:
-        """The encoder, a VMamba."""
-        return self.encoder
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits of the padded image; see `Segmenter.predict`."""

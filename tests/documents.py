@@ -4,6 +4,9 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 ROOT = Path(__file__).parents[1]
 # these set up a machine; a separate slow test and CI run them
 SETUP = ("pip install", "make ")
@@ -19,6 +22,16 @@ def find_snippets(text: str) -> list[str]:
 
 def find_commands(text: str) -> list[str]:
     return re.findall(r"^\$ (.*?)(?:  +#.*)?$", text, re.MULTILINE)
+
+
+def write_photos(folder: Path, names: list[str], *, size: tuple[int, int] = (40, 52)) -> None:
+    """Dark cats and bright dogs, in folders of these names."""
+    rng = np.random.default_rng(0)
+    for animal, color in (("cat", 60), ("dog", 190)):
+        (folder / animal).mkdir(parents=True)
+        for name in names:
+            pixels = rng.normal(color, 30, (*size, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / animal / name)
 
 
 def find_missing_links(text: str, folder: Path) -> list[str]:

@@ -3,9 +3,8 @@
 import nibabel
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.documents import ROOT, find_commands, find_missing_links, read, shortened
+from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import cross_validation, main
 
 PAGE = "docs/cross_validation.md"
@@ -19,12 +18,8 @@ SMALL = {
 @pytest.fixture
 def start_folder(tmp_path, monkeypatch):
     """Photos and volumes; folds are trained in this process."""
+    write_photos(tmp_path / "photos", [f"p{i // 2}_{i}.png" for i in range(8)])
     rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(8):
-            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"p{i // 2}_{i}.png")
     for kind in ("images", "masks"):
         (tmp_path / "ct" / kind).mkdir(parents=True)
     for name in "abcde":

@@ -2,13 +2,11 @@
 
 import re
 
-import numpy as np
 import pytest
 import timm
 import torch
-from PIL import Image
 
-from tests.documents import find_commands, find_snippets, read, shortened
+from tests.documents import find_commands, find_snippets, read, shortened, write_photos
 from tests.test_memory import saved_bytes
 from vimamba.cli import main
 from vimamba.exporting.portable import computes_from_size
@@ -34,12 +32,7 @@ def small(command):
 def start_folder(tmp_path_factory):
     """The files that the page assumes: photos, and a run trained on them."""
     folder = tmp_path_factory.mktemp("export")
-    rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (folder / "photos" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
+    write_photos(folder / "photos", [f"{i}.jpg" for i in range(10)])
     fit = [
         "fit",
         "--data",

@@ -4,13 +4,11 @@ import re
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import timm.models
 import torch
-from PIL import Image
 
-from tests.documents import ROOT, SETUP, find_commands, find_snippets, read, shortened
+from tests.documents import ROOT, SETUP, find_commands, find_snippets, read, shortened, write_photos
 from tests.parity.official import filled_state
 from tools.model_table import summary_text, with_tables
 from vimamba.cli import main
@@ -34,12 +32,7 @@ def start_folder(tmp_path_factory, official_file):
     """A folder with what the README assumes: photos and a downloaded checkpoint."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / OFFICIAL).symlink_to(official_file)
-    rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (folder / "photos" / name).mkdir(parents=True)
-        for i in range(10):
-            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
+    write_photos(folder / "photos", [f"{i}.jpg" for i in range(10)])
     return folder
 
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("scikit_posthocs")
-from tests.documents import ROOT, find_commands, find_missing_links, read, shortened
+from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import bench_runs, main, scanbench
 
 PAGE = "docs/scanbench.md"
@@ -38,12 +38,8 @@ class InThisProcess:
 @pytest.fixture
 def start_folder(tmp_path, monkeypatch):
     """Photos and cells."""
+    write_photos(tmp_path / "photos", [f"{i}.png" for i in range(8)], size=(32, 32))
     rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(8):
-            pixels = rng.normal(color, 30, (32, 32, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     for kind in ("images", "masks"):
         (tmp_path / "cells" / kind).mkdir(parents=True)
     for number in range(8):

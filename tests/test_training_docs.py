@@ -1,10 +1,8 @@
 """Every command of docs/training.md runs."""
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.documents import ROOT, find_commands, find_missing_links, read, shortened
+from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import main
 
 PAGE = "docs/training.md"
@@ -14,12 +12,7 @@ SMALL = "{patch_size: 8, depth: 1, embed_dim: 16, num_heads: 2}"
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(12):
-            pixels = rng.normal(color, 30, (40, 52, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    write_photos(tmp_path / "photos", [f"{i}.png" for i in range(12)])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

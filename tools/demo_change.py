@@ -15,13 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from demos import COMMAND, predict, train
+from demos import COMMAND, numbered, predict, train
 from numpy.typing import NDArray
 from rasterio.transform import from_origin
 from scipy.ndimage import gaussian_filter, uniform_filter
 from scipy.spatial import KDTree
-
-from vimamba.files import write_folder
 
 PAIRS = Path("demo/growth")
 RUN = Path("demo/growth_run")
@@ -117,17 +115,12 @@ def write_raster(path: Path, pixels: NDArray, number: int, nodata: int | None) -
 
 def write_pairs(folder: Path) -> None:
     """Write `folder/{train,val,test}/{A,B,label}/<number>.tif`."""
-    seed = 0
-    with write_folder(folder) as part:
-        for split, (count, size) in SCENES.items():
-            for number in range(count):
-                images, truth = draw_pair(seed, size)
-                for name, image in zip(("A", "B"), images, strict=True):
-                    write_raster(part / split / name / f"{number:03}.tif", image, seed, NODATA)
-                write_raster(
-                    part / split / "label" / f"{number:03}.tif", truth[..., None], seed, None
-                )
-                seed += 1
+    counts = {split: count for split, (count, _) in SCENES.items()}
+    for split, number, seed in numbered(folder, counts):
+        images, truth = draw_pair(seed, SCENES[split.name][1])
+        for name, image in zip(("A", "B"), images, strict=True):
+            write_raster(split / name / f"{number:03}.tif", image, seed, NODATA)
+        write_raster(split / "label" / f"{number:03}.tif", truth[..., None], seed, None)
 
 
 def read_raster(path: Path) -> NDArray:

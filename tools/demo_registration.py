@@ -11,11 +11,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from demos import COMMAND, predict, train
+from demos import COMMAND, numbered, predict, train
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, map_coordinates
-
-from vimamba.files import write_folder
 
 CASES = Path("demo/phantoms")
 RUN = Path("demo/registration_run")
@@ -69,12 +67,8 @@ def write_case(folder: Path, name: str, image: NDArray, labels: NDArray) -> None
 
 def write_cases(folder: Path) -> None:
     """Write `folder/{train,val,test}/{images,labels}/<number>.nii.gz`."""
-    seed = 0
-    with write_folder(folder) as part:
-        for split, count in COUNTS.items():
-            for number in range(count):
-                write_case(part / split, f"{number:02}", *draw_case(seed))
-                seed += 1
+    for split, number, seed in numbered(folder, COUNTS):
+        write_case(split, f"{number:02}", *draw_case(seed))
 
 
 def main() -> int:

@@ -10,12 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from demos import COMMAND, predict, train
+from demos import COMMAND, numbered, predict, train
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-
-from vimamba.files import write_folder
 
 IMAGES = Path("demo/nuclei")
 RUN = Path("demo/nuclei_run")
@@ -74,16 +72,10 @@ def draw_tissue(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
 
 def write_images(folder: Path) -> None:
     """Write `folder/{train,val,test}/{images,masks}/<number>.png`."""
-    seed = 0
-    with write_folder(folder) as part:
-        for split, count in COUNTS.items():
-            for name in ("images", "masks"):
-                (part / split / name).mkdir(parents=True)
-            for number in range(count):
-                image, mask = draw_tissue(seed)
-                Image.fromarray(image).save(part / split / "images" / f"{number:03}.png")
-                Image.fromarray(mask).save(part / split / "masks" / f"{number:03}.png")
-                seed += 1
+    for split, number, seed in numbered(folder, COUNTS):
+        for name, pixels in zip(("images", "masks"), draw_tissue(seed), strict=True):
+            (split / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(split / name / f"{number:03}.png")
 
 
 def otsu(gray: NDArray) -> float:

@@ -16,14 +16,13 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from demos import COMMAND, predict, train
+from demos import COMMAND, numbered, predict, train
 from monai.networks.nets.segresnet import SegResNet
 from nibabel import orientations
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
-from vimamba.files import write_folder
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
 
@@ -118,17 +117,12 @@ def store(path: Path, volume: NDArray, spacing: tuple[float, ...], axes: str) ->
 
 def write_phantoms(folder: Path) -> None:
     """Write `folder/{train,val,test}/{images,masks}/<number>.nii.gz`."""
-    seed = 0
-    with write_folder(folder) as part:
-        for split, count in COUNTS.items():
-            for name in ("images", "masks"):
-                (part / split / name).mkdir(parents=True)
-            for number in range(count):
-                image, mask, spacing = draw_phantom(seed)
-                for name, volume in (("images", image), ("masks", mask)):
-                    path = part / split / name / f"{number:02}.nii.gz"
-                    store(path, volume, spacing, STORED[seed % len(STORED)])
-                seed += 1
+    for split, number, seed in numbered(folder, COUNTS):
+        *volumes, spacing = draw_phantom(seed)
+        for name, volume in zip(("images", "masks"), volumes, strict=True):
+            (split / name).mkdir(parents=True, exist_ok=True)
+            path = split / name / f"{number:02}.nii.gz"
+            store(path, volume, spacing, STORED[seed % len(STORED)])
 
 
 def read(path: Path) -> NDArray:

@@ -1,14 +1,32 @@
 """Shared by the demos: they train by a recipe with the command that a user would type."""
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from vimamba.files import write_folder
 
 COMMAND = os.path.relpath(Path(sys.executable).with_name("vimamba"))
 RECIPES = Path(__file__).parents[1] / "configs"
+
+
+def numbered(folder: Path, counts: Mapping[str, int]) -> Iterator[tuple[Path, int, int]]:
+    """What to write into a new folder: a split's folder, a number in the split, and one in all.
+
+    Args:
+        folder: It appears once everything is written.
+        counts: Of each split.
+    """
+    seeds = itertools.count()
+    with write_folder(folder) as part:
+        for split, count in counts.items():
+            for number in range(count):
+                yield part / split, number, next(seeds)
 
 
 def run_command(*arguments: object, threads: int | None = 1) -> int:

@@ -2,9 +2,16 @@
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from tests.documents import ROOT, find_commands, find_missing_links, find_snippets, read, shortened
+from tests.documents import (
+    ROOT,
+    find_commands,
+    find_missing_links,
+    find_snippets,
+    read,
+    shortened,
+    write_photos,
+)
 from vimamba.cli import main
 
 pytest.importorskip("pytorch_grad_cam")
@@ -14,12 +21,7 @@ SMALL = {"vim_tiny_patch16_224": "test_vim", "vmamba_tiny_s1l8": "test_vmamba"}
 
 @pytest.fixture
 def photos(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for name, color in (("cat", 60), ("dog", 190)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(6):
-            pixels = rng.normal(color, 30, (96, 96, 3)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.jpg")
+    write_photos(tmp_path / "photos", [f"{i}.jpg" for i in range(6)], size=(96, 96))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

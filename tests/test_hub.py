@@ -1,4 +1,5 @@
 import json
+import warnings
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -172,3 +173,20 @@ def test_a_push_uploads_the_folder_without_pickles(monkeypatch):
     assert set(files) == {"README.md", "config.json", "model.safetensors"}
     assert b'timm.create_model("hf-hub:me/net", pretrained=True)' in files["README.md"]
     assert b"\nlicense: mit\n" in files["README.md"]
+
+
+def test_a_saved_model_with_another_scan_order_is_warned_of(tmp_path):
+    for folder, kwargs in (("usual", {}), ("other", {"scan_order": "hilbert"})):
+        model = timm.create_model("test_vim", num_classes=3, **kwargs)
+        vimamba.save_pretrained(model, tmp_path / folder)
+    usual, other = (f"local-dir:{tmp_path / folder}" for folder in ("usual", "other"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for address in (usual, other):
+            timm.create_model(address, pretrained=True)
+        timm.create_model(other, scan_order="raster")  # new weights
+    with pytest.warns(UserWarning, match=r"scan_order=\['raster'\] .*saved weights, \['hilbert'\]"):
+        timm.create_model(other, pretrained=True, scan_order="raster")
+    order = "hilbert + hilbert(reverse=True)"
+    with pytest.warns(UserWarning, match=r"saved weights, \['bidirectional'\]"):
+        timm.create_model(usual, pretrained=True, features_only=True, scan_order=order)

@@ -1,8 +1,10 @@
 """What every family's entry points do with timm's builder."""
 
 import socket
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -23,6 +25,11 @@ from vimamba.checkpoints import CheckpointError, StateDict, check_finite
 from vimamba.models._backbone import Backbone
 
 NO_LICENSE = "the official repository has no license file"
+
+# where timm says that a pretrained config comes from, of models saved with their arguments
+_SAVED = ("hf-hub", "local-dir")
+# since timm 1.0.31 it also says with which arguments
+_PARAMETERS = signature(build_model_with_cfg).parameters
 
 ModelT = TypeVar("ModelT", bound=Backbone)
 
@@ -93,7 +100,10 @@ def build_model(
     source = None
     if pretrained:
         asked = kwargs.get("pretrained_cfg"), kwargs.get("pretrained_cfg_overlay")
-        source = _published_source(variant, resolve_pretrained_cfg(variant, *asked))
+        cfg = resolve_pretrained_cfg(variant, *asked)
+        source = _published_source(variant, cfg)
+        if cfg.source in _SAVED and "pretrained_model_args" in _PARAMETERS:
+            _compare_orders(model_cls, sizes, kwargs)
     try:
         return build_model_with_cfg(
             model_cls,
@@ -157,6 +167,27 @@ def make_cfgs(
         }
 
     return generate_default_cfgs({name: make(name, row) for name, row in rows.items()})
+
+
+def _compare_orders(
+    model_cls: type[Backbone], sizes: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> None:
+    """Warn if a saved model was trained with another scan order than the one asked for."""
+    parameter = signature(model_cls).parameters.get("scan_order")
+    usual = sizes.get("scan_order", parameter and parameter.default)
+    saved = kwargs.get("pretrained_model_args") or {}
+    trained, asked = (_as_list(given.get("scan_order", usual)) for given in (saved, kwargs))
+    if trained != asked:
+        warnings.warn(
+            f"scan_order={asked} differs from that of the saved weights, {trained}: without "
+            "training, the model does not do what it did",
+            stacklevel=5,
+        )
+
+
+def _as_list(scan_order: str | Sequence[str] | None) -> list[str]:
+    """The orders that blocks take in turn."""
+    return [scan_order] if isinstance(scan_order, str) else list(scan_order or ())
 
 
 @dataclass(frozen=True)

@@ -285,7 +285,7 @@ def test_true_masks_are_found_by_the_names_of_nnunet(tmp_path):
         (tmp_path / name).touch()
     names = ("case_1_0000", "case_2_0000", "photo")
     jobs = [mask_prediction.Job((tmp_path / f"{name}.nii.gz",), name) for name in names]
-    found = mask_prediction.find_truths(tmp_path, jobs, {})
+    found = mask_prediction.find_truths([tmp_path], jobs, {})
     assert [found[name].name for name in names] == sorted(path.name for path in tmp_path.iterdir())
 
 

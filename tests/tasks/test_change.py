@@ -1,6 +1,9 @@
 """The change task: outputs, losses, windows, and the commands from fit to predict."""
 
+import csv
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -117,6 +120,36 @@ def test_prediction_pairs_by_name_and_goes_on(run, capsys):
     assert "two images or folders, BEFORE AFTER; got 1" in capsys.readouterr().err
 
 
+def test_prediction_is_scored_against_given_labels(run, capsys):
+    pairs, out = run / "pairs", run / "scored"
+    args = ["predict", str(run / "run"), str(pairs / "A"), str(pairs / "B"), "--no-overlays"]
+    assert main([*args, "--out", str(out), "--masks", str(pairs / "label")]) == 0
+    rows = {row["pair"]: row for row in csv.DictReader((out / "pairs.csv").open())}
+    counts = np.zeros((2, 2), dtype=int)
+    for number in range(10):
+        found = np.asarray(Image.open(out / f"{number}.png")) > 0
+        truth = np.asarray(Image.open(pairs / "label" / f"{number}.png")) > 0
+        hit = (found & truth).sum()
+        assert float(rows[str(number)]["iou"]) == pytest.approx(hit / (found | truth).sum())
+        counts += [[(~found & ~truth).sum(), (found & ~truth).sum()], [(~found & truth).sum(), hit]]
+    shown = capsys.readouterr().out
+    f1 = 2 * counts[1, 1] / (counts[1].sum() + counts[:, 1].sum())
+    assert re.search(rf"F1 of change +{f1:.4f}", shown)
+    test = json.loads((run / "run" / "metrics.json").read_text())["test"]
+    assert f"its test images F1 of change {test['f1']:.4f}" in shown
+    assert [row["split"] for row in rows.values()].count("test") == test["images"]
+    for masks, message in (
+        (str(run / "nowhere"), "nowhere is not a folder"),
+        (f"[{pairs / 'A'}, {pairs / 'B'}]", "a run of binary change takes one folder"),
+    ):
+        assert main([*args, "--out", str(run / "no"), "--masks", masks]) == 2
+        assert message in capsys.readouterr().err
+    (run / "few").mkdir()
+    shutil.copy(pairs / "label" / "3.png", run / "few")
+    assert main([*args, "--out", str(run / "no"), "--masks", str(run / "few")]) == 2
+    assert "few has no labels for 0, 1, 2 and 6 more" in capsys.readouterr().err
+
+
 def test_a_resumed_run_ends_as_one_that_never_stopped(tmp_path):
     root = write_pairs(tmp_path / "pairs", 6)
     args = ["--task", "change", "--data", str(root), "--model", "test_vmamba", "--img-size", "32"]
@@ -177,6 +210,7 @@ def test_semantic_change_and_damage_from_fit_to_predict(tmp_path, kind, letters,
     args = ["--task", "change", "--data", str(tmp_path / kind), "--data.layout", PRESETS[kind]]
     args += ["--model", f"mamba_{letters}_tiny", "--img-size", str(side), "--epochs", "1"]
     args += ["--batch-size", "2", "--out", str(run), "--workers", "0", *([] if whole else TINY)]
+    args += ["--masks", "[GT_T1, GT_T2]"] if kind == "semantic" else []
     assert main(["fit", *args]) == 0
     wanted = {"semantic": {"sek", "fscd", "miou"}, "damage": {"f1_building", "f1_damage"}}[kind]
     metrics = run / "metrics.json"
@@ -186,7 +220,12 @@ def test_semantic_change_and_damage_from_fit_to_predict(tmp_path, kind, letters,
     assert main(["test", str(run)]) == 0
     assert json.loads(metrics.read_text())["test"]["confusion"] == trained["confusion"]
     dates = [str(tmp_path / kind / form.format(0)) for form in LAYOUTS[kind][:2]]
-    assert main(["predict", str(run), *dates, "--out", str(tmp_path / "maps")]) == 0
+    folders = [str((tmp_path / kind / form).parent) for form in LAYOUTS[kind][2:]]
+    masks = folders[0] if kind == "damage" else f"[{', '.join(folders)}]"
+    command = ["predict", str(run), *dates, "--out", str(tmp_path / "maps"), "--masks", masks]
+    assert main(command) == 0
+    (row,) = csv.DictReader((tmp_path / "maps" / "pairs.csv").open())
+    assert {*wanted, "score"} - {"miou"} <= row.keys()
     maps = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "maps").glob("0*.png"))]
     assert [found.shape for found in maps] == [(side, side)] * (2 if kind == "semantic" else 1)
     assert all(found.max() < len(NAMES[kind]) for found in maps)

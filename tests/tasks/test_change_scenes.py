@@ -1,5 +1,6 @@
 """Maps of pairs of GeoTIFF scenes have the georeference of the first date."""
 
+import csv
 from argparse import Namespace
 from dataclasses import asdict
 
@@ -75,6 +76,28 @@ def test_semantic_change_writes_a_map_of_either_date(scenes):
             maps.append(found.read(1))
     assert np.array_equal(maps[0] == 0, maps[1] == 0)
     assert set(np.unique(maps)) == {0, 1, 2, 255}
+
+
+def test_maps_of_scenes_are_scored_where_their_labels_lie(scenes, capsys):
+    torch.manual_seed(0)
+    task = Change("test_vmamba", head="fpn", in_chans=4, img_size=32).eval()
+    truth = np.zeros((70, 55), dtype=np.uint8)
+    truth[20:40, 10:30], truth[50:60] = 255, 7
+    write_raster(scenes / "truth" / "a.tif", truth, nodata=7)
+    assert predict(scenes, task, masks=[scenes / "truth"]) == 0
+    with rasterio.open(scenes / "maps" / "a.tif") as file:
+        found = file.read(1)
+    known = (found != 255) & (truth != 7)
+    hit = ((found == 1) & (truth == 255) & known).sum()
+    either = (((found == 1) | (truth == 255)) & known).sum()
+    (row,) = csv.DictReader((scenes / "maps" / "pairs.csv").open())
+    assert float(row["iou"]) == pytest.approx(hit / either)
+    assert float(row["accuracy"]) == pytest.approx(((found == 1) == (truth == 255))[known].mean())
+    shifted = from_origin(499_950, 5_000_040, 10, 10)
+    write_raster(scenes / "shifted" / "a.tif", np.pad(truth, 5), transform=shifted, nodata=7)
+    assert predict(scenes, task, masks=[scenes / "shifted"]) == 3
+    assert "labels of a: raster" in capsys.readouterr().err
+    assert predict(scenes, task, masks=[scenes / "shifted"], align=True) == 0
 
 
 def test_a_second_date_that_lies_elsewhere_is_refused_or_warped(scenes, capsys):

@@ -30,6 +30,11 @@ A change run compares two images, or two folders whose files match by name, BEFO
 writes a folder in the same way: maps of 0, 1, 2 and so on in the order of the classes.
 
   vimamba predict runs/growth 2020.tif 2025.tif --out maps
+  vimamba predict runs/growth 2020 2025 --out maps --masks roofs
+  vimamba predict runs/cover 2020 2025 --out maps --masks "[cover_2020, cover_2025]"
+
+With --masks, labels of the pairs' names are scored against: F1 of change and the scores of the
+kind over all pixels, and pairs.csv with those of each pair.
 
 A georeferenced GeoTIFF of any size becomes a GeoTIFF map on the same grid, read and written by
 windows (pip install "vimamba[geo]"). After an interruption, the same command continues within the
@@ -85,7 +90,8 @@ def predict(args: list[str]) -> int:
     parser.add_argument("--topk", type=int, help="classes to list per image")
     overlap = "overlap of neighboring windows, in [0, 1); as in the run by default"
     parser.add_argument("--overlap", type=float, help=overlap)
-    parser.add_argument("--masks", type=Path, help="folder of true masks, to score against")
+    truths = "folder of true masks, to score against; of semantic change two: [BEFORE, AFTER]"
+    parser.add_argument("--masks", type=read_folders, metavar="FOLDER", help=truths)
     plain = "write the masks only"
     parser.add_argument("--no-overlays", action="store_true", default=None, help=plain)
     scores = "for volumes, also write the probabilities of all classes"
@@ -109,6 +115,13 @@ def predict(args: list[str]) -> int:
     own = next((name for name, kind in kinds.items() if kind is tools), "these")
     complete_options(given, own, {**options, own: tools.PREDICT_OPTIONS}, "{} runs")
     return tools.predict(finished_run(given.run, given.ckpt, given.others), given)
+
+
+def read_folders(text: str) -> list[Path]:
+    """Folders as `vimamba fit` takes them: one, or a list in brackets."""
+    if text.startswith("[") and text.endswith("]"):
+        return [Path(part.strip().strip("\"'")) for part in text[1:-1].split(",")]
+    return [Path(text)]
 
 
 def add_scene_options(group: Any) -> None:

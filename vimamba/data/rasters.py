@@ -264,19 +264,32 @@ class Raster:
         Raises:
             DataError: A value is not a class.
         """
+        stored, gaps = self.stored_labels(rows, columns, table.is_class, table.values[0])
+        found = table.indices(stored, str(self.path))
+        found[gaps] = IGNORE
+        return found
+
+    def stored_labels(
+        self, rows: slice, columns: slice, is_class: Callable[[int], bool], fill: int
+    ) -> tuple[NDArray, NDArray[np.bool_]]:
+        """Values of a window of labels, (h, w) or (h, w, 3), and its invalid pixels, (h, w).
+
+        Args:
+            rows: Rows of the window.
+            columns: Columns of the window.
+            is_class: Whether a nodata value is also a class and thus valid.
+            fill: Value of invalid pixels.
+        """
         values, opaque = self.load(rows, columns)
         gaps = np.zeros(values.shape[1:], dtype=bool) if opaque is None else ~opaque
         if len(values) == 1:
             if values.dtype.kind == "f":
                 gaps |= ~np.isfinite(values[0])
             nodata = self._file_nodata
-            if nodata is not None and not table.is_class(int(nodata)):
+            if nodata is not None and not is_class(int(nodata)):
                 gaps |= values[0] == nodata
-            values = np.where(gaps, table.values[0], values)
-        stored = mask_values(np.moveaxis(values, 0, -1), str(self.path))
-        found = table.indices(stored, str(self.path))
-        found[gaps] = IGNORE
-        return found
+            values = np.where(gaps, fill, values)
+        return mask_values(np.moveaxis(values, 0, -1), str(self.path)), gaps
 
     def sample(self, bar: Callable[..., Any] = tqdm) -> NDArray:
         """Windows spread over the scene, concatenated, (h, w, C).

@@ -9,7 +9,7 @@ Sizes: H x W pixels, M maps.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,31 +60,53 @@ class Truths:
                 than the others; the message names it.
         """
         files = pair.label_files
-        if self.kind == "binary":
-            return read_changed(files["change"])[None]
-        if self.kind == "semantic":
-            dates = [self._classes(files[f"labels {date}"]) for date in ("before", "after")]
-            check_sizes(pair, dates)
-            ignored = (dates[0] == IGNORE) | (dates[1] == IGNORE)
-            change = ((dates[0] != 0) | (dates[1] != 0)).astype(np.uint8)
-            if "change" in files:
-                change = read_changed(files["change"])
-                check_sizes(pair, [dates[0], change])
-            change[ignored] = IGNORE
-            return np.stack([change, *dates])
-        damage = self._classes(files["damage"], last=IGNORE)
-        building = np.where(damage == IGNORE, IGNORE, damage != 0).astype(np.uint8)
-        if "buildings" in files:
-            building = read_changed(files["buildings"])
-            check_sizes(pair, [damage, building])
-        if pair.notes is not None and pair.notes.is_file():
+        stored = {role: read_mask(path) for role, path in files.items()}
+        sizes = {values.shape[:2] for values in stored.values()}
+        if len(sizes) > 1:
+            raise DataError(f"the labels of {pair.name} differ in size: {sorted(sizes)}")
+        maps = self.maps_of(stored, files)
+        if self.kind == "damage" and pair.notes is not None and pair.notes.is_file():
             # still a building
-            damage[outline_unclassified(pair.notes, damage.shape)] = IGNORE
+            maps[1][outline_unclassified(pair.notes, maps.shape[1:])] = IGNORE
+        return maps
+
+    def maps_of(
+        self, stored: Mapping[str, NDArray], files: Mapping[str, Path]
+    ) -> NDArray[np.uint8]:
+        """(M, H, W) classes from stored values.
+
+        Args:
+            stored: (H, W) integers or (H, W, 3) colors of each kind of label, all of one size.
+            files: Where they are stored, for errors.
+
+        Raises:
+            DataError: A value is not a class; the message names it.
+        """
+
+        def changed(role: str) -> NDArray[np.uint8]:
+            return changed_pixels(stored[role], files[role])
+
+        if self.kind == "binary":
+            return changed("change")[None]
+        if self.kind == "semantic":
+            dates = [
+                self._classes(stored[role], files[role])
+                for role in ("labels before", "labels after")
+            ]
+            change = ((dates[0] != 0) | (dates[1] != 0)).astype(np.uint8)
+            if "change" in stored:
+                change = changed("change")
+            change[(dates[0] == IGNORE) | (dates[1] == IGNORE)] = IGNORE
+            return np.stack([change, *dates])
+        damage = self._classes(stored["damage"], files["damage"], last=IGNORE)
+        building = np.where(damage == IGNORE, IGNORE, damage != 0).astype(np.uint8)
+        if "buildings" in stored:
+            building = changed("buildings")
         return np.stack([building, damage])
 
-    def _classes(self, path: Path, last: int | None = None) -> NDArray[np.uint8]:
-        """(H, W) classes of a file; with `last`, all values beyond the classes are ignored."""
-        stored, count = read_mask(path), len(self.names)
+    def _classes(self, stored: NDArray, path: Path, last: int | None = None) -> NDArray[np.uint8]:
+        """(H, W) classes; with `last`, all values beyond the classes are ignored."""
+        count = len(self.names)
         if last is not None:
             stored = gray_values(stored, str(path))
             stored = np.where(stored < count, stored, last)
@@ -94,16 +116,9 @@ class Truths:
         )
 
 
-def read_changed(path: Path) -> NDArray[np.uint8]:
+def changed_pixels(stored: NDArray, path: Path) -> NDArray[np.uint8]:
     """(H, W): 1 where a label is greater than 0, whether 1 or 255."""
-    return (gray_values(read_mask(path), str(path)) > 0).astype(np.uint8)
-
-
-def check_sizes(pair: DatePair, maps: Sequence[NDArray]) -> None:
-    """Fail on labels of one pair that differ in size."""
-    sizes = {found.shape for found in maps}
-    if len(sizes) > 1:
-        raise DataError(f"the labels of {pair.name} differ in size: {sorted(sizes)}")
+    return (gray_values(stored, str(path)) > 0).astype(np.uint8)
 
 
 def outline_unclassified(path: Path, size: Sequence[int]) -> NDArray[np.bool_]:

@@ -5,11 +5,12 @@ Undefined scores, such as the F1 of a class that is in neither, are None.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from vimamba.labels import IGNORE
 from vimamba.tasks.classification.metrics import float_or_none
 
 Score = float | None
@@ -48,6 +49,30 @@ def score_tables(
         "kind": kind,
         "tables": {name: table.long().tolist() for name, table in tables.items()},
     }
+
+
+def counted(
+    kind: str, maps: Sequence[Tensor], truth: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """What the tables count in a pair: the name of each, predicted and true classes.
+
+    Args:
+        kind: "binary", "semantic" or "damage".
+        maps: The written maps, (H, W) each.
+        truth: (M, H, W), as `vimamba.data.paired.truths.Truths` reads it.
+    """
+    first = truth[0]
+    if kind == "semantic":
+        for found, date in zip(maps, truth[1:], strict=True):
+            yield "classes", found, date
+        yield "change", (maps[0] > 0).long(), first
+    elif kind == "damage":
+        (damage,) = maps
+        yield "building", (damage > 0).long(), first
+        # a pixel without a building has no damage
+        yield "damage", damage, truth[1].masked_fill(truth[1] == 0, IGNORE)
+    else:
+        yield "change", maps[0], first
 
 
 def ratio(part: Tensor, whole: Tensor) -> Score:

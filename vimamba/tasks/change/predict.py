@@ -20,6 +20,7 @@ from vimamba.labels import IGNORE
 from vimamba.progress import Progress
 from vimamba.tasks.change.channels import WRITTEN
 from vimamba.tasks.change.jobs import PairJob, find_pair_jobs
+from vimamba.tasks.change.scores import SCORES, find_truths, score_pairs
 from vimamba.tasks.outputs import (
     FailedInputs,
     Target,
@@ -49,9 +50,11 @@ def map_changes(run: FinishedRun, given: Namespace) -> int:
         raise UsageError(f"--out {shown(out)} must be a folder")
     task = run.load()
     jobs = find_pair_jobs(given.inputs, WRITTEN[task.kind])
+    truths = find_truths(given.masks, jobs, task.kind) if given.masks else {}
+    label_files = [path for files in truths.values() for path in files.values()]
+    check_targets(out, jobs, [*given.inputs, *label_files])
     scenes, jobs = [j for j in jobs if j.is_scene], [j for j in jobs if not j.is_scene]
     check_scene_options(given, scenes)
-    check_targets(out, [*jobs, *scenes], given.inputs)
     task.tta = given.tta
     if given.overlap is not None:
         if not 0 <= given.overlap < 1:
@@ -70,6 +73,8 @@ def map_changes(run: FinishedRun, given: Namespace) -> int:
         succeeded += map_scenes(run, task, scenes, out, given, failed)
     if not succeeded:
         say("no pair could be processed; no map is written")
+    elif truths:
+        score_pairs(run, task, succeeded, truths, out, failed, align=bool(given.align))
     return failed.report(len(succeeded) + len(failed.reasons))
 
 
@@ -80,7 +85,7 @@ def check_targets(out: Path, jobs: Sequence[PairJob], inputs: Sequence[Path]) ->
         for job in jobs
         for path in (*job.map_files(out), job.overlay_file(out))
     ]
-    ours = [Target(out / name, name) for name in (RECORD, TABLE)]
+    ours = [Target(out / name, name) for name in (RECORD, TABLE, SCORES)]
     check_apart([*ours, *targets])
     check_inside(targets, out)
     check_no_input([*ours, *targets], [*inputs, *(path for job in jobs for path in job.paths)])

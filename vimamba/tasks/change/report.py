@@ -21,6 +21,7 @@ INPUTS = ("BEFORE", "AFTER")
 PREDICTIONS = "predictions"
 PREDICT_OPTIONS: dict[str, Any] = {
     "overlap": None,
+    "masks": None,
     "no_overlays": False,
     "align": False,
     "cog": False,

@@ -23,7 +23,7 @@ from vimamba.tasks.change.loss import (
     ChangeObjective,
     restore_objective,
 )
-from vimamba.tasks.change.metrics import TABLES, score_tables
+from vimamba.tasks.change.metrics import TABLES, counted, score_tables
 from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
@@ -246,19 +246,8 @@ class Change(DenseTask):
 
     def _count(self, maps: Sequence[Tensor], truth: Tensor) -> None:
         """Add one pair, maps (1, H, W) and truth (1, M, H, W), to the matrices."""
-        tables = cast(Any, self.tables)
-        first = truth[:, 0]
-        if self.kind == "semantic":
-            for found, date in zip(maps, truth[:, 1:].unbind(1), strict=True):
-                tables["classes"].update(found, date)
-            tables["change"].update((maps[0] > 0).long(), first)
-        elif self.kind == "damage":
-            (damage,) = maps
-            tables["building"].update((damage > 0).long(), first)
-            # a pixel without a building has no damage
-            tables["damage"].update(damage, truth[:, 1].masked_fill(truth[:, 1] == 0, IGNORE))
-        else:
-            tables["change"].update(maps[0], first)
+        for name, found, wanted in counted(self.kind, [one[0] for one in maps], truth[0]):
+            cast(Any, self.tables)[name].update(found, wanted)
 
     def compute_scores(self, stage: str) -> dict[str, Any]:
         """The full report; resets the metrics."""

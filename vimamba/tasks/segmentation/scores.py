@@ -35,12 +35,23 @@ SPLIT_NAMES = {
 }
 
 
-def find_truths(folder: Path, jobs: Sequence[Job], settings: dict[str, Any]) -> dict[str, Path]:
+def find_truths(
+    folders: Sequence[Path], jobs: Sequence[Job], settings: dict[str, Any]
+) -> dict[str, Path]:
     """The true mask of each job, by name.
+
+    Args:
+        folders: One folder.
+        jobs: The images.
+        settings: Arguments of the data set that the run was trained on.
 
     Raises:
         UsageError: The folder or a mask is missing.
     """
+    if len(folders) != 1:
+        named = ", ".join(map(shown, folders))
+        raise UsageError(f"--masks {named}: a run of segmentation takes one folder")
+    (folder,) = folders
     if not folder.is_dir():
         raise UsageError(f"--masks {folder} is not a folder")
     found: dict[str, Path] = {}

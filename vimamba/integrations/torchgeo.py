@@ -154,8 +154,10 @@ class SampleTransform:
 
     @cached_property
     def _change_one(self) -> MaskTransform:
+        assert self.augmentation is not None
         return random_changes(train_mask_transform, self.augmentation, self.prepare)
 
     @cached_property
     def _change_two(self) -> PairTransform:
+        assert self.augmentation is not None
         return random_changes(PairTransform, self.augmentation, self.prepare)

@@ -176,7 +176,7 @@ def test_a_push_uploads_the_folder_without_pickles(monkeypatch):
 
 
 def test_a_saved_model_with_another_scan_order_is_warned_of(tmp_path):
-    for folder, kwargs in (("usual", {}), ("other", {"scan_order": "hilbert"})):
+    for folder, kwargs in (("usual", {}), ("other", {"scan_order": "serpentine"})):
         model = timm.create_model("test_vim", num_classes=3, **kwargs)
         vimamba.save_pretrained(model, tmp_path / folder)
     usual, other = (f"local-dir:{tmp_path / folder}" for folder in ("usual", "other"))
@@ -184,9 +184,10 @@ def test_a_saved_model_with_another_scan_order_is_warned_of(tmp_path):
         warnings.simplefilter("error")
         for address in (usual, other):
             timm.create_model(address, pretrained=True)
-        timm.create_model(other, scan_order="raster")  # new weights
-    with pytest.warns(UserWarning, match=r"scan_order=\['raster'\] .*saved weights, \['hilbert'\]"):
-        timm.create_model(other, pretrained=True, scan_order="raster")
-    order = "hilbert + hilbert(reverse=True)"
+        timm.create_model(other, scan_order="cross")  # new weights
+    said = r"scan_order=\['cross'\] differs from that of the saved weights, \['serpentine'\]"
+    with pytest.warns(UserWarning, match=said):
+        timm.create_model(other, pretrained=True, scan_order="cross")
+    order = "raster + columns"
     with pytest.warns(UserWarning, match=r"saved weights, \['bidirectional'\]"):
         timm.create_model(usual, pretrained=True, features_only=True, scan_order=order)

@@ -70,6 +70,28 @@ def test_an_onnx_file_of_a_network_for_change_takes_both_dates(name, tmp_path):
         torch.testing.assert_close(torch.from_numpy(one), other, rtol=1e-4, atol=1e-4)
 
 
+# of 8 x 16 x 16 voxels
+VOLUMES = {
+    "segmamba": {"depths": (1, 1), "dims": (4, 6), "hidden_size": 8},
+    "umamba_bot_3d": {"features_per_stage": (4, 8), "img_size": (8, 16, 16)},
+    "umamba_enc_3d": {"features_per_stage": (4, 8), "img_size": (8, 16, 16)},
+    "vss_unet_3d_nano": {"patch_size": (8, 16, 16)},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VOLUMES)
+def test_an_onnx_file_of_a_network_for_volumes_gives_its_numbers_for_windows_of_one_size(
+    name, tmp_path
+):
+    torch.manual_seed(0)
+    net = vimamba.create_network(name, num_classes=2, in_chans=1, **VOLUMES[name]).eval()
+    report = export_model(net, tmp_path / "net.onnx", image_size=(1, 8, 16, 16))
+    assert report.input == ("batch", 1, 8, 16, 16)
+    (check,) = compare(net, OnnxRunner(tmp_path / "net.onnx"), [(2, 1, 8, 16, 16)])
+    assert check.difference < 1e-3
+
+
 @pytest.mark.slow
 def test_an_exported_program_of_a_segmentation_network_takes_any_size(tmp_path):
     torch.manual_seed(0)

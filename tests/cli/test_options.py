@@ -254,7 +254,7 @@ def test_other_data_are_scored_by_the_division_that_is_named(run, folder, tmp_pa
     ("command", "message"),
     [
         ("predict RUN a.png --overlap 0.5", "--overlap is for segmentation, change and volumes"),
-        ("predict RUN a.png --masks truth", "--masks is for change, segmentation and volumes runs"),
+        ("predict RUN a.png --masks truth", "--masks is for segmentation, change and volumes runs"),
         (
             "predict RUN a.png --no-overlays",
             "--no-overlays is for segmentation, change and volumes",

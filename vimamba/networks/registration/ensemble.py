@@ -48,9 +48,9 @@ class RegistrarEnsemble(Registrar):
         """See `Registrar.register`."""
         found = [net.register(moving, fixed) for net in self.networks]  # type: ignore[operator]
         if not self.squarings:
-            flow = torch.stack([answer.flow for answer in found]).mean(0)
+            flow = torch.stack([one.flow for one in found]).mean(0)
             return Registration(warp(moving, flow), flow, flow)
-        velocity = mean_velocity([answer.velocity for answer in found])
+        velocity = mean_velocity([one.velocity for one in found])
         flow = integrate_velocity(velocity, self.squarings)
         if flow.shape[2:] != moving.shape[2:]:
             flow = resize_flow(flow, moving.shape[2] / flow.shape[2])

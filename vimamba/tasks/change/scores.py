@@ -203,8 +203,8 @@ def count_parts(kind: str, parts: Iterable[Part], num_classes: int) -> Tables:
     for maps, truth in parts:
         for found in maps:
             truth[:, found == IGNORE] = IGNORE
-        answers = [torch.from_numpy(found).long() for found in maps]
-        for name, found, wanted in counted(kind, answers, torch.from_numpy(truth).long()):
+        classes = [torch.from_numpy(found).long() for found in maps]
+        for name, found, wanted in counted(kind, classes, torch.from_numpy(truth).long()):
             known, side = wanted != IGNORE, sides[name]
             pairs = wanted[known] * side + found[known]
             tables[name] += torch.bincount(pairs, minlength=side**2).view(side, side)

@@ -12,7 +12,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from vimamba.layers.neighborhood import NeighborWeights, neighbor_rows, turn, turn_by_cell
+from vimamba.layers.neighborhood import Neighborhood, NeighborWeights, average_neighbors, turn
 from vimamba.layers.projected_scan import ProjectedScan
 from vimamba.layers.tokens import resample_tokens
 from vimamba.layers.tracing import refuse_plain_onnx
@@ -43,8 +43,8 @@ class StateAverage(ProjectedScan):
         x: Tensor,
         q: Tensor,
         k: Tensor,
-        near: tuple[Tensor, Tensor],
-        far: tuple[Tensor, Tensor],
+        near: Neighborhood,
+        far: Neighborhood,
     ) -> Tensor:
         """(N, C, H, W) to (N, C, H, W).
 
@@ -52,7 +52,7 @@ class StateAverage(ProjectedScan):
             x: Input of the scan.
             q: Unused.
             k: Unused.
-            near: Attention weights of the first half of the heads, and their rows.
+            near: What `NeighborWeights` returns for the first half of the heads.
             far: The same for the second half.
         """
         height, width = x.shape[2], x.shape[3]
@@ -60,21 +60,15 @@ class StateAverage(ProjectedScan):
         paths = torch.ops.vimamba.scan_paths(x, self.scan_order)
         u = x.flatten(1, 2)
         states, C = self.scan.states(u, self.x_proj(u), paths)
-        # (N, K, L, C) to (N, K * h / 2, H, W, d) twice
+        # (N, K, L, C) to (N, h / 2, H, W, K * d) twice
         maps = states.unflatten(2, (height, width)).unflatten(4, (2, self.heads // 2, -1))
-        close, distant = maps.permute(0, 4, 1, 5, 2, 3, 6).flatten(2, 3).unbind(1)
-        parts = [self.average(close, near), self.average(distant, far)]
-        maps = torch.stack(parts, dim=1).unflatten(2, (self.num_paths, -1)).transpose(1, 2)
-        fused = self.fusion(maps.flatten(0, 1).flatten(1, 2).flatten(3))
-        fused = fused.unflatten(0, (-1, self.num_paths)).unflatten(4, (width, -1))
-        fused = fused.permute(0, 1, 3, 4, 2, 5).flatten(4).flatten(2, 3)
+        close, distant = maps.permute(0, 4, 5, 2, 3, 1, 6).flatten(5).unbind(1)
+        parts = [average_neighbors(close, near), average_neighbors(distant, far)]
+        fused = self.fusion(torch.cat(parts, dim=1).flatten(3))
+        fused = fused.unflatten(3, (width, self.num_paths, -1))
+        fused = fused.permute(0, 4, 2, 3, 1, 5).flatten(4).flatten(2, 3)
         y = (fused * C).sum(1) + self.scan.D.sum(0) * u
         return y.transpose(1, 2).unflatten(2, (height, width))
-
-    def average(self, maps: Tensor, attention: tuple[Tensor, Tensor]) -> Tensor:
-        """States (N, K * h / 2, H, W, d), averaged."""
-        weights, rows = attention
-        return weights.repeat(1, self.num_paths, 1, 1, 1) @ neighbor_rows(maps, rows)
 
 
 class GlobalAverage(nn.Module):
@@ -102,8 +96,8 @@ class GlobalAverage(nn.Module):
         x: Tensor,
         q: Tensor,
         k: Tensor,
-        near: tuple[Tensor, Tensor],
-        far: tuple[Tensor, Tensor],
+        near: Neighborhood,
+        far: Neighborhood,
     ) -> Tensor:
         """(N, C, H, W) to (N, C, H, W).
 
@@ -171,16 +165,16 @@ class AttentiveMixer(nn.Module):
         gate = self.act(self.gate(x))
         qkv = self.qkv(x)
         lepe = self.lepe(qkv.chunk(3, dim=1)[2])
-        # (N, 3 C, H, W) to (N, h, H, W, d) three times
-        parts = qkv.unflatten(1, (3, self.heads, self.head_dim))
-        q, k, v = parts.permute(0, 1, 2, 4, 5, 3).unbind(1)
-        cos, sin = turn_by_cell(q)
-        q, k = turn(q, cos, sin) * self.head_dim**-0.5, turn(k, cos, sin)
+        q, k, v = qkv.unflatten(1, (3, self.heads, self.head_dim)).unbind(1)
+        # (N, h, d, H, W) to (N, h, H, W, d)
+        q = (turn(q) * self.head_dim**-0.5).permute(0, 1, 3, 4, 2).contiguous()
+        k = turn(k).permute(0, 1, 3, 4, 2).contiguous()
+        v = v.permute(0, 1, 3, 4, 2).contiguous()
         (q1, q2), (k1, k2), (v1, v2) = q.chunk(2, dim=1), k.chunk(2, dim=1), v.chunk(2, dim=1)
         near, far = self.near(q1, k1, self.bias), self.far(q2, k2, self.bias)
-        v1 = near[0] @ neighbor_rows(v1, near[1])
+        v1 = average_neighbors(v1, near)
         # far attention reads the output of near attention
-        v2 = far[0] @ neighbor_rows(v1 + v2, far[1])
+        v2 = average_neighbors(v1 + v2, far)
         y = torch.cat([v1, v2], dim=1).permute(0, 1, 4, 2, 3).flatten(1, 2)
         y = self.average(y, q, k, near, far)
         return self.proj(self.proj_norm(gate * (self.norm(y) + lepe)))

@@ -1,8 +1,12 @@
 """Attention of every cell to the cells around it, or to as many spread over the map.
 
-Neighborhood attention (Hassani et al. 2022, arXiv:2204.07143), dilated (arXiv:2209.15001), computed
-as products of a row of queries with the rows of their neighbors, without special kernels.
-Sizes: N batch, H and W map, h heads of d channels, w side of a window.
+Neighborhood attention (Hassani et al. 2022, arXiv:2204.07143), dilated (arXiv:2209.15001), without
+special kernels: cells whose neighbors are nearly the same form a group, a rectangle of the map or
+of every n-th row and column, and attend together to a slightly larger rectangle, of which a mask
+leaves each cell its neighbors.
+
+Sizes: N batch, H and W map, h heads of d channels, w side of a window; along the rows R groups of r
+cells with s neighbors, along the columns G groups of g cells with t neighbors.
 """
 
 import math
@@ -11,13 +15,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vimamba.layers.tracing import decide_when_run
+
+# what `group_cells` finds along one axis: cells, neighbors, distances, places
+Groups = tuple[Tensor, Tensor, Tensor, Tensor]
+# what `NeighborWeights` returns: weights, groups of rows and of columns
+Neighborhood = tuple[Tensor, Groups, Groups]
+
+
+def larger(a: int, b: int) -> int:
+    """The larger size; sizes may be symbolic."""
+    return max(a, b) if torch.jit.is_scripting() else torch.sym_max(a, b)  # type: ignore[return-value]
+
+
+def smaller(a: int, b: int) -> int:
+    """The smaller size; sizes may be symbolic."""
+    return min(a, b) if torch.jit.is_scripting() else torch.sym_min(a, b)  # type: ignore[return-value]
+
 
 # a symbolic trace keeps these calls, since it has no numbers for the sizes
 @torch.fx.wrap
-def find_neighbors(
-    x: Tensor, axis: int, window: int, dilated: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The `window` nearest cells of every cell along one axis of n cells, including itself.
+@decide_when_run
+def group_cells(x: Tensor, axis: int, window: int, dilated: bool) -> Groups:
+    """Groups of cells along one axis of n cells, and the `window` nearest cells of every cell.
 
     Args:
         x: A tensor with the map's size.
@@ -26,57 +46,84 @@ def find_neighbors(
         dilated: Spread the neighbors over the whole axis, at most w of them.
 
     Returns:
-        Indices of the neighbors (n, w); their distances in steps, plus w - 1, (n, w); the same
-        distances between all cells (n, n), with 2 w - 1 for cells that are not neighbors.
+        Indices of the cells of G groups (G, g), the last of a group perhaps repeated; indices of
+        the cells that a group attends to (G, t); their distances from the cells in steps, plus
+        w - 1, (G, g, t), with 2 w - 1 for those that are not neighbors; the place of every cell
+        among the groups' G * g (n,).
     """
-    cells = torch.arange(x.shape[axis], dtype=torch.int64, device=x.device)
-    length = cells[-1:] + 1
-    step = (length // window).clamp(1, window) if dilated else torch.ones_like(length)
-    # cells with the same index modulo the dilation form a class, in which neighbors are adjacent
-    place, start = cells // step, cells % step
-    count = (length - start + step - 1) // step
+    size = x.shape[axis]
+    step = smaller(larger(size // window, 1), window) if dilated else 1
+    # cells with the same index modulo the step form a class, in which neighbors are adjacent
+    longest = (size + step - 1) // step
+    half = window // 2 + 1
+    blocks = larger((longest + 1 - window) // half, 1)
+    side = (longest + blocks - 1) // blocks
+    reach = smaller(side + window - 1, longest)
+
+    index = torch.arange(step * blocks, dtype=torch.int64, device=x.device).unsqueeze(1)
+    start, block = index // blocks, index % blocks
+    count = (size - start + step - 1) // step
+    inside = torch.arange(side, dtype=torch.int64, device=x.device)
+    place = torch.minimum(block * side + inside, count - 1)
     first = torch.minimum(place - window // 2, count - window).clamp(min=0)
-    slot = first.unsqueeze(1) + torch.arange(window, dtype=torch.int64, device=x.device)
-    none, center = 2 * window - 1, place.unsqueeze(1) - window + 1
-    index = torch.minimum(slot * step + start.unsqueeze(1), length - 1)
-    distance = (slot - center).masked_fill(slot >= count.unsqueeze(1), none)
-    ahead = place - first.unsqueeze(1)
-    is_near = (start == start.unsqueeze(1)) & (ahead >= 0) & (ahead < window)
-    return index, distance, (place - center).masked_fill(~is_near, none)
+    slot = torch.arange(reach, dtype=torch.int64, device=x.device)
+    slot = slot + torch.minimum(first[:, :1], count - reach).clamp(min=0)
+    ahead = slot.unsqueeze(1) - first.unsqueeze(2)
+    is_near = (ahead >= 0) & (ahead < window) & (slot < count).unsqueeze(1)
+    distance = slot.unsqueeze(1) - place.unsqueeze(2) + window - 1
+    distance = distance.masked_fill(~is_near, 2 * window - 1)
+    neighbors = torch.minimum(slot, count - 1) * step + start
+
+    cell = torch.arange(size, dtype=torch.int64, device=x.device)
+    ordinal = cell // step
+    group = cell % step * blocks + ordinal // side
+    return place * step + start, neighbors, distance, group * side + ordinal % side
+
+
+def gather_groups(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Gather from x (N, h, H, W, d) rows (R, r) and columns (G, g): (N, h, G, R, r * g, d)."""
+    x = x.index_select(3, columns.flatten()).unflatten(3, (columns.shape[0], columns.shape[1]))
+    x = x.transpose(2, 3).index_select(3, rows.flatten())
+    return x.unflatten(3, (rows.shape[0], rows.shape[1])).flatten(4, 5)
+
+
+def spread_groups(x: Tensor, rows: Groups, columns: Groups) -> Tensor:
+    """From groups (N, h, G, R, r * g, d) back to the map (N, h, H, W, d)."""
+    row_cells, _, _, row_places = rows
+    column_cells, _, _, column_places = columns
+    x = x.unflatten(4, (row_cells.shape[1], column_cells.shape[1])).flatten(3, 4)
+    x = x.index_select(3, row_places).transpose(2, 3).flatten(3, 4)
+    return x.index_select(3, column_places)
 
 
 @torch.fx.wrap
-def turn_by_cell(q: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (H, W, d) of a rotary embedding for q (N, h, H, W, d).
+def turn_by_cell(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (d / 2, H, W) of a rotary embedding for x (..., d, H, W).
 
     Row positions rotate the first half of the channels, column positions the second.
     """
-    height, width, quarter = q.shape[2], q.shape[3], q.shape[4] // 4
+    quarter, height, width = x.shape[-3] // 4, x.shape[-2], x.shape[-1]
     # the angles are computed in float32 at any precision, as in the official files
-    step = torch.linspace(0, 1, quarter, dtype=torch.float32, device=q.device)
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    angle = (1.0 / 10000.0**step).repeat_interleave(2).to(dtype)
-    rows = torch.arange(height, dtype=dtype, device=q.device)[:, None, None] * angle
-    columns = torch.arange(width, dtype=dtype, device=q.device)[:, None] * angle
-    rows, columns = rows.expand(-1, width, -1), columns.expand(height, -1, -1)
-    angles = torch.cat([rows, columns], dim=-1)
-    return angles.cos(), angles.sin()
+    step = torch.linspace(0, 1, quarter, dtype=torch.float32, device=x.device)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    angle = (1.0 / 10000.0**step).to(dtype)[:, None, None]
+    rows = angle * torch.arange(height, dtype=dtype, device=x.device)[:, None]
+    columns = angle * torch.arange(width, dtype=dtype, device=x.device)
+    cos = [rows.cos().expand(-1, -1, width), columns.cos().expand(-1, height, -1)]
+    sin = [rows.sin().expand(-1, -1, width), columns.sin().expand(-1, height, -1)]
+    return torch.cat(cos), torch.cat(sin)
 
 
-def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate adjacent pairs of channels of (N, h, H, W, d)."""
-    rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-    return (x * cos + rotated * sin).type_as(x)
-
-
-def neighbor_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """Gather from x (N, h, H, W, d) the neighbor rows (H, w) of each row: (N, h, H, w * W, d)."""
-    found = x.index_select(2, rows.flatten())
-    return found.unflatten(2, (-1, rows.shape[1])).flatten(3, 4)
+def turn(x: Tensor) -> Tensor:
+    """Rotate pairs of channels of x (N, h, d, H, W); the first of every pair come first."""
+    cos, sin = turn_by_cell(x)
+    first, second = x.unflatten(2, (-1, 2)).unbind(3)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    return torch.cat(turned, dim=2).type_as(x)
 
 
 class NeighborWeights(nn.Module):
-    """Attention of every cell to its neighbors, as weights of all cells in their rows.
+    """Weights of every cell for its neighbors, in groups.
 
     Args:
         window: w.
@@ -87,21 +134,34 @@ class NeighborWeights(nn.Module):
         super().__init__()
         self.window, self.dilated = window, dilated
 
-    def forward(self, q: Tensor, k: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-        """Weights (N, h, H, W, w * W) and their rows (H, w).
+    def forward(self, q: Tensor, k: Tensor, table: Tensor) -> Neighborhood:
+        """Weights (N, h, G, R, r * g, s * t), and groups of rows and of columns.
 
         Args:
             q: (N, h, H, W, d).
             k: The same.
             table: (h, 2 w - 1, 2 w - 1), biases by the distance in rows and in columns.
         """
-        rows, down, _ = find_neighbors(q, 2, self.window, self.dilated)
-        _, _, across = find_neighbors(q, 3, self.window, self.dilated)
-        table = F.pad(table, (0, 1, 0, 1), value=-math.inf)
-        # indexed by the columns of query and key, then by row and neighbor
-        by_column = table.index_select(2, across.flatten())
-        bias = by_column.index_select(1, down.flatten())
-        bias = bias.unflatten(1, (-1, self.window)).unflatten(3, (-1, across.shape[1]))
-        bias = bias.transpose(2, 3).flatten(3)
-        scores = q @ neighbor_rows(k, rows).transpose(-2, -1)
-        return (scores + bias).softmax(dim=-1).type_as(q), rows
+        rows = group_cells(q, 2, self.window, self.dilated)
+        columns = group_cells(q, 3, self.window, self.dilated)
+        row_cells, row_neighbors, down, _ = rows
+        column_cells, column_neighbors, across, _ = columns
+        q = gather_groups(q, row_cells, column_cells)
+        k = gather_groups(k, row_neighbors, column_neighbors)
+        # (h, G, 2 w, g, t), then (h, G, R, r, s, g, t)
+        bias = F.pad(table, (0, 1, 0, 1), value=-math.inf).index_select(2, across.flatten())
+        groups, cells, neighbors = across.shape[0], across.shape[1], across.shape[2]
+        bias = bias.unflatten(2, (groups, cells, neighbors)).transpose(1, 2)
+        bias = bias.index_select(2, down.flatten())
+        bias = bias.unflatten(2, (down.shape[0], down.shape[1], down.shape[2]))
+        bias = bias.transpose(4, 5).flatten(3, 4).flatten(4, 5)
+        scores = q @ k.transpose(-2, -1) + bias
+        return scores.softmax(dim=-1).type_as(q), rows, columns
+
+
+def average_neighbors(x: Tensor, neighborhood: Neighborhood) -> Tensor:
+    """Average x (N, h, H, W, d) over every cell's neighbors: the same shape."""
+    weights, rows, columns = neighborhood
+    _, row_neighbors, _, _ = rows
+    _, column_neighbors, _, _ = columns
+    return spread_groups(weights @ gather_groups(x, row_neighbors, column_neighbors), rows, columns)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from vimamba.layers import neighborhood
 from vimamba.layers.neighborhood import NeighborWeights, average_neighbors
 
 
@@ -33,10 +34,15 @@ def explicit_bias(table, size, window, dilated):
     return table[:, down, across].masked_fill(far, -math.inf).flatten(3).flatten(1, 2)
 
 
+# groups for sizes as numbers, and for symbolic ones
+@pytest.mark.parametrize("find", ["group_cells", "_find_simple_groups"])
 @pytest.mark.parametrize("dilated", [False, True])
 @pytest.mark.parametrize("window", [3, 7])
 @pytest.mark.parametrize("size", [(1, 1), (3, 20), (14, 14), (23, 50)], ids=str)
-def test_grouped_attention_equals_masked_attention_of_all_cells(size, window, dilated):
+def test_grouped_attention_equals_masked_attention_of_all_cells(
+    size, window, dilated, find, monkeypatch
+):
+    monkeypatch.setattr(neighborhood, "group_cells", getattr(neighborhood, find))
     torch.manual_seed(0)
     q, k, v = (torch.randn(2, 2, *size, 4, dtype=torch.float64) for _ in range(3))
     table = torch.randn(2, 2 * window - 1, 2 * window - 1, dtype=torch.float64)

@@ -17,8 +17,9 @@ class FeaturePyramid(nn.Module):
 
     A backbone whose features all have one stride s yields four maps of strides s/4, s/2, s and 2s,
     computed from evenly spaced blocks, either by the backbone itself, if its class supports it, or
-    here. The class attribute `dense` has the arguments its models are created with for dense
-    prediction.
+    here. If it has fewer than four blocks, or a single stage, maps next to each other come from the
+    same features. The class attribute `dense` has the arguments its models are created with for
+    dense prediction.
 
     Args:
         backbone: timm model name.
@@ -32,6 +33,10 @@ class FeaturePyramid(nn.Module):
     Attributes:
         channels: Channels of each map.
         strides: Image pixels per feature cell, for each map.
+
+    Raises:
+        ValueError: `out_indices` names no four blocks of a backbone of one stride, or that stride
+            is below 4.
     """
 
     def __init__(
@@ -59,9 +64,19 @@ class FeaturePyramid(nn.Module):
             probe = timm.create_model(backbone, device="meta", **described)
         strides: list[int] = [level["reduction"] for level in probe.feature_info]  # type: ignore[union-attr]
         plain = len(set(strides)) == 1
+        # of a backbone of one stride: which of its maps each level is computed from
+        self.sources = [0, 1, 2, 3]
         if plain:
-            quarters = (math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4))
-            kwargs.setdefault("out_indices", tuple(quarters))
+            if strides[0] < 4:
+                raise ValueError(
+                    f"backbone={backbone!r} has features of stride {strides[0]} only, too fine for "
+                    "a pyramid with a level four times as fine: it takes a stride of 4 or more"
+                )
+            if "out_indices" not in kwargs:
+                quarters = [math.ceil(len(strides) * part / 4) - 1 for part in (1, 2, 3, 4)]
+                blocks = sorted(set(quarters))
+                kwargs["out_indices"] = tuple(blocks)
+                self.sources = [blocks.index(block) for block in quarters]
         else:
             # the last of the blocks with maps of one stride
             last = {stride: i for i, stride in enumerate(strides) if stride >= finest_stride}
@@ -83,20 +98,21 @@ class FeaturePyramid(nn.Module):
         self.strides: list[int] = info.reduction()
         self.levels = None
         if plain:
-            if len(self.channels) != 4:
+            if len(set(info.out_indices)) != len(set(self.sources)):
                 raise ValueError(
                     f"out_indices={kwargs['out_indices']} must list four blocks of {backbone}, "
                     f"whose features all have stride {strides[0]}"
                 )
             stride = strides[0]
             self.levels = SimplePyramid(self.channels[0])
+            self.channels = [self.channels[source] for source in self.sources]
             self.strides = [stride // 4, stride // 2, stride, 2 * stride]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(N, C_in, H, W) to [(N, channels[i], H / strides[i], W / strides[i]), ...]."""
         features = self.body(image)
         if self.levels is not None:
-            features = [self.levels(f, i) for i, f in enumerate(features)]
+            features = [self.levels(features[source], i) for i, source in enumerate(self.sources)]
         return features
 
 

@@ -1,5 +1,6 @@
 """A head on a timm backbone: what networks for all tasks with pixels share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -57,6 +58,27 @@ class OnBackbone(DenseNetwork):
         self.encoder = encoder
         if pretrained:
             self.note_start(self.body)
+
+    def make_head(self, head: str, model: str, channels: Sequence[int]) -> nn.Module:
+        """A head for maps with the encoder's strides.
+
+        Args:
+            head: Name of the head.
+            model: timm model name, for the error.
+            channels: Channels of each map.
+
+        Raises:
+            ValueError: The head cannot read this many maps, or these strides.
+        """
+        strides = self.encoder.strides
+        try:
+            return find_head(head)([*channels], [*strides], self.num_classes)
+        except ValueError as error:
+            maps = "1 feature map" if len(strides) == 1 else f"{len(strides)} feature maps"
+            raise ValueError(
+                f"head={head!r} does not fit the {maps} of model={model!r}, strides {strides}: "
+                f"{error}; out_indices says which maps a head reads, by default those of all stages"
+            ) from error
 
     @property
     def body(self) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vimamba.heads import find_fusion, find_head
+from vimamba.heads import find_fusion
 from vimamba.networks.change.detector import ChangeDetector, encode_dates
 from vimamba.networks.on_backbone import OnBackbone
 from vimamba.networks.registry import register_network
@@ -51,8 +51,7 @@ class BackboneChangeDetector(OnBackbone, ChangeDetector):
             **kwargs,
         )
         self.fusion = make_fusion(self.encoder.channels, **(fusion_kwargs or {}))
-        channels = list(self.fusion.channels)
-        self.head = find_head(head)(channels, self.encoder.strides, num_classes)
+        self.head = self.make_head(head, model, self.fusion.channels)
 
     def predict(self, before: Tensor, after: Tensor) -> list[Tensor]:
         """Logits at the resolution of the head; see `ChangeDetector.predict`."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vimamba.heads import FCNHead, find_head
+from vimamba.heads import FCNHead
 from vimamba.networks.on_backbone import OnBackbone
 from vimamba.networks.registry import register_network
 from vimamba.networks.segmentation.segmenter import Segmenter
@@ -46,9 +46,9 @@ class BackboneSegmenter(OnBackbone, Segmenter):
             img_size=img_size,
             **kwargs,
         )
-        levels = self.encoder.channels, self.encoder.strides
-        self.head = find_head(head)(*levels, num_classes)
-        self.aux_head = FCNHead(*levels, num_classes) if aux else None
+        channels, strides = self.encoder.channels, self.encoder.strides
+        self.head = self.make_head(head, model, channels)
+        self.aux_head = FCNHead(channels, strides, num_classes) if aux else None
 
     def predict(self, x: Tensor, *, auxiliary: bool) -> list[Tensor]:
         """Logits at the resolution of the heads; see `Segmenter.predict`."""

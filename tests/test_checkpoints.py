@@ -407,3 +407,15 @@ def test_a_position_embedding_of_another_grid_is_a_remark(size, tmp_path, monkey
     assert len(made) <= 6
     assert dict(found.arguments) == sizes
     assert f"images of {size} pixels" in found.notes
+
+
+def test_a_file_without_names_of_its_own_is_tried_in_no_other_layout(tmp_path, monkeypatch):
+    sizes = {"img_size": (256, 384), "num_classes": 0}
+    model = timm.create_model("vim_tiny_patch16_224", device="meta", **sizes)
+    state = {key: torch.zeros(value.shape) for key, value in model.state_dict().items()}
+    torch.save(state, tmp_path / "small.pth")
+    made, outline = [], identity._outline
+    monkeypatch.setattr(identity, "_outline", lambda *args: made.append(args[3]) or outline(*args))
+    found = vimamba.identify(tmp_path / "small.pth")
+    assert dict(found.arguments) == sizes
+    assert not [arguments for arguments in made if "pyramid" in dict(arguments)]

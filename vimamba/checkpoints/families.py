@@ -26,7 +26,8 @@ class Family:
         rules: Official names to ours, for `rename_keys`; every name in an official file matches one
             of them.
         layouts: Arguments with which a registered model fits other official files, e.g. dense
-            backbones. They change neither the number of blocks nor the stem's width.
+            backbones. They change neither the number of blocks nor the stem's width, and each adds
+            parameters whose names no other model of the family has.
         top1: Published ImageNet-1k accuracy in percent, by "model.tag".
         remarks: Text for the list of models: where numbers differ from the paper and why, and wrong
             links. Full sentences.

@@ -302,7 +302,10 @@ def _as_registered(reading: _Reading, name: str) -> list[Mapping[str, Any]]:
 
 
 def _in_other_layouts(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:
-    return list(reading.family.layouts)
+    """The family's layouts; each has parameters of its own, without which a file is in none."""
+    names = {without_numbers(key) for key in reading.renamed}
+    is_other = not names <= _names_of(reading.family.model_cls)
+    return list(reading.family.layouts) if is_other else []
 
 
 def _without_classifier(reading: _Reading, _name: str) -> list[Mapping[str, Any]]:

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 import vimamba
 from vimamba.layers import insert_into_paths
-from vimamba.layers.tokens import resample_tokens
+from vimamba.layers.resample_tokens import resample_tokens
 
 
 @pytest.mark.parametrize("old", [(6, 6), (5, 9), (14, 14)], ids=str)

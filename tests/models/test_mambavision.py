@@ -5,8 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from vimamba.layers import Stage
-from vimamba.models.mambavision import WindowScan, WindowStage
+from vimamba.layers import Stage, WindowStage
+from vimamba.models.mambavision import WindowScan
 from vimamba.timm_layers import Attention
 
 

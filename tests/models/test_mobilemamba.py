@@ -5,7 +5,8 @@ import timm
 import torch
 from torch import nn
 
-from vimamba.models.mobilemamba import haar, split_widths
+from vimamba.layers.wavelet import haar
+from vimamba.models.mobilemamba import split_widths
 
 
 def test_the_images_of_a_batch_do_not_mix():

@@ -30,17 +30,20 @@ from vimamba.layers.mlla import (
     positioned_rules,
 )
 from vimamba.layers.necked_head import NeckedHead
+from vimamba.layers.path_tokens import along_paths, pad_tokens, sum_paths, visit_padding
 from vimamba.layers.projected_head import ProjectedHead
 from vimamba.layers.projected_scan import MapScan, ProjectedScan, init_map_scans_
+from vimamba.layers.resample_tokens import resample_tokens
 from vimamba.layers.resize import resize
+from vimamba.layers.rotary import ResampledRotary, RotaryEmbed
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.simple_pyramid import SimplePyramid
 from vimamba.layers.ss2d import SS2D, SSD2D, ScanMixer, split_paths, ss2d_rules
 from vimamba.layers.ssm import init_step_bias_, scan_parameters
 from vimamba.layers.tokens import (
     GridEmbed,
+    PaddedPatchEmbed,
     PatchEmbed,
-    RotaryEmbed,
     init_patches_,
     insert_into_paths,
     insert_tokens,
@@ -60,6 +63,8 @@ from vimamba.layers.vss import (
     VSSBlock,
     init_vss_,
 )
+from vimamba.layers.wavelet import WaveletConv
+from vimamba.layers.window_stage import WindowStage
 
 __all__ = [
     "ARRANGEMENTS",
@@ -81,6 +86,7 @@ __all__ = [
     "NormedStage",
     "OverlapDownsample",
     "OverlapStem",
+    "PaddedPatchEmbed",
     "PatchEmbed",
     "PatchExpand",
     "PatchMerging",
@@ -88,6 +94,7 @@ __all__ = [
     "PositionedBlock",
     "ProjectedHead",
     "ProjectedScan",
+    "ResampledRotary",
     "ResidualStem",
     "RotaryEmbed",
     "ScanMixer",
@@ -97,6 +104,9 @@ __all__ = [
     "StateSpaceDuality",
     "VSSBlock",
     "VimBlock",
+    "WaveletConv",
+    "WindowStage",
+    "along_paths",
     "channel_gate_rules",
     "check_arrangement",
     "crop",
@@ -115,13 +125,17 @@ __all__ = [
     "mamba_rules",
     "mean_attention",
     "pad_to_cells",
+    "pad_tokens",
     "part_dates",
     "pick_tokens",
     "positioned_rules",
+    "resample_tokens",
     "resize",
     "scan_parameters",
     "split_paths",
     "split_tokens",
     "ss2d_rules",
+    "sum_paths",
     "to_pair",
+    "visit_padding",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vimamba.layers.neighborhood import Neighborhood, NeighborWeights, average_neighbors, turn
 from vimamba.layers.projected_scan import ProjectedScan
-from vimamba.layers.tokens import resample_tokens
+from vimamba.layers.resample_tokens import resample_tokens
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
 

@@ -1,8 +1,9 @@
-"""From images to tokens: patches, positions, and class tokens on scan paths."""
+"""From images to tokens: patches, and class tokens on scan paths."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.layers import lecun_normal_
 from torch import Tensor, nn
 
@@ -105,118 +106,25 @@ class PatchEmbed(GridEmbed):
         return self.proj(self.checked(x)).permute(0, 2, 3, 1)
 
 
+class PaddedPatchEmbed(PatchEmbed):
+    """Adjacent patches; those that the image does not fill are padded with zeros."""
+
+    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
+        """Grid of an image of this size."""
+        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, h, w, C)."""
+        x = self.checked(x)
+        x = F.pad(x, (0, -x.shape[3] % self.patch_size[1], 0, -x.shape[2] % self.patch_size[0]))
+        return self.proj(x).permute(0, 2, 3, 1)
+
+
 def init_patches_(embed: nn.Module) -> None:
     """Initialize a patch convolution as in Vim."""
     proj: nn.Conv2d = embed.proj  # type: ignore[assignment]
     lecun_normal_(proj.weight)
     nn.init.zeros_(proj.bias)  # type: ignore[arg-type]
-
-
-# a symbolic trace keeps the call, since it has no numbers for the sizes
-@torch.fx.wrap
-def _grid_angles(
-    like: Tensor, height: int, width: int, dim: int, cells: int | None, single: bool
-) -> Tensor:
-    """(L, C) angles of a grid, in float64 if `like` is and `single` is false."""
-    # in half precision, angles of up to 14 would be off by a thirtieth
-    is_double = like.dtype == torch.float64 and cells is not None and not single
-    dtype = torch.float64 if is_double else torch.float32
-    steps = torch.arange(0, dim // 2, 2, device=like.device, dtype=dtype)
-    # in float32 a negative exponent would differ from the official tables in the last bit
-    frequency = (1.0 / 10000.0 ** (2 * steps / dim)).repeat_interleave(2)
-    rows = torch.arange(height, device=like.device, dtype=dtype)
-    cols = torch.arange(width, device=like.device, dtype=dtype)
-    if cells is not None:
-        rows, cols = rows * (cells / height), cols * (cells / width)
-    row = (rows[:, None] * frequency)[:, None].expand(height, width, -1)
-    col = (cols[:, None] * frequency)[None].expand(height, width, -1)
-    return torch.cat([row, col], dim=-1).flatten(0, 1)
-
-
-class RotaryEmbed(nn.Module):
-    """Axial rotary embedding: rows rotate one half of the channels, columns the other.
-
-    No parameters.
-
-    Args:
-        dim: C.
-        cells: Positions are scaled to this many cells for any grid, as in Vim's first generation;
-            not scaled if None, as in MLLA, whose angles are float32 at any precision.
-    """
-
-    def __init__(self, dim: int, cells: int | None = 14) -> None:
-        super().__init__()
-        self.dim = dim
-        self.cells = cells
-
-    def angles(self, height: int, width: int, like: Tensor) -> Tensor:
-        """(L, C) angles of a grid, at least in float32."""
-        return _grid_angles(like, height, width, self.dim, self.cells, False)
-
-    def single_angles(self, height: int, width: int, like: Tensor) -> Tensor:
-        """(L, C) angles of a grid in float32, on the device of `like`."""
-        return _grid_angles(like, height, width, self.dim, self.cells, True)
-
-    def forward(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotate neighboring pairs of channels of (..., L, C)."""
-        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * angles.cos() + rotated * angles.sin()).to(x.dtype)
-
-
-def resample_tokens(
-    x: Tensor, old: tuple[int, int], new: tuple[int, int], antialias: bool = True
-) -> Tensor:
-    """Bicubic resampling, as in `torch.nn.functional.interpolate`.
-
-    Written as two matrix products: torch 2.15 cannot differentiate its own with symbolic sizes.
-
-    Args:
-        x: (N, L, C), L the cells of the grid.
-        old: Height and width of the grid.
-        new: Height and width of the result.
-        antialias: Stretch the kernel when shrinking. Without, the kernel is different (a = -0.75,
-            not -0.5), and edge cells are repeated.
-
-    Returns:
-        (N, L', C), L' the cells of the result.
-    """
-    if antialias:
-        rows, columns = _smooth_weights(old[0], new[0], x), _smooth_weights(old[1], new[1], x)
-    else:
-        rows, columns = _cubic_weights(old[0], new[0], x), _cubic_weights(old[1], new[1], x)
-    wide = columns @ x.float().unflatten(1, (old[0], old[1]))
-    resampled = rows @ wide.flatten(2)
-    return resampled.reshape(x.shape[0], new[0] * new[1], x.shape[2]).to(x.dtype)
-
-
-def _smooth_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): weight of each old sample in each new one (Keys' kernel, a = -0.5)."""
-    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float32)
-    center = (torch.arange(new, dtype=torch.float32, device=like.device) + 0.5) * scale
-    place = torch.arange(old, dtype=torch.float32, device=like.device) + 0.5
-    distance = (place - center.unsqueeze(1)).abs()
-    # when shrinking, the kernel is stretched over the cells that become one
-    weight = _keys_kernel(distance / scale.clamp(min=1.0), -0.5)
-    return weight / weight.sum(1, keepdim=True)
-
-
-def _cubic_weights(old: int, new: int, like: Tensor) -> Tensor:
-    """(new, old): the same without antialiasing (a = -0.75); samples beyond an end repeat it."""
-    scale = old / torch.full((1,), new, device=like.device, dtype=torch.float64)
-    center = (torch.arange(new, dtype=torch.float64, device=like.device) + 0.5) * scale - 0.5
-    taps = torch.arange(-1, 3, dtype=torch.float64, device=like.device)
-    place = center.floor().unsqueeze(1) + taps
-    weight = _keys_kernel((place - center.unsqueeze(1)).abs(), -0.75)
-    cells = torch.arange(old, dtype=torch.float64, device=like.device)
-    taken = place.clamp(0, old - 1).unsqueeze(2) == cells
-    return (weight.unsqueeze(2) * taken).sum(1).float()
-
-
-def _keys_kernel(x: Tensor, a: float) -> Tensor:
-    """Keys' cubic convolution kernel (1981) at distances x >= 0."""
-    near = ((a + 2) * x - (a + 3)) * x * x + 1.0
-    far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-    return torch.where(x < 1.0, near, torch.where(x < 2.0, far, torch.zeros_like(x)))
 
 
 def insert_tokens(x: Tensor, tokens: Tensor, places: list[int]) -> Tensor:

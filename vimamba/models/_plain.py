@@ -23,11 +23,11 @@ from vimamba.layers import (
     insert_into_paths,
     insert_tokens,
     pick_tokens,
+    resample_tokens,
     scan_parameters,
     split_tokens,
     to_pair,
 )
-from vimamba.layers.tokens import resample_tokens
 from vimamba.models._backbone import Backbone, Options, take_orders
 from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import get_device_dtype, update_model_input_size

@@ -24,14 +24,15 @@ from vimamba.checkpoints import CheckpointError, StateDict, register_family
 from vimamba.layers import (
     ChannelGate,
     MambaMixer,
-    PatchEmbed,
-    RotaryEmbed,
+    PaddedPatchEmbed,
+    ResampledRotary,
     channel_gate_rules,
     init_linear_,
     join_branches,
     mamba_rules,
+    pad_tokens,
+    visit_padding,
 )
-from vimamba.layers.tokens import resample_tokens
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches
@@ -46,60 +47,6 @@ SEARCHED = local_orders("""h v_flip w7 w7_flip; h_flip w2_flip w7 w7_flip; h h_f
     h_flip v v_flip w2_flip; h h_flip v v_flip; h h_flip v v_flip; h v v_flip w2;
     h v v_flip w2_flip; h h_flip v_flip w7; h_flip v v_flip w2; h h_flip v v_flip;
     h v w2 w2_flip; v v_flip w2 w7; h h_flip v w2; h h_flip w2_flip w7; v v_flip w2 w2_flip""")
-
-
-class PaddedPatchEmbed(PatchEmbed):
-    """Adjacent patches; those that the image does not fill are padded with zeros."""
-
-    def dynamic_feat_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Grid of an image of this size."""
-        return -(-img_size[0] // self.patch_size[0]), -(-img_size[1] // self.patch_size[1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, h, w, C)."""
-        x = self.checked(x)
-        x = F.pad(x, (0, -x.shape[3] % self.patch_size[1], 0, -x.shape[2] % self.patch_size[0]))
-        return self.proj(x).permute(0, 2, 3, 1)
-
-
-class ResampledRotary(RotaryEmbed):
-    """Rotary embedding whose sines and cosines, not angles, are resampled for other grids.
-
-    Args:
-        dim: C.
-        side: Cells per side of the grid that the angles are for.
-    """
-
-    def __init__(self, dim: int, side: int = 14) -> None:
-        super().__init__(dim, side)
-        self.side = side
-
-    def tables(self, height: int, width: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (1, L, C) in float32, as official files hold them."""
-        angles = self.single_angles(self.side, self.side, like)
-        tables = torch.stack([angles.cos(), angles.sin()])
-        cells = (self.side, self.side)
-        tables = resample_tokens(tables, cells, (height, width), antialias=False)
-        return tables[:1], tables[1:]
-
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate neighboring pairs of channels of (N, L, C)."""
-        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * cos + rotated * sin).to(x.dtype)
-
-
-def pad_tokens(x: Tensor, paths: Tensor) -> Tensor:
-    """Zero tokens after tokens (N, L, C), as many as paths (K, T) have steps beyond L."""
-    # a slice beyond the end is empty, also in a trace
-    zeros = x.new_zeros((1, paths.shape[-1], 1))[:, x.shape[1] :]
-    return torch.cat([x, zeros.expand(x.shape[0], -1, x.shape[2])], dim=1)
-
-
-def visit_padding(paths: Tensor, num_tokens: int) -> Tensor:
-    """Let paths (K, T) over L tokens visit those of `pad_tokens` where they visit no token."""
-    missing = paths < 0
-    extra = num_tokens - 1 + missing.cumsum(-1)
-    return torch.where(missing & (extra < paths.shape[-1]), extra, paths)
 
 
 class LocalMixer(MambaMixer):

@@ -16,13 +16,12 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from timm.layers import DropPath
 from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import SS2D, ConvNorm, NeckedHead, split_paths, ss2d_rules
+from vimamba.layers import SS2D, ConvNorm, NeckedHead, WaveletConv, split_paths, ss2d_rules
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
@@ -104,42 +103,17 @@ class ConvSS2D(SS2D):
         nn.init.uniform_(self.scan.dt_bias, 0.0, 0.1)
 
 
-def haar(x: Tensor) -> Tensor:
-    """Haar wavelet of every four channels, the pixels of a square; its own inverse.
-
-    Args:
-        x: (N, 4 C, H, W): top left, top right, bottom left, bottom right; or what this gives.
-
-    Returns:
-        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals, each doubled.
-    """
-    a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
-    top, bottom, top_step, bottom_step = a + b, c + d, a - b, c - d
-    bands = [top + bottom, top - bottom, top_step + bottom_step, top_step - bottom_step]
-    # as in the official filters, the square of the float32 nearest to sqrt(1/2)
-    return 0.4999999701976776 * torch.stack(bands, dim=2).flatten(1, 2)
-
-
-class WaveletScan(nn.Module):
-    """A scan of the map, and a convolution of its Haar wavelet (arXiv:2407.05848, one level)."""
+class WaveletScan(WaveletConv):
+    """A scan of the map, and a convolution of its wavelet."""
 
     def __init__(self, dim: int, kernel: int, *, scan_order: str, expand: float, **dd: Any) -> None:
-        super().__init__()
+        super().__init__(dim, kernel, **dd)
         self.mixer = ConvSS2D(dim, scan_order=scan_order, expand=expand, **dd)
         self.scale = LayerScale2d(dim, 1.0, **dd)
-        bands = 4 * dim
-        self.conv = nn.Conv2d(
-            bands, bands, kernel, padding=kernel // 2, groups=bands, bias=False, **dd
-        )
-        self.conv_scale = LayerScale2d(bands, 0.1, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        right, below = -x.shape[3] % 2, -x.shape[2] % 2
-        bands = haar(F.pixel_unshuffle(F.pad(x, (0, right, 0, below)), 2))
-        details = F.pixel_shuffle(haar(self.conv_scale(self.conv(bands))), 2)
-        # not sliced: strides that depend on the size would need another program for odd sizes
-        return self.scale(self.mixer(x)) + F.pad(details, (0, -right, 0, -below))
+        return self.scale(self.mixer(x)) + self.convolve(x)
 
 
 class SplitMixer(nn.Module):

@@ -28,7 +28,9 @@ from vimamba.layers import (
     PatchMerging,
     PatchStem,
     ProjectedScan,
+    along_paths,
     ss2d_rules,
+    sum_paths,
 )
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
@@ -48,25 +50,6 @@ class PathScan(ProjectedScan):
     def forward(self, u: Tensor, paths: Tensor | None) -> Tensor:
         """Tokens (N, L, D) along one path (1, T), or as they stand, to the same shape."""
         return self.scan.mix(u, self.x_proj(u), paths)
-
-
-def chain(x: Tensor, paths: Tensor) -> Tensor:
-    """Tokens (N, L, D) along paths (K, T), one after another: (N, K * T, D); -1 gives zeros."""
-    steps = paths.flatten()
-    along = x[:, steps.clamp(min=0)]
-    return torch.where((steps >= 0).unsqueeze(-1), along, torch.zeros_like(along[:, :1]))
-
-
-def unchain(y: Tensor, paths: Tensor, count: int, like: Tensor) -> Tensor:
-    """Steps (N, K * T, D) of K = `count` paths back to tokens like (N, L, D), added up."""
-    parts = y.unflatten(1, (count, -1))
-    total = torch.zeros_like(like, dtype=y.dtype)
-    for k in range(count):
-        # zero tokens write to a row of their own
-        places = torch.where(paths[k] < 0, like.shape[1], paths[k])
-        rows = F.pad(torch.zeros_like(total), (0, 0, 0, 1))
-        total = total + rows.index_copy(1, places, parts[:, k])[:, :-1]
-    return total
 
 
 class MultiscaleSS2D(nn.Module):
@@ -134,10 +117,12 @@ class MultiscaleSS2D(nn.Module):
         fine = self.full_scan(full.flatten(1, 2), paths[:1])
         others: Tensor = torch.ops.vimamba.scan_paths(half, self.scan_order)[-self.num_half :]
         tokens = half.flatten(1, 2)
-        steps = self.half_scan(chain(tokens, others), None)
+        # chained: one long sequence
+        steps = self.half_scan(along_paths(tokens, others).flatten(1, 2), None)
         if not self.norms_sum:
             fine, steps = self.out_norm(fine), self.out_norm(steps)
-        coarse = unchain(steps, others, self.num_half, tokens).view_as(half).permute(0, 3, 1, 2)
+        steps = steps.unflatten(1, (self.num_half, -1))
+        coarse = sum_paths(steps, others, tokens.shape[1]).view_as(half).permute(0, 3, 1, 2)
         mode = "nearest" if self.norms_sum else "bilinear"
         coarse = F.interpolate(coarse, size=full.shape[1:3], mode=mode)
         y = fine + coarse.flatten(2).transpose(1, 2)

@@ -24,7 +24,14 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
-from vimamba.layers import GridEmbed, SelectiveScan, init_linear_, to_pair
+from vimamba.layers import (
+    GridEmbed,
+    SelectiveScan,
+    along_paths,
+    init_linear_,
+    sum_paths,
+    to_pair,
+)
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainOptions, PlainParts
 from vimamba.timm_layers import ConvNormAct
@@ -116,29 +123,16 @@ class SnakeMixer(nn.Module):
         projected = self.x_proj(x)[:, token].unsqueeze(1).expand(-1, count, -1, -1)
         dt, B, C = projected.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         B = B + self.direction_B[ways]
-        u = F.pad(x, (0, 0, 0, 1))[:, paths]  # -1 is the row of zeros at the end
         # the paths share all parameters, so they become part of the batch
         y = self.scan(
-            u.flatten(0, 1),
+            along_paths(x, paths).flatten(0, 1),
             dt.flatten(0, 1).unsqueeze(1),
             B.flatten(0, 1).unsqueeze(1),
             C.flatten(0, 1).unsqueeze(1),
             None,
         ).unflatten(0, (-1, count))
-        y = self.to_tokens(y, paths, length).unflatten(1, grid)
+        y = sum_paths(y, paths, length).unflatten(1, grid)
         return self.out_proj(y * F.silu(gate))
-
-    def to_tokens(self, y: Tensor, paths: Tensor, length: int) -> Tensor:
-        """Steps (N, K, T, D) to the sum over the paths (N, L, D)."""
-        step = torch.arange(paths.shape[1], device=paths.device, dtype=torch.int64)
-        step = step.expand_as(paths)
-        visited = torch.where(paths >= 0, paths, length)
-        # the step that visits each token; -1, the row of zeros at the end, if none does
-        table = torch.full((paths.shape[0], length + 1), -1, device=paths.device, dtype=step.dtype)
-        table = table.scatter(1, visited, step)[:, :length]
-        path = torch.arange(paths.shape[0], device=paths.device, dtype=torch.int64)
-        path = path.unsqueeze(1)
-        return F.pad(y, (0, 0, 0, 1))[:, path, table].sum(1)
 
 
 class PlainMambaBlock(nn.Module):

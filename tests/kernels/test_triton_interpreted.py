@@ -17,7 +17,7 @@ def test_kernels_match_the_definition_in_the_interpreter(operator):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("operator", ["selective_scan", "ssd"])
+@pytest.mark.parametrize("operator", ["selective_scan", "path_conv", "ssd"])
 def test_kernels_match_the_definition_in_more_cases(operator):
     run(operator, "slow")
 

@@ -46,6 +46,8 @@ OPTIONS = {
     "only_one_token": ({"zero_tokens": 12}, {}),
     "zero_and_skipped_tokens": ({"zero_tokens": 5, "steps": 30, "length": 40, "taps": 3}, {}),
 }
+# the slow tests take the others, too
+FIRST = {"one_of_everything", "fewer_tokens_than_taps", "a_step_after_a_tile", "two_tiles"}
 
 
 def convolve(**arguments):
@@ -67,7 +69,9 @@ def assert_matches(problem):
     assert_close(results, expected(problem, grad), FLOAT32)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize(
+    "name", [n if n in FIRST else pytest.param(n, marks=pytest.mark.slow) for n in SIZES]
+)
 def test_output_and_gradients_match_at_all_sizes(name):
     assert_matches(make_problem(**SIZES[name], dtype=torch.float32))
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 # with several devices, Lightning would start pytest again for each of them
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
@@ -29,3 +31,22 @@ def own_orders(monkeypatch):
     monkeypatch.setattr(registry, "_SCAN_ORDERS", dict(registry._SCAN_ORDERS))
     yield
     registry.forget_paths()
+
+
+def save_blank(figure, file, *, dpi=100, metadata=None, **options):
+    """A white PNG of the figure's size, with its metadata."""
+    text = PngInfo()
+    for key, value in (metadata or {}).items():
+        text.add_text(key, value)
+    width, height = (round(side * dpi) for side in figure.get_size_inches())
+    Image.new("L", (width, height), "white").save(file, format="png", pnginfo=text)
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(request, monkeypatch):
+    """Do not draw figures, which takes half the time of a short training.
+
+    Tests of pictures are marked `draws`; fixtures of a wider scope draw, too.
+    """
+    if "matplotlib.figure" in sys.modules and not request.node.get_closest_marker("draws"):
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", save_blank)

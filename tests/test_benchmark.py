@@ -12,6 +12,8 @@ from vimamba.benchmark.ops import CASES, make_inputs, scan, scan_with_copies
 from vimamba.cli.benchmark import benchmark
 from vimamba.errors import UsageError
 
+pytestmark = pytest.mark.draws
+
 
 def test_candidates_take_turns_and_ratios_refer_to_the_first(monkeypatch):
     calls, clock = [], [0.0]

@@ -19,6 +19,8 @@ from vimamba import plugins
 from vimamba.cli import main
 from vimamba.networks import registry as networks
 
+pytestmark = pytest.mark.draws
+
 DOCUMENT = read("docs/CONTRIBUTING.md")
 EXAMPLES = ROOT / "tests" / "examples"
 

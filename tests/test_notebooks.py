@@ -9,6 +9,8 @@ import pytest
 
 from tests.documents import ROOT
 
+pytestmark = pytest.mark.draws
+
 NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))
 
 

@@ -14,6 +14,8 @@ from tools.model_table import summary_text, with_tables
 from vimamba.cli import main
 from vimamba.scan_orders import registry
 
+pytestmark = pytest.mark.draws
+
 README = read("README.md")
 SNIPPETS = find_snippets(README)
 COMMANDS = find_commands(README)

@@ -14,6 +14,8 @@ from tests.documents import (
 )
 from vimamba.cli import main
 
+pytestmark = pytest.mark.draws
+
 PAGE = "docs/registration.md"
 
 

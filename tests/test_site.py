@@ -20,6 +20,8 @@ from tools.site_pages import (
 )
 from vimamba import list_networks, list_scan_orders
 
+pytestmark = pytest.mark.draws
+
 DOCS = ROOT / "docs"
 CONFIG = yaml.safe_load(read(".mkdocs.yml"))
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))

@@ -9,6 +9,8 @@ import torch
 from vimamba.scan_orders import list_scan_orders
 from vimamba.visualize import draw_gallery, draw_scan_order
 
+pytestmark = pytest.mark.draws
+
 image = pytest.importorskip("matplotlib.image")
 
 

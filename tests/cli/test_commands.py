@@ -200,6 +200,7 @@ def test_list_models_asks_the_registry_for_what_is_not_stored(args):
     assert lists_stored_models(["list-models", *args.split()]) == (args == "vit*")
 
 
+@pytest.mark.draws
 @pytest.mark.parametrize("size", ["6x5", "3x4x2"])
 def test_visualize_draws_a_scan_order(tmp_path, size):
     out = tmp_path / "hilbert.png"

@@ -125,6 +125,7 @@ def test_folds_are_one_row_with_mean_and_deviation(run, folds, capsys):
     assert "0.7000 ± 0.1414" in capsys.readouterr().out
 
 
+@pytest.mark.draws
 def test_files_hold_what_the_tables_do(run, other, folds, tmp_path, capsys):
     out = tmp_path / "comparison"
     assert main(["compare", str(run), str(other), str(folds), "--out", str(out)]) == 0

@@ -75,6 +75,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
+@pytest.mark.draws
 def test_a_found_rate_trains_as_one_that_is_given(recipe, tmp_path, capsys):
     found, given = tmp_path / "found", tmp_path / "given"
     args = ["fit", "-c", str(recipe), "--epochs", "2", "--out"]

@@ -20,6 +20,8 @@ from vimamba.tasks.overlays import (
 from vimamba.tasks.pictures import draw_confusion, draw_curves, is_ours, show_image
 from vimamba.tasks.segmentation.pictures import draw_masked_data
 
+pytestmark = pytest.mark.draws
+
 
 def test_images_of_one_view_share_one_range():
     dark, darker = np.full((8, 8, 3), 0.2), np.full((8, 8, 3), 0.1)

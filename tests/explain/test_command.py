@@ -14,6 +14,8 @@ from tests.documents import (
 )
 from vimamba.cli import main
 
+pytestmark = pytest.mark.draws
+
 pytest.importorskip("pytorch_grad_cam")
 DOCUMENT = read("docs/explain.md")
 SMALL = {"vim_tiny_patch16_224": "test_vim", "vmamba_tiny_s1l8": "test_vmamba"}

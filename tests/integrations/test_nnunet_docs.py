@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.documents import ROOT, SETUP, find_commands, find_missing_links, find_snippets, read
 
+pytestmark = pytest.mark.draws
+
 PAGE = "docs/nnunet.md"
 NAME = "Dataset901_Shapes"
 TEST_CASES = {"case_8": (64, 80), "case_9": (96, 64)}

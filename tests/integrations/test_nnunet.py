@@ -185,6 +185,7 @@ def test_what_cannot_be_planned_is_refused(kwargs, message, plans_json):
     assert not plans_json.with_name("nnUNetPlans_vimamba.json").exists()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_switches_deep_supervision(plans_json):
     """nnU-Net compiles networks on GPUs, and sets the switch on the inner module."""
     added = add_configuration(plans_json, network="umamba_enc_2d")
@@ -208,7 +209,7 @@ def test_float32_is_kept_under_autocast(plans_json):
 
 
 TRAINERS = [
-    ("nnUNetTrainerUMambaBot", "2d"),
+    pytest.param("nnUNetTrainerUMambaBot", "2d", marks=pytest.mark.slow),
     ("nnUNetTrainerUMambaEncNoAMP", "2d"),
     ("nnUNetTrainerUMambaEnc", "3d_fullres"),
     ("nnUNetTrainerVimambaEncoder", "2d_vm_unet"),

@@ -190,7 +190,7 @@ RSM_CD: dict[str, Place] = {
 ROWS = [
     *(
         # the gradients of a smaller row, of every network, are compared by default
-        morph(name, slow_gradients="_rec" in name)
+        morph(name, slow_gradients="_rec" in name or "_feat" in name)
         for name in (
             "mambamorph_test",
             "mambamorph_feat_test",

@@ -19,8 +19,6 @@ from vimamba import plugins
 from vimamba.cli import main
 from vimamba.networks import registry as networks
 
-pytestmark = pytest.mark.draws
-
 DOCUMENT = read("docs/CONTRIBUTING.md")
 EXAMPLES = ROOT / "tests" / "examples"
 

@@ -7,8 +7,6 @@ import pytest
 from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import cross_validation, main
 
-pytestmark = pytest.mark.draws
-
 PAGE = "docs/cross_validation.md"
 TEXT = read(PAGE)
 SMALL = {

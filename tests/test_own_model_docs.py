@@ -14,8 +14,6 @@ from vimamba import plugins
 from vimamba.cli import main
 from vimamba.scan_orders import registry
 
-pytestmark = pytest.mark.draws
-
 DOCUMENT = read("docs/own_model.md")
 
 

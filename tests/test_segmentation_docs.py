@@ -16,8 +16,6 @@ from tests.documents import (
 )
 from vimamba.cli import main
 
-pytestmark = pytest.mark.draws
-
 PAGES = ("docs/segmentation.md", "docs/medical.md")
 # the smallest networks
 KWARGS = "--model.model_kwargs"

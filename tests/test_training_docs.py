@@ -5,8 +5,6 @@ import pytest
 from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import main
 
-pytestmark = pytest.mark.draws
-
 PAGE = "docs/training.md"
 TEXT = read(PAGE)
 SMALL = "{patch_size: 8, depth: 1, embed_dim: 16, num_heads: 2}"

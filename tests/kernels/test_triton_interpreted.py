@@ -10,7 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("operator", ["selective_scan", "path_conv", "ssd", "mamba3"])
+# by default the simulator runs the compiled kernels of the other two
+@pytest.mark.parametrize(
+    "operator",
+    [
+        "selective_scan",
+        "path_conv",
+        pytest.param("ssd", marks=pytest.mark.slow),
+        pytest.param("mamba3", marks=pytest.mark.slow),
+    ],
+)
 def test_kernels_match_the_definition_in_the_interpreter(operator):
     run(operator, "not slow")
 

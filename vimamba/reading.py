@@ -230,7 +230,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise CheckpointError("it is a folder")
         content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
         if isinstance(content, Inert):
-            raise CheckpointError("it holds an object that needs its own code")
+            raise CheckpointError("it holds an object that needs code to be rebuilt")
         if not isinstance(content, dict):
             raise CheckpointError(f"it holds a {type(content).__name__}, not a dictionary")
     except FileNotFoundError:

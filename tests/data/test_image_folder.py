@@ -177,7 +177,7 @@ def test_what_lies_beside_the_classes_is_said(make_folder, tmp_path):
         "left out: 1 @eaDir folder (images/@eaDir), 1 .txt (images/readme.txt), 1 .heic (a/x.heic)"
     ]
     make_folder({"a": 2, "b": 2}, tmp_path / "s" / "train")
-    make_folder({"a": 2, "b": 2}, tmp_path / "s" / "val")
+    make_folder({"a": 2, "b": 2}, tmp_path / "s" / "val", size=(20, 26))
     make_folder({"c": 2}, tmp_path / "s" / "unlabeled")
     assert ImageFolder(str(tmp_path / "s")).notes() == ["left out: 1 folder (s/unlabeled)"]
     make_folder({"a": 2, "b": 2}, tmp_path / "s" / "valid")

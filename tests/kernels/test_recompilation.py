@@ -86,7 +86,7 @@ def test_a_new_batch_or_image_size_alone_brings_no_new_kernel(launches, most):
 def test_the_tools_compile_what_triton_would():
     for function, arguments in [*scan_launches(17, 192), *tile_launches(17, 192)]:
         found = specialization(function, arguments)
-        for name, kind in scans.kinds(function, arguments):
+        for name, kind in scans.specialization(function, arguments):
             (base, detail), value = found[name]
             if isinstance(kind, tuple):
                 assert base == "constexpr"

@@ -290,7 +290,22 @@ def test_several_benches_have_a_joint_report(stripes, tmp_path, trained, capsys)
     # all blocks agree: 12 / (3 * 3 * 4) * (3^2 + 6^2 + 9^2) - 3 * 3 * 4 = 6, p = exp(-3)
     assert "Friedman's chi-squared 6.00, p = 0.05)" in capsys.readouterr().out
     assert len(rows_of(joint / "results.csv")) == 18
+    text = (joint / "report.md").read_text()
+    # benches of one data set are told apart by their folders
+    assert "| order | K | stripes (one) | stripes (two) | stripes (three) | mean rank |" in text
+    assert "| cross | 4 | 91.10 | 91.10 | 91.10 | 1.00 |" in text
     assert main(["scanbench", "--report", *map(str, outs)]) == 2
+
+
+def test_orders_with_as_many_paths_are_ranked_by_themselves(stripes, tmp_path, trained, capsys):
+    out = tmp_path / "bench"
+    orders = ("raster", "cross", "hilbert", "serpentine")
+    assert main(options(stripes, out, orders=orders)) == 0
+    said = capsys.readouterr().out
+    assert "Over 2 seeds of one data set (from scratch, K = 4)" in said
+    assert "K = 1" not in said  # nothing to compare
+    # all three differences have one sign where both seeds do, which half of all pairs have
+    assert "1.5 of 3 intervals would" in said
 
 
 def test_a_bench_is_trained_from_equal_weights_on_equal_images(stripes, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from tests.bench_worker import job, pretend
 from vimamba.scanbench.running import INTERRUPTED, LocalPool, RayPool, run_all
 
 
-def test_a_lost_process_costs_its_run_only(tmp_path):
+def test_a_lost_process_costs_its_run_only(tmp_path, capfd):
     ended_jobs = []
     jobs = [job(tmp_path, order) for order in ("one", "two", "killed", "three")]
     ended = run_all(LocalPool(pretend, 1), jobs, lambda job, outcome: ended_jobs.append(job))
@@ -23,6 +23,7 @@ def test_a_lost_process_costs_its_run_only(tmp_path):
     assert ended_jobs == jobs
     # a process is reused after a run, as imports are slow, and is restarted when it is lost
     assert outcomes["one"].seconds == outcomes["two"].seconds != outcomes["three"].seconds
+    assert "KeyboardInterrupt" not in capfd.readouterr().err
 
 
 def test_an_interrupt_stops_the_run_and_begins_no_other(tmp_path):

@@ -3,7 +3,7 @@
 Scores are shown in points: hundredths of a score that lies in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -17,6 +17,8 @@ from vimamba.scanbench.results import Bench, Result
 from vimamba.scanbench.statistics import Interval, Ranking
 
 POINTS = 100
+# orders that a sentence names; the tables hold all
+MOST_NAMED = 6
 Unit = tuple[int, int]
 
 
@@ -108,7 +110,7 @@ class Findings:
         seeds, folds = len(self.bench.plan.seeds), self.bench.plan.folds
         if self.comparisons:
             seeds = self.pairs if not folds else max(1, self.pairs // folds)
-        text = f"{seeds} seed{'s' * (seeds != 1)}"
+        text = count(seeds, "seed")
         return text if folds is None else f"{text} x {folds} folds"
 
     @property
@@ -200,7 +202,7 @@ def sentences(found: Findings) -> list[str]:
 def clear_text(found: Findings, word: str, clear: Sequence[Comparison]) -> str:
     """The orders that are significantly better, or worse, by how much."""
     tests = len(found.comparisons)
-    gaps = ", ".join(
+    gaps = listed(
         f"{c.label} by {points(abs(c.mean))} points "
         f"({interval_text(c.interval, c.mean < 0)}{p_text(c.corrected)})"
         for c in clear
@@ -221,27 +223,44 @@ def none_better(found: Findings) -> str:
 
 def remark_on_seeds(found: Findings) -> list[str]:
     """What so few seeds cannot show, and where more would be worth while."""
-    count, tests = found.pairs, len(found.comparisons)
+    pairs, tests = found.pairs, len(found.comparisons)
     needed = statistics.fewest_seeds(tests)
     said = []
-    if count < needed:
-        least = statistics.least_p(count)
+    if pairs < needed:
+        least = statistics.least_p(pairs)
         times = f", times {tests} for as many comparisons" if tests > 1 else ""
         said.append(
             f"With {found.units} no difference can be significant, however large: the smallest p "
-            f"of {count} signed ranks is {p_number(least)}{times}; it takes at least {needed} runs "
-            "of each order."
+            f"of {count(pairs, 'signed rank')} is {p_number(least)}{times}; it takes at least "
+            f"{needed} runs of each order."
         )
     apart = [c for c in found.comparisons if is_apart(c.interval) and not c.is_significant]
     if apart:
-        names = ", ".join(f"{c.label} ({points(c.mean, sign=True)})" for c in apart)
-        said.append(f"Not significant, but with an interval that leaves out zero: {names}.")
+        apart.sort(key=lambda c: -abs(c.mean))
+        names = listed(f"{c.label} ({points(c.mean, sign=True)})" for c in apart)
+        chance = tests * (1 - min(statistics.most_coverage(pairs), statistics.LEVEL))
+        said.append(
+            f"Not significant, but with an interval that leaves out zero: {names}. By chance alone "
+            f"{chance:.1f} of {count(tests, 'interval')} would."
+        )
     return said
 
 
 def is_apart(interval: Interval | None) -> bool:
     """Whether an interval leaves out zero."""
     return interval is not None and (interval.low > 0 or interval.high < 0)
+
+
+def count(number: int, what: str) -> str:
+    """A number of things in words."""
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """The first few of some things, and how many more there are."""
+    shown = list(items)
+    more = len(shown) - MOST_NAMED
+    return ", ".join(shown[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def points(value: float, *, sign: bool = False) -> str:
@@ -275,20 +294,23 @@ class Ranked:
 
     Attributes:
         orders: k names.
+        findings: What they were ranked in.
         blocks: What a block is, in words, and how many there are.
         ranking: What came out.
     """
 
     orders: tuple[str, ...]
+    findings: tuple[Findings, ...]
     blocks: str
     ranking: Ranking
 
 
-def rank(findings: Sequence[Findings]) -> Ranked | None:
+def rank(findings: Sequence[Findings], paths: int | None = None) -> Ranked | None:
     """Rank the orders that all findings have over data sets, models and folds; else over seeds.
 
     Args:
         findings: Of runs with one kind of start, pretrained or not.
+        paths: Take only the orders with so many.
 
     Returns:
         None where there are fewer than three orders or two blocks.
@@ -298,7 +320,8 @@ def rank(findings: Sequence[Findings]) -> Ranked | None:
     shared = [
         s.order
         for s in findings[0].standings
-        if all(any(t.order == s.order for t in found.standings) for found in findings)
+        if paths in (None, s.paths)
+        and all(any(t.order == s.order for t in found.standings) for found in findings)
     ]
     rows = [row for found in findings for row in _rows_by_fold(found, shared)]
     what = "data sets, models and folds"
@@ -307,7 +330,9 @@ def rank(findings: Sequence[Findings]) -> Ranked | None:
     if len(rows) < 2 or len(shared) < 3:
         return None
     ranking = statistics.rank_orders(np.asarray(rows, dtype=np.float64))
-    return None if ranking is None else Ranked(tuple(shared), f"{len(rows)} {what}", ranking)
+    if ranking is None:
+        return None
+    return Ranked(tuple(shared), tuple(findings), f"{len(rows)} {what}", ranking)
 
 
 def _rows_by_fold(found: Findings, orders: Sequence[str]) -> list[list[float]]:

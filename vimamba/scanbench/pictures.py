@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from vimamba.scanbench.cost import Cost
 from vimamba.scanbench.findings import POINTS, Findings, Ranked, Standing
@@ -161,8 +162,8 @@ def draw_cost(
             for standing in shown:
                 _draw_cost(axes, standing, read(costs[standing.order]) or 0.0, looks)
             axes.set_xlabel(text)
-            axes.set_xlim(left=0)
-            axes.margins(x=0.1)
+            axes.set_xlim(0, 1.1 * max(read(costs[s.order]) or 0.0 for s in shown) or 1.0)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
         panels[0].set_ylabel(f"{score}, points")
         panels[0].set_title(found.model, loc="left", fontweight="bold")
         handles = [_handle(looks[s.order]) for s in shown]

@@ -12,6 +12,7 @@ from vimamba.scanbench.findings import (
     Findings,
     Ranked,
     Standing,
+    count,
     p_number,
     p_text,
     points,
@@ -63,6 +64,17 @@ class Study:
         """The benches, in order."""
         return list({found.bench.out: found.bench for found in self.findings}.values())
 
+    def data(self, bench: Bench) -> str:
+        """What a bench's data is called; with its folder where two benches have one data set."""
+        name = bench.plan.data
+        alike = sum(other.plan.data == name for other in self.benches)
+        return name if alike == 1 else f"{name} ({bench.out.name})"
+
+    def name(self, found: Findings) -> str:
+        """What findings are about."""
+        start = _start(found.bench.plan.pretrained)
+        return f"{found.model} on {self.data(found.bench)}, {start}"
+
 
 def write_report(study: Study, out: Path) -> list[str]:
     """Write the report; returns its sentences.
@@ -78,7 +90,7 @@ def write_report(study: Study, out: Path) -> list[str]:
     parts: list[Part] = [Heading(_title(study), level=1)]
     said = []
     for found in study.findings:
-        start = f"{_name(found)}: " if several else ""
+        start = f"{study.name(found)}: " if several else ""
         lines = [start + line for line in sentences(found)]
         parts += [Text(line, lead=place == 0) for place, line in enumerate(lines)]
         said += lines
@@ -88,7 +100,7 @@ def write_report(study: Study, out: Path) -> list[str]:
         parts.append(Text(said[-1]))
     for found in study.findings:
         parts += _scores(found, study, out, looks)
-    parts += _ranks(ranked, out, looks)
+    parts += _ranks(ranked, study, out, looks)
     for found in study.findings:
         parts += _costs(found, study, out, looks)
     parts += _seeds(study)
@@ -101,13 +113,7 @@ def write_report(study: Study, out: Path) -> list[str]:
 
 
 def _title(study: Study) -> str:
-    data = ", ".join(dict.fromkeys(bench.plan.data for bench in study.benches))
-    return f"Scan orders on {data}"
-
-
-def _name(found: Findings) -> str:
-    plan = found.bench.plan
-    return f"{found.model} on {plan.data}, {_start(plan.pretrained)}"
+    return f"Scan orders on {', '.join(map(study.data, study.benches))}"
 
 
 def _start(pretrained: bool) -> str:
@@ -128,7 +134,7 @@ def _scores(
 ) -> list[Part]:
     """Table and pictures of one model's scores."""
     if not found.standings:
-        return [Heading(f"Scores: {_name(found)}"), Text("No run is finished.")]
+        return [Heading(f"Scores: {study.name(found)}"), Text("No run is finished.")]
     beside = {c.order: c for c in found.comparisons}
     rows = [_score_row(s, beside.get(s.order)) for s in found.standings]
     heads = ["order", "K", "runs", study.score, "95 % interval", "difference", "95 % interval"]
@@ -136,7 +142,7 @@ def _scores(
     path = _picture(out, "points", found, study)
     pictures.draw_points(found, looks, study.score, path)
     parts: list[Part] = [
-        Heading(f"Scores: {_name(found)}"),
+        Heading(f"Scores: {study.name(found)}"),
         Text(
             f"Scores of the {found.bench.split} split in points (hundredths); differences are to "
             f"{label(found.baseline)} with the same seed. p is that of Wilcoxon's signed ranks, "
@@ -175,13 +181,19 @@ def _bounds(interval: Interval | None) -> str:
 
 
 def _rankings(study: Study) -> list[tuple[str, Ranked]]:
-    """Ranks over blocks, separately for pretrained and other networks."""
+    """Ranks over blocks, separately for pretrained and other networks.
+
+    Where orders differ in their number of paths, those with as many are also ranked separately.
+    """
     found = []
     for pretrained in (False, True):
         group = [f for f in study.findings if f.bench.plan.pretrained == pretrained and f.standings]
-        ranked = rank(group)
-        if ranked is not None:
-            found.append((_start(pretrained), ranked))
+        start = _start(pretrained)
+        numbers = sorted({s.paths for f in group for s in f.standings})
+        ranked = [(start, rank(group))]
+        if len(numbers) > 1:
+            ranked += [(f"{start}, K = {paths}", rank(group, paths)) for paths in numbers]
+        found += [(text, each) for text, each in ranked if each is not None]
     return found
 
 
@@ -196,19 +208,44 @@ def _ranks_text(found: Ranked, start: str) -> str:
 
 
 def _ranks(
-    ranked: Sequence[tuple[str, Ranked]], out: Path, looks: Mapping[str, pictures.Look]
+    ranked: Sequence[tuple[str, Ranked]],
+    study: Study,
+    out: Path,
+    looks: Mapping[str, pictures.Look],
 ) -> list[Part]:
-    """Critical-difference diagrams."""
+    """Tables of ranks, and critical-difference diagrams."""
     parts: list[Part] = [Heading("Ranks")] if ranked else []
-    for start, found in ranked:
-        path = out / PICTURES / f"ranks_{folder_name(start)}.png"
+    for place, (start, found) in enumerate(ranked, 1):
+        path = out / PICTURES / f"ranks_{place}.png"
         pictures.draw_ranks(found, looks, path)
-        parts.append(
-            _shown(path, f"Mean ranks over {found.blocks}, {start}: Friedman and Nemenyi.")
-        )
+        parts += [
+            Text(f"Mean points and ranks over {found.blocks}, {start}."),
+            _rank_table(found, study),
+            _shown(path, f"Mean ranks over {found.blocks}, {start}: Friedman and Nemenyi."),
+        ]
         if found.ranking.p > statistics.ALPHA:
             parts.append(Text("Friedman's test finds nothing, so the pairs are not to be read."))
     return parts
+
+
+def _rank_table(found: Ranked, study: Study) -> Grid:
+    """Means of each order by data set and model, and its rank, best first."""
+    models = {each.model for each in found.findings}
+    names = [
+        study.data(each.bench) if len(models) == 1 else study.name(each) for each in found.findings
+    ]
+    standings = [{s.order: s for s in each.standings} for each in found.findings]
+    ranked = sorted(zip(found.ranking.ranks, found.orders, strict=True))
+    rows = [
+        [
+            label(order),
+            str(standings[0][order].paths),
+            *(f"{by_order[order].mean:.2f}" for by_order in standings),
+            f"{mean:.2f}",
+        ]
+        for mean, order in ranked
+    ]
+    return Grid(["order", "K", *names, "mean rank"], rows)
 
 
 def _costs(
@@ -241,7 +278,7 @@ def _costs(
     pictures.draw_cost(found, costs, looks, study.score, path)
     heads = ["order", "K", "ms per image", "peak MiB", "GFLOPs", "parameters (M)", "s of training"]
     return [
-        Heading(f"Cost: {_name(found)}"),
+        Heading(f"Cost: {study.name(found)}"),
         Text(
             "Inference time per image, alternating between orders; the memory that a training step "
             "adds; operations as papers count them. Measured on: "
@@ -262,7 +299,7 @@ def _seeds(study: Study) -> list[Part]:
         tests = len(found.comparisons)
         needed = [statistics.seeds_needed(size, deviation, tests) for size in study.sizes]
         cells = [f"> {statistics.MOST_SEEDS}" if n is None else str(n) for n in needed]
-        rows.append([_name(found), f"{deviation:.2f}", *cells])
+        rows.append([study.name(found), f"{deviation:.2f}", *cells])
     if not rows:
         return []
     heads = ["", "deviation", *(f"{size:g} point{'s' * (size != 1)}" for size in study.sizes)]
@@ -281,23 +318,25 @@ def _seeds(study: Study) -> list[Part]:
 def _method(study: Study) -> list[Part]:
     """What was done, so that a reader can judge it."""
     parts: list[Part] = [Heading("What was done")]
-    for bench in study.benches:
-        parts.append(Points(list(_done(bench))))
-    parts.append(Points(list(_caveats(study))))
+    said = [_done(bench, study.data(bench)) for bench in study.benches]
+    shared = [line for line in said[0] if all(line in lines for lines in said)]
+    own = [[line for line in lines if line not in shared] for lines in said]
+    parts += [Points(lines) for lines in own if lines]
+    parts.append(Points([*shared, *_caveats(study)]))
     parts += [Text("The command that makes this, or goes on with it:"), Code(study.command)]
     return parts
 
 
-def _done(bench: Bench) -> list[str]:
-    """What a bench trained and scored."""
+def _done(bench: Bench, data: str) -> list[str]:
+    """What a bench trained and scored, on data of that name."""
     plan = bench.plan
     folds = f", {plan.folds} folds" if plan.folds else ""
     lengths = {result.run.settings.get("trainer.max_epochs") for result in bench.results}
-    epochs = "".join(f" of {length} epochs" for length in lengths if length and length > 0)
+    epochs = "".join(f" of {count(length, 'epoch')}" for length in lengths if length and length > 0)
     said = [
-        f"{plan.data} ({plan.task}): {', '.join(plan.models)}; {len(plan.orders)} orders, "
-        f"{len(plan.seeds)} seeds{folds}; {len(bench.results)} finished runs{epochs} in "
-        f"{bench.out}, whose recipe.yaml of each model has all settings."
+        f"{data} ({plan.task}): {', '.join(plan.models)}; {count(len(plan.orders), 'order')}, "
+        f"{count(len(plan.seeds), 'seed')}{folds}; {count(len(bench.results), 'finished run')}"
+        f"{epochs} in {bench.out}, whose recipe.yaml of each model has all settings."
     ]
     if bench.split == "test":
         said.append(
@@ -334,7 +373,8 @@ def _done(bench: Bench) -> list[str]:
     said += [f"Failed: {trial}: {error}" for trial, error in bench.failed.items()]
     if bench.missing:
         first = bench.missing[0]
-        said.append(f"{len(bench.missing)} runs are missing so far, {first} among them.")
+        missing = count(len(bench.missing), "run")
+        said.append(f"Missing so far: {missing}, {first} among them.")
     return said
 
 
@@ -345,15 +385,15 @@ def _caveats(study: Study) -> list[str]:
         paths = {s.paths for f in study.findings if f.bench is bench for s in f.standings}
         if len(paths) > 1:
             said.append(
-                f"On {bench.plan.data} the orders differ in their number of paths K: more paths "
+                f"On {study.data(bench)} the orders differ in their number of paths K: more paths "
                 "have more weights and cost more. --equal-paths compares like with like."
             )
         if bench.plan.folds:
             said.append(
-                f"The folds of {bench.plan.data} share most of their training images, so their "
+                f"The folds of {study.data(bench)} share most of their training images, so their "
                 "runs are not independent of each other, and p values are too small."
             )
-    sizes = [f.pairs for f in study.findings if f.comparisons]
+    sizes = [f.pairs for f in study.findings if f.pairs > 1]
     if sizes:
         cover = statistics.most_coverage(min(sizes))
         said.append(

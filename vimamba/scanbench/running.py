@@ -212,6 +212,8 @@ def serve(pipe: Any, train: Train, threads: int | None, device: str | None) -> N
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             pipe.send(train(pipe.recv()))
+    # the thread that started this process ends now, too, which counts as the end of its parent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _visible_devices() -> list[str]:

@@ -190,11 +190,13 @@ def test_runs_have_their_folders_name_elsewhere(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(of_lightning, "MLFlowLogger", stand_in("mlflow"))
     monkeypatch.setattr(loggers, "find_spec", lambda package: package)
     monkeypatch.setenv("WANDB_PROJECT", "stripes")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     out = tmp_path / "runs" / "first"
     args = ["fit", "-c", str(recipe), "--epochs", "1", "--limit", "9", "--out", str(out)]
     assert main([*args, "--logger", "wandb", "mlflow"]) == 0
     assert given["wandb"][1] == {"name": "first", "save_dir": Path(out), "project": "stripes"}
-    assert given["mlflow"] == (("vimamba",), {"run_name": "first"})
+    store = {"tracking_uri": "sqlite:///mlflow.db"}
+    assert given["mlflow"] == (("vimamba",), {"run_name": "first", **store})
     assert not (out / "tensorboard").exists()
     for kind in given:
         params = next((tmp_path / kind).rglob("hparams.yaml"))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # our name of the project, for tools that group runs by project
 PROJECT = "vimamba"
+# MLflow's own default; of Lightning's, a folder, MLflow 3 says that it is no longer maintained
+MLFLOW_STORE = "sqlite:///mlflow.db"
 
 
 def _csv(out: Path) -> Any:
@@ -34,7 +36,8 @@ def _wandb(out: Path) -> Any:
 
 def _mlflow(out: Path) -> Any:
     experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-    return loggers.MLFlowLogger(experiment, run_name=out.name)
+    address = os.environ.get("MLFLOW_TRACKING_URI", MLFLOW_STORE)
+    return loggers.MLFlowLogger(experiment, run_name=out.name, tracking_uri=address)
 
 
 MAKERS: dict[str, Callable[[Path], Any]] = {

@@ -81,7 +81,10 @@ def train(name, dtype, steps):
 @pytest.mark.parametrize(
     # the others in the long training
     ("name", "dtype"),
-    [("test_vim", torch.bfloat16), ("test_vmamba", torch.float16)],
+    [
+        pytest.param("test_vim", torch.bfloat16, marks=pytest.mark.slow),
+        ("test_vmamba", torch.float16),
+    ],
     ids=str,
 )
 def test_training_fits_without_a_nan(name, dtype):

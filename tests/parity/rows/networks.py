@@ -203,7 +203,8 @@ ROWS = [
             "vmambamorph_rec",
         )
     ),
-    segmamba("segmamba_test", slow_gradients=True),
+    # float64 convolutions of volumes; that it loads strictly is tested by default
+    segmamba("segmamba_test", slow=True, slow_gradients=True),
     segmamba("segmamba"),
     mamba_hsi("mambahsi_test", {"dim": 16, "norm_groups": 2, "joint_sequence": True}),
     mamba_hsi("mambahsi_spe_test", MAMBA_HSI_SPECTRAL),

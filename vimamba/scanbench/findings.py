@@ -212,13 +212,15 @@ def clear_text(found: Findings, word: str, clear: Sequence[Comparison]) -> str:
 
 
 def none_better(found: Findings) -> str:
-    """That no order is better than the baseline, with the largest difference."""
+    """That no order is shown to be better than the baseline, with the largest difference."""
     best = max(found.comparisons, key=lambda c: c.mean)
     bounds = f", {interval_text(best.interval)}".removesuffix(", ")
-    return (
-        f"No order is better than {label(found.baseline)} beyond the noise of {found.units} "
-        f"(largest difference {points(best.mean)} points, {best.label}{bounds})."
-    )
+    largest = f"(largest difference {points(best.mean)} points, {best.label}{bounds})."
+    baseline, needed = label(found.baseline), statistics.fewest_seeds(len(found.comparisons))
+    if best.mean > 0 and is_apart(best.interval) and found.pairs < needed:
+        few = f"{found.units} are too few to show that an order is better than"
+        return f"{few} {baseline} {largest}"
+    return f"No order is better than {baseline} beyond the noise of {found.units} {largest}"
 
 
 def remark_on_seeds(found: Findings) -> list[str]:

@@ -33,6 +33,11 @@ def smaller(a: int, b: int) -> int:
     return min(a, b) if torch.jit.is_scripting() else torch.sym_min(a, b)  # type: ignore[return-value]
 
 
+def _first_neighbor(place: Tensor, count: Tensor, window: int) -> Tensor:
+    """Where the window of the cells at `place` begins in classes of `count` cells."""
+    return torch.minimum(place - window // 2, count - window).clamp(min=0)
+
+
 def _find_groups(x: Tensor, axis: int, window: int, dilated: bool) -> Groups:
     """As `group_cells`."""
     size = x.shape[axis]
@@ -49,7 +54,7 @@ def _find_groups(x: Tensor, axis: int, window: int, dilated: bool) -> Groups:
     count = (size - start + step - 1) // step
     inside = torch.arange(side, dtype=torch.int64, device=x.device)
     place = torch.minimum(block * side + inside, count - 1)
-    first = torch.minimum(place[:, :1] - window // 2, count - window).clamp(min=0)
+    first = _first_neighbor(place[:, :1], count, window)
     first = torch.minimum(first, count - reach).clamp(min=0)
     slot = first + torch.arange(reach, dtype=torch.int64, device=x.device)
     cells, neighbors = place * step + start, slot * step + start
@@ -74,7 +79,7 @@ def _distances(
         window: w.
     """
     place, slot = cells // step, neighbors // step
-    first = torch.minimum(place - window // 2, count - window).clamp(min=0)
+    first = _first_neighbor(place, count, window)
     ahead = slot.unsqueeze(1) - first.unsqueeze(2)
     is_near = (ahead >= 0) & (ahead < window) & (slot.unsqueeze(1) < count.unsqueeze(2))
     is_near = is_near & ((cells % step).unsqueeze(2) == (neighbors % step).unsqueeze(1))
@@ -93,7 +98,7 @@ def _find_simple_groups(x: Tensor, axis: int, window: int, dilated: bool) -> Gro
     step = (size // window).clamp(1, window) if dilated else torch.ones_like(size)
     count = (size - cell % step + step - 1) // step
     if axis == 2:
-        first = torch.minimum(cell // step - window // 2, count - window).clamp(min=0)
+        first = _first_neighbor(cell // step, count, window)
         slot = first.unsqueeze(1) + torch.arange(window, dtype=torch.int64, device=x.device)
         cells, count = cell.unsqueeze(1), count.unsqueeze(1)
         neighbors = slot * step + cells % step
@@ -172,7 +177,7 @@ def turn_by_cell(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def turn(x: Tensor) -> Tensor:
     """Rotate adjacent pairs of channels of x (..., H, W, d)."""
     cos, sin, swap = turn_by_cell(x)
-    # on a CPU a product takes a fifth of the time of every other channel, picked and merged again
+    # on a CPU 0.83 of the time that picking and merging every other channel takes
     return (x * cos + (x @ swap) * sin).type_as(x)
 
 

@@ -56,8 +56,12 @@ class RotaryEmbed(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate neighboring pairs of channels of (..., L, C)."""
+        return self.turn(x, angles.cos(), angles.sin())
+
+    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """As `forward`, by cosines and sines."""
         rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * angles.cos() + rotated * angles.sin()).to(x.dtype)
+        return (x * cos + rotated * sin).to(x.dtype)
 
 
 class ResampledRotary(RotaryEmbed):
@@ -79,8 +83,3 @@ class ResampledRotary(RotaryEmbed):
         cells = (self.side, self.side)
         tables = resample_tokens(tables, cells, (height, width), antialias=False)
         return tables[:1], tables[1:]
-
-    def turn(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotate neighboring pairs of channels of (N, L, C)."""
-        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
-        return (x * cos + rotated * sin).to(x.dtype)

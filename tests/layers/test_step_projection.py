@@ -3,10 +3,8 @@
 import pytest
 import timm
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.nn.utils import parametrize, prune
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
 import vimamba  # noqa: F401  registers the models
 from vimamba.layers import SS2D, MambaMixer
@@ -94,11 +92,16 @@ def test_a_bias_is_added():
     torch.testing.assert_close(steps(projection, dt), expected + 1)
 
 
-def test_pruned_and_quantized_layers_are_called():
-    pruned, quantized = make(), make()
+def test_pruned_layers_are_called():
+    pruned = make()
     prune.l1_unstructured(pruned[0], "weight", amount=3)
-    quantize_(quantized, Int8WeightOnlyConfig(version=2))
     assert is_called(pruned)
+
+
+def test_quantized_layers_are_called():
+    quantization = pytest.importorskip("torchao.quantization")
+    quantized = make()
+    quantization.quantize_(quantized, quantization.Int8WeightOnlyConfig(version=2))
     assert is_called(quantized)
 
 
@@ -121,12 +124,14 @@ def test_a_hook_on_all_modules_sees_every_layer():
 
 @pytest.mark.parametrize("name", ["test_vim", "test_vmamba"])
 def test_low_rank_adapters_of_a_model_change_and_learn(name):
+    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
     image = torch.randn(1, *model.pretrained_cfg["input_size"])
     layers = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and "dt_proj" in n]
     before = model(image)
-    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    config = peft.LoraConfig(r=2, target_modules=layers, init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
     after = adapted(image)
     assert not torch.allclose(before, after, rtol=1e-6, atol=0)
     after.square().sum().backward()

@@ -283,7 +283,8 @@ class PlainBackbone(Backbone):
         embedding = state.get("pos_embed")
         if embedding is None or self.pos_embed is None:
             return state
-        args: Mapping[str, Any] = self.pretrained_model_args or {}  # type: ignore[assignment]
+        # set by timm 1.0.31 and later
+        args: Mapping[str, Any] = getattr(self, "pretrained_model_args", None) or {}
         cfg: Mapping[str, Any] = self.pretrained_cfg  # type: ignore[assignment]
         size = args.get("img_size") or cfg["input_size"][-2:]
         old = self.patch_embed.dynamic_feat_size(to_pair(size))

@@ -2,13 +2,10 @@
 
 import numpy as np
 import onnx
-import pytest
 from PIL import Image
 
 from tests.documents import ROOT, SETUP, find_commands, find_missing_links, read, shortened
 from vimamba.cli import main
-
-pytestmark = pytest.mark.draws
 
 PAGE = "docs/change.md"
 SMALL = "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import vimamba
 from vimamba.errors import VimambaError, WriteError
 from vimamba.files import check_writable, list_entries, lock_folder, write_folder, write_whole
 
@@ -93,8 +94,13 @@ def test_an_error_leaves_the_earlier_folder(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+# `vimamba` without its models, which take seconds to import
+BARE = f"""
+import os, sys, types
+sys.modules["vimamba"] = package = types.ModuleType("vimamba")
+package.__path__ = {vimamba.__path__!r}
+"""
 KILLED = """
-import os, sys
 from vimamba.files import {function}
 with {function}(sys.argv[1]) as part:
     (part / "new" if part.is_dir() else part).write_text("new")
@@ -104,7 +110,8 @@ with {function}(sys.argv[1]) as part:
 
 @pytest.mark.parametrize("function", ["write_whole", "write_folder"])
 def test_what_a_killed_process_leaves_is_hidden(tmp_path, function):
-    source = [sys.executable, "-c", KILLED.format(function=function), str(tmp_path / "target")]
+    code = BARE + KILLED.format(function=function)
+    source = [sys.executable, "-c", code, str(tmp_path / "target")]
     assert subprocess.run(source).returncode == 9
     assert list_entries(tmp_path) == []
     assert os.listdir(tmp_path) != []
@@ -115,7 +122,7 @@ def test_a_full_disk_is_an_error_of_the_users(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
     source = (
-        "import sys\nfrom vimamba.files import write_whole\n"
+        f"{BARE}\nfrom vimamba.files import write_whole\n"
         "with write_whole(sys.argv[1]) as part:\n    part.write_bytes(bytes(5000))\n"
     )
     done = subprocess.run(
@@ -156,7 +163,6 @@ def test_what_lies_in_a_folder_comes_in_order(tmp_path):
 
 
 HOLD = """
-import sys
 from vimamba.files import lock_folder
 with lock_folder(sys.argv[1]):
     print("locked", flush=True)
@@ -166,7 +172,7 @@ with lock_folder(sys.argv[1]):
 
 def test_a_locked_folder_is_another_processs_until_that_dies(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-c", HOLD, str(folder)]
+    command = [sys.executable, "-c", BARE + HOLD, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"locked\n"

@@ -14,8 +14,6 @@ from tests.documents import (
 )
 from vimamba.cli import main
 
-pytestmark = pytest.mark.draws
-
 PAGE = "docs/registration.md"
 
 

@@ -4,7 +4,6 @@ import importlib.util
 import json
 
 import numpy as np
-import pytest
 import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
@@ -21,8 +20,6 @@ from tests.documents import (
 from tests.rasters import write_raster
 from vimamba.cli import main
 from vimamba.data.masked.aerial import ISPRS
-
-pytestmark = pytest.mark.draws
 
 PAGE = "docs/remote_sensing.md"
 SMALL = "{depths: [1, 1, 1, 1], dims: [8, 16, 24, 32]}"

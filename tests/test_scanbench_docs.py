@@ -10,8 +10,6 @@ pytest.importorskip("scikit_posthocs")
 from tests.documents import ROOT, find_commands, find_missing_links, read, shortened, write_photos
 from vimamba.cli import bench_runs, main, scanbench
 
-pytestmark = pytest.mark.draws
-
 PAGE = "docs/scanbench.md"
 TEXT = read(PAGE)
 TINY = "{depths: [1, 1], decoder_depths: [1, 1], dims: [8, 16]}"

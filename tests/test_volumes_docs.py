@@ -4,14 +4,11 @@ import shutil
 
 import nibabel
 import numpy as np
-import pytest
 
 from tests.dicom_series import write_series
 from tests.documents import ROOT, SETUP, find_commands, find_missing_links, read, shortened
 from tests.volumes import make_volume, store
 from vimamba.cli import main
-
-pytestmark = pytest.mark.draws
 
 PAGE = "docs/volumes.md"
 SMALL = [

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -286,25 +287,23 @@ def test_a_training_gets_a_signal_to_stop_once(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-PARENT = """
-import sys
-from vimamba.cli import cross_validation
-cross_validation.fit_command = lambda args: [sys.executable, "-c", *args]
-cross_validation.run_fit(sys.argv[1:])
-"""
-
-
 @pytest.mark.skipif(
     sys.platform != "linux", reason="only Linux tells a process of its parent's end"
 )
-def test_no_training_is_left_behind_by_a_process_that_is_killed(tmp_path):
+def test_no_training_is_left_behind_by_a_process_that_is_killed(tmp_path, monkeypatch):
+    monkeypatch.undo()  # tests the separate process
     started, ended = tmp_path / "started", tmp_path / "ended"
     child = CHILD.replace("sys.exit(", f"open({str(ended)!r}, 'w').close(); sys.exit(")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, child, str(started)])
+    command = [sys.executable, "-c", child, str(started)]
+    monkeypatch.setattr(cross_validation, "fit_command", lambda args: command)
+    # a fork has imported everything already
+    fork = multiprocessing.get_context("fork")
+    parent = fork.Process(target=cross_validation.run_fit, args=([],))
+    parent.start()
     while not started.exists():
         time.sleep(0.05)
     parent.kill()
-    parent.wait()
+    parent.join()
     deadline = time.monotonic() + 50  # without the signal, the child would take 60 s
     while not ended.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vimamba.data import ISIC, DataError, Labels, MaskedAugmentation, MaskFolder
+from vimamba.data.masked.items import MaskedFile
 from vimamba.data.splits import write_split
 
 
@@ -75,6 +76,14 @@ def test_groups_and_folds_keep_patients_apart(make_pairs):
     assert sum(len({n.split("_")[0] for n in names(data, s)}) for s in data.catalogue.splits) == 10
     with pytest.raises(DataError, match=r"group_pattern='x\(\.\)' matches nothing in images/p0_0"):
         MaskFolder(str(root), group_pattern="x(.)").catalogue  # noqa: B018
+
+
+def test_a_fold_and_the_survey_read_each_mask_once(make_pairs, monkeypatch):
+    data, read = MaskFolder(str(make_pairs(12)), fold=0, folds=3, workers=0), []
+    mask = MaskedFile.mask
+    monkeypatch.setattr(MaskedFile, "mask", lambda self: (read.append(self.name), mask(self))[1])
+    data.check()
+    assert sorted(read) == sorted(names(data, "train") | names(data, "val"))
 
 
 def test_masks_of_0_and_255_are_binary(make_pairs):

@@ -25,6 +25,7 @@ def make_problem(
     g = torch.Generator().manual_seed(0)
     parameter_dtype = torch.float64 if dtype == torch.float64 else torch.float32
 
+    # float32 values in float64 too, so that both have the same expected results
     def normal(*shape, dtype=dtype):
         return torch.randn(shape, generator=g, dtype=torch.float32).to(dtype)
 
@@ -36,12 +37,12 @@ def make_problem(
     return {
         "x": normal(*((batch, k) if x_per_path else (batch,)), length, heads, width),
         "dt": normal(batch, k, length, heads),
-        "A": -torch.rand(k, heads, generator=g).to(parameter_dtype) - 0.1,
+        "A": (-torch.rand(k, heads, generator=g) - 0.1).to(parameter_dtype),
         "B": normal(*by_group),
         "C": normal(*by_group),
         "D": normal(k, heads, width, dtype=parameter_dtype),
         "z": normal(batch, length, heads, width),
-        "dt_bias": normal(k, heads, dtype=parameter_dtype) - 1,
+        "dt_bias": (normal(k, heads, dtype=torch.float32) - 1).to(parameter_dtype),
         "dt_softplus": True,
         "initial_state": normal(batch, k, heads, width, n, dtype=parameter_dtype),
         "paths": paths.unflatten(0, (batch, k)) if paths_per_sample else paths,

@@ -1,5 +1,7 @@
 """Every backend of the selective scan against the definition in float64."""
 
+from itertools import product
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -89,8 +91,19 @@ backends = pytest.mark.parametrize(
 )
 
 
-@backends
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: "L{length}_N{n}_K{k}".format(**s))
+def backends_and_sizes():
+    """All of both; the definition itself takes seconds for 1000 steps, so those are slow."""
+    for (backend, dtype, tolerance), size in product(BACKENDS, SIZES):
+        is_slow = backend == "reference" and size["length"] == 1000
+        name = "L{length}_N{n}_K{k}".format(**size)
+        yield pytest.param(
+            *(backend, dtype, tolerance, size),
+            marks=[pytest.mark.slow] if is_slow else [],
+            id=f"{name}-{backend}-{str(dtype).removeprefix('torch.')}",
+        )
+
+
+@pytest.mark.parametrize(("backend", "dtype", "tolerance", "size"), backends_and_sizes())
 def test_output_and_gradients_match_the_definition_at_all_sizes(backend, dtype, tolerance, size):
     assert_matches_the_definition(selective_scan, size, dtype, tolerance, backend=backend)
 

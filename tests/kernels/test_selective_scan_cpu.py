@@ -236,7 +236,3 @@ def test_a_missing_cache_directory_does_no_harm(monkeypatch):
     kernel = cpu_math.cached(cpu_math.kernel(nothing))
     kernel.compile()
     assert kernel.address
-
-
-def test_importing_the_package_does_not_import_numba():
-    python(PROBLEM + "make_problem(); assert 'numba' not in sys.modules")

@@ -9,6 +9,7 @@ from vimamba.tasks.segmentation.metrics import (
     CaseTable,
     case_scores,
     class_scores,
+    confusion_counts,
     without_borders,
 )
 
@@ -26,6 +27,12 @@ def test_scores_of_counts_agree_with_a_hand_calculation():
     assert report["per_class"][2]["dice"] is None
     whole = class_scores(confusion, ["x", "a", "b"], background=False)
     assert whole["dice"] == pytest.approx((16 / 19 + 8 / 11) / 2)
+
+
+def test_counts_leave_out_what_is_ignored_on_either_side():
+    truth = np.array([[0, 1, 1], [2, IGNORE, 2]], dtype=np.uint8)
+    found = np.array([[0, 1, 0], [IGNORE, 2, 1]], dtype=np.uint8)
+    assert confusion_counts(truth, found, 3).tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 0]]
 
 
 def test_a_class_that_is_only_said_has_no_score_and_counts_against_the_others():

@@ -51,7 +51,7 @@ OPTIONS = {
     "skipped_tokens": {"steps": 6},
     "zero_tokens": {"zero_tokens": 3},
     "zero_and_skipped_tokens_one_state": {"zero_tokens": 2, "steps": 7, "n": 1},
-    "groups": {"groups": 3},
+    "groups": {"groups": 3, "k": 1},
     "a_group_for_each_channel": {"groups": 2, "n": 1, "channels": 2, "u_per_path": True},
     "u_per_path": {"u_per_path": True, "zero_tokens": 2},
     "paths_per_sample": {"paths_per_sample": True, "batch": 2, "n": 1},
@@ -69,11 +69,12 @@ LONG = {
     "a_step_after_a_border": {"length": 33, "n": 2},
     "zero_and_skipped_tokens": {"length": 40, "steps": 35, "zero_tokens": 4, "n": 1},
 }
-# the slow tests include the others
+# The slow tests include the others. The simulator runs the compiled kernels with paths of each
+# sample, cuts and segments by default.
 FIRST = {
     "one_of_everything", "a_step_after_a_group_of_eight", "sixteen_states", "without_D_z_bias",
-    "zero_and_skipped_tokens_one_state", "groups", "u_per_path", "paths_per_sample",
-    "projected_one_state", "a_step_after_two_products",
+    "zero_and_skipped_tokens_one_state", "groups", "u_per_path", "projected_one_state",
+    "a_step_after_two_products",
 }  # fmt: skip
 SLOW = pytest.mark.slow
 # a matrix product computes the step sizes of 16 steps, 32 channels and 16 ranks
@@ -157,8 +158,9 @@ def test_every_option_matches(name, merge, monkeypatch):
 
 @pytest.mark.parametrize(
     ("cut", "deterministic"),
-    [("split", True), ("split_segments", False), pytest.param("segments", True, marks=SLOW)]
-    + [pytest.param(c, d, marks=SLOW) for c, d in zip(CUTS, (False, True, False), strict=True)],
+    [("split", True)]
+    + [pytest.param(cut, True, marks=SLOW) for cut in CUTS if cut != "split"]
+    + [pytest.param(cut, False, marks=SLOW) for cut in CUTS],
     indirect=["deterministic"],
 )
 @pytest.mark.parametrize("rank", [pytest.param(None, marks=SLOW), 5], ids=["delta", "projected"])
@@ -168,7 +170,8 @@ def test_every_cut_matches(cut, rank, monkeypatch):
     assert_matches({"batch": 1, "length": 21, "n": 2, "channels": 5, "rank": rank})
 
 
-@pytest.mark.parametrize(("split", "segments"), [(True, 1), pytest.param(False, 2, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "segments"), [(True, 1), (False, 2)])
 def test_cuts_match_where_samples_have_paths_of_their_own(split, segments, monkeypatch):
     cut_as(monkeypatch, split, segments)
     assert_matches({"paths_per_sample": True, "length": 19, "n": 1, "zero_tokens": 2, "rank": 3})

@@ -25,7 +25,13 @@ from vimamba.data.masked.labels import (
     infer_labels,
     read_as_they_are,
 )
-from vimamba.data.masked.survey import Survey, survey_masks, values_present, wrong_size
+from vimamba.data.masked.survey import (
+    MaskReader,
+    Survey,
+    survey_masks,
+    values_present,
+    wrong_size,
+)
 from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.splits import Division
 from vimamba.labels import IGNORE
@@ -126,8 +132,13 @@ class SegmentationData(DenseData):
 
         All masks are read for it.
         """
-        present = values_present(items, self.labels.colors is not None, self.workers)
+        present = values_present(self.mask_reader.look(items))
         return split_fold(present, groups, fold, self.folds, self.seed, once=True)
+
+    @cached_property
+    def mask_reader(self) -> MaskReader:
+        """Reads each mask once, for folds and for the survey."""
+        return MaskReader(self.labels.colors, self.workers)
 
     @cached_property
     def survey(self) -> Survey:
@@ -136,7 +147,7 @@ class SegmentationData(DenseData):
         Raises:
             DataError: Files cannot be read or do not fit together; the message names them.
         """
-        return survey_masks(self.in_order, self.labels.colors, self.workers)
+        return survey_masks(self.in_order, self.mask_reader)
 
     @cached_property
     def table(self) -> LabelTable:

@@ -72,20 +72,33 @@ class Survey:
         return f"ignored: {share}, such as {self.holders[table.ignore]}"
 
 
-def survey_masks(
-    splits: Mapping[str, Sequence[MaskedImage]], colors: list[list[int]] | None, workers: int
-) -> Survey:
-    """Read every mask and the header of every image.
+class MaskReader:
+    """Reads masks and the headers of their images, each once.
 
     Args:
-        splits: The images.
         colors: Colors of the classes, for color masks.
         workers: Threads to read with.
+    """
+
+    def __init__(self, colors: list[list[int]] | None, workers: int) -> None:
+        self.codes = None if colors is None else color_codes(np.asarray(colors))
+        self.workers = workers
+        self._seen: dict[str, Seen] = {}
+
+    def look(self, items: Sequence[MaskedImage]) -> list[Seen]:
+        """What the mask of each image holds; images are told apart by their names."""
+        new = [item for item in items if item.name not in self._seen]
+        found = in_threads(lambda item: look(item, self.codes), new, self.workers)
+        self._seen.update(zip((item.name for item in new), found, strict=True))
+        return [self._seen[item.name] for item in items]
+
+
+def survey_masks(splits: Mapping[str, Sequence[MaskedImage]], reader: MaskReader) -> Survey:
+    """Survey the masks of all splits.
 
     Raises:
         DataError: The message names the files that cannot be read or do not fit together.
     """
-    codes = None if colors is None else color_codes(np.asarray(colors))
     pixels: dict[str, dict[int, int]] = {}
     images: dict[str, dict[int, int]] = {}
     holders: dict[int, str] = {}
@@ -94,8 +107,7 @@ def survey_masks(
     troubles: list[str] = []
     for split, items in splits.items():
         total, count = pixels.setdefault(split, {}), images.setdefault(split, {})
-        looked = in_threads(lambda item: look(item, codes), items, workers)
-        for item, seen in zip(items, looked, strict=True):
+        for item, seen in zip(items, reader.look(items), strict=True):
             if seen.trouble:
                 troubles.append(seen.trouble)
                 continue
@@ -169,27 +181,10 @@ def look(item: MaskedImage, codes: np.ndarray | None) -> Seen:
     return Seen(count_values(stored), size)
 
 
-def values_present(items: Sequence[MaskedImage], colored: bool, workers: int) -> NDArray[np.bool_]:
-    """Which of all values, or colors, each mask has, (N, values).
-
-    None for a mask that cannot be read, which `survey_masks` names.
-
-    Args:
-        items: N images.
-        colored: Masks in color have classes by color.
-        workers: Threads to read with.
-    """
-
-    def values(item: MaskedImage) -> set[int]:
-        try:
-            stored = item.mask()
-        except DataError:
-            return set()
-        return set(count_values(color_codes(stored) if colored and stored.ndim == 3 else stored))
-
-    found = list(in_threads(values, items, workers))
-    every = sorted(set().union(*found))
-    return np.asarray([[value in own for value in every] for own in found], dtype=bool)
+def values_present(seen: Sequence[Seen]) -> NDArray[np.bool_]:
+    """Which of all values each of N masks has, (N, values); none if there is trouble with it."""
+    every = sorted(set().union(*(mask.pixels for mask in seen)))
+    return np.asarray([[value in mask.pixels for value in every] for mask in seen], dtype=bool)
 
 
 def count_values(stored: NDArray) -> dict[int, int]:

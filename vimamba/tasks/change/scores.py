@@ -31,7 +31,8 @@ from vimamba.tasks.change.jobs import PairJob
 from vimamba.tasks.change.metrics import TABLES, counted, score_tables
 from vimamba.tasks.change.report import FOLD_SCORES, headline, show_scores
 from vimamba.tasks.outputs import FailedInputs, shown
-from vimamba.tasks.segmentation.scores import SPLIT_NAMES, splits_of
+from vimamba.tasks.segmentation.metrics import confusion_counts
+from vimamba.tasks.segmentation.scores import SPLIT_NAMES, UNKNOWN_SPLITS, splits_of
 from vimamba.tasks.tools import FinishedRun
 
 SCORES = "pairs.csv"
@@ -134,7 +135,7 @@ def score_pairs(
     report = total_report(task, [tables for part in totals.values() for tables in part])
     show_scores("given labels", report)
     if list(totals) == [""]:
-        say("note: the run does not know which of these images it was trained on")
+        say(UNKNOWN_SPLITS)
     else:
         for split in (name for name in (*SPLITS, "") if name in totals):
             say(headline(SPLIT_NAMES[split], total_report(task, totals[split])))
@@ -205,7 +206,6 @@ def count_parts(kind: str, parts: Iterable[Part], num_classes: int) -> Tables:
             truth[:, found == IGNORE] = IGNORE
         classes = [torch.from_numpy(found).long() for found in maps]
         for name, found, wanted in counted(kind, classes, torch.from_numpy(truth).long()):
-            known, side = wanted != IGNORE, sides[name]
-            pairs = wanted[known] * side + found[known]
-            tables[name] += torch.bincount(pairs, minlength=side**2).view(side, side)
+            counts = confusion_counts(wanted.numpy(), found.numpy(), sides[name])
+            tables[name] += torch.from_numpy(counts)
     return tables

@@ -110,6 +110,15 @@ def without_borders(truth: NDArray[np.uint8], border: int) -> NDArray[np.uint8]:
     return np.where(unknown | (highest != lowest), np.uint8(IGNORE), truth)
 
 
+def confusion_counts(
+    truth: NDArray[np.integer], found: NDArray[np.integer], num_classes: int
+) -> NDArray[np.int64]:
+    """Pixels by true class (rows) and predicted class, (C, C), where neither is `IGNORE`."""
+    known = (truth != IGNORE) & (found != IGNORE)
+    pairs = truth[known].astype(np.int64) * num_classes + found[known]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
 def case_scores(
     prediction: NDArray[np.uint8],
     truth: NDArray[np.uint8],

@@ -19,7 +19,6 @@ from vimamba.data.preprocessing import Preprocessing
 from vimamba.data.rasters import Raster
 from vimamba.errors import UsageError, VimambaError
 from vimamba.files import write_rows
-from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.progress import Progress
 from vimamba.sizes import by_sides, height_and_width, read_size
@@ -31,7 +30,12 @@ from vimamba.tasks.scenes.plan import BLOCK
 from vimamba.tasks.scenes.raster import Outputs
 from vimamba.tasks.segmentation.inputs import LARGE
 from vimamba.tasks.segmentation.jobs import Job
-from vimamba.tasks.segmentation.metrics import class_scores, variant_notes, without_borders
+from vimamba.tasks.segmentation.metrics import (
+    class_scores,
+    confusion_counts,
+    variant_notes,
+    without_borders,
+)
 
 SCORES = "scenes.csv"
 
@@ -289,7 +293,5 @@ def count_pairs(
         around = truth.labels(slice(top, bottom), columns, table)
         there = without_borders(around, border)[rows.start - top : rows.stop - top]
         here = found.labels(rows, columns, own)
-        both = (here != IGNORE) & (there != IGNORE)
-        pairs = there[both].astype(np.int64) * count + here[both]
-        confusion += np.bincount(pairs, minlength=count**2).reshape(count, count)
+        confusion += confusion_counts(there, here, count)
     return confusion

@@ -15,7 +15,7 @@ from vimamba.data.lists import read_rows
 from vimamba.data.masked.items import MaskedFile, MaskedImage, read_mask
 from vimamba.data.masked.labels import LabelTable, read_as_they_are
 from vimamba.data.masked.nifti import cut_volume, volume_mask
-from vimamba.data.masked.survey import join_surveys, survey_masks
+from vimamba.data.masked.survey import MaskReader, join_surveys, survey_masks
 from vimamba.data.remarks import some
 from vimamba.data.splits import SPLITS
 from vimamba.errors import UsageError, VimambaError
@@ -33,6 +33,7 @@ SPLIT_NAMES = {
     "test": "its test images",
     "": "other images",
 }
+UNKNOWN_SPLITS = "note: the run does not know which of these images it was trained on"
 
 
 def find_truths(
@@ -110,7 +111,7 @@ def fit_truths(
     for job in jobs:
         try:
             items = open_truth(job, truths[job.name], align=align)
-            seen.append(survey_masks({"truth": items}, table.colors, 0))
+            seen.append(survey_masks({"truth": items}, MaskReader(table.colors, 0)))
         except VimambaError:  # reported when the case is scored
             continue
     survey = join_surveys(seen)
@@ -179,7 +180,7 @@ def score_files(
 def show_splits(task: Any, cases: CaseTable, splits: dict[str, str]) -> None:
     """Print separate means for images that the run was trained on and others."""
     if not any(splits.values()):
-        say("note: the run does not know which of these images it was trained on")
+        say(UNKNOWN_SPLITS)
         return
     parts = []
     for split in (*SPLITS, ""):

@@ -73,6 +73,7 @@ MAY_IMPORT: dict[str, set[str] | None] = {
         "vimamba.networks",
         "vimamba.checkpoints",
         "vimamba.data",
+        "vimamba.timm_names",
     },
     "vimamba.explain": {
         "vimamba.layers",

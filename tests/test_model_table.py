@@ -12,7 +12,7 @@ from tools.model_table import families, measure, models_text, names_text, with_t
 from vimamba.checkpoints import count_blocks, find_facts
 from vimamba.cli import main
 from vimamba.cli.model_list import describe_model, find_models, read_rows
-from vimamba.hub import create_skeleton
+from vimamba.timm_names import create_skeleton
 
 DOCUMENT = read("docs/models.md")
 RELEASED = [name for family in families() for name in family.list_models()]

@@ -21,8 +21,8 @@ from vimamba.checkpoints.identity import list_names
 from vimamba.cli.model_list import Row, describe_model, find_models
 from vimamba.console import number
 from vimamba.files import write_whole
-from vimamba.hub import create_skeleton
 from vimamba.models._backbone import Backbone
+from vimamba.timm_names import create_skeleton
 
 ROOT = Path(__file__).parents[1]
 FACTS = ROOT / "vimamba" / "models" / "facts.json"

@@ -93,19 +93,6 @@ def save_pretrained(
     return folder
 
 
-def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
-    """A model on the meta device, if its constructor takes a device.
-
-    Args:
-        name: As for `timm.create_model`.
-        **kwargs: Arguments of the model.
-    """
-    try:
-        return timm.create_model(name, device="meta", **kwargs)
-    except TypeError:
-        return timm.create_model(name, **kwargs)
-
-
 def load_folder(folder: str | Path) -> nn.Module:
     """Build the model or network of a folder written by `save_pretrained` or timm.
 

@@ -1,10 +1,11 @@
-"""Names that timm accepts for models: registered ones, and addresses of files."""
+"""Models by the names that timm accepts: registered ones, and addresses of files."""
 
 from typing import Any
 
 import timm
 from timm.models import load_model_config_from_hf, parse_model_name
 from timm.models._hub import load_model_config_from_path
+from torch import nn
 
 
 def is_address(model: str) -> bool:
@@ -27,3 +28,16 @@ def read_address(model: str) -> tuple[str, dict[str, Any]]:
     _, name, arguments = read(place)
     decided = {"num_classes", "in_chans", "img_size"}
     return name, {key: value for key, value in (arguments or {}).items() if key not in decided}
+
+
+def create_skeleton(name: str, **kwargs: Any) -> nn.Module:
+    """A model on the meta device, if its constructor takes a device.
+
+    Args:
+        name: As for `timm.create_model`.
+        **kwargs: Arguments of the model.
+    """
+    try:
+        return timm.create_model(name, device="meta", **kwargs)
+    except TypeError:
+        return timm.create_model(name, **kwargs)

@@ -174,7 +174,7 @@ def describe_model(name: str) -> Row:
     from timm.models import PretrainedCfg
 
     from vimamba.checkpoints import find_facts, find_family
-    from vimamba.hub import create_skeleton
+    from vimamba.timm_names import create_skeleton
 
     cfg = timm.get_pretrained_cfg(name) or PretrainedCfg()
     family, facts = find_family(name), find_facts(name)

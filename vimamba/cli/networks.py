@@ -207,7 +207,7 @@ def _of_folder(folder: Path, img_size: ImageSize | None) -> Network:
 
 def _is_fixed(name: str, kwargs: dict[str, Any]) -> bool:
     """Whether the model has to be built for one image size."""
-    from vimamba.hub import create_skeleton
+    from vimamba.timm_names import create_skeleton
 
     probe = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
     cfg: Any = create_skeleton(name, **probe).pretrained_cfg

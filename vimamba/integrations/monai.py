@@ -8,6 +8,7 @@ from monai.networks.nets.flexible_unet import FLEXUNET_BACKBONE
 from torch import Tensor, nn
 
 from vimamba.layers.tracing import expect_whole_cells
+from vimamba.timm_names import create_skeleton
 
 _STRIDES = (4, 8, 16, 32)
 
@@ -68,7 +69,7 @@ def register_backbone(model: str, *, stem_channels: int = 32, **kwargs: Any) -> 
     Raises:
         ValueError: The model has other strides.
     """
-    probe = timm.create_model(model, features_only=True, device="meta", **kwargs)
+    probe = create_skeleton(model, features_only=True, **kwargs)
     info: Any = probe.feature_info
     if tuple(info.reduction()) != _STRIDES:
         raise ValueError(

@@ -29,7 +29,8 @@ class StepProjection(nn.ModuleList):
         """
         # TorchScript cannot inspect its modules, and calls them
         if not torch.jit.is_scripting():  # noqa: SIM102  the compiler knows this form
-            if all(_is_only_a_weight(layer) for layer in self):
+            # a list: torch 2.7 does not compile a generator here
+            if all([_is_only_a_weight(layer) for layer in self]):  # noqa: C419
                 return dt, torch.stack([cast(nn.Linear, layer).weight for layer in self])
         deltas = []
         for k, layer in enumerate(self):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vimamba.layers import SimplePyramid
 from vimamba.sizes import ImageSize, read_size, sides_of
+from vimamba.timm_names import create_skeleton
 
 
 class FeaturePyramid(nn.Module):
@@ -53,7 +54,7 @@ class FeaturePyramid(nn.Module):
         described = {
             k: v for k, v in kwargs.items() if k not in ("out_indices", "pretrained_cfg_overlay")
         }
-        probe = timm.create_model(backbone, device="meta", **described)
+        probe = create_skeleton(backbone, **described)
         takes = _arguments(type(probe))
         dense = getattr(type(probe), "dense", None)
         if dense is None:  # timm's own models only support this
@@ -61,7 +62,7 @@ class FeaturePyramid(nn.Module):
         kwargs = {**dense, **kwargs}
         if dense:  # which may change the features
             described |= {k: kwargs[k] for k in dense}
-            probe = timm.create_model(backbone, device="meta", **described)
+            probe = create_skeleton(backbone, **described)
         strides: list[int] = [level["reduction"] for level in probe.feature_info]  # type: ignore[union-attr]
         plain = len(set(strides)) == 1
         # of a backbone of one stride: which of its maps each level is computed from

@@ -8,11 +8,10 @@ import timm
 from timm.models import PretrainedCfg
 from torch import nn
 
-from vimamba.hub import create_skeleton
 from vimamba.names import near_names
 from vimamba.networks import find_network, list_networks
 from vimamba.tasks.errors import TaskError
-from vimamba.timm_names import is_address, is_timm_model, read_address
+from vimamba.timm_names import create_skeleton, is_address, is_timm_model, read_address
 
 
 def check_name(model: str) -> None:

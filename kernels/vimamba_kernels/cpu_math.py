@@ -46,6 +46,7 @@ _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
+_COUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": True}
 helper = njit(**_OPTIONS)
 inlined = njit(**_OPTIONS, forceinline=True)
 
@@ -267,7 +268,7 @@ def share(frame: Any) -> Any:
 
 
 # numba lets only functions that count references return an array
-@njit(**(_OPTIONS | {"_nrt": True}))
+@njit(**_COUNTED)
 def own(buffer: Any, place: Any) -> Any:
     """This thread's part of scratch memory."""
     member, team = place

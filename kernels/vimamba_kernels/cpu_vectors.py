@@ -40,6 +40,9 @@ _EXP2 = (
 # adding 1.5 * 2**23 to a float moves its integer to the low bits
 _TO_LOW_BITS = 12582912.0
 _CONTRACT = ("contract",)
+# for type checkers, which neither know that numba adds an argument nor that these are decorators
+builtin: Any = intrinsic
+_infer_global: Any = infer_global
 
 
 class Vector(types.Type):
@@ -100,7 +103,7 @@ def _cast(context: Any, builder: Any, source: Any, target: Any, value: Any) -> A
 
 
 def _define_operator(function: Any, instruction: str) -> None:
-    @infer_global(function)
+    @_infer_global(function)
     class Operator(AbstractTemplate):
         def generic(self, args: Any, kws: Any) -> Any:
             vectors = [kind for kind in args if isinstance(kind, Vector)]
@@ -139,7 +142,7 @@ def _write(builder: Any, part: Any, place: Any) -> None:
     builder.store(part, builder.bitcast(place, _PART.as_pointer()), align=4)
 
 
-@intrinsic
+@builtin
 def load_parts(typing_context: Any, array: Any, at: Any, stride: Any, like: Any) -> Any:
     """The parts at indices `at`, `at` + `stride` and so on; as many as the tuple `like` is long."""
 
@@ -151,7 +154,7 @@ def load_parts(typing_context: Any, array: Any, at: Any, stride: Any, like: Any)
     return Vector(len(like))(array, uint64, uint64, like), generate
 
 
-@intrinsic
+@builtin
 def store_parts(typing_context: Any, array: Any, at: Any, stride: Any, vector: Any) -> Any:
     """Write the parts of a vector to indices `at`, `at` + `stride` and so on."""
 
@@ -164,7 +167,7 @@ def store_parts(typing_context: Any, array: Any, at: Any, stride: Any, vector: A
     return types.void(array, uint64, uint64, vector), generate
 
 
-@intrinsic
+@builtin
 def spread(typing_context: Any, array: Any, at: Any, like: Any) -> Any:
     """A vector with a part for each of the elements from `at`, which all of its lanes repeat."""
 
@@ -176,7 +179,7 @@ def spread(typing_context: Any, array: Any, at: Any, like: Any) -> Any:
     return Vector(len(like))(array, uint64, like), generate
 
 
-@intrinsic
+@builtin
 def add_parts(typing_context: Any, sum_: Any, vector: Any) -> Any:
     """A vector of one part, to which all parts of another are added."""
 
@@ -189,7 +192,7 @@ def add_parts(typing_context: Any, sum_: Any, vector: Any) -> Any:
     return VECTOR(VECTOR, vector), generate
 
 
-@intrinsic
+@builtin
 def store_totals(typing_context: Any, array: Any, at: Any, vector: Any) -> Any:
     """Write the sum of each part's lanes to the elements from `at`."""
 
@@ -219,7 +222,7 @@ def _copy(builder: Any, source: Any, target: Any, count: Any) -> None:
         builder.store(value, builder.gep(target, [loop.index]))
 
 
-@intrinsic
+@builtin
 def _load_some(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _element(context, builder, signature.args[0], *arguments[:2])
@@ -230,7 +233,7 @@ def _load_some(typing_context: Any, array: Any, at: Any, count: Any) -> Any:
     return VECTOR(array, uint64, uint64), generate
 
 
-@intrinsic
+@builtin
 def _store_some(typing_context: Any, array: Any, at: Any, vector: Any, count: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = _element(context, builder, signature.args[0], *arguments[:2])
@@ -240,8 +243,9 @@ def _store_some(typing_context: Any, array: Any, at: Any, vector: Any, count: An
     return types.void(array, uint64, VECTOR, uint64), generate
 
 
-# these do not count references, which would cost a call for every argument
-_function = njit(nogil=True, forceinline=True, _nrt=False)
+# as in cpu_math.py
+_OPTIONS: dict[str, Any] = {"nogil": True, "forceinline": True, "_nrt": False}
+_function = njit(**_OPTIONS)
 
 
 @_function
@@ -271,7 +275,7 @@ def store_first(array: Any, at: Any, vector: Any, count: Any) -> None:
         _store_some(array, at, vector, count)
 
 
-@intrinsic
+@builtin
 def repeat(typing_context: Any, number: Any) -> Any:
     """A vector of one part whose lanes are all the same."""
 
@@ -298,7 +302,7 @@ def _constant(kind: Any, value: float) -> Any:
     return ir.Constant(kind, [value] * kind.count if isinstance(kind, ir.VectorType) else value)
 
 
-@intrinsic
+@builtin
 def fabs(typing_context: Any, x: Any) -> Any:
     """The absolute value."""
 
@@ -314,7 +318,7 @@ def _limit(builder: Any, comparison: str, value: Any, bound: Any) -> Any:
     return builder.select(builder.fcmp_ordered(comparison, value, bound), bound, value)
 
 
-@intrinsic
+@builtin
 def at_least(typing_context: Any, x: Any, least: Any) -> Any:
     """The larger of a value and a number; nan stays nan."""
 
@@ -324,7 +328,7 @@ def at_least(typing_context: Any, x: Any, least: Any) -> Any:
     return x(x, x), generate
 
 
-@intrinsic
+@builtin
 def at_most(typing_context: Any, x: Any, most: Any) -> Any:
     """The smaller of a value and a number; nan stays nan."""
 
@@ -368,7 +372,7 @@ def _exp2_of_any(builder: Any, x: Any) -> Any:
     return builder.bitcast(scaled, x.type)
 
 
-@intrinsic
+@builtin
 def exp2(typing_context: Any, x: Any) -> Any:
     """2**x to 1.5e-7 relative, exact at 0; nan stays nan.
 

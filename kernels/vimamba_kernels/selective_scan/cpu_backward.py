@@ -86,8 +86,6 @@ DY, DWRITE, DSIZE, STEP = THREE * LANES, FOUR * LANES, U(5) * LANES, U(6) * LANE
 RATE, GRAD, DRATE, STATE = ZERO, LANES, TWO * LANES, THREE * LANES
 # of the gradients of constants
 DSKIP, DBIAS = ZERO, LANES
-# of a step: states before it and decays, or gradients of B and C; four states each
-DECAY, SLOT = FOUR * LANES, U(8) * LANES
 
 
 @helper
@@ -119,6 +117,7 @@ def _save(Q: Any, which: Any, target: Any, first: Any, channels: Any, N: Any, w:
 def _prepare(
     inputs: Any,
     paths: Any,
+    gradients: Any,
     scratch: Any,
     sizes: Any,
     strides: Any,
@@ -135,7 +134,7 @@ def _prepare(
     S, W = scratch[0], scratch[3]
     channels, chunk, rank = sizes[4], sizes[8], sizes[9]
     delta_row = strides[1][2]
-    uk, dk, _, _, yk = at
+    (uk, dk, _, _, yk), to = at
     first, part = constants_at(d, rank), w - d
     here = d * chunk * U(6)
     for i in range(count):
@@ -148,6 +147,9 @@ def _prepare(
         if index >= 0:
             token = U(index)
             row = dk + token * delta_row
+            # written when all states are done
+            fetch(gradients[0], uk + d + token * channels, ONE)
+            fetch(gradients[1], to + d + token * channels, ONE)
             store(S, s + SIZE, step_size(delta, row, start + d, rank, W, first, part))
             store(S, s + INPUT, load_first(u, uk + d + token * channels, part))
             store(S, s + DY, load_first(dy, yk + d + token * channels, part))
@@ -164,20 +166,27 @@ def _prepare(
 
 
 @helper
+def _halves(like: Any) -> Any:
+    """Of a step's vectors: the decays after the states, or gradients of C after B; their number."""
+    return U(len(like)) * LANES, U(len(like)) * TWO * LANES
+
+
+@helper
 def _recompute(
     S: Any, BC: Any, n: Any, N: Any, Q: Any, H: Any, at: Any, count: Any, like: Any
 ) -> None:
     """States before each of `count` steps, of which the first is given, and the steps' decays."""
     start, q = at
+    half, slot = _halves(like)
     a, h = load_parts(Q, q + RATE, STATE, like), load_parts(H, ZERO, LANES, like)
     for i in range(count):
-        s, x = start + i * STEP, i * SLOT
+        s, x = start + i * STEP, i * slot
         size = load(S, s + SIZE)
         e = exp2(size * a)
         store_parts(H, x, LANES, h)
-        store_parts(H, x + DECAY, LANES, e)
+        store_parts(H, x + half, LANES, e)
         h = e * h + size * load(S, s + INPUT) * spread(BC, i * TWO * N + n, like)
-    store_parts(H, count * SLOT, LANES, h)
+    store_parts(H, count * slot, LANES, h)
 
 
 @helper
@@ -186,20 +195,21 @@ def _walk_back(
 ) -> None:
     """Gradients of as many states as `like` is long, for `count` steps."""
     start, q = at
+    half, slot = _halves(like)
     a, g = load_parts(Q, q + RATE, STATE, like), load_parts(Q, q + GRAD, STATE, like)
     da = load_parts(Q, q + DRATE, STATE, like)
-    h = load_parts(H, count * SLOT, LANES, like)
+    h = load_parts(H, count * slot, LANES, like)
     for back in range(count):
         i = count - ONE - back
-        s, x, b = start + i * STEP, i * SLOT, i * TWO * N + n
+        s, x, b = start + i * STEP, i * slot, i * TWO * N + n
         dy, size = load(S, s + DY), load(S, s + SIZE)
         g = g + dy * spread(BC, b + N, like)
         dB = load_parts(M, x, LANES, like) + g * (size * load(S, s + INPUT))
         store_parts(M, x, LANES, dB)
-        dC = load_parts(M, x + DECAY, LANES, like) + dy * h
-        store_parts(M, x + DECAY, LANES, dC)
+        dC = load_parts(M, x + half, LANES, like) + dy * h
+        store_parts(M, x + half, LANES, dC)
         store(S, s + DWRITE, add_parts(load(S, s + DWRITE), g * spread(BC, b, like)))
-        g = g * load_parts(H, x + DECAY, LANES, like)
+        g = g * load_parts(H, x + half, LANES, like)
         h = load_parts(H, x, LANES, like)
         e = g * h
         da = da + e * size
@@ -227,7 +237,8 @@ def _differentiate(
     channels, N, chunk = sizes[4], sizes[6], sizes[8]
     S, BC, Q, _, _, H, M = scratch
     saved, part = at
-    clear(M, ZERO, ONE, ZERO, count * SLOT)
+    half, slot = _halves(like)
+    clear(M, ZERO, ONE, ZERO, count * slot)
     for d in range(ZERO, w, LANES):
         for i in range(U(len(like))):
             h = load_first(states, saved + (n + i) * channels + d, w - d)
@@ -239,8 +250,8 @@ def _differentiate(
         index = paths[path + i]
         if index >= 0:
             token = part + U(index) * N + n
-            store_totals(gradients[3], token, load_parts(M, i * SLOT, LANES, like))
-            store_totals(gradients[4], token, load_parts(M, i * SLOT + DECAY, LANES, like))
+            store_totals(gradients[3], token, load_parts(M, i * slot, LANES, like))
+            store_totals(gradients[4], token, load_parts(M, i * slot + half, LANES, like))
 
 
 @helper
@@ -329,7 +340,17 @@ def backward(frame: Any) -> None:
                 load_tokens(C, Ck, of_C[3], paths, path, count, N, N, BC)
                 for d in range(ZERO, w, LANES):
                     _prepare(
-                        *(inputs, paths, scratch, sizes, strides, read_at, path, count),
+                        *(
+                            inputs,
+                            paths,
+                            gradients,
+                            scratch,
+                            sizes,
+                            strides,
+                            (read_at, dk),
+                            path,
+                            count,
+                        ),
                         *(start, d, w, enabled),
                     )
                 for n in range(ZERO, fours, FOUR):

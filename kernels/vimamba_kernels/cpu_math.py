@@ -5,9 +5,10 @@ Every thread of a team calls it with the same frame, an array of 64-bit words: t
 that have joined, the size of the team, the number of tasks, then the kernel's arguments in order, a
 tensor as its address and its number of elements.
 
-The kernels are vectorized because temporaries are rows at strides that the compiler knows, indices
-are uint64, so there is no check for negative indices, and exp2 and log1p are polynomials. Nothing
-is captured, so that the on-disk cache works.
+Most kernels are written in vectors (cpu_vectors.py). Loops over channels are vectorized because
+temporaries are rows at strides that the compiler knows, indices are uint64, so there is no check
+for negative indices, and exp2 and log1p are polynomials. Nothing is captured, so that the on-disk
+cache works.
 """
 
 import hashlib
@@ -17,11 +18,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types, uint64
+from numba import njit, types, uint32, uint64
+from numba.core import cgutils
 from numba.core.caching import IndexDataCacheFile
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 from numba.np.arrayobj import populate_array
+
+from vimamba_kernels.cpu_vectors import LANES, at_least, at_most, exp2, fabs
 
 U = np.uint64
 F = np.float32
@@ -32,19 +36,19 @@ ROW = U(112)
 AHEAD = U(8)
 LOG2E = F(1.4426950408889634)
 LN2 = F(0.6931471805599453)
-# adding and subtracting 1.5 * 2**23 rounds to an integer: the low bits of the sum's mantissa
-ROUND = F(12582912.0)
-LOWEST, HIGHEST = F(-126.0), F(127.0)
-# Python's error model checks every division; `reassoc` allows vectorized sums over channels
+# a power of two that is not infinite
+HIGHEST = F(127.0)
+# Python's error model checks every division; `reassoc` allows vectorized sums over channels; with
+# `_nrt` numba would count references to arrays, by a call for each argument of a helper
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
+    "_nrt": False,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
+_COUNTED: dict[str, Any] = {**_OPTIONS, "_nrt": True}
 helper = njit(**_OPTIONS)
 inlined = njit(**_OPTIONS, forceinline=True)
-# no reassociation here: it would cancel `+ ROUND - ROUND`
-exact = njit(error_model="numpy", fastmath={"contract"})
 
 
 FRAME = types.CPointer(uint64)
@@ -107,6 +111,65 @@ def _use_wide_vectors(typing_context: Any) -> Any:
 
 
 use_wide_vectors: Any = intrinsic(_use_wide_vectors)
+
+
+def _call_no_library(typing_context: Any) -> Any:
+    """Keep LLVM from turning the short loops of the calling function into calls of memcpy."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        set.add(builder.function.attributes, '"no-builtins"')
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+call_no_library: Any = intrinsic(_call_no_library)
+
+
+def _control(builder: Any, instruction: str, word: Any) -> None:
+    """Store the control word of an x86's vector unit in memory, or load it from there."""
+    address = builder.bitcast(word, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [address.type])
+    name = f"llvm.x86.sse.{instruction}mxcsr"
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [address])
+
+
+def _flush_denormals(typing_context: Any) -> Any:
+    """Make this thread treat numbers below 2**-126 as zero; returns the mode before.
+
+    Decays and gradients of real models get that small, and an x86 takes over 100 cycles for every
+    vector with one of them: backward passes of Vim took 1.5 to 2.3 times as long.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = cgutils.alloca_once_value(builder, ir.Constant(ir.IntType(32), 0))
+        if builder.module.triple.startswith(("x86_64", "i686")):
+            _control(builder, "st", word)
+            before = builder.load(word)
+            both = ir.Constant(ir.IntType(32), FLUSH_RESULTS | FLUSH_OPERANDS)
+            builder.store(builder.or_(before, both), word)
+            _control(builder, "ld", word)
+            return before
+        return builder.load(word)
+
+    return uint32(), generate
+
+
+def _restore_mode(typing_context: Any, mode: Any) -> Any:
+    """Undo `flush_denormals`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if builder.module.triple.startswith(("x86_64", "i686")):
+            _control(builder, "ld", cgutils.alloca_once_value(builder, arguments[0]))
+        return context.get_dummy_value()
+
+    return types.void(uint32), generate
+
+
+# bits of the control word
+FLUSH_RESULTS, FLUSH_OPERANDS = 0x8000, 0x0040
+flush_denormals: Any = intrinsic(_flush_denormals)
+restore_mode: Any = intrinsic(_restore_mode)
 
 
 def _join(typing_context: Any, frame: Any) -> Any:
@@ -204,7 +267,8 @@ def share(frame: Any) -> Any:
     return (member, team), tasks * member // team, tasks * (member + ONE) // team
 
 
-@helper
+# numba lets only functions that count references return an array
+@njit(**_COUNTED)
 def own(buffer: Any, place: Any) -> Any:
     """This thread's part of scratch memory."""
     member, team = place
@@ -212,26 +276,10 @@ def own(buffer: Any, place: Any) -> Any:
     return buffer[member * size : (member + ONE) * size]
 
 
-@exact
-def exp2(x: Any) -> Any:
-    """2**x to 1.2e-7 relative, exact at 0, for x clamped to [-126, 127]; nan stays nan."""
-    x = LOWEST if x < LOWEST else x
-    x = HIGHEST if x > HIGHEST else x
-    shifted = x + ROUND
-    f = x - (shifted - ROUND)
-    # minimax for 2**f - 1 on [-0.5, 0.5], divisible by f, relative error 9.2e-8
-    p = F(0.001326472731307149) * f + F(0.009671512991189957)
-    p = p * f + F(0.05550733581185341)
-    p = p * f + F(0.24022242426872253)
-    p = p * f + F(0.6931470036506653)
-    p = p * f + F(1.0)
-    return np.int32(F(p).view(np.int32) + (F(shifted).view(np.int32) << np.int32(23))).view(F)
-
-
-@exact
+@inlined
 def log1p(z: Any) -> Any:
     """log(1 + z) on [0, 1]: minimax divisible by z, relative error 3e-8."""
-    p = F(0.005214902572333813) * z + F(-0.0294294785708189)
+    p = z * F(0.005214902572333813) + F(-0.0294294785708189)
     p = p * z + F(0.07809307426214218)
     p = p * z + F(-0.1365087330341339)
     p = p * z + F(0.19099442660808563)
@@ -242,21 +290,18 @@ def log1p(z: Any) -> Any:
     return p * z
 
 
-@exact
+@inlined
 def softplus(x: Any, enabled: Any) -> Any:
     """log(1 + exp(x)); above 17 this equals x in float32, so the usual branch at 20 is included."""
-    positive = F(0.0) if x < F(0.0) else x
-    y = positive + log1p(exp2(-abs(x) * LOG2E))
-    return y if enabled else x
+    if enabled:
+        return at_least(x, F(0.0)) + log1p(exp2(fabs(x) * -LOG2E))
+    return x
 
 
-@exact
-def sigmoid(x: Any, enabled: Any) -> Any:
-    """The derivative of `softplus`."""
-    z = exp2(-abs(x) * LOG2E)
-    r = F(1.0) / (F(1.0) + z)
-    y = r * z if x < F(0.0) else r
-    return y if enabled else F(1.0)
+@inlined
+def sigmoid(x: Any) -> Any:
+    """1 / (1 + exp(-x)), the derivative of `softplus`."""
+    return F(1.0) / (exp2(at_most(x * -LOG2E, HIGHEST)) + F(1.0))
 
 
 @helper
@@ -278,6 +323,30 @@ def clear(array: Any, start: Any, rows: Any, stride: Any, w: Any) -> None:
     for row in range(rows):
         for d in range(w):
             array[start + row * stride + d] = F(0.0)
+
+
+@helper
+def transpose(
+    source: Any, at: Any, columns: Any, target: Any, to: Any, stride: Any, factor: Any, rows: Any
+) -> None:
+    """Copy columns of a matrix to vectors, times a factor.
+
+    Args:
+        source: Holds the matrix, row by row, from index `at`.
+        at: See there.
+        columns: Of the matrix.
+        target: Receives the vectors from index `to`.
+        to: See there.
+        stride: Between the vectors of neighboring columns.
+        factor: What all elements are multiplied by.
+        rows: Of the matrix; for all others up to 16, zeros are written.
+    """
+    for row in range(rows):
+        for column in range(columns):
+            target[to + column * stride + row] = source[at + row * columns + column] * factor
+    for row in range(rows, LANES):
+        for column in range(columns):
+            target[to + column * stride + row] = F(0.0)
 
 
 @helper

@@ -29,8 +29,9 @@ from vimamba_kernels.arguments import check_path_bounds, copy_values, is_unchang
 # address of a compiled kernel, which takes the address of a frame
 Kernel = Callable[[int], None]
 
-# the same as in cpu_math.py, which cannot be imported without numba
-MAX_WIDTH, ROW = 96, 112
+# floats in a vector, as in cpu_vectors.py, which cannot be imported without numba
+VECTOR = 16
+MAX_WIDTH, ROW = 6 * VECTOR, 7 * VECTOR
 
 
 def block_width(channels: int, rows: int, threads: int) -> int:
@@ -39,8 +40,7 @@ def block_width(channels: int, rows: int, threads: int) -> int:
     most = max(least, channels // 32)
     even = (n for n in range(least, most + 1) if (rows * n) % threads == 0)
     blocks = least if rows * least >= 8 * threads else next(even, most)
-    # whole vectors of 16 floats
-    return -(-channels // (16 * blocks)) * 16
+    return -(-channels // (VECTOR * blocks)) * VECTOR
 
 
 def flat(t: Tensor | None) -> Tensor:

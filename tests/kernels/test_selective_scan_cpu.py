@@ -7,7 +7,13 @@ import sys
 import pytest
 import torch
 
-from tests.kernels.problems import all_equal, computed, make_problem, output_gradient
+from tests.kernels.problems import (
+    all_equal,
+    computed,
+    expected,
+    make_problem,
+    output_gradient,
+)
 from vimamba_kernels import selective_scan
 
 SIZES = [
@@ -90,6 +96,35 @@ def test_a_table_changed_in_place_is_read_again(inference):
         paths[0, 0] = 9
         with pytest.raises(ValueError, match="paths holds values from"):
             torch.ops.vimamba.selective_scan(*_in_order(problem), "cpu")
+
+
+@pytest.mark.parametrize("n", [1, 6])
+@pytest.mark.parametrize("channels", [1, 15, 17, 97])
+def test_channels_that_do_not_fill_a_vector_agree_with_the_definition(channels, n):
+    sizes = {"channels": channels, "n": n, "length": 37, "zero_tokens": 2, "rank": 5}
+    problem = make_problem(**sizes, dtype=torch.float32)
+    grad = output_gradient(problem)
+    ours = computed(selective_scan, problem, grad, backend="cpu")
+    for result, right in zip(ours, expected(problem, grad), strict=True):
+        # float32 sums of up to 97 channels and 37 steps
+        assert (result - right).norm() <= 2e-6 * right.norm()
+
+
+def test_an_infinite_input_spoils_only_its_own_channel():
+    problem = make_problem(channels=17, length=9, dtype=torch.float32, zero_tokens=2)
+    clean = selective_scan(**problem, backend="cpu")
+    problem["u"][:, :, 16] = torch.inf
+    spoiled = selective_scan(**problem, backend="cpu")
+    assert torch.equal(spoiled[..., :16], clean[..., :16])
+    assert not spoiled[..., 16].isfinite().any()
+
+
+def test_denormal_numbers_are_flushed_in_kernels_only():
+    denormal = torch.tensor(1e-39)
+    problem = make_problem(channels=16, length=9, dtype=torch.float32)
+    problem |= {"u": problem["u"] * denormal, "z": None}
+    assert (selective_scan(**problem, backend="cpu") == 0).all()
+    assert denormal * 2 > 0
 
 
 def _in_order(problem):
@@ -191,7 +226,7 @@ def test_compiling_is_announced_once_and_cached_on_disk(tmp_path):
     code = PROBLEM + FORWARD + DIGEST
     first, later = (python(code, NUMBA_CACHE_DIR=str(tmp_path)) for _ in range(2))
     (line,) = announced(first)
-    assert "(forward_one)" in line
+    assert "(forward)" in line
     assert announced(later) == []
     # bitwise, as promised for resumed runs, which find the kernels compiled
     assert first.stdout == later.stdout
@@ -219,7 +254,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(monkeypatch, capsys):
     monkeypatch.setattr(cpu_math, "cached", Unwritable)
     monkeypatch.setattr(cpu_tasks, "_fill_cache", lambda module, name: None)
     module = "vimamba_kernels.selective_scan.cpu_forward"
-    assert callable(cpu_tasks.compile_kernel(module, "forward_one"))
+    assert callable(cpu_tasks.compile_kernel(module, "forward"))
     assert "compiling" in capsys.readouterr().err
 
 

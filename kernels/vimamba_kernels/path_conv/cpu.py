@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vimamba_kernels.cpu_tasks import (
-    ROW,
+    VECTOR,
     Kernel,
     block_width,
     compile_kernel,
@@ -23,6 +23,9 @@ from vimamba_kernels.cpu_tasks import (
     floats,
     run,
 )
+
+# steps whose tokens are gathered at once; they fit in the first-level cache
+CHUNK = 32
 
 
 def forward(
@@ -38,7 +41,8 @@ def forward(
     y = floats(*shape) if conv.visits_all else floats(*shape).zero_()
     tasks = conv.tasks * weight.shape[0]
     tensors = (*conv.inputs, conv.paths, y)
-    rows = (2 * ROW, conv.taps * ROW, conv.taps * ROW)
+    width, taps = conv.width, weight.shape[-1]
+    rows = ((CHUNK + taps - 1) * width, CHUNK * VECTOR, taps * width)
     numbers = (*conv.numbers, activation == "silu")
     team = min(torch.get_num_threads(), tasks)
     run(_kernel("conv_forward"), tensors, rows, numbers, tasks, team)
@@ -62,13 +66,14 @@ def backward(
     batch, _, channels = x.shape
     k, _, taps = weight.shape
     dx = floats(*x.shape)
-    dweight, dbias = floats(batch, k, conv.taps, channels), floats(batch, k, channels)
+    dweight, dbias = floats(batch, k, taps, channels), floats(batch, k, channels)
     tensors = (*conv.inputs, flat(grad), conv.paths, dx, dweight, dbias)
-    rows = (4 * ROW, 2 * conv.taps * ROW, conv.taps * ROW, conv.taps * ROW)
+    width, tokens = conv.width, (CHUNK + taps - 1) * conv.width
+    rows = (tokens, CHUNK * VECTOR, 2 * taps * width, tokens, (taps + 1) * width)
     numbers = (*conv.numbers, activation == "silu")
     team = min(torch.get_num_threads(), conv.tasks)
     run(_kernel("conv_backward"), tensors, rows, numbers, conv.tasks, team)
-    return dx, dweight.sum(0)[:, :taps].flip(1).transpose(1, 2), dbias.sum(0)
+    return dx, dweight.sum(0).transpose(1, 2), dbias.sum(0)
 
 
 class _Conv(NamedTuple):
@@ -78,8 +83,8 @@ class _Conv(NamedTuple):
     paths: Tensor
     # sizes, and the strides of x and paths
     numbers: tuple[int, ...]
-    # W rounded up to a power of two, at least four
-    taps: int
+    # channels of a task, in whole vectors
+    width: int
     tasks: int
     visits_all: bool
 
@@ -89,16 +94,15 @@ def _prepare(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | Non
     k, _, taps = weight.shape
     table = flat_paths(paths, length)
     steps = length if paths is None else paths.shape[-1]
-    padded = max(4, 1 << (taps - 1).bit_length())
     bias = floats(k, channels).zero_() if bias is None else bias
     width = block_width(channels, batch, torch.get_num_threads())
     x = flat_rows(x)
-    sizes = (batch, k, length, steps, channels, 1, padded, width, taps)
+    sizes = (batch, k, length, steps, channels, 1, taps, width, CHUNK)
     return _Conv(
         inputs=(x, flat(weight), flat(bias)),
         paths=table.steps,
         numbers=(*sizes, *x.stride()[:2], *table.strides),
-        taps=padded,
+        width=width,
         tasks=batch * -(-channels // width),
         visits_all=table.complete,
     )

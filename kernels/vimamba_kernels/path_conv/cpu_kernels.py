@@ -1,17 +1,17 @@
 """Numba kernels of the convolution along paths; cpu.py drives them.
 
 A task handles `w` channels of one batch element; forward it goes through one path, backward through
-all of them one after another. The rows of the last W steps are in a ring buffer, where W is rounded
-up to a power of two with zero taps. The backward pass starts from the end: a token's gradient is a
-sum over the W steps that begin with its own.
+all of them one after another. A path is processed in chunks, 16 channels at a time: the vectors of
+a chunk's tokens, and of the W - 1 tokens before them, are gathered, then combined. The backward
+pass starts from the end: a token's gradient is a sum over the W steps that begin with its own.
 Arguments in the frame:
 
-    inputs   x, weight (K, D, taps), bias; backward: the output's gradient
+    inputs   x, weight (K, D, W), bias; backward: the output's gradient
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y; backward: gradients of x, weight (B, K, W, D) and bias (B, K, D)
-    scratch  per thread: rows of a step; weights (backward: and their gradients); ring of x;
-             ring of gradients
-    sizes    B, K, L, T, D, 1, W, channels of a task, taps
+    scratch  per thread: vectors of a chunk's tokens and those before; of its results; of the taps;
+             backward: of gradients of a chunk's steps and those after; of the taps' gradients
+    sizes    B, K, L, T, D, 1, W, channels of a task, steps of a chunk
     strides  of x: batch, token; of paths: batch, path
     enabled  whether SiLU follows
 """
@@ -23,25 +23,36 @@ from numba import boolean, float32, int32, types, uint64
 from vimamba_kernels.cpu_math import (
     FOUR,
     ONE,
-    ROW,
-    THREE,
     TWO,
     ZERO,
     F,
     U,
     ahead,
     arguments,
-    behind,
     clear,
-    copy,
     fetch,
+    flush_denormals,
     helper,
     kernel,
     own,
     place,
+    restore_mode,
     share,
     sigmoid,
-    use_wide_vectors,
+    transpose,
+)
+from vimamba_kernels.cpu_vectors import (
+    LANES,
+    PARTS_1,
+    PARTS_4,
+    add_parts,
+    load,
+    load_first,
+    load_parts,
+    repeat,
+    store,
+    store_first,
+    store_parts,
 )
 
 
@@ -60,171 +71,207 @@ def _arguments(inputs: int, outputs: int, buffers: int) -> Any:
     )
 
 
-FORWARD, BACKWARD = _arguments(3, 1, 3), _arguments(4, 3, 4)
-BIAS, SUM, DX, DBIAS = ZERO, ROW, TWO * ROW, THREE * ROW
+FORWARD, BACKWARD = _arguments(3, 1, 3), _arguments(4, 3, 5)
 
 
 @helper
-def load(x: Any, batch_start: Any, index: Any, x_row: Any, ring: Any, slot: Any, w: Any) -> None:
-    """Write a token's row to the ring; zeros for a zero token."""
-    if index >= 0:
-        copy(x, batch_start + U(index) * x_row, ring, slot * ROW, w)
-    else:
-        clear(ring, slot * ROW, ONE, ROW, w)
-
-
-@helper
-def forget(ring: Any, step: Any, given: Any, taps: Any, w: Any) -> None:
-    """Zero the row of a step that only padded taps read, since zero times NaN is NaN."""
-    if given < taps:
-        clear(ring, (step & (taps - ONE)) * ROW, ONE, ROW, w)
-
-
-@helper
-def load_taps(
-    weight: Any, first: Any, given: Any, weights: Any, stride: Any, taps: Any, w: Any
+def gather(
+    x: Any, at: Any, row: Any, paths: Any, path: Any, count: Any, X: Any, to: Any, part: Any
 ) -> None:
-    """Copy the channels' taps to rows by distance back, starting with the token's own."""
-    clear(weights, ZERO, taps, stride, w)
-    for d in range(w):
-        for j in range(given):
-            weights[j * stride + d] = weight[first + (d + ONE) * given - ONE - j]
+    """Copy the tokens of `count` steps to vectors; zeros for zero tokens."""
+    for i in range(count):
+        fetch(x, at + ahead(paths, path + i) * row, ONE)
+        index = paths[path + i]
+        v = load_first(x, at + U(index) * row, part) if index >= 0 else repeat(F(0.0))
+        store(X, to + i * LANES, v)
 
 
 @helper
-def convolve(rows: Any, weights: Any, stride: Any, ring: Any, t: Any, taps: Any, w: Any) -> None:
-    """The sum of step t over the taps and the bias."""
-    wrap = taps - ONE
-    for d in range(w):
-        rows[SUM + d] = rows[BIAS + d]
-    for j in range(ZERO, taps, FOUR):
-        # step t - j is at (t - j) modulo W
-        r0 = (t + taps - j & wrap) * ROW
-        r1 = (t + taps - j - ONE & wrap) * ROW
-        r2 = (t + taps - j - TWO & wrap) * ROW
-        r3 = (t + taps - j - THREE & wrap) * ROW
-        q0 = j * stride
-        q1, q2, q3 = q0 + stride, q0 + TWO * stride, q0 + THREE * stride
-        for d in range(w):
-            near = weights[q0 + d] * ring[r0 + d] + weights[q1 + d] * ring[r1 + d]
-            far = weights[q2 + d] * ring[r2 + d] + weights[q3 + d] * ring[r3 + d]
-            rows[SUM + d] += near + far
+def _add_taps(W: Any, w: Any, X: Any, x: Any, Y: Any, count: Any, like: Any) -> None:
+    weights = load_parts(W, w, LANES, like)
+    for i in range(ZERO, count * LANES, LANES):
+        products = weights * load_parts(X, x + i, LANES, like)
+        store(Y, i, add_parts(load(Y, i), products))
+
+
+@helper
+def convolve(W: Any, w: Any, X: Any, x: Any, Y: Any, count: Any, taps: Any) -> None:
+    """Add to the vectors of Y those of X from their own on, each times the weights of a tap."""
+    fours = taps // FOUR * FOUR
+    for tap in range(ZERO, fours * LANES, FOUR * LANES):
+        _add_taps(W, w + tap, X, x + tap, Y, count, PARTS_4)
+    for tap in range(fours * LANES, taps * LANES, LANES):
+        _add_taps(W, w + tap, X, x + tap, Y, count, PARTS_1)
+
+
+@helper
+def fill(array: Any, vector: Any, count: Any) -> None:
+    """Write a vector `count` times."""
+    for i in range(ZERO, count * LANES, LANES):
+        store(array, i, vector)
+
+
+@helper
+def move(array: Any, start: Any, to: Any, count: Any) -> None:
+    """Copy `count` vectors within an array, the last one first."""
+    for i in range(count):
+        offset = (count - ONE - i) * LANES
+        store(array, to + offset, load(array, start + offset))
 
 
 @kernel
 def conv_forward(frame: Any) -> None:
     """Output."""
-    use_wide_vectors()
+    mode = flush_denormals()
     member, first, last = share(frame)
     inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, FORWARD)
     x, weight, bias = inputs
     (y,) = outputs
-    rows, weights, ring = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
-    _, K, L, T, channels, _, taps, _, given = sizes
+    X, Y, W = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
+    _, K, L, T, channels, _, taps, _, chunk = sizes
     x_batch, x_row, paths_batch, paths_path = strides
-    wrap = taps - ONE
+    before = taps - ONE
     for task in range(first, last):
         # threads that write to the same rows slow each other down, hence one path per task
         bk, _, _, start, w = place(task, sizes)
         b, k = bk // K, bk % K
-        path = b * paths_batch + k * paths_path
-        x0 = b * x_batch + start
-        copy(bias, k * channels + start, rows, BIAS, w)
-        load_taps(weight, (k * channels + start) * given, given, weights, ROW, taps, w)
-        clear(ring, ZERO, taps, ROW, w)
-        for t in range(T):
-            later = ahead(paths, path + t)
-            fetch(x, x0 + later * x_row, w)
-            fetch(y, (bk * L + later) * channels + start, w)
-            index = paths[path + t]
-            load(x, x0, index, x_row, ring, t & wrap, w)
-            forget(ring, t + taps - given, given, taps, w)
-            if index >= 0:
-                convolve(rows, weights, ROW, ring, t, taps, w)
-                y0 = (bk * L + U(index)) * channels + start
-                for d in range(w):
-                    v = rows[SUM + d]
-                    y[y0 + d] = v * sigmoid(v, enabled)
+        row = k * channels + start
+        for d in range(ZERO, w, LANES):
+            part = min(w - d, LANES)
+            transpose(weight, (row + d) * taps, taps, W, d * taps, LANES, F(1.0), part)
+        clear(X, ZERO, ONE, ZERO, U(X.size))
+        for t in range(ZERO, T, chunk):
+            count = min(chunk, T - t)
+            path = b * paths_batch + k * paths_path + t
+            for d in range(ZERO, w, LANES):
+                # vectors of these channels
+                X0, x0 = d * (before + chunk), b * x_batch + start + d
+                gather(x, x0, x_row, paths, path, count, X, X0 + before * LANES, w - d)
+                fill(Y, load_first(bias, row + d, w - d), count)
+                convolve(W, d * taps, X, X0, Y, count, taps)
+                for i in range(count):
+                    index = paths[path + i]
+                    fetch(y, (bk * L + ahead(paths, path + i)) * channels + start + d, ONE)
+                    if index >= 0:
+                        v = load(Y, i * LANES)
+                        at = (bk * L + U(index)) * channels + start + d
+                        store_first(y, at, v * sigmoid(v) if enabled else v, w - d)
+                for i in range(ZERO, before * LANES, LANES):
+                    store(X, X0 + i, load(X, X0 + count * LANES + i))
+    restore_mode(mode)
+
+
+@helper
+def _load_slopes(
+    dy: Any,
+    at: Any,
+    row: Any,
+    paths: Any,
+    path: Any,
+    count: Any,
+    Y: Any,
+    G: Any,
+    g: Any,
+    enabled: Any,
+    part: Any,
+) -> Any:
+    """Write the gradients of `count` sums, and return their sum."""
+    result = repeat(F(0.0))
+    for i in range(count):
+        fetch(dy, at + ahead(paths, path + i) * row, ONE)
+        index = paths[path + i]
+        slope = repeat(F(0.0))
+        if index >= 0:
+            slope = load_first(dy, at + U(index) * row, part)
+            if enabled:
+                v = load(Y, i * LANES)
+                s = sigmoid(v)
+                slope = slope * s * (v * (F(1.0) - s) + F(1.0))
+        store(G, g + i * LANES, slope)
+        result = result + slope
+    return result
+
+
+@helper
+def _add_slopes(DW: Any, w: Any, X: Any, x: Any, G: Any, g: Any, count: Any, like: Any) -> None:
+    """Add a chunk's share to the gradients of as many taps as `like` is long."""
+    result = load_parts(DW, w, LANES, like)
+    for i in range(ZERO, count * LANES, LANES):
+        result = result + load_parts(X, x + i, LANES, like) * load(G, g + i)
+    store_parts(DW, w, LANES, result)
 
 
 @kernel
 def conv_backward(frame: Any) -> None:
     """Gradients; those of weight and bias per batch element."""
-    use_wide_vectors()
+    mode = flush_denormals()
     member, first, last = share(frame)
     inputs, paths, outputs, scratch, sizes, strides, enabled = arguments(frame, BACKWARD)
     x, weight, bias, dy = inputs
     dx, dweight, dbias = outputs
-    rows, weights = own(scratch[0], member), own(scratch[1], member)
-    ring, slopes = own(scratch[2], member), own(scratch[3], member)
-    _, K, L, T, channels, _, taps, _, given = sizes
+    X, Y, W = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
+    G, DW = own(scratch[3], member), own(scratch[4], member)
+    _, K, L, T, channels, _, taps, _, chunk = sizes
     x_batch, x_row, paths_batch, paths_path = strides
-    wrap = taps - ONE
-    # a tap's weights and their gradient are neighbors
-    PAIR = TWO * ROW
+    before = taps - ONE
+    chunks = (T + chunk - ONE) // chunk
+    fours = taps // FOUR * FOUR
     for task in range(first, last):
         b, _, _, start, w = place(task, sizes)
-        x0, dx0 = b * x_batch + start, b * L * channels + start
-        clear(dx, dx0, L, channels, w)
+        clear(dx, b * L * channels + start, L, channels, w)
         for k in range(K):
-            path = b * paths_batch + k * paths_path
-            copy(bias, k * channels + start, rows, BIAS, w)
-            clear(rows, DBIAS, ONE, ROW, w)
-            load_taps(weight, (k * channels + start) * given, given, weights, PAIR, taps, w)
-            clear(weights, ROW, taps, PAIR, w)
-            clear(ring, ZERO, taps, ROW, w)
-            clear(slopes, ZERO, taps, ROW, w)
-            for t in range(T - min(T, given - ONE), T):
-                load(x, x0, paths[path + t], x_row, ring, t & wrap, w)
-            for back in range(T):
-                t = T - ONE - back
-                earlier = behind(paths, path + t)
-                fetch(x, x0 + earlier * x_row, w)
-                fetch(dx, dx0 + earlier * channels, w)
-                fetch(dy, ((b * K + k) * L + earlier) * channels + start, w)
-                # the oldest step that t reads; without padded taps it shares the slot of step t + 1
-                if t + ONE >= given:
-                    forget(ring, t + ONE, given, taps, w)
-                    oldest = t + ONE - given
-                    index = paths[path + oldest]
-                    load(x, x0, index, x_row, ring, oldest & wrap, w)
-                else:
-                    clear(ring, (t + ONE & wrap) * ROW, ONE, ROW, w)
-                forget(slopes, t + given, given, taps, w)
-                index = paths[path + t]
-                here = (t & wrap) * ROW
-                if index < 0:
-                    clear(slopes, here, ONE, ROW, w)
-                    continue
-                convolve(rows, weights, PAIR, ring, t, taps, w)
-                y0 = ((b * K + k) * L + U(index)) * channels + start
-                for d in range(w):
-                    v = rows[SUM + d]
-                    s = sigmoid(v, enabled)
-                    g = dy[y0 + d] * s * (F(1.0) + v * (F(1.0) - s))
-                    slopes[here + d] = g
-                    rows[DBIAS + d] += g
-                    rows[DX + d] = F(0.0)
-                for j in range(ZERO, taps, FOUR):
-                    g0 = (t + j & wrap) * ROW
-                    g1 = (t + j + ONE & wrap) * ROW
-                    g2 = (t + j + TWO & wrap) * ROW
-                    g3 = (t + j + THREE & wrap) * ROW
-                    q0 = j * PAIR
-                    q1, q2, q3 = q0 + PAIR, q0 + TWO * PAIR, q0 + THREE * PAIR
-                    for d in range(w):
-                        v = ring[here + d]
-                        near = weights[q0 + d] * slopes[g0 + d] + weights[q1 + d] * slopes[g1 + d]
-                        far = weights[q2 + d] * slopes[g2 + d] + weights[q3 + d] * slopes[g3 + d]
-                        weights[q0 + ROW + d] += v * slopes[g0 + d]
-                        weights[q1 + ROW + d] += v * slopes[g1 + d]
-                        weights[q2 + ROW + d] += v * slopes[g2 + d]
-                        weights[q3 + ROW + d] += v * slopes[g3 + d]
-                        rows[DX + d] += near + far
-                token = dx0 + U(index) * channels
-                for d in range(w):
-                    dx[token + d] += rows[DX + d]
-            copy(rows, DBIAS, dbias, (b * K + k) * channels + start, w)
-            for j in range(taps):
-                to = ((b * K + k) * taps + j) * channels + start
-                copy(weights, j * PAIR + ROW, dweight, to, w)
+            row = k * channels + start
+            for d in range(ZERO, w, LANES):
+                # the weights, and once more in reverse; then the gradients of weights and bias
+                W0 = d * taps * TWO
+                part = min(w - d, LANES)
+                transpose(weight, (row + d) * taps, taps, W, W0, LANES, F(1.0), part)
+                for tap in range(taps):
+                    mirrored = load(W, W0 + (before - tap) * LANES)
+                    store(W, W0 + (taps + tap) * LANES, mirrored)
+            clear(DW, ZERO, ONE, ZERO, U(DW.size))
+            clear(G, ZERO, ONE, ZERO, U(G.size))
+            for reverse in range(chunks):
+                t = (chunks - ONE - reverse) * chunk
+                count = min(chunk, T - t)
+                earlier = min(before, t)
+                path = b * paths_batch + k * paths_path + t
+                for d in range(ZERO, w, LANES):
+                    part = w - d
+                    X0, W0, DW0 = d * (before + chunk), d * taps * TWO, d * (taps + ONE)
+                    at = start + d
+                    dx0, y0 = b * L * channels + at, (b * K + k) * L * channels + at
+                    clear(X, X0, ONE, ZERO, (before - earlier) * LANES)
+                    gather(
+                        *(x, b * x_batch + at, x_row, paths, path - earlier, earlier + count),
+                        *(X, X0 + (before - earlier) * LANES, part),
+                    )
+                    fill(Y, load_first(bias, row + d, part), count)
+                    convolve(W, W0, X, X0, Y, count, taps)
+                    move(G, X0, X0 + count * LANES, before)
+                    slopes = _load_slopes(
+                        *(dy, y0, channels, paths, path, count, Y, G, X0, enabled, part)
+                    )
+                    store(DW, DW0, load(DW, DW0) + slopes)
+                    for tap in range(ZERO, fours * LANES, FOUR * LANES):
+                        DW1 = DW0 + LANES + tap
+                        _add_slopes(DW, DW1, X, X0 + tap, G, X0, count, PARTS_4)
+                    for tap in range(fours * LANES, taps * LANES, LANES):
+                        DW1 = DW0 + LANES + tap
+                        _add_slopes(DW, DW1, X, X0 + tap, G, X0, count, PARTS_1)
+                    fill(Y, repeat(F(0.0)), count)
+                    convolve(W, W0 + taps * LANES, G, X0, Y, count, taps)
+                    for i in range(count):
+                        index = paths[path + i]
+                        if index >= 0:
+                            token = dx0 + U(index) * channels
+                            v = load_first(dx, token, part) + load(Y, i * LANES)
+                            store_first(dx, token, v, part)
+            for d in range(ZERO, w, LANES):
+                DW0 = d * (taps + ONE)
+                store_first(dbias, (b * K + k) * channels + start + d, load(DW, DW0), w - d)
+                for tap in range(taps):
+                    v = load(DW, DW0 + (tap + ONE) * LANES)
+                    at = ((b * K + k) * taps + tap) * channels + start + d
+                    store_first(dweight, at, v, w - d)
+    restore_mode(mode)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vimamba_kernels.cpu_tasks import (
-    ROW,
+    VECTOR,
     Kernel,
     block_width,
     compile_kernel,
@@ -71,10 +71,10 @@ def forward(
         z = flat_rows(z)
         of_z = z.stride()[:2]
     tensors = (*scan.inputs, z, first, scan.paths, y, states, last)
-    rows = (scan.rows, 2 * scan.padded_states * ROW, scan.weights)
+    n, width = A.shape[2], scan.width
+    rows = (3 * VECTOR * CHUNK, 2 * n * CHUNK, 2 * n * width, scan.constants)
     numbers = scan.numbers(of_z, delta_softplus)
-    kernel = _kernel("forward", A.shape[2])
-    run(kernel, tensors, rows, numbers, scan.tasks, min(threads, scan.tasks))
+    run(_kernel("forward"), tensors, rows, numbers, scan.tasks, min(threads, scan.tasks))
     return y, states
 
 
@@ -109,7 +109,7 @@ def backward(
     # two for any number of threads: dB and dC are sums over blocks, which must not depend on it
     scan = _prepare(u, delta, A, B, C, D, delta_bias, delta_weight, paths, merge, threads=2)
     batch, k, length, channels = *delta.shape[:3], A.shape[1]
-    n, padded = A.shape[2], scan.padded_states
+    n, width = A.shape[2], scan.width
     expected = (batch, length, channels) if merge else (batch, k, length, channels)
     saved = states_shape(batch, k, scan.steps, n, channels)
     if tuple(grad.shape) != expected or tuple(states.shape) != saved:
@@ -119,15 +119,23 @@ def backward(
     dA = floats(batch, k, n, channels)
     dB, dC = floats(scan.blocks, *B.shape), floats(scan.blocks, *C.shape)
     dD, dbias = floats(batch, k, channels), floats(batch, k, channels)
-    steps, past = (6 * (CHUNK + 1), 0) if n == 1 else (3 * CHUNK, 2 * padded * (CHUNK + 1))
     team = min(torch.get_num_threads(), scan.tasks)
     inputs = (*scan.inputs, states, flat(grad), grad_last)
     gradients = (du, ddelta, dA, dB, dC, dD, dbias, grad_first)
-    twice = floats(team * past * ROW)
-    tensors = (*inputs, scan.paths, *gradients, twice, twice)
-    rows = (scan.rows, 3 * padded * ROW, scan.weights, steps * ROW)
+    tensors = (*inputs, scan.paths, *gradients)
+    # states and decays, or gradients of B and C, of four states
+    slots = 8 * VECTOR * (CHUNK + 1)
+    rows = (
+        6 * width * CHUNK,
+        2 * n * CHUNK,
+        3 * n * width,
+        scan.constants,
+        2 * width,
+        slots,
+        slots,
+    )
     numbers = scan.numbers((0, 0), delta_softplus)
-    run(_kernel("backward", n), tensors, rows, numbers, scan.tasks, team)
+    run(_kernel("backward"), tensors, rows, numbers, scan.tasks, team)
     return (
         du,
         ddelta,
@@ -151,11 +159,10 @@ class _Scan(NamedTuple):
     write_strides: tuple[int, ...]
     steps: int
     visits_all: bool
-    padded_states: int
-    # floats of the projection's weights and of one token's factors
-    weights: int
-    # floats in the rows of a step
-    rows: int
+    # channels of a task, in whole vectors
+    width: int
+    # floats of bias, skip and the projection's weights of these channels
+    constants: int
     # blocks of channels in a group, and total number of tasks
     blocks: int
     tasks: int
@@ -199,7 +206,6 @@ def _prepare(
     width = block_width(channels // groups, batch * groups, threads)
     blocks = -(-(channels // groups) // width)
     shared, separate = (length * channels, 0), (k * length * channels, length * channels)
-    padded = -(-n // 4) * 4
     return _Scan(
         inputs=(flat(u), delta, flat(A), B, C, D, bias, delta_weight),
         paths=table.steps,
@@ -208,18 +214,13 @@ def _prepare(
         write_strides=(shared if merge else separate) + table.strides,
         steps=steps,
         visits_all=table.complete,
-        padded_states=padded,
-        # rows are padded to a multiple of eight
-        weights=(rank + 7) // 8 * 8 * (ROW + 1),
-        rows=8 * ROW + 4 * padded,
+        width=width,
+        constants=(rank + 2) * width,
         blocks=blocks,
         tasks=batch * groups * blocks,
     )
 
 
-_compile = cache(compile_kernel)
-
-
-def _kernel(direction: str, states: int) -> Kernel:
-    name = f"{direction}_{'one' if states == 1 else 'fours'}"
-    return _compile(f"vimamba_kernels.selective_scan.cpu_{direction}", name)
+@cache
+def _kernel(direction: str) -> Kernel:
+    return compile_kernel(f"vimamba_kernels.selective_scan.cpu_{direction}", direction)

@@ -1,17 +1,17 @@
-"""Numba kernels of the selective scan's forward pass; cpu.py drives them.
-
-There are two, compiled on first use: states in groups of four for any N (Vim's 16), and a single
-state (VMamba), where three lanes of four would be wasted and a step fits in one loop.
+"""Numba kernel of the selective scan's forward pass; cpu.py drives it.
 
 A task handles `w` channels of one batch element and scans its paths one after another, so the sum
-over the paths needs no K-fold output and does not depend on the threads. Arguments in the frame:
+over the paths needs no K-fold output and does not depend on the threads. A path is processed in
+chunks, 16 channels at a time: vectors are prepared for all steps of a chunk, then four states (or
+one) go through the steps in registers. Arguments in the frame:
 
     inputs   u, delta, A, B, C, D, bias as the operator takes them; weights (K, D, rank), with which
              the factors in delta are projected; z and the initial state (B, K, N, D), or
              empty; float32, flat unless they have strides
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
     outputs  y; states before every chunk and after the last step (empty: not requested)
-    scratch  per thread: rows of a step; tiles of the states; rows of weights
+    scratch  per thread: vectors of a chunk's steps; B and C of a chunk's steps; states and rates;
+             constants
     sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: no projection)
     strides  of delta: batch, path, token; of B and C: batch, path, group, token; of z: batch,
              token; of u, y and paths: batch, path
@@ -26,7 +26,6 @@ from vimamba_kernels.cpu_math import (
     FOUR,
     LOG2E,
     ONE,
-    ROW,
     THREE,
     TWO,
     ZERO,
@@ -34,20 +33,43 @@ from vimamba_kernels.cpu_math import (
     U,
     ahead,
     arguments,
+    call_no_library,
     clear,
-    copy,
-    exp2,
     fetch,
+    flush_denormals,
     helper,
     kernel,
     own,
     place,
+    restore_mode,
     share,
     sigmoid,
     softplus,
-    use_wide_vectors,
+    transpose,
 )
-from vimamba_kernels.selective_scan.cpu_steps import fetch_steps, load_steps, load_weights
+from vimamba_kernels.cpu_vectors import (
+    LANES,
+    PARTS_1,
+    PARTS_4,
+    add_parts,
+    exp2,
+    load,
+    load_first,
+    load_parts,
+    repeat,
+    spread,
+    store,
+    store_first,
+    store_parts,
+)
+from vimamba_kernels.selective_scan.cpu_steps import (
+    BIAS,
+    SKIP,
+    constants_at,
+    fetch_steps,
+    load_constants,
+    step_size,
+)
 
 FLOATS = float32[::1]
 # those of u, delta, B, C, z, y, paths
@@ -57,22 +79,26 @@ ARGUMENTS = types.Tuple(
         types.UniTuple(FLOATS, 10),
         int32[::1],
         types.UniTuple(FLOATS, 3),
-        types.UniTuple(FLOATS, 3),
+        types.UniTuple(FLOATS, 4),
         types.UniTuple(uint64, 10),
         STRIDES,
         types.UniTuple(boolean, 2),
     )
 )
+# of a step's vectors: its size, its input to the states, and its output
+SIZE, WRITE, ACC, STEP = ZERO, LANES, TWO * LANES, THREE * LANES
+# of a state's vectors: the state, and its rate
+RATE, STATE = LANES, TWO * LANES
 
 
 @helper
 def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: Any) -> None:
     """Multiply `L` rows of y by the SiLU of the rows of z."""
-    use_wide_vectors()
     for row in range(L):
-        for d in range(w):
-            v = z[z0 + row * z_row + d]
-            y[y0 + row * y_row + d] *= v * sigmoid(v, True)
+        for d in range(ZERO, w, LANES):
+            v = load_first(z, z0 + row * z_row + d, w - d)
+            at = y0 + row * y_row + d
+            store_first(y, at, load_first(y, at, w - d) * v * sigmoid(v), w - d)
 
 
 @helper
@@ -88,22 +114,134 @@ def places(strides: Any, b: Any, k: Any, group: Any, start: Any) -> Any:
     )
 
 
+@helper
+def load_tokens(
+    source: Any, at: Any, row: Any, paths: Any, path: Any, count: Any, n: Any, to: Any, target: Any
+) -> None:
+    """Copy `n` numbers of each step's token from B or C; zeros for zero tokens."""
+    call_no_library()
+    whole = n // LANES * LANES
+    for i in range(count):
+        index = paths[path + i]
+        place = to + i * TWO * n
+        if index >= 0:
+            token = at + U(index) * row
+            for d in range(ZERO, whole, LANES):
+                store(target, place + d, load(source, token + d))
+            for d in range(whole, n):
+                target[place + d] = source[token + d]
+        else:
+            for d in range(n):
+                target[place + d] = F(0.0)
+
+
+@helper
+def _advance(Q: Any, q: Any, S: Any, BC: Any, n: Any, N: Any, count: Any, like: Any) -> None:
+    """Go through `count` steps with as many states of 16 channels as `like` is long."""
+    h, a = load_parts(Q, q, STATE, like), load_parts(Q, q + RATE, STATE, like)
+    for i in range(count):
+        s, b = i * STEP, i * TWO * N + n
+        h = exp2(load(S, s + SIZE) * a) * h + load(S, s + WRITE) * spread(BC, b, like)
+        store(S, s + ACC, add_parts(load(S, s + ACC), h * spread(BC, b + N, like)))
+    store_parts(Q, q, STATE, h)
+
+
+@helper
+def _load_states(
+    A: Any, row: Any, initial: Any, first: Any, channels: Any, Q: Any, N: Any, w: Any
+) -> None:
+    """Write the rates and the first states of `w` channels to vectors, padded with zeros."""
+    for d in range(ZERO, w, LANES):
+        q, part = d * TWO * N, min(w - d, LANES)
+        transpose(A, (row + d) * N, N, Q, q + RATE, STATE, LOG2E, part)
+        for n in range(N):
+            h = repeat(F(0.0))
+            if initial.size > 0:
+                h = load_first(initial, first + n * channels + d, part)
+            store(Q, q + n * STATE, h)
+
+
+@helper
+def _save_states(Q: Any, target: Any, first: Any, channels: Any, N: Any, w: Any) -> None:
+    for n in range(N):
+        for d in range(ZERO, w, LANES):
+            h = load(Q, d * TWO * N + n * STATE)
+            store_first(target, first + n * channels + d, h, w - d)
+
+
+@helper
+def _prepare(
+    inputs: Any,
+    paths: Any,
+    outputs: Any,
+    S: Any,
+    W: Any,
+    sizes: Any,
+    strides: Any,
+    at: Any,
+    path: Any,
+    count: Any,
+    start: Any,
+    d: Any,
+    w: Any,
+    enabled: Any,
+) -> None:
+    """Write the vectors of `count` steps for the channels from `d`."""
+    u, delta, y = inputs[0], inputs[1], outputs[0]
+    channels, rank, delta_row = sizes[4], sizes[9], strides[1][2]
+    uk, dk, yk = at
+    first, part = constants_at(d, rank), w - d
+    skip = load(W, first + SKIP)
+    for i in range(count):
+        index = paths[path + i]
+        later = ahead(paths, path + i)
+        fetch(u, uk + later * channels, ONE)
+        fetch_steps(delta, dk + later * delta_row, start + d, rank)
+        fetch(y, yk + later * channels, ONE)
+        s = i * STEP
+        if index >= 0:
+            token = U(index)
+            row = dk + token * delta_row
+            v = load_first(u, uk + token * channels, part)
+            store(S, s + SIZE, step_size(delta, row, start + d, rank, W, first, part))
+            store(S, s + WRITE, v)
+            store(S, s + ACC, skip * v)
+        else:
+            store(S, s + SIZE, load(W, first + BIAS))
+            store(S, s + WRITE, repeat(F(0.0)))
+    for s in range(ZERO, count * STEP, STEP):
+        size = softplus(load(S, s + SIZE), enabled)
+        store(S, s + SIZE, size)
+        store(S, s + WRITE, size * load(S, s + WRITE))
+
+
+@helper
+def _finish(
+    S: Any, y: Any, y0: Any, channels: Any, paths: Any, path: Any, count: Any, keep: Any, part: Any
+) -> None:
+    """Write or add the outputs of `count` steps."""
+    for i in range(count):
+        index = paths[path + i]
+        if index >= 0:
+            at = y0 + U(index) * channels
+            v = load(S, i * STEP + ACC)
+            store_first(y, at, v + load_first(y, at, part) if keep else v, part)
+
+
 @kernel
-def forward_fours(frame: Any) -> None:
-    """Any number of states, padded to a multiple of four."""
-    use_wide_vectors()
+def forward(frame: Any) -> None:
+    """Outputs, and the states before every chunk."""
+    mode = flush_denormals()
     member, first, last = share(frame)
     inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
-    u, delta, A, B, C, D, bias, weights, z, initial = inputs
+    _, _, A, B, C, D, bias, weights, z, initial = inputs
     y, states, final = outputs
     _, K, L, T, channels, _, N, _, chunk, rank = sizes
-    _, of_delta, of_B, of_C, of_z, of_y, of_paths = strides
-    N4 = (N + THREE) // FOUR * FOUR
+    _, _, of_B, of_C, of_z, of_y, of_paths = strides
     chunks = (T + chunk - ONE) // chunk
-    # S: rows of the step, then its B and C; Q: h and A of each state
-    S, Q, W = own(scratch[0], member), own(scratch[1], member), own(scratch[2], member)
-    DT, WRITE, ACC, BIAS, SKIP, BC = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW, U(5) * ROW
+    S, BC = own(scratch[0], member), own(scratch[1], member)
+    Q, W = own(scratch[2], member), own(scratch[3], member)
     for task in range(first, last):
         b, group, _, start, w = place(task, sizes)
         for k in range(K):
@@ -114,128 +252,32 @@ def forward_fours(frame: Any) -> None:
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
             keep = not (first_visit and visits_all)
-            clear(Q, ZERO, TWO * N4, ROW, ROW)
-            clear(S, BC, ONE, ZERO, TWO * N4)
-            copy(bias, k * channels + start, S, BIAS, w)
-            copy(D, k * channels + start, S, SKIP, w)
-            load_weights(weights, k, channels, start, rank, W, w)
-            for n in range(N):
-                for d in range(w):
-                    Q[(TWO * n + ONE) * ROW + d] = A[(k * channels + start + d) * N + n] * LOG2E
-                if initial.size > 0:
-                    copy(initial, (bk * N + n) * channels + start, Q, TWO * n * ROW, w)
-            for t in range(T):
-                if states.size > 0 and t % chunk == ZERO:
-                    for n in range(N):
-                        at = ((bk * chunks + t // chunk) * N + n) * channels + start
-                        copy(Q, TWO * n * ROW, states, at, w)
-                index = paths[path + t]
-                token = U(index)
-                later = ahead(paths, path + t)
-                fetch(u, uk + later * channels, w)
-                fetch_steps(delta, dk + later * of_delta[2], start, rank, w)
-                fetch(y, yk + later * channels, w)
-                if index >= 0:
-                    u0 = uk + token * channels
-                    load_steps(delta, dk + token * of_delta[2], start, rank, W, S, BIAS, DT, w)
-                    for d in range(w):
-                        s = softplus(S[DT + d], enabled)
-                        S[DT + d] = s
-                        S[WRITE + d] = s * u[u0 + d]
-                        S[ACC + d] = S[SKIP + d] * u[u0 + d]
-                    copy(B, Bk + token * of_B[3], S, BC, N)
-                    copy(C, Ck + token * of_C[3], S, BC + N4, N)
-                else:
-                    for d in range(w):
-                        S[DT + d] = softplus(S[BIAS + d], enabled)
-                        S[WRITE + d] = F(0.0)
-                    clear(S, BC, ONE, ZERO, N)
-                for n in range(ZERO, N4, FOUR):
-                    i = BC + n
-                    b0, b1, b2, b3 = S[i], S[i + ONE], S[i + TWO], S[i + THREE]
-                    i += N4
-                    c0, c1, c2, c3 = S[i], S[i + ONE], S[i + TWO], S[i + THREE]
-                    h = TWO * n * ROW
-                    for d in range(w):
-                        s = S[DT + d]
-                        v = S[WRITE + d]
-                        h0 = exp2(s * Q[h + ROW + d]) * Q[h + d] + v * b0
-                        h1 = exp2(s * Q[h + THREE * ROW + d]) * Q[h + TWO * ROW + d] + v * b1
-                        h2 = exp2(s * Q[h + U(5) * ROW + d]) * Q[h + FOUR * ROW + d] + v * b2
-                        h3 = exp2(s * Q[h + U(7) * ROW + d]) * Q[h + U(6) * ROW + d] + v * b3
-                        Q[h + d] = h0
-                        Q[h + TWO * ROW + d] = h1
-                        Q[h + FOUR * ROW + d] = h2
-                        Q[h + U(6) * ROW + d] = h3
-                        S[ACC + d] += (h0 * c0 + h1 * c1) + (h2 * c2 + h3 * c3)
-                if index >= 0:
-                    y0 = yk + token * channels
-                    for d in range(w):
-                        y[y0 + d] = S[ACC + d] + (y[y0 + d] if keep else F(0.0))
+            load_constants(weights, bias, D, k * channels + start, rank, W, w)
+            saved = bk * N * channels + start
+            _load_states(A, k * channels + start, initial, saved, channels, Q, N, w)
+            for chunk_number in range(chunks):
+                t = chunk_number * chunk
+                count = min(chunk, T - t)
+                if states.size > 0:
+                    at = (bk * chunks + chunk_number) * N * channels + start
+                    _save_states(Q, states, at, channels, N, w)
+                load_tokens(B, Bk, of_B[3], paths, path + t, count, N, ZERO, BC)
+                load_tokens(C, Ck, of_C[3], paths, path + t, count, N, N, BC)
+                for d in range(ZERO, w, LANES):
+                    at = uk + d, dk, yk + d
+                    _prepare(
+                        *(inputs, paths, outputs, S, W, sizes, strides, at, path + t, count),
+                        *(start, d, w, enabled),
+                    )
+                    q = d * TWO * N
+                    fours = N // FOUR * FOUR
+                    for n in range(ZERO, fours, FOUR):
+                        _advance(Q, q + n * STATE, S, BC, n, N, count, PARTS_4)
+                    for n in range(fours, N):
+                        _advance(Q, q + n * STATE, S, BC, n, N, count, PARTS_1)
+                    _finish(S, y, yk + d, channels, paths, path + t, count, keep, w - d)
             if final.size > 0:
-                for n in range(N):
-                    copy(Q, TWO * n * ROW, final, (bk * N + n) * channels + start, w)
+                _save_states(Q, final, saved, channels, N, w)
             if z.size > 0 and (k == K - ONE or of_y[1] > ZERO):
                 _gate(y, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)
-
-
-@kernel
-def forward_one(frame: Any) -> None:
-    """One state."""
-    use_wide_vectors()
-    member, first, last = share(frame)
-    inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
-    enabled, visits_all = flags
-    u, delta, A, B, C, D, bias, weights, z, initial = inputs
-    y, states, final = outputs
-    _, K, L, T, channels, _, _, _, chunk, rank = sizes
-    _, of_delta, of_B, of_C, of_z, of_y, of_paths = strides
-    chunks = (T + chunk - ONE) // chunk
-    S, W = own(scratch[0], member), own(scratch[2], member)
-    H, DECAY, BIAS, SKIP, DT = ZERO, ROW, TWO * ROW, THREE * ROW, FOUR * ROW
-    for task in range(first, last):
-        b, group, _, start, w = place(task, sizes)
-        for k in range(K):
-            bk = b * K + k
-            uk, dk, Bk, Ck, yk = places(strides, b, k, group, start)
-            path = b * of_paths[0] + k * of_paths[1]
-            first_visit = k == ZERO or of_y[1] > ZERO
-            if first_visit and not visits_all:
-                clear(y, yk, L, channels, w)
-            keep = not (first_visit and visits_all)
-            clear(S, H, ONE, ZERO, w)
-            if initial.size > 0:
-                copy(initial, bk * channels + start, S, H, w)
-            copy(bias, k * channels + start, S, BIAS, w)
-            copy(D, k * channels + start, S, SKIP, w)
-            load_weights(weights, k, channels, start, rank, W, w)
-            for d in range(w):
-                S[DECAY + d] = A[k * channels + start + d] * LOG2E
-            for t in range(T):
-                if states.size > 0 and t % chunk == ZERO:
-                    copy(S, H, states, (bk * chunks + t // chunk) * channels + start, w)
-                index = paths[path + t]
-                later = ahead(paths, path + t)
-                fetch(u, uk + later * channels, w)
-                fetch_steps(delta, dk + later * of_delta[2], start, rank, w)
-                fetch(y, yk + later * channels, w)
-                if index >= 0:
-                    token = U(index)
-                    u0 = uk + token * channels
-                    y0 = yk + token * channels
-                    b0, c0 = B[Bk + token * of_B[3]], C[Ck + token * of_C[3]]
-                    load_steps(delta, dk + token * of_delta[2], start, rank, W, S, BIAS, DT, w)
-                    for d in range(w):
-                        s = softplus(S[DT + d], enabled)
-                        v = u[u0 + d]
-                        h = exp2(s * S[DECAY + d]) * S[H + d] + s * v * b0
-                        S[H + d] = h
-                        old = y[y0 + d] if keep else F(0.0)
-                        y[y0 + d] = old + (h * c0 + S[SKIP + d] * v)
-                else:
-                    for d in range(w):
-                        S[H + d] *= exp2(softplus(S[BIAS + d], enabled) * S[DECAY + d])
-            if final.size > 0:
-                copy(S, H, final, bk * channels + start, w)
-            if z.size > 0 and (k == K - ONE or of_y[1] > ZERO):
-                _gate(y, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)
+    restore_mode(mode)

@@ -107,4 +107,4 @@ def step(frame: Any) -> None:
             if z.size > 0 and (k == K - ONE or y_path > ZERO):
                 for d in range(w):
                     v = z[b * channels + start + d]
-                    y[yk + d] *= v * sigmoid(v, True)
+                    y[yk + d] *= v * sigmoid(v)

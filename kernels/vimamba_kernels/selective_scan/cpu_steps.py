@@ -1,7 +1,7 @@
 """How the scan's numba kernels get the step sizes of a token: given, or projected from factors.
 
-A projection multiplies the token's `rank` factors by the path's weights, which are copied to rows
-of scratch memory, padded to a multiple of eight. The rank is zero if the sizes are given.
+A projection multiplies the token's `rank` factors by the path's weights. The rank is zero if the
+sizes are given.
 """
 
 from typing import Any
@@ -9,88 +9,80 @@ from typing import Any
 from vimamba_kernels.cpu_math import (
     FOUR,
     ONE,
-    ROW,
     THREE,
     TWO,
     ZERO,
-    U,
-    clear,
-    copy,
+    F,
     fetch,
     helper,
     inlined,
-    use_wide_vectors,
+    transpose,
 )
+from vimamba_kernels.cpu_vectors import LANES, load, load_first, repeat, store
 
-FIVE, SIX, SEVEN, EIGHT = U(5), U(6), U(7), U(8)
-
-
-@helper
-def padded(rank: Any) -> Any:
-    """Number of scratch rows for a projection's weights."""
-    return (rank + SEVEN) // EIGHT * EIGHT
+# before the vectors of weights: the bias of the step size, and the skip's factor
+BIAS, SKIP, WEIGHTS = ZERO, LANES, TWO * LANES
 
 
 @helper
-def load_weights(
-    weights: Any, k: Any, channels: Any, start: Any, rank: Any, W: Any, w: Any
-) -> None:
-    """Copy a path's weights for the channels from `start` to rows of `W`, followed by zeros.
+def constants_at(d: Any, rank: Any) -> Any:
+    """Where the vectors of the channels from `d` start."""
+    return d * (rank + TWO)
 
-    After the rows there is space for a token's factors, which are padded as well.
+
+@helper
+def load_constants(weights: Any, bias: Any, D: Any, row: Any, rank: Any, W: Any, w: Any) -> None:
+    """Copy what the steps of `w` channels have in common to vectors, padded with zeros.
+
+    Args:
+        weights: (K * D, rank).
+        bias: (K * D,).
+        D: (K * D,).
+        row: The path's first channel in these.
+        rank: Number of factors, or zero.
+        W: For 16 channels at a time, vectors of their bias, their skips and each factor's weights.
+        w: Number of channels.
     """
-    rows = padded(rank)
-    clear(W, rank * ROW, rows - rank, ROW, w)
-    clear(W, rows * ROW, ONE, ROW, rows)
-    for d in range(w):
-        for r in range(rank):
-            W[r * ROW + d] = weights[(k * channels + start + d) * rank + r]
+    for d in range(ZERO, w, LANES):
+        at, part = constants_at(d, rank), min(w - d, LANES)
+        store(W, at + BIAS, load_first(bias, row + d, part))
+        store(W, at + SKIP, load_first(D, row + d, part))
+        transpose(weights, (row + d) * rank, rank, W, at + WEIGHTS, LANES, F(1.0), part)
 
 
 @helper
-def fetch_steps(delta: Any, at: Any, start: Any, rank: Any, w: Any) -> None:
-    """Prefetch what `load_steps` will read."""
-    if rank == ZERO:
-        fetch(delta, at + start, w)
-    else:
-        fetch(delta, at, rank)
+def fetch_steps(delta: Any, at: Any, d: Any, rank: Any) -> None:
+    """Prefetch what `step_size` will read."""
+    fetch(delta, at + (d if rank == ZERO else ZERO), ONE)
 
 
 @inlined
-def load_steps(
-    delta: Any, at: Any, start: Any, rank: Any, W: Any, S: Any, bias: Any, to: Any, w: Any
-) -> None:
-    """Write the sizes of a token, before softplus and with the bias, to row `to` of S.
+def step_size(delta: Any, at: Any, d: Any, rank: Any, W: Any, first: Any, part: Any) -> Any:
+    """The sizes of a token for 16 channels, before softplus and with the bias.
 
     Args:
         delta: Sizes by channel, or factors.
         at: Offset of the token's row in delta.
-        start: First channel.
+        d: First channel.
         rank: Number of factors in a row, or zero.
-        W: Weights, from `load_weights`.
-        S: Has the rows `bias` and `to`.
-        bias: Row of the bias in S.
-        to: Row of the sizes in S.
-        w: Number of channels.
+        W: From `load_constants`.
+        first: Where these channels start in W.
+        part: Channels from `d` that exist.
     """
-    use_wide_vectors()
+    s0 = load(W, first + BIAS)
     if rank == ZERO:
-        for d in range(w):
-            S[to + d] = delta[at + start + d] + S[bias + d]
-    else:
-        rows = padded(rank)
-        factors = rows * ROW
-        copy(delta, at, W, factors, rank)
-        copy(S, bias, S, to, w)
-        for r in range(ZERO, rows, EIGHT):
-            f = factors + r
-            f0, f1, f2, f3 = W[f], W[f + ONE], W[f + TWO], W[f + THREE]
-            f += FOUR
-            f4, f5, f6, f7 = W[f], W[f + ONE], W[f + TWO], W[f + THREE]
-            q = r * ROW
-            for d in range(w):
-                v = f0 * W[q + d] + f1 * W[q + ROW + d]
-                v += f2 * W[q + TWO * ROW + d] + f3 * W[q + THREE * ROW + d]
-                v += f4 * W[q + FOUR * ROW + d] + f5 * W[q + FIVE * ROW + d]
-                v += f6 * W[q + SIX * ROW + d] + f7 * W[q + SEVEN * ROW + d]
-                S[to + d] += v
+        return s0 + load_first(delta, at + d, part)
+    # four sums, since one would wait for the result of each operation
+    s1, s2, s3 = repeat(F(0.0)), repeat(F(0.0)), repeat(F(0.0))
+    q = first + WEIGHTS
+    fours = rank // FOUR * FOUR
+    for r in range(at, at + fours, FOUR):
+        s0 = s0 + load(W, q) * delta[r]
+        s1 = s1 + load(W, q + LANES) * delta[r + ONE]
+        s2 = s2 + load(W, q + TWO * LANES) * delta[r + TWO]
+        s3 = s3 + load(W, q + THREE * LANES) * delta[r + THREE]
+        q += FOUR * LANES
+    for r in range(at + fours, at + rank):
+        s0 = s0 + load(W, q) * delta[r]
+        q += LANES
+    return (s0 + s1) + (s2 + s3)

@@ -1,4 +1,4 @@
-"""Functions of an image's size: dynamic in a traced model, kept in eager mode.
+"""Functions of an image's size: dynamic in a traced model, otherwise kept.
 
 A trace records Python's decisions for the example. A scripted function called by a traced model
 decides again at every size.
@@ -41,7 +41,9 @@ def _script(function: Callable[..., Any]) -> Any:
 
 
 def keep_by_size(function: FunctionT) -> FunctionT:
-    """Keep the last 64 results of a function in eager mode; otherwise it is called directly.
+    """Keep the last 64 results of a function, which become constants of exported programs.
+
+    The function is called directly in other programs, and where sizes are symbolic.
 
     Args:
         function: From a map (..., H, W, C), of which it uses only these sizes, dtype and device,
@@ -55,18 +57,22 @@ def keep_by_size(function: FunctionT) -> FunctionT:
 
     @wraps(function)
     def call(x: Tensor, *arguments: Any) -> Any:
-        if not _is_eager(x):
+        if not _takes_constants(x):
             return function(x, *arguments)
         return make(x.shape[-3:], x.dtype, x.device, *arguments)
 
     return call  # type: ignore[return-value]
 
 
-def _is_eager(x: Tensor) -> bool:
-    """Whether results for `x` are computed now, and are not a part of a program or a CUDA graph."""
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:
+def _takes_constants(x: Tensor) -> bool:
+    """Whether a computation on a map (..., H, W, C) may use other tensors for its size."""
+    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing():
         return False
-    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    # a CUDA graph would not keep them
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    is_known = all(isinstance(side, int) for side in x.shape[-3:])
+    return is_known and (type(x) is Tensor or torch.compiler.is_exporting())
 
 
 @decide_when_run

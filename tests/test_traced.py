@@ -74,7 +74,7 @@ EXAMPLE = (1, 3, 64, 64)
 
 
 # every kind of model by default; timm's own tests also script the others
-QUICK = ("vmamba", "vim", "medmamba", "mambavision", "mambar")
+QUICK = ("vmamba", "vim", "medmamba", "mambavision", "mambar", "rsmamba")
 
 
 def quick(kinds):
@@ -103,7 +103,7 @@ def test_a_traced_model_is_right_at_other_sizes(kind):
     assert_same(trace(model), model)
 
 
-@pytest.mark.parametrize("kind", ["vmamba", "vim", "mlla"])
+@pytest.mark.parametrize("kind", ["vmamba", "vim", "mlla", "rsmamba"])
 def test_a_symbolic_trace_is_right_at_other_sizes(kind):
     name, arguments = MODELS[kind]
     model = timm.create_model(name, **arguments).eval()

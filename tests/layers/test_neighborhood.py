@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vimamba.layers import neighborhood
-from vimamba.layers.neighborhood import NeighborWeights, average_neighbors
+from vimamba.layers.neighborhood import NeighborWeights, average_neighbors, turn
 
 
 def steps_between(length, window, dilated):
@@ -59,3 +59,17 @@ def test_grouped_attention_equals_masked_attention_of_all_cells(
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
+
+
+def test_tables_are_kept_for_every_size_and_serve_training_after_inference():
+    torch.manual_seed(0)
+    attend, table = NeighborWeights(3, dilated=True), torch.zeros(1, 5, 5, requires_grad=True)
+    q = torch.randn(2, 1, 6, 9, 4)
+    with torch.inference_mode():
+        _, rows, columns = attend(q, q, table)
+    weights, same_rows, _ = attend(q, q, table)
+    assert all(a is b for a, b in zip(rows, same_rows, strict=True))
+    assert rows[3].shape == (6,)
+    assert columns[3].shape == (9,)
+    average_neighbors(turn(q), (weights, rows, columns)).square().sum().backward()
+    assert table.grad.abs().max() > 0

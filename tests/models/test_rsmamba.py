@@ -50,3 +50,8 @@ def test_the_last_patches_are_completed(side, padded):
     model = create(img_size=(side, 64))
     assert model.patch_embed.grid_size == (-(-side // 8), 8)
     assert model(torch.rand(1, 3, side, 64)).shape == (1, 5)
+
+
+def test_pixels_that_no_patch_covers_are_cropped():
+    image = torch.rand(1, 3, 60, 64)
+    assert torch.equal(complete_patches(image, 8, 16), image[:, :, :56, :56])

@@ -6,6 +6,7 @@ needed by a backbone with a class token or registers.
 """
 
 from vimamba.layers.cells import crop, pad_to_cells
+from vimamba.layers.channel_affine import ChannelAffine
 from vimamba.layers.channel_gate import ChannelGate, channel_gate_rules
 from vimamba.layers.conv_mlp import ConvMlp
 from vimamba.layers.conv_norm import ConvNorm
@@ -72,6 +73,7 @@ __all__ = [
     "SS2D",
     "SSD2D",
     "BottleneckDownsample",
+    "ChannelAffine",
     "ChannelGate",
     "ConvDownsample",
     "ConvMlp",

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vimamba.layers.tracing import decide_when_run
+from vimamba.layers.tracing import decide_when_run, keep_by_size
 
 # what `group_cells` finds along one axis: cells, neighbors, distances, places
 Groups = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -97,7 +97,7 @@ def _find_simple_groups(x: Tensor, axis: int, window: int, dilated: bool) -> Gro
     size = cell[-1:] + 1
     step = (size // window).clamp(1, window) if dilated else torch.ones_like(size)
     count = (size - cell % step + step - 1) // step
-    if axis == 2:
+    if axis == -3:
         first = _first_neighbor(cell // step, count, window)
         slot = first.unsqueeze(1) + torch.arange(window, dtype=torch.int64, device=x.device)
         cells, count = cell.unsqueeze(1), count.unsqueeze(1)
@@ -109,7 +109,7 @@ def _find_simple_groups(x: Tensor, axis: int, window: int, dilated: bool) -> Gro
     return cells, torch.minimum(neighbors, size - 1), distance, cell
 
 
-_find_when_run = decide_when_run(_find_groups)
+_find_when_run = keep_by_size(decide_when_run(_find_groups))
 
 
 # a symbolic trace keeps these calls, since it has no numbers for the sizes
@@ -118,8 +118,8 @@ def group_cells(x: Tensor, axis: int, window: int, dilated: bool) -> Groups:
     """Groups of cells along one axis of n cells, and the `window` nearest cells of every cell.
 
     Args:
-        x: A tensor with the map's size.
-        axis: 2 for the rows of (N, h, H, W, d), 3 for the columns.
+        x: (..., H, W, d).
+        axis: -3 for the rows, -2 for the columns.
         window: w.
         dilated: Spread the neighbors over the whole axis, at most w of them.
 
@@ -153,13 +153,8 @@ def spread_groups(x: Tensor, rows: Groups, columns: Groups) -> Tensor:
     return x.index_select(3, column_places)
 
 
-@torch.fx.wrap
-def turn_by_cell(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines and signed sines (H, W, d) of a rotary embedding for x (..., H, W, d), and a matrix.
-
-    Row positions rotate the first half of the channels, column positions the second. The matrix
-    (d, d) swaps the two channels of every pair.
-    """
+def _find_turns(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `turn_by_cell`."""
     height, width, channels = x.shape[-3], x.shape[-2], x.shape[-1]
     # the angles are computed in float32 at any precision, as in the official files
     step = torch.linspace(0, 1, channels // 4, dtype=torch.float32, device=x.device)
@@ -172,6 +167,19 @@ def turn_by_cell(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     sin = [rows.sin().expand(-1, width, -1), columns.sin().expand(height, -1, -1)]
     swap = torch.eye(channels, dtype=x.dtype, device=x.device).unflatten(0, (-1, 2)).flip(1)
     return torch.cat(cos, dim=-1), torch.cat(sin, dim=-1), swap.flatten(0, 1)
+
+
+_kept_turns = keep_by_size(_find_turns)
+
+
+@torch.fx.wrap
+def turn_by_cell(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines and signed sines (H, W, d) of a rotary embedding for x (..., H, W, d), and a matrix.
+
+    Row positions rotate the first half of the channels, column positions the second. The matrix
+    (d, d) swaps the two channels of every pair.
+    """
+    return _find_turns(x) if torch.jit.is_scripting() else _kept_turns(x)
 
 
 def turn(x: Tensor) -> Tensor:
@@ -201,21 +209,23 @@ class NeighborWeights(nn.Module):
             k: The same.
             table: (h, 2 w - 1, 2 w - 1), biases by the distance in rows and in columns.
         """
-        rows = group_cells(q, 2, self.window, self.dilated)
-        columns = group_cells(q, 3, self.window, self.dilated)
+        rows = group_cells(q, -3, self.window, self.dilated)
+        columns = group_cells(q, -2, self.window, self.dilated)
         row_cells, row_neighbors, down, _ = rows
         column_cells, column_neighbors, across, _ = columns
         q = gather_groups(q, row_cells, column_cells)
         k = gather_groups(k, row_neighbors, column_neighbors)
-        # (h, G, 2 w, g, t), then (h, G, R, r, s, g, t)
+        # (h, G, 2 w, g, t), then (h, G, R, r, g, s, t)
         bias = F.pad(table, (0, 1, 0, 1), value=-math.inf).index_select(2, across.flatten())
         groups, cells, neighbors = across.shape[0], across.shape[1], across.shape[2]
         bias = bias.unflatten(2, (groups, cells, neighbors)).transpose(1, 2)
         bias = bias.index_select(2, down.flatten())
         bias = bias.unflatten(2, (down.shape[0], down.shape[1], down.shape[2]))
-        bias = bias.transpose(4, 5).flatten(3, 4).flatten(4, 5)
-        scores = q @ k.transpose(-2, -1) + bias
-        return scores.softmax(dim=-1).type_as(q), rows, columns
+        bias = bias.transpose(4, 5)
+        scores = (q @ k.transpose(-2, -1)).unflatten(5, (bias.shape[5], bias.shape[6]))
+        scores = scores.unflatten(4, (bias.shape[3], bias.shape[4])) + bias
+        weights = scores.flatten(4, 5).flatten(5, 6).softmax(dim=-1)
+        return weights.type_as(q), rows, columns
 
 
 def average_neighbors(x: Tensor, neighborhood: Neighborhood) -> Tensor:

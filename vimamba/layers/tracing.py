@@ -1,4 +1,4 @@
-"""Keeps checks and branches on an image's size dynamic under torch.jit.trace.
+"""Functions of an image's size: dynamic in a traced model, otherwise kept.
 
 A trace records Python's decisions for the example. A scripted function called by a traced model
 decides again at every size.
@@ -6,13 +6,14 @@ decides again at every size.
 
 import warnings
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, lru_cache, partial, wraps
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vimamba.errors import VimambaError
+from vimamba.scan_orders.registry import without_modes
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -37,6 +38,41 @@ def _script(function: Callable[..., Any]) -> Any:
         # torch 2.10 and later warn about both scripting and tracing
         warnings.simplefilter("ignore")
         return torch.jit.script(function)
+
+
+def keep_by_size(function: FunctionT) -> FunctionT:
+    """Keep the last 64 results of a function, which become constants of exported programs.
+
+    The function is called directly in other programs, and where sizes are symbolic.
+
+    Args:
+        function: From a map (..., H, W, C), of which it uses only these sizes, dtype and device,
+            and numbers, to tensors that nobody modifies.
+    """
+
+    @lru_cache(maxsize=64)
+    def make(size: torch.Size, dtype: torch.dtype, device: torch.device, *arguments: Any) -> Any:
+        like = partial(torch.empty, (), dtype=dtype, device=device)
+        return without_modes(lambda: function(like().expand(size), *arguments))
+
+    @wraps(function)
+    def call(x: Tensor, *arguments: Any) -> Any:
+        if not _takes_constants(x):
+            return function(x, *arguments)
+        return make(x.shape[-3:], x.dtype, x.device, *arguments)
+
+    return call  # type: ignore[return-value]
+
+
+def _takes_constants(x: Tensor) -> bool:
+    """Whether a computation on a map (..., H, W, C) may use other tensors for its size."""
+    if torch.compiler.is_dynamo_compiling() or torch.jit.is_tracing():
+        return False
+    # a CUDA graph would not keep them
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    is_known = all(isinstance(side, int) for side in x.shape[-3:])
+    return is_known and (type(x) is Tensor or torch.compiler.is_exporting())
 
 
 @decide_when_run

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import (
+    ChannelAffine,
     ConvDownsample,
     ConvStem,
     MapMlp,
@@ -39,12 +40,12 @@ from vimamba.models._staged import StagedBackbone, StagedParts
 __all__ = ["A2Mamba"]
 
 
-class Affine(nn.Conv2d):
-    """A learned factor and offset of every channel."""
+class Scale(ChannelAffine):
+    """A learned factor and offset of every channel, which start as the same for all."""
 
     def __init__(self, dim: int, start: float, **dd: Any) -> None:
         self.start = start
-        super().__init__(dim, dim, 1, groups=dim, **dd)
+        super().__init__(dim, **dd)
 
     def reset_parameters(self) -> None:
         """Set the same factor for all channels."""
@@ -84,11 +85,11 @@ class AttentiveBlock(nn.Module):
         self.position1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
         self.norm1 = LayerNorm2d(dim, **dd)
         self.mixer = mixer
-        self.scale1 = nn.Identity() if scaled == "none" else Affine(dim, scale, **dd)
+        self.scale1 = nn.Identity() if scaled == "none" else Scale(dim, scale, **dd)
         self.position2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, **dd)
         self.norm2 = LayerNorm2d(dim, **dd)
         self.mlp = MapMlp(dim, int(dim * mlp_ratio), **dd)
-        self.scale2 = nn.Identity() if scaled == "none" else Affine(dim, scale, **dd)
+        self.scale2 = nn.Identity() if scaled == "none" else Scale(dim, scale, **dd)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ class A2Mamba(StagedBackbone):
         """Convolutions and linear layers alike, the scans as Mamba's."""
         init_map_scans_(self)
         for module in self.modules():
-            if isinstance(module, Affine):
+            if isinstance(module, Scale):
                 module.reset_parameters()
 
     def from_official(self, state_dict: StateDict) -> StateDict:

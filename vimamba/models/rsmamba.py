@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import MambaMixer, PatchEmbed, join_branches, mamba_rules
-from vimamba.layers.tracing import decide_when_run
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches
 from vimamba.timm_layers import get_device_dtype
@@ -31,13 +30,12 @@ from vimamba.timm_layers import get_device_dtype
 __all__ = ["RSMamba"]
 
 
-@decide_when_run
 def complete_patches(x: Tensor, patch: int, stride: int) -> Tensor:
-    """Zero-pad an image (N, C, H, W) right and below: a patch starts at every stride."""
+    """Zero-pad or crop an image (N, C, H, W) right and below: a patch starts at every stride."""
     height, width = x.shape[2], x.shape[3]
-    below = max((-(-height // stride) - 1) * stride + patch - height, 0)
-    right = max((-(-width // stride) - 1) * stride + patch - width, 0)
-    return F.pad(x, [0, right, 0, below])
+    below = (-(-height // stride) - 1) * stride + patch - height
+    right = (-(-width // stride) - 1) * stride + patch - width
+    return F.pad(x, (0, right, 0, below))
 
 
 class CornerPatchEmbed(PatchEmbed):

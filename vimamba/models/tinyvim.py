@@ -24,7 +24,14 @@ from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, average_classifiers, register_family
-from vimamba.layers import ConvNorm, MapScan, init_map_scans_, split_paths, ss2d_rules
+from vimamba.layers import (
+    ChannelAffine,
+    ConvNorm,
+    MapScan,
+    init_map_scans_,
+    split_paths,
+    ss2d_rules,
+)
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
@@ -45,7 +52,7 @@ class RepConv(nn.Module):
     def __init__(self, dim: int, kernel: int | tuple[int, int] = 3, **dd: Any) -> None:
         super().__init__()
         self.conv = ConvNorm(dim, dim, kernel, groups=dim, **dd)  # type: ignore[arg-type]
-        self.conv1 = nn.Conv2d(dim, dim, 1, groups=dim, **dd)
+        self.conv1 = ChannelAffine(dim, **dd)
         self.bn = nn.BatchNorm2d(dim, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

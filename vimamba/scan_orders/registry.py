@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vimamba.names import check_free, near_names
 
+ResultT = TypeVar("ResultT")
 PathFunction = Callable[..., Tensor]
 """(*grid, **parameters) -> paths (K, T), any integer dtype, on the CPU."""
 
@@ -398,7 +399,7 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
             )
         count = order.num_paths
         if count is None:
-            count = _without_modes(partial(_make_checked, term, (1,) * dims)).shape[0]
+            count = without_modes(partial(_make_checked, term, (1,) * dims)).shape[0]
         terms.append((term, count))
     return terms
 
@@ -426,7 +427,7 @@ def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tens
                 )
         return _stack(terms, tables).to(device)
 
-    return _without_modes(make)
+    return without_modes(make)
 
 
 # tables read by CUDA graphs, by identity: kept for the life of the process, because a graph does
@@ -438,7 +439,7 @@ def _is_captured(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def _without_modes(make: Callable[[], Tensor]) -> Tensor:
+def without_modes(make: Callable[[], ResultT]) -> ResultT:
     """The result of `make`, unaffected by the caller's torch modes.
 
     These (default device, inference, fake tensors, the memory pool of a CUDA graph) are per thread;

@@ -168,6 +168,7 @@ def test_an_exported_model_projects_in_the_scan(strict):
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.skipif(torch.__version__ < (2, 8), reason="torch 2.7 ignores hooks that come later")
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_a_compiled_model_notices_a_hook_that_comes_later(backend):
     torch.manual_seed(0)

@@ -104,7 +104,8 @@ class VSSHead(nn.Module):
         for block, skip in zip(self.blocks, skips, strict=True):
             x = block(x, skip)
             levels.append(x.permute(0, 3, 1, 2))
-        outputs = [c(level) for c, level in zip(self.aux_classifiers, levels, strict=False)]
+        coarse = levels[: len(self.aux_classifiers)]
+        outputs = [c(level) for c, level in zip(self.aux_classifiers, coarse, strict=True)]
         return [self.classifier(self.expand(x).permute(0, 3, 1, 2)), *reversed(outputs)]
 
     def forward(self, features: list[Tensor]) -> Tensor:

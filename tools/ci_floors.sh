@@ -4,7 +4,8 @@
 #
 #   tools/ci_floors.sh PYTHON TORCH TIMM      tools/ci_floors.sh python3.10 floor floor
 #
-# TORCH and TIMM are a version, "floor" (the lowest that pyproject.toml allows) or "newest".
+# TORCH and TIMM are a version, "floor" (the lowest that pyproject.toml allows) or "newest". The lowest
+# torch comes with the lowest numba.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=$1 torch=$2 timm=$3
@@ -20,15 +21,17 @@ pin() { # a requirement, as pip reads it
   esac
 }
 
+numba=newest
+[ "$torch" = floor ] && numba=floor
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 "$python" -m venv "$place"
 "$place/bin/pip" install --quiet --disable-pip-version-check --upgrade pip
 "$place/bin/pip" install --quiet --disable-pip-version-check . \
-  "$(pin torch "$torch")" "$(pin timm "$timm")" \
+  "$(pin torch "$torch")" "$(pin timm "$timm")" "$(pin numba "$numba")" \
   hypothesis packaging pillow pytest pytest-timeout
-"$place/bin/python" -c 'import sys, timm, torch
-print("Python", sys.version.split()[0], "torch", torch.__version__, "timm", timm.__version__)'
+"$place/bin/python" -c 'import numba, sys, timm, torch
+print("Python", sys.version.split()[0], *(f"{m.__name__} {m.__version__}" for m in (torch, timm, numba)))'
 # the tests import the checkout; everything else comes from the environment
 OMP_NUM_THREADS=1 PYTHONPATH=.:kernels:tools "$place/bin/python" -m pytest -q -p no:cacheprovider \
   tests/models/test_contract.py tests/parity/test_parity.py tests/layers tests/heads \

@@ -53,7 +53,7 @@ def test_an_interrupt_stops_the_run_and_begins_no_other(tmp_path):
 
 def test_a_refused_connection_to_ray_says_what_to_do(monkeypatch):
     ray = pytest.importorskip("ray")
-    for kind in (ConnectionError, ray.exceptions.AuthenticationError):
+    for kind in (ConnectionError, ValueError, ray.exceptions.AuthenticationError):
         monkeypatch.setattr(ray, "init", Mock(side_effect=kind("Failed at 10.0.0.1:6379")))
         with pytest.raises(UsageError, match=r"--ray auto: Failed at .*:6379\. .*RAY_AUTH_MODE"):
             RayPool(pretend, "auto", None)

@@ -248,7 +248,7 @@ class RayPool:
         gpus: Part of a GPU that each run takes; a whole one if None and if there are any.
 
     Raises:
-        UsageError: There is no cluster, or it refuses the connection.
+        UsageError: There is no cluster, it refuses the connection, or the address is none.
     """
 
     def __init__(self, train: Train, address: str, gpus: float | None) -> None:
@@ -257,7 +257,7 @@ class RayPool:
         if self._own:
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-            except (ConnectionError, self._ray.exceptions.RayError) as error:
+            except (ConnectionError, ValueError, self._ray.exceptions.RayError) as error:
                 reason = str(error).partition(". ")[0]
                 raise UsageError(f"--ray {address}: {reason}. {NO_CONNECTION}") from None
         if gpus is None:

@@ -171,6 +171,11 @@ def test_a_wide_table_is_shown_in_parts(monkeypatch, capsys):
     assert sum(line.split()[:1] == ["run"] for line in lines) == 3
 
 
+def test_sizes_of_small_networks_differ_too():
+    sizes = [console.millions(count) for count in (28_600_000, 25_346, 19_458, None)]
+    assert sizes == ["28.60", "0.0253", "0.0195", "-"]
+
+
 def test_settings_differ_by_value_and_place():
     one = flatten({"a": {"b": 1, "c": [1, 2]}, "d": [{"e": 1}, {"e": 2}], "f": None})
     other = flatten({"a": {"b": 1, "c": [2, 1]}, "d": [{"e": 1}, {"e": 3}], "g": 5})

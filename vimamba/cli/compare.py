@@ -14,7 +14,7 @@ from typing import Any
 
 from vimamba.cli.inquiries import make_parser
 from vimamba.cli.options import TYPED_TO_SHORT
-from vimamba.console import command_line, say, show_wide_table
+from vimamba.console import command_line, millions, say, show_wide_table
 from vimamba.errors import UsageError
 from vimamba.files import check_writable, write_rows, write_whole
 from vimamba.runs import Run, differing, read_run
@@ -280,10 +280,9 @@ def scores_table(
     heads = ["best epoch", *metrics, "M params", "time", "state"]
     cells = []
     for row in rows:
-        epoch, count = row["best_epoch"], row["parameters"]
+        epoch, size = row["best_epoch"], millions(row["parameters"])
         scores = [with_deviation(row, metric) for metric in metrics]
         start = "-" if epoch is None else f"{epoch:.4g}"
-        size = "-" if count is None else f"{count / 1e6:.2f}"
         time = str(timedelta(seconds=round(row["seconds"])))
         cells.append([start, *scores, size, time, row["state"]])
     return heads, cells

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vimamba.console import millions
 from vimamba.files import write_whole
 from vimamba.scanbench import pictures, statistics
 from vimamba.scanbench.cost import Cost
@@ -262,7 +263,6 @@ def _costs(
             continue
         runs = [r.run for r in found.bench.of_model(found.model) if r.trial.order == standing.order]
         seconds = [run.seconds for run in runs]
-        parameters = runs[0].parameters
         rows.append(
             [
                 standing.label,
@@ -270,7 +270,7 @@ def _costs(
                 f"{cost.milliseconds:.2f}",
                 "-" if cost.memory is None else f"{cost.memory:.0f}",
                 f"{cost.gflops:.3g}",
-                "-" if not parameters else f"{parameters / 1e6:.2f}",
+                millions(runs[0].parameters),
                 f"{sum(seconds) / len(seconds):.0f}",
             ]
         )

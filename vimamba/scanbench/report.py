@@ -203,6 +203,9 @@ def _ranks_text(found: Ranked, start: str) -> str:
     best = label(found.orders[int(ranking.ranks.argmin())])
     test = f"Friedman's chi-squared {ranking.statistic:.2f}, {p_text(ranking.p)}"
     over = f"Over {found.blocks} ({start})"
+    if ranking.least_p > statistics.ALPHA:
+        least = p_text(ranking.least_p)
+        return f"{over} ranks cannot differ significantly: full agreement has {least} ({test})."
     if ranking.p > statistics.ALPHA:
         return f"{over} the ranks of the orders differ no more than by chance ({test})."
     return f"{over} the orders differ in rank ({test}); {best} has the best mean rank."

@@ -1,11 +1,25 @@
-"""A substitute for training in the processes of a bench, which ends in different ways."""
+"""A bench without training: a plan, and a substitute for runs, which end in different ways."""
 
 import os
 import signal
 import time
 
-from vimamba.scanbench.plan import Trial
+from vimamba.scanbench.plan import Plan, Trial
 from vimamba.scanbench.running import INTERRUPTED, Job, Outcome
+
+PLAN = Plan(
+    task="classification",
+    score="accuracy",
+    data="photos",
+    dims=2,
+    pretrained=False,
+    equal_paths=False,
+    models=("test_vim",),
+    orders=("cross", "local(window=7)"),
+    seeds=(0, 1),
+    folds=None,
+    baseline="cross",
+)
 
 
 def job(tmp_path, order: str) -> Job:

@@ -60,6 +60,13 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def millions(count: int | None) -> str:
+    """A count in millions: two decimals, three digits of less than a million, a dash for None."""
+    if count is None:
+        return "-"
+    return f"{count / 1e6:.2f}" if count >= 1e6 else f"{count / 1e6:.3g}"
+
+
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table; numbers are right-aligned, text left-aligned.
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.bench_worker import PLAN
 from vimamba import console
 from vimamba.cli import main
 from vimamba.runs import differing, flatten, read_run
@@ -148,6 +149,10 @@ def test_what_is_no_run_is_refused_by_name(run, tmp_path, capsys):
     assert f"it holds runs, as {run}" in capsys.readouterr().err
     assert main(["compare", str(run)]) == 2
     assert "name at least two runs" in capsys.readouterr().err
+    (tmp_path / "bench").mkdir()
+    PLAN.write(tmp_path / "bench")
+    assert main(["compare", str(tmp_path / "bench")]) == 2
+    assert f"scanbench --report {tmp_path / 'bench'}" in capsys.readouterr().err
     shutil.copytree(run, tmp_path / "damaged")
     (tmp_path / "damaged" / "metrics.csv").write_text("epoch,step\n1,many\n")
     assert main(["compare", str(run), str(tmp_path / "damaged")]) == 2
@@ -164,6 +169,11 @@ def test_a_wide_table_is_shown_in_parts(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 40
     assert sum(line.split()[:1] == ["run"] for line in lines) == 3
+
+
+def test_sizes_of_small_networks_differ_too():
+    sizes = [console.millions(count) for count in (28_600_000, 25_346, 19_458, None)]
+    assert sizes == ["28.60", "0.0253", "0.0195", "-"]
 
 
 def test_settings_differ_by_value_and_place():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.bench_worker import PLAN
 from vimamba.errors import UsageError
 from vimamba.scan_orders import list_scan_orders, num_paths, scan_paths
 from vimamba.scanbench.plan import (
@@ -15,20 +16,6 @@ from vimamba.scanbench.plan import (
     label,
     read_plan,
     reverse_order,
-)
-
-PLAN = Plan(
-    task="classification",
-    score="accuracy",
-    data="photos",
-    dims=2,
-    pretrained=False,
-    equal_paths=False,
-    models=("test_vim",),
-    orders=("cross", "local(window=7)"),
-    seeds=(0, 1),
-    folds=None,
-    baseline="cross",
 )
 
 

@@ -4,10 +4,12 @@ import os
 import signal
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from tests.bench_worker import job, pretend
+from vimamba.errors import UsageError
 from vimamba.scanbench.running import INTERRUPTED, LocalPool, RayPool, run_all
 
 
@@ -47,6 +49,14 @@ def test_an_interrupt_stops_the_run_and_begins_no_other(tmp_path):
     assert not (tmp_path / "after.begun").exists()
     assert time.monotonic() - start < 50
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_refused_connection_to_ray_says_what_to_do(monkeypatch):
+    ray = pytest.importorskip("ray")
+    for kind in (ConnectionError, ValueError, ray.exceptions.AuthenticationError):
+        monkeypatch.setattr(ray, "init", Mock(side_effect=kind("Failed at 10.0.0.1:6379")))
+        with pytest.raises(UsageError, match=r"--ray auto: Failed at .*:6379\. .*RAY_AUTH_MODE"):
+            RayPool(pretend, "auto", None)
 
 
 @pytest.mark.slow

@@ -84,6 +84,7 @@ def test_ranks_of_blocks_that_agree():
     # rank sums are 4, 8 and 12: 12 / 48 of their squares, less 48
     assert found.statistic == pytest.approx(8)
     assert found.p == pytest.approx(np.exp(-4))  # of chi-squared with two degrees of freedom
+    assert found.least_p == pytest.approx(found.p)
     # q of 2.343 for three orders (Demsar 2006, table 5)
     assert found.critical == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 4)), abs=1e-3)
     assert found.pairs[0, 2] < 0.05 < found.pairs[0, 1]

@@ -14,7 +14,7 @@ from typing import Any
 
 from vimamba.cli.inquiries import make_parser
 from vimamba.cli.options import TYPED_TO_SHORT
-from vimamba.console import say, show_wide_table
+from vimamba.console import command_line, millions, say, show_wide_table
 from vimamba.errors import UsageError
 from vimamba.files import check_writable, write_rows, write_whole
 from vimamba.runs import Run, differing, read_run
@@ -102,10 +102,11 @@ def read_entry(folder: Path) -> Entry:
     """A run or a cross-validation.
 
     Raises:
-        UsageError: It is neither, or damaged.
+        UsageError: It is neither, or damaged; of a bench, what compares its runs.
     """
     if not (folder / "config.yaml").is_file():
         from vimamba.cli.folds import fold_folder, read_record
+        from vimamba.scanbench.plan import read_plan
 
         record = read_record(folder)
         if record is not None:
@@ -114,6 +115,9 @@ def read_entry(folder: Path) -> Entry:
             if not runs:
                 raise UsageError(f"{folder}: no fold has begun")
             return Entry(folder, runs, record.folds)
+        if read_plan(folder) is not None:
+            shown = command_line("scanbench", "--report", folder)
+            raise UsageError(f"{folder} holds a bench; its runs are compared by: {shown}")
     return Entry(folder, (read_run(folder),))
 
 
@@ -132,12 +136,11 @@ def compare(args: list[str]) -> int:
     parser.add_argument("--out", type=Path, help="folder for compare.png, compare.csv, compare.md")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     given = parser.parse_args(args)
-    folders = list(dict.fromkeys(given.runs))
-    if len(folders) < 2:
-        raise UsageError(f"{folders[0]}: name at least two runs to compare")
+    entries = [read_entry(folder) for folder in dict.fromkeys(given.runs)]
+    if len(entries) < 2:
+        raise UsageError(f"{entries[0].folder}: name at least two runs to compare")
     if given.out is not None:
         check_writable(given.out)
-    entries = [read_entry(folder) for folder in folders]
     names = name_entries(entries)
     metrics = choose_metrics(entries, given.metric)
     settings = differing([entry.settings for entry in entries])
@@ -277,10 +280,9 @@ def scores_table(
     heads = ["best epoch", *metrics, "M params", "time", "state"]
     cells = []
     for row in rows:
-        epoch, count = row["best_epoch"], row["parameters"]
+        epoch, size = row["best_epoch"], millions(row["parameters"])
         scores = [with_deviation(row, metric) for metric in metrics]
         start = "-" if epoch is None else f"{epoch:.4g}"
-        size = "-" if count is None else f"{count / 1e6:.2f}"
         time = str(timedelta(seconds=round(row["seconds"])))
         cells.append([start, *scores, size, time, row["state"]])
     return heads, cells

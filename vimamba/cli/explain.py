@@ -20,9 +20,10 @@ HELP = """\
 Shows what a network looks at in images:
 
   cam        where the evidence for a class is: Grad-CAM and related methods
-  attention  which tokens the result of a selective scan at a token depends on, in total and per
-  path erf        effective receptive field of the center of the last map; one picture for all
-  images delta      the scans' step sizes: what is written into the state and what is skipped
+  attention  which tokens the result of a selective scan at a token depends on, for all paths
+             together and for each
+  erf        effective receptive field of the center of the last map; one picture for all images
+  delta      the scans' step sizes: what is written into the state and what is skipped
   paths      the paths of the scans over the image
 
   vimamba explain runs/photos cat.jpg dog.jpg --out seen

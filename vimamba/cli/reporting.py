@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vimamba.console import command_line, say
+from vimamba.console import command_line, millions, say
 from vimamba.files import write_whole
 from vimamba.runs import update_record
 from vimamba.tasks.tools import tools_of
@@ -21,7 +21,7 @@ def dry_run(cli: "RecipeCLI") -> None:
     say(f"batch {tuple(batch[0].shape)}, labels {tuple(batch[1].shape)}")
     cli.trainer.fit(cli.model, cli.datamodule)
     count = sum(parameter.numel() for parameter in cli.model.net.parameters())
-    say(f"{cli.model.hparams['model']}: {count / 1e6:.2f} M parameters")
+    say(f"{cli.model.hparams['model']}: {millions(count)} M parameters")
     if torch.cuda.is_available():
         say(f"peak GPU memory {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB")
     say("the dry run succeeded; nothing was written")

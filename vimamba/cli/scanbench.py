@@ -78,7 +78,7 @@ def scanbench(args: list[str]) -> int:
         plan = adopt(plan, recipes, out)
         jobs = list_jobs(plan, recipes, out)
         total = sum(1 for _ in plan.trials())
-        say(f"{total} runs, {total - len(jobs)} of them finished")
+        say(f"{total} runs, {total - len(jobs)} of them finished; each has a log.txt")
         code = train(jobs, given) if jobs else 0
         if code == INTERRUPTED:
             say(f"interrupted; continue with: {command_line('scanbench', '--resume', out)}")

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vimamba.console import millions
 from vimamba.files import write_whole
 from vimamba.scanbench import pictures, statistics
 from vimamba.scanbench.cost import Cost
@@ -202,6 +203,9 @@ def _ranks_text(found: Ranked, start: str) -> str:
     best = label(found.orders[int(ranking.ranks.argmin())])
     test = f"Friedman's chi-squared {ranking.statistic:.2f}, {p_text(ranking.p)}"
     over = f"Over {found.blocks} ({start})"
+    if ranking.least_p > statistics.ALPHA:
+        least = p_text(ranking.least_p)
+        return f"{over} ranks cannot differ significantly: full agreement has {least} ({test})."
     if ranking.p > statistics.ALPHA:
         return f"{over} the ranks of the orders differ no more than by chance ({test})."
     return f"{over} the orders differ in rank ({test}); {best} has the best mean rank."
@@ -262,7 +266,6 @@ def _costs(
             continue
         runs = [r.run for r in found.bench.of_model(found.model) if r.trial.order == standing.order]
         seconds = [run.seconds for run in runs]
-        parameters = runs[0].parameters
         rows.append(
             [
                 standing.label,
@@ -270,7 +273,7 @@ def _costs(
                 f"{cost.milliseconds:.2f}",
                 "-" if cost.memory is None else f"{cost.memory:.0f}",
                 f"{cost.gflops:.3g}",
-                "-" if not parameters else f"{parameters / 1e6:.2f}",
+                millions(runs[0].parameters),
                 f"{sum(seconds) / len(seconds):.0f}",
             ]
         )

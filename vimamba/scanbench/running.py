@@ -32,6 +32,12 @@ INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1
 # how often Ray starts a run again whose process or machine was lost
 RETRIES = 3
+# what to do where Ray does not connect; its error does not say whether a token was missing
+NO_CONNECTION = (
+    "If there is no cluster, `ray start --head` starts one, and --ray local uses this machine. If "
+    "the cluster checks tokens, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to what "
+    "`ray get-auth-token` prints on its head node"
+)
 
 
 @dataclass(frozen=True)
@@ -242,7 +248,7 @@ class RayPool:
         gpus: Part of a GPU that each run takes; a whole one if None and if there are any.
 
     Raises:
-        UsageError: There is no cluster.
+        UsageError: There is no cluster, it refuses the connection, or the address is none.
     """
 
     def __init__(self, train: Train, address: str, gpus: float | None) -> None:
@@ -251,11 +257,9 @@ class RayPool:
         if self._own:
             try:
                 self._ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
-            except ConnectionError as error:
-                raise UsageError(
-                    f"--ray {address}: there is no cluster ({error}); `ray start --head` begins "
-                    "one, --ray local uses this machine"
-                ) from None
+            except (ConnectionError, ValueError, self._ray.exceptions.RayError) as error:
+                reason = str(error).partition(". ")[0]
+                raise UsageError(f"--ray {address}: {reason}. {NO_CONNECTION}") from None
         if gpus is None:
             gpus = 1.0 if self._ray.cluster_resources().get("GPU") else 0.0
         self._train = self._ray.remote(train).options(num_gpus=gpus, max_retries=RETRIES)

@@ -39,6 +39,7 @@ class Ranking:
         ranks: (k,) mean ranks, 1 is best.
         statistic: Friedman's chi-squared.
         p: Its p value.
+        least_p: That of blocks in full agreement, the smallest possible.
         pairs: (k, k) Nemenyi's p values.
         critical: Difference of two mean ranks that is significant at 0.05.
     """
@@ -47,6 +48,7 @@ class Ranking:
     ranks: Floats
     statistic: float
     p: float
+    least_p: float
     pairs: Floats
     critical: float
 
@@ -211,6 +213,7 @@ def rank_orders(table: Floats) -> Ranking | None:
     else:
         found: Any = stats.friedmanchisquare(*table.T)
         statistic, p = float(found.statistic), float(found.pvalue)
+    least_p = float(stats.chi2.sf(blocks * (orders - 1), orders - 1))
     quantile = stats.studentized_range.ppf(1 - ALPHA, orders, np.inf) / math.sqrt(2)
     critical = float(quantile * math.sqrt(orders * (orders + 1) / (6 * blocks)))
-    return Ranking(blocks, ranks, statistic, p, pairs, critical)
+    return Ranking(blocks, ranks, statistic, p, least_p, pairs, critical)

@@ -7,6 +7,7 @@ import torch
 from timm.optim import create_optimizer_v2
 
 import vimamba
+from tests.versions import outside
 from vimamba.networks import UMamba
 
 # arguments with which gradients reach all parameters at initialization
@@ -174,6 +175,8 @@ def test_auxiliary_outputs_follow_the_main_one_and_train_all(model):
     "model", [n for n in [*BACKBONES, *NETWORKS] if not n.startswith("umamba")]
 )
 def test_gradient_checkpointing_changes_only_what_is_kept(model):
+    if model == "test_resnet" and outside("timm", "1.0.31", "2"):
+        pytest.skip("the feature maps of timm 1.0.20's ResNet are computed without checkpointing")
     torch.manual_seed(0)
     network = create(model, "fpn" if model in BACKBONES else None).eval()
     image = torch.randn(1, 3, 64, 64)

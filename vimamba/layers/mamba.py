@@ -88,9 +88,11 @@ class MambaMixer(nn.Module):
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scan inputs dt, B and C, (N, K, L, ...), from each path's tokens (N, K, L, D)."""
+        # not u[:, k], each of whose gradients would be a tensor of all paths
+        tokens = u.unbind(1)
         projected = []
         for k, x_proj in enumerate(self.x_proj):
-            projected.append(x_proj(u[:, k]))
+            projected.append(x_proj(tokens[k]))
         sizes = [self.dt_rank, self.d_state, self.d_state]
         dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
         return dt, B, C

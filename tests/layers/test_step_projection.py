@@ -148,12 +148,16 @@ def test_a_mixer_gives_the_same_either_way(mixer):
     else:
         paths = torch.arange(20).expand(2, -1)
         inputs = (torch.randn(2, 20, 8, dtype=torch.float64), paths)
-    results = []
+    results, calls = [], []
     for _ in range(2):
         y = mixer(*inputs)
         results.append([y, *torch.autograd.grad(y.square().sum(), list(mixer.parameters()))])
-        for layer in mixer.scan.dt_proj:
-            layer.register_forward_hook(lambda *_: None)
+        layers = [*mixer.scan.dt_proj]
+        if isinstance(mixer, MambaMixer):
+            layers += mixer.x_proj
+        for layer in layers:
+            layer.register_forward_hook(lambda *_: calls.append(1))
+    assert len(calls) == len(layers)
     torch.testing.assert_close(*results)
 
 

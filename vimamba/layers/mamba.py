@@ -16,6 +16,7 @@ from timm.layers import DropPath, RmsNorm
 from torch import Tensor, nn
 
 from vimamba.layers.scan import SelectiveScan
+from vimamba.layers.ssm import stacked_weights
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
 
@@ -88,12 +89,22 @@ class MambaMixer(nn.Module):
 
     def project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scan inputs dt, B and C, (N, K, L, ...), from each path's tokens (N, K, L, D)."""
+        sizes = [self.dt_rank, self.d_state, self.d_state]
+        dt, B, C = self._project_paths(u).split(sizes, dim=-1)
+        return dt, B, C
+
+    def _project_paths(self, u: Tensor) -> Tensor:
+        # TorchScript cannot inspect its modules, and calls them
+        if not torch.jit.is_scripting():
+            weights = stacked_weights(self.x_proj)
+            if weights is not None:
+                return u @ weights.transpose(1, 2)
+        # not u[:, k], each of whose gradients would be a tensor of all paths
+        tokens = u.unbind(1)
         projected = []
         for k, x_proj in enumerate(self.x_proj):
-            projected.append(x_proj(u[:, k]))
-        sizes = [self.dt_rank, self.d_state, self.d_state]
-        dt, B, C = torch.stack(projected, dim=1).split(sizes, dim=-1)
-        return dt, B, C
+            projected.append(x_proj(tokens[k]))
+        return torch.stack(projected, dim=1)
 
     def convolve(self, x: Tensor, paths: Tensor) -> Tensor:
         """Causal depthwise convolution and SiLU along each path: (N, L, D) to (N, K, L, D).

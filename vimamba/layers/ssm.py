@@ -28,14 +28,25 @@ class StepProjection(nn.ModuleList):
             `dt` itself and the weights (K, D, R), or the step sizes (B, K, L, D) and None.
         """
         # TorchScript cannot inspect its modules, and calls them
-        if not torch.jit.is_scripting():  # noqa: SIM102  the compiler knows this form
-            # a list: torch 2.7 does not compile a generator here
-            if all([_is_only_a_weight(layer) for layer in self]):  # noqa: C419
-                return dt, torch.stack([cast(nn.Linear, layer).weight for layer in self])
+        if not torch.jit.is_scripting():
+            weights = stacked_weights(self)
+            if weights is not None:
+                return dt, weights
         deltas = []
         for k, layer in enumerate(self):
             deltas.append(layer(dt[:, k]))
         return torch.stack(deltas, dim=1), None
+
+
+def stacked_weights(layers: nn.ModuleList) -> Tensor | None:
+    """The weights (K, O, I) of K layers from I to O features, or None.
+
+    None if a layer is more than a weight, and must be called.
+    """
+    # a list: torch 2.7 does not compile a generator here
+    if all([_is_only_a_weight(layer) for layer in layers]):  # noqa: C419
+        return torch.stack([cast(nn.Linear, layer).weight for layer in layers])
+    return None
 
 
 def _is_only_a_weight(layer: nn.Module) -> bool:

@@ -51,9 +51,10 @@ def forward(
     save: bool,
     first: Tensor | None = None,
     last: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The output in float32, and with `save` the state before each chunk; arguments as the op's.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output and the output before the gate, in float32; with `save`, the states before chunks.
 
+    The arguments are the op's. Without `save`, or without a gate, both outputs are one tensor.
     `first` is the initial state, (B, K, N, D) in float32; `last`, of the same shape, receives the
     state after the last step.
 
@@ -66,16 +67,17 @@ def forward(
     y = floats(*((batch, length, channels) if merge else (batch, k, length, channels)))
     shape = states_shape(batch, k, scan.steps, A.shape[2], channels) if save else (0,)
     states = floats(*shape)
-    of_z = (0, 0)
+    gated, of_z = y, (0, 0)
     if z is not None:
         z = flat_rows(z)
         of_z = z.stride()[:2]
-    tensors = (*scan.inputs, z, first, scan.paths, y, states, last)
+        gated = floats(*y.shape) if save else y
+    tensors = (*scan.inputs, z, first, scan.paths, y, gated, states, last)
     n, width = A.shape[2], scan.width
     rows = (3 * VECTOR * CHUNK, 2 * n * CHUNK, 2 * n * width, scan.constants)
     numbers = scan.numbers(of_z, delta_softplus)
     run(_kernel("forward"), tensors, rows, numbers, scan.tasks, min(threads, scan.tasks))
-    return y, states
+    return gated, y, states
 
 
 def backward(
@@ -86,21 +88,23 @@ def backward(
     B: Tensor,
     C: Tensor,
     D: Tensor | None,
+    z: Tensor | None,
     delta_bias: Tensor | None,
     delta_weight: Tensor | None,
     delta_softplus: bool,
     paths: Tensor | None,
     merge: bool,
+    ungated: Tensor,
     states: Tensor,
     *,
     grad_last: Tensor | None = None,
     grad_first: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of u, delta, A, B, C, D and delta_bias in float32; None for absent arguments.
+    """Gradients of u, delta, A, B, C, D, z and delta_bias in float32; None for absent arguments.
 
-    The gradient of delta is (B, K, L, D): with `delta_weight` it is that of the product. `grad` is
-    the gradient of the output before the gate; `states` is what `forward` saved. `grad_last` is the
-    gradient of the last state, (B, K, N, D) in float32; `grad_first`, of the same shape, receives
+    The gradient of delta is (B, K, L, D): with `delta_weight` it is that of the product. `ungated`
+    (read with z only) and `states` are what `forward` saved. `grad_last` is the gradient of the
+    last state, (B, K, N, D) in float32; `grad_first`, of the same shape, receives
     that of the first state.
 
     Raises:
@@ -120,8 +124,16 @@ def backward(
     dB, dC = floats(scan.blocks, *B.shape), floats(scan.blocks, *C.shape)
     dD, dbias = floats(batch, k, channels), floats(batch, k, channels)
     team = min(torch.get_num_threads(), scan.tasks)
-    inputs = (*scan.inputs, states, flat(grad), grad_last)
-    gradients = (du, ddelta, dA, dB, dC, dD, dbias, grad_first)
+    grad, grad_z, of_z = flat(grad), None, (0, 0)
+    gate: tuple[Tensor | None, ...] = (None, None, None)
+    grad_y = grad
+    if z is not None:
+        grad_z, grad_y = floats(*z.shape), floats(*grad.shape)
+        z = flat_rows(z)
+        of_z = z.stride()[:2]
+        gate = (z, flat(ungated), grad)
+    inputs = (*scan.inputs, states, grad_y, grad_last, *gate)
+    gradients = (du, ddelta, dA, dB, dC, dD, dbias, grad_first, grad_z)
     tensors = (*inputs, scan.paths, *gradients)
     # states and decays, or gradients of B and C, of four states
     slots = 8 * VECTOR * (CHUNK + 1)
@@ -134,7 +146,7 @@ def backward(
         slots,
         slots,
     )
-    numbers = scan.numbers((0, 0), delta_softplus)
+    numbers = scan.numbers(of_z, delta_softplus)
     run(_kernel("backward"), tensors, rows, numbers, scan.tasks, team)
     return (
         du,
@@ -143,6 +155,7 @@ def backward(
         dB.sum(0),
         dC.sum(0),
         None if D is None else dD.sum(0),
+        grad_z,
         None if delta_bias is None else dbias.sum(0),
     )
 

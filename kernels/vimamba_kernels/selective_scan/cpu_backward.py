@@ -4,9 +4,11 @@ From the last chunk of a path to the first, 16 channels and four states (or one)
 chunk's states are recomputed from the saved ones, then the chunk is traversed backward. Tasks and
 arguments are those of cpu_forward.py, and
 
-    inputs     followed by the saved states and the gradients of y and of the last state
+    inputs     followed by the saved states, the gradients of y before the gate (written here if
+               there is one) and of the last state; z, y before the gate, and the gradient of the
+               gated y, or empty
     gradients  u and delta, at token positions; A, D and bias by batch element; B and C by block;
-               the first state (empty: not requested)
+               the first state (empty: not requested); z
     scratch    vectors of a chunk's steps; B and C of a chunk's steps; rates, gradients of the
                states and of the rates; constants; gradients of D and the bias; states before the
                steps, and decays; gradients of B and C
@@ -69,9 +71,9 @@ from vimamba_kernels.selective_scan.cpu_steps import (
 
 ARGUMENTS = types.Tuple(
     (
-        types.UniTuple(FLOATS, 11),
+        types.UniTuple(FLOATS, 14),
         int32[::1],
-        types.UniTuple(FLOATS, 8),
+        types.UniTuple(FLOATS, 9),
         types.UniTuple(FLOATS, 7),
         types.UniTuple(uint64, 10),
         STRIDES,
@@ -86,6 +88,28 @@ DY, DWRITE, DSIZE, STEP = THREE * LANES, FOUR * LANES, U(5) * LANES, U(6) * LANE
 RATE, GRAD, DRATE, STATE = ZERO, LANES, TWO * LANES, THREE * LANES
 # of the gradients of constants
 DSKIP, DBIAS = ZERO, LANES
+
+
+@helper
+def _open_gate(inputs: Any, dz: Any, sizes: Any, strides: Any, b: Any, start: Any, w: Any) -> None:
+    """Gradients of z, and of y before the gate, for `w` channels of a batch element."""
+    dy, z, y, dgated = inputs[9], inputs[11], inputs[12], inputs[13]
+    K, L, channels = sizes[1], sizes[2], sizes[4]
+    of_z, of_y = strides[4], strides[5]
+    outputs = K if of_y[1] > ZERO else ONE
+    for row in range(L):
+        for d in range(ZERO, w, LANES):
+            part = w - d
+            v = load_first(z, b * of_z[0] + row * of_z[1] + start + d, part)
+            s = sigmoid(v)
+            total = repeat(F(0.0))
+            for k in range(outputs):
+                at = b * of_y[0] + k * of_y[1] + row * channels + start + d
+                g = load_first(dgated, at, part)
+                store_first(dy, at, g * (v * s), part)
+                total = total + g * load_first(y, at, part)
+            at = (b * L + row) * channels + start + d
+            store_first(dz, at, total * (s * (F(1.0) + v * (F(1.0) - s))), part)
 
 
 @helper
@@ -306,13 +330,15 @@ def backward(frame: Any) -> None:
     scratch = S, BC, Q, W, G, H, M
     A, B, C, D, bias, weights = inputs[2], inputs[3], inputs[4], inputs[5], inputs[6], inputs[7]
     dA, dD, dbias, dfirst = gradients[2], gradients[5], gradients[6], gradients[7]
-    dlast = inputs[10]
+    dlast, z = inputs[10], inputs[11]
     batch, K, L, T, channels, groups, N, _, chunk, rank = sizes
     of_u, _, of_B, of_C, _, _, of_paths = strides
     chunks = (T + chunk - ONE) // chunk
     fours = N // FOUR * FOUR
     for task in range(first, last):
         b, group, block, start, w = place(task, sizes)
+        if z.size > 0:
+            _open_gate(inputs, gradients[8], sizes, strides, b, start, w)
         for k in range(K):
             bk = b * K + k
             row, state = k * channels + start, bk * N * channels + start

@@ -9,7 +9,8 @@ one) go through the steps in registers. Arguments in the frame:
              the factors in delta are projected; z and the initial state (B, K, N, D), or
              empty; float32, flat unless they have strides
     paths    (K, T) int32, (B, K, T), or (1, T) with a path stride of 0
-    outputs  y; states before every chunk and after the last step (empty: not requested)
+    outputs  y before the gate; the gated y, which can be the same memory; states before every chunk
+             and after the last step (empty: not requested)
     scratch  per thread: vectors of a chunk's steps; B and C of a chunk's steps; states and rates;
              constants
     sizes    B, K, L, T, D, G, N, channels of a task, steps of a chunk, rank (0: no projection)
@@ -78,7 +79,7 @@ ARGUMENTS = types.Tuple(
     (
         types.UniTuple(FLOATS, 10),
         int32[::1],
-        types.UniTuple(FLOATS, 3),
+        types.UniTuple(FLOATS, 4),
         types.UniTuple(FLOATS, 4),
         types.UniTuple(uint64, 10),
         STRIDES,
@@ -92,13 +93,15 @@ RATE, STATE = LANES, TWO * LANES
 
 
 @helper
-def _gate(y: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: Any) -> None:
+def _gate(
+    y: Any, gated: Any, y0: Any, y_row: Any, z: Any, z0: Any, z_row: Any, L: Any, w: Any
+) -> None:
     """Multiply `L` rows of y by the SiLU of the rows of z."""
     for row in range(L):
         for d in range(ZERO, w, LANES):
             v = load_first(z, z0 + row * z_row + d, w - d)
             at = y0 + row * y_row + d
-            store_first(y, at, load_first(y, at, w - d) * v * sigmoid(v), w - d)
+            store_first(gated, at, load_first(y, at, w - d) * v * sigmoid(v), w - d)
 
 
 @helper
@@ -236,7 +239,7 @@ def forward(frame: Any) -> None:
     inputs, paths, outputs, scratch, sizes, strides, flags = arguments(frame, ARGUMENTS)
     enabled, visits_all = flags
     _, _, A, B, C, D, bias, weights, z, initial = inputs
-    y, states, final = outputs
+    y, gated, states, final = outputs
     _, K, L, T, channels, _, N, _, chunk, rank = sizes
     _, _, of_B, of_C, of_z, of_y, of_paths = strides
     chunks = (T + chunk - ONE) // chunk
@@ -279,5 +282,5 @@ def forward(frame: Any) -> None:
             if final.size > 0:
                 _save_states(Q, final, saved, channels, N, w)
             if z.size > 0 and (k == K - ONE or of_y[1] > ZERO):
-                _gate(y, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)
+                _gate(y, gated, yk, channels, z, b * of_z[0] + start, of_z[1], L, w)
     restore_mode(mode)

@@ -13,11 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
-from vimamba_kernels.gates import gate_gradient
 from vimamba_kernels.paths import compute_dtype, saved_dtype
 from vimamba_kernels.registration import (
     composed_gradients,
@@ -193,14 +191,11 @@ def _forward(
         options = (delta_softplus, paths, merge)
         saved = fused.forward(*tensors, *options, save=save, first=first, last=last)
         return *saved, _from_kernel_state(last, u)
-    options = (delta_bias, delta_weight, delta_softplus, paths, merge)
-    gate = None if save else z
-    y, states = cpu.forward(u, delta, A, B, C, D, gate, *options, save=save, first=first, last=last)
-    state = _from_kernel_state(last, u)
-    if z is None or not save:
-        return y.to(u.dtype), nothing(u, saved_dtype(u.dtype)), states, state
-    ungated = y.to(saved_dtype(u.dtype), copy=True)
-    return y.mul_(_gate(z, merge)).to(u.dtype), ungated, states, state
+    options = (delta_softplus, paths, merge)
+    y, ungated, states = cpu.forward(*tensors, *options, save=save, first=first, last=last)
+    dtype = saved_dtype(u.dtype)
+    ungated = ungated.to(dtype) if save and z is not None else nothing(u, dtype)
+    return y.to(u.dtype), ungated, states, _from_kernel_state(last, u)
 
 
 def _to_kernel_state(state: Tensor | None) -> Tensor | None:
@@ -259,11 +254,6 @@ def _forward_fake(
     )
 
 
-def _gate(z: Tensor, merge: bool) -> Tensor:
-    gate = F.silu(z.float())
-    return gate if merge else gate.unsqueeze(1)
-
-
 @torch.library.custom_op(
     "vimamba::selective_scan_backward",
     mutates_args=(),
@@ -319,20 +309,14 @@ def _backward(
         options = (delta_softplus, paths, merge, ungated, states)
         grads = fused.backward(grad, *tensors, *options, first=first, **ends)
         return dense_gradients((*grads, _from_kernel_state(before, u)), everything)
-    options = (delta_bias, delta_weight, delta_softplus, paths, merge)
+    options = (delta_softplus, paths, merge)
     if states.numel() == 0:
-        y, states = cpu.forward(u, delta, A, B, C, D, None, *options, save=True, first=first)
-        ungated = y if z is not None else ungated
-    grad = grad.float()
-    grad_z = None
-    if z is not None:
-        grad_z = gate_gradient(grad, z, ungated, merge)
-        grad = grad * _gate(z, merge)
-    grads = cpu.backward(grad, u, delta, A, B, C, D, *options, states, **ends)
-    grad_u, grad_steps, *grads, grad_bias = grads
+        _, ungated, states = cpu.forward(*tensors, *options, save=True, first=first)
+    grads = cpu.backward(grad, *tensors, *options, ungated, states, **ends)
+    grad_u, grad_steps, *grads = grads
     assert grad_steps is not None
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
-    grads = (grad_u, grad_delta, *grads, grad_z, grad_bias, grad_weight)
+    grads = (grad_u, grad_delta, *grads, grad_weight)
     return dense_gradients((*grads, _from_kernel_state(before, u)), everything)
 
 

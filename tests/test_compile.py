@@ -29,6 +29,12 @@ MODELS = {
     "test_videomamba": {"depth": 1, "dynamic_img_size": True},
     "test_vimf": {"depth": 2, "fourier_blocks": 1},
 }
+UNORDERED_STRIDES = pytest.mark.xfail(
+    torch.__version__.startswith("2.14."),
+    raises=torch._dynamo.exc.BackendCompilerFailed,
+    strict=True,
+    reason="Inductor of torch 2.14 cannot order the strides of PlainMamba's grid on a CPU",
+)
 SHAPES = [(2, 80, 112), (3, 96, 96), (5, 75, 101)]
 
 
@@ -82,11 +88,26 @@ def test_a_model_of_fixed_size_compiles_as_well(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=UNORDERED_STRIDES if name == "test_plainmamba" else ())
+        for name in MODELS
+    ],
+)
 def test_inductor_gives_the_same(name):
+    assert_inductor_gives_the_same(name, SHAPES[:2], dynamic=True)
+
+
+@pytest.mark.slow
+def test_inductor_gives_the_same_where_it_supports_one_size_at_a_time():
+    assert_inductor_gives_the_same("test_plainmamba", SHAPES[:1], dynamic=False)
+
+
+def assert_inductor_gives_the_same(name, shapes, *, dynamic):
     model = build(name)
-    compiled = torch.compile(model, fullgraph=True, dynamic=True)
-    for batch, height, width in SHAPES[:2]:
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
+    for batch, height, width in shapes:
         image = torch.randn(batch, 3, height, width)
         # sums are computed in a different order
         torch.testing.assert_close(

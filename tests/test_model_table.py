@@ -1,6 +1,8 @@
 """Stored facts about models are correct, docs/models.md and list-models agree with them."""
 
 import json
+import sys
+from dataclasses import asdict
 
 import pytest
 import timm
@@ -8,7 +10,7 @@ import torch
 
 from tests.documents import find_commands, read
 from tests.parity.official import shapes_only
-from tools.model_table import families, measure, models_text, names_text, with_tables
+from tools.model_table import families, measure, models_text, names_text, with_tables, write
 from vimamba.checkpoints import count_blocks, find_facts
 from vimamba.cli import main
 from vimamba.cli.model_list import describe_model, find_models, read_rows
@@ -56,6 +58,16 @@ def test_the_stored_sizes_are_those_of_the_smallest_model(family):
 @pytest.mark.parametrize("name", RELEASED)
 def test_the_stored_facts_are_those_of_the_model(name):
     assert find_facts(name) == measure(name), AGAIN
+
+
+def test_facts_that_were_written_are_those_read_next(tmp_path, monkeypatch):
+    module = sys.modules[timm.model_entrypoint("vmamba_tiny_s1l8").__module__]
+    known = asdict(find_facts("vmamba_tiny_s1l8"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "vmamba.py"))
+    for params in (1, 2):
+        facts = {"vmamba_tiny_s1l8": {**known, "params": params}}
+        write(tmp_path / "facts.json", json.dumps(facts))
+        assert find_facts("vmamba_tiny_s1l8").params == params
 
 
 def rows(capsys, *args):

@@ -16,7 +16,14 @@ from torch import nn
 
 import vimamba  # noqa: F401  registers the models
 from vimamba.benchmark.models import count_operations
-from vimamba.checkpoints import Facts, Family, classifiers, count_blocks, list_families
+from vimamba.checkpoints import (
+    Facts,
+    Family,
+    classifiers,
+    count_blocks,
+    forget_stored,
+    list_families,
+)
 from vimamba.checkpoints.identity import list_names
 from vimamba.cli.model_list import Row, describe_model, find_models
 from vimamba.console import number
@@ -168,9 +175,10 @@ def with_tables(text: str, tables: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+    """Replace a file in one step; stored facts and names are read again afterwards."""
     with write_whole(path) as part:
         part.write_text(text, encoding="utf-8")
+    forget_stored()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from vimamba.checkpoints.families import (
     family_of,
     find_facts,
     find_family,
+    forget_stored,
     list_families,
     register_family,
 )
@@ -62,6 +63,7 @@ __all__ = [
     "find_family",
     "find_identity",
     "find_weights",
+    "forget_stored",
     "identify",
     "identify_checkpoint",
     "in_official_names",

@@ -140,6 +140,11 @@ def find_names(family: Family) -> frozenset[str] | None:
     return found and frozenset(found)
 
 
+def forget_stored() -> None:
+    """Read `facts.json` and `names.json` again when next needed, after they were replaced."""
+    _read.cache_clear()
+
+
 def _read_beside(module: str, file: str) -> dict[str, Any]:
     place = getattr(sys.modules[module], "__file__", None)
     return _read(Path(place).with_name(file)) if place else {}

@@ -205,7 +205,11 @@ ROWS = [
     ),
     Variant("plainmamba_l1", "plainmamba_l1", modules={**PLAINMAMBA, "5": "norm"}),
     Variant("plainmamba_l2", "plainmamba_l2", modules={**PLAINMAMBA, "5": "norm"}),
-    Variant("plainmamba_l3", "plainmamba_l3", modules={**PLAINMAMBA, "5": "norm"}),
+    Variant(
+        "plainmamba_l3",
+        "plainmamba_l3",
+        modules={**streams(0, 8, 17, 35), "0": "patch_embed", "5": "norm"},
+    ),
     *(
         rsmamba(
             name,

@@ -248,12 +248,6 @@ def ahead(paths: Any, at: Any) -> Any:
 
 
 @helper
-def behind(paths: Any, at: Any) -> Any:
-    """A token for `fetch`: the one some steps before position `at` of the tables."""
-    return U(max(paths[max(at, AHEAD) - AHEAD], 0))
-
-
-@helper
 def fetch(array: Any, start: Any, w: Any) -> None:
     """Prefetch `w` elements, because hardware prefetching cannot predict a path."""
     for d in range(ZERO, w, U(16)):
@@ -302,6 +296,18 @@ def softplus(x: Any, enabled: Any) -> Any:
 def sigmoid(x: Any) -> Any:
     """1 / (1 + exp(-x)), the derivative of `softplus`."""
     return F(1.0) / (exp2(at_most(x * -LOG2E, HIGHEST)) + F(1.0))
+
+
+@inlined
+def silu(x: Any) -> Any:
+    """The product of x and its sigmoid."""
+    return x * sigmoid(x)
+
+
+@inlined
+def silu_slope(x: Any, s: Any) -> Any:
+    """The derivative of `silu` at x, whose sigmoid is s."""
+    return s * (x * (F(1.0) - s) + F(1.0))
 
 
 @helper

@@ -39,6 +39,8 @@ from vimamba_kernels.cpu_math import (
     restore_mode,
     share,
     sigmoid,
+    silu,
+    silu_slope,
     transpose,
 )
 from vimamba_kernels.cpu_vectors import (
@@ -155,7 +157,7 @@ def conv_forward(frame: Any) -> None:
                     if index >= 0:
                         v = load(Y, i * LANES)
                         at = (bk * L + U(index)) * channels + start + d
-                        store_first(y, at, v * sigmoid(v) if enabled else v, w - d)
+                        store_first(y, at, silu(v) if enabled else v, w - d)
                 for i in range(ZERO, before * LANES, LANES):
                     store(X, X0 + i, load(X, X0 + count * LANES + i))
     restore_mode(mode)
@@ -185,8 +187,7 @@ def _load_slopes(
             slope = load_first(dy, at + U(index) * row, part)
             if enabled:
                 v = load(Y, i * LANES)
-                s = sigmoid(v)
-                slope = slope * s * (v * (F(1.0) - s) + F(1.0))
+                slope = slope * silu_slope(v, sigmoid(v))
         store(G, g + i * LANES, slope)
         result = result + slope
     return result

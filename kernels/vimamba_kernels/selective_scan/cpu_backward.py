@@ -21,7 +21,6 @@ from numba import boolean, int32, types, uint64
 from vimamba_kernels.cpu_math import (
     FOUR,
     LN2,
-    LOG2E,
     ONE,
     THREE,
     TWO,
@@ -40,8 +39,8 @@ from vimamba_kernels.cpu_math import (
     restore_mode,
     share,
     sigmoid,
+    silu_slope,
     softplus,
-    transpose,
 )
 from vimamba_kernels.cpu_vectors import (
     LANES,
@@ -59,7 +58,13 @@ from vimamba_kernels.cpu_vectors import (
     store_parts,
     store_totals,
 )
-from vimamba_kernels.selective_scan.cpu_forward import FLOATS, STRIDES, load_tokens, places
+from vimamba_kernels.selective_scan.cpu_forward import (
+    FLOATS,
+    STRIDES,
+    load_states,
+    load_tokens,
+    places,
+)
 from vimamba_kernels.selective_scan.cpu_steps import (
     BIAS,
     SKIP,
@@ -102,30 +107,15 @@ def _open_gate(inputs: Any, dz: Any, sizes: Any, strides: Any, b: Any, start: An
             part = w - d
             v = load_first(z, b * of_z[0] + row * of_z[1] + start + d, part)
             s = sigmoid(v)
+            gate, slope = v * s, silu_slope(v, s)
             total = repeat(F(0.0))
             for k in range(outputs):
                 at = b * of_y[0] + k * of_y[1] + row * channels + start + d
                 g = load_first(dgated, at, part)
-                store_first(dy, at, g * (v * s), part)
+                store_first(dy, at, g * gate, part)
                 total = total + g * load_first(y, at, part)
             at = (b * L + row) * channels + start + d
-            store_first(dz, at, total * (s * (F(1.0) + v * (F(1.0) - s))), part)
-
-
-@helper
-def _load_rates(
-    A: Any, row: Any, dlast: Any, first: Any, channels: Any, Q: Any, N: Any, w: Any
-) -> None:
-    """Write the rates of `w` channels and the gradients of their last states to vectors."""
-    for d in range(ZERO, w, LANES):
-        q, part = d * THREE * N, min(w - d, LANES)
-        transpose(A, (row + d) * N, N, Q, q + RATE, STATE, LOG2E, part)
-        for n in range(N):
-            g = repeat(F(0.0))
-            if dlast.size > 0:
-                g = load_first(dlast, first + n * channels + d, part)
-            store(Q, q + n * STATE + GRAD, g)
-            store(Q, q + n * STATE + DRATE, repeat(F(0.0)))
+            store_first(dz, at, total * slope, part)
 
 
 @helper
@@ -355,7 +345,8 @@ def backward(frame: Any) -> None:
                 clear(gradients[4], part, ONE, ZERO, L * N)
             keep = not (first_visit and visits_all)
             load_constants(weights, bias, D, row, rank, W, w)
-            _load_rates(A, row, dlast, state, channels, Q, N, w)
+            clear(Q, ZERO, ONE, ZERO, U(Q.size))
+            load_states(A, row, dlast, state, channels, Q, (RATE, GRAD, STATE), N, w)
             clear(G, ZERO, ONE, ZERO, U(G.size))
             for reverse in range(chunks):
                 c = chunks - ONE - reverse

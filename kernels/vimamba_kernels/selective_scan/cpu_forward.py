@@ -44,7 +44,7 @@ from vimamba_kernels.cpu_math import (
     place,
     restore_mode,
     share,
-    sigmoid,
+    silu,
     softplus,
     transpose,
 )
@@ -101,7 +101,7 @@ def _gate(
         for d in range(ZERO, w, LANES):
             v = load_first(z, z0 + row * z_row + d, w - d)
             at = y0 + row * y_row + d
-            store_first(gated, at, load_first(y, at, w - d) * v * sigmoid(v), w - d)
+            store_first(gated, at, load_first(y, at, w - d) * silu(v), w - d)
 
 
 @helper
@@ -150,18 +150,30 @@ def _advance(Q: Any, q: Any, S: Any, BC: Any, n: Any, N: Any, count: Any, like: 
 
 
 @helper
-def _load_states(
-    A: Any, row: Any, initial: Any, first: Any, channels: Any, Q: Any, N: Any, w: Any
+def load_states(
+    A: Any,
+    row: Any,
+    given: Any,
+    first: Any,
+    channels: Any,
+    Q: Any,
+    offsets: Any,
+    N: Any,
+    w: Any,
 ) -> None:
-    """Write the rates and the first states of `w` channels to vectors, padded with zeros."""
+    """Write the rates and what is given of each state of `w` channels to vectors, or zeros.
+
+    `offsets` are those of the rate and of what is given among a state's vectors, and their size.
+    """
+    rate, to, state = offsets
     for d in range(ZERO, w, LANES):
-        q, part = d * TWO * N, min(w - d, LANES)
-        transpose(A, (row + d) * N, N, Q, q + RATE, STATE, LOG2E, part)
+        q, part = d // LANES * state * N, min(w - d, LANES)
+        transpose(A, (row + d) * N, N, Q, q + rate, state, LOG2E, part)
         for n in range(N):
-            h = repeat(F(0.0))
-            if initial.size > 0:
-                h = load_first(initial, first + n * channels + d, part)
-            store(Q, q + n * STATE, h)
+            v = repeat(F(0.0))
+            if given.size > 0:
+                v = load_first(given, first + n * channels + d, part)
+            store(Q, q + n * state + to, v)
 
 
 @helper
@@ -255,9 +267,10 @@ def forward(frame: Any) -> None:
             if first_visit and not visits_all:
                 clear(y, yk, L, channels, w)
             keep = not (first_visit and visits_all)
-            load_constants(weights, bias, D, k * channels + start, rank, W, w)
+            row = k * channels + start
+            load_constants(weights, bias, D, row, rank, W, w)
             saved = bk * N * channels + start
-            _load_states(A, k * channels + start, initial, saved, channels, Q, N, w)
+            load_states(A, row, initial, saved, channels, Q, (RATE, ZERO, STATE), N, w)
             for chunk_number in range(chunks):
                 t = chunk_number * chunk
                 count = min(chunk, T - t)

@@ -30,7 +30,7 @@ from vimamba_kernels.cpu_math import (
     own,
     place,
     share,
-    sigmoid,
+    silu,
     softplus,
     use_wide_vectors,
 )
@@ -107,4 +107,4 @@ def step(frame: Any) -> None:
             if z.size > 0 and (k == K - ONE or y_path > ZERO):
                 for d in range(w):
                     v = z[b * channels + start + d]
-                    y[yk + d] *= v * sigmoid(v)
+                    y[yk + d] *= silu(v)

@@ -205,6 +205,11 @@ def test_an_argument_the_model_does_not_take_is_named():
         Classification("test_vit", model_kwargs={"color": 1})
 
 
+def test_an_argument_that_the_task_sets_is_refused():
+    with pytest.raises(TaskError, match="must not contain num_classes: the options of the task"):
+        Classification("test_vit", model_kwargs={"num_classes": 3})
+
+
 def test_missing_published_weights_are_an_error():
     with pytest.raises(TaskError, match="pretrained weights of 'test_vim' cannot be loaded"):
         Classification("test_vim", pretrained=True)

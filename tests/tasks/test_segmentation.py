@@ -245,6 +245,7 @@ def test_an_export_loads_by_its_folder(tmp_path):
     [
         ({"model": "vm_une"}, "model='vm_une' is unknown; close names are vm_unet"),
         ({"model_kwargs": {"color": 1}}, r"does not take model_kwargs=\{'color': 1\}"),
+        ({"model_kwargs": {"img_size": 64}}, "must not contain img_size: the options of the task"),
         ({"num_classes": 1, "class_names": ["a"]}, r"only one class, \['a'\]"),
         ({"model": "umamba_bot_3d", "model_kwargs": {"patch_size": [8, 8, 8]}}, "takes volumes"),
         ({"overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),

@@ -72,6 +72,16 @@ def self_contained(
     return name, {**of_files, **(model_kwargs or {})}
 
 
+def refuse_task_arguments(model_kwargs: Mapping[str, Any], task_kwargs: Mapping[str, Any]) -> None:
+    """Raise a TaskError if `model_kwargs` contains arguments that the task passes to the model."""
+    both = ", ".join(key for key in model_kwargs if key in task_kwargs)
+    if both:
+        raise TaskError(
+            f"model_kwargs={dict(model_kwargs)} must not contain {both}: the options of the task "
+            "and of the data set it"
+        )
+
+
 def build_backbone(
     model: str,
     *,
@@ -97,6 +107,7 @@ def build_backbone(
     if img_size is not None and cfg.fixed_input_size:
         extra.setdefault("img_size", img_size)
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    refuse_task_arguments(extra, kwargs)
     try:
         return timm.create_model(model, pretrained=pretrained, **kwargs, **extra)
     except TypeError as error:

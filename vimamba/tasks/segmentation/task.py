@@ -18,7 +18,7 @@ from vimamba.labels import IGNORE
 from vimamba.layers import resize
 from vimamba.networks import create_segmenter
 from vimamba.sizes import ImageSize, read_size, sides_of
-from vimamba.tasks.backbone import is_timm_model, self_contained
+from vimamba.tasks.backbone import is_timm_model, refuse_task_arguments, self_contained
 from vimamba.tasks.dense import DenseTask
 from vimamba.tasks.errors import TaskError
 from vimamba.tasks.optim import DEFAULT_OPTIMIZATION, Optimization
@@ -404,7 +404,8 @@ def build_network(
     """
     extra = dict(model_kwargs or {})
     if drop_path_rate is not None:
-        extra["drop_path_rate"] = drop_path_rate
+        kwargs["drop_path_rate"] = drop_path_rate
+    refuse_task_arguments(extra, kwargs)
     try:
         return make(model, head, **kwargs, **extra)
     except TypeError as error:

@@ -131,7 +131,7 @@ class Preprocessing:
             item: The image.
 
         Returns:
-            (H, W, in_chans): uint8 as stored if 255 is white, else float32 in [0, 1]. Invalid
+            (H, W, in_chans), uint8 as stored if 255 is white, else float32 in [0, 1]. Invalid
             pixels are 0, or the mean of the channel if images are normalized to mean 0.
         """
         return self.filled(self.known(item))

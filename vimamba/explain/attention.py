@@ -69,7 +69,7 @@ def attention_row(scan: Scan, cell: int, *, signed: bool, merge: bool = False) -
         merge: Sum the paths.
 
     Returns:
-        (K, h * w + P), or with `merge` (1, h * w + P): means over the channels.
+        (K, h * w + P), or with `merge` (1, h * w + P), means over the channels.
     """
     chosen = scan.B.new_zeros(scan.num_cells)
     chosen[cell] = 1

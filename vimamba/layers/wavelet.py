@@ -19,7 +19,7 @@ def haar(x: Tensor) -> Tensor:
         x: (N, 4 C, H, W): top left, top right, bottom left, bottom right; or what this gives.
 
     Returns:
-        (N, 4 C, H, W): mean, difference of rows, of columns, of diagonals, each doubled.
+        (N, 4 C, H, W), mean, difference of rows, of columns, of diagonals, each doubled.
     """
     a, b, c, d = x.unflatten(1, (-1, 4)).unbind(2)
     top, bottom, top_step, bottom_step = a + b, c + d, a - b, c - d

@@ -43,7 +43,7 @@ class Volumes(Segmentation):
     voxels.
 
     Args:
-        model: A network for volumes: vss_unet_3d_*, umamba_*_3d, segmamba.
+        model: A network for volumes: `vss_unet_3d_*`, `umamba_*_3d`, `segmamba`.
         model_kwargs: Additional arguments of the network.
         pretrained: Start from the published weights.
         drop_path_rate: Stochastic depth; the model's own default if None.

@@ -11,6 +11,7 @@ import yaml
 
 from tests.documents import ROOT, find_missing_links, read
 from tools.site_pages import (
+    describe_page,
     gallery,
     list_classifiers,
     notebook_page,
@@ -85,6 +86,15 @@ def test_links_lead_to_pages_or_to_the_repository(source, page, link, there):
     text = f"[text]({link}) and ![picture]({link})\n\n{code}"
     expected = f"[text]({there}) and ![picture]({there})\n\n{code}"
     assert relink(text, source, page, REPOSITORY) == expected
+
+
+def test_a_page_is_described_by_the_start_of_its_text():
+    text = '# Title\n\n```\ncode\n```\n\n![picture](a.png)\n\n[Two](b.md) "dates",\nas in `fit`:\n'
+    assert describe_page(text, "Change") == "Two &quot;dates&quot;, as in fit"
+    assert describe_page("# a.b\n\n::: a.b\n", "a.b") == "API reference of a.b"
+    described = describe_page("word " * 100, "Long")
+    assert described.endswith("word ...")
+    assert len(described) <= 160
 
 
 def test_the_zoo_has_every_model_with_its_facts():

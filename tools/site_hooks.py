@@ -8,6 +8,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from site_pages import (
     ROOT,
+    describe_page,
     gallery,
     gallery_pictures,
     notebook_page,
@@ -18,7 +19,7 @@ from site_pages import (
 
 # where .mkdocs.yml and the pages of docs/ expect generated files
 REFERENCE = "reference/"
-ZOO, GALLERY = "<!-- zoo -->", "<!-- gallery -->"
+ZOO, GALLERY = "The site shows the table here.", "<!-- gallery -->"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -54,8 +55,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert tables and galleries, and adjust links."""
+    """Insert tables and galleries, adjust links, and describe the page."""
     place = page.file.src_uri
+    if not page.is_homepage:  # which has the site's description
+        page.meta.setdefault("description", describe_page(markdown, str(page.title)))
     if page.file.generated_by is None:
         markdown = relink(markdown, f"docs/{place}", place, str(config.repo_url))
     if GALLERY in markdown:

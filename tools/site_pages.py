@@ -6,6 +6,7 @@ to pages. Links in the sources work on GitHub; `relink` converts them for the si
 """
 
 import ast
+import html
 import inspect
 import json
 import posixpath
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 
 import torch
 from model_table import anchor, families, weights_license
@@ -52,6 +54,19 @@ def relink(text: str, source: str, page: str, repository: str) -> str:
 
     parts = _CODE.split(text)
     return "".join(part if i % 2 else _LINK.sub(lead, part) for i, part in enumerate(parts))
+
+
+def describe_page(markdown: str, title: str) -> str:
+    """A page's description for search engines: the start of its text, for an HTML attribute.
+
+    Args:
+        markdown: The page.
+        title: Its title, named instead on a page of the reference, which has no text of its own.
+    """
+    blocks = _CODE.sub("", markdown).split("\n\n")
+    text = next((block for block in blocks if re.match(r"\s*[\w`\[]", block)), "")
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)|[`*]", r"\1", text).rstrip(": \n")
+    return html.escape(shorten(text, 160, placeholder=" ...") or f"API reference of {title}")
 
 
 def notebook_page(text: str, name: str, repository: str) -> str:
@@ -235,5 +250,5 @@ def _reference(package: str, init: Path) -> str | None:
         if home.startswith("vimamba"):
             lines.append(f"::: {home}\n    options: {{show_root_heading: true, heading: {name}}}")
         else:
-            lines.append(f"## {name}\n\nThat of {home.split('.')[0]}.")
+            lines.append(f"## {name}\n\nThe same as `{home}`.")
     return "\n\n".join(lines) + "\n" if public else None

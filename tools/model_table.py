@@ -122,7 +122,7 @@ def _section(family: Family) -> str:
         f"### {family.name}",
         "",
         f"- Paper: {', '.join(paper) or 'none'}",
-        f"- Original code: {cfg.origin_url}",
+        f"- Original code: <{cfg.origin_url}>",
         f"- Scan order: {_scan_order(family)}",
         *([f"- {family.remarks}"] if family.remarks else []),
         "",
@@ -141,7 +141,12 @@ def _scan_order(family: Family) -> str:
     arguments = cast(type[Backbone], family.model_cls).arguments()
     if "scan_order" not in arguments:
         return "part of the model"
-    return f"any 2-D order; `{arguments['scan_order']}` unless the model says otherwise"
+    default = arguments["scan_order"]
+    if default is None:
+        return "any 2-D order; by default that of the published weights"
+    if not isinstance(default, str):
+        return f"any 2-D order; by default a list of {len(default)} that the blocks take in turn"
+    return f"any 2-D order; `{default}` unless the model says otherwise"
 
 
 def _row(family: Family, row: Row) -> str:

@@ -46,7 +46,7 @@ document.addEventListener("DOMContentLoaded", () => {
   }
   const params = column("parameters");
   const most = input({ type: "number", min: 0, step: "any", placeholder: "50" });
-  addControl("At most (M)", most, (values, value) => parseFloat(values[params]) <= Number(value));
+  addControl("Parameters up to (M)", most, (values, value) => parseFloat(values[params]) <= Number(value));
 
   function show() {
     let shown = 0;

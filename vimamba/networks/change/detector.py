@@ -15,7 +15,8 @@ class SemanticLogits(NamedTuple):
 
     Attributes:
         change: No change and change, 2 classes.
-        before, after: Classes at either date, `num_classes` of the network.
+        before: Classes at the first date, `num_classes` of the network.
+        after: Classes at the second date, as many.
     """
 
     change: Tensor

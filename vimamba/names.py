@@ -35,6 +35,19 @@ def check_free(
     warnings.warn(text, stacklevel=stacklevel)
 
 
+def expect_maker(made: object, kind: str) -> None:
+    """Check that what is registered is a function or a class, and not its name.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not callable(made):
+        raise TypeError(
+            f"received {made!r}, expected the function or class of a {kind}; to choose its name, "
+            f"register with name='my_{kind.split()[-1]}'"
+        )
+
+
 def near_names(name: str, *kinds: Iterable[str]) -> str:
     """Suggestions for an unknown name: "close names are a, b", or "" if there are none.
 

@@ -55,8 +55,7 @@ def check_types(
         ValueError: An argument is on another device.
     """
     first, lead = next(iter(activations.items()))
-    if not isinstance(lead, Tensor):
-        raise TypeError(f"{first} is {type(lead).__name__}; expected a tensor")
+    lead = expect_tensor(first, lead)
     dtype, device = lead.dtype, lead.device
     if dtype not in _DTYPES:
         raise TypeError(f"{first} is {dtype}; expected one of {_DTYPES}")
@@ -66,7 +65,12 @@ def check_types(
     for name, t in parameters.items():
         if _is_tensor(t, name, device, first, optional) and not t.is_floating_point():
             raise TypeError(f"{name} is {t.dtype}; expected a floating dtype")
-    if _is_tensor(paths, "paths", device, first, ("paths",)) and paths.dtype not in _INTEGERS:
+    if _is_tensor(paths, "paths", device, first, ("paths",)):
+        _check_paths_dtype(paths)
+
+
+def _check_paths_dtype(paths: Tensor) -> None:
+    if paths.dtype not in _INTEGERS:
         raise TypeError(f"paths is {paths.dtype}; expected torch.int32 or torch.int64")
 
 
@@ -76,10 +80,9 @@ def _is_tensor(
     """Whether the argument is given; if so, check that it is a tensor on the right device."""
     if t is None and name in optional:
         return False
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} is {type(t).__name__}; expected a tensor")
-    if t.device != device:
-        raise ValueError(f"{name} is on {t.device}; expected {device}, as {first} is")
+    found = expect_tensor(name, t).device
+    if found != device:
+        raise ValueError(f"{name} is on {found}; expected {device}, as {first} is")
     return True
 
 
@@ -94,6 +97,22 @@ def expect_shape(name: str, t: Tensor | None, symbols: str, *shapes: tuple[int, 
         raise ValueError(f"{name} has shape {tuple(t.shape)}; expected {symbols} = {sizes}")
 
 
+def sizes_text(*sizes: int | str) -> str:
+    """A shape as errors show it: the sizes that are fixed, and symbols for the others."""
+    return f"({', '.join(map(str, sizes))})"
+
+
+def expect_tensor(name: str, t: object) -> Tensor:
+    """Return `t` if it is a tensor.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} is {type(t).__name__}; expected a tensor")
+    return t
+
+
 def expect_paths_shape(paths: Tensor | None, batch: int, k: int) -> None:
     """Check that `paths` is None, (K, T) or (B, K, T) with at least one step.
 
@@ -105,7 +124,8 @@ def expect_paths_shape(paths: Tensor | None, batch: int, k: int) -> None:
     sizes = (k,) if paths.dim() == 2 else (batch, k)
     if tuple(paths.shape[:-1]) != sizes or paths.shape[-1] < 1:
         shape = tuple(paths.shape)
-        expected = f"(K, T) = {(k, 'T')} or (B, K, T) = {(batch, k, 'T')}"
+        shared, separate = sizes_text(k, "T >= 1"), sizes_text(batch, k, "T >= 1")
+        expected = f"(K, T) = {shared} or (B, K, T) = {separate}"
         raise ValueError(f"paths has shape {shape}; expected {expected}")
 
 
@@ -151,6 +171,26 @@ def check_paths(paths: Tensor, length: int) -> None:
         token = int(ordered[(*row, step)])
         raise ValueError(f"paths{row} visits token {token} again; expected each at most once")
     _good_paths[paths] = _Finding(state, copy_values(paths), complete)
+
+
+def check_given_paths(paths: object, batch: int, k: int, length: int) -> None:
+    """Check paths that a caller made, before an operator is called that trusts them.
+
+    Args:
+        paths: Must be (K, T) or (B, K, T) with valid entries.
+        batch: B.
+        k: K.
+        length: Number of tokens.
+
+    Raises:
+        TypeError: It is not a tensor or has the wrong dtype.
+        ValueError: It has the wrong shape, an entry is out of range, or a path repeats a token.
+    """
+    if not isinstance(paths, Tensor):
+        raise TypeError(f"paths is {type(paths).__name__}; expected a tensor, (K, T) or (B, K, T)")
+    _check_paths_dtype(paths)
+    expect_paths_shape(paths, batch, k)
+    check_paths(paths, length)
 
 
 def unwrapped(t: Tensor) -> Tensor:

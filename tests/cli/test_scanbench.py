@@ -240,6 +240,19 @@ def test_equal_paths_compare_like_with_like(stripes, tmp_path, trained, capsys):
     assert {row["paths"] for row in rows_of(out / "results.csv")} == {"4"}
 
 
+def test_equal_scores_are_pointed_out(stripes, tmp_path, trained, capsys):
+    out = tmp_path / "bench"
+    # `pretend` gives these two, whose names it does not know, the same scores
+    orders = ("cross", "spiral", "zigzag")
+    assert main(options(stripes, out, "--baseline", "spiral", orders=orders)) == 0
+    said = capsys.readouterr().out
+    assert "Every run of zigzag has exactly the score of spiral with the same seed." in said
+    assert "How many seeds" in (out / "report.md").read_text()
+    only = ("spiral", "zigzag")
+    assert main(options(stripes, tmp_path / "equal", orders=only)) == 0
+    assert "How many seeds" not in (tmp_path / "equal" / "report.md").read_text()
+
+
 def test_failed_runs_are_reported_and_retried(stripes, tmp_path, trained, monkeypatch, capsys):
     out = tmp_path / "bench"
 

@@ -1,5 +1,7 @@
 """Class activation maps and receptive fields of every backbone, and of segmentation networks."""
 
+import re
+
 import numpy as np
 import pytest
 import timm
@@ -49,6 +51,18 @@ def test_segmentation_explains_a_class_a_mask_or_a_pixel(backbone):
     assert not np.allclose(explain.cam(net, image), at_pixel)
 
 
+def test_a_network_that_calls_the_parts_of_a_stage_has_a_map():
+    torch.manual_seed(0)
+    sizes = {"depths": (1, 1), "decoder_depths": (1, 1), "dims": (8, 16)}
+    net = vimamba.create_segmenter("vm_unet", num_classes=3, **sizes).eval()
+    image = torch.randn(3, 36, 44)
+    made = explain.cam(net, image, target=1, where=(3, 4))
+    assert made.shape == (36, 44)
+    assert made.std() > 0
+    with pytest.raises(explain.ExplainError, match=r"layers='encoder\.stages\.1' has no output"):
+        explain.cam(net, image, layers=["encoder.stages.1"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -61,6 +75,39 @@ def test_segmentation_explains_a_class_a_mask_or_a_pixel(backbone):
 def test_wrong_arguments_are_named(options, message):
     with pytest.raises(explain.ExplainError, match=message):
         explain.cam(*build("test_vim"), **options)
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        (np.zeros((3, 96, 96)), {}, "image is ndarray, and must be a tensor"),
+        (torch.full((3, 96, 96), torch.nan), {}, "image must have finite values only"),
+        (torch.zeros(3, 96, 96), {"target": "dog"}, "target='dog' must be a class from 0 to 3"),
+        (
+            torch.zeros(3, 96, 96),
+            {"where": torch.ones(9, 9)},
+            "where of shape (9, 9) must be a mask",
+        ),
+    ],
+)
+def test_what_is_no_image_class_or_mask_is_refused(image, options, message):
+    model, _ = build("test_vim")
+    with pytest.raises(explain.ExplainError, match=re.escape(message)):
+        explain.cam(model, image, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "insert"}, "kind='insert' is unknown; choose from ['deletion', 'insertion']"),
+        ({"target": 4}, "target=4 must be a class from 0 to 3"),
+        ({"steps": 0}, "steps=0 no more than the pixels"),
+    ],
+)
+def test_a_curve_of_nothing_is_refused(options, message):
+    model, image = build("test_vim")
+    with pytest.raises(explain.ExplainError, match=re.escape(message)):
+        explain.deletion_curve(model, image, np.ones((6, 6), np.float32), **options)
 
 
 def test_a_model_of_others_needs_its_layers_named():

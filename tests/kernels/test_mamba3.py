@@ -314,8 +314,12 @@ RANKED = make_problem(ranks=2, dtype=torch.float32)
         (RANKED | {"mimo_x": torch.ones(2, 4, 3)}, ValueError, r"mimo_x has .*\(K, H, R, P\)"),
         (RANKED | {"C_bias": torch.ones(2, 4, 6)}, ValueError, r"C_bias .* \(K, H, R, N\)"),
         ({"norm_weight": torch.ones(2, 4)}, ValueError, "norm_weight has shape"),
-        ({"initial_x": None}, ValueError, "initial_x is None; expected all of initial_state, "),
-        ({"initial_b": torch.ones(2, 2, 6)}, ValueError, r"initial_b .*\(B, K, H, N\)"),
+        (
+            {"initial_x": None},
+            ValueError,
+            r"initial_states\.x is None; expected all of initial_states\.state, ",
+        ),
+        ({"initial_b": torch.ones(2, 2, 6)}, ValueError, r"initial_states\.b .*\(B, K, H, N\)"),
         ({"paths": torch.zeros(3, 13).int()}, ValueError, r"paths has shape \(3, 13\)"),
         ({"paths": torch.tensor([[0, 1], [1, 1]])}, ValueError, r"paths\[1\] visits token 1 again"),
         ({"backend": "cpu"}, ValueError, "backend='cpu' is unknown; choose from"),
@@ -333,6 +337,8 @@ def test_states_that_are_no_four_tensors_are_refused():
         del problem[name]
     with pytest.raises(ValueError, match="initial_states has 1 tensors; expected 4"):
         mamba3_scan(**problem, initial_states=[problem["x"]])
+    with pytest.raises(TypeError, match="initial_states is Tensor; expected four tensors"):
+        mamba3_scan(**problem, initial_states=torch.zeros(4, 2))
 
 
 def test_the_backend_is_chosen_by_argument_environment_and_input(monkeypatch):

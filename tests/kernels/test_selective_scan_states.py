@@ -1,5 +1,7 @@
 """The selective scan from an initial to a last state, with every backend; and step by step."""
 
+import re
+
 import pytest
 import torch
 
@@ -117,6 +119,27 @@ def test_a_state_of_another_shape_is_named():
         ValueError, match=r"initial_state has shape \(2, 2, 3, 6\); expected \(B, K"
     ):
         selective_scan(**problem)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"state": None}, TypeError, "state is NoneType; expected a tensor"),
+        ({"u": [1.0]}, TypeError, "u is list; expected a tensor"),
+        ({"state": torch.zeros(2, 6, 3)}, ValueError, "state has shape (2, 6, 3); expected (B, K"),
+        (
+            {"B": torch.zeros(2, 2, 2)},
+            ValueError,
+            "B has shape (2, 2, 1, 2); expected (B, K, L, N)",
+        ),
+    ],
+    ids=str,
+)
+def test_a_wrong_argument_of_a_step_is_named(changes, error, message):
+    step = {"state": torch.zeros(2, 2, 6, 3), "u": torch.ones(2, 6), "delta": torch.ones(2, 2, 6)}
+    step |= {"A": -torch.ones(2, 6, 3), "B": torch.ones(2, 2, 3), "C": torch.ones(2, 2, 3)}
+    with pytest.raises(error, match=f"^{re.escape(message)}"):
+        selective_scan_step(**(step | changes))
 
 
 STEPS = {

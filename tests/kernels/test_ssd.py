@@ -231,6 +231,7 @@ def test_a_token_that_no_path_visits_gets_zero_and_its_nan_goes_nowhere(backend)
         ({"z": torch.ones(2, 13, 12)}, ValueError, r"z has shape \(2, 13, 12\)"),
         ({"dt_bias": torch.ones(4)}, ValueError, r"dt_bias has shape \(4,\)"),
         ({"dt_bias": torch.ones(2, 4).int()}, TypeError, "dt_bias is torch.int32"),
+        ({"dt_limit": 0.5}, TypeError, "dt_limit=0.5 must be a lowest step"),
         ({"dt_limit": (0.5, 0.1)}, ValueError, r"dt_limit=\(0.5, 0.1\) must be"),
         ({"initial_state": torch.ones(2, 4, 3, 5)}, ValueError, "initial_state has shape"),
         ({"initial_state": torch.ones(1, device="meta")}, ValueError, "initial_state is on meta"),

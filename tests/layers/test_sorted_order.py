@@ -1,5 +1,7 @@
 """An order computed by a model from its input: tokens by a learned score, for each image."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -8,6 +10,8 @@ from vimamba.layers import SS2D
 from vimamba.layers.mamba import MambaMixer
 from vimamba.layers.ss2d import SSD2D
 from vimamba.layers.tokens import insert_into_paths
+from vimamba.models.mobilemamba import ConvSS2D
+from vimamba.models.spatialmamba import FusedScan
 
 
 class SortedMixer(nn.Module):
@@ -47,6 +51,29 @@ def test_given_paths_win_over_the_name(mixer):
     torch.testing.assert_close(model.mixer(x, paths), model.mixer(x))
     by_image = paths.flip(1).expand(3, -1, -1)
     torch.testing.assert_close(model.mixer(x, by_image), model.mixer(x, paths.flip(1)))
+
+
+@pytest.mark.parametrize("make_mixer", [SS2D, SSD2D, FusedScan, ConvSS2D])
+@pytest.mark.parametrize(
+    ("paths", "error", "message"),
+    [
+        ("hilbert", TypeError, "paths is str; expected a tensor, (K, T) or (B, K, T)"),
+        ([[0, 1], [1]], TypeError, "paths is list; expected a tensor, (K, T) or (B, K, T)"),
+        (torch.rand(2, 12), TypeError, "paths is torch.float32; expected torch.int32 or"),
+        (torch.arange(12), ValueError, "paths has shape (12,); expected (K, T) = (2, T >= 1)"),
+        (torch.arange(12).expand(3, 2, 12), ValueError, "or (B, K, T) = (1, 2, T >= 1)"),
+        (torch.arange(1, 13).expand(2, 12), ValueError, "from 1 to 12; expected [-1, 12)"),
+        (torch.zeros(2, 3).long(), ValueError, "paths[0] visits token 0 again"),
+    ],
+    ids=str,
+)
+def test_wrong_paths_are_refused(make_mixer, paths, error, message):
+    channels_first = make_mixer is ConvSS2D
+    options = {"expand": 2.0} if channels_first else {}
+    mixer = make_mixer(8, scan_order="bidirectional", **options)
+    x = torch.randn((1, 8, 3, 4) if channels_first else (1, 3, 4, 8))
+    with pytest.raises(error, match=re.escape(message)):
+        mixer(x, paths)
 
 
 def test_it_trains_and_the_score_learns():

@@ -1,5 +1,7 @@
 """Networks of any task, by name."""
 
+from functools import partial
+
 import pytest
 import torch
 from timm.optim import create_optimizer_v2
@@ -97,6 +99,30 @@ def test_a_name_is_given_once():
 def test_an_unknown_name_gets_suggestions():
     with pytest.raises(ValueError, match="name='vm_unett' is unknown; close names are vm_unet"):
         vimamba.create_network("vm_unett", num_classes=2)
+
+
+def test_an_unknown_argument_gets_suggestions():
+    with pytest.raises(
+        TypeError, match=r"vm_unet got an unexpected .* 'depth'; close names are dep"
+    ):
+        vimamba.create_network("vm_unet", num_classes=2, depth=[1, 1])
+    with pytest.raises(TypeError, match=r"'zz'; choose from \['in_chans', 'width'\]"):
+        vimamba.create_network("sharpen", zz=1)
+
+
+@pytest.mark.parametrize(
+    ("register", "kind"),
+    [
+        (partial(vimamba.register_network, task="restoration"), "network"),
+        (vimamba.register_head, "head"),
+        (vimamba.register_fusion, "fusion"),
+        (vimamba.register_scan_order, "scan order"),
+    ],
+    ids=["network", "head", "fusion", "scan_order"],
+)
+def test_a_name_instead_of_a_function_is_refused(register, kind):
+    with pytest.raises(TypeError, match=f"received 'mine', expected the function .* of a {kind};"):
+        register("mine")
 
 
 def test_close_names_are_of_the_kind_of_the_closest():

@@ -107,8 +107,11 @@ def test_registration_refuses_names_and_parameters_that_cannot_be_written(own_or
         (torch.tensor([[0, 1, 1, 2]]), "path 0 visits cell 1 more than once"),
         (torch.tensor([[0, 1, 2, -1]]), "cell 3 is visited 0 times, cell 0 1 times"),
         (torch.tensor([[0.0, 1, 2, 3]]), r"torch.float32, expected an integer dtype"),
-        (torch.tensor([0, 1, 2, 3]), r"paths \(K, T\), received \(4,\)"),
-        ([[0, 1, 2, 3]], r"paths \(K, T\), received list"),
+        (
+            torch.tensor([0, 1, 2, 3]),
+            r"paths \(K, T\), shorter ones padded with -1, received \(4,\)",
+        ),
+        ([[0, 1, 2, 3]], r"paths \(K, T\), shorter ones padded with -1, received list"),
         (torch.tensor([[0, 1, 2, 3, -1]]), "paths have 5 steps, expected 4; .*`steps=`"),
         (torch.tensor([[0, 1, 2, 3]] * 2), "has 1 paths, but 2 on a 2x2 grid"),
     ],
@@ -144,6 +147,10 @@ def test_fixed_tables_are_checked_at_once(own_orders):
         ValueError, match="'bad' on a 1x2 grid: path 0 visits cell 0 more than once"
     ):
         register_scan_table("bad", {(1, 2): [[0, 0]]})
+    with pytest.raises(
+        ValueError, match=r"'bad' on a 1x3 grid: .* shorter ones padded with -1, or"
+    ):
+        register_scan_table("bad", {(1, 3): [[0, 1], [2]]})
     with pytest.raises(ValueError, match="differ in the number of paths"):
         register_scan_table("bad", {(1, 2): [[0, 1]], (1, 1): [[0], [0]]})
     register_scan_table("volumes", {(2, 1, 2): [[3, 0, 1, 2]]})

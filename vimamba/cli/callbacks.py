@@ -110,9 +110,9 @@ def plan_line(trainer: Trainer) -> str:
     schedule = trainer.lr_scheduler_configs[0].scheduler if trainer.lr_scheduler_configs else None
     if isinstance(schedule, Schedule):
         optim, epochs = schedule.optim, schedule.warmup / an_epoch
-        warmup = f"warm-up {epochs:.3g} epochs (steps: {schedule.warmup})"
+        warmup = f"warm-up {epochs:.3g} epoch{'s' * (epochs != 1)} (steps: {schedule.warmup})"
         if optim.warmup_epochs * an_epoch > schedule.warmup + 1:
-            warmup += f", a third of the training, instead of {optim.warmup_epochs:g}"
+            warmup += f", cut to a third of the training, instead of {optim.warmup_epochs:g}"
         fall = {"cosine": "falls as a cosine", "poly": "falls as a power", "constant": "stays"}
         parts += [warmup, f"then the rate {fall[optim.schedule]}"]
         if optim.minutes is not None:

@@ -75,12 +75,23 @@ def cam(
 
     size = image.shape[-2:]
     image = as_input(model, image)
+    if isinstance(where, Tensor) and where.shape != size:
+        raise ExplainError(
+            f"where of shape {tuple(where.shape)} must be a mask of the image's {tuple(size)}"
+        )
     score = choose_score(model, image, target, where)
     names, to_map = find_maps(model, image) if layers is None else (layers, None)
     modules = dict(model.named_modules())
     unknown = [name for name in names if name not in modules]
     if unknown:
         raise ExplainError(f"layers={unknown[0]!r} is not a module of model={type(model).__name__}")
+    called = called_modules(model, image)
+    for name in names:
+        if modules[name] not in called:
+            raise ExplainError(
+                f"layers={name!r} has no output: model={type(model).__name__} does not call it, "
+                "perhaps its parts"
+            )
     if to_map is None:
         to_map = _guess_maps(model, image)
     with _untouched(model):
@@ -113,8 +124,7 @@ def choose_score(
     count = len(logits)
     # one logit distinguishes two classes
     classes = 2 if logits.ndim == 3 and count == 1 else count
-    if target is not None and not 0 <= target < classes:
-        raise ExplainError(f"target={target} must be a class from 0 to {classes - 1}")
+    check_class(target, classes)
     if logits.ndim == 1:
         if where is not None:
             raise ExplainError("where is for segmentation; a classifier has one output per image")
@@ -127,6 +137,16 @@ def choose_score(
     return lambda output: sign * output[row][pixels].mean()
 
 
+def check_class(target: int | None, classes: int) -> None:
+    """Check that `target` is None or the number of one of the classes.
+
+    Raises:
+        ExplainError: It is not.
+    """
+    if target is not None and not (isinstance(target, int) and 0 <= target < classes):
+        raise ExplainError(f"target={target!r} must be a class from 0 to {classes - 1}")
+
+
 def _choose_pixels(
     predicted: Tensor, target: int | None, where: Tensor | tuple[int, int] | None
 ) -> tuple[Tensor, int]:
@@ -134,8 +154,8 @@ def _choose_pixels(
     mask = torch.zeros_like(predicted, dtype=torch.bool)
     if isinstance(where, Tensor):
         mask[: where.shape[0], : where.shape[1]] = where.to(predicted.device) != 0
-        if where.ndim != 2 or not mask.any():
-            raise ExplainError(f"where of shape {tuple(where.shape)} must be a mask with pixels")
+        if not mask.any():
+            raise ExplainError("where must be a mask with pixels; all are False")
     elif where is not None:
         y, x = where
         if not (0 <= y < predicted.shape[0] and 0 <= x < predicted.shape[1]):
@@ -165,8 +185,10 @@ def find_maps(
             math.ceil(min(image.shape[-2:]) / info["reduction"]) for info in backbone.feature_info
         ]
         fine = [stage for stage, side in enumerate(sides) if side >= FEWEST_CELLS]
-        deepest = max(fine, default=0)
-        return [names[backbone.stages[deepest]]], _guess_maps(model, image)
+        stage: Any = backbone.stages[max(fine, default=0)]
+        # VM-UNet calls the parts of a stage
+        module = stage if stage in called_modules(model, image) else stage.blocks
+        return [names[module]], _guess_maps(model, image)
     if isinstance(backbone, PlainBackbone):
         blocks: Any = backbone.blocks
         reads_prefix = model is backbone and backbone.global_pool == "token"
@@ -180,6 +202,22 @@ def find_maps(
         f"model={type(model).__name__} has none of our backbones; name layers whose "
         "outputs are maps (N, C, h, w)"
     )
+
+
+def called_modules(model: nn.Module, image: Tensor) -> set[nn.Module]:
+    """The modules that take part in a network's output as modules, whose hooks therefore run."""
+    called: set[nn.Module] = set()
+    hooks = [
+        module.register_forward_hook(lambda module, _args, _output: called.add(module))
+        for module in model.modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return called
 
 
 def _guess_maps(model: nn.Module, image: Tensor) -> Callable[[Tensor], Tensor] | None:

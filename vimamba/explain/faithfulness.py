@@ -3,7 +3,7 @@
 Sizes: H and W image, h and w map.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vimamba.explain.cam import check_class
 from vimamba.explain.errors import ExplainError
 from vimamba.explain.scans import as_input
+
+Kind = Literal["deletion", "insertion"]
 
 
 def deletion_curve(
@@ -23,7 +26,7 @@ def deletion_curve(
     target: int | None = None,
     blank: Tensor | float = 0.0,
     steps: int = 32,
-    kind: Literal["deletion", "insertion"] = "deletion",
+    kind: Kind = "deletion",
 ) -> NDArray[np.float32]:
     """Probability of a class while pixels are removed, the most important ones first.
 
@@ -45,6 +48,8 @@ def deletion_curve(
     Raises:
         ExplainError: An argument does not fit.
     """
+    if kind not in get_args(Kind):
+        raise ExplainError(f"kind={kind!r} is unknown; choose from {list(get_args(Kind))}")
     full = as_input(model, image)
     values = torch.as_tensor(importance, dtype=torch.float32, device="cpu")
     if values.ndim != 2 or not 1 <= steps <= full.shape[-2] * full.shape[-1]:
@@ -63,6 +68,10 @@ def deletion_curve(
     counts = torch.linspace(0, len(order), steps + 1, dtype=torch.float32, device="cpu").round()
     taken = (rank[None] < counts[:, None]).unflatten(1, values.shape)[:, None].to(full.device)
     with torch.no_grad():
-        target = int(model(full).argmax(1)) if target is None else target
+        logits = model(full)
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ExplainError(f"model={type(model).__name__} must be a classifier")
+        check_class(target, logits.shape[1])
+        target = int(logits.argmax(1)) if target is None else target
         probabilities = model(torch.where(taken, last, first)).softmax(1)
     return probabilities[:, target].float().cpu().numpy()

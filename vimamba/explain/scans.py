@@ -132,13 +132,17 @@ def as_input(model: nn.Module, image: Tensor) -> Tensor:
     """An image (C, H, W), or a batch of one, as (1, C, H, W), padded as the network itself would.
 
     Raises:
-        ExplainError: It is not an image.
+        ExplainError: It is not an image, or a value of it is not finite.
     """
+    if not isinstance(image, Tensor):
+        raise ExplainError(f"image is {type(image).__name__}, and must be a tensor, (C, H, W)")
     image = image[None] if image.ndim == 3 else image
     if image.ndim != 4 or len(image) != 1:
         raise ExplainError(
             f"image of shape {tuple(image.shape)} must be one image, (C, H, W) or (1, C, H, W)"
         )
+    if not image.isfinite().all():
+        raise ExplainError("image must have finite values only")
     weight = next(model.parameters())
     image = image.detach().to(weight.device, weight.dtype)
     return model.pad(image) if isinstance(model, DenseNetwork) else image

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vimamba.heads.blocks import ConvNormAct, ScanBlock
 from vimamba.layers import ARRANGEMENTS, check_arrangement, join_dates, part_dates
-from vimamba.names import check_free, unknown_name
+from vimamba.names import check_free, expect_maker, unknown_name
 from vimamba.timm_layers import ConvNormAct as ConvNorm
 
 _FUSIONS: dict[str, type[Any]] = {}
@@ -33,10 +33,12 @@ def register_fusion(
             replaced, with a warning.
 
     Raises:
+        TypeError: `fusion` is not a class.
         ValueError: The name is taken.
     """
     if fusion is None:
         return lambda fusion: register_fusion(fusion, name=name, replace=replace)
+    expect_maker(fusion, "fusion")
     name = name or fusion.__name__
     check_free(name, _FUSIONS.get(name), kind="fusion", home="vimamba.heads", replace=replace)
     _FUSIONS[name] = fusion

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from vimamba.names import check_free, unknown_name
+from vimamba.names import check_free, expect_maker, unknown_name
 
 _HEADS: dict[str, type[Any]] = {}
 
@@ -24,10 +24,12 @@ def register_head(
             with a warning.
 
     Raises:
+        TypeError: `head` is not a class.
         ValueError: The name is taken, or `finest_stride` is not a stride.
     """
     if head is None:
         return lambda head: register_head(head, name=name, replace=replace)
+    expect_maker(head, "head")
     name = name or head.__name__
     stride = getattr(head, "finest_stride", None)
     if not isinstance(stride, int) or stride < 1:

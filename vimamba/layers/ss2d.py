@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vimamba.layers.given_paths import choose_paths
 from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
@@ -72,6 +73,10 @@ class ScanMixer(nn.Module):
             x: Tokens on a grid.
             paths: (K, T), or (N, K, T) with separate paths for every image, used instead of the
                 scan order's; entries as in `vimamba_kernels.selective_scan`.
+
+        Raises:
+            TypeError: `paths` is not an integer tensor.
+            ValueError: It has the wrong shape, leaves the grid or repeats a token.
         """
         if not torch.jit.is_scripting():
             refuse_plain_onnx()
@@ -81,8 +86,8 @@ class ScanMixer(nn.Module):
         if self.gated:
             x, gate = x.chunk(2, dim=-1)
         x = self.act(self.conv(x.movedim(-1, 1))).movedim(1, -1)
-        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.out_norm(self.mix_grid(x, own)).unflatten(1, grid)
+        chosen = choose_paths(x, self.scan_order, self.num_paths, paths)
+        y = self.out_norm(self.mix_grid(x, chosen)).unflatten(1, grid)
         if self.gated:
             y = y * self.act(gate)
         return self.out_proj(y)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import SS2D, ConvNorm, NeckedHead, WaveletConv, split_paths, ss2d_rules
+from vimamba.layers.given_paths import choose_paths
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, StagedParts
@@ -90,8 +91,8 @@ class ConvSS2D(SS2D):
             refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=1)
         x = self.act(self.conv(x)).permute(0, 2, 3, 1)
-        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.out_norm(self.mix(x.flatten(1, 2), own))
+        chosen = choose_paths(x, self.scan_order, self.num_paths, paths)
+        y = self.out_norm(self.mix(x.flatten(1, 2), chosen))
         y = y.transpose(1, 2).unflatten(2, (gate.shape[2], gate.shape[3]))
         return self.out_proj(y * self.act(gate))
 

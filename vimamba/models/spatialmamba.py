@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import ScanMixer, SelectiveScan, positioned_rules, split_paths, ss2d_rules
+from vimamba.layers.given_paths import choose_paths
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._staged import StagedBackbone, positioned_parts
@@ -89,8 +90,8 @@ class FusedScan(ScanMixer):
             refuse_plain_onnx()
         x, gate = self.in_proj(x).chunk(2, dim=-1)
         x = self.act(self.conv(x.permute(0, 3, 1, 2))).permute(0, 2, 3, 1)
-        own: Tensor = torch.ops.vimamba.scan_paths(x, self.scan_order) if paths is None else paths
-        y = self.mix_map(x, own)
+        chosen = choose_paths(x, self.scan_order, self.num_paths, paths)
+        y = self.mix_map(x, chosen)
         return self.out_proj(self.out_norm(y) * self.act(gate))
 
     def mix_map(self, x: Tensor, paths: Tensor) -> Tensor:

@@ -6,11 +6,13 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from vimamba.names import check_free, unknown_name
+from vimamba.names import check_free, expect_maker, near_names, unknown_name
 from vimamba.networks.network import Network
 
 # arguments on the source of weights, which are not needed to rebuild a network
 _WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
+
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ class Entry:
         if not isinstance(made, type):
             made = inspect.get_annotations(made).get("return")
         return made if isinstance(made, type) and issubclass(made, Network) else None
+
+    @property
+    def arguments(self) -> set[str] | None:
+        """Names of the arguments, also those that `build` passes on to the class; None if any."""
+        names: set[str] = set()
+        for called in (self.build, self.network_cls):
+            parameters = inspect.signature(called).parameters.values() if called else ()
+            names |= {p.name for p in parameters if p.kind in _NAMED}
+            if called and all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
+                return names
+        return None
 
 
 _NETWORKS: dict[str, Entry] = {}
@@ -61,10 +74,12 @@ def register_network(
             replaced, with a warning.
 
     Raises:
+        TypeError: `build` is not a function or class.
         ValueError: The name is taken or not an identifier.
     """
     if build is None:
         return lambda build: register_network(build, task=task, name=name, replace=replace)
+    expect_maker(build, "network")
     name = str(name or getattr(build, "__name__", ""))
     if not name.isidentifier():
         raise ValueError(f"name={name!r} of a network must be an identifier, such as 'my_network'")
@@ -109,7 +124,12 @@ def create_network(name: str, **kwargs: Any) -> Network:
         ValueError: The name is unknown, or an argument does not fit.
         TypeError: The network has no such argument.
     """
-    network = find_network(name).build(**kwargs)
+    entry = find_network(name)
+    known = entry.arguments
+    if known is not None and (unknown := [key for key in kwargs if key not in known]):
+        hint = near_names(unknown[0], known) or f"choose from {sorted(known)}"
+        raise TypeError(f"{name} got an unexpected keyword argument {unknown[0]!r}; {hint}")
+    network = entry.build(**kwargs)
     if not isinstance(network, Network):
         kind = type(network).__name__
         raise TypeError(f"name={name!r} makes a {kind}, not a vimamba.networks.Network")

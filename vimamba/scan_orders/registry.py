@@ -18,11 +18,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vimamba.names import check_free, near_names
+from vimamba.names import check_free, expect_maker, near_names
 
 ResultT = TypeVar("ResultT")
 PathFunction = Callable[..., Tensor]
 """(*grid, **parameters) -> paths (K, T), any integer dtype, on the CPU."""
+_WANTED = "expected a tensor of paths (K, T), shorter ones padded with -1"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,7 @@ def register_scan_order(
             vimamba later must not break users' registrations.
 
     Raises:
+        TypeError: `function` is not a function.
         ValueError: The name is taken or not an identifier, or the parameters are not as above.
     """
     if function is None:
@@ -102,6 +104,7 @@ def register_scan_order(
             adjacent=adjacent,
             replace=replace,
         )
+    expect_maker(function, "scan order")
     name = str(name or getattr(function, "__name__", ""))
     if not name.isidentifier():
         raise ValueError(f"name={name!r} of a scan order must be an identifier, such as 'my_order'")
@@ -138,6 +141,16 @@ def _read_signature(
     return None if any(is_any) else tuple(p.name for p in required), parameters
 
 
+def _table_of(name: str, paths: Sequence[Sequence[int]], size: Sequence[int]) -> Tensor:
+    try:
+        return torch.tensor(paths, dtype=None, device="cpu")
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"scan order {name!r} on a {_size(size)} grid: {_WANTED}, or as many lists of integers "
+            f"({error})"
+        ) from None
+
+
 def forget_paths() -> None:
     """Clear the caches after a change of the registry."""
     _resolve.cache_clear()
@@ -167,7 +180,7 @@ def register_scan_table(
     checked = {}
     for size, paths in tables.items():
         if not isinstance(paths, Tensor):
-            paths = torch.tensor(paths, dtype=None, device="cpu")
+            paths = _table_of(name, paths, size)
         checked[size] = _check_paths(name, paths.cpu(), size)
     counts = {paths.shape[0] for paths in checked.values()}
     if len(counts) > 1:
@@ -488,7 +501,7 @@ def _check_paths(name: str, paths: Tensor, grid: Sequence[int]) -> Tensor:
     where = f"scan order {name!r} on a {_size(grid)} grid"
     if not isinstance(paths, Tensor) or paths.ndim != 2 or paths.numel() == 0:
         found = tuple(paths.shape) if isinstance(paths, Tensor) else type(paths).__name__
-        raise ValueError(f"{where}: expected a tensor of paths (K, T), received {found}")
+        raise ValueError(f"{where}: {_WANTED}, received {found}")
     if paths.dtype == torch.bool or paths.is_floating_point() or paths.is_complex():
         raise ValueError(f"{where}: paths are {paths.dtype}, expected an integer dtype")
     cells = math.prod(grid)

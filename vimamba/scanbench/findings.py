@@ -115,8 +115,8 @@ class Findings:
 
     @property
     def deviation(self) -> float | None:
-        """Of the paired differences, pooled over the comparisons."""
-        return statistics.pooled_deviation([c.differences for c in self.comparisons])
+        """Of the paired differences, pooled over the comparisons; None if none of them varies."""
+        return statistics.pooled_deviation([c.differences for c in self.comparisons]) or None
 
 
 def find(bench: Bench, model: str, score: str, baseline: str) -> Findings:
@@ -224,10 +224,17 @@ def none_better(found: Findings) -> str:
 
 
 def remark_on_seeds(found: Findings) -> list[str]:
-    """What so few seeds cannot show, and where more would be worth while."""
+    """What these seeds cannot show, and where more would be worth while."""
     pairs, tests = found.pairs, len(found.comparisons)
     needed = statistics.fewest_seeds(tests)
     said = []
+    same = [c.label for c in found.comparisons if not any(c.differences)]
+    if same:
+        said.append(
+            f"Every run of {listed(same)} has exactly the score of {label(found.baseline)} with "
+            "the same seed. This is usual for networks that have learned too little and predict "
+            "the same class everywhere: look at the scores of the classes and train longer."
+        )
     if pairs < needed:
         least = statistics.least_p(pairs)
         times = f", times {tests} for as many comparisons" if tests > 1 else ""

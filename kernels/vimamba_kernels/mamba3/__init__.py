@@ -99,6 +99,9 @@ def mamba3_scan(
         TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: A shape, a device, a path or the backend is wrong, or an argument is missing.
     """
+    if initial_states is not None and not isinstance(initial_states, Sequence):
+        found = type(initial_states).__name__
+        raise TypeError(f"initial_states is {found}; expected four tensors, as in Mamba3States")
     if initial_states is not None and len(initial_states) != 4:
         raise ValueError(f"initial_states has {len(initial_states)} tensors; expected 4")
     weights = (D, z, B_bias, C_bias, mimo_x, mimo_z, mimo_o, norm_weight)

@@ -49,6 +49,8 @@ class Mamba3States(NamedTuple):
 
 _ACTIVATIONS = ("x", "B", "C", "z")
 _INITIAL = Inputs._fields[-4:]
+# as errors call them
+_NAMES = {f"initial_{field}": f"initial_states.{field}" for field in Mamba3States._fields}
 
 
 def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
@@ -58,9 +60,9 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
         TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device, is missing, or is not allowed.
     """
-    named = inputs._asdict()
+    named = {_NAMES.get(name, name): value for name, value in inputs._asdict().items()}
     activations = {name: named.pop(name) for name in _ACTIVATIONS}
-    optional = Inputs._field_defaults
+    optional = (*Inputs._field_defaults, *_NAMES.values())
     check_types(activations, named, paths, optional=optional)
     x, dt, B = inputs.x, inputs.dt, inputs.B
     if dt.dim() != 4 or dt.shape[2] < 1:
@@ -86,12 +88,14 @@ def check_arguments(inputs: Inputs, paths: Tensor | None) -> None:
     for name in ("mimo_x", "mimo_z", "mimo_o"):
         expect_shape(name, getattr(inputs, name), "(K, H, R, P)", (k, heads, *by_rank, width))
     _check_initial(inputs)
-    start = (batch, k, heads)
-    expect_shape("initial_state", inputs.initial_state, "(B, K, H, P, N)", (*start, width, states))
-    expect_shape("initial_angle", inputs.initial_angle, "(B, K, H, S)", (*start, pairs))
-    for name, size, symbol in (("initial_b", states, "N"), ("initial_x", width, "P")):
-        shape = (*start, *by_rank, size)
-        expect_shape(name, getattr(inputs, name), f"(B, K, H, {R}{symbol})", shape)
+    for name, symbols, sizes in (
+        ("initial_state", "P, N", (width, states)),
+        ("initial_angle", "S", (pairs,)),
+        ("initial_b", f"{R}N", (*by_rank, states)),
+        ("initial_x", f"{R}P", (*by_rank, width)),
+    ):
+        shape = (batch, k, heads, *sizes)
+        expect_shape(_NAMES[name], getattr(inputs, name), f"(B, K, H, {symbols})", shape)
     expect_paths_shape(paths, batch, k)
 
 
@@ -139,4 +143,5 @@ def _check_initial(inputs: Inputs) -> None:
     """Check that all parts of an initial state are given or none is."""
     missing = [name for name in _INITIAL if getattr(inputs, name) is None]
     if missing and len(missing) < len(_INITIAL):
-        raise ValueError(f"{missing[0]} is None; expected all of {', '.join(_INITIAL)} or none")
+        names = ", ".join(_NAMES.values())
+        raise ValueError(f"{_NAMES[missing[0]]} is None; expected all of {names} or none")

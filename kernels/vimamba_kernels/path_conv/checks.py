@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
+from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape, sizes_text
 
 ACTIVATIONS = ("silu", None)
 
@@ -25,7 +25,7 @@ def check_arguments(
         )
     channels = x.shape[2]
     if weight.dim() != 3 or weight.shape[1] != channels or min(weight.shape[0::2]) < 1:
-        shape = tuple(weight.shape)
-        raise ValueError(f"weight has shape {shape}; expected (K, D, W) = {('K', channels, 'W')}")
+        shape, expected = tuple(weight.shape), sizes_text("K >= 1", channels, "W >= 1")
+        raise ValueError(f"weight has shape {shape}; expected (K, D, W) = {expected}")
     expect_shape("bias", bias, "(K, D)", (weight.shape[0], channels))
     expect_paths_shape(paths, x.shape[0], weight.shape[0])

@@ -80,8 +80,9 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Selective scan (Gu and Dao 2023, arXiv:2312.00752) along K paths over the same L tokens.
 
-    Path k visits the tokens paths[k, 0], paths[k, 1], ...; with dt = softplus(delta + delta_bias),
-    in float32, or softplus(delta @ delta_weight^T + delta_bias),
+    Path k visits the tokens paths[k, 0], paths[k, 1], ... The step size, in float32, is
+    dt = delta + delta_bias, or delta @ delta_weight^T + delta_bias; with `delta_softplus`, its
+    softplus:
 
         h[t] = exp(dt[t] * A) * h[t - 1] + dt[t] * B[t] * u[t],    h[-1] = initial_state
         y[t] = sum over N of C[t] * h[t], plus D * u[t]
@@ -107,7 +108,7 @@ def selective_scan(
         delta_bias: (K, D), added to `delta`.
         delta_weight: (K, D, R), multiplied with `delta` in float32. On a CPU and in PyTorch this is
             a separate matrix product, and its gradients are two more.
-        delta_softplus: Whether `delta` passes through softplus (linear above 20).
+        delta_softplus: Whether dt passes through softplus (linear above 20).
         initial_state: (B, K, D, N); None is zero. A sequence may be split anywhere: pass the last
             state of one part as the initial state of the next.
         paths: (K, T), or (B, K, T) with different paths for each sample; int32 or int64 in

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape
+from vimamba_kernels.arguments import check_types, expect_paths_shape, expect_shape, sizes_text
 
 _OPTIONAL = ("z", "D", "delta_bias", "delta_weight", "initial_state")
 
@@ -19,24 +19,28 @@ def check_arguments(
     delta_weight: Tensor | None,
     paths: Tensor | None,
     initial_state: Tensor | None = None,
+    *,
+    state_name: str = "initial_state",
 ) -> None:
-    """Check dtypes, devices and shapes.
+    """Check dtypes, devices and shapes; errors call the state before the first token `state_name`.
 
     Raises:
         TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: An argument has the wrong shape or device.
     """
     activations = {"u": u, "delta": delta, "B": B, "C": C, "z": z, "delta_weight": delta_weight}
-    parameters = {"A": A, "D": D, "delta_bias": delta_bias, "initial_state": initial_state}
+    parameters = {"A": A, "D": D, "delta_bias": delta_bias, state_name: initial_state}
     check_types(activations, parameters, paths, optional=_OPTIONAL)
-    _check_shapes(activations, parameters, paths)
+    batch, k, channels, states = _check_shapes(activations, parameters)
+    expect_shape(state_name, initial_state, "(B, K, D, N)", (batch, k, channels, states))
+    expect_paths_shape(paths, batch, k)
 
 
 def _check_shapes(
     activations: dict[str, Tensor | None],
     parameters: dict[str, Tensor | None],
-    paths: Tensor | None,
-) -> None:
+) -> tuple[int, int, int, int]:
+    """Check all but the state and the paths; returns B, K, D and N."""
     u, delta, A = activations["u"], activations["delta"], parameters["A"]
     assert u is not None
     assert delta is not None
@@ -51,21 +55,20 @@ def _check_shapes(
     if weight is not None:
         channels = _projected_channels(weight, k, delta.shape[3])
     if A.dim() != 3 or A.shape[:2] != (k, channels) or A.shape[2] < 1:
-        raise ValueError(f"A has shape {tuple(A.shape)}; expected (K, D, N) = {(k, channels, 'N')}")
+        expected = sizes_text(k, channels, "N >= 1")
+        raise ValueError(f"A has shape {tuple(A.shape)}; expected (K, D, N) = {expected}")
     merged, separate = (batch, length, channels), (batch, k, length, channels)
     expect_shape("u", u, "(B, L, D) or (B, K, L, D)", merged, separate)
     _check_groups(activations, channels, A.shape[2])
     expect_shape("z", activations["z"], "(B, L, D)", merged)
     for name in ("D", "delta_bias"):
         expect_shape(name, parameters[name], "(K, D)", (k, channels))
-    state = (batch, k, channels, A.shape[2])
-    expect_shape("initial_state", parameters["initial_state"], "(B, K, D, N)", state)
-    expect_paths_shape(paths, batch, k)
+    return batch, k, channels, A.shape[2]
 
 
 def _projected_channels(weight: Tensor, k: int, rank: int) -> int:
     if weight.dim() != 3 or weight.shape[::2] != (k, rank) or rank < 1:
-        shape, expected = tuple(weight.shape), (k, "D", max(rank, 1))
+        shape, expected = tuple(weight.shape), sizes_text(k, "D", max(rank, 1))
         raise ValueError(f"delta_weight has shape {shape}; expected (K, D, R) = {expected}")
     return weight.shape[1]
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vimamba_kernels.arguments import expect_tensor
 from vimamba_kernels.backends import cpu_obstacle
 from vimamba_kernels.cpu_tasks import (
     ROW,
@@ -74,6 +75,10 @@ def selective_scan_step(
         TypeError: An argument is not a tensor or has the wrong dtype.
         ValueError: A shape or a device is wrong; messages show the token as a dimension of 1.
     """
+    # before the operator, whose conversion of arguments fails with a RuntimeError
+    required = ("state", state), ("u", u), ("delta", delta), ("A", A), ("B", B), ("C", C)
+    for name, t in required:
+        expect_tensor(name, t)
     options = (D, z, delta_bias, delta_weight, delta_softplus, merge)
     return torch.ops.vimamba.selective_scan_step(state, u, delta, A, B, C, *options)
 
@@ -107,7 +112,7 @@ def _selective_scan_step(
     z = None if z is None else z.unsqueeze(-2)
     tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
     arguments: Any = (*tensors, None, state)
-    check_arguments(*arguments)
+    check_arguments(*arguments, state_name="state")
     differentiable = (state, *tensors)
     wanted = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in differentiable

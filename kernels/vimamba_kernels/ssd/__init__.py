@@ -35,8 +35,9 @@ def ssd(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Mamba-2's scan (Dao and Gu 2024, arXiv:2405.21060) along K paths over the same L tokens.
 
-    Path k visits the tokens paths[k, 0], paths[k, 1], ...; with s = softplus(dt + dt_bias), clamped
-    to `dt_limit`, each of the H heads of P channels has, in float32,
+    Path k visits the tokens paths[k, 0], paths[k, 1], ... The step size is s = dt + dt_bias, with
+    `dt_softplus` its softplus, clamped to `dt_limit`. Each of the H heads of P channels has, in
+    float32,
 
         h[t] = exp(s[t] * A) * h[t - 1] + s[t] * x[t] B[t]^T,    h[-1] = initial_state
         y[t] = h[t] C[t], plus D * x[t]
@@ -54,7 +55,7 @@ def ssd(
         D: (K, H) or (K, H, P), the weight of the skip connection.
         z: (B, L, H, P); the output is multiplied by silu(z).
         dt_bias: (K, H), added to `dt`.
-        dt_softplus: Whether `dt` passes through softplus (linear above 20).
+        dt_softplus: Whether dt + dt_bias passes through softplus (linear above 20).
         dt_limit: Lowest and highest step size.
         initial_state: (B, K, H, P, N); None is zero.
         paths: (K, T), or (B, K, T) with different paths for each sample; int32 or int64 in

@@ -31,8 +31,8 @@ def check_arguments(
     activations = {"x": x, "dt": dt, "B": B, "C": C, "z": z}
     parameters = {"A": A, "D": D, "dt_bias": dt_bias, "initial_state": initial_state}
     check_types(activations, parameters, paths, optional=_OPTIONAL)
-    if dt_limit is not None and (len(dt_limit) != 2 or not 0 <= dt_limit[0] <= dt_limit[1]):
-        raise ValueError(f"dt_limit={tuple(dt_limit)} must be a lowest step >= 0 and a highest one")
+    if dt_limit is not None:
+        _check_limit(dt_limit)
     if dt.dim() != 4 or dt.shape[2] < 1:
         shape = tuple(dt.shape)
         raise ValueError(f"dt has shape {shape}; expected (B, K, L, H) with at least one token")
@@ -48,6 +48,14 @@ def check_arguments(
     state = (batch, k, heads, width, B.shape[-1])
     expect_shape("initial_state", initial_state, "(B, K, H, P, N)", state)
     expect_paths_shape(paths, batch, k)
+
+
+def _check_limit(dt_limit: Sequence[float]) -> None:
+    wanted = "must be a lowest step >= 0 and a highest one"
+    if not isinstance(dt_limit, Sequence):
+        raise TypeError(f"dt_limit={dt_limit!r} {wanted}")
+    if len(dt_limit) != 2 or not 0 <= dt_limit[0] <= dt_limit[1]:
+        raise ValueError(f"dt_limit={tuple(dt_limit)} {wanted}")
 
 
 def _check_groups(B: Tensor, C: Tensor, dt: Tensor) -> None:

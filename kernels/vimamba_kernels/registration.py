@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch._C._functorch import (
+    is_functorch_wrapped_tensor,
+    is_legacy_batchedtensor,
+    peek_interpreter_stack,
+)
 from torch.autograd import forward_ad
 from torch.library import Library
 
@@ -20,6 +24,38 @@ def must_be_composed(tensors: Iterable[Tensor | None]) -> bool:
     if peek_interpreter_stack() is None and forward_ad._current_level < 0:
         return False
     return any(t is not None and _is_transformed(t) for t in tensors)
+
+
+def shortcut(operator: Callable[..., Any], kernel: Callable[..., Any]) -> Callable[..., Any]:
+    """A caller of an operator that skips torch's dispatch where only the kernel would run.
+
+    Dispatching to a kernel in Python takes as long as scanning a small image.
+    """
+
+    def call(*arguments: Any) -> Any:
+        return (kernel if _runs_only_kernel(arguments) else operator)(*arguments)
+
+    return call
+
+
+def _runs_only_kernel(arguments: Sequence[Any]) -> bool:
+    """Whether neither gradients, subclasses, modes, transforms nor traces handle an operator."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or peek_interpreter_stack() is not None
+        or torch._C._get_tracing_state() is not None
+    ):
+        return False
+    tensors = [t for t in arguments if isinstance(t, Tensor)]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return False
+    # autograd's own vmap, for many gradients at once, is not on the interpreters' stack
+    return all(
+        type(t) in _PLAIN and not t.is_meta and not is_legacy_batchedtensor(t) for t in tensors
+    )
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def _is_transformed(t: Tensor) -> bool:

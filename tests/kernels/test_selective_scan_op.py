@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.closeness import assert_same, assert_same_rounded
 from tests.kernels.problems import (
@@ -284,3 +285,25 @@ def test_only_wanted_gradients_are_set():
     selective_scan(**problem).sum().backward()
     assert problem["A"].grad is not None
     assert problem["u"].grad is None
+
+
+class Watch(TorchDispatchMode):
+    """Records the operators that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.names.append(operator.name())
+        return operator(*args, **(kwargs or {}))
+
+
+def test_modes_see_the_scan_that_needs_no_dispatch():
+    problem = make_problem(**SMALL)
+    with torch.no_grad():
+        alone = scan_op(*arguments(problem))
+        with Watch() as watch:
+            watched = scan_op(*arguments(problem))
+    assert "vimamba::selective_scan_forward" in watch.names
+    assert_same(watched, alone)

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from timm.layers import DropPath, RmsNorm
+from timm.layers import DropPath
 from torch import Tensor, nn
 
+from vimamba.layers.own_gradients import RmsNorm, multiply_paths
 from vimamba.layers.scan import SelectiveScan
 from vimamba.layers.ssm import stacked_weights
 from vimamba.layers.tracing import refuse_plain_onnx
@@ -98,7 +99,7 @@ class MambaMixer(nn.Module):
         if not torch.jit.is_scripting():
             weights = stacked_weights(self.x_proj)
             if weights is not None:
-                return u @ weights.transpose(1, 2)
+                return multiply_paths(u, weights)
         # not u[:, k], each of whose gradients would be a tensor of all paths
         tokens = u.unbind(1)
         projected = []

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import RmsNorm, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import checkpoint
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ from vimamba.layers import (
     split_tokens,
     to_pair,
 )
+from vimamba.layers.own_gradients import RmsNorm
 from vimamba.models._backbone import Backbone, Options, take_orders
 from vimamba.scan_orders import num_paths
 from vimamba.timm_layers import get_device_dtype, update_model_input_size

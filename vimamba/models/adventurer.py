@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, RmsNorm
+from timm.layers import DropPath
 from timm.models import register_model
 from torch import Tensor, nn
 
 from vimamba.checkpoints import StateDict, register_family
 from vimamba.layers import StateSpaceDuality, init_patches_
+from vimamba.layers.own_gradients import RmsNorm
 from vimamba.layers.ssm import init_step_bias_
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs

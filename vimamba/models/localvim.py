@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, RmsNorm, trunc_normal_
+from timm.layers import DropPath, trunc_normal_
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ from vimamba.layers import (
     pad_tokens,
     visit_padding,
 )
+from vimamba.layers.own_gradients import RmsNorm
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.models._builder import build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts, embed_patches

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import RmsNorm, trunc_normal_
+from timm.layers import trunc_normal_
 from timm.models import register_model
 from torch import Tensor, nn
 
@@ -25,6 +25,7 @@ from vimamba.layers import (
     pick_tokens,
     split_tokens,
 )
+from vimamba.layers.own_gradients import RmsNorm
 from vimamba.models._builder import NO_LICENSE, build_model, make_cfgs
 from vimamba.models._plain import PlainBackbone, PlainParts
 from vimamba.models.vim import VIM_RULES

@@ -32,6 +32,7 @@ from vimamba_kernels.cpu_math import (
     clear,
     fetch,
     flush_denormals,
+    following,
     helper,
     kernel,
     own,
@@ -78,11 +79,23 @@ FORWARD, BACKWARD = _arguments(3, 1, 3), _arguments(4, 3, 5)
 
 @helper
 def gather(
-    x: Any, at: Any, row: Any, paths: Any, path: Any, count: Any, X: Any, to: Any, part: Any
+    x: Any,
+    at: Any,
+    row: Any,
+    paths: Any,
+    path: Any,
+    count: Any,
+    X: Any,
+    to: Any,
+    part: Any,
+    later: Any,
 ) -> None:
-    """Copy the tokens of `count` steps to vectors; zeros for zero tokens."""
+    """Copy the tokens of `count` steps to vectors; zeros for zero tokens.
+
+    As many are prefetched from `later`: a position on the path, and an index in the first row.
+    """
     for i in range(count):
-        fetch(x, at + ahead(paths, path + i) * row, ONE)
+        fetch(x, later[1] + ahead(paths, later[0] + i) * row, ONE)
         index = paths[path + i]
         v = load_first(x, at + U(index) * row, part) if index >= 0 else repeat(F(0.0))
         store(X, to + i * LANES, v)
@@ -147,13 +160,17 @@ def conv_forward(frame: Any) -> None:
             path = b * paths_batch + k * paths_path + t
             for d in range(ZERO, w, LANES):
                 # vectors of these channels
-                X0, x0 = d * (before + chunk), b * x_batch + start + d
-                gather(x, x0, x_row, paths, path, count, X, X0 + before * LANES, w - d)
+                X0, x0 = d * (before + chunk), b * x_batch + start
+                next_path, next_d = following(path, count, d, w)
+                later = next_path, x0 + next_d
+                X1 = X0 + before * LANES
+                gather(x, x0 + d, x_row, paths, path, count, X, X1, w - d, later)
                 fill(Y, load_first(bias, row + d, w - d), count)
                 convolve(W, d * taps, X, X0, Y, count, taps)
                 for i in range(count):
                     index = paths[path + i]
-                    fetch(y, (bk * L + ahead(paths, path + i)) * channels + start + d, ONE)
+                    token = bk * L + ahead(paths, next_path + i)
+                    fetch(y, token * channels + start + next_d, ONE)
                     if index >= 0:
                         v = load(Y, i * LANES)
                         at = (bk * L + U(index)) * channels + start + d
@@ -176,11 +193,12 @@ def _load_slopes(
     g: Any,
     enabled: Any,
     part: Any,
+    later: Any,
 ) -> Any:
     """Write the gradients of `count` sums, and return their sum."""
     result = repeat(F(0.0))
     for i in range(count):
-        fetch(dy, at + ahead(paths, path + i) * row, ONE)
+        fetch(dy, later[1] + ahead(paths, later[0] + i) * row, ONE)
         index = paths[path + i]
         slope = repeat(F(0.0))
         if index >= 0:
@@ -240,18 +258,21 @@ def conv_backward(frame: Any) -> None:
                 for d in range(ZERO, w, LANES):
                     part = w - d
                     X0, W0, DW0 = d * (before + chunk), d * taps * TWO, d * (taps + ONE)
-                    at = start + d
-                    dx0, y0 = b * L * channels + at, (b * K + k) * L * channels + at
+                    next_path, next_d = following(path, -chunk, d, w)
+                    at, x0 = start + d, b * x_batch + start
+                    dx0, y0 = b * L * channels + at, (b * K + k) * L * channels + start
                     clear(X, X0, ONE, ZERO, (before - earlier) * LANES)
                     gather(
-                        *(x, b * x_batch + at, x_row, paths, path - earlier, earlier + count),
+                        *(x, x0 + d, x_row, paths, path - earlier, earlier + count),
                         *(X, X0 + (before - earlier) * LANES, part),
+                        (next_path - before, x0 + next_d),
                     )
                     fill(Y, load_first(bias, row + d, part), count)
                     convolve(W, W0, X, X0, Y, count, taps)
                     move(G, X0, X0 + count * LANES, before)
                     slopes = _load_slopes(
-                        *(dy, y0, channels, paths, path, count, Y, G, X0, enabled, part)
+                        *(dy, y0 + d, channels, paths, path, count, Y, G, X0, enabled, part),
+                        (next_path, y0 + next_d),
                     )
                     store(DW, DW0, load(DW, DW0) + slopes)
                     for tap in range(ZERO, fours * LANES, FOUR * LANES):

@@ -26,6 +26,7 @@ from vimamba_kernels.registration import (
     register_autocast,
     register_vmap,
     second_gradients,
+    shortcut,
 )
 
 # slowest last
@@ -68,18 +69,10 @@ def _causal_conv_along_paths(
         check_arguments(x, weight, bias, paths, activation)
         choose_backend(backend, x)
         return causal_conv_reference(x, weight, bias, paths, activation)
-    return torch.ops.vimamba.causal_conv_along_paths_forward(
-        x, weight, bias, paths, activation, backend
-    )
+    return _conv_forward(x, weight, bias, paths, activation, backend)
 
 
-@torch.library.custom_op(
-    "vimamba::causal_conv_along_paths_forward",
-    mutates_args=(),
-    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? paths, str? activation, "
-    "str backend) -> Tensor",
-)
-def _forward(
+def _run_forward(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -89,6 +82,16 @@ def _forward(
 ) -> Tensor:
     check_arguments(x, weight, bias, paths, activation)
     return _FORWARD[choose_backend(backend, x)](x, weight, bias, paths, activation)
+
+
+_forward = torch.library.custom_op(
+    "vimamba::causal_conv_along_paths_forward",
+    _run_forward,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor? bias, Tensor? paths, str? activation, "
+    "str backend) -> Tensor",
+)
+_conv_forward = shortcut(torch.ops.vimamba.causal_conv_along_paths_forward, _run_forward)
 
 
 @_forward.register_fake
@@ -104,13 +107,7 @@ def _forward_fake(
     return torch.empty(shape, dtype=x.dtype, device=x.device)
 
 
-@torch.library.custom_op(
-    "vimamba::causal_conv_along_paths_backward",
-    mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? paths, "
-    "str? activation, str backend) -> (Tensor, Tensor, Tensor)",
-)
-def _backward(
+def _run_backward(
     grad: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -127,6 +124,16 @@ def _backward(
     differentiate = _BACKWARD[choose_backend(backend, x)]
     grads = differentiate(grad, x, weight, bias, paths, activation)
     return dense_gradients(grads, (x, weight, bias))
+
+
+_backward = torch.library.custom_op(
+    "vimamba::causal_conv_along_paths_backward",
+    _run_backward,
+    mutates_args=(),
+    schema="(Tensor grad, Tensor x, Tensor weight, Tensor? bias, Tensor? paths, "
+    "str? activation, str backend) -> (Tensor, Tensor, Tensor)",
+)
+_conv_backward = shortcut(torch.ops.vimamba.causal_conv_along_paths_backward, _run_backward)
 
 
 @_backward.register_fake
@@ -156,7 +163,7 @@ def _forward_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         convolve = partial(causal_conv_reference, paths=paths, activation=ctx.activation)
         return (*composed_gradients(convolve, grad, (x, weight, bias)), None, None, None)
     arguments = (grad, x, weight, bias, paths, ctx.activation, ctx.backend)
-    grad_x, grad_weight, grad_bias = torch.ops.vimamba.causal_conv_along_paths_backward(*arguments)
+    grad_x, grad_weight, grad_bias = _conv_backward(*arguments)
     return grad_x, grad_weight, None if bias is None else grad_bias, None, None, None
 
 

@@ -32,6 +32,7 @@ from vimamba_kernels.cpu_math import (
     clear,
     fetch,
     flush_denormals,
+    following,
     helper,
     kernel,
     own,
@@ -103,6 +104,14 @@ def _open_gate(inputs: Any, dz: Any, sizes: Any, strides: Any, b: Any, start: An
     of_z, of_y = strides[4], strides[5]
     outputs = K if of_y[1] > ZERO else ONE
     for row in range(L):
+        later = row + FOUR
+        fetch(z, b * of_z[0] + later * of_z[1] + start, w)
+        for k in range(outputs):
+            at = b * of_y[0] + k * of_y[1] + later * channels + start
+            fetch(y, at, w)
+            fetch(dgated, at, w)
+            fetch(dy, at, w)
+        fetch(dz, (b * L + later) * channels + start, w)
         for d in range(ZERO, w, LANES):
             part = w - d
             v = load_first(z, b * of_z[0] + row * of_z[1] + start + d, part)
@@ -151,12 +160,13 @@ def _prepare(
     (uk, dk, _, _, yk), to = at
     first, part = constants_at(d, rank), w - d
     here = d * chunk * U(6)
+    next_path, next_d = following(path, -chunk, d, w)
     for i in range(count):
         index = paths[path + i]
-        later = ahead(paths, path + i)
-        fetch(u, uk + d + later * channels, ONE)
-        fetch_steps(delta, dk + later * delta_row, start + d, rank)
-        fetch(dy, yk + d + later * channels, ONE)
+        later = ahead(paths, next_path + i)
+        fetch(u, uk + next_d + later * channels, ONE)
+        fetch_steps(delta, dk + later * delta_row, start + next_d, rank)
+        fetch(dy, yk + next_d + later * channels, ONE)
         s = here + i * STEP
         if index >= 0:
             token = U(index)

@@ -38,6 +38,7 @@ from vimamba_kernels.cpu_math import (
     clear,
     fetch,
     flush_denormals,
+    following,
     helper,
     kernel,
     own,
@@ -98,6 +99,7 @@ def _gate(
 ) -> None:
     """Multiply `L` rows of y by the SiLU of the rows of z."""
     for row in range(L):
+        fetch(z, z0 + (row + FOUR) * z_row, w)
         for d in range(ZERO, w, LANES):
             v = load_first(z, z0 + row * z_row + d, w - d)
             at = y0 + row * y_row + d
@@ -206,18 +208,19 @@ def _prepare(
     channels, rank, delta_row = sizes[4], sizes[9], strides[1][2]
     uk, dk, yk = at
     first, part = constants_at(d, rank), w - d
+    next_path, next_d = following(path, count, d, w)
     skip = load(W, first + SKIP)
     for i in range(count):
         index = paths[path + i]
-        later = ahead(paths, path + i)
-        fetch(u, uk + later * channels, ONE)
-        fetch_steps(delta, dk + later * delta_row, start + d, rank)
-        fetch(y, yk + later * channels, ONE)
+        later = ahead(paths, next_path + i)
+        fetch(u, uk + later * channels + next_d, ONE)
+        fetch_steps(delta, dk + later * delta_row, start + next_d, rank)
+        fetch(y, yk + later * channels + next_d, ONE)
         s = i * STEP
         if index >= 0:
             token = U(index)
             row = dk + token * delta_row
-            v = load_first(u, uk + token * channels, part)
+            v = load_first(u, uk + token * channels + d, part)
             store(S, s + SIZE, step_size(delta, row, start + d, rank, W, first, part))
             store(S, s + WRITE, v)
             store(S, s + ACC, skip * v)
@@ -280,7 +283,7 @@ def forward(frame: Any) -> None:
                 load_tokens(B, Bk, of_B[3], paths, path + t, count, N, ZERO, BC)
                 load_tokens(C, Ck, of_C[3], paths, path + t, count, N, N, BC)
                 for d in range(ZERO, w, LANES):
-                    at = uk + d, dk, yk + d
+                    at = uk, dk, yk
                     _prepare(
                         *(inputs, paths, outputs, S, W, sizes, strides, at, path + t, count),
                         *(start, d, w, enabled),

@@ -27,6 +27,7 @@ from vimamba_kernels.registration import (
     register_autocast,
     register_vmap,
     second_gradients,
+    shortcut,
     without_autocast,
 )
 from vimamba_kernels.selective_scan import cpu, fused
@@ -142,20 +143,12 @@ def _compose(
         return scan(*arguments)
     wanted = any(t is not None and t.requires_grad for t in differentiable)
     save = torch.is_grad_enabled() and wanted
-    y, _, _, state = torch.ops.vimamba.selective_scan_forward(
-        *tensors, *options, backend, save, initial_state, return_state
-    )
+    y, _, _, state = _scan_forward(*tensors, *options, backend, save, initial_state, return_state)
     return y, state
 
 
-@torch.library.custom_op(
-    "vimamba::selective_scan_forward",
-    mutates_args=(),
-    schema=f"({_REQUIRED}, bool save, {_STATE}, bool return_state=False) -> "
-    "(Tensor, Tensor, Tensor, Tensor)",
-)
 @without_autocast
-def _forward(
+def _run_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -216,6 +209,16 @@ def _from_kernel_state(state: Tensor | None, like: Tensor) -> Tensor:
     return nothing(like, torch.float32) if state is None else state.transpose(2, 3).contiguous()
 
 
+_forward = torch.library.custom_op(
+    "vimamba::selective_scan_forward",
+    _run_forward,
+    mutates_args=(),
+    schema=f"({_REQUIRED}, bool save, {_STATE}, bool return_state=False) -> "
+    "(Tensor, Tensor, Tensor, Tensor)",
+)
+_scan_forward = shortcut(torch.ops.vimamba.selective_scan_forward, _run_forward)
+
+
 @_forward.register_fake
 def _forward_fake(
     u: Tensor,
@@ -254,15 +257,8 @@ def _forward_fake(
     )
 
 
-@torch.library.custom_op(
-    "vimamba::selective_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor? grad, {_REQUIRED}, Tensor ungated, Tensor states, {_STATE}, "
-    "Tensor? grad_state=None) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-)
 @without_autocast
-def _backward(
+def _run_backward(
     grad: Tensor | None,
     u: Tensor,
     delta: Tensor,
@@ -320,6 +316,17 @@ def _backward(
     return dense_gradients((*grads, _from_kernel_state(before, u)), everything)
 
 
+_backward = torch.library.custom_op(
+    "vimamba::selective_scan_backward",
+    _run_backward,
+    mutates_args=(),
+    schema=f"(Tensor? grad, {_REQUIRED}, Tensor ungated, Tensor states, {_STATE}, "
+    "Tensor? grad_state=None) -> "
+    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+_scan_backward = shortcut(torch.ops.vimamba.selective_scan_backward, _run_backward)
+
+
 @_backward.register_fake
 def _backward_fake(
     grad: Tensor | None,
@@ -367,7 +374,7 @@ def _forward_gradient(
         given, scan = _joined_outputs((grad, grad_state), *options)
         grads = composed_gradients(scan, given, everything)
     elif grad is not None or grad_state is not None:
-        found = torch.ops.vimamba.selective_scan_backward(
+        found = _scan_backward(
             grad, *tensors, *options, ctx.backend, ungated, states, initial_state, grad_state
         )
         pairs = zip(found, everything, strict=True)

@@ -28,8 +28,8 @@ def forward(
 ) -> Tensor:
     """The output, in the dtype of `x`; arguments as the op's."""
     conv = _prepare(x, weight, bias, paths, activation)
-    new = x.new_empty if paths is None else x.new_zeros
-    y = new((conv.batch, conv.sizes["K"], *x.shape[1:]))
+    shape = (conv.batch, conv.sizes["K"], *x.shape[1:])
+    y = gpu_tasks.new_rows(x, shape, paths, x.dtype)
     parts, items = conv.cut(_ROWS, _OCCUPANCY)
     programs = parts * conv.sizes["K"] * conv.blocks
     _launch("conv_forward", programs, **conv.inputs, y=y, **items, **conv.sizes, **conv.flags)
@@ -85,7 +85,8 @@ def backward(
 class _Conv(NamedTuple):
     """One call's arguments as the kernels take them."""
 
-    inputs: dict[str, Tensor | None]
+    # tensors, or None
+    inputs: dict[str, Any]
     sizes: dict[str, int]
     flags: dict[str, Any]
     batch: int
@@ -94,10 +95,8 @@ class _Conv(NamedTuple):
 
     def cut(self, rows: int, occupancy: int) -> tuple[int, dict[str, int]]:
         """Number of parts to split the tiles of `rows` steps into, and a kernel's arguments."""
-        x = self.inputs["x"]
-        assert x is not None
         items = self.batch * -(-self.sizes["T"] // rows)
-        wanted = occupancy * gpu_tasks.processors(x.device)
+        wanted = occupancy * gpu_tasks.processors(self.inputs["x"].device)
         per_program = max(1, items * self.sizes["K"] * self.blocks // wanted)
         return -(-items // per_program), {"items": items, "per_program": per_program, "ROWS": rows}
 

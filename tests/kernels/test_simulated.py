@@ -238,6 +238,7 @@ def test_every_conv(name, dtype, target):
         for dtype in DTYPES
         if ssd_fused.obstacle(dtype, size["n"]) is None
     ],
+    ids=str,
 )
 def test_every_ssd(name, dtype, target, monkeypatch):
     size, options = SSDS[name]

@@ -105,7 +105,7 @@ def test_what_spills_in_a_loop_is_next_to_nothing(name, target):
         found = compiled(launch, target)
         kinds = [o for o in opcodes(found.loops) if o.startswith(("LDL", "STL"))]
         assert len(kinds) <= 10
-        assert found.spilled <= 8
+        assert found.spilled <= 16
 
 
 @pytest.mark.parametrize("key", BUDGETS, ids="-".join)

@@ -17,10 +17,15 @@ from vimamba_kernels import gpu_tasks
 from vimamba_kernels.paths import saved_dtype
 
 _BLOCK, _WARPS = 64, 4
-# rows of a tile: two of 16 bytes per thread, or one while weight gradients are accumulated
-_ROWS, _SLOPES_ROWS = 32, 16
+# rows of a tile
+_ROWS = 32
 # programs per multiprocessor, limited by its registers
 _OCCUPANCY, _SLOPES_OCCUPANCY = 8, 4
+
+
+def _rows(taps: int) -> int:
+    """Rows of a tile by steps: two of 16 bytes per thread if all taps' fit in the registers."""
+    return _ROWS if taps <= 6 else _ROWS // 2
 
 
 def forward(
@@ -30,7 +35,7 @@ def forward(
     conv = _prepare(x, weight, bias, paths, activation)
     shape = (conv.batch, conv.sizes["K"], *x.shape[1:])
     y = gpu_tasks.new_rows(x, shape, paths, x.dtype)
-    parts, items = conv.cut(_ROWS, _OCCUPANCY)
+    parts, items = conv.cut(_rows(weight.shape[2]), _OCCUPANCY)
     programs = parts * conv.sizes["K"] * conv.blocks
     _launch("conv_forward", programs, **conv.inputs, y=y, **items, **conv.sizes, **conv.flags)
     return y
@@ -50,7 +55,8 @@ def backward(
     k, steps, taps = sizes["K"], sizes["T"], flags["W"]
     shape = (conv.batch, k, steps, sizes["D"])
     slopes = x.new_empty(shape, dtype=saved_dtype(x.dtype))
-    parts, items = conv.cut(_SLOPES_ROWS, _SLOPES_OCCUPANCY)
+    # half as many, because weight gradients are accumulated for each
+    parts, items = conv.cut(_rows(taps) // 2, _SLOPES_OCCUPANCY)
     sums = x.new_empty((parts, k, taps + 1, sizes["D"]), dtype=torch.float32)
     _launch(
         "conv_slopes",

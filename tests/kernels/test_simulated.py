@@ -295,6 +295,18 @@ def execute(body, threads, words, programs=1, step=1):
     return array, {(f.kind, f.space, f.scope) for f in machine.findings}
 
 
+def test_half_of_a_number_is_taken_with_a_register_for_the_other():
+    body = """
+	.reg .b16 	%rs<2>;
+	shl.b32 	%r3, %r1, 16;
+	{{ .reg .b16 tmp; mov.b32 {{tmp, %rs1}}, %r3; }}
+	cvt.u32.u16 	%r4, %rs1;
+	st.global.b32 	[%rd3], %r4;
+"""
+    array, _ = execute(body, 32, 32)
+    assert array.tolist() == list(range(32))
+
+
 def test_a_barrier_orders_what_warps_share():
     array, findings = execute(TO_SHARED + BARRIER + FROM_NEIGHBOUR, 64, 64, step=32)
     assert array.tolist() == [(i + 32) % 64 for i in range(64)]

@@ -21,7 +21,7 @@ import re
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
@@ -33,6 +33,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from warp_timing import clocks, parse
 
+from vimamba_kernels import gpu_tasks
 from vimamba_kernels.selective_scan import fused
 
 TARGETS = {
@@ -114,7 +115,13 @@ class Launch(NamedTuple):
 
     kernel: str
     programs: int
+    warps: int
     arguments: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The kernel's name without its module."""
+        return self.kernel.rsplit(".", 1)[1]
 
 
 class Loop(NamedTuple):
@@ -146,7 +153,7 @@ class Compiled(NamedTuple):
     """A compiled kernel."""
 
     registers: int
-    # spilled bytes, or registers on AMD
+    # bytes spilled to memory, or registers on AMD
     spilled: int
     shared: int
     loops: list[Loop]
@@ -181,6 +188,23 @@ def tensors(case: Case) -> dict[str, Any]:
     }
 
 
+def recorded(
+    function: Callable[..., Any], *arguments: Any, **options: Any
+) -> tuple[Any, list[Launch]]:
+    """The result of a launcher on an H200, and what it would launch; its tensors are meta."""
+    launches: list[Launch] = []
+
+    def note(name: str, programs: int, *, warps: int, **taken: Any) -> None:
+        launches.append(Launch(name, programs, warps, taken))
+
+    with (
+        mock.patch.object(gpu_tasks, "launch", note),
+        mock.patch.object(gpu_tasks, "processors", return_value=PROCESSORS),
+    ):
+        result = function(*arguments, **options)
+    return result, launches
+
+
 def record(
     case: Case, plan: fused.Plan | None = None, *, deterministic: bool = False
 ) -> tuple[list[Launch], list[Launch]]:
@@ -192,10 +216,6 @@ def record(
             on an H200.
         deterministic: Whether atomics are forbidden.
     """
-    launches: list[Launch] = []
-
-    def note(name: str, programs: int, **arguments: Any) -> None:
-        launches.append(Launch(name, programs, arguments))
 
     def cut(shape: tuple[int, int]) -> fused.Plan | None:
         return plan and plan._replace(block=shape[0], unroll=shape[1])
@@ -205,19 +225,14 @@ def record(
     forbidden = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(deterministic)
     try:
-        with (
-            mock.patch.object(fused, "_launch", note),
-            mock.patch.object(fused, "processors", return_value=PROCESSORS),
-        ):
-            shape = fused.forward_block(case.states, width)
-            y, *saved = fused.forward(**arguments, save=True, plan=cut(shape))
-            forward = launches.copy()
-            launches.clear()
-            shape = fused.backward_block(case.states, width)
-            fused.backward(torch.empty_like(y), *arguments.values(), *saved, plan=cut(shape))
+        plan_forward = cut(fused.forward_block(case.states, width))
+        (y, *saved), forward = recorded(fused.forward, **arguments, save=True, plan=plan_forward)
+        inputs = (torch.empty_like(y), *arguments.values(), *saved)
+        plan_backward = cut(fused.backward_block(case.states, width))
+        _, backward = recorded(fused.backward, *inputs, plan=plan_backward)
     finally:
         torch.use_deterministic_algorithms(forbidden)
-    return forward, launches
+    return forward, backward
 
 
 # each parameter's type or, in a tuple, its constant value
@@ -226,7 +241,7 @@ Specialization = tuple[tuple[str, str | tuple[Any]], ...]
 
 def specialize(launch: Launch) -> Specialization:
     """The parameters of a call, as Triton specializes them."""
-    return specialization(fused.kernel(launch.kernel), launch.arguments)
+    return specialization(gpu_tasks.kernel(launch.kernel), launch.arguments)
 
 
 def specialization(function: Any, arguments: dict[str, Any]) -> Specialization:
@@ -265,22 +280,32 @@ def source_of(function: Any, specialization: Specialization) -> ASTSource:
     return ASTSource(fn=function, signature=signature, constexprs=constants, attrs=attributes)
 
 
+def compile_launch(launch: Launch, target: str) -> Compiled:
+    """Compile a kernel for a name in `TARGETS`."""
+    return _compile(launch.kernel, launch.warps, specialize(launch), target)
+
+
 @functools.cache
-def compile_launch(kernel: str, parameters: Specialization, target: str) -> Compiled:
-    """Compile a kernel for a name in `TARGETS`, with parameters returned by `specialize`."""
-    source = source_of(fused.kernel(kernel), parameters)
-    options = {"num_warps": 1, "num_stages": 1}
-    compiled = triton.compile(source, target=TARGETS[target], options=options)
+def _compile(kernel: str, warps: int, parameters: Specialization, target: str) -> Compiled:
+    gpu = TARGETS[target]
+    if gpu.backend == "hip":
+        # as the launcher requests on AMD GPUs
+        parameters = tuple(
+            (name, ("ieee",) if name == "PRECISION" else kind) for name, kind in parameters
+        )
+    source = source_of(gpu_tasks.kernel(kernel), parameters)
+    options = {"num_warps": warps, "num_stages": 1}
+    compiled = triton.compile(source, target=gpu, options=options)
     shared = compiled.metadata.shared
-    if "cubin" in compiled.asm:
-        return read_nvidia(compiled.asm["cubin"], shared)
+    if gpu.backend == "cuda":
+        return _read_nvidia(compiled.asm["cubin"], shared)
     text = compiled.asm["amdgcn"]
     found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
-    spilled = found["vgpr_spill_count"] + found["sgpr_spill_count"]
-    return Compiled(found["vgpr_count"], spilled, shared, [], text)
+    # scalar registers are spilled into vector registers, not into memory
+    return Compiled(found["vgpr_count"], found["vgpr_spill_count"], shared, [], text)
 
 
-def read_nvidia(cubin: bytes, shared: int) -> Compiled:
+def _read_nvidia(cubin: bytes, shared: int) -> Compiled:
     """Resources of a compiled kernel; it does not state its `shared` bytes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
@@ -333,7 +358,7 @@ def step_loop(compiled: Compiled, launch: Launch) -> tuple[Loop, list[str]]:
         largest = max(loops, key=_length)
         inner = [loop for loop in largest.inner if not _projects(loop)]
         # backward, several states are a loop inside the loop over steps
-        states = launch.kernel == "scan_backward" and launch.arguments["N"] > 1
+        states = launch.name == "scan_backward" and launch.arguments["N"] > 1
         if not inner or (states and not any(loop.inner for loop in inner)):
             break
         loops = inner
@@ -488,8 +513,8 @@ def report(name: str, case: Case, target: str) -> None:
     for title, launches in zip(("forward", "backward"), record(case), strict=True):
         total = 0.0
         for launch in launches:
-            compiled = compile_launch(launch.kernel, specialize(launch), target)
-            line = f"  {launch.kernel:14} {launch.programs:7} programs {compiled.registers:4} regs"
+            compiled = compile_launch(launch, target)
+            line = f"  {launch.name:14} {launch.programs:7} programs {compiled.registers:4} regs"
             line += f" {compiled.spilled:3} spilled"
             if compiled.loops and "UNROLL" in launch.arguments:
                 counted = count(compiled, launch)

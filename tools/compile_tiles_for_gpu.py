@@ -11,19 +11,16 @@ every case also the time to move inputs and outputs once.
 """
 
 import argparse
-import functools
 import re
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import NamedTuple
 
 import compile_for_gpu as machine
 import torch
-import triton
+from compile_for_gpu import Launch, compile_launch, recorded
 from torch import Tensor
 
-from vimamba_kernels import gpu_tasks
 from vimamba_kernels.path_conv import fused as conv
 from vimamba_kernels.ssd import fused as ssd
 
@@ -31,41 +28,13 @@ from vimamba_kernels.ssd import fused as ssd
 class Case(NamedTuple):
     """Both passes of an operator, and the bytes of inputs and outputs."""
 
-    passes: Callable[[], tuple[list["Launch"], list["Launch"]]]
+    passes: Callable[[], tuple[list[Launch], list[Launch]]]
     forward_bytes: int
     backward_bytes: int
 
 
-class Launch(NamedTuple):
-    """A kernel as the launcher calls it."""
-
-    kernel: str
-    programs: int
-    warps: int
-    arguments: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """The kernel's name."""
-        return self.kernel.rsplit(".", 1)[1]
-
-
 def _empty(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
-
-
-def _recorded(function: Callable[..., Any], *arguments: Any) -> tuple[Any, list[Launch]]:
-    launches: list[Launch] = []
-
-    def note(name: str, programs: int, *, warps: int, **taken: Any) -> None:
-        launches.append(Launch(name, programs, warps, taken))
-
-    with (
-        mock.patch.object(gpu_tasks, "launch", note),
-        mock.patch.object(gpu_tasks, "processors", return_value=machine.PROCESSORS),
-    ):
-        result = function(*arguments)
-    return result, launches
 
 
 def _paths(k: int, steps: int) -> Tensor:
@@ -96,8 +65,8 @@ def conv_case(
     y = _empty(batch, k, length, channels, dtype=dtype)
 
     def passes() -> tuple[list[Launch], list[Launch]]:
-        _, forward = _recorded(conv.forward, x, weight, *options)
-        return forward, _recorded(conv.backward, y, x, weight, *options)[1]
+        _, forward = recorded(conv.forward, x, weight, *options)
+        return forward, recorded(conv.backward, y, x, weight, *options)[1]
 
     return Case(passes, *_moved([x], y))
 
@@ -133,8 +102,8 @@ def ssd_case(
     y = _empty(batch, *separate, *rows, dtype=dtype)
 
     def passes() -> tuple[list[Launch], list[Launch]]:
-        _, forward = _recorded(ssd.forward, *tensors, *options, with_states)
-        return forward, _recorded(ssd.backward, y, state, *tensors, *options)[1]
+        _, forward = recorded(ssd.forward, *tensors, *options, with_states)
+        return forward, recorded(ssd.backward, y, state, *tensors, *options)[1]
 
     return Case(passes, *_moved([x, dt, B, C, z], y))
 
@@ -172,34 +141,6 @@ VARIANTS = {
 }
 
 
-def specialize(launch: Launch) -> machine.Specialization:
-    """The parameters of a call, as Triton specializes them."""
-    return machine.specialization(gpu_tasks.kernel(launch.kernel), launch.arguments)
-
-
-@functools.cache
-def compile_launch(
-    kernel: str, warps: int, parameters: machine.Specialization, target: str
-) -> machine.Compiled:
-    """Compile a kernel for the name of a target, with parameters returned by `specialize`."""
-    backend = machine.TARGETS[target].backend
-    if backend == "hip":
-        # as the launcher requests on AMD GPUs
-        parameters = tuple(
-            (name, ("ieee",) if name == "PRECISION" else kind) for name, kind in parameters
-        )
-    source = machine.source_of(gpu_tasks.kernel(kernel), parameters)
-    options = {"num_warps": warps, "num_stages": 1}
-    compiled = triton.compile(source, target=machine.TARGETS[target], options=options)
-    shared = compiled.metadata.shared
-    if backend == "cuda":
-        return machine.read_nvidia(compiled.asm["cubin"], shared)
-    text = compiled.asm["amdgcn"]
-    found = {k: int(v) for k, v in re.findall(r"\.([sv]gpr\w*count):\s*(\d+)", text)}
-    # scalar registers are spilled into vector registers, not into memory
-    return machine.Compiled(found["vgpr_count"], found["vgpr_spill_count"], shared, [], text)
-
-
 def issued(compiled: machine.Compiled, launch: Launch) -> float:
     """Instructions that one warp issues."""
     arguments = launch.arguments
@@ -208,6 +149,7 @@ def issued(compiled: machine.Compiled, launch: Launch) -> float:
         "conv_slopes": "per_program",
         "conv_inputs": "K",
         "gather_rows": "K",
+        "gate_backward": "K",
         "walk_states": "segment_chunks",
         "ssd_outputs": "segment_chunks",
         "carry_segments": "segments",
@@ -234,7 +176,7 @@ def report(name: str, case: Case, target: str) -> None:
     for title, launches, floor in zip(("forward", "backward"), case.passes(), floors, strict=True):
         totals = [0.0, 0.0]
         for launch in launches:
-            compiled = compile_launch(launch.kernel, launch.warps, specialize(launch), target)
+            compiled = compile_launch(launch, target)
             line = f"  {launch.name:14} {launch.programs:7} programs {compiled.registers:4} regs"
             line += f" {compiled.spilled:3} spilled {compiled.shared:6} shared"
             if target.startswith("sm"):

@@ -1,6 +1,7 @@
-"""Shared by the Triton kernels of several operators: path tables, softplus, the sigmoid.
+"""Shared by the Triton kernels of several operators: path tables, softplus, SiLU, gates.
 
-Sizes: K paths, L tokens, T steps. A token is -1 for a zero token and for steps past the end.
+Sizes: B batch, K paths, L tokens, T steps. A token is -1 for a zero token and for steps past the
+end.
 """
 
 # Names in a kernel are Triton tensors, which have no types.
@@ -50,6 +51,21 @@ def sigmoid(x):
 
 
 @triton.jit
+def silu(x):
+    """SiLU, x times its sigmoid, in float32."""
+    x = x.to(tl.float32)
+    return x * sigmoid(x)
+
+
+@triton.jit
+def silu_slope(x):
+    """Derivative of SiLU in float32."""
+    x = x.to(tl.float32)
+    share = sigmoid(x)
+    return share * (1.0 + x * (1.0 - share))
+
+
+@triton.jit
 def tokens_at(path, t, T):
     """The tokens of steps `t`, which may be outside [0, T); without a path they are `t`."""
     real = (t >= 0) & (t < T)
@@ -68,3 +84,19 @@ def invert_paths(paths, inverse, L, T, ROWS: tl.constexpr):
     t = tl.program_id(0) % tiles * ROWS + tl.arange(0, ROWS)
     token = tokens_at(paths + row * T, t, T)
     tl.store(inverse + row * L + token, t, mask=token >= 0)
+
+
+@triton.jit
+def gate_backward(grad, ungated, z, dz, K, size, BLOCK: tl.constexpr):
+    """Gradient of z (B, size) from `grad` and `ungated` (B, K, size), summed over the K paths."""
+    blocks = tl.cdiv(size, BLOCK)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    mask = i < size
+    product = tl.zeros((BLOCK,), tl.float32)
+    for k in range(K):
+        place = (b * K + k) * size + i
+        row = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
+        product += row * tl.load(ungated + place, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(z + b * size + i, mask=mask, other=0.0)
+    tl.store(dz + b * size + i, product * silu_slope(gate), mask=mask)

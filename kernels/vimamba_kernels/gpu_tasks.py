@@ -5,7 +5,7 @@ Sizes: K paths, L tokens, T steps.
 
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor
 from vimamba_kernels.arguments import check_path_bounds, narrow_paths
 
 _ROWS = 1024
+# elements of a gate per program
+_GATE_BLOCK = 512
 
 
 @cache
@@ -84,6 +86,37 @@ def invert_paths(paths: Tensor | None, length: int) -> Tensor | None:
     arguments = {"paths": paths, "inverse": inverse, "L": length, "T": steps, "ROWS": _ROWS}
     launch("gpu_kernels.invert_paths", programs, warps=4, **arguments)
     return inverse
+
+
+def new_rows(
+    like: Tensor, shape: Sequence[int], paths: Tensor | None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Memory for rows by token; with paths, which may not visit all tokens, it is zero."""
+    new = like.new_empty if paths is None else like.new_zeros
+    return new(shape, dtype=dtype)
+
+
+def gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor) -> Tensor:
+    """Gradient of the gate `z` (B, ...) of outputs multiplied by silu(z); all are contiguous.
+
+    `grad` is that of the gated outputs and shaped as `ungated`: like `z`, or with the paths in
+    dimension 1.
+    """
+    dz = torch.empty_like(z)
+    size = math.prod(z.shape[1:])
+    launch(
+        "gpu_kernels.gate_backward",
+        z.shape[0] * -(-size // _GATE_BLOCK),
+        warps=1,
+        grad=grad,
+        ungated=ungated,
+        z=z,
+        dz=dz,
+        K=grad.shape[1] if grad.dim() > z.dim() else 1,
+        size=size,
+        BLOCK=_GATE_BLOCK,
+    )
+    return dz
 
 
 def is_shared(paths: Tensor | None) -> bool:

@@ -71,6 +71,15 @@ def dense_gradients(grads: Sequence[Tensor | None], inputs: Sequence[Tensor | No
     )
 
 
+def fake_gradients(inputs: Sequence[Tensor | None]) -> Any:
+    """Tensors like those that `dense_gradients` returns, with any values."""
+    like = next(t for t in inputs if t is not None)
+    return tuple(
+        nothing(like) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        for t in inputs
+    )
+
+
 def nothing(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """The return value for a missing output of an operator, by default in the dtype of `like`.
 

@@ -42,7 +42,7 @@ def scan_launches(batch, side):
     for case in cases:
         for part in scans.record(case):
             for launch in part:
-                yield scans.fused.kernel(launch.kernel), launch.arguments
+                yield gpu_tasks.kernel(launch.kernel), launch.arguments
 
 
 def tile_launches(batch, side):

@@ -73,7 +73,7 @@ def launches(name, cut=None, deterministic=False):
 def compiled(launch, target="sm_90"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tool.compile_launch(launch.kernel, tool.specialize(launch), target)
+        return tool.compile_launch(launch, target)
 
 
 def assert_nothing_spills(found, target):
@@ -81,7 +81,7 @@ def assert_nothing_spills(found, target):
         # With a projection, a few addresses may be spilled and reloaded once in several steps:
         # bytes, on AMD registers.
         allowed = SPILLED_BY_A_PROJECTION if launch.arguments.get("RANK") else 0
-        assert compiled(launch, target).spilled <= allowed, (launch.kernel, launch.arguments)
+        assert compiled(launch, target).spilled <= allowed, (launch.name, launch.arguments)
 
 
 @pytest.mark.parametrize("name", essential_first(CASES))
@@ -111,7 +111,7 @@ def test_nothing_spills_anywhere(name, target):
 @pytest.mark.parametrize("name", essential_first(tool.CASES))
 def test_the_forward_loop_has_no_barrier_no_shuffle_and_no_shared_memory(name):
     for launch in launches(name):
-        if launch.kernel in ("scan_forward", "scan_summary"):
+        if launch.name in ("scan_forward", "scan_summary"):
             _, opcodes = tool.step_loop(compiled(launch), launch)
             kinds = {opcode.split(".")[0] for opcode in opcodes}
             assert not kinds & {"BAR", "SHFL", "WARPSYNC", "LDS", "STS", "LDL", "STL"}
@@ -120,7 +120,7 @@ def test_the_forward_loop_has_no_barrier_no_shuffle_and_no_shared_memory(name):
 @pytest.mark.parametrize("name", essential_first(tool.CASES))
 def test_the_backward_loop_has_no_shared_memory(name):
     for launch in launches(name):
-        if launch.kernel == "scan_backward":
+        if launch.name == "scan_backward":
             _, opcodes = tool.step_loop(compiled(launch), launch)
             kinds = {opcode.split(".")[0] for opcode in opcodes}
             assert not kinds & {"LDS", "STS", "LDL", "STL"}
@@ -138,15 +138,15 @@ def test_the_backward_loop_has_no_shared_memory(name):
 def test_loads_are_wide(name, forward, backward):
     least = {"scan_forward": forward, "scan_backward": backward}
     for launch in launches(name):
-        if launch.kernel in least:
+        if launch.name in least:
             widest = tool.count(compiled(launch), launch).widest
-            assert widest >= least[launch.kernel], launch.kernel
+            assert widest >= least[launch.name], launch.name
 
 
 @pytest.mark.parametrize("key", essential_first(BUDGETS, lambda key: key[0]), ids="-".join)
 def test_no_more_instructions_are_issued_than_budgeted(key):
     name, kernel = key
-    counts = [tool.count(compiled(x), x) for x in launches(name) if x.kernel == kernel]
+    counts = [tool.count(compiled(x), x) for x in launches(name) if x.name == kernel]
     assert counts
     assert max(c.issued for c in counts) <= BUDGETS[key]
 
@@ -168,7 +168,7 @@ def test_the_counts_are_what_a_hand_count_gives():
     (inner,) = outer.inner
     assert inner.opcodes == ["MUFU.EX2", "LDG.E.128", "BRA"]
     arguments = {"N": 4, "UNROLL": 2, "BLOCK": 64}
-    launch = tool.Launch("scan_backward", 1, arguments)
+    launch = tool.Launch("fused_backward.scan_backward", 1, 1, arguments)
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
     # 3 outside and 3 in each of 4 iterations, for 2 steps, 4 states and 2 channels per lane
     assert found == tool.Count((3 + 12) / 16, 4 / 16, 0, 0, 128)
@@ -190,7 +190,8 @@ def test_a_matrix_product_is_counted_once_for_the_steps_that_it_serves():
     (outer,) = tool._find_loops(code)
     assert outer.opcodes == ["FADD", "BRA", "MUFU.EX2", "BRA"]
     assert outer.rare == ["LDG.E", "STG.E"]
-    launch = tool.Launch("scan_forward", 1, {"N": 1, "UNROLL": 8, "BLOCK": 64, "RANK": 6})
+    arguments = {"N": 1, "UNROLL": 8, "BLOCK": 64, "RANK": 6}
+    launch = tool.Launch("fused_forward.scan_forward", 1, 1, arguments)
     found = tool.count(tool.Compiled(1, 0, 0, [outer], code), launch)
     # 4 outside; every second time 2 more, and 3 in each of two iterations; for 8 steps, 2 channels
     assert found.issued == (4 + (2 + 2 * 3) / 2) / 16

@@ -22,7 +22,6 @@ from ptx_simulator.values import Array
 from vimamba_kernels import gpu_tasks
 from vimamba_kernels.mamba3 import op as mamba3_op
 from vimamba_kernels.path_conv import op as conv_op
-from vimamba_kernels.selective_scan import fused
 from vimamba_kernels.selective_scan import op as scan_op
 from vimamba_kernels.ssd import op as ssd_op
 
@@ -79,9 +78,7 @@ def simulated(target: str, change: Change | None = None) -> Iterator[Report]:
     operators = (scan_op, conv_op, ssd_op, mamba3_op)
     with ExitStack() as stack:
         for place, name, function in (
-            (fused, "run", run),
             (gpu_tasks, "run", run),
-            (fused, "processors", lambda device: PROCESSORS),
             (gpu_tasks, "processors", lambda device: PROCESSORS),
             *((op, "triton_obstacle", lambda name, x: None) for op in operators),
         ):

@@ -472,6 +472,8 @@ class Machine:
         if self.per_program != 128:
             raise NotImplementedError("wgmma by other than four warps")
         target, a, b, scale, *options = instruction.operands
+        # 32-bit numbers cannot be transposed; without these options, the last are the signs
+        turns = [False, False] if kind == "tf32" else [bool(int(option)) for option in options[-2:]]
 
         def register(name: str) -> Array:
             return self.read(name, "b32", lanes).reshape(-1, 4, 32)
@@ -479,11 +481,9 @@ class Machine:
         if a.startswith("{"):
             left = tensor_cores.group_fragment([register(name) for name in members(a)], kind)
         else:
-            transposed = bool(int(options[-2]))
-            left = self._tile(a, 64, groups, lanes, place, kind, transposed=transposed)
+            left = self._tile(a, 64, groups, lanes, place, kind, transposed=turns[0])
         columns = tensor_cores.group_columns(instruction.opcode)
-        transposed = bool(int(options[-1]))
-        right = self._tile(b, columns, groups, lanes, place, kind, transposed=transposed)
+        right = self._tile(b, columns, groups, lanes, place, kind, transposed=turns[1])
         product = left.astype(np.float64) @ right.swapaxes(1, 2)
         accumulate = self.read(scale, "pred", lanes)
         if accumulate.any() != accumulate.all():
@@ -505,14 +505,17 @@ class Machine:
         *,
         transposed: bool,
     ) -> Array:
-        """A factor (programs, rows, 16) described by a descriptor of shared memory, in float32."""
+        """A factor (programs, rows, K) described by a descriptor of shared memory, in float32."""
+        size = 4 if kind == "tf32" else 2
         described = self.read(descriptor, "u64", lanes).reshape(groups.shape)[:, 0]
-        tile = tensor_cores.describe_tile(described, rows, transposed=transposed)
+        tile = tensor_cores.describe_tile(described, rows, size, transposed=transposed)
         # the four warps read together; one of their threads represents all
         threads = np.broadcast_to(groups[:, 0, None, None], tile.shape).reshape(-1)
         shared, at = self.space("shared", tile.reshape(-1), threads)
-        bits = shared.load(at, 2, 1, threads, place)[0]
-        return values.widen_half(kind)(bits).reshape(tile.shape)
+        bits = shared.load(at, size, 1, threads, place)[0].reshape(tile.shape)
+        if kind == "tf32":
+            return values.round_tf32(bits).view(np.float32)
+        return values.widen_half(kind)(bits)
 
 
 def _vector(instruction: Instruction) -> int:

@@ -58,6 +58,10 @@ class Program:
 
     def _take(self, text: str, line: str) -> None:
         """One line of the body, without its comment."""
+        if scope := re.fullmatch(r"\{ \.reg \.(\w+) (\w+);(.*)\}", text):
+            # Triton 3.3 stores the half of a number that it does not need in such a register
+            kind, name, text = scope.groups()
+            self.registers[name] = kind
         if declared := re.match(r"\.reg\s+\.(\w+)\s+(%\w+?)<(\d+)>", text):
             kind, stem, count = declared.groups()
             self.registers |= {f"{stem}{index}": kind for index in range(int(count))}

@@ -28,19 +28,25 @@ def multiply(shape: str, kind: str, a: list[Array], b: list[Array], c: list[Arra
         Four registers of the sum, (warps, 32) float32.
     """
     if (shape, kind) == ("m16n8k8", "tf32"):
-        left = _fill(a, 8, lambda r: (ROW + 8 * (r % 2), PAIR + 4 * (r // 2)))
         right = _fill(b, 8, lambda r: (ROW, PAIR + 4 * r))
     elif shape == "m16n8k16" and kind in ("bf16", "f16"):
-        halves = _split(a, kind), _split(b, kind)
-        left = _fill(halves[0], 16, lambda i: (ROW + 8 * (i // 2 % 2), _column(i % 2, i // 4)))
-        right = _fill(halves[1], 16, lambda i: (ROW, _column(i % 2, i // 2)))
+        right = _fill(_split(b, kind), 16, lambda i: (ROW, _column(i % 2, i // 2)))
     else:
         raise NotImplementedError(f"mma {shape} of {kind}")
+    left = _left_fragment(a, kind)
     product = left.astype(np.float64) @ right.swapaxes(1, 2)
     return [
         (product[:, ROW + 8 * (r // 2), 2 * PAIR + r % 2] + c[r]).astype(np.float32)
         for r in range(4)
     ]
+
+
+def _left_fragment(registers: Sequence[Array], kind: str) -> Array:
+    """The left factor (warps, 16, 8 or 16) of a product from its registers (warps, 32)."""
+    if kind == "tf32":
+        return _fill(registers, 8, lambda r: (ROW + 8 * (r % 2), PAIR + 4 * (r // 2)))
+    halves = _split(registers, kind)
+    return _fill(halves, 16, lambda i: (ROW + 8 * (i // 2 % 2), _column(i % 2, i // 4)))
 
 
 def _column(half: int, block: int) -> Array:
@@ -82,13 +88,14 @@ def matrix_addresses(rows: Array, *, transposed: bool) -> list[tuple[Array, int]
     return [(rows[:, 2 * PAIR + half] + 2 * ROW, 2) for half in (0, 1)]
 
 
-def describe_tile(descriptor: Array, rows: int, *, transposed: bool) -> Array:
-    """Addresses of a tile (programs, rows, 16) that `wgmma` takes from shared memory.
+def describe_tile(descriptor: Array, rows: int, size: int, *, transposed: bool) -> Array:
+    """Addresses of a tile (programs, rows, 32 / size) that `wgmma` takes from shared memory.
 
     Args:
         descriptor: (programs,) uint64: start, leading and stride offsets in 16 bytes, swizzle.
         rows: M or N.
-        transposed: Whether a column is contiguous in memory instead of a row.
+        size: Of a number, in bytes.
+        transposed: Whether a column is contiguous in memory instead of a row; of 16-bit numbers.
     """
     fields = descriptor.astype(np.uint64)
 
@@ -98,29 +105,25 @@ def describe_tile(descriptor: Array, rows: int, *, transposed: bool) -> Array:
 
     start, leading, stride = field(0), field(16), field(32)
     swizzle = {1: 128, 2: 64, 3: 32}[int(fields[0] >> np.uint64(62))]
-    row, column = np.arange(rows)[None, :, None], np.arange(16)[None, None, :]
+    row, column = np.arange(rows)[None, :, None], np.arange(32 // size)[None, None, :]
     if transposed:
         per_line = swizzle // 2
         at = start + (row % per_line) * 2 + (row // per_line) * leading
         at = at + (column % 8) * swizzle + (column // 8) * stride
     else:
-        at = start + (row % 8) * swizzle + (row // 8) * stride + column * 2
+        at = start + (row % 8) * swizzle + (row // 8) * stride + column * size
     return at ^ ((at >> 3) & (swizzle - 16))
 
 
 def group_fragment(registers: Sequence[Array], kind: str) -> Array:
-    """The left factor (programs, 64, 16) of `wgmma` from registers (programs, 4 warps, 32)."""
-    matrix = np.zeros((len(registers[0]), 64, 16), np.float32)
-    for index, half in enumerate(_split(registers, kind)):
-        for warp in range(4):
-            row = 16 * warp + ROW + 8 * (index // 2 % 2)
-            matrix[:, row, _column(index % 2, index // 4)] = half[:, warp]
-    return matrix
+    """The left factor of `wgmma` from registers (programs, 4 warps, 32); 16 rows are a warp's."""
+    by_warp = _left_fragment([register.reshape(-1, 32) for register in registers], kind)
+    return by_warp.reshape(-1, 64, by_warp.shape[2])
 
 
 def group_columns(opcode: str) -> int:
     """N of a `wgmma` instruction."""
-    found = re.search(r"m64n(\d+)k16", opcode)
+    found = re.search(r"m64n(\d+)k(16|8)", opcode)
     if found is None:
         raise NotImplementedError(opcode)
     return int(found[1])

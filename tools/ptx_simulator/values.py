@@ -60,7 +60,7 @@ def round_half(kind: str) -> Callable[[Array], Array]:
 
 
 def round_tf32(bits: Array) -> Array:
-    """Bits of float32, truncated to the ten mantissa bits that tensor cores use."""
+    """Bits of float32, rounded to the ten mantissa bits that tensor cores use."""
     return (bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)
 
 

@@ -219,9 +219,8 @@ def _lay_angles(
 ) -> tuple[Tensor, Tensor]:
     """The angles by token, (B, K, L, H, S), zero at tokens that a path skips; and the last."""
     sizes = _angle_sizes(angles, dt, paths)
-    new = torch.empty if paths is None else torch.zeros
     pairs = angles.shape[-1]
-    out = new((*dt.shape, pairs), dtype=torch.float32, device=dt.device)
+    out = gpu_tasks.new_rows(dt, (*dt.shape, pairs), paths)
     last = dt.new_empty((*dt.shape[:2], dt.shape[3], pairs), dtype=torch.float32)
     first = None if first is None else first.contiguous()
     _launch("lay_angles", math.prod(last.shape[:3]), first=first, out=out, last=last, **sizes)
@@ -238,9 +237,8 @@ def _finish_angles(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of the rates of the angles, of dt, and of the angle before the first step."""
     sizes = _angle_sizes(angles, dt, paths)
-    new = torch.empty if paths is None else torch.zeros
-    dangles = new(grad.shape, dtype=torch.float32, device=dt.device)
-    ddt = new(dt.shape, dtype=torch.float32, device=dt.device)
+    dangles = gpu_tasks.new_rows(grad, grad.shape, paths)
+    ddt = gpu_tasks.new_rows(dt, dt.shape, paths)
     dfirst = None if first is None else torch.empty_like(grad_last, dtype=torch.float32)
     _launch(
         "finish_angles",

@@ -28,6 +28,7 @@ from vimamba_kernels.mamba3.reference import mamba3_reference
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    fake_gradients,
     joined,
     must_be_composed,
     nothing,
@@ -190,7 +191,7 @@ def _backward(
 
 @_backward.register_fake
 def _backward_fake(grad: Tensor, grad_state: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    return _like(arguments[:6])
+    return fake_gradients(arguments[:6])
 
 
 _ROTATION = (
@@ -271,16 +272,7 @@ def _rotate_backward(
 def _rotate_backward_fake(
     grad_b: Tensor, grad_c: Tensor, grad_scores: Tensor, grad_last: Tensor, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    return _like(arguments[:7])
-
-
-def _like(tensors: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """New tensors like the given ones, empty for absent tensors."""
-    given = next(t for t in tensors if t is not None)
-    return tuple(
-        nothing(given) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in tensors
-    )
+    return fake_gradients(arguments[:7])
 
 
 def _register_gradients(

@@ -17,10 +17,15 @@ from vimamba_kernels import gpu_tasks
 from vimamba_kernels.paths import saved_dtype
 
 _BLOCK, _WARPS = 64, 4
-# rows of a tile: two of 16 bytes per thread, or one while weight gradients are accumulated
-_ROWS, _SLOPES_ROWS = 32, 16
+# rows of a tile
+_ROWS = 32
 # programs per multiprocessor, limited by its registers
 _OCCUPANCY, _SLOPES_OCCUPANCY = 8, 4
+
+
+def _rows(taps: int) -> int:
+    """Rows of a tile by steps: two of 16 bytes per thread if all taps' fit in the registers."""
+    return _ROWS if taps <= 6 else _ROWS // 2
 
 
 def forward(
@@ -28,9 +33,9 @@ def forward(
 ) -> Tensor:
     """The output, in the dtype of `x`; arguments as the op's."""
     conv = _prepare(x, weight, bias, paths, activation)
-    new = x.new_empty if paths is None else x.new_zeros
-    y = new((conv.batch, conv.sizes["K"], *x.shape[1:]))
-    parts, items = conv.cut(_ROWS, _OCCUPANCY)
+    shape = (conv.batch, conv.sizes["K"], *x.shape[1:])
+    y = gpu_tasks.new_rows(x, shape, paths, x.dtype)
+    parts, items = conv.cut(_rows(weight.shape[2]), _OCCUPANCY)
     programs = parts * conv.sizes["K"] * conv.blocks
     _launch("conv_forward", programs, **conv.inputs, y=y, **items, **conv.sizes, **conv.flags)
     return y
@@ -50,7 +55,8 @@ def backward(
     k, steps, taps = sizes["K"], sizes["T"], flags["W"]
     shape = (conv.batch, k, steps, sizes["D"])
     slopes = x.new_empty(shape, dtype=saved_dtype(x.dtype))
-    parts, items = conv.cut(_SLOPES_ROWS, _SLOPES_OCCUPANCY)
+    # half as many, because weight gradients are accumulated for each
+    parts, items = conv.cut(_rows(taps) // 2, _SLOPES_OCCUPANCY)
     sums = x.new_empty((parts, k, taps + 1, sizes["D"]), dtype=torch.float32)
     _launch(
         "conv_slopes",
@@ -85,7 +91,8 @@ def backward(
 class _Conv(NamedTuple):
     """One call's arguments as the kernels take them."""
 
-    inputs: dict[str, Tensor | None]
+    # tensors, or None
+    inputs: dict[str, Any]
     sizes: dict[str, int]
     flags: dict[str, Any]
     batch: int
@@ -94,10 +101,8 @@ class _Conv(NamedTuple):
 
     def cut(self, rows: int, occupancy: int) -> tuple[int, dict[str, int]]:
         """Number of parts to split the tiles of `rows` steps into, and a kernel's arguments."""
-        x = self.inputs["x"]
-        assert x is not None
         items = self.batch * -(-self.sizes["T"] // rows)
-        wanted = occupancy * gpu_tasks.processors(x.device)
+        wanted = occupancy * gpu_tasks.processors(self.inputs["x"].device)
         per_program = max(1, items * self.sizes["K"] * self.blocks // wanted)
         return -(-items // per_program), {"items": items, "per_program": per_program, "ROWS": rows}
 

@@ -15,7 +15,7 @@ Sizes: B batch, K paths, L tokens, T steps, D channels, W taps. The kernels by s
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+from vimamba_kernels.gpu_kernels import silu, silu_slope, tokens_at
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def conv_forward(
         t = item % tiles * ROWS + tl.arange(0, ROWS)
         _, total = _convolve(x + b * L * D, path, t, T, D, d, inside, taps, bias_row, W)
         if SILU:
-            total *= sigmoid(total)
+            total = silu(total)
         token = tokens_at(path, t, T)
         mask = (token >= 0)[:, None] & inside[None, :]
         tl.store(y + (b * K + k) * L * D + (token * D)[:, None] + d[None, :], total, mask=mask)
@@ -149,8 +149,7 @@ def conv_slopes(
         token = tokens_at(path, t, T)
         g = _load_rows(grad + (b * K + k) * L * D, token, D, d, inside)
         if SILU:
-            s = sigmoid(total)
-            g *= s * (1.0 + total * (1.0 - s))
+            g *= silu_slope(total)
         mask = (t < T)[:, None] & inside[None, :]
         tl.store(slopes + (b * K + k) * T * D + (t * D)[:, None] + d[None, :], g, mask=mask)
         new = ()

@@ -21,8 +21,8 @@ from vimamba_kernels.path_conv.reference import causal_conv_gradients, causal_co
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    fake_gradients,
     must_be_composed,
-    nothing,
     register_autocast,
     register_vmap,
     second_gradients,
@@ -137,19 +137,8 @@ _conv_backward = shortcut(torch.ops.vimamba.causal_conv_along_paths_backward, _r
 
 
 @_backward.register_fake
-def _backward_fake(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    paths: Tensor | None,
-    activation: str | None,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    return tuple(
-        nothing(x) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in (x, weight, bias)
-    )
+def _backward_fake(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    return fake_gradients(arguments[:3])
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -22,14 +22,15 @@ whose rows stay in the caches. The backward pass recomputes it and writes its gr
 Sizes: B batch, K paths, L tokens, T steps, D channels, N states.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vimamba_kernels import gpu_tasks
 from vimamba_kernels.arguments import check_paths, known_complete, narrow_paths
-from vimamba_kernels.gpu_tasks import is_shared, processors, run
 from vimamba_kernels.paths import saved_dtype
 from vimamba_kernels.selective_scan.fused_plan import (
     Plan,
@@ -42,11 +43,8 @@ from vimamba_kernels.selective_scan.fused_plan import (
 )
 from vimamba_kernels.selective_scan.projection import project_gradients
 
-LOG2E = 1.4426950408889634
 # segments start at multiples of it, and it is a multiple of every group of steps
 _ALIGNMENT = 16
-# elements of the gate per program
-_GATE_BLOCK = 512
 # steps and ranks of a matrix product in a kernel
 _PRODUCT = 16
 
@@ -142,7 +140,7 @@ def backward(
         states = _recompute_states(scan, plan, first)
     grads = _scan_backward(scan, plan, grad, gate, merge, states, grad_last, grad_first)
     grad_u, grad_steps, *grads, grad_bias = grads
-    grad_z = None if gate is None else _gate_gradient(grad, gate, ungated.contiguous())
+    grad_z = None if gate is None else gpu_tasks.gate_gradient(grad, gate, ungated.contiguous())
     # In the kernel these products would take longer (counted: a tenth of its time or more):
     # they sum over channels and steps, of which a program has only a part.
     grad_delta, grad_weight = project_gradients(grad_steps, delta, delta_weight)
@@ -152,7 +150,8 @@ def backward(
 class _Scan(NamedTuple):
     """One call's arguments as the kernels take them."""
 
-    inputs: dict[str, Tensor | None]
+    # tensors, or None
+    inputs: dict[str, Any]
     # (K, D, R), for a projected delta
     weight: Tensor | None
     sizes: dict[str, int]
@@ -173,14 +172,10 @@ class _Scan(NamedTuple):
         return (self.batch, self.k, self.sizes["L"], self.sizes["D"])
 
     def new(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        u = self.inputs["u"]
-        assert u is not None
-        return u.new_empty(shape, dtype=dtype)
+        return self.inputs["u"].new_empty(shape, dtype=dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
-        u = self.inputs["u"]
-        assert u is not None
-        return u.new_zeros(shape, dtype=dtype)
+        return self.inputs["u"].new_zeros(shape, dtype=dtype)
 
     def new_rows(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Output memory for rows that the paths write; rows of tokens never visited are zero."""
@@ -192,9 +187,8 @@ class _Scan(NamedTuple):
 
     def plan(self, shape: tuple[int, int], *, backward: bool) -> Plan:
         sizes = (self.batch, self.k, self.steps, self.states)
-        u = self.inputs["u"]
-        assert u is not None
-        room = processors(u.device) * programs_at_once(self.states, backward=backward)
+        processors = gpu_tasks.processors(self.inputs["u"].device)
+        room = processors * programs_at_once(self.states, backward=backward)
         return choose_plan(sizes, shape, self.batch * self.blocks(shape[0]), room)
 
     def projection(self, plan: Plan, programs: int) -> dict[str, Tensor | None]:
@@ -280,7 +274,8 @@ def _prepare(
         delta = F.pad(delta, (0, -rank % 8))
         rank = delta.shape[3]
     rates = A.new_empty((k, n, channels), dtype=torch.float32)
-    torch.mul(A.to(torch.float32).transpose(1, 2), LOG2E, out=rates)
+    # the kernels use exp2
+    torch.mul(A.to(torch.float32).transpose(1, 2), math.log2(math.e), out=rates)
     tensors = {"u": u, "delta": delta, "A": rates, "B": B, "C": C}
     # before the copy in int32, about which nothing is known
     complete = paths is None or _visits_all(paths, length)
@@ -300,7 +295,7 @@ def _prepare(
             "RANK": rank,
             "SOFTPLUS": delta_softplus,
             "COMPLETE": complete,
-            "SHARED_PATHS": is_shared(paths),
+            "SHARED_PATHS": gpu_tasks.is_shared(paths),
         },
         batch=batch,
         k=k,
@@ -322,16 +317,9 @@ def _visits_all(paths: Tensor, length: int) -> bool:
     return known_complete(paths, length)
 
 
-def kernel(name: str) -> Any:
-    """A kernel of fused_forward.py or fused_backward.py; the first one imports Triton."""
-    from vimamba_kernels.selective_scan import fused_backward, fused_forward
-
-    return getattr(fused_forward, name, None) or getattr(fused_backward, name)
-
-
 def _launch(name: str, programs: int, **arguments: Any) -> None:
     # one warp per program: sums over channels then need no barrier
-    run(kernel(name), programs, warps=1, **arguments)
+    gpu_tasks.launch(f"selective_scan.{name}", programs, warps=1, **arguments)
 
 
 def _walks(scan: _Scan, mode: str, segments: int) -> list[dict[str, int]]:
@@ -362,7 +350,7 @@ def _scan_forward(
     projection = scan.projection(plan, programs)
     for walk in walks:
         _launch(
-            "scan_forward",
+            "fused_forward.scan_forward",
             programs,
             **scan.inputs,
             **projection,
@@ -414,7 +402,7 @@ def _enter_segments(
     sums = scan.new((scan.batch, scan.k, cut["segments"], channels))
     programs = scan.batch * scan.k * scan.blocks(plan.block) * cut["segments"]
     _launch(
-        "scan_summary",
+        "fused_forward.scan_summary",
         programs,
         **scan.projection(plan, programs),
         value=value,
@@ -430,7 +418,7 @@ def _enter_segments(
         REVERSE=grad is not None,
     )
     _launch(
-        "carry_segments",
+        "fused_forward.carry_segments",
         scan.batch * scan.k * -(-channels // plan.block),
         ends=ends,
         sums=sums,
@@ -470,10 +458,6 @@ def _scan_backward(
     """Gradients of u, delta (of the product if projected), A, B, C, D and delta_bias."""
     inputs, sizes, cut = scan.inputs, scan.sizes, scan.cut(plan)
     u, delta, B, C = (inputs[name] for name in ("u", "delta", "B", "C"))
-    assert u is not None
-    assert delta is not None
-    assert B is not None
-    assert C is not None
     segments, blocks = cut["segments"], scan.blocks(plan.block)
     target = _target(scan, plan, _is_shared(u) and scan.k > 1, u.dtype)
     ddelta = scan.new_rows(scan.rows_shape, delta.dtype)
@@ -494,7 +478,7 @@ def _scan_backward(
     partial = scan.new((scan.batch, scan.k, blocks, padded, scan.states, 2))
     for walk in walks:
         _launch(
-            "scan_backward",
+            "fused_backward.scan_backward",
             programs,
             grad=grad,
             **inputs,
@@ -533,7 +517,7 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
     rows = max(1, 256 // scan.states)
     rows = 1 << (rows.bit_length() - 1)
     _launch(
-        "sum_weights",
+        "fused_backward.sum_weights",
         scan.batch * scan.k * groups * -(-scan.steps // rows),
         partial=partial,
         paths=scan.inputs["paths"],
@@ -547,21 +531,3 @@ def _sum_weights(scan: _Scan, partial: Tensor, dB: Tensor, dC: Tensor) -> None:
         SHARED_PATHS=scan.flags["SHARED_PATHS"],
         ROWS=rows,
     )
-
-
-def _gate_gradient(grad: Tensor, z: Tensor, ungated: Tensor) -> Tensor:
-    """Gradient of `z`; all are contiguous, and `grad` and `ungated` may have a path dimension."""
-    dz = torch.empty_like(z)
-    size = z[0].numel() if z.shape[0] else 0
-    _launch(
-        "gate_backward",
-        z.shape[0] * -(-size // _GATE_BLOCK),
-        grad=grad,
-        ungated=ungated,
-        z=z,
-        dz=dz,
-        K=grad.shape[1] if grad.dim() == 4 else 1,
-        size=size,
-        BLOCK=_GATE_BLOCK,
-    )
-    return dz

@@ -15,7 +15,7 @@ kernels work.
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import LN2, sigmoid, softplus_and_slope
+from vimamba_kernels.gpu_kernels import LN2, silu, softplus_and_slope
 from vimamba_kernels.selective_scan.fused_steps import (
     CHUNK,
     load_delta,
@@ -164,8 +164,7 @@ def _prepare(
             dt = tl.where(j < left, dt, 0.0)
         gy = grads[j].to(tl.float32)
         if gates is not None:
-            gate = gates[j].to(tl.float32)
-            gy *= gate * sigmoid(gate)
+            gy *= silu(gates[j])
         dts = dts + (dt,)
         writes = writes + (dt * us[j].to(tl.float32),)
         gys = gys + (gy,)
@@ -386,20 +385,3 @@ def sum_weights(
     place = owner * L * N + (token * N)[:, None] + n[None, :]
     tl.store(dB + place, b_sum, mask=mask)
     tl.store(dC + place, c_sum, mask=mask)
-
-
-@triton.jit
-def gate_backward(grad, ungated, z, dz, K, size, BLOCK: tl.constexpr):
-    """Gradient of z (B, size) from `grad` and `ungated` (B, K, size), summed over the K paths."""
-    blocks = tl.cdiv(size, BLOCK)
-    b = (tl.program_id(0) // blocks).to(tl.int64)
-    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    mask = i < size
-    product = tl.zeros((BLOCK,), tl.float32)
-    for k in range(K):
-        place = (b * K + k) * size + i
-        row = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)
-        product += row * tl.load(ungated + place, mask=mask, other=0.0).to(tl.float32)
-    gate = tl.load(z + b * size + i, mask=mask, other=0.0).to(tl.float32)
-    share = sigmoid(gate)
-    tl.store(dz + b * size + i, product * (share * (1.0 + gate * (1.0 - share))), mask=mask)

@@ -13,7 +13,7 @@
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import sigmoid, softplus
+from vimamba_kernels.gpu_kernels import silu, softplus
 from vimamba_kernels.selective_scan.fused_steps import (
     CHUNK,
     load_delta,
@@ -298,8 +298,7 @@ def scan_summary(
                 dt = tl.where(step < last, dt, 0.0)
             x = xs[j].to(tl.float32)
             if z is not None:
-                gate = gates[j].to(tl.float32)
-                x *= gate * sigmoid(gate)
+                x *= silu(gates[j])
             if not REVERSE:
                 x *= dt
             a = tl.exp2(decay * dt[None, :])

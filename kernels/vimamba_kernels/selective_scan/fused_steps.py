@@ -16,7 +16,7 @@ channels shares B and C. `token` is -1 for a zero token and for steps past the e
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+from vimamba_kernels.gpu_kernels import silu, tokens_at
 
 # steps, channels and ranks of one matrix product
 CHUNK = tl.constexpr(16)
@@ -133,7 +133,7 @@ def store_row(value, old, gate, place, mask, k, K, total, ungated, out, MERGE: t
             if ungated is not None:
                 tl.store(ungated + place, value, mask=mask)
             if gate is not None:
-                value *= gate.to(tl.float32) * sigmoid(gate.to(tl.float32))
+                value *= silu(gate)
             tl.store(out + place, value, mask=mask)
 
 

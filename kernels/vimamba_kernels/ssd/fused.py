@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vimamba_kernels import gpu_tasks
-from vimamba_kernels.gates import gate_gradient
 from vimamba_kernels.paths import saved_dtype
 
 _WARPS = 4
@@ -124,7 +123,7 @@ def backward(
     dz = None
     if z is not None:
         ungated = _gather(scan, _outputs(scan, initial_state, False)[0], None, merge, torch.float32)
-        dz = gate_gradient(grad, z, ungated, merge)
+        dz = gpu_tasks.gate_gradient(grad, z.contiguous(), ungated)
         gate = F.silu(z.float())
         # in float32: rounding here would lose precision that the sums over steps need
         grad = grad * (gate if merge else gate.unsqueeze(1))
@@ -167,11 +166,6 @@ class _Scan(NamedTuple):
 
     def new(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         return self.x.new_empty(shape, dtype=dtype)
-
-    def new_rows(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        """Output memory for rows by token; rows of tokens that no path visits are zero."""
-        new = self.x.new_empty if self.common["paths"] is None else self.x.new_zeros
-        return new(shape, dtype=dtype)
 
     def cut(self) -> tuple[int, dict[str, Any]]:
         """Number of programs of a pass over the chunks, and its kernel's arguments about them."""
@@ -423,7 +417,8 @@ def _gradients(
     owners = math.prod(scan.by_path) * chunks * scan.groups
     parts = _choose_parts(owners, per_group, gpu_tasks.processors(x.device))
     dtype = scan.B.dtype if parts == 1 else torch.float32
-    dB, dC = (scan.new_rows(parts, *scan.B.shape, dtype=dtype) for _ in range(2))
+    shape = (parts, *scan.B.shape)
+    dB, dC = (gpu_tasks.new_rows(x, shape, sizes["paths"], dtype) for _ in range(2))
     by_step = (*scan.by_path, sizes["T"], sizes["H"], sizes["P"])
     rows = scan.new(*by_step, dtype=saved_dtype(x.dtype))
     by_chunk = (*scan.by_path, chunks, sizes["H"])
@@ -468,9 +463,9 @@ def _gradients(
 
 def _finish_sizes(scan: _Scan, shares: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of dt, A and dt_bias."""
-    dt, kept = scan.steps["dt"], shares["kept"]
-    ddt = scan.new_rows(*dt.shape, dtype=dt.dtype)
-    dlogs = scan.new_rows(*dt.shape, dtype=scan.steps["A"].dtype) if scan.steps["GIVEN"] else None
+    dt, A, paths, kept = scan.steps["dt"], scan.steps["A"], scan.steps["paths"], shares["kept"]
+    ddt = gpu_tasks.new_rows(dt, dt.shape, paths, dt.dtype)
+    dlogs = gpu_tasks.new_rows(A, A.shape, paths, A.dtype) if scan.steps["GIVEN"] else None
     sums = scan.new(2, *kept.shape)
     _launch(
         "fused_sizes.finish_sizes",

@@ -8,7 +8,7 @@ three times, because the tiles do not fit in the registers together.
 """
 
 # Names in a kernel are Triton tensors, which have no types.
-# ruff: noqa: ANN001, ANN201
+# ruff: noqa: ANN001, ANN201, ANN202
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
 
 import triton
@@ -25,6 +25,16 @@ from vimamba_kernels.ssd.fused_steps import (
     store_rows,
     whole_decays,
 )
+
+
+@triton.jit
+def _load_tiles(x, grad, token, H, head, p_first, n, real_n, P: tl.constexpr, PB: tl.constexpr):
+    """Channels of a head from `p_first`: rows of `x` and `grad`, and the elements of the state."""
+    p, real_p = columns(p_first, P, PB)
+    row = load_rows(x, token, H * P, head * P + p, real_p).to(tl.float32)
+    gy = load_rows(grad, token, H * P, head * P + p, real_p).to(tl.float32)
+    cells, real = cells_of(n, real_n, p, real_p, P)
+    return p, real_p, row, gy, cells, real
 
 
 @triton.jit(do_not_specialize=["batch", "L", "T", "per_program", "chunks"])
@@ -108,10 +118,9 @@ def ssd_gradients(
         written = tl.zeros((Q,), tl.float32)
         dsize = tl.zeros((Q,), tl.float32)
         for p_first in range(0, P, PB):
-            p, real_p = columns(p_first, P, PB)
-            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            cells, real = cells_of(n, real_n, p, real_p, P)
+            p, real_p, row, gy, cells, real = _load_tiles(
+                x_rows, grad_rows, token, H, head, p_first, n, real_n, P, PB
+            )
             dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)
             dwrite = product(weighted, gy * tl.exp2(part)[:, None], None, HALF, PRECISION)
             dwrite *= tl.exp2(-part)[:, None]
@@ -137,10 +146,9 @@ def ssd_gradients(
         between = whole_decays(whole)
         read = tl.zeros((Q,), tl.float32)
         for p_first in range(0, P, PB):
-            p, real_p = columns(p_first, P, PB)
-            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            cells, real = cells_of(n, real_n, p, real_p, P)
+            _p, _real_p, row, gy, cells, real = _load_tiles(
+                x_rows, grad_rows, token, H, head, p_first, n, real_n, P, PB
+            )
             h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
             gy *= tl.exp2(part)[:, None]
             write = row * (size * tl.exp2(-part))[:, None]
@@ -162,10 +170,9 @@ def ssd_gradients(
         size, whole, part, left, _decay = load_steps(step_sizes, wholes, parts, own, Q)
         keeps = 0.0
         for p_first in range(0, P, PB):
-            p, real_p = columns(p_first, P, PB)
-            row = load_rows(x_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            gy = load_rows(grad_rows, token, H * P, head * P + p, real_p).to(tl.float32)
-            cells, real = cells_of(n, real_n, p, real_p, P)
+            _p, _real_p, row, gy, cells, real = _load_tiles(
+                x_rows, grad_rows, token, H, head, p_first, n, real_n, P, PB
+            )
             h = tl.load(states + (slots + head) * N * P + cells, mask=real, other=0.0)
             dh = tl.load(state_grads + (slots + head) * N * P + cells, mask=real, other=0.0)
             keeps += tl.sum(h.to(tl.float32) * dh.to(tl.float32))

@@ -14,7 +14,7 @@ tokens. fused_steps.py holds the shared functions.
 import triton
 import triton.language as tl
 
-from vimamba_kernels.gpu_kernels import sigmoid, tokens_at
+from vimamba_kernels.gpu_kernels import silu, tokens_at
 from vimamba_kernels.ssd.fused_steps import (
     cells_of,
     columns,
@@ -291,7 +291,7 @@ def gather_rows(
         total += load_rows(rows + bk * T * D, step, D, d, inside).to(tl.float32)
     token = tl.where(token < L, token, -1)
     if z is not None:
-        gate = load_rows(z + (first // K).to(tl.int64) * L * D, token, D, d, inside).to(tl.float32)
-        total *= gate * sigmoid(gate)
+        gates = z + (first // K).to(tl.int64) * L * D
+        total *= silu(load_rows(gates, token, D, d, inside))
     place = (rest // tiles).to(tl.int64) * L * D
     store_rows(out + place, token, D, d, inside, total)

@@ -18,6 +18,7 @@ from vimamba_kernels.backends import choose, cpu_obstacle, triton_obstacle
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    fake_gradients,
     joined,
     must_be_composed,
     nothing,
@@ -204,11 +205,7 @@ def _backward(
 def _backward_fake(
     grad: Tensor | None, grad_state: Tensor | None, *arguments: Any
 ) -> tuple[Tensor, ...]:
-    x, *_ = tensors = arguments[:9]
-    return tuple(
-        nothing(x) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in tensors
-    )
+    return fake_gradients(arguments[:9])
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

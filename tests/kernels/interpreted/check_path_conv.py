@@ -28,6 +28,7 @@ SIZES = {
     "one_of_everything": {"length": 1, "channels": 1, "k": 1, "taps": 1},
     "one_token": {"length": 1, "k": 3},
     "fewer_tokens_than_taps": {"length": 3, "taps": 8},
+    "more_taps_than_rows_of_a_tile": {"length": 19, "k": 1, "batch": 1, "taps": 9},
     "a_step_before_a_tile": {"length": 15, "channels": 63},
     "a_tile": {"length": 16, "channels": 64},
     "a_step_after_a_tile": {"length": 17, "channels": 65},
@@ -47,7 +48,10 @@ OPTIONS = {
     "zero_and_skipped_tokens": ({"zero_tokens": 5, "steps": 30, "length": 40, "taps": 3}, {}),
 }
 # the slow tests take the others, too
-FIRST = {"one_of_everything", "fewer_tokens_than_taps", "a_step_after_a_tile", "two_tiles"}
+FIRST = {
+    "one_of_everything", "fewer_tokens_than_taps", "more_taps_than_rows_of_a_tile",
+    "a_step_after_a_tile", "two_tiles",
+}  # fmt: skip
 
 
 def convolve(**arguments):

@@ -101,15 +101,6 @@ def test_an_unknown_name_gets_suggestions():
         vimamba.create_network("vm_unett", num_classes=2)
 
 
-def test_an_unknown_argument_gets_suggestions():
-    with pytest.raises(
-        TypeError, match=r"vm_unet got an unexpected .* 'depth'; close names are dep"
-    ):
-        vimamba.create_network("vm_unet", num_classes=2, depth=[1, 1])
-    with pytest.raises(TypeError, match=r"'zz'; choose from \['in_chans', 'width'\]"):
-        vimamba.create_network("sharpen", zz=1)
-
-
 @pytest.mark.parametrize(
     ("register", "kind"),
     [

@@ -28,16 +28,22 @@ class RmsNorm(timm.layers.RmsNorm):
         """Tokens (N, L, C) to the same shape."""
         if not torch.jit.is_scripting():
             weight = self.weight
-            if x.dtype == weight.dtype and _only_autograd_differentiates(x, weight):
+            if _only_autograd_differentiates(x, weight):
                 return _RmsNorm.apply(x, weight, self.eps)  # type: ignore[no-any-return]
         # what timm's does without apex; TorchScript has no `super`
         return rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
 
 def _only_autograd_differentiates(x: Tensor, weight: Tensor) -> bool:
-    """Whether a gradient is wanted on a CPU, and no transform, cast or graph is involved."""
+    """Whether a gradient is wanted on a CPU, and no transform, cast or graph is involved.
+
+    Half precision is left to torch's operators, which compute in float32.
+    """
     return (
-        torch.is_grad_enabled()
+        type(x) is Tensor  # torch.fx records the calls of its proxies
+        and torch.is_grad_enabled()
+        and x.dtype == weight.dtype
+        and x.dtype in (torch.float32, torch.float64)
         and weight.requires_grad
         and x.device.type == "cpu"
         and not torch.compiler.is_compiling()

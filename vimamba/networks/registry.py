@@ -6,13 +6,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-from vimamba.names import check_free, expect_maker, near_names, unknown_name
+from vimamba.names import check_free, expect_maker, unknown_name
 from vimamba.networks.network import Network
 
 # arguments on the source of weights, which are not needed to rebuild a network
 _WEIGHTS = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay")
-
-_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,6 @@ class Entry:
         if not isinstance(made, type):
             made = inspect.get_annotations(made).get("return")
         return made if isinstance(made, type) and issubclass(made, Network) else None
-
-    @property
-    def arguments(self) -> set[str] | None:
-        """Names of the arguments, also those that `build` passes on to the class; None if any."""
-        names: set[str] = set()
-        for called in (self.build, self.network_cls):
-            parameters = inspect.signature(called).parameters.values() if called else ()
-            names |= {p.name for p in parameters if p.kind in _NAMED}
-            if called and all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in parameters):
-                return names
-        return None
 
 
 _NETWORKS: dict[str, Entry] = {}
@@ -124,12 +111,7 @@ def create_network(name: str, **kwargs: Any) -> Network:
         ValueError: The name is unknown, or an argument does not fit.
         TypeError: The network has no such argument.
     """
-    entry = find_network(name)
-    known = entry.arguments
-    if known is not None and (unknown := [key for key in kwargs if key not in known]):
-        hint = near_names(unknown[0], known) or f"choose from {sorted(known)}"
-        raise TypeError(f"{name} got an unexpected keyword argument {unknown[0]!r}; {hint}")
-    network = entry.build(**kwargs)
+    network = find_network(name).build(**kwargs)
     if not isinstance(network, Network):
         kind = type(network).__name__
         raise TypeError(f"name={name!r} makes a {kind}, not a vimamba.networks.Network")

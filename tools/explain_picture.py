@@ -13,7 +13,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from model_table import families
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ STEPS, BATCH, RATE = 50, 32, 6e-3
 SLOW = {"VideoMamba": 400}
 SHOWN = 4  # index of the shown digit among the unseen ones
 FIELD_IMAGES = 4
-COLUMNS = 5  # families per row
+COLUMNS = 4  # families per row
 
 
 def read_digits(side: int) -> tuple[Tensor, Tensor]:
@@ -80,6 +80,15 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (predictions == labels).float().mean().item()
 
 
+def add_panels(cell: SubFigure, title: str) -> tuple[Axes, Axes]:
+    """Two panels under one title."""
+    cell.suptitle(title, fontsize=8)
+    left, right = cell.subplots(1, 2)
+    for panel in (left, right):
+        panel.set_axis_off()
+    return left, right
+
+
 def draw_pair(panels: tuple[Axes, Axes], model: nn.Module, images: Tensor, digit: int) -> None:
     """Evidence for the digit in the first image, and the receptive field over several images."""
     evidence = explain.cam(model, images[0], target=digit, method="hirescam")
@@ -96,16 +105,13 @@ def draw(file: Path) -> None:
     """Train all models, and write the picture."""
     known = families()
     rows = -(-(len(known) + 1) // COLUMNS)
-    figure = Figure(figsize=(COLUMNS * 2.3, rows * 1.42), dpi=100, layout="constrained")
-    grid = figure.subplots(rows, 2 * COLUMNS)
-    for axes in grid.ravel():
-        axes.set_axis_off()
-    pairs = grid.reshape(-1, 2)
+    figure = Figure(figsize=(COLUMNS * 2.3, rows * 1.45), dpi=150, layout="constrained")
+    cells = figure.subfigures(rows, COLUMNS).ravel()
     images, labels = read_digits(SIDE)
     truth = labels[SEEN:]
-    pairs[0][0].imshow(as_picture(images[SEEN + SHOWN]))
-    pairs[0][0].set_title(f"the digit, a {truth[SHOWN]}", fontsize=7)
-    for panels, family in zip(pairs[1:], known, strict=False):
+    digit, _ = add_panels(cells[0], f"the digit, a {truth[SHOWN]}")
+    digit.imshow(as_picture(images[SEEN + SHOWN]))
+    for cell, family in zip(cells[1:], known, strict=False):
         is_coarse = issubclass(family.model_cls, PlainBackbone) and not has_argument(
             family, "patch_size"
         )
@@ -114,8 +120,8 @@ def draw(file: Path) -> None:
         model = train(family, images[:SEEN], labels[:SEEN])
         accuracy = measure(model, unseen, truth)
         print(f"{family.name}: {accuracy:.1%} of the unseen digits", flush=True)
+        panels = add_panels(cell, f"{family.name}, {accuracy:.0%}")
         draw_pair(panels, model, unseen[SHOWN:], int(truth[SHOWN]))
-        panels[0].set_title(f"{family.name}, {accuracy:.0%}", fontsize=7)
     with write_whole(file) as part:
         figure.savefig(part, format="png", facecolor="white")
 

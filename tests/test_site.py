@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from markdown import markdown
 
 from tests.documents import ROOT, find_missing_links, read
+from tools.site_markdown import SiteMarkdown
 from tools.site_pages import (
     describe_page,
     gallery,
@@ -97,6 +99,21 @@ def test_a_page_is_described_by_the_start_of_its_text():
     assert len(described) <= 160
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(arXiv:2405.08493)", '(<a href="https://arxiv.org/abs/2405.08493">arXiv:2405.08493</a>)'),
+        ("[arXiv:2405.08493](a.md)", '<a href="a.md">arXiv:2405.08493</a>'),
+        ("`arXiv:2405.08493`", "<code>arXiv:2405.08493</code>"),
+        ("![b](a.png) c", '<a href="a.png"><img alt="b" src="a.png" /></a> c'),
+        ("[![b](a.png)](c.md)", '<a href="c.md"><img alt="b" src="a.png" /></a>'),
+        ("`fit --a.b_c -d`", '<code>fit <span class="option">--a.b_c</span> -d</code>'),
+    ],
+)
+def test_markdown_of_the_site(text, expected):
+    assert markdown(text, extensions=[SiteMarkdown()]) == f"<p>{expected}</p>"
+
+
 def test_the_zoo_has_every_model_with_its_facts():
     stored = json.loads(read("vimamba/models/facts.json"))
     shown = {entry.name: (entry.params, entry.gflops) for entry in list_classifiers()}
@@ -146,6 +163,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
         place = Path(page).with_suffix("") if page != "reference/" else Path("reference/vimamba")
         made = tmp_path / str(place).replace("README", "").replace("index", "") / "index.html"
         assert made.stat().st_size > 5000, page
+        assert 'data-md-component="source"' not in made.read_text(), page  # of api.github.com
     explained = (tmp_path / "reference" / "vimamba.explain" / "index.html").read_text()
     assert 'id="vimamba.explain.cam"' in explained
     assert len(list((tmp_path / "scan_orders").glob("*.png"))) == len(list_scan_orders())

@@ -2,10 +2,12 @@
 
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any, cast
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from site_markdown import SiteMarkdown
 from site_pages import (
     ROOT,
     describe_page,
@@ -23,7 +25,7 @@ ZOO, GALLERY = "The site shows the table here.", "<!-- gallery -->"
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Take the URLs from pyproject.toml, and list the pages of the reference."""
+    """Take the URLs from pyproject.toml, list the pages of the reference, and extend Markdown."""
     urls = dict(line.split(", ") for line in metadata("vimamba").get_all("Project-URL", []))
     config.repo_url, config.site_url = urls["Homepage"], urls["Documentation"]
     config.repo_name = urls["Homepage"].removeprefix("https://github.com/")
@@ -34,6 +36,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         for entry in config.nav or []
         for title, place in entry.items()
     ]
+    cast(list[Any], config.markdown_extensions).append(SiteMarkdown())
     return config
 
 

@@ -43,8 +43,9 @@ floors:
 slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-# the site, into build/site; a warning is an error
+# the site, into build/site, with new outputs of the notebooks; a warning is an error
 docs: $(VENV)/.docs
+	rm -rf build/notebooks
 	$(BIN)/mkdocs build --strict --config-file .mkdocs.yml
 
 $(VENV)/.docs $(VENV)/.train $(VENV)/.train,medical $(VENV)/.train,geo $(VENV)/.dev: $(VENV)/.%: pyproject.toml

@@ -164,6 +164,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
         made = tmp_path / str(place).replace("README", "").replace("index", "") / "index.html"
         assert made.stat().st_size > 5000, page
         assert 'data-md-component="source"' not in made.read_text(), page  # of api.github.com
+    for notebook in NOTEBOOKS:
+        assert list((tmp_path / "notebooks").glob(f"{notebook.stem}_*.png"))
     explained = (tmp_path / "reference" / "vimamba.explain" / "index.html").read_text()
     assert 'id="vimamba.explain.cam"' in explained
     assert len(list((tmp_path / "scan_orders").glob("*.png"))) == len(list_scan_orders())

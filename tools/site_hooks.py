@@ -8,12 +8,14 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from site_markdown import SiteMarkdown
+from site_notebooks import read_with_outputs
 from site_pages import (
     ROOT,
     describe_page,
     gallery,
     gallery_pictures,
     notebook_page,
+    notebook_pictures,
     reference_pages,
     relink,
     zoo_table,
@@ -49,8 +51,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
             place = file.src_uri.removesuffix(".ipynb") + ".md"
-            text = notebook_page(file.content_string, Path(file.src_uri).name, repository)
+            path = ROOT / "docs" / file.src_uri
+            notebook = read_with_outputs(path)
+            text = notebook_page(notebook, path.name, repository)
             made[place] = relink(text, f"docs/{file.src_uri}", place, repository)
+            made |= notebook_pictures(notebook, path.name)
             files.remove(file)
     for place, content in made.items():
         files.append(File.generated(config, place, content=content))

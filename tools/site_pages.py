@@ -11,11 +11,14 @@ import inspect
 import json
 import posixpath
 import re
+from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
+from typing import Any
 
 import torch
 from model_table import anchor, families, weights_license
@@ -70,7 +73,7 @@ def describe_page(markdown: str, title: str) -> str:
 
 
 def notebook_page(text: str, name: str, repository: str) -> str:
-    """A notebook as a page.
+    """A notebook as a page, with the outputs it has.
 
     Args:
         text: The notebook's JSON.
@@ -82,8 +85,38 @@ def notebook_page(text: str, name: str, repository: str) -> str:
     for cell in json.loads(text)["cells"]:
         source = "".join(cell["source"])
         parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
-    title, *rest = parts
+        parts += [_show_output(output, name) for output in cell.get("outputs", [])]
+    title, *rest = filter(None, parts)
     return "\n\n".join([title, f"[This notebook on GitHub]({address})", *rest]) + "\n"
+
+
+def notebook_pictures(text: str, name: str) -> dict[str, bytes]:
+    """The pictures that `notebook_page` shows, by their paths in docs/."""
+    outputs = [o for cell in json.loads(text)["cells"] for o in cell.get("outputs", [])]
+    stored = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    return {f"notebooks/{_picture_name(png, name)}": b64decode(png) for png in stored}
+
+
+def _picture_name(png: str, notebook: str) -> str:
+    """A name for a picture in base64."""
+    return f"{Path(notebook).stem}_{sha256(png.encode()).hexdigest()[:8]}.png"
+
+
+def _show_output(output: dict[str, Any], name: str) -> str:
+    """Markdown of what a cell printed or returned; nothing for warnings."""
+    if output["output_type"] == "stream":
+        return _block("".join(output["text"])) if output["name"] == "stdout" else ""
+    data = output["data"]
+    if "image/png" in data:
+        return f"![Output of the cell above]({_picture_name(data['image/png'], name)})"
+    if "text/markdown" in data:
+        # its headings are none of the page's
+        return re.sub(r"^#+ (.*)", r"**\1**", "".join(data["text/markdown"]), flags=re.MULTILINE)
+    return _block("".join(data["text/plain"]))
+
+
+def _block(printed: str) -> str:
+    return f"``` {{.text .output}}\n{printed.rstrip()}\n```"
 
 
 @dataclass(frozen=True)
@@ -206,7 +239,7 @@ def _describe(order: ScanOrder) -> str:
         inspect.getdoc(order.function) or "",
         f"Grids: {'of any number of axes' if order.axes is None else ' x '.join(order.axes)}."
         + (f" Options: `{options}`." if options else ""),
-        f"![{order.name} on {size} tokens](scan_orders/{order.name}.png)",
+        f"![{order.name} on {size} tokens](scan_orders/{order.name}.png){{ .gallery }}",
     ]
     return "\n\n".join(line for line in lines if line)
 
@@ -224,7 +257,9 @@ def reference_pages() -> dict[str, str]:
     pages["vimamba.integrations"] = "# vimamba.integrations\n"
     for path in sorted((ROOT / "vimamba" / "integrations").glob("[!_]*.py")):
         module = f"vimamba.integrations.{path.stem}"
-        pages["vimamba.integrations"] += f"\n## {module}\n\n::: {module}\n"
+        pages["vimamba.integrations"] += (
+            f"\n## {module}\n\n::: {module}\n    options: {{heading_level: 3}}\n"
+        )
     return {f"reference/{name}.md": pages[name] for name in sorted(pages)}
 
 

@@ -63,10 +63,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Insert tables and galleries, adjust links, and describe the page."""
+    """Insert tables and galleries, adjust links, describe the page, and rank it in searches."""
     place = page.file.src_uri
     if not page.is_homepage:  # which has the site's description
         page.meta.setdefault("description", describe_page(markdown, str(page.title)))
+    if page.parent and page.parent.title == "Guides":
+        page.meta.setdefault("search", {"boost": 2})
     if page.file.generated_by is None:
         markdown = relink(markdown, f"docs/{place}", place, str(config.repo_url))
     if GALLERY in markdown:

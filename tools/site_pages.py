@@ -86,8 +86,8 @@ def notebook_page(text: str, name: str, repository: str) -> str:
         source = "".join(cell["source"])
         parts.append(f"```python\n{source}\n```" if cell["cell_type"] == "code" else source)
         parts += [_show_output(output, name) for output in cell.get("outputs", [])]
-    title, *rest = filter(None, parts)
-    return "\n\n".join([title, f"[This notebook on GitHub]({address})", *rest]) + "\n"
+    title, text = "\n\n".join(filter(None, parts)).split("\n\n", 1)
+    return f"{title}\n\n[This notebook on GitHub]({address})\n\n{text}\n"
 
 
 def notebook_pictures(text: str, name: str) -> dict[str, bytes]:

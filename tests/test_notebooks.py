@@ -72,7 +72,7 @@ epoch 1
 epoch 2
 ```
 
-![Output of the cell above]({place.removeprefix("notebooks/")})
+![Output of the cell above]({place.removeprefix("notebooks/")}){{ .output }}
 
 ``` {{.text .output}}
 (2, 3)

@@ -108,7 +108,8 @@ def _show_output(output: dict[str, Any], name: str) -> str:
         return _block("".join(output["text"])) if output["name"] == "stdout" else ""
     data = output["data"]
     if "image/png" in data:
-        return f"![Output of the cell above]({_picture_name(data['image/png'], name)})"
+        picture = _picture_name(data["image/png"], name)
+        return f"![Output of the cell above]({picture}){{ .output }}"
     if "text/markdown" in data:
         # its headings are none of the page's
         return re.sub(r"^#+ (.*)", r"**\1**", "".join(data["text/markdown"]), flags=re.MULTILINE)

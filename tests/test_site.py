@@ -167,6 +167,6 @@ def test_the_site_builds_without_a_warning(tmp_path):
     for notebook in NOTEBOOKS:
         assert list((tmp_path / "notebooks").glob(f"{notebook.stem}_*.png"))
     explained = (tmp_path / "reference" / "vimamba.explain" / "index.html").read_text()
-    assert 'id="vimamba.explain.cam"' in explained
+    assert 'id="vimamba.explain.cam.cam"' in explained
     assert len(list((tmp_path / "scan_orders").glob("*.png"))) == len(list_scan_orders())
     assert len(reference_pages()) == len(list((tmp_path / "reference").iterdir()))

@@ -54,8 +54,22 @@ def test_own_function_of_few_sizes_declares_its_paths(own_orders):
         return torch.arange(height * width)[None]
 
     assert num_paths("only_even") == 1
-    with pytest.raises(ValueError, match="even heights only"):
+    with pytest.raises(ValueError, match="'only_even' on a 3x3 grid: even heights only"):
         scan_paths("only_even", 3, 3)
+
+
+def test_what_an_own_function_raises_names_the_order_and_the_grid(own_orders):
+    @register_scan_order
+    def broken(height, width):
+        if width > 1:
+            return torch.arange(height * width)[None, [height * width]]
+        raise KeyError("corner")
+
+    with pytest.raises(ValueError, match="'broken' on a 3x4 grid: IndexError: index 12") as raised:
+        scan_paths("broken", 3, 4)
+    assert isinstance(raised.value.__cause__, IndexError)
+    with pytest.raises(ValueError, match=r"on a 1x1 grid: KeyError: 'corner'; paths are counted"):
+        num_paths("broken")
 
 
 def test_names_are_taken_once(own_orders):
@@ -129,7 +143,9 @@ def test_fixed_tables_serve_their_sizes(own_orders):
     assert num_paths("mine") == 2
     assert scan_paths("mine", 2, 2).tolist() == [[0, 2, 1, 3], [3, 1, 2, 0]]
     assert scan_paths("mine", 1, 2).tolist() == [[1, 0], [0, 1]]
-    with pytest.raises(ValueError, match="'mine' has no table for 3x3, only 1x2, 2x2"):
+    with pytest.raises(
+        ValueError, match="'mine' on a 3x3 grid: there are tables for 1x2, 2x2 only"
+    ):
         scan_paths("mine", 3, 3)
 
 

@@ -58,15 +58,15 @@ def test_a_wrong_list_of_orders_is_named(orders):
         ("local(window={[]: 1})", "cannot be read"),
         ("-" * 100_000, "cannot be read"),
         ("cross(reverse=1)", "reverse=1 must be of type bool"),
-        ("windows(size=0)", r"size=0 of a scan order must be at least 1"),
+        ("windows(size=0)", r"size=0 must be at least 1"),
         ("local(windows=3)", r"no parameter 'windows', only \['reverse', 'window'\]"),
         ("cross(window=3)", r"no parameter 'window', only \['reverse'\]"),
         ("local(window='a')", r"window='a' must be of type int"),
         ("local(window=2.0)", r"window=2.0 must be of type int"),
         ("local(window=True)", r"window=True must be of type int"),
-        ("local(window=0)", r"window=0 of a scan order must be at least 1"),
-        ("atrous(step=-1)", r"step=-1 of a scan order must be at least 1"),
-        ("random(seed=-1)", r"seed=-1 of a scan order must be at least 0"),
+        ("local(window=0)", r"window=0 must be at least 1"),
+        ("atrous(step=-1)", r"step=-1 must be at least 1"),
+        ("random(seed=-1)", r"seed=-1 must be at least 0"),
         ("local(7)", r"must look like 'cross', 'local\(window=7\)' or"),
         ("local(window=", "cannot be read"),
         ("local(**{'window': 7})", "cannot be read"),
@@ -82,7 +82,7 @@ def test_wrong_specifications_are_named(spec, message):
 
 
 def test_interslice_takes_equal_pieces_only():
-    with pytest.raises(ValueError, match="pieces=4 of a scan order must divide the 6 cells"):
+    with pytest.raises(ValueError, match="pieces=4 must divide the 6 cells"):
         scan_paths("interslice(pieces=4)", 2, 3)
 
 

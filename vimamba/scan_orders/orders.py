@@ -48,7 +48,7 @@ def _sort_cells(major: Tensor, minor: Tensor) -> Tensor:
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise ValueError(f"{name}={value} of a scan order must be at least 1")
+            raise ValueError(f"{name}={value} must be at least 1")
 
 
 @register_scan_order
@@ -387,7 +387,7 @@ def shuffle(*grid: int, seed: int = 0) -> Tensor:
     As the third path of RSMamba (arXiv:2403.19654), whose code reshuffles in every pass.
     """
     if seed < 0:
-        raise ValueError(f"seed={seed} of a scan order must be at least 0")
+        raise ValueError(f"seed={seed} must be at least 0")
     # only random.random() is guaranteed to be stable across Python versions
     draw = random.Random(seed).random
     keys = [draw() for _ in range(math.prod(grid))]
@@ -421,5 +421,5 @@ def interslice(*grid: int, pieces: int = 0) -> Tensor:
     """
     cells = _grid(*grid).flatten()
     if pieces < 0 or (pieces and len(cells) % pieces):
-        raise ValueError(f"pieces={pieces} of a scan order must divide the {len(cells)} cells")
+        raise ValueError(f"pieces={pieces} must divide the {len(cells)} cells")
     return cells.view(pieces or grid[0], -1).T.flatten()[None]

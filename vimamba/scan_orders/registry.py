@@ -190,7 +190,7 @@ def register_scan_table(
         size = tuple(int(side) for side in grid)
         if size not in checked:
             sizes = ", ".join(_size(known) for known in sorted(checked))
-            raise ValueError(f"scan order {name!r} has no table for {_size(size)}, only {sizes}")
+            raise ValueError(f"there are tables for {sizes} only")
         return checked[size]
 
     plain = all(paths.shape[1] == math.prod(size) for size, paths in checked.items())
@@ -308,8 +308,8 @@ def scan_paths(scan_order: str, *grid: int, device: torch.device | str | None = 
 
     Raises:
         ValueError: The order or a parameter is unknown, a value or a size is not accepted, the
-            order is for grids of another number of axes, or what a registered function returned is
-            not a set of paths.
+            order is for grids of another number of axes, or a registered function failed or
+            returned what is not a set of paths.
         RuntimeError: A CUDA graph is being captured, and the paths are not on the device yet.
     """
     if not grid or not all(isinstance(size, int) and size >= 1 for size in grid):
@@ -397,11 +397,10 @@ def _explain_unknown(scan_order: str, name: str) -> str:
     return f"{subject} is unknown; {hint}; register your own with --import FILE in commands"
 
 
-@lru_cache(maxsize=256)
-def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
-    """The terms of an order for grids with `dims` axes, each with its number of paths."""
-    terms = []
-    for term in _parse(scan_order):
+def _terms(scan_order: str, dims: int) -> list[Term]:
+    """The terms of an order for grids with `dims` axes."""
+    terms = _parse(scan_order)
+    for term in terms:
         order = term.order
         if not order.fits(dims):
             axes = order.axes or ()
@@ -410,11 +409,24 @@ def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
                 f"scan_order={scan_order!r}: {order.name} is for grids of {number} "
                 f"({', '.join(axes)}), not {dims}; choose from {list_scan_orders(dims)}"
             )
-        count = order.num_paths
-        if count is None:
-            count = without_modes(partial(_make_checked, term, (1,) * dims)).shape[0]
-        terms.append((term, count))
     return terms
+
+
+@lru_cache(maxsize=256)
+def _resolve(scan_order: str, dims: int) -> list[tuple[Term, int]]:
+    """The terms of an order for grids with `dims` axes, each with its number of paths."""
+    return [(term, _count_paths(term, dims)) for term in _terms(scan_order, dims)]
+
+
+def _count_paths(term: Term, dims: int) -> int:
+    if term.order.num_paths is not None:
+        return term.order.num_paths
+    try:
+        return without_modes(partial(_make_checked, term, (1,) * dims)).shape[0]
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; paths are counted on this grid unless num_paths= is given at registration"
+        ) from error
 
 
 # 128 entries: four orders, stages and about ten sizes; a 128x128 table of K = 4 takes 0.25 MB, a
@@ -428,11 +440,12 @@ def _table(scan_order: str, grid: tuple[int, ...], device: torch.device) -> Tens
             " yet, and cannot be copied there during CUDA graph capture; first run the model once "
             "at this image size"
         )
-    terms, counts = zip(*_resolve(scan_order, len(grid)), strict=True)
+    terms = _terms(scan_order, len(grid))
 
     def make() -> Tensor:
+        # before the paths are counted, so that errors are about this grid
         tables = [_make_checked(term, grid) for term in terms]
-        for term, count, paths in zip(terms, counts, tables, strict=True):
+        for (term, count), paths in zip(_resolve(scan_order, len(grid)), tables, strict=True):
             if paths.shape[0] != count:
                 raise ValueError(
                     f"scan order {term.text!r} has {count} paths, but {paths.shape[0]} on a "
@@ -464,7 +477,13 @@ def without_modes(make: Callable[[], ResultT]) -> ResultT:
 
 def _make_checked(term: Term, grid: Sequence[int]) -> Tensor:
     """The checked paths of a term before it is reversed."""
-    paths = _check_paths(term.text, term.order.function(*grid, **term.parameters), grid)
+    try:
+        made = term.order.function(*grid, **term.parameters)
+    except Exception as error:
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        where = f"scan order {term.text!r} on a {_size(grid)} grid"
+        raise ValueError(f"{where}: {kind}{error}") from error
+    paths = _check_paths(term.text, made, grid)
     steps = _count_steps(term, grid)
     if paths.shape[1] != steps:
         raise ValueError(

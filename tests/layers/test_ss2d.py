@@ -103,6 +103,24 @@ def test_the_heads_of_mamba_2_must_divide_the_channels():
         SSD2D(18, expand=1.5)
 
 
+@pytest.mark.parametrize(
+    ("mixer", "sizes"),
+    [
+        (SS2D, {"d_state": 0}),
+        (SS2D, {"dt_rank": 0}),
+        (SS2D, {"dt_rank": "big"}),
+        (SSD2D, {"heads": 0}),
+        (SSD2D, {"d_state": 1.5}),
+        (MambaMixer, {"num_paths": 0}),
+        (MambaMixer, {"d_conv": -1}),
+    ],
+)
+def test_a_size_that_is_no_positive_integer_is_refused(mixer, sizes):
+    ((name, size),) = sizes.items()
+    with pytest.raises(ValueError, match=f"{name}={size!r} must be an integer, at least 1"):
+        mixer(8, **sizes)
+
+
 @pytest.mark.parametrize("path", [[0, 1, 2, 3, 4], [2, -1, 0, 1, -1]])
 def test_the_causal_convolution_follows_the_path(path):
     mixer = MambaMixer(4, num_paths=1, expand=1.0).double()

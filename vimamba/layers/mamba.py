@@ -16,7 +16,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 
 from vimamba.layers.own_gradients import RmsNorm, multiply_paths
-from vimamba.layers.scan import SelectiveScan
+from vimamba.layers.scan import SelectiveScan, check_sizes
 from vimamba.layers.ssm import stacked_weights
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
@@ -50,12 +50,14 @@ class MambaMixer(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        dt_rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        check_sizes(dim=dim, num_paths=num_paths, d_state=d_state, d_conv=d_conv, dt_rank=dt_rank)
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
         self.num_paths = num_paths
         self.d_state = d_state
         self.d_conv = d_conv
-        self.dt_rank = dt_rank or math.ceil(dim / 16)
+        self.dt_rank = dt_rank
         self.average_paths = average_paths
 
         self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)

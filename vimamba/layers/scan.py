@@ -8,6 +8,7 @@ A mixer projects its tokens to step sizes, B and C in its own way and passes the
 Sizes: N batch, L tokens, K paths of T steps, D channels, S states, R rank of the step size.
 """
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ from vimamba.layers.ssm import (
     init_step_bias_,
     init_step_projection_,
 )
+
+
+def check_sizes(**sizes: object) -> None:
+    """Fail on a size that is not a positive integer.
+
+    Raises:
+        ValueError: Names the size.
+    """
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name}={size!r} must be an integer, at least 1")
 
 
 class SelectiveScan(nn.Module):
@@ -46,6 +58,7 @@ class SelectiveScan(nn.Module):
         dtype: Any = None,
     ) -> None:
         super().__init__()
+        check_sizes(dim=dim, num_paths=num_paths, d_state=d_state, dt_rank=dt_rank)
         dd = {"device": device, "dtype": dtype}
         self.num_paths, self.d_state, self.dt_rank = num_paths, d_state, dt_rank
         self.bias_scale = bias_scale
@@ -157,6 +170,7 @@ class StateSpaceDuality(nn.Module):
         self, heads: int, head_dim: int, *, num_paths: int, device: Any = None, dtype: Any = None
     ) -> None:
         super().__init__()
+        check_sizes(heads=heads, head_dim=head_dim, num_paths=num_paths)
         dd = {"device": device, "dtype": dtype}
         self.dt_bias = nn.Parameter(torch.empty(num_paths, heads, **dd))
         self.A_log = nn.Parameter(torch.empty(num_paths, heads, **dd))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from vimamba.layers.given_paths import choose_paths
-from vimamba.layers.scan import SelectiveScan, StateSpaceDuality
+from vimamba.layers.scan import SelectiveScan, StateSpaceDuality, check_sizes
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.scan_orders import num_paths
 
@@ -138,13 +138,15 @@ class SS2D(ScanMixer):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        dt_rank = math.ceil(dim / 16) if dt_rank is None else dt_rank
+        check_sizes(dim=dim, d_state=d_state, dt_rank=dt_rank)
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
         shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}
         shell |= {"combine": combine}
         super().__init__(dim, inner, nn.SiLU(), dd=dd, **shell)
         self.d_state = d_state
-        self.dt_rank = dt_rank or math.ceil(dim / 16)
+        self.dt_rank = dt_rank
         rows = self.num_paths * (self.dt_rank + 2 * d_state)
         self.x_proj = nn.Linear(inner, rows, bias=False, **dd)
         self.scan = SelectiveScan(
@@ -192,9 +194,10 @@ class SSD2D(ScanMixer):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        heads = math.ceil(dim / 16) if heads is None else heads
+        check_sizes(dim=dim, d_state=d_state, heads=heads)
         dd = {"device": device, "dtype": dtype}
         inner = int(expand * dim)
-        heads = heads or math.ceil(dim / 16)
         if inner % heads:
             raise ValueError(f"heads={heads} must divide the {inner} inner channels")
         shell = {"scan_order": scan_order, "gated": gated, "conv_bias": conv_bias, "dims": dims}

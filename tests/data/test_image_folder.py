@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vimamba.data import DataError, EuroSAT, ImageFolder
+from vimamba.data import DataError, EuroSAT, ImageFolder, base
 from vimamba.data.inspection import inspect_images
 from vimamba.data.pixels import read_image
 from vimamba.data.splits import write_split
@@ -21,6 +21,15 @@ def test_classes_are_in_natural_order(make_folder):
     assert data.class_names == ["class 1", "class 2", "class 10"]
     assert data.num_classes == 3
     assert not data.multi_label
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 2), (64, 2)])
+def test_there_are_no_more_workers_than_cores_by_default(make_folder, monkeypatch, cores, workers):
+    monkeypatch.setattr(base, "count_cores", lambda: cores)
+    root = str(make_folder({"a": 3, "b": 3}))
+    assert ImageFolder(root).workers == workers
+    assert ImageFolder(root, workers=0).workers == 0
+    assert ImageFolder(root, workers=5).workers == 5
 
 
 def test_one_folder_is_divided_and_the_division_can_be_read_back(make_folder, tmp_path):

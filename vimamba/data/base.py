@@ -17,7 +17,13 @@ from vimamba.data.band_sample import BandSample, sample_bands
 from vimamba.data.errors import DataError
 from vimamba.data.folds import check_fold, find_groups, split_fold
 from vimamba.data.items import Catalogue, Item, take
-from vimamba.data.loading import EpochSampler, ShardedBatches, SizedDataset, start_worker
+from vimamba.data.loading import (
+    EpochSampler,
+    ShardedBatches,
+    SizedDataset,
+    count_cores,
+    start_worker,
+)
 from vimamba.data.preprocessing import (
     DEFAULT_INTENSITY,
     Intensity,
@@ -55,7 +61,8 @@ class ImageData(LightningDataModule):
             that of a sample of the training images.
         std: Per-channel standard deviation in [0, 1]; same default.
         batch_size: Images per step, of each process if there are several.
-        workers: Processes that load images; 0 loads in the main process.
+        workers: Processes that load images; 0 loads in the main process. 2 by default, or 1 on a
+            single core.
         val_fraction: Fraction of the training images to hold out if there is no val split.
         test_fraction: Fraction to hold out for the test if nothing is split yet.
         split_csv: Take the split from this file (as a run writes it) instead of making one.
@@ -86,7 +93,7 @@ class ImageData(LightningDataModule):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         batch_size: int = 64,
-        workers: int = 2,
+        workers: int | None = None,
         val_fraction: float = 0.15,
         test_fraction: float = 0.15,
         split_csv: str | None = None,
@@ -104,7 +111,7 @@ class ImageData(LightningDataModule):
         self.intensity = restore_settings(Intensity, intensity)
         self.given_mean, self.given_std = mean, std
         self.batch_size = batch_size
-        self.workers = workers
+        self.workers = min(2, count_cores()) if workers is None else workers
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_csv = Path(split_csv) if split_csv else None
         self.limit = limit
@@ -115,7 +122,7 @@ class ImageData(LightningDataModule):
         self.whole: str | None = None
         self.remarks = Remarks()
         check_positive(batch_size=batch_size, limit=limit, in_chans=in_chans)
-        if workers < 0:
+        if self.workers < 0:
             raise DataError(f"workers={workers} must be at least 0")
         check_fold(fold, folds)
         if in_chans is not None:

@@ -5,6 +5,7 @@ them. Worker processes, their number and interruptions therefore change nothing.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -94,6 +95,13 @@ class ShardedBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         """Indices of one batch after the other."""
         return iter(self.batches)
+
+
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS and Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def start_worker(worker_id: int) -> None:

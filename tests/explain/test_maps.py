@@ -110,6 +110,19 @@ def test_a_curve_of_nothing_is_refused(options, message):
         explain.deletion_curve(model, image, np.ones((6, 6), np.float32), **options)
 
 
+def test_the_curve_of_a_segmentation_network_is_refused():
+    net = vimamba.create_segmenter("test_vim", num_classes=3).eval()
+    with pytest.raises(explain.ExplainError, match=r"model=\w+ must be a classifier"):
+        explain.deletion_curve(net, torch.zeros(3, 96, 96), np.ones((6, 6), np.float32))
+
+
+@pytest.mark.parametrize("function", ["attention", "cam", "delta", "paths", "rollout"])
+def test_a_model_in_training_mode_is_refused(function):
+    model, image = build("test_vim")
+    with pytest.raises(explain.ExplainError, match=r"training mode; call model\.eval\(\)"):
+        getattr(explain, function)(model.train(), image)
+
+
 def test_a_model_of_others_needs_its_layers_named():
     model = timm.create_model("test_resnet", num_classes=3).eval()
     image = torch.randn(3, 64, 64)

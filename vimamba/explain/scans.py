@@ -132,8 +132,13 @@ def as_input(model: nn.Module, image: Tensor) -> Tensor:
     """An image (C, H, W), or a batch of one, as (1, C, H, W), padded as the network itself would.
 
     Raises:
-        ExplainError: It is not an image, or a value of it is not finite.
+        ExplainError: It is not an image, or a value of it is not finite, or the model is in
+            training mode.
     """
+    if model.training:
+        raise ExplainError(
+            f"model={type(model).__name__} is in training mode; call model.eval() first"
+        )
     if not isinstance(image, Tensor):
         raise ExplainError(f"image is {type(image).__name__}, and must be a tensor, (C, H, W)")
     image = image[None] if image.ndim == 3 else image

@@ -1,7 +1,11 @@
 """`vimamba explain`, and the commands of docs/explain.md."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from tests.documents import (
     ROOT,
@@ -13,6 +17,8 @@ from tests.documents import (
     write_photos,
 )
 from vimamba.cli import main
+from vimamba.cli.networks import Network
+from vimamba.errors import UsageError
 
 pytestmark = pytest.mark.draws
 
@@ -40,6 +46,56 @@ def test_the_command_writes_pictures_and_arrays(photos):
         assert kept["cam"].shape == (96, 96)
         assert kept["attention_paths"].shape == (2, 6, 6)
         assert kept["delta/blocks.0.mixer.scan"].shape == (2, 6, 6)
+
+
+@pytest.fixture
+def windows():
+    """A network that keeps the resolution of images and takes windows of 8 x 12."""
+    settings = {"img_size": [8, 12], "in_chans": 1, "fit": "window", "interpolation": "bilinear"}
+    settings |= {"mean": [0.0], "std": [1 / 255]}
+    net = torch.nn.Identity()
+    return Network(net, "windows", (1, 8, 12), {}, preprocessing=settings)
+
+
+def write_ramp(path):
+    """An image of 20 x 10 whose pixel is its row and column, 10 * y + x."""
+    Image.fromarray(np.arange(200, dtype=np.uint8).reshape(20, 10)).save(path)
+    return path
+
+
+def test_a_network_of_windows_sees_the_middle_and_says_so(windows, tmp_path, capsys):
+    path = write_ramp(tmp_path / "ramp.png")
+    image, point = windows.read_window(path, None)
+    assert point is None
+    assert image.shape == (1, 8, 12)
+    # rows 6 to 13 of 20; 10 columns between zeros
+    ramp = torch.arange(200.0).reshape(20, 10)
+    torch.testing.assert_close(image[0, :, 1:11], ramp[6:14], atol=1e-3, rtol=0)  # of up to 255
+    assert image[0, :, [0, 11]].abs().max() == 0
+    said = capsys.readouterr().out
+    assert said == f"{path}: the central window of 8 x 12; --point Y X moves it\n"
+    torch.testing.assert_close(windows.read([path]), image)
+
+
+@pytest.mark.parametrize("point", [(0, 0), (3, 9), (10, 5), (19, 2)])
+def test_a_network_of_windows_sees_the_point(windows, tmp_path, capsys, point):
+    image, (y, x) = windows.read_window(write_ramp(tmp_path / "ramp.png"), point)
+    assert image.shape == (1, 8, 12)
+    assert image[0, y, x] == pytest.approx(10 * point[0] + point[1], abs=1e-3)
+    assert capsys.readouterr().out == ""
+
+
+def test_the_point_is_of_the_image_before_it_is_resized(windows, tmp_path):
+    wide = replace(windows, preprocessing={**windows.preprocessing, "scale_to": 20})
+    image, (y, x) = wide.read_window(write_ramp(tmp_path / "ramp.png"), (10, 5))
+    # row 20, column 10 of 40 x 20: between four pixels
+    assert image[0, y, x] == pytest.approx(103, abs=3)
+
+
+def test_a_point_outside_the_image_is_refused(windows, tmp_path):
+    path = write_ramp(tmp_path / "ramp.png")
+    with pytest.raises(UsageError, match=r"--point 3 10 is outside .*ramp.png, 20 x 10 pixels"):
+        windows.read_window(path, (3, 10))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,8 @@ Shows what a network looks at in images:
 
 IMAGE_WHAT.png is written for every image, erf.png for all of them, and the arrays next to them, as
 IMAGE.npz and erf.npz. For segmentation, the evidence is for the pixels predicted as the class, or
-for the pixel at --point.
+for the pixel at --point. A network that was trained on windows (--data.fit window) sees the window
+in the middle of an image, or around --point.
 """
 WHATS = ("cam", "attention", "erf", "delta", "paths")
 # scans of delta and paths in one picture; the arrays hold all
@@ -45,12 +46,15 @@ def explain(args: list[str]) -> int:
     parser = make_parser("explain", HELP)
     add_arguments(parser)
     parser.add_argument("images", type=Path, nargs="+", help="image files")
-    parser.add_argument("--what", nargs="+", choices=WHATS, default=["cam"], help="what to explain")
+    what = "what to explain; default: cam"
+    parser.add_argument("--what", nargs="+", choices=WHATS, default=["cam"], help=what)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--target", help="cam: name or number of a class; default: the predicted")
     choices = tuple(explaining.METHODS)
-    parser.add_argument("--method", choices=choices, default="gradcam", help="cam: method")
-    place = "attention: token; cam of a segmentation: pixel; at Y X of the network's input"
+    method = "cam: method; default: gradcam"
+    parser.add_argument("--method", choices=choices, default="gradcam", help=method)
+    place = "attention: token; cam of a segmentation: pixel; at Y X of the network's input, or of "
+    place += "the image if the network was trained on windows"
     parser.add_argument("--point", nargs=2, type=int, metavar=("Y", "X"), help=place)
     parser.add_argument("--layer", help="attention, delta, paths: name of one scan")
     through = "attention: also through all layers, for networks whose blocks share one grid"
@@ -64,10 +68,11 @@ def explain(args: list[str]) -> int:
     if len(network.image_size) != 3:
         raise UsageError(f"{network.name} takes volumes; explain is for image networks")
     names = _names(given.images)
-    images = [network.read([image]) for image in given.images]
+    point = None if given.point is None else tuple(given.point)
+    read = [network.read_window(image, point) for image in given.images]
     given.out.mkdir(parents=True, exist_ok=True)
     rows = []
-    for name, image in zip(names, images, strict=True):
+    for name, (image, given.point) in zip(names, read, strict=True):
         arrays: dict[str, NDArray[Any]] = {}
         for what in dict.fromkeys(given.what):
             if what != "erf":
@@ -77,7 +82,7 @@ def explain(args: list[str]) -> int:
             np.savez_compressed(given.out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     if "erf" in given.what:
         rows.append(["erf", given.out / "erf.png"])
-        _draw_field(network, torch.stack(images), given.out)
+        _draw_field(network, torch.stack([image for image, _ in read]), given.out)
     show_table(f"{network.name}: what it looks at", ["what", "picture"], rows)
     return 0
 
@@ -106,13 +111,13 @@ def _cam(network: Network, image: Tensor, given: Namespace, path: Path) -> dict[
     with torch.no_grad():
         logits = network.net(image[None])
     is_dense = isinstance(logits, Tensor) and logits.ndim == 4
-    where = tuple(given.point) if is_dense and given.point else None
+    where = given.point if is_dense else None
     made = explaining.cam(network.net, image, target=target, where=where, method=given.method)
     if target is None and not is_dense:
         target = int(logits.argmax(1))
     labels = network.label_names
     label = "" if target is None else f", {labels[target] if labels else f'class {target}'}"
-    points = [] if where is None else [tuple(given.point)]
+    points = [] if where is None else [where]
     titles = {f"{given.method}{label}": made}
     pictures.draw_maps(image, titles, path, smooth=True, points=points)
     return {"cam": made}
@@ -132,7 +137,7 @@ def _class(network: Network, wish: str | None) -> int | None:
 def _attention(
     network: Network, image: Tensor, given: Namespace, path: Path
 ) -> dict[str, NDArray[Any]]:
-    points = [tuple(given.point)] if given.point else None
+    points = [given.point] if given.point else None
     options: dict[str, Any] = {"points": points, "layer": given.layer}
     summed = explaining.attention(network.net, image, **options).sum(0)
     signed = explaining.attention(network.net, image, signed=True, **options).sum(0)

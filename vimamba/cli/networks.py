@@ -12,11 +12,13 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from vimamba.console import say
 from vimamba.errors import UsageError
 from vimamba.sizes import ImageSize, height_and_width, read_size, sides_of
 
 if TYPE_CHECKING:
     from vimamba.data.preprocessing import Preprocessing
+    from vimamba.tasks.windows import Scene
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,80 @@ class Network:
         """Read an image, or a volume of one or more files, cropped to the input size.
 
         Returns:
-            (C, *sides); a smaller volume is padded with zeros.
+            (C, *sides); a smaller one is padded with zeros.
         """
-        _, *sides = self.image_size
-        whole = self._volume(paths) if len(sides) == 3 else self._prepare.file(paths[0])
-        for axis, side in enumerate(sides, 1):
-            have = whole.shape[axis]
-            if have >= side:
-                whole = whole.narrow(axis, (have - side) // 2, side)
-                continue
-            before = (side - have) // 2
+        return self._cut(self._open(paths)[0], None)[0]
+
+    def read_window(
+        self, path: Path, point: tuple[int, int] | None
+    ) -> tuple[Tensor, tuple[int, int] | None]:
+        """Read an image as `read` does; of one that is read by window, the window around a point.
+
+        Args:
+            path: The image.
+            point: Row and column: of the image if it `is_cut`, otherwise of the input.
+
+        Returns:
+            The input (C, H, W), and the point in it.
+
+        Raises:
+            UsageError: The point is outside the image.
+        """
+        if not self.is_cut:
+            return self.read([path]), point
+        scene, size = self._open([path])
+        if point is None:
+            if any(have > side for have, side in zip(scene.size, self.image_size[1:], strict=True)):
+                height, width = self.image_size[1:]
+                say(f"{path}: the central window of {height} x {width}; --point Y X moves it")
+            return self._cut(scene, None)[0], None
+        if any(not 0 <= at < length for at, length in zip(point, size, strict=True)):
+            height, width = size
+            raise UsageError(
+                f"--point {point[0]} {point[1]} is outside {path}, {height} x {width} pixels"
+            )
+        # the network may take images at another scale
+        there = [at * n // whole for at, n, whole in zip(point, scene.size, size, strict=True)]
+        window, (top, left) = self._cut(scene, there)
+        return window, (there[0] - top, there[1] - left)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether images keep their resolution and are read by window."""
+        return len(self.image_size) == 3 and self._prepare.fit == "window"
+
+    def _open(self, paths: Sequence[Path]) -> "tuple[Scene, tuple[int, ...]]":
+        """The prepared image or volume, and its size before."""
+        from vimamba.data.items import FileImage
+        from vimamba.tasks.segmentation.inputs import OpenImage
+        from vimamba.tasks.windows import Scene
+
+        if len(self.image_size) == 4:
+            volume = Scene.of(self._volume(paths)[None])
+            return volume, volume.size
+        opened = OpenImage(FileImage(paths[0]), self._prepare)
+        made = opened.network_input
+        return made if isinstance(made, Scene) else Scene.of(made[None]), opened.size
+
+    def _cut(self, scene: "Scene", point: Sequence[int] | None) -> tuple[Tensor, list[int]]:
+        """The part of an image of the input's size around a point, or in the middle.
+
+        Returns:
+            (C, *sides), and where it starts along each axis, which is negative if it is padded.
+        """
+        sides = self.image_size[1:]
+        starts, parts, padding = [], [], []
+        for axis, (have, side) in enumerate(zip(scene.size, sides, strict=True)):
+            if have < side:
+                starts.append(-((side - have) // 2))
+            else:
+                first = (have - side) // 2 if point is None else point[axis] - side // 2
+                starts.append(min(max(first, 0), have - side))
+            parts.append(slice(max(starts[-1], 0), min(starts[-1] + side, have)))
+            before = max(-starts[-1], 0)
             # `pad` takes the last axis first
-            whole = F.pad(whole, [0, 0] * (whole.ndim - axis - 1) + [before, side - have - before])
-        return whole
+            padding = [before, max(side - have, 0) - before, *padding]
+        return F.pad(scene.cut(*parts)[0], padding), starts
 
     def _volume(self, paths: Sequence[Path]) -> Tensor:
         """(C, d, h, w) at the network's spacing."""
@@ -85,10 +148,7 @@ class Network:
             for name in ("mean", "std"):  # of published weights, for a different number of channels
                 values = settings[name]
                 settings[name] = values if len(values) == channels else [mean(values)] * channels
-        prepare = Preprocessing.from_settings({**settings, "img_size": (height, width)})
-        # all images of a batch have one size: none keeps its own
-        window = prepare.fit == "window"
-        return replace(prepare, fit="crop", scale_to=None) if window else prepare
+        return Preprocessing.from_settings({**settings, "img_size": (height, width)})
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -131,6 +131,8 @@ def test_an_unknown_scan_order_is_refused(name):
             "strides",
             "VisionMamba got an unexpected .* close names are stride",
         ),
+        ("test_vmamba", "img_size", "VMamba takes images of any size: unexpected .* 'img_size'"),
+        ("test_vimf", "dynamic_img_size", "VimF takes images of any size: unexpected"),
         # an argument of the base class that this family does not support
         ("test_plainmamba", "patch_size", "PlainMamba got an unexpected .* 'patch_size'"),
         ("test_damamba", "stage_norm", "DAMamba got an unexpected .* 'stage_norm'"),

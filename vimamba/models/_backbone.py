@@ -108,6 +108,8 @@ class Backbone(nn.Module):
         model = type(self).__name__
         if name == "scan_order":
             return f"{model} has no scan and so no scan order: unexpected keyword argument {name!r}"
+        if name in ("img_size", "dynamic_img_size"):
+            return f"{model} takes images of any size: unexpected keyword argument {name!r}"
         hint = near_names(name, known) or f"choose from {sorted(known)}"
         return f"{model} got an unexpected keyword argument {name!r}; {hint}"
 

@@ -225,7 +225,7 @@ def test_a_resumed_run_follows_the_options_it_is_given(run, folder, tmp_path, ca
     options += ["--data", str(tmp_path / "moved"), "--data.split_csv", str(tmp_path / "other.csv")]
     assert main(["fit", "--resume", str(out), *options]) == 0
     said = capsys.readouterr().out
-    assert "4 steps an epoch, 24 in all; warm-up 2 epochs (steps: 8), cut to a third" in said
+    assert "4 steps an epoch, 24 in all; warm-up 1 epoch (steps: 4); then the rate" in said
     assert "16 steps of 16 planned before are done" in said
     assert "the search for the best epoch starts again" in said
     with (out / "metrics.csv").open() as file:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import vimamba
 from tests.documents import (
     ROOT,
     find_commands,
@@ -112,6 +113,14 @@ def test_mistakes_are_one_line(photos, capsys, options, message):
     said = capsys.readouterr().err
     assert message in said
     assert said.count("\n") == 1
+
+
+def test_a_network_of_two_dates_is_refused(photos, capsys, monkeypatch):
+    net = vimamba.create_change_detector("test_vmamba", num_classes=2).eval()
+    network = Network(net, "test_vmamba", (3, 64, 64), {})
+    monkeypatch.setattr("vimamba.cli.explain.open_network", lambda given: network)
+    assert main(["explain", "runs/dates", "photos/cat/0.jpg", "--out", "seen"]) == 2
+    assert "test_vmamba takes two dates; explain is for networks of one" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from vimamba.cli.networks import Network, add_arguments, open_network
 from vimamba.console import say, show_table
 from vimamba.errors import UsageError
 from vimamba.explain import pictures
+from vimamba.networks.change import ChangeDetector
 
 HELP = """\
 Shows what a network looks at in images:
@@ -67,6 +68,8 @@ def explain(args: list[str]) -> int:
     network = open_network(given)
     if len(network.image_size) != 3:
         raise UsageError(f"{network.name} takes volumes; explain is for image networks")
+    if isinstance(network.net, ChangeDetector):
+        raise UsageError(f"{network.name} takes two dates; explain is for networks of one image")
     names = _names(given.images)
     point = None if given.point is None else tuple(given.point)
     read = [network.read_window(image, point) for image in given.images]

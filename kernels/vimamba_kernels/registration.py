@@ -33,12 +33,26 @@ def shortcut(operator: Callable[..., Any], kernel: Callable[..., Any]) -> Callab
     """
 
     def call(*arguments: Any) -> Any:
-        return (kernel if _runs_only_kernel(arguments) else operator)(*arguments)
+        tensors = [t for t in arguments if isinstance(t, Tensor)]
+        return (kernel if _runs_only_kernel(tensors) else operator)(*arguments)
 
     return call
 
 
-def _runs_only_kernel(arguments: Sequence[Any]) -> bool:
+def runs_only_kernel(*tensors: Tensor | None) -> bool:
+    """Whether a composed operator would only run its kernel, and nothing observes the call."""
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_function_stack()
+        or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    return _runs_only_kernel([t for t in tensors if t is not None])
+
+
+def _runs_only_kernel(tensors: Sequence[Tensor]) -> bool:
     """Whether neither gradients, subclasses, modes, transforms nor traces handle an operator."""
     if (
         torch._C._len_torch_dispatch_stack()
@@ -46,13 +60,14 @@ def _runs_only_kernel(arguments: Sequence[Any]) -> bool:
         or torch._C._get_tracing_state() is not None
     ):
         return False
-    tensors = [t for t in arguments if isinstance(t, Tensor)]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return False
-    # autograd's own vmap, for many gradients at once, is not on the interpreters' stack
-    return all(
-        type(t) in _PLAIN and not t.is_meta and not is_legacy_batchedtensor(t) for t in tensors
-    )
+    wanted = torch.is_grad_enabled()
+    for t in tensors:
+        # autograd's own vmap, for many gradients at once, is not on the interpreters' stack
+        if type(t) not in _PLAIN or t.is_meta or is_legacy_batchedtensor(t):
+            return False
+        if wanted and t.requires_grad:
+            return False
+    return True
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)

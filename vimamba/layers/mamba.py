@@ -20,6 +20,7 @@ from vimamba.layers.scan import SelectiveScan, check_sizes
 from vimamba.layers.ssm import stacked_weights
 from vimamba.layers.tracing import refuse_plain_onnx
 from vimamba.reading import CheckpointError
+from vimamba_kernels.path_conv.op import convolve_tokens
 
 
 class MambaMixer(nn.Module):
@@ -116,14 +117,8 @@ class MambaMixer(nn.Module):
         """
         bias = self.conv.bias
         assert bias is not None
-        return torch.ops.vimamba.causal_conv_along_paths(
-            x,
-            self.conv.weight.view(self.num_paths, -1, self.d_conv),
-            bias.view(self.num_paths, -1),
-            paths,
-            "silu",
-            "auto",
-        )
+        weight = self.conv.weight.view(self.num_paths, -1, self.d_conv)
+        return convolve_tokens(x, weight, bias.view(self.num_paths, -1), paths, "silu")
 
 
 class VimBlock(nn.Module):

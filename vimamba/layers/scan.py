@@ -21,6 +21,7 @@ from vimamba.layers.ssm import (
     init_step_bias_,
     init_step_projection_,
 )
+from vimamba_kernels.selective_scan.op import scan_tokens
 
 
 def check_sizes(**sizes: object) -> None:
@@ -106,21 +107,9 @@ class SelectiveScan(nn.Module):
         """
         delta, delta_weight = self.dt_proj(dt)
         D: Tensor | None = self.D if skip else None
-        return torch.ops.vimamba.selective_scan(
-            u,
-            delta,
-            -torch.exp(self.A_log),
-            B,
-            C,
-            D,
-            z=gate,
-            delta_bias=self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale,
-            delta_weight=delta_weight,
-            delta_softplus=True,
-            paths=paths,
-            merge=merge,
-            backend="auto",
-        )
+        dt_bias = self.dt_bias if self.bias_scale == 1.0 else self.dt_bias * self.bias_scale
+        A = -torch.exp(self.A_log)
+        return scan_tokens(u, delta, A, B, C, D, gate, dt_bias, delta_weight, True, paths, merge)
 
     def mix(self, u: Tensor, projected: Tensor, paths: Tensor | None, merge: bool = True) -> Tensor:
         """Scan with the joint projection for all paths.

@@ -25,6 +25,7 @@ from vimamba_kernels.registration import (
     must_be_composed,
     register_autocast,
     register_vmap,
+    runs_only_kernel,
     second_gradients,
     shortcut,
 )
@@ -177,3 +178,13 @@ _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 # weight and bias keep their precision
 register_autocast(_library, "causal_conv_along_paths", ("x",))
 register_vmap(_library, "causal_conv_along_paths", ("x",))
+
+
+def convolve_tokens(
+    x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor | None, activation: str | None
+) -> Tensor:
+    """The operator with backend "auto", for layers: less overhead in inference; also scripted."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  TorchScript skips only this condition
+        if runs_only_kernel(x, weight, bias, paths):
+            return _run_forward(x, weight, bias, paths, activation, "auto")
+    return torch.ops.vimamba.causal_conv_along_paths(x, weight, bias, paths, activation, "auto")

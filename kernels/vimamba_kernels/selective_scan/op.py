@@ -26,6 +26,7 @@ from vimamba_kernels.registration import (
     parted,
     register_autocast,
     register_vmap,
+    runs_only_kernel,
     second_gradients,
     shortcut,
     without_autocast,
@@ -422,3 +423,27 @@ _backward.register_autograd(_backward_gradient, setup_context=_backward_setup)
 for _name, _state in (("selective_scan", ()), ("selective_scan_with_state", ("initial_state",))):
     register_autocast(_library, _name, ("u", "delta", "B", "C", "z", "delta_weight"))
     register_vmap(_library, _name, ("u", "delta", "B", "C", "z", *_state))
+
+
+def scan_tokens(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_weight: Tensor | None,
+    delta_softplus: bool,
+    paths: Tensor | None,
+    merge: bool,
+) -> Tensor:
+    """The operator with backend "auto", for layers: less overhead in inference; also scripted."""
+    if not torch.jit.is_scripting():
+        tensors = (u, delta, A, B, C, D, z, delta_bias, delta_weight)
+        if runs_only_kernel(*tensors, paths):
+            return _run_forward(*tensors, delta_softplus, paths, merge, "auto", False)[0]
+    return torch.ops.vimamba.selective_scan(
+        u, delta, A, B, C, D, z, delta_bias, delta_weight, delta_softplus, paths, merge, "auto"
+    )

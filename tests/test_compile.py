@@ -106,13 +106,17 @@ def test_inductor_gives_the_same_where_it_supports_one_size_at_a_time():
 
 def assert_inductor_gives_the_same(name, shapes, *, dynamic):
     model = build(name)
-    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic)
-    for batch, height, width in shapes:
-        image = torch.randn(batch, 3, height, width)
-        # sums are computed in a different order
-        torch.testing.assert_close(
-            results(compiled, model, image), results(model, model, image), rtol=1e-3, atol=1e-5
-        )
+    # Inductor of torch 2.14 cannot order the strides of a convolution's view in the other layout
+    options = {"layout_optimization": False}
+    compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, options=options)
+    # it may choose other code for larger sums
+    with torch._dynamo.config.patch(error_on_recompile=False):
+        for batch, height, width in shapes:
+            image = torch.randn(batch, 3, height, width)
+            # sums are computed in a different order
+            torch.testing.assert_close(
+                results(compiled, model, image), results(model, model, image), rtol=1e-3, atol=1e-5
+            )
 
 
 @pytest.mark.gpu

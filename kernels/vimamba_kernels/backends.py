@@ -47,7 +47,7 @@ def choose(backend: str, names: Sequence[str], obstacle: Callable[[str], str | N
 
 def cpu_obstacle(name: str, x: Tensor) -> str | None:
     """Why the numba backend cannot run on `x`, the argument called `name`, or None."""
-    if x.device.type != "cpu":
+    if not x.is_cpu:
         return f"{name} is on {x.device}; it runs on the CPU only"
     if x.dtype == torch.float64:
         return f"{name} is float64; it computes in float32"
@@ -57,7 +57,7 @@ def cpu_obstacle(name: str, x: Tensor) -> str | None:
 def triton_obstacle(name: str, x: Tensor) -> str | None:
     """Why the Triton backend cannot run on `x`, the argument called `name`, or None."""
     # in the interpreter, which tests use, kernels run on any device
-    if x.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+    if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         return f"{name} is on {x.device}; it runs on a GPU only"
     if x.dtype == torch.float64:
         return f"{name} is float64; it computes in float32"

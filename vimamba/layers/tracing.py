@@ -107,7 +107,9 @@ def refuse_plain_onnx() -> None:
     Raises:
         VimambaError: The model is being exported by it.
     """
-    if torch.onnx.is_in_onnx_export():
+    # the last question takes longest, and every mixer asks at every call
+    recorded = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    if recorded and torch.onnx.is_in_onnx_export():
         raise VimambaError(
             "torch.onnx.export cannot write a scan; vimamba.exporting.export_model(model, "
             '"model.onnx") and `vimamba export MODEL --to onnx` write it in standard operators'

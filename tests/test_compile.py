@@ -106,8 +106,9 @@ def test_inductor_gives_the_same_where_it_supports_one_size_at_a_time():
 
 def assert_inductor_gives_the_same(name, shapes, *, dynamic):
     model = build(name)
-    # Inductor of torch 2.14 cannot order the strides of a convolution's view in the other layout
-    options = {"layout_optimization": False}
+    # Inductor of torch 2.14 cannot order the strides of a convolution's view in the other layout;
+    # with PlainMamba it does not end in this one
+    options = {"layout_optimization": name == "test_plainmamba"}
     compiled = torch.compile(model, fullgraph=True, dynamic=dynamic, options=options)
     # it may choose other code for larger sums
     with torch._dynamo.config.patch(error_on_recompile=False):

@@ -65,7 +65,7 @@ def test_given_paths_win_over_the_name(mixer):
         (torch.arange(1, 13).expand(2, 12), ValueError, "from 1 to 12; expected [-1, 12)"),
         (torch.zeros(2, 3).long(), ValueError, "paths[0] visits token 0 again"),
     ],
-    ids=str,
+    ids=["name", "list", "fractions", "one_path", "other_batch", "outside", "twice"],
 )
 def test_wrong_paths_are_refused(make_mixer, paths, error, message):
     channels_first = make_mixer is ConvSS2D

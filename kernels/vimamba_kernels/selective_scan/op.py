@@ -20,6 +20,7 @@ from vimamba_kernels.paths import compute_dtype, saved_dtype
 from vimamba_kernels.registration import (
     composed_gradients,
     dense_gradients,
+    fake_gradients,
     joined,
     must_be_composed,
     nothing,
@@ -349,10 +350,7 @@ def _backward_fake(
     initial_state: Tensor | None = None,
     grad_state: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    return tuple(
-        nothing(u) if t is None else torch.empty(t.shape, dtype=t.dtype, device=t.device)
-        for t in (u, delta, A, B, C, D, z, delta_bias, delta_weight, initial_state)
-    )
+    return fake_gradients((u, delta, A, B, C, D, z, delta_bias, delta_weight, initial_state))
 
 
 def _forward_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
